@@ -1,0 +1,12 @@
+# Sourced by the launchers: the environment and the number of ranks of this node.
+# shellcheck shell=bash
+bash launch/setup.sh || exit $?
+source .venv/bin/activate
+# Each rank computes with its own threads; without a limit they would fight for the cores.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+count_ranks() {
+  local gpus
+  gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+  echo $((gpus > 0 ? gpus : 1))
+}

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Set up, then run the style checks and the quick tests.
+#   bash launch/test.sh             all quick tests
+#   bash launch/test.sh -k rle      arguments go to pytest
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bash launch/setup.sh
+source .venv/bin/activate
+ruff format --check .
+ruff check .
+mypy
+shellcheck launch/*.sh slurm/*.sh slurm/*.sbatch .ci/run
+export OMP_NUM_THREADS=1
+python -m pytest -q -m "not slow and not slurm" "$@"
