@@ -1,0 +1,44 @@
+"""What the command lines of both packages share: exit codes, one-line errors, progress bars."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+from tqdm import tqdm
+
+from shards.errors import InputError
+
+EXIT_DONE, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
+
+
+def run(command: click.Command, name: str, argv: Sequence[str] | None = None) -> int:
+    """Run a click command and return its exit code: 0 done, 2 bad usage or input, 1 internal fault.
+
+    Bad input prints one line on stderr; `--debug`, anywhere on the line, adds the traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = command.main(args=arguments, prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as usage:
+        usage.show()
+        return EXIT_USAGE
+    except click.ClickException as usage:
+        print(f"error: {' '.join(usage.format_message().split())} (see {name} --help)", file=sys.stderr)
+        return EXIT_USAGE
+    except (InputError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        return 130
+    return code if isinstance(code, int) else EXIT_DONE
+
+
+def progress(total: int, unit: str, label: str) -> "tqdm[None]":
+    """Return a progress bar on stderr; it stays silent where stderr is no terminal."""
+    return tqdm(total=total, unit=unit, desc=label, disable=None, dynamic_ncols=True, leave=False)

@@ -1,0 +1,64 @@
+"""Folds and a holdout: grouped, stratified, and a pure function of their arguments."""
+
+import warnings
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold
+
+from shards.errors import InputError
+
+HOLDOUT = -1
+
+
+def assign_folds(
+    groups: Sequence[str], strata: Sequence[int], folds: int, holdout: float, seed: int
+) -> npt.NDArray[np.int64]:
+    """Return a fold number per film (int64), -1 for the holdout; no group is split, strata are balanced.
+
+    `holdout` is a share of the films, rounded to a fraction of at most twentieths. The result depends on the order
+    of the films and on which of them share a group, not on the groups' names.
+    Raises InputError where there are too few groups or positives for the split.
+    """
+    if folds < 2:
+        raise InputError(f"--folds {folds}: at least 2 folds are needed")
+    if not 0 <= holdout < 1:
+        raise InputError(f"--holdout {holdout}: give a share of the films from 0 to below 1")
+    codes = _codes(groups)
+    labels = np.asarray(strata, np.int64)
+    result = np.zeros(len(codes), np.int64)
+    share = Fraction(holdout).limit_denominator(20)
+    trainable = np.arange(len(codes))
+    if share > 0:
+        parts = _split(codes, labels, share.denominator, seed, f"--holdout {holdout}")
+        result[parts < share.numerator] = HOLDOUT
+        trainable = np.flatnonzero(result != HOLDOUT)
+    result[trainable] = _split(codes[trainable], labels[trainable], folds, seed, f"--folds {folds}")
+    return result
+
+
+def _split(
+    codes: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], parts: int, seed: int, option: str
+) -> npt.NDArray[np.int64]:
+    groups = len(np.unique(codes))
+    if groups < parts:
+        raise InputError(f"{option} needs at least {parts} patients, there are {groups}; ask for fewer parts")
+    part_of = np.zeros(len(codes), np.int64)
+    splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class with fewer films than parts is unavoidable on small sets; an impossible split raises instead.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            for part, (_, chosen) in enumerate(splitter.split(codes, labels, groups=codes)):
+                part_of[chosen] = part
+        except ValueError as error:
+            raise InputError(f"{option}: too few films for so many parts ({error})") from None
+    return part_of
+
+
+def _codes(groups: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Number the groups by first appearance, so that a new salt for patient hashes moves no film."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)

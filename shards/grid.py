@@ -1,0 +1,63 @@
+"""Geometry between a film's own grid, the stored square image and a network's input."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """Rows and columns added around a film to make it square, in pixels of that square."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def fit_square(height: int, width: int, size: int) -> Padding:
+    """Return the padding that centres a height x width film, aspect kept, in a square of `size` pixels."""
+    longest = max(height, width)
+    rows = max(1, round(height * size / longest))
+    columns = max(1, round(width * size / longest))
+    top, left = (size - rows) // 2, (size - columns) // 2
+    return Padding(top, size - rows - top, left, size - columns - left)
+
+
+def to_square(image: Image, size: int) -> Image:
+    """Resize a (height, width) uint8 image into a (size, size) square; padding is 0.
+
+    Area averaging shrinks, cubic interpolation enlarges.
+    """
+    height, width = image.shape
+    padding = fit_square(height, width, size)
+    rows, columns = size - padding.top - padding.bottom, size - padding.left - padding.right
+    if (rows, columns) != (height, width):
+        shrinks = rows <= height and columns <= width
+        image = np.asarray(
+            cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC), np.uint8
+        )
+    if (rows, columns) == (size, size):
+        return image
+    sides = (padding.top, padding.bottom, padding.left, padding.right)
+    return np.asarray(cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=0), np.uint8)
+
+
+def mask_to_square(mask: Image, size: int) -> Image:
+    """Resize a 0/1 mask into a (size, size) square of 0 and 255: by area, then re-binarised at one half."""
+    return np.where(to_square(mask * np.uint8(255), size) >= 128, np.uint8(255), np.uint8(0))
+
+
+def content_box(padding: Padding, stored: int, size: int) -> tuple[int, int, int, int]:
+    """Return (top, bottom, left, right) of the film inside a (size, size) map, end-exclusive.
+
+    `padding` counts pixels of a square of `stored` pixels; at another size its edges are scaled and rounded.
+    """
+    scale = size / stored
+    top, left = round(padding.top * scale), round(padding.left * scale)
+    bottom, right = size - round(padding.bottom * scale), size - round(padding.right * scale)
+    return top, max(bottom, top + 1), left, max(right, left + 1)

@@ -1,0 +1,60 @@
+"""Names that leave the hospital: safe sample keys and keyed hashes of patients."""
+
+import hashlib
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+
+from shards.errors import InputError
+
+# A USTAR name holds 100 bytes; `.image.jpg` needs ten of them.
+LONGEST_KEY = 80
+SALT_BYTES = 32
+
+
+def sample_key(image_id: str) -> str:
+    """Return a WebDataset key for an image id: no dots (they would split the sample), no odd characters, short.
+
+    A DICOM UID keeps its form with `_` for `.`; ids with anything else gain a digest, so that keys stay distinct.
+    """
+    key = re.sub(r"[^A-Za-z0-9_-]", "_", image_id)
+    if re.fullmatch(r"[0-9.]+|[A-Za-z0-9_-]+", image_id) and len(key) <= LONGEST_KEY:
+        return key
+    digest = hashlib.blake2b(image_id.encode(), digest_size=6).hexdigest()
+    return f"{key[: LONGEST_KEY - 13]}-{digest}"
+
+
+def load_salt(path: Path, create: bool) -> bytes:
+    """Return the secret that patient hashes are keyed with; `create` makes a new one of mode 0600.
+
+    Raises InputError for a missing file, a short one, and one that others may read.
+    """
+    if create and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secrets.token_hex(SALT_BYTES) + "\n")
+    if not path.is_file():
+        raise InputError(f"{path}: no such patient salt; give the file of the first build with --patient-salt-file")
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise InputError(f"{path}: others may read the patient salt; run: chmod 600 {path}")
+    salt = path.read_bytes().strip()
+    if len(salt) < 16:
+        raise InputError(f"{path}: a patient salt needs at least 16 bytes; remove the file to have one made")
+    return salt
+
+
+def patient_group(patient_id: str, salt: bytes) -> str:
+    """Return the group id of a patient: a keyed BLAKE2b hash, 32 hexadecimal digits."""
+    return _keyed(b"patient", patient_id.encode(), salt)
+
+
+def salt_check(salt: bytes) -> str:
+    """Return a value that tells whether two builds used one salt, and gives nothing else away."""
+    return _keyed(b"check", b"", salt)
+
+
+def _keyed(purpose: bytes, content: bytes, salt: bytes) -> str:
+    return hashlib.blake2b(content, key=hashlib.sha256(salt).digest(), person=purpose, digest_size=16).hexdigest()

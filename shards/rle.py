@@ -1,0 +1,77 @@
+"""Relative run-length encoding of masks, as the SIIM-ACR competition defines it.
+
+A string holds pairs `skip length`: skip pixels after the end of the previous run, then a run of length pixels,
+over the mask flattened column-major (top to bottom, then left to right). `-1` means an empty mask.
+"""
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from shards.errors import InputError
+
+EMPTY = "-1"
+
+Mask = npt.NDArray[np.uint8]
+
+
+def parse(rle: str) -> npt.NDArray[np.int64]:
+    """Return the run boundaries of a string as int64 of shape (runs, 2): start and end (exclusive), flattened.
+
+    Raises InputError for an odd count, a token that is no whole number, a negative skip or a length below 1.
+    """
+    text = rle.strip()
+    if text == EMPTY:
+        return np.zeros((0, 2), np.int64)
+    tokens = text.split()
+    if not tokens:
+        raise InputError("empty RLE string: write -1 for a film without a mask")
+    try:
+        numbers = np.array([int(token) for token in tokens], dtype=np.int64)
+    except (ValueError, OverflowError):
+        wrong = next((t for t in tokens if not t.lstrip("+-").isdecimal()), tokens[0])
+        raise InputError(f"RLE token {wrong[:40]!r} is not a whole number that fits 64 bits") from None
+    if len(numbers) % 2:
+        raise InputError(f"RLE has an odd count of numbers ({len(numbers)}): pairs 'skip length' are expected")
+    if (numbers[0::2] < 0).any():
+        raise InputError(f"RLE has a negative skip ({numbers[0::2].min()})")
+    if (numbers[1::2] < 1).any():
+        raise InputError(f"RLE has a run length below 1 ({numbers[1::2].min()})")
+    if numbers.astype(np.float64).sum() >= 2**62:
+        raise InputError("RLE numbers add up past any image")
+    return np.cumsum(numbers).reshape(-1, 2)
+
+
+def decode(rle: str, height: int, width: int) -> Mask:
+    """Return the mask of one string as uint8 of shape (height, width) with values 0 and 1.
+
+    Raises InputError as `parse` does, and where a run ends past the last pixel.
+    """
+    return decode_union([rle], height, width)
+
+
+def decode_union(rles: Iterable[str], height: int, width: int) -> Mask:
+    """Return the OR of several strings as uint8 of shape (height, width) with values 0 and 1."""
+    flat = np.zeros(height * width, np.uint8)
+    for rle in rles:
+        for start, end in parse(rle).tolist():
+            if end > flat.size:
+                raise InputError(f"RLE runs to pixel {end} of a {height}x{width} grid with {flat.size} pixels")
+            flat[start:end] = 1
+    return np.asarray(cv2.transpose(flat.reshape(width, height)), np.uint8)
+
+
+def encode(mask: npt.NDArray[np.generic]) -> str:
+    """Return the competition's string for a mask of shape (height, width); pixels other than 0 are set."""
+    if mask.ndim != 2:
+        raise InputError(f"a mask has two dimensions, not shape {mask.shape}")
+    flat = cv2.transpose((mask != 0).view(np.uint8)).reshape(-1)
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    first = [0] if flat.size and flat[0] else []
+    last = [flat.size] if flat.size and flat[-1] else []
+    bounds = np.concatenate([first, edges, last]).astype(np.int64)
+    if bounds.size == 0:
+        return EMPTY
+    return " ".join(map(str, np.diff(bounds, prepend=0).tolist()))

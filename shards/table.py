@@ -1,0 +1,171 @@
+"""The dataset on disk: sample table, manifest, and the one random-access reader."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import InputError
+from shards.files import atomic_open, atomic_write
+from shards.grid import Padding
+from shards.members import MemberReader
+
+FORMAT = "pneumo_dist-shards"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TABLE = "samples.parquet"
+SPLITS = ("train", "always_train", "holdout", "test")
+MEMBERS = ("image", "mask", "json")
+
+_OPTIONAL = {"fold", "has_mask", "mask_area", "rle", "mask_offset", "mask_size", "mask_crc32", "age"}
+SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=name in _OPTIONAL or name.startswith("spacing"))
+        for name, kind in [
+            ("key", pa.string()),
+            ("image_id", pa.string()),
+            ("group", pa.string()),
+            ("split", pa.string()),
+            ("fold", pa.int32()),
+            ("has_mask", pa.bool_()),
+            ("mask_area", pa.int64()),
+            ("rle", pa.string()),
+            ("label_height", pa.int32()),
+            ("label_width", pa.int32()),
+            ("pad_top", pa.int32()),
+            ("pad_bottom", pa.int32()),
+            ("pad_left", pa.int32()),
+            ("pad_right", pa.int32()),
+            ("image_height", pa.int32()),
+            ("image_width", pa.int32()),
+            ("shard", pa.string()),
+            *[(f"{m}_{what}", pa.int64()) for m in MEMBERS for what in ("offset", "size", "crc32")],
+            ("view", pa.string()),
+            ("sex", pa.string()),
+            ("age", pa.int32()),
+            ("spacing_row", pa.float64()),
+            ("spacing_column", pa.float64()),
+            ("spacing_tag", pa.string()),
+        ]
+    ]
+)
+
+
+@dataclass(frozen=True)
+class LabelGrid:
+    """How a film's network-sized map goes back to its label grid (`height` x `width` pixels).
+
+    `padding` is counted in pixels of a square of `stored` pixels.
+    """
+
+    height: int
+    width: int
+    padding: Padding
+    stored: int
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write sample rows as parquet; the file appears whole or not at all."""
+    with atomic_open(path) as stream:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), stream, compression="zstd")
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json; it comes last in a build, so a folder with a manifest is complete."""
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
+    atomic_write(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest. Raises InputError where the folder holds no shards of this format version."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such shards folder; build it with 'python -m shards build'")
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no {MANIFEST}; the build is unfinished or this is no shards folder") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise InputError(f"{path}: not valid JSON; build the shards again") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise InputError(f"{path}: not a manifest of {FORMAT}")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: format version {manifest.get('format_version')}, this program reads version {FORMAT_VERSION}; "
+            "build the shards again"
+        )
+    return manifest
+
+
+class Shards:
+    """Random access to a built dataset. Safe with threads, fork and spawn: reads are positional (`os.pread`).
+
+    Samples are numbered by their row in the table.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        try:
+            self.table = pq.read_table(folder / TABLE, memory_map=True)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{folder / TABLE}: unreadable ({error}); build the shards again") from None
+        if self.table.schema.names != SCHEMA.names:
+            raise InputError(f"{folder / TABLE}: its columns are not those of format version {FORMAT_VERSION}")
+        self._members = MemberReader(folder)
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __reduce__(self) -> tuple[type["Shards"], tuple[Path]]:
+        return Shards, (self.folder,)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return one column as a NumPy array; missing integers are -1, missing truths False, missing texts None."""
+        return self._columns[name]
+
+    @cached_property
+    def _columns(self) -> dict[str, npt.NDArray[Any]]:
+        def convert(field: pa.Field) -> npt.NDArray[Any]:
+            column = self.table[field.name]
+            if pa.types.is_integer(field.type) and column.null_count:
+                column = column.fill_null(-1)
+            if pa.types.is_boolean(field.type):
+                column = column.fill_null(False)
+            return np.asarray(column.to_numpy())
+
+        return {field.name: convert(field) for field in self.table.schema}
+
+    def indices(self, *splits: str) -> npt.NDArray[np.int64]:
+        """Return the row numbers of the samples in the given splits, in table order."""
+        return np.flatnonzero(np.isin(self.column("split"), splits))
+
+    def grid(self, index: int) -> LabelGrid:
+        """Return the label grid of a sample."""
+        top, bottom, left, right, height, width = (
+            int(self.column(name)[index])
+            for name in ("pad_top", "pad_bottom", "pad_left", "pad_right", "label_height", "label_width")
+        )
+        stored = max(int(self.column("image_height")[index]), int(self.column("image_width")[index]))
+        return LabelGrid(height, width, Padding(top, bottom, left, right), stored)
+
+    def read(self, index: int, member: str) -> bytes:
+        """Return the encoded bytes of a sample's `image`, `mask` or `json` member.
+
+        Raises CorruptSample, naming shard and key, where they are missing or differ from the table's CRC32.
+        """
+        shard, key = str(self.column("shard")[index]), str(self.column("key")[index])
+        offset, size, crc = (int(self.column(f"{member}_{what}")[index]) for what in ("offset", "size", "crc32"))
+        assert size >= 0, f"{key} has no {member}"
+        return self._members.read(shard, offset, size, crc, f"{member} of {key}")
+
+    def close(self) -> None:
+        """Close the shard files; a later read opens them again."""
+        self._members.close()

@@ -1,0 +1,95 @@
+"""Does a built dataset hold what its table and manifest say, and does no group leak across folds?"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from shards import rle
+from shards.errors import InputError
+from shards.files import sha256_file
+from shards.table import TABLE, Shards
+
+
+def verify(folder: Path, on_sample: Callable[[], None] | None = None) -> list[str]:
+    """Return one line per fault found, an empty list for a good dataset.
+
+    Checks shard digests and sizes, the table's digest, every member's CRC32 and content, masks against their RLE
+    areas, keys, counts, and that no group stands in two folds or in a fold and the holdout.
+    """
+    shards = Shards(folder)
+    return [*_files(shards), *_leaks(shards), *_samples(shards, on_sample)]
+
+
+def _files(shards: Shards) -> Iterator[str]:
+    folder, manifest = shards.folder, shards.manifest
+    if sha256_file(folder / TABLE) != manifest["table_sha256"]:
+        yield f"{folder / TABLE}: differs from the manifest's digest"
+    names = shards.column("shard")
+    for shard in manifest["shards"]:
+        path = folder / shard["name"]
+        if not path.exists():
+            yield f"{path}: missing"
+        elif path.stat().st_size != shard["bytes"] or sha256_file(path) != shard["sha256"]:
+            yield f"{path}: differs from the manifest's size or digest"
+        if not path.with_suffix(".idx").exists():
+            yield f"{path.with_suffix('.idx')}: missing"
+        if int((names == shard["name"]).sum()) != shard["samples"]:
+            yield f"{path}: the table lists another number of samples than the manifest"
+    for split in ("train", "holdout", "test"):
+        found = len(shards.indices(split))
+        if found != manifest["counts"][split]:
+            yield f"{folder / TABLE}: {found} {split} samples, the manifest counts {manifest['counts'][split]}"
+
+
+def _leaks(shards: Shards) -> Iterator[str]:
+    keys, groups, folds = (shards.column(name) for name in ("key", "group", "fold"))
+    if len(set(keys)) != len(keys):
+        yield f"{shards.folder / TABLE}: a key stands twice"
+    seen: dict[str, int] = {}
+    for index in shards.indices("train", "holdout"):
+        if seen.setdefault(groups[index], folds[index]) != folds[index]:
+            yield f"{shards.folder / TABLE}: group {groups[index]} stands in two folds (sample {keys[index]})"
+
+
+def _samples(shards: Shards, on_sample: Callable[[], None] | None) -> Iterator[str]:
+    size, splits, areas = (shards.column(name) for name in ("image_height", "split", "mask_area"))
+    for index in range(len(shards)):
+        key = str(shards.column("key")[index])
+        try:
+            image = _decode(shards.read(index, "image"))
+            facts = json.loads(shards.read(index, "json"))
+            mask = _decode(shards.read(index, "mask")) if splits[index] != "test" else None
+        except InputError as error:
+            yield str(error)
+            continue
+        finally:
+            if on_sample:
+                on_sample()
+        if image is None or image.shape != (size[index], shards.column("image_width")[index]):
+            yield f"{key}: the image is not {size[index]} pixels high as the table says"
+        if facts.get("key") != key:
+            yield f"{key}: its json member belongs to {facts.get('key')}"
+        if splits[index] == "test":
+            continue
+        grid = shards.grid(index)
+        if int(rle.decode(shards.column("rle")[index], grid.height, grid.width).sum()) != areas[index]:
+            yield f"{key}: mask area and RLE disagree"
+        if mask is None or not set(np.unique(mask).tolist()) <= {0, 255}:
+            yield f"{key}: the mask is not binary"
+        elif mask.any() and not areas[index]:
+            yield f"{key}: a mask where the table says there is none"
+
+
+def _decode(content: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def dataset_digest(shards: Shards) -> str:
+    """Return a digest of what training depends on: the table and every shard's content."""
+    parts = [shards.manifest["table_sha256"], *(shard["sha256"] for shard in shards.manifest["shards"])]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
