@@ -1,0 +1,6 @@
+"""Distributed training and inference for pneumothorax segmentation on chest radiographs.
+
+Importing this package imports no torch: data-loader workers and the command line's help start quickly.
+"""
+
+__version__ = "0.1.0"

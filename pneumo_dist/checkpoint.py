@@ -1,0 +1,139 @@
+"""Checkpoints: named by step and digest, written whole, verified before use, nothing unpickled."""
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shards.errors import InputError
+from shards.files import atomic_symlink, atomic_write, sha256_file
+
+DIGEST_LENGTH = 16
+# Besides the top-k, so that one damaged file never leaves a run without a checkpoint.
+NEWEST_KEPT = 2
+_NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
+
+State = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A step file as its name describes it."""
+
+    path: Path
+    step: int
+    digest: str
+
+
+def list_checkpoints(folder: Path) -> list[CheckpointFile]:
+    """Return the step files of a folder, newest first."""
+    found = []
+    for path in folder.glob("step-*.pt"):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found.append(CheckpointFile(path, int(match[1]), match[2]))
+    return sorted(found, key=lambda file: (file.step, file.path.stat().st_mtime_ns), reverse=True)
+
+
+def save_checkpoint(folder: Path, step: int, state: State) -> CheckpointFile:
+    """Write a state (tensors and plain Python types) as step-NNNNNNNN-<digest>.pt and point `last` at it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    digest = hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]
+    path = folder / f"step-{step:08d}-{digest}.pt"
+    atomic_write(path, content)
+    # One step may be saved before and after its validation: the later state replaces the earlier.
+    for old in list_checkpoints(folder):
+        if old.step == step and old.path != path:
+            old.path.unlink(missing_ok=True)
+    atomic_symlink(folder / "last", path.name)
+    return CheckpointFile(path, step, digest)
+
+
+def keep_only(folder: Path, steps: Iterable[int], best: int | None) -> None:
+    """Remove step files other than the given steps and the newest; point `best` at its step."""
+    files = list_checkpoints(folder)
+    kept = {*steps, *(file.step for file in files[:NEWEST_KEPT])}
+    for file in files:
+        if file.step == best:
+            atomic_symlink(folder / "best", file.path.name)
+    for file in files:
+        if file.step not in kept:
+            file.path.unlink(missing_ok=True)
+
+
+def is_whole(file: CheckpointFile) -> bool:
+    """Return whether a file's content matches the digest in its name."""
+    return sha256_file(file.path).startswith(file.digest)
+
+
+def newest_good(folder: Path) -> CheckpointFile | None:
+    """Return the newest step file that matches its digest; warn, naming both, when a damaged one is passed over."""
+    damaged: list[CheckpointFile] = []
+    for file in list_checkpoints(folder):
+        if is_whole(file):
+            if damaged:
+                warnings.warn(f"{damaged[0].path} is damaged; going on from {file.path}", stacklevel=2)
+            return file
+        damaged.append(file)
+    if damaged:
+        raise InputError(f"{folder}: none of the {len(damaged)} checkpoints is whole; remove the folder to start again")
+    return None
+
+
+def load_checkpoint(path: Path) -> State:
+    """Load a checkpoint onto the CPU. Raises InputError where it is missing, damaged or of another kind."""
+    try:
+        resolved = path.resolve(strict=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint; train that fold first") from None
+    match = _NAME.fullmatch(resolved.name)
+    if match and not is_whole(CheckpointFile(resolved, int(match[1]), match[2])):
+        raise InputError(f"{resolved}: damaged (its content does not match its digest); restore it or train again")
+    try:
+        state = torch.load(resolved, map_location="cpu", weights_only=True)
+    except Exception as error:  # the zip reader and the restricted unpickler raise many kinds
+        raise InputError(f"{resolved}: not a readable checkpoint ({type(error).__name__})") from None
+    if not isinstance(state, dict) or "model" not in state:
+        raise InputError(f"{resolved}: holds no model")
+    return state
+
+
+def top_steps(history: Sequence[State], count: int) -> list[int]:
+    """Return the steps with the best scores, best first; the earlier of two equals wins."""
+    ranked = sorted(history, key=lambda entry: (-entry["score"], entry["step"]))
+    return [int(entry["step"]) for entry in ranked[:count]]
+
+
+def top_files(folder: Path, count: int) -> list[CheckpointFile]:
+    """Return a finished stage's files with the best validation scores, best first.
+
+    Raises InputError where the stage has none.
+    """
+    newest = newest_good(folder) if folder.is_dir() else None
+    if newest is None:
+        raise InputError(f"{folder}: no checkpoints; train that fold first")
+    history = load_checkpoint(newest.path)["history"]
+    by_step = {file.step: file for file in list_checkpoints(folder)}
+    files = [by_step[step] for step in top_steps(history, count) if step in by_step]
+    if not files:
+        raise InputError(f"{folder}: no validated checkpoint yet; let the stage finish an epoch")
+    return files
+
+
+def keys_digest(keys: Iterable[str]) -> str:
+    """Return a SHA-256 over sample keys, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
+
+
+def remove_stale_temporaries(folder: Path) -> None:
+    """Remove temporary files that a killed writer left behind."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,195 @@
+"""Experiments from YAML: inheritance by `base:`, dotted overrides, origins, errors that name file and key."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import yaml
+
+from pneumo_dist.config import Experiment, StageConfig
+from shards.errors import InputError
+
+STAGE_KEYS = frozenset(StageConfig.model_fields) - {"name"}
+OVERRIDE = "--set"
+
+Tree = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A checked experiment and, for each dotted key that was given, the file it came from."""
+
+    experiment: Experiment
+    origins: Mapping[str, str]
+    path: Path
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Load an experiment. `overrides` are `dotted.key=value` with the value in YAML.
+
+    A stage's key (`optim.lr`) is set in every stage, `stages.NAME.optim.lr` in one.
+    Raises InputError naming file, key and the nearest valid name.
+    """
+    origins: dict[str, str] = {}
+    tree = _read(path, (), origins)
+    stages = tree.pop("stages", None)
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) and "name" in stage for stage in stages):
+        raise InputError(f"{path}: 'stages' must be a list of mappings, each with a name")
+    defaults = {key: tree.pop(key) for key in list(tree) if key in STAGE_KEYS}
+    merged = [_merge(defaults, stage) for stage in stages]
+    for override in overrides:
+        _apply_override(override, tree, merged, origins)
+    try:
+        experiment = Experiment.model_validate({**tree, "stages": merged})
+    except pydantic.ValidationError as error:
+        raise InputError(_explain(error, path, merged, origins)) from None
+    return LoadedConfig(experiment, origins, path)
+
+
+def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
+    resolved = path.resolve()
+    if resolved in chain:
+        raise InputError(f"{path}: 'base' leads back to itself ({' -> '.join(p.name for p in (*chain, resolved))})")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such config{_near_file(path)}") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: a config is a mapping of keys to values")
+    base = tree.pop("base", None)
+    below: Tree = {}
+    if base is not None:
+        if not isinstance(base, str):
+            raise InputError(f"{path}: 'base' is the name of one YAML file beside it")
+        below = _read(path.parent / base, (*chain, resolved), origins)
+    for key in _leaves(tree):
+        origins[key] = path.name
+    return _merge(below, tree)
+
+
+def _near_file(path: Path) -> str:
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else "; give one with --config"
+
+
+def _merge(below: Tree, above: Tree) -> Tree:
+    result = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merge(result[key], value) if both else value
+    return result
+
+
+def _leaves(tree: Any, prefix: str = "") -> list[str]:
+    if isinstance(tree, dict) and tree:
+        return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}{key}.")]
+    if prefix == "stages." and isinstance(tree, list):
+        named = [stage for stage in tree if isinstance(stage, dict)]
+        return [leaf for stage in named for leaf in _leaves(stage, f"stages.{stage.get('name')}.")]
+    return [prefix.rstrip(".")]
+
+
+def _apply_override(override: str, tree: Tree, stages: list[Tree], origins: dict[str, str]) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise InputError(f"{OVERRIDE} {override}: write key=value, as in optim.lr=1e-4")
+    try:
+        value = _number_or(yaml.safe_load(text))
+    except yaml.YAMLError:
+        raise InputError(f"{OVERRIDE} {override}: the value is not valid YAML") from None
+    origins[key.strip()] = OVERRIDE
+    if parts[0] == "stages":
+        named = [stage for stage in stages if stage["name"] == (parts[1] if len(parts) > 1 else "")]
+        if len(parts) < 3 or not named:
+            names = ", ".join(stage["name"] for stage in stages)
+            raise InputError(f"{OVERRIDE} {override}: write stages.NAME.key=value with a stage of: {names}")
+        _put(named[0], parts[2:], value)
+    elif parts[0] in STAGE_KEYS:
+        for stage in stages:
+            origins[".".join(["stages", stage["name"], *parts])] = OVERRIDE
+            _put(stage, parts, value)
+    else:
+        _put(tree, parts, value)
+
+
+def _number_or(value: Any) -> Any:
+    """YAML 1.1 reads 1e-4 as text; people who type it mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _put(tree: Tree, parts: Sequence[str], value: Any) -> None:
+    for part in parts[:-1]:
+        inner = tree.get(part)
+        # Copied, because stages share the mappings of their defaults.
+        tree[part] = dict(inner) if isinstance(inner, dict) else {}
+        tree = tree[part]
+    tree[parts[-1]] = value
+
+
+def _explain(error: pydantic.ValidationError, path: Path, stages: Sequence[Tree], origins: Mapping[str, str]) -> str:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    inner = location
+    if location[:1] == ["stages"] and len(location) > 1:
+        location[1] = str(stages[int(location[1])]["name"])
+        inner = location[2:]
+    key = ".".join(location)
+    origin = next((origins[k] for k in (key, ".".join(inner)) if k in origins), path.name)
+    file = path.parent / origin if origin != OVERRIDE else OVERRIDE
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], _valid_names(inner, in_stage=inner is not location), n=1)
+        hint = f"; did you mean {near[0]}?" if near else "; remove it"
+        return f"{file}: unknown key {key}{hint}{more}"
+    return f"{file}: {key or 'config'}: {first['msg']}{more}"
+
+
+def _valid_names(location: Sequence[str], in_stage: bool) -> list[str]:
+    schema: Any = StageConfig if in_stage else Experiment
+    for part in location[:-1]:
+        field = schema.model_fields.get(part)
+        if field is None or not hasattr(field.annotation, "model_fields"):
+            return []
+        schema = field.annotation
+    return [*schema.model_fields, *(STAGE_KEYS if schema is Experiment else ())]
+
+
+def dump_resolved(config: LoadedConfig) -> str:
+    """Return the resolved experiment as YAML that loads again, with the origin of each value as a comment."""
+    lines: list[str] = []
+
+    def emit(tree: Mapping[str, Any], prefix: str, indent: str) -> None:
+        for key, value in tree.items():
+            dotted = f"{prefix}{key}"
+            if isinstance(value, dict) and value:
+                lines.append(f"{indent}{key}:")
+                emit(value, f"{dotted}.", indent + "  ")
+            elif dotted == "stages":
+                lines.append("stages:")
+                for stage in value:
+                    start = len(lines)
+                    emit(stage, f"stages.{stage['name']}.", "    ")
+                    lines[start] = "  - " + lines[start].lstrip()
+            else:
+                text = yaml.safe_dump(value, default_flow_style=True, width=10**6).splitlines()[0]
+                lines.append(f"{indent}{key}: {text}  # {_origin(dotted, config.origins)}")
+
+    emit(config.experiment.model_dump(mode="json"), "", "")
+    return "\n".join(lines) + "\n"
+
+
+def _origin(dotted: str, origins: Mapping[str, str]) -> str:
+    parts = dotted.split(".")
+    default = ".".join(parts[2:]) if parts[0] == "stages" else dotted
+    return origins.get(dotted) or origins.get(default) or "default"

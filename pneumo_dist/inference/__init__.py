@@ -1,0 +1,1 @@
+"""From checkpoints to masks: prediction, thresholds, submission, report."""

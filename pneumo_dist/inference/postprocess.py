@@ -1,0 +1,43 @@
+"""From a stored prediction to a mask: the one path that validation, tune, submit and report share."""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pneumo_dist.metrics import Triplet, level
+from shards.grid import content_box
+from shards.table import LabelGrid
+
+Map = npt.NDArray[np.uint8]
+
+
+def to_p8(probability: torch.Tensor) -> Map:
+    """Round averaged probabilities once to 0..255: float (n, 1, h, w) in [0, 1] to uint8 (n, h, w)."""
+    scaled = probability.detach().float().mul(255).round().clamp(0, 255)
+    return np.asarray(scaled.to(torch.uint8).squeeze(1).cpu().numpy(), np.uint8)
+
+
+def label_map(p8: Map, grid: LabelGrid) -> Map:
+    """Return a stored prediction on its film's label grid, uint8 (height, width): padding off, then resized."""
+    top, bottom, left, right = content_box(grid.padding, grid.stored, p8.shape[0])
+    content = p8[top:bottom, left:right]
+    if content.shape == (grid.height, grid.width):
+        return content
+    return np.asarray(cv2.resize(content, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
+
+
+def apply_triplet(film: Map, triplet: Triplet) -> Map:
+    """Return the 0/1 mask of a label-grid map: empty below `area` pixels above `top`, else p > bottom."""
+    if int((film > level(triplet.top)).sum()) < triplet.area:
+        return np.zeros_like(film)
+    return (film > level(triplet.bottom)).astype(np.uint8)
+
+
+def image_score(film: Map, area: int) -> float:
+    """Return the area-th largest pixel probability: above `top` exactly when the triplet rule calls it positive."""
+    if area <= 0:
+        return 1.0
+    if area > film.size:
+        return 0.0
+    return float(np.partition(film.reshape(-1), film.size - area)[film.size - area]) / 255

@@ -1,0 +1,134 @@
+"""Stored predictions: tars of p8 PNGs with a table, small, readable by eye, exact to search over."""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import webdataset
+
+from pneumo_dist.inference.postprocess import Map
+from shards.errors import InputError
+from shards.files import atomic_open, atomic_write, sha256_file
+from shards.grid import Padding
+from shards.members import MemberReader, index_tar
+from shards.table import LabelGrid, Shards
+
+FORMAT, FORMAT_VERSION = "pneumo_dist-predictions", 1
+MANIFEST, TABLE = "manifest.json", "predictions.parquet"
+MEMBER = "p8"
+SCHEMA = pa.schema(
+    [
+        *[(name, pa.string()) for name in ("key", "image_id", "group", "split", "rle")],
+        *[
+            (name, pa.int32())
+            for name in (
+                "fold",
+                "label_height",
+                "label_width",
+                "pad_top",
+                "pad_bottom",
+                "pad_left",
+                "pad_right",
+                "stored",
+            )
+        ],
+        ("tar", pa.string()),
+        *[(name, pa.int64()) for name in ("offset", "size", "crc32")],
+    ]
+)
+
+
+def film_facts(shards: Shards, index: int) -> dict[str, Any]:
+    """Return what a prediction's row keeps of its film, so that predictions stand without their shards."""
+    grid = shards.grid(index)
+    fold = int(shards.column("fold")[index])
+    return {
+        **{name: shards.column(name)[index] for name in ("key", "image_id", "group", "split", "rle")},
+        "fold": None if fold < 0 else fold,
+        "label_height": grid.height,
+        "label_width": grid.width,
+        "pad_top": grid.padding.top,
+        "pad_bottom": grid.padding.bottom,
+        "pad_left": grid.padding.left,
+        "pad_right": grid.padding.right,
+        "stored": grid.stored,
+    }
+
+
+def write_block(path: Path, films: Sequence[tuple[Mapping[str, Any], Map]]) -> list[dict[str, Any]]:
+    """Write one tar of p8 maps, uint8 (size, size), and return its table rows; the tar appears whole or not at all."""
+    rows = []
+    with atomic_open(path) as stream, webdataset.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
+        for facts, p8 in films:
+            done, encoded = cv2.imencode(".png", p8)
+            assert done
+            content = encoded.tobytes()
+            writer.write({"__key__": facts["key"], f"{MEMBER}.png": content})
+            rows.append({**facts, "tar": path.name, "size": len(content), "crc32": zlib.crc32(content)})
+    offsets, _ = index_tar(path)
+    return [{**row, "offset": offsets[row["key"], MEMBER]} for row in rows]
+
+
+def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> None:
+    """Write the table in key order and, last, the manifest with the table's digest."""
+    ordered = sorted(rows, key=lambda row: str(row["key"]))
+    with atomic_open(folder / TABLE) as stream:
+        pq.write_table(pa.Table.from_pylist(ordered, schema=SCHEMA), stream, compression="zstd")
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        **manifest,
+        "films": len(ordered),
+        "predictions_sha256": sha256_file(folder / TABLE),
+    }
+    atomic_write(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+
+
+class Predictions:
+    """Random access to stored predictions, in key order.
+
+    The table holds every map's CRC32, so its digest stands for the maps as well.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        except FileNotFoundError:
+            raise InputError(f"{folder}: no finished predictions; run 'python -m pneumo_dist predict' first") from None
+        if self.manifest.get("format") != FORMAT or self.manifest.get("format_version") != FORMAT_VERSION:
+            raise InputError(f"{folder / MANIFEST}: not predictions of format version {FORMAT_VERSION}; predict again")
+        if sha256_file(folder / TABLE) != self.manifest["predictions_sha256"]:
+            raise InputError(f"{folder / TABLE}: differs from the manifest's digest; predict again")
+        self.rows: list[dict[str, Any]] = pq.read_table(folder / TABLE).to_pylist()
+        self._members = MemberReader(folder)
+
+    @property
+    def digest(self) -> str:
+        return str(self.manifest["predictions_sha256"])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def grid(self, index: int) -> LabelGrid:
+        """Return the label grid of a film."""
+        row = self.rows[index]
+        padding = Padding(row["pad_top"], row["pad_bottom"], row["pad_left"], row["pad_right"])
+        return LabelGrid(row["label_height"], row["label_width"], padding, row["stored"])
+
+    def p8(self, index: int) -> Map:
+        """Return a film's stored map, uint8 (size, size). Raises CorruptSample where its CRC32 differs."""
+        row = self.rows[index]
+        label = f"{MEMBER} of {row['key']}"
+        content = self._members.read(row["tar"], row["offset"], row["size"], row["crc32"], label)
+        return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], Map]]:
+        for index, row in enumerate(self.rows):
+            yield row, self.p8(index)

@@ -1,0 +1,57 @@
+"""The competition's file: one row per test film, `-1` where its mask is empty."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from pneumo_dist.inference.postprocess import apply_triplet, label_map
+from pneumo_dist.inference.store import Predictions
+from pneumo_dist.metrics import Triplet
+from shards import rle
+from shards.errors import InputError
+from shards.files import atomic_write
+
+HEADER = ("ImageId", "EncodedPixels")
+
+
+def submission_rows(predictions: Predictions, triplet: Triplet) -> dict[str, str]:
+    """Return image id -> run-length mask on the film's label grid, in table order."""
+    rows = {}
+    for index, (row, p8) in enumerate(predictions):
+        mask = apply_triplet(label_map(p8, predictions.grid(index)), triplet)
+        text = rle.encode(mask)
+        # A wrong string would be noticed only on the leaderboard, so each is read back before anything is written.
+        assert (rle.decode(text, *mask.shape) == mask).all()
+        rows[str(row["image_id"])] = text
+    return rows
+
+
+def sample_order(path: Path) -> list[str]:
+    """Return the ids of a sample submission, each once, by first appearance. Raises InputError where it has none."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            ids = [cells[0].strip() for cells in csv.reader(stream) if cells and cells[0].strip()]
+    except OSError as error:
+        raise InputError(f"{path}: unreadable sample submission ({error.strerror})") from None
+    if ids and ids[0].replace("_", "").lower() in {"imageid", "id", "fname", "image"}:
+        ids = ids[1:]
+    if not ids:
+        raise InputError(f"{path}: a sample submission without ids")
+    return list(dict.fromkeys(ids))
+
+
+def write_submission(path: Path, rows: dict[str, str], order: Sequence[str] | None) -> None:
+    """Write the submission. Raises InputError, and writes nothing, where an id of `order` has no prediction."""
+    ids = list(order) if order is not None else list(rows)
+    missing = [image_id for image_id in ids if image_id not in rows]
+    if missing:
+        raise InputError(
+            f"{len(missing)} ids of the sample submission have no prediction, first {missing[0]}; "
+            "build the shards with all test films and predict again"
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows((image_id, rows[image_id]) for image_id in ids)
+    atomic_write(path, text.getvalue())

@@ -1,0 +1,104 @@
+"""What a checkpoint was trained on, itself and all its ancestors; what a resume may change."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pneumo_dist.checkpoint import keys_digest
+from pneumo_dist.config import Experiment, StageConfig
+from pneumo_dist.data.plan import split_fold
+from shards.errors import InputError
+from shards.table import Shards
+
+# These change how long or how a stage runs, not what its steps compute.
+HARMLESS_STAGE_KEYS = frozenset({"epochs", "early_stop", "top_k", "save_every", "eval_batch"})
+HARMLESS_DATA_KEYS = frozenset({"threads", "prefetch"})
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A stage's training films: their digest and how they were chosen."""
+
+    experiment: str
+    stage: str
+    fold: int
+    always_train: bool
+    keys_sha256: str
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A stage and those it started from, oldest first."""
+
+    stages: tuple[Ancestor, ...]
+
+    def to_plain(self) -> list[dict[str, Any]]:
+        """Return plain types for a checkpoint."""
+        return [asdict(stage) for stage in self.stages]
+
+
+def stage_lineage(
+    experiment: Experiment, stage: StageConfig, fold: int, shards: Shards, previous: Lineage | None
+) -> Lineage:
+    """Return the lineage of a stage that follows `previous`."""
+    own = Ancestor(
+        experiment.name, stage.name, fold, stage.always_train, training_digest(shards, fold, stage.always_train)
+    )
+    return Lineage((*(previous.stages if previous else ()), own))
+
+
+def training_digest(shards: Shards, fold: int, always_train: bool) -> str:
+    """Return the digest of the keys that a stage of this fold trains on."""
+    return keys_digest(map(str, shards.column("key")[split_fold(shards, fold, always_train).train]))
+
+
+def check_unseen(state: Mapping[str, Any], path: Path, shards: Shards, fold: int) -> None:
+    """Raise InputError unless the checkpoint and all its ancestors trained on what these shards call fold `fold`.
+
+    Only then is a film of the fold known to be unseen by it.
+    """
+    for ancestor in state["lineage"]:
+        same = ancestor["fold"] == fold and ancestor["keys_sha256"] == training_digest(
+            shards, fold, ancestor["always_train"]
+        )
+        if not same:
+            raise InputError(
+                f"{path}: its stage {ancestor['stage']} was trained on other films than fold {fold} of "
+                f"{shards.folder}; out-of-fold predictions need the shards and folds of the training"
+            )
+
+
+def check_same_run(
+    state: Mapping[str, Any], path: Path, experiment: Experiment, stage: StageConfig, lineage: Lineage
+) -> None:
+    """Raise InputError, naming the keys, where going on from a checkpoint would be meaningless."""
+    saved, wanted = dict(state["experiment"]), experiment.model_dump(mode="json")
+    saved_stage: dict[str, Any] = next((s for s in saved["stages"] if s["name"] == stage.name), {})
+    wanted_stage = next(s for s in wanted["stages"] if s["name"] == stage.name)
+    different = [
+        *_different(
+            {k: saved.get(k) for k in ("seed", "model", "data")}, {k: wanted[k] for k in ("seed", "model", "data")}
+        ),
+        *_different(saved_stage, wanted_stage),
+    ]
+    harmless = HARMLESS_STAGE_KEYS | {f"data.{key}" for key in HARMLESS_DATA_KEYS}
+    different = [key for key in different if key not in harmless]
+    if different:
+        raise InputError(
+            f"{path}: was trained with another {', '.join(different)}; use the config it was started with, "
+            "or another experiment name"
+        )
+    if state["lineage"] != lineage.to_plain():
+        raise InputError(f"{path}: was trained on other films; use the shards it was started with, or another --runs")
+
+
+def _different(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key in sorted({*saved, *wanted}):
+        before, after = saved.get(key), wanted.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            keys += _different(before, after, f"{prefix}{key}.")
+        elif before != after:
+            keys.append(f"{prefix}{key}")
+    return keys

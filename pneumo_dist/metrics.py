@@ -1,0 +1,108 @@
+"""Exact Dice on the label grid from integer histograms, and the exact best triplet.
+
+The histogram of a film's p8 map over all pixels and over its label's pixels holds every count that any triplet of
+thresholds needs, so films are looked at once and a search never touches a mask again.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Levels = 256
+Histograms = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """Fewer than `area` label-grid pixels with p > top make a film empty; else its mask is p > bottom."""
+
+    top: float
+    area: int
+    bottom: float
+
+
+def level(threshold: float) -> int:
+    """Return t such that p8 > t exactly when p8 / 255 > threshold (guarding thresholds like 0.6 = 153/255)."""
+    return math.floor(threshold * 255 + 1e-6)
+
+
+def film_histograms(label_map: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Histograms:
+    """Return int64 (2, 256): counts of map values over all pixels, and over the pixels where `truth` is not 0."""
+    everywhere = np.bincount(label_map.reshape(-1), minlength=Levels)
+    labelled = np.bincount(label_map[truth != 0], minlength=Levels)
+    return np.stack([everywhere, labelled]).astype(np.int64)
+
+
+def counts_above(histograms: Histograms) -> Histograms:
+    """Return, along the last axis, how many pixels lie above each level 0..255."""
+    return histograms[..., ::-1].cumsum(-1)[..., ::-1] - histograms
+
+
+def dice(intersection: Histograms, predicted: Histograms, truth: Histograms) -> npt.NDArray[np.float64]:
+    """Return 2|X∩Y| / (|X| + |Y|) in float64, 1 where both are empty."""
+    total = predicted + truth
+    return np.where(total == 0, 1.0, 2.0 * intersection / np.maximum(total, 1))
+
+
+def film_dice(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.float64]:
+    """Return the Dice of each film, float64 (n,), for histograms of shape (n, 2, 256)."""
+    above = counts_above(histograms)
+    truth = histograms[:, 1].sum(-1)
+    kept = above[:, 0, level(triplet.top)] >= triplet.area
+    predicted = np.where(kept, above[:, 0, level(triplet.bottom)], 0)
+    intersection = np.where(kept, above[:, 1, level(triplet.bottom)], 0)
+    return dice(intersection, predicted, truth)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean Dice over films, over positive films (nan without any), and of predicting empty everywhere."""
+
+    dice: float
+    positive_dice: float
+    always_empty: float
+    films: int
+    positives: int
+
+
+def score(histograms: Histograms, triplet: Triplet) -> Score:
+    """Return the scores of a triplet; each film of `histograms` (n, 2, 256) counts once."""
+    dices = film_dice(histograms, triplet)
+    positive = histograms[:, 1].sum(-1) > 0
+    return Score(
+        dice=float(dices.mean()),
+        positive_dice=float(dices[positive].mean()) if positive.any() else math.nan,
+        always_empty=float((~positive).mean()),
+        films=len(dices),
+        positives=int(positive.sum()),
+    )
+
+
+def best_triplet(histograms: Histograms) -> tuple[Triplet, float]:
+    """Return the triplet with the highest mean Dice over every top and bottom level and every area, and that mean.
+
+    Among films sorted by their count above `top`, an area keeps the first so many: one running sum gives the score
+    of every area for every bottom at once. Ties go to the lowest top, then the largest area, then the lowest bottom.
+    """
+    assert len(histograms), "no films to tune on"
+    above = counts_above(histograms)
+    truth = histograms[:, 1].sum(-1)
+    shown = dice(above[:, 1], above[:, 0], truth[:, None])
+    hidden = (truth == 0).astype(np.float64)
+    gain = shown - hidden[:, None]
+    best, found = -math.inf, Triplet(0.0, 0, 0.0)
+    for top in range(Levels - 1):
+        counts = above[:, 0, top]
+        order = np.argsort(-counts, kind="stable")
+        ranked = counts[order]
+        # Films with one count cannot be told apart: an area ends where the count changes.
+        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+        sums = np.vstack([np.zeros(Levels), gain[order].cumsum(0)[ends]])
+        kept, bottom = np.unravel_index(int(sums.argmax()), sums.shape)
+        if sums[kept, bottom] > best + 1e-12:
+            best = float(sums[kept, bottom])
+            area = int(ranked[0]) + 1 if kept == 0 else int(ranked[ends[kept - 1]])
+            found = Triplet(top / 255, area, int(bottom) / 255)
+    return found, float((best + hidden.sum()) / len(histograms))

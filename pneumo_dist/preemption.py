@@ -1,0 +1,77 @@
+"""Stopping on a signal: the handler sets a flag, the ranks agree on it, one of them leaves a marker."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from pneumo_dist.distributed import Ranks
+from shards.files import atomic_write
+
+MARKER = "preempted.json"
+EXIT_PREEMPTED = 75
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Preempted(Exception):
+    """Raised after the checkpoint of a stopped run is written."""
+
+
+class StopAgreement:
+    """Turns a signal to any rank into one decision of all ranks, two polls later at the latest.
+
+    Each poll starts an asynchronous MAX reduction of the flags and reads the previous one, so it waits for nothing.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._signalled = False
+        self._flag = torch.zeros(1)
+        self._pending: dist.Work | None = None
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+
+    def poll(self) -> bool:
+        """Return whether the ranks agreed to stop; all ranks must poll equally often."""
+        if self._ranks.control is None:
+            return self._signalled
+        agreed = self._finish()
+        if not agreed:
+            self._flag = torch.tensor([float(self._signalled)])
+            self._pending = dist.all_reduce(self._flag, dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
+        return agreed
+
+    def _finish(self) -> bool:
+        if self._pending is not None:
+            self._pending.wait()
+            self._pending = None
+        return bool(self._flag.item())
+
+    def close(self) -> None:
+        """Finish the last reduction and restore the default handlers."""
+        self._finish()
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def write_marker(folder: Path, stage: str, step: int) -> None:
+    """Leave preempted.json in a fold's folder: the launcher turns a fresh one into exit code 75."""
+    marker = {
+        "job_id": os.environ.get("SLURM_JOB_ID"),
+        "restart_count": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "stage": stage,
+        "step": step,
+    }
+    atomic_write(folder / MARKER, json.dumps(marker) + "\n")
+
+
+def exit_code() -> int:
+    """Return 0 under torchrun (it would restart or hide any other code), else 75."""
+    return 0 if "TORCHELASTIC_RUN_ID" in os.environ else EXIT_PREEMPTED
