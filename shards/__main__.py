@@ -7,8 +7,7 @@ from pathlib import Path
 import click
 
 from shards import console
-from shards.build import BuildOptions, build
-from shards.errors import InputError
+from shards.build import BuildOptions, build, refuse_foreign_folder
 from shards.keys import load_salt
 from shards.labels import load_labels
 from shards.sources import find_sources
@@ -56,8 +55,14 @@ def synth(out: Path, images: int, size: int, positive_rate: float, seed: int) ->
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the folds.")
 @click.option("--samples-per-shard", type=int, default=512, show_default=True)
-@click.option("--workers", type=int, default=os.cpu_count() or 1, show_default="all cores")
-@click.option("--max-rejects", type=int, default=0, show_default=True, help="Rejected films that are put up with.")
+@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores")
+@click.option(
+    "--max-rejects",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Rejected films that are put up with.",
+)
 @click.option("--patient-salt-file", type=FOLDER, help="Secret that keys patient hashes.  [default: OUT.salt, made]")
 def build_command(
     dicom_dirs: tuple[Path, ...],
@@ -81,8 +86,7 @@ def build_command(
     options = BuildOptions(image_size, folds, holdout, seed, samples_per_shard, label_size)
     labels = load_labels(labels_path) if labels_path else None
     sources = find_sources(dicom_dirs, image_dirs, masks, labels, labels_path, test_dicom_dirs, test_image_dirs)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a folder with --out")
+    refuse_foreign_folder(out)  # before a salt is made for it
     default_salt = out.with_name(out.name + ".salt")
     salt = load_salt(patient_salt_file or default_salt, create=patient_salt_file is None)
     with console.progress(len(sources.train) + len(sources.test), "film", "build") as bar:

@@ -5,6 +5,7 @@ record beside it in OUT/.build, so that a build that was killed finishes what is
 """
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
@@ -13,16 +14,16 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-import webdataset
 
 from shards.errors import InputError, RejectedFilm
 from shards.files import atomic_open, atomic_write, sha256_file
-from shards.folds import HOLDOUT, assign_folds
+from shards.folds import HOLDOUT, assign_folds, check_split
 from shards.keys import salt_check
 from shards.members import index_tar
 from shards.sample import build_sample
@@ -50,6 +51,9 @@ class BuildOptions:
             raise InputError(f"--image-size {self.image_size}: give 32 to 8192 pixels")
         if self.samples_per_shard < 1:
             raise InputError(f"--samples-per-shard {self.samples_per_shard}: give at least 1")
+        if self.label_size is not None and self.label_size < 1:
+            raise InputError(f"--label-size {self.label_size}: give at least 1 pixel")
+        check_split(self.folds, self.holdout, self.seed)
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,33 @@ def build(
     `max_rejects` rejected films (their list is written first); finished shards stay for the next run.
     """
     jobs = _plan(sources, out, options, salt)
-    digest = _digest([asdict(options), [job.digest for job in jobs], salt_check(salt)])
-    if _is_finished(out, digest):
-        return BuildSummary(**read_manifest(out)["counts"], reused_shards=len(jobs))
-    _refuse_foreign_folder(out)
+    left_out = [source.image_id for source in (*sources.unlabelled, *(source for source, _ in sources.duplicates))]
+    digest = _digest([asdict(options), [job.digest for job in jobs], left_out, salt_check(salt)])
+    refuse_foreign_folder(out)
+    if (out / MANIFEST).exists():
+        manifest = read_manifest(out)
+        if manifest["build_digest"] != digest:
+            raise InputError(f"{out}: holds shards of other films or arguments; give a new folder with --out")
+        _check_rejects(out, manifest["counts"]["rejected"], max_rejects)
+        return BuildSummary(**manifest["counts"], reused_shards=manifest["counts"]["shards"])
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        return _build(jobs, sources, out, options, salt, digest, workers, max_rejects, on_film)
+
+
+def _build(
+    jobs: Sequence[_ShardJob],
+    sources: Sources,
+    out: Path,
+    options: BuildOptions,
+    salt: bytes,
+    digest: str,
+    workers: int,
+    max_rejects: int,
+    on_film: Callable[[int], None] | None,
+) -> BuildSummary:
+    for stale in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
+        stale.unlink()
     parts: dict[str, dict[str, Any]] = {}
     missing = []
     for job in jobs:
@@ -123,12 +150,7 @@ def build(
     rejected = [(s.image_id, s.listed_path, reason) for s, reason in sources.duplicates]
     rejected += [tuple(entry) for part in ordered for entry in part["rejected"]]
     _write_list(out / REJECTED, sorted(rejected))
-    if len(rejected) > max_rejects:
-        first = rejected[0]
-        raise InputError(
-            f"{len(rejected)} films rejected, --max-rejects {max_rejects} allows fewer: first {first[1]}: {first[2]}; "
-            f"all in {out / REJECTED}; mend or remove them, or raise --max-rejects"
-        )
+    _check_rejects(out, len(rejected), max_rejects, rejected)
     return _finish(sources, out, options, salt, ordered, len(rejected), digest, reused)
 
 
@@ -140,16 +162,31 @@ def _plan(sources: Sources, out: Path, options: BuildOptions, salt: bytes) -> li
     ]
 
 
-def _is_finished(out: Path, digest: str) -> bool:
-    return (out / MANIFEST).exists() and read_manifest(out).get("build_digest") == digest
+def _check_rejects(out: Path, count: int, most: int, rejected: Sequence[Sequence[str]] = ()) -> None:
+    if count > most:
+        first = f": first {rejected[0][1]}: {rejected[0][2]}" if rejected else ""
+        raise InputError(
+            f"{count} films rejected, --max-rejects {most} allows fewer{first}; "
+            f"all in {out / REJECTED}; mend or remove them, or raise --max-rejects"
+        )
 
 
-def _refuse_foreign_folder(out: Path) -> None:
-    if not out.exists():
-        return
-    if (out / MANIFEST).exists():
-        raise InputError(f"{out}: holds shards of other films or arguments; give a new folder with --out")
-    if any(out.iterdir()) and not (out / PARTS).is_dir():
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system lets go when this process ends in whatever way."""
+    with (out / PARTS / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{out}: another build is writing here; wait for it or give another --out") from None
+        yield
+
+
+def refuse_foreign_folder(out: Path) -> None:
+    """Raise InputError for an output that is a file, or a folder with anything but a build of ours."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder with --out")
+    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / PARTS).is_dir()):
         raise InputError(f"{out}: is not empty and holds no unfinished build; give a new folder with --out")
 
 
@@ -173,6 +210,8 @@ def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[tuple[_ShardJob, d
 
 def build_shard(job: _ShardJob) -> dict[str, Any]:
     """Write one shard, its DALI index and its part record; return the record (plain JSON types)."""
+    import webdataset  # here, because it imports torch, which whoever only reads shards does without
+
     rows: list[dict[str, Any]] = []
     rejected: list[tuple[str, str, str]] = []
     tar_path = job.out / f"{job.name}.tar"
@@ -245,6 +284,10 @@ def _finish(
         )
         for row, fold in zip(train, folds.tolist(), strict=True):
             row["split"], row["fold"] = ("holdout", None) if fold == HOLDOUT else ("train", fold)
+    shards = [part for part in parts if part["rows"]]
+    named = {Path(part["name"]).with_suffix(suffix).name for part in shards for suffix in (".tar", ".idx")}
+    for stale in [path for path in out.iterdir() if path.suffix in {".tar", ".idx"} and path.name not in named]:
+        stale.unlink()  # of an unfinished build with other arguments; whoever lists the tars would read it
     _write_list(out / UNLABELLED, [(s.image_id, s.listed_path, "no row in the labels") for s in sources.unlabelled])
     write_table(out / TABLE, rows)
     counts = {
@@ -255,7 +298,7 @@ def _finish(
         "patients": len({row["group"] for row in train}),
         "unlabelled": len(sources.unlabelled),
         "rejected": rejected,
-        "shards": sum(bool(part["rows"]) for part in parts),
+        "shards": len(shards),
     }
     write_manifest(
         out,
@@ -269,8 +312,7 @@ def _finish(
             "table_sha256": sha256_file(out / TABLE),
             "shards": [
                 {**{name: part[name] for name in ("name", "sha256", "bytes")}, "samples": len(part["rows"])}
-                for part in parts
-                if part["rows"]
+                for part in shards
             ],
         },
     )

@@ -50,9 +50,15 @@ def read_film(path: Path) -> Film:
     with warnings.catch_warnings():
         # Real archives break value representations everywhere; what matters here is checked explicitly below.
         warnings.simplefilter("ignore")
-        dataset = _read_dataset(path)
-        image = _to_grey8(_decode(dataset), dataset)
-        return Film(image, _info(dataset))
+        try:
+            dataset = _read_dataset(path)
+            return Film(_to_grey8(_decode(dataset), dataset), _info(dataset))
+        except RejectedFilm:
+            raise
+        except (
+            Exception
+        ) as error:  # pydicom parses values when they are asked for and raises what a damaged one leads to
+            raise RejectedFilm(f"damaged DICOM data ({type(error).__name__}: {error}); export it again") from None
 
 
 def _read_dataset(path: Path) -> Dataset:
@@ -62,8 +68,6 @@ def _read_dataset(path: Path) -> Dataset:
         raise RejectedFilm("no DICOM file meta information: not a DICOM file, or damaged; export it again") from None
     except (OSError, EOFError) as error:
         raise RejectedFilm(f"unreadable: {error}") from None
-    except Exception as error:  # pydicom's parser raises whatever a damaged element leads it to
-        raise RejectedFilm(f"damaged DICOM data ({type(error).__name__}: {error}); export it again") from None
     if "PixelData" not in dataset:
         raise RejectedFilm("holds no pixel data (a report or a truncated file?)")
     if int(dataset.get("NumberOfFrames") or 1) > 1:

@@ -18,18 +18,14 @@ def assign_folds(
 ) -> npt.NDArray[np.int64]:
     """Return a fold number per film (int64), -1 for the holdout; no group is split, strata are balanced.
 
-    `holdout` is a share of the films, rounded to a fraction of at most twentieths. The result depends on the order
+    `holdout` is a share of the films, as a simple fraction near it (see `check_split`). The result depends on the order
     of the films and on which of them share a group, not on the groups' names.
     Raises InputError where there are too few groups or positives for the split.
     """
-    if folds < 2:
-        raise InputError(f"--folds {folds}: at least 2 folds are needed")
-    if not 0 <= holdout < 1:
-        raise InputError(f"--holdout {holdout}: give a share of the films from 0 to below 1")
+    share = check_split(folds, holdout, seed)
     codes = _codes(groups)
     labels = np.asarray(strata, np.int64)
     result = np.zeros(len(codes), np.int64)
-    share = Fraction(holdout).limit_denominator(20)
     trainable = np.arange(len(codes))
     if share > 0:
         parts = _split(codes, labels, share.denominator, seed, f"--holdout {holdout}")
@@ -37,6 +33,21 @@ def assign_folds(
         trainable = np.flatnonzero(result != HOLDOUT)
     result[trainable] = _split(codes[trainable], labels[trainable], folds, seed, f"--folds {folds}")
     return result
+
+
+def check_split(folds: int, holdout: float, seed: int) -> Fraction:
+    """Return the holdout's share as a fraction with a small denominator (the films are cut into so many parts).
+
+    Twentieths serve most shares, hundredths the others. Raises InputError for options that no films could satisfy.
+    """
+    if folds < 2:
+        raise InputError(f"--folds {folds}: at least 2 folds are needed")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed}: give a whole number from 0 to 4294967295")
+    if not (holdout == 0 or 0.01 <= holdout <= 0.95):
+        raise InputError(f"--holdout {holdout}: give 0, or a share of the films from 0.01 to 0.95")
+    coarse, fine = (Fraction(holdout).limit_denominator(parts) for parts in (20, 100))
+    return coarse if abs(coarse - Fraction(holdout)) <= Fraction(holdout) / 20 and coarse < 1 else fine
 
 
 def _split(

@@ -17,13 +17,16 @@ SALT_BYTES = 32
 def sample_key(image_id: str) -> str:
     """Return a WebDataset key for an image id: no dots (they would split the sample), no odd characters, short.
 
-    A DICOM UID keeps its form with `_` for `.`; ids with anything else gain a digest, so that keys stay distinct.
+    A DICOM UID keeps its form with `-` for `.`. Ids with other odd characters, and those that look like the key of a
+    UID, gain a digest: distinct ids have distinct keys.
     """
-    key = re.sub(r"[^A-Za-z0-9_-]", "_", image_id)
-    if re.fullmatch(r"[0-9.]+|[A-Za-z0-9_-]+", image_id) and len(key) <= LONGEST_KEY:
-        return key
+    if re.fullmatch(r"[0-9.]+", image_id) and len(image_id) <= LONGEST_KEY:
+        return image_id.replace(".", "-")
+    is_plain = re.fullmatch(r"[A-Za-z0-9_-]+", image_id) and not re.fullmatch(r"[0-9-]*-[0-9-]*", image_id)
+    if is_plain and len(image_id) <= LONGEST_KEY - 13:
+        return image_id
     digest = hashlib.blake2b(image_id.encode(), digest_size=6).hexdigest()
-    return f"{key[: LONGEST_KEY - 13]}-{digest}"
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', image_id)[: LONGEST_KEY - 13]}-{digest}"
 
 
 def load_salt(path: Path, create: bool) -> bytes:

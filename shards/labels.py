@@ -11,10 +11,11 @@ from shards.errors import InputError
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row of a label CSV: its 1-based line number and its run-length string."""
+    """One row of a label CSV: its 1-based line number, its run-length string, and the file."""
 
     line: int
     rle: str
+    path: Path | None = None
 
 
 Labels = Mapping[str, tuple[LabelRow, ...]]
@@ -55,7 +56,8 @@ def load_labels(path: Path) -> Labels:
 
 
 def _is_header(cells: list[str]) -> bool:
-    return len(cells) == 2 and not set(cells[1].strip()) <= set("0123456789 -") and cells[1].strip().isidentifier()
+    # Image ids start with a digit or end in one; no header's first cell does.
+    return len(cells) == 2 and cells[1].strip().isidentifier() and not any(map(str.isdigit, cells[0]))
 
 
 def _parse_row(path: Path, line: int, cells: list[str]) -> tuple[str, LabelRow]:
@@ -68,4 +70,4 @@ def _parse_row(path: Path, line: int, cells: list[str]) -> tuple[str, LabelRow]:
         rle.parse(text)
     except InputError as error:
         raise InputError(f"{path} line {line} ({image_id}): {error}") from None
-    return image_id, LabelRow(line, text)
+    return image_id, LabelRow(line, text, path)

@@ -4,6 +4,7 @@ A string holds pairs `skip length`: skip pixels after the end of the previous ru
 over the mask flattened column-major (top to bottom, then left to right). `-1` means an empty mask.
 """
 
+import re
 from collections.abc import Iterable
 
 import cv2
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from shards.errors import InputError
 
 EMPTY = "-1"
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
 Mask = npt.NDArray[np.uint8]
 
@@ -28,11 +30,10 @@ def parse(rle: str) -> npt.NDArray[np.int64]:
     tokens = text.split()
     if not tokens:
         raise InputError("empty RLE string: write -1 for a film without a mask")
-    try:
-        numbers = np.array([int(token) for token in tokens], dtype=np.int64)
-    except (ValueError, OverflowError):
-        wrong = next((t for t in tokens if not t.lstrip("+-").isdecimal()), tokens[0])
-        raise InputError(f"RLE token {wrong[:40]!r} is not a whole number that fits 64 bits") from None
+    wrong = next((token for token in tokens if not _NUMBER.fullmatch(token)), None)
+    if wrong is not None:
+        raise InputError(f"RLE token {wrong[:40]!r} is not a whole number below 10^18")
+    numbers = np.array(tokens, dtype=np.int64)
     if len(numbers) % 2:
         raise InputError(f"RLE has an odd count of numbers ({len(numbers)}): pairs 'skip length' are expected")
     if (numbers[0::2] < 0).any():

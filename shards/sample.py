@@ -30,7 +30,7 @@ def build_sample(
     padding = fit_square(height, width, image_size)
     mask: npt.NDArray[np.uint8] | None = None
     if source.mask_path is not None:
-        mask = (_read_grey(source.mask_path) >= 128).astype(np.uint8)
+        mask = _read_mask(source.mask_path)
         if abs(mask.shape[0] * width - mask.shape[1] * height) > max(height, width):
             raise RejectedFilm(f"its mask is {mask.shape[1]}x{mask.shape[0]}, the film {width}x{height}: not one shape")
         height, width = mask.shape
@@ -79,10 +79,19 @@ def _decode_labels(source: Source, height: int, width: int) -> npt.NDArray[np.ui
         bounds = rle.parse(row.rle)
         if len(bounds) and bounds[-1, 1] > height * width:
             raise InputError(
-                f"label CSV line {row.line} ({source.image_id}): the mask runs to pixel {bounds[-1, 1]}, past the end "
-                f"of a {width}x{height} grid; correct the row, or give the labels' grid with --label-size"
+                f"{row.path or 'label CSV'} line {row.line} ({source.image_id}): the mask runs to pixel "
+                f"{bounds[-1, 1]}, past the end of a {width}x{height} grid; correct the row, or give the labels' grid with --label-size"
             )
     return rle.decode_union([row.rle for row in source.labels], height, width)
+
+
+def _read_mask(path: Path) -> npt.NDArray[np.uint8]:
+    """Return a 0/1 mask: files hold 0 and 1, or 0 and 255 with grey edges (set from 128 on)."""
+    values = _read_grey(path)
+    brightest = int(values.max())
+    if 1 < brightest < 128:
+        raise RejectedFilm(f"its mask {path.name} has a largest value of {brightest}; masks hold 0 and 1, or 0 and 255")
+    return (values >= (1 if brightest == 1 else 128)).astype(np.uint8)
 
 
 def _read_grey(path: Path) -> npt.NDArray[np.uint8]:

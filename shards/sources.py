@@ -76,7 +76,11 @@ def find_sources(
         labelled = [replace(source, labels=labels[source.image_id]) for source in train if source.image_id in labels]
         unlabelled = [source for source in train if source.image_id not in labels]
     elif masks is not None:
-        mask_of = {path.stem: path for path in _image_files(_existing(masks, "--masks"))}
+        mask_of: dict[str, Path] = {}
+        for path in _image_files(_existing(masks, "--masks")):
+            first = mask_of.setdefault(path.stem, path)
+            if first is not path:
+                raise InputError(f"{path}: a second mask for {path.stem} besides {first}; remove one of the two")
         labelled = [replace(s, mask_path=mask_of[s.image_id]) for s in train if s.image_id in mask_of]
         unlabelled = [source for source in train if source.image_id not in mask_of]
         stray = sorted(set(mask_of) - {source.image_id for source in train})

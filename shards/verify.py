@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from shards import rle
 from shards.errors import InputError
 from shards.files import sha256_file
+from shards.members import index_tar
 from shards.table import TABLE, Shards
 
 
@@ -35,14 +37,28 @@ def _files(shards: Shards) -> Iterator[str]:
             yield f"{path}: missing"
         elif path.stat().st_size != shard["bytes"] or sha256_file(path) != shard["sha256"]:
             yield f"{path}: differs from the manifest's size or digest"
-        if not path.with_suffix(".idx").exists():
-            yield f"{path.with_suffix('.idx')}: missing"
+        index = path.with_suffix(".idx")
+        if not index.exists():
+            yield f"{index}: missing"
+        elif path.exists() and index.read_text(errors="replace") != _index_text(path):
+            yield f"{index}: does not describe its tar"
         if int((names == shard["name"]).sum()) != shard["samples"]:
             yield f"{path}: the table lists another number of samples than the manifest"
+    listed = {shard["name"] for shard in manifest["shards"]}
+    for path in sorted(folder.glob("*.tar")):
+        if path.name not in listed:
+            yield f"{path}: is not in the manifest"
     for split in ("train", "holdout", "test"):
         found = len(shards.indices(split))
         if found != manifest["counts"][split]:
             yield f"{folder / TABLE}: {found} {split} samples, the manifest counts {manifest['counts'][split]}"
+
+
+def _index_text(path: Path) -> str | None:
+    try:
+        return index_tar(path)[1]
+    except (tarfile.TarError, OSError, ValueError):
+        return None
 
 
 def _leaks(shards: Shards) -> Iterator[str]:
