@@ -35,7 +35,8 @@ trap stop USR1 TERM INT
 while kill -0 "$agent" 2>/dev/null; do
   if ((stopping)); then
     # Again and again, because a worker that is still importing ignores the first.
-    read -ra workers < <(cat "/proc/$agent/task/"*/children 2>/dev/null) && kill -USR1 "${workers[@]}" 2>/dev/null
+    read -ra workers < <(cat "/proc/$agent/task/"*/children 2>/dev/null)
+    ((${#workers[@]})) && kill -USR1 "${workers[@]}" 2>/dev/null
     sleep 1
   else
     wait "$agent"

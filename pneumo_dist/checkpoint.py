@@ -57,12 +57,14 @@ def save_checkpoint(folder: Path, step: int, state: State) -> CheckpointFile:
     return CheckpointFile(path, step, digest)
 
 
-def keep_only(folder: Path, steps: Iterable[int], best: int | None) -> None:
-    """Remove step files other than the given steps and the newest; point `best` at its step."""
+def keep_only(folder: Path, steps: Sequence[int]) -> None:
+    """Remove step files other than the newest and those of `steps`, best first; point `last` and `best` at theirs."""
     files = list_checkpoints(folder)
     kept = {*steps, *(file.step for file in files[:NEWEST_KEPT])}
+    if files:
+        atomic_symlink(folder / "last", files[0].path.name)
     for file in files:
-        if file.step == best:
+        if file.step in steps[:1]:
             atomic_symlink(folder / "best", file.path.name)
     for file in files:
         if file.step not in kept:

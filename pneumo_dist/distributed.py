@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
+from pneumo_dist.precision import Resolved, autocast
 from shards.errors import InputError
 
 
@@ -107,3 +110,28 @@ def process_group(cpu: bool) -> Iterator[Ranks]:
         yield Ranks(rank, world, local, device, control)
     finally:
         dist.destroy_process_group()
+
+
+def wrap_ddp(model: torch.nn.Module, ranks: Ranks, example: torch.Tensor, amp: Resolved) -> torch.nn.Module:
+    """Wrap a model in DDP and run one discarded pass over `example` (n, channels, h, w); alone, return the model.
+
+    DDP rebuilds its buckets after its first step, which changes the order of sums from three ranks on: a resumed run
+    must be past that point when it begins, as an uninterrupted one is. Buffers and gradients are put back.
+    """
+    if ranks.control is None:
+        return model
+    network = DistributedDataParallel(model, device_ids=None if ranks.device_id is None else [ranks.device_id])
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    with autocast(amp, ranks.device):
+        logits = network(example)
+    torch.autograd.backward(logits.float().sum())
+    with torch.no_grad():
+        for buffer, before in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    model.zero_grad(set_to_none=True)
+    return network
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident size of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

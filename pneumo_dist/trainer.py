@@ -4,7 +4,6 @@ A run's whole position is (stage, epoch, step): order, augmentation and torch's 
 """
 
 import math
-import resource
 import time
 import zlib
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from pneumo_dist.checkpoint import (
 from pneumo_dist.config import Experiment, StageConfig
 from pneumo_dist.data.dali import Batch, Input, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold
-from pneumo_dist.distributed import Ranks
+from pneumo_dist.distributed import Ranks, peak_memory_mb, wrap_ddp
 from pneumo_dist.lineage import Lineage, check_same_run, stage_lineage
 from pneumo_dist.losses import combo_loss
 from pneumo_dist.models import build_model
@@ -94,7 +93,7 @@ class StageRun:
     ) -> None:
         self.experiment, self.stage, self.fold, self.shards = experiment, stage, fold, shards
         self.fold_folder, self.folder, self.ranks, self.stop = folder, folder / stage.name, ranks, stop
-        self.lineage = lineage
+        self.lineage, self.previous = lineage, previous
         self.checkpoints = self.folder / "checkpoints"
         self.split = split_fold(shards, fold, stage.always_train)
         self.plan = EpochPlan(self.split, stage, experiment.seed, ranks.world)
@@ -105,53 +104,49 @@ class StageRun:
         self.sums = np.zeros(len(TERMS) + 1)
         self.bad_steps = 0
 
-        state = self._find_state()
-        self.amp = state["amp"] if state else resolve_amp(experiment.amp, ranks.device)
-        torch.manual_seed(experiment.seed)
-        # A checkpoint to come replaces fetched weights, and the other ranks receive rank 0's through DDP.
-        fresh = state is None and previous is None
-        model = build_model(experiment.model, pretrained=fresh and ranks.is_main)
-        if state is None and previous is not None:
-            model.load_state_dict(self._load_shared(top_files(previous, 1)[0].path if ranks.is_main else None)["model"])
-        self.model = model.to(ranks.device)
-        self.optimizer = make_optimizer(self.model.parameters(), stage.optim)
-        self.schedule = make_schedule(self.optimizer, stage)
-        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.amp == "fp16")
-        logged = 0
-        if state is not None:
-            logged = self._restore(state)
-        self.network = self._wrap()
-        self.monitor = Monitor(self.folder, ranks.is_main, logged, self.position.total, state is None)
-
     def run(self) -> None:
-        """Train to the end of the stage."""
+        """Train to the end of the stage, from its newest checkpoint if it has one."""
+        state = self._find_state()
+        if state is not None:
+            self.position, self.history = Position(**state["position"]), state["history"]
+            # A run killed right after its save has left this undone.
+            self._tidy()
+        if self.position.finished:
+            return
+        self._prepare(state)
         try:
-            if self.position.finished:
-                return
-            batches = train_batches(
-                self.shards,
-                self.plan,
-                self.stage.augment,
-                self.input,
-                self.ranks.rank,
-                self.position.epoch,
-                self.position.step,
-            )
+            source = self.shards, self.plan, self.stage.augment, self.input, self.ranks.rank
+            batches = train_batches(*source, self.position.epoch, self.position.step)
+            films, ranks = self.split.validation, self.ranks
             evaluation = eval_loader(
-                self.shards,
-                self.split.validation,
-                self.stage,
-                self.input,
-                self.ranks.rank,
-                self.ranks.world,
-                with_mask=True,
+                self.shards, films, self.stage, self.input, ranks.rank, ranks.world, with_mask=True
             )
             while not self.position.finished:
                 self._train_epoch(batches)
-                result = self._validate(evaluation)
-                self._end_epoch(result)
+                self._end_epoch(self._validate(evaluation))
         finally:
             self.monitor.close()
+
+    def _prepare(self, state: dict[str, Any] | None) -> None:
+        """Make the network, what trains it and the logs; restore them from a checkpoint or the stage before."""
+        ranks, model_config = self.ranks, self.experiment.model
+        self.amp = state["amp"] if state else resolve_amp(self.experiment.amp, ranks.device)
+        torch.manual_seed(self.experiment.seed)
+        # A checkpoint replaces fetched weights, and the other ranks receive rank 0's through DDP.
+        fresh = state is None and self.previous is None
+        model = build_model(model_config, pretrained=fresh and ranks.is_main)
+        if state is None and self.previous is not None:
+            chosen = str(top_files(self.previous, 1)[0].path) if ranks.is_main else None
+            model.load_state_dict(load_checkpoint(Path(ranks.broadcast_json(chosen)))["model"])
+        self.model = model.to(ranks.device)
+        self.optimizer = make_optimizer(self.model.parameters(), self.stage.optim)
+        self.schedule = make_schedule(self.optimizer, self.stage)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=self.amp == "fp16")
+        logged = self._restore(state) if state is not None else 0
+        size = self.stage.image_size
+        example = torch.zeros(self.stage.micro_batch, model_config.in_channels, size, size, device=ranks.device)
+        self.network = wrap_ddp(self.model, ranks, example, self.amp)
+        self.monitor = Monitor(self.folder, ranks.is_main, logged, self.position.total, state is None)
 
     def _train_epoch(self, batches: Iterator[Batch]) -> None:
         label = f"{self.stage.name} fold {self.fold} epoch {self.position.epoch + 1}/{self.stage.epochs}"
@@ -266,8 +261,12 @@ class StageRun:
             patience is not None and stale >= patience
         )
         self._save()
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Bring what follows from the history up to date: kept files, links, summary.csv."""
         if self.ranks.is_main:
-            keep_only(self.checkpoints, top_steps(self.history, self.stage.top_k), best)
+            keep_only(self.checkpoints, top_steps(self.history, self.stage.top_k))
             write_summary(self.folder, self.history)
 
     def _stop(self) -> None:
@@ -315,45 +314,15 @@ class StageRun:
         check_same_run(state, Path(name), self.experiment, self.stage, self.lineage)
         return state
 
-    def _load_shared(self, path: Path | None) -> dict[str, Any]:
-        """Load the file that rank 0 chose, on every rank."""
-        return load_checkpoint(Path(self.ranks.broadcast_json(str(path))))
-
     def _restore(self, state: dict[str, Any]) -> int:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])
-        self.position = Position(**state["position"])
-        self.history = state["history"]
         if self.ranks.is_main:
             self.sums = np.array(state["sums"])
         return int(state["metrics_bytes"])
 
-    def _wrap(self) -> torch.nn.Module:
-        """Wrap in DDP and run one discarded pass: DDP rebuilds its buckets after its first step, which changes sums
-        from three ranks on, so a resumed run must be past that point as well."""
-        if self.ranks.control is None:
-            return self.model
-        device_ids = [self.ranks.local_rank] if self.ranks.device.type == "cuda" else None
-        network = DistributedDataParallel(self.model, device_ids=device_ids)
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
-        size, channels = self.stage.image_size, self.experiment.model.in_channels
-        images = torch.zeros(self.stage.micro_batch, channels, size, size, device=self.ranks.device)
-        with autocast(self.amp, self.ranks.device):
-            logits = network(images)
-        torch.autograd.backward(logits.float().sum())
-        with torch.no_grad():
-            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-        self.optimizer.zero_grad(set_to_none=True)
-        return network
-
     def _seed(self, micro: int) -> None:
         words = (self.experiment.seed, self.fold, self.stage.name, self.position.total, micro, self.ranks.rank)
         torch.manual_seed(zlib.crc32(repr(words).encode()))
-
-
-def peak_memory_mb() -> float:
-    """Return the largest resident size of this process so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,172 @@
+"""The whole line, as a person runs it: train both folds, predict, tune, submit, report."""
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import pytest
+from integration.conftest import ROOT, must, run_module, write_config
+
+from shards import rle
+from shards.table import Shards
+
+pytestmark = pytest.mark.slow
+
+REAL = Path(os.environ.get("PNEUMO_REAL_DATA", ROOT.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Config and runs folder of both folds, trained on two ranks."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = write_config(folder / "tiny.yaml", stages=[{"name": "only", "epochs": 2}], global_batch=4, micro_batch=2)
+    for fold in (0, 1):
+        must(
+            run_module(
+                *("pneumo_dist", "train", "--cpu", "--config", config, "--fold", fold),
+                *("--shards", dataset, "--runs", folder / "runs"),
+                ranks=2,
+            )
+        )
+    return config, folder / "runs"
+
+
+def predict(config: Path, dataset: Path, runs: Path, split: str, ranks: int) -> None:
+    must(
+        run_module(
+            *("pneumo_dist", "predict", "--cpu", "--config", config, "--shards", dataset, "--runs", runs),
+            *("--split", split, "--block", 5),
+            ranks=ranks,
+        )
+    )
+
+
+def test_from_folds_to_submission_and_report(trained: tuple[Path, Path], dataset: Path) -> None:
+    config, runs = trained
+    predict(config, dataset, runs, "oof", 2)
+    predict(config, dataset, runs, "test", 2)
+    assert "always empty 0.5000" in must(run_module("pneumo_dist", "tune", "--config", config, "--runs", runs))
+    must(run_module("pneumo_dist", "submit", "--config", config, "--runs", runs))
+    rows = list(csv.reader((runs / "tiny/test/submission.csv").open()))
+    shards = Shards(dataset)
+    assert rows[0] == ["ImageId", "EncodedPixels"]
+    assert [row[0] for row in rows[1:]] == shards.column("image_id")[shards.indices("test")].tolist()
+    for _, text in rows[1:]:
+        assert rle.encode(rle.decode(text, 96, 96)) == text
+    must(run_module("pneumo_dist", "submit", "--config", config, "--runs", runs, "--triplet", 0.0, 0, 0.0))
+    everything = list(csv.reader((runs / "tiny/test/submission.csv").open()))[1:]
+    assert all(text != "-1" for _, text in everything), "p > 0 with no smallest area leaves no film empty"
+    must(run_module("pneumo_dist", "report", "--config", config, "--runs", runs, "--shards", dataset))
+    assert "<table>" in (runs / "tiny/report.html").read_text()
+    assert cv2.imread(str(runs / "tiny/overlays.png")) is not None
+
+
+def test_run_folder_holds_what_the_design_names(trained: tuple[Path, Path]) -> None:
+    stage = trained[1] / "tiny/fold0/only"
+    assert (trained[1] / "tiny/fold0/config.yaml").read_text().startswith("name: tiny  # tiny.yaml")
+    assert (stage / "checkpoints/best").is_symlink()
+    assert len(list((stage / "tensorboard").glob("events.*"))) == 1
+    assert len((stage / "summary.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("split", ["oof", "test"])
+def test_predictions_are_the_same_bytes_on_one_and_two_ranks_and_after_an_interruption(
+    trained: tuple[Path, Path], dataset: Path, tmp_path: Path, split: str
+) -> None:
+    config, runs = trained
+    shutil.copytree(runs, tmp_path / "runs", symlinks=True, ignore=shutil.ignore_patterns("oof", "test"))
+    predict(config, dataset, tmp_path / "runs", split, 1)
+    folder = tmp_path / "runs/tiny" / split / "predictions"
+    alone = {path.name: path.read_bytes() for path in folder.glob("pred*")}
+    assert len(alone) > 1
+    for name in ("pred-00000.tar", "predictions.parquet", "manifest.json"):
+        (folder / name).unlink()
+    predict(config, dataset, tmp_path / "runs", split, 2)
+    assert {path.name: path.read_bytes() for path in folder.glob("pred*")} == alone
+    shutil.rmtree(folder)
+    predict(config, dataset, tmp_path / "runs", split, 2)
+    assert {path.name: path.read_bytes() for path in folder.glob("pred*")} == alone
+
+
+def test_out_of_fold_prediction_refuses_resplit_shards(
+    trained: tuple[Path, Path], dataset: Path, tmp_path: Path
+) -> None:
+    config, runs = trained
+    films = dataset.parent / "films"
+    must(
+        run_module(
+            *("shards", "build", "--dicom", films / "dicom-images", "--rle", films / "train-rle.csv"),
+            *("--out", tmp_path / "other", "--image-size", 64, "--folds", 2, "--seed", 7, "--workers", 1),
+        )
+    )
+    result = run_module(
+        *("pneumo_dist", "predict", "--cpu", "--config", config, "--shards", tmp_path / "other"),
+        *("--runs", runs, "--split", "oof"),
+    )
+    assert result.returncode == 2
+    assert "trained on other films" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--fold", "7"], "no fold 7"),
+        (["--fold", "0", "--set", "micro_batch=3"], "global_batch: 3 or 6"),
+        (["--fold", "0", "--set", "optim.lrr=1"], "did you mean lr"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_run(
+    dataset: Path, tmp_path: Path, arguments: list[str], names: str
+) -> None:
+    config = write_config(tmp_path / "tiny.yaml")
+    result = run_module(
+        "pneumo_dist",
+        "train",
+        "--cpu",
+        "--config",
+        config,
+        "--shards",
+        dataset,
+        "--runs",
+        tmp_path / "runs",
+        *arguments,
+    )
+    assert result.returncode == 2
+    assert names in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(not (REAL / "siim_sample").is_dir(), reason=f"the real films are not in {REAL} (PNEUMO_REAL_DATA)")
+def test_real_films_train_to_a_lower_loss_and_reach_a_submission(tmp_path: Path) -> None:
+    sample = REAL / "siim_sample"
+    shards, runs = tmp_path / "shards", tmp_path / "runs"
+    must(
+        run_module(
+            *("shards", "build", "--dicom", sample, "--rle", sample / "train-rle-sample.csv"),
+            *("--test-images", REAL / "nih_png", "--out", shards, "--image-size", 64, "--folds", 2, "--workers", 1),
+        )
+    )
+    table = Shards(shards)
+    assert len(table.indices("train")) == 10
+    assert table.column("has_mask").sum() == 5
+    config = write_config(tmp_path / "tiny.yaml", stages=[{"name": "only", "epochs": 6}], global_batch=2)
+    for fold in (0, 1):
+        must(
+            run_module(
+                *("pneumo_dist", "train", "--cpu", "--config", config, "--fold", fold),
+                *("--shards", shards, "--runs", runs),
+                ranks=2,
+            )
+        )
+        lines = (runs / f"tiny/fold{fold}/only/metrics.jsonl").read_text().splitlines()
+        losses = [json.loads(line)["loss"] for line in lines]
+        assert losses[-1] < losses[0]
+    for split in ("oof", "test"):
+        predict(config, shards, runs, split, 2)
+    must(run_module("pneumo_dist", "tune", "--config", config, "--runs", runs))
+    must(run_module("pneumo_dist", "submit", "--config", config, "--runs", runs))
+    assert len((runs / "tiny/test/submission.csv").read_text().splitlines()) == 3
