@@ -1,5 +1,6 @@
 """python -m pneumo_dist: train a fold, predict, tune, submit, report. Each works alone or under torchrun."""
 
+import math
 import os
 import sys
 import warnings
@@ -157,7 +158,9 @@ def tune(config_path: Path, runs: Path) -> None:
             tuned = tune(predictions, histograms)
             write_thresholds(run / "oof" / THRESHOLDS, tuned, predictions)
             triplet, score = tuned.triplet, tuned.score
-            print(f"best triplet: top {triplet.top:.4f}, area {triplet.area} px, bottom {triplet.bottom:.4f}")
+            # Rounded up, so that the printed numbers, typed after --triplet, mean the same levels.
+            top, bottom = (math.ceil(value * 1e4) / 1e4 for value in (triplet.top, triplet.bottom))
+            print(f"best triplet: top {top:.4f}, area {triplet.area} px, bottom {bottom:.4f}")
             print(
                 f"out-of-fold mean Dice {score.dice:.4f} over {score.films} films "
                 f"(always empty {score.always_empty:.4f}), "

@@ -30,7 +30,7 @@ class ModelConfig(Schema):
     """Channels the encoder takes; the grey film is repeated for 3."""
     decoder_channels: tuple[int, ...] | None = None
     """Widths of the decoder blocks; null is the library's default."""
-    decoder_use_norm: bool | Literal["batchnorm", "identity", "layernorm", "instancenorm"] | None = None
+    decoder_use_norm: bool | Literal["batchnorm", "identity", "instancenorm"] | None = None
     """Normalisation in the decoder; false is none; null is the library's default."""
     decoder_attention_type: Literal["scse"] | None = None
     """Attention in the decoder blocks."""

@@ -20,7 +20,7 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A checked experiment and, for each dotted key that was given, the file it came from."""
+    """A checked experiment and, for each dotted key that was given, the path of the file it came from."""
 
     experiment: Experiment
     origins: Mapping[str, str]
@@ -67,9 +67,16 @@ def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
         if not isinstance(base, str):
             raise InputError(f"{path}: 'base' is the name of one YAML file beside it")
         below = _read(path.parent / base, (*chain, resolved), origins)
+    if "stages" in tree:
+        _forget(origins, "stages")  # a list replaces the base's list
     for key in _leaves(tree):
-        origins[key] = path.name
+        origins[key] = str(path)
     return _merge(below, tree)
+
+
+def _forget(origins: dict[str, str], key: str) -> None:
+    for known in [known for known in origins if known == key or known.startswith(f"{key}.")]:
+        del origins[known]
 
 
 def _near_file(path: Path) -> str:
@@ -103,7 +110,7 @@ def _apply_override(override: str, tree: Tree, stages: list[Tree], origins: dict
         value = _number_or(yaml.safe_load(text))
     except yaml.YAMLError:
         raise InputError(f"{OVERRIDE} {override}: the value is not valid YAML") from None
-    origins[key.strip()] = OVERRIDE
+    _note_override(origins, key.strip())
     if parts[0] == "stages":
         named = [stage for stage in stages if stage["name"] == (parts[1] if len(parts) > 1 else "")]
         if len(parts) < 3 or not named:
@@ -112,10 +119,15 @@ def _apply_override(override: str, tree: Tree, stages: list[Tree], origins: dict
         _put(named[0], parts[2:], value)
     elif parts[0] in STAGE_KEYS:
         for stage in stages:
-            origins[".".join(["stages", stage["name"], *parts])] = OVERRIDE
+            _note_override(origins, ".".join(["stages", stage["name"], *parts]))
             _put(stage, parts, value)
     else:
         _put(tree, parts, value)
+
+
+def _note_override(origins: dict[str, str], key: str) -> None:
+    _forget(origins, key)
+    origins[key] = OVERRIDE
 
 
 def _number_or(value: Any) -> Any:
@@ -145,14 +157,27 @@ def _explain(error: pydantic.ValidationError, path: Path, stages: Sequence[Tree]
         location[1] = str(stages[int(location[1])]["name"])
         inner = location[2:]
     key = ".".join(location)
-    origin = next((origins[k] for k in (key, ".".join(inner)) if k in origins), path.name)
-    file = path.parent / origin if origin != OVERRIDE else OVERRIDE
+    file = _given_in([key, ".".join(inner)], origins) or str(path)
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], _valid_names(inner, in_stage=inner is not location), n=1)
         hint = f"; did you mean {near[0]}?" if near else "; remove it"
         return f"{file}: unknown key {key}{hint}{more}"
     return f"{file}: {key or 'config'}: {first['msg']}{more}"
+
+
+def _given_in(keys: Sequence[str], origins: Mapping[str, str]) -> str | None:
+    """Return where one of the keys was given, else something below it, else a mapping or list that holds it."""
+    for key in keys:
+        for known, origin in origins.items():
+            if known == key or known.startswith(f"{key}."):
+                return origin
+    for key in keys:
+        while "." in key:
+            key = key.rpartition(".")[0]
+            if key in origins:
+                return origins[key]
+    return None
 
 
 def _valid_names(location: Sequence[str], in_stage: bool) -> list[str]:
@@ -192,4 +217,5 @@ def dump_resolved(config: LoadedConfig) -> str:
 def _origin(dotted: str, origins: Mapping[str, str]) -> str:
     parts = dotted.split(".")
     default = ".".join(parts[2:]) if parts[0] == "stages" else dotted
-    return origins.get(dotted) or origins.get(default) or "default"
+    given = _given_in([dotted, default], origins)
+    return Path(given).name if given else "default"

@@ -83,6 +83,8 @@ def check_same_run(
         *_different(saved_stage, wanted_stage),
     ]
     harmless = HARMLESS_STAGE_KEYS | {f"data.{key}" for key in HARMLESS_DATA_KEYS}
+    if stage.schedule.name == "cosine" and stage.schedule.t_max is None:
+        harmless -= {"epochs"}  # the period of the learning rate follows from it
     different = [key for key in different if key not in harmless]
     if different:
         raise InputError(

@@ -21,8 +21,9 @@ def combo_loss(logits: torch.Tensor, masks: torch.Tensor, config: LossConfig) ->
         probability = torch.sigmoid(logits)
         intersection = (probability * masks).sum()
         total = probability.sum() + masks.sum()
-        # exp(-BCE) is the probability given to the true class, without a logarithm of a clamped sigmoid.
-        focal = (1 - torch.exp(-bce)).pow(config.focal_gamma) * bce
+        # exp(-BCE) is the probability given to the true class, without a logarithm of a clamped sigmoid. The floor
+        # keeps the gradient of a power below 1 finite where a pixel is certain.
+        focal = (-torch.expm1(-bce)).clamp_min(1e-12).pow(config.focal_gamma) * bce
         terms = {
             "bce": bce.mean(),
             "dice": 1 - (2 * intersection + config.dice_epsilon) / (total + config.dice_epsilon),

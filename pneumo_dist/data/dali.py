@@ -84,6 +84,7 @@ class EvalLoader:
         self._shards = shards
         self._spec = spec
         self._batch = batch
+        self._runs = 0
         self._pipeline = _pipeline(self._feed, batch, spec, with_mask) if batches else None
 
     def _feed(self, info: types.SampleInfo) -> Fed:
@@ -93,10 +94,16 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield each batch once, full size; `indices` tells how many of its films count."""
+        while self._batches and self._runs % len(self._batches):
+            self._run()  # what is left of a pass that was left in the middle
         for chosen in self._batches:
-            assert self._pipeline is not None
-            images, *masks = self._pipeline.run()
+            images, *masks = self._run()
             yield Batch(_tensor(images), _tensor(masks[0]) if masks else torch.empty(0), chosen)
+
+    def _run(self) -> tuple[Any, ...]:
+        assert self._pipeline is not None
+        self._runs += 1
+        return tuple(self._pipeline.run())
 
 
 def eval_loader(

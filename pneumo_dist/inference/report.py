@@ -45,7 +45,8 @@ def read_history(run: Path) -> dict[str, list[dict[str, Any]]]:
 
 def run_figures(history: dict[str, list[dict[str, Any]]]) -> RunFigures:
     """Return speed and memory over all folds and stages; nan where nothing was logged."""
-    lines = [line for part in history.values() for line in part]
+    # An epoch that was resumed after its last step has no speed.
+    lines = [line for part in history.values() for line in part if line["images_per_s"] > 0]
     if not lines:
         return RunFigures(math.nan, math.nan)
     return RunFigures(

@@ -99,12 +99,18 @@ class Predictions:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+            manifest = json.loads((folder / MANIFEST).read_text())
         except FileNotFoundError:
             raise InputError(f"{folder}: no finished predictions; run 'python -m pneumo_dist predict' first") from None
-        if self.manifest.get("format") != FORMAT or self.manifest.get("format_version") != FORMAT_VERSION:
+        except ValueError:
+            raise InputError(f"{folder / MANIFEST}: not valid JSON; predict again") from None
+        named = (manifest.get("format"), manifest.get("format_version")) if isinstance(manifest, dict) else ()
+        if named != (FORMAT, FORMAT_VERSION):
             raise InputError(f"{folder / MANIFEST}: not predictions of format version {FORMAT_VERSION}; predict again")
-        if sha256_file(folder / TABLE) != self.manifest["predictions_sha256"]:
+        self.manifest: dict[str, Any] = manifest
+        if not (folder / TABLE).exists():
+            raise InputError(f"{folder / TABLE}: missing; predict again")
+        if sha256_file(folder / TABLE) != manifest["predictions_sha256"]:
             raise InputError(f"{folder / TABLE}: differs from the manifest's digest; predict again")
         self.rows: list[dict[str, Any]] = pq.read_table(folder / TABLE).to_pylist()
         self._members = MemberReader(folder)

@@ -34,6 +34,8 @@ def sample_order(path: Path) -> list[str]:
             ids = [cells[0].strip() for cells in csv.reader(stream) if cells and cells[0].strip()]
     except OSError as error:
         raise InputError(f"{path}: unreadable sample submission ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path}: not a CSV file in UTF-8") from None
     if ids and ids[0].replace("_", "").lower() in {"imageid", "id", "fname", "image"}:
         ids = ids[1:]
     if not ids:

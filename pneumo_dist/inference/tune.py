@@ -63,22 +63,30 @@ def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None
     """Write thresholds.json with the digest of the predictions that it was tuned on."""
     content = {
         "triplet": asdict(tuned.triplet),
-        "score": asdict(tuned.score),
-        "folds": {str(fold): asdict(s) for fold, s in tuned.folds.items()},
+        "score": _plain(tuned.score),
+        "folds": {str(fold): _plain(s) for fold, s in tuned.folds.items()},
         "experiment": predictions.manifest["experiment"],
         "predictions_sha256": predictions.digest,
     }
     atomic_write(path, json.dumps(content, indent=1) + "\n")
 
 
+def _plain(score: Score) -> dict[str, float | int | None]:
+    """JSON has no nan: a mean over no films is null."""
+    return {name: None if value != value else value for name, value in asdict(score).items()}
+
+
 def read_triplet(path: Path) -> Triplet:
     """Return the triplet of a thresholds.json. Raises InputError where it is missing or damaged."""
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        return Triplet(**content["triplet"])
+        triplet = Triplet(**content["triplet"])
+        if not (0 <= triplet.top <= 1 and 0 <= triplet.bottom <= 1 and triplet.area >= 0):
+            raise ValueError
+        return triplet
     except FileNotFoundError:
         raise InputError(
             f"{path}: no thresholds; run 'python -m pneumo_dist tune' first, or give --triplet TOP AREA BOTTOM"
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: not a thresholds file; run 'python -m pneumo_dist tune' again") from None
