@@ -1,0 +1,106 @@
+"""Stored predictions: exact round trip, and damage that is noticed."""
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pneumo_dist.inference.store import MANIFEST, TABLE, Predictions, film_facts, write_block, write_table
+from shards.errors import InputError
+from shards.members import CorruptSample
+from shards.table import Shards
+
+Map = npt.NDArray[np.uint8]
+
+
+@pytest.fixture
+def maps(films: Shards) -> list[Map]:
+    random = np.random.default_rng(0)
+    return [random.integers(0, 256, (64, 64), np.uint8) for _ in range(len(films))]
+
+
+@pytest.fixture
+def folder(films: Shards, maps: list[Map], tmp_path: Path) -> Path:
+    rows: list[dict[str, Any]] = []
+    for block, indices in enumerate(((5, 6, 7, 8, 9, 10, 11), (0, 1, 2, 3, 4))):
+        content = [(film_facts(films, index), maps[index]) for index in indices]
+        rows += write_block(tmp_path / f"pred-{block:05d}.tar", content)
+    write_table(tmp_path, rows, {"experiment": "exp"})
+    return tmp_path
+
+
+def test_maps_come_back_exactly_and_in_key_order(films: Shards, maps: list[Map], folder: Path) -> None:
+    predictions = Predictions(folder)
+    assert len(predictions) == 12
+    keys = [row["key"] for row, _ in predictions]
+    assert keys == sorted(films.column("key").tolist())
+    for index, (row, p8) in enumerate(predictions):
+        original = films.column("key").tolist().index(row["key"])
+        assert p8.dtype == np.uint8
+        np.testing.assert_array_equal(p8, maps[original])
+        np.testing.assert_array_equal(predictions.p8(index), p8)
+
+
+def test_rows_stand_without_their_shards(films: Shards, shapes: Shards, folder: Path, tmp_path: Path) -> None:
+    predictions = Predictions(folder)
+    for index, row in enumerate(predictions.rows):
+        original = films.column("key").tolist().index(row["key"])
+        assert row["rle"] == films.column("rle")[original] and row["fold"] == films.column("fold")[original]
+        assert predictions.grid(index) == films.grid(original)
+    rows = write_block(tmp_path / "padded" / "pred-00000.tar", [(film_facts(shapes, 0), np.zeros((64, 64), np.uint8))])
+    write_table(tmp_path / "padded", rows, {})
+    assert Predictions(tmp_path / "padded").grid(0) == shapes.grid(0)
+    assert shapes.grid(0).padding.top == 10
+
+
+def test_tar_holds_plain_png_and_equal_input_gives_equal_bytes(
+    films: Shards, maps: list[Map], folder: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.tar"
+    write_block(again, [(film_facts(films, index), maps[index]) for index in (0, 1, 2, 3, 4)])
+    assert again.read_bytes() == (folder / "pred-00001.tar").read_bytes()
+    with tarfile.open(again) as archive:
+        assert [member.name for member in archive] == [f"{films.column('key')[i]}.p8.png" for i in range(5)]
+
+
+def test_flipped_bit_in_a_map_is_noticed_and_named(folder: Path) -> None:
+    row = Predictions(folder).rows[3]
+    content = bytearray((folder / row["tar"]).read_bytes())
+    content[row["offset"] + row["size"] // 2] ^= 16
+    (folder / row["tar"]).write_bytes(content)
+    predictions = Predictions(folder)
+    with pytest.raises(CorruptSample, match=rf"{row['tar']}.*{row['key']}"):
+        predictions.p8(3)
+    predictions.p8(4)
+
+
+def test_changed_table_is_noticed_by_its_digest(folder: Path) -> None:
+    content = bytearray((folder / TABLE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / TABLE).write_bytes(content)
+    with pytest.raises(InputError, match="digest"):
+        Predictions(folder)
+
+
+def test_unfinished_predictions_are_an_input_error(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    with pytest.raises(InputError, match="predict"):
+        Predictions(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"format": "other"}', '{"format": "pneumo_dist-predictions", "format_version": 99}']
+)
+def test_damaged_or_foreign_manifest_is_an_input_error(folder: Path, text: str) -> None:
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        Predictions(folder)
+
+
+def test_missing_table_is_an_input_error(folder: Path) -> None:
+    (folder / TABLE).unlink()
+    with pytest.raises(InputError, match="predict"):
+        Predictions(folder)

@@ -1,0 +1,79 @@
+"""The competition's file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pneumo_dist.inference.postprocess import apply_triplet, label_map
+from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
+from pneumo_dist.inference.submission import sample_order, submission_rows, write_submission
+from pneumo_dist.metrics import Triplet
+from shards import rle
+from shards.errors import InputError
+from shards.table import Shards
+
+ROWS = {"b": "3 4", "a": "-1", "c": "0 1 2 3"}
+
+
+def test_file_has_header_one_row_per_film_and_minus_one_for_empty(tmp_path: Path) -> None:
+    write_submission(tmp_path / "submission.csv", ROWS, None)
+    expected = "ImageId,EncodedPixels\nb,3 4\na,-1\nc,0 1 2 3\n"
+    assert (tmp_path / "submission.csv").read_bytes().decode() == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ImageId,EncodedPixels\nc,1 2\na,-1\nc,5 6\nb,-1\n",
+        "\ufeffImageId, EncodedPixels\r\nc, 1 2\r\n a, -1\r\n\r\nb, -1\r\n",
+        "c,1 2\na,-1\nb,-1\n",
+        "image_id\nc\na\nb\n",
+    ],
+)
+def test_order_is_that_of_the_sample_with_repeated_ids_once(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sample.csv").write_text(text, encoding="utf-8", newline="")
+    order = sample_order(tmp_path / "sample.csv")
+    assert order == ["c", "a", "b"]
+    write_submission(tmp_path / "submission.csv", ROWS, order)
+    assert (tmp_path / "submission.csv").read_text().splitlines()[1:] == ["c,0 1 2 3", "a,-1", "b,3 4"]
+
+
+def test_missing_id_writes_nothing_and_leaves_what_was_there(tmp_path: Path) -> None:
+    out = tmp_path / "submission.csv"
+    with pytest.raises(InputError, match=r"2 ids.*first x"):
+        write_submission(out, ROWS, ["a", "x", "y"])
+    assert list(tmp_path.iterdir()) == []
+    out.write_text("before")
+    with pytest.raises(InputError):
+        write_submission(out, ROWS, ["x"])
+    assert out.read_text() == "before"
+
+
+@pytest.mark.parametrize("text", ["", "ImageId,EncodedPixels\n", "\n\n"])
+def test_sample_without_ids_is_an_input_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sample.csv").write_text(text)
+    with pytest.raises(InputError, match=r"sample\.csv"):
+        sample_order(tmp_path / "sample.csv")
+
+
+def test_missing_and_binary_samples_are_input_errors(tmp_path: Path) -> None:
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x80")
+    for name in ("missing.csv", "binary.csv"):
+        with pytest.raises(InputError, match=name):
+            sample_order(tmp_path / name)
+
+
+def test_rows_are_the_masks_of_the_triplet_on_the_label_grid(shapes: Shards, tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    maps = [random.integers(0, 200, (32, 32), np.uint8) for _ in range(3)] + [np.zeros((32, 32), np.uint8)]
+    films = [(film_facts(shapes, index), maps[index]) for index in range(4)]
+    write_table(tmp_path, write_block(tmp_path / "pred-00000.tar", films), {})
+    triplet = Triplet(0.5, 20, 0.3)
+    rows = submission_rows(Predictions(tmp_path), triplet)
+    assert list(rows) == shapes.column("image_id").tolist()
+    assert rows["shape3"] == "-1"
+    for index, text in enumerate(rows.values()):
+        mask = rle.decode(text, 60, 80)
+        np.testing.assert_array_equal(mask, apply_triplet(label_map(maps[index], shapes.grid(index)), triplet))
+    assert sum(text != "-1" for text in rows.values()) == 3

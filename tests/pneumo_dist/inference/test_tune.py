@@ -1,0 +1,118 @@
+"""Thresholds from stored predictions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.inference.postprocess import apply_triplet, label_map
+from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
+from pneumo_dist.inference.tune import prediction_histograms, read_triplet, tune, write_thresholds
+from pneumo_dist.metrics import Triplet
+from shards import rle
+from shards.errors import InputError
+from shards.table import Shards
+
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+
+
+def stored(films: Shards, folder: Path, **changes: Any) -> Predictions:
+    """Store blurred noisy labels as predictions of the films."""
+    random = np.random.default_rng(4)
+    content = []
+    for index in range(len(films)):
+        truth = rle.decode(str(films.column("rle")[index]), 96, 96) * 200.0
+        p8 = np.clip(cv2.blur(truth, (5, 5)) + random.normal(20, 15, (96, 96)), 0, 255).astype(np.uint8)
+        content.append(({**film_facts(films, index), **changes}, p8))
+    write_table(folder, write_block(folder / "pred-00000.tar", content), {"experiment": "exp"})
+    return Predictions(folder)
+
+
+def naive_dices(predictions: Predictions, triplet: Triplet) -> list[float]:
+    dices = []
+    for index, (row, p8) in enumerate(predictions):
+        mask = apply_triplet(label_map(p8, predictions.grid(index)), triplet)
+        truth = rle.decode(row["rle"], *mask.shape)
+        total = int(mask.sum()) + int(truth.sum())
+        dices.append(2 * int((mask & truth).sum()) / total if total else 1.0)
+    return dices
+
+
+def test_score_equals_that_of_the_masks_themselves(films: Shards, tmp_path: Path) -> None:
+    predictions = stored(films, tmp_path)
+    heard: list[None] = []
+    histograms = prediction_histograms(predictions, ALONE, lambda: heard.append(None))
+    assert len(heard) == 12
+    tuned = tune(predictions, histograms)
+    dices = naive_dices(predictions, tuned.triplet)
+    assert tuned.score.dice == pytest.approx(float(np.mean(dices)), abs=1e-12)
+    assert (tuned.score.films, tuned.score.positives, tuned.score.always_empty) == (12, 6, 0.5)
+    folds = [row["fold"] for row in predictions.rows]
+    assert sorted(tuned.folds) == [0, 1]
+    for fold, result in tuned.folds.items():
+        own = [dice for dice, number in zip(dices, folds, strict=True) if number == fold]
+        assert result.films == len(own)
+        assert result.dice == pytest.approx(float(np.mean(own)), abs=1e-12)
+
+
+def test_no_triplet_near_the_best_is_better(films: Shards, tmp_path: Path) -> None:
+    predictions = stored(films, tmp_path)
+    tuned = tune(predictions, prediction_histograms(predictions, ALONE))
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        top, bottom = random.integers(0, 256, 2) / 255
+        other = Triplet(float(top), int(random.integers(0, 600)), float(bottom))
+        assert np.mean(naive_dices(predictions, other)) <= tuned.score.dice + 1e-12
+
+
+def test_work_of_two_ranks_covers_each_film_once(films: Shards, tmp_path: Path) -> None:
+    predictions = stored(films, tmp_path)
+    device = torch.device("cpu")
+    parts = [prediction_histograms(predictions, Ranks(rank, 2, rank, device)) for rank in (0, 1)]
+    whole = prediction_histograms(predictions, ALONE)
+    assert [len(part) for part in parts] == [6, 6]
+    np.testing.assert_array_equal(whole[0::2], parts[0])
+    np.testing.assert_array_equal(whole[1::2], parts[1])
+
+
+def test_film_without_a_label_is_an_input_error(films: Shards, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no label"):
+        prediction_histograms(stored(films, tmp_path, rle=None), ALONE)
+
+
+def test_thresholds_come_back_exactly_with_the_digest_of_their_predictions(films: Shards, tmp_path: Path) -> None:
+    predictions = stored(films, tmp_path)
+    tuned = tune(predictions, prediction_histograms(predictions, ALONE))
+    write_thresholds(tmp_path / "thresholds.json", tuned, predictions)
+    assert read_triplet(tmp_path / "thresholds.json") == tuned.triplet
+    content = json.loads((tmp_path / "thresholds.json").read_text())
+    assert content["predictions_sha256"] == predictions.digest and content["experiment"] == "exp"
+    assert content["folds"]["1"]["films"] == tuned.folds[1].films
+
+
+def test_thresholds_are_valid_json_without_any_positive_film(films: Shards, tmp_path: Path) -> None:
+    predictions = stored(films, tmp_path, rle="-1")
+    tuned = tune(predictions, prediction_histograms(predictions, ALONE))
+    write_thresholds(tmp_path / "thresholds.json", tuned, predictions)
+
+    def refuse(word: str) -> float:
+        raise AssertionError(f"{word} is not JSON")
+
+    json.loads((tmp_path / "thresholds.json").read_text(), parse_constant=refuse)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"triplet": {"top": 0.5}}', '{"triplet": [1, 2, 3]}'])
+def test_damaged_thresholds_are_an_input_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "thresholds.json").write_text(text)
+    with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file"):
+        read_triplet(tmp_path / "thresholds.json")
+
+
+def test_missing_thresholds_name_the_command_that_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"tune.*--triplet"):
+        read_triplet(tmp_path / "thresholds.json")

@@ -1,0 +1,121 @@
+"""What a resume may change, and which checkpoint has not seen a fold."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pneumo_dist.config import Experiment
+from pneumo_dist.lineage import Lineage, check_same_run, check_unseen, stage_lineage, training_digest
+from shards.errors import InputError
+from shards.table import Shards
+
+PATH = Path("step-00000001-0123456789abcdef.pt")
+PLAIN: dict[str, Any] = {
+    "name": "exp",
+    "stages": [{"name": "first"}, {"name": "second", "optim": {"lr": 1e-3}}],
+}
+
+
+def experiment_of(first: dict[str, Any] | None = None, **values: Any) -> Experiment:
+    stages = [{**PLAIN["stages"][0], **(first or {})}, PLAIN["stages"][1]]
+    return Experiment.model_validate({**PLAIN, "stages": stages, **values})
+
+
+def lineage_of(shards: Shards, fold: int, second_fold: int | None = None) -> Lineage:
+    experiment = experiment_of()
+    lineage = stage_lineage(experiment, experiment.stages[0], fold, shards, None)
+    if second_fold is None:
+        return lineage
+    return stage_lineage(experiment, experiment.stages[1], second_fold, shards, lineage)
+
+
+def check(shards: Shards, wanted: Experiment, saved: Experiment | None = None) -> None:
+    lineage = lineage_of(shards, 0)
+    state = {"experiment": (saved or experiment_of()).model_dump(mode="json"), "lineage": lineage.to_plain()}
+    check_same_run(state, PATH, wanted, wanted.stages[0], lineage)
+
+
+def test_unchanged_run_goes_on(films: Shards) -> None:
+    check(films, experiment_of())
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"model": {"encoder": "resnet18"}}, "model.encoder"),
+        ({"data": {"mean": (0.5, 0.5, 0.5)}}, "data.mean"),
+        ({"first": {"optim": {"lr": 0.5}}}, "optim.lr"),
+        ({"first": {"global_batch": 16}}, "global_batch"),
+        ({"first": {"augment": {"hflip": 0.25}}}, "augment.hflip"),
+        ({"first": {"sample_rate": 0.5}}, "sample_rate"),
+    ],
+)
+def test_changed_key_is_named(films: Shards, values: dict[str, Any], key: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check(films, experiment_of(**values))
+    assert f"trained with another {key};" in str(caught.value) and PATH.name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"first": {"epochs": 99, "early_stop": 3, "top_k": 1, "save_every": 7, "eval_batch": 2}},
+        {"data": {"threads": 4, "prefetch": 5}},
+        {"stages": [PLAIN["stages"][0]]},
+        {"stages": [PLAIN["stages"][0], {"name": "second", "optim": {"lr": 0.7}}]},
+    ],
+)
+def test_harmless_keys_and_other_stages_may_change(films: Shards, values: dict[str, Any]) -> None:
+    check(films, experiment_of(**values))
+
+
+def test_longer_cosine_is_not_harmless(films: Shards) -> None:
+    saved, longer = (experiment_of({"schedule": {"name": "cosine"}, "epochs": epochs}) for epochs in (10, 20))
+    with pytest.raises(InputError, match="epochs"):
+        check(films, longer, saved)
+
+
+def test_other_films_are_refused(films: Shards) -> None:
+    experiment = experiment_of()
+    state = {"experiment": experiment.model_dump(mode="json"), "lineage": lineage_of(films, 0).to_plain()}
+    with pytest.raises(InputError, match="other films"):
+        check_same_run(state, PATH, experiment, experiment.stages[0], lineage_of(films, 1))
+
+
+def test_lineage_lists_the_ancestors_oldest_first(films: Shards) -> None:
+    plain = lineage_of(films, 0, 0).to_plain()
+    assert [entry["stage"] for entry in plain] == ["first", "second"]
+    assert {entry["keys_sha256"] for entry in plain} == {training_digest(films, 0, False)}
+    assert training_digest(films, 0, False) != training_digest(films, 1, False)
+
+
+def test_own_fold_is_unseen(films: Shards) -> None:
+    for fold in (0, 1):
+        check_unseen({"lineage": lineage_of(films, fold, fold).to_plain()}, PATH, films, fold)
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (0, 1), (1, 0)])
+def test_checkpoint_or_ancestor_of_another_fold_is_refused(films: Shards, first: int, second: int) -> None:
+    with pytest.raises(InputError, match=r"fold 0"):
+        check_unseen({"lineage": lineage_of(films, first, second).to_plain()}, PATH, films, 0)
+
+
+def test_other_films_under_the_same_fold_number_are_refused(films: Shards, shapes: Shards) -> None:
+    with pytest.raises(InputError, match="stage first was trained on other films"):
+        check_unseen({"lineage": lineage_of(shapes, 0).to_plain()}, PATH, films, 0)
+
+
+def test_other_fold_number_is_refused_even_with_the_same_films(films: Shards) -> None:
+    plain = lineage_of(films, 0).to_plain()
+    plain[0]["fold"] = 1
+    with pytest.raises(InputError, match="fold 0"):
+        check_unseen({"lineage": plain}, PATH, films, 0)
+
+
+def test_ancestor_that_trained_on_one_film_more_is_refused(films: Shards) -> None:
+    plain = lineage_of(films, 0).to_plain()
+    plain[0]["keys_sha256"] = "0" * 64
+    with pytest.raises(InputError, match="other films"):
+        check_unseen({"lineage": plain}, PATH, films, 0)
