@@ -80,7 +80,8 @@ def _decode_labels(source: Source, height: int, width: int) -> npt.NDArray[np.ui
         if len(bounds) and bounds[-1, 1] > height * width:
             raise InputError(
                 f"{row.path or 'label CSV'} line {row.line} ({source.image_id}): the mask runs to pixel "
-                f"{bounds[-1, 1]}, past the end of a {width}x{height} grid; correct the row, or give the labels' grid with --label-size"
+                f"{bounds[-1, 1]}, past the end of a {width}x{height} grid; "
+                "correct the row, or give the labels' grid with --label-size"
             )
     return rle.decode_union([row.rle for row in source.labels], height, width)
 
