@@ -1,5 +1,6 @@
 """A DICOM file becomes an 8-bit grey image and the few facts that training may know."""
 
+import math
 import re
 import warnings
 from dataclasses import dataclass
@@ -9,16 +10,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.dataset import Dataset
+from pydicom import uid
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, convert_color_space
+from pydicom.pixels import apply_color_lut, get_decoder
 
+from shards.dicom_grey import luma, to_grey8
+from shards.dicom_jpeg import is_grey_baseline, strip_jpeg_metadata
+from shards.dicom_rules import FilmRules, frame_count, screen, text
 from shards.errors import RejectedFilm
+
+__all__ = ["SUFFIXES", "Film", "FilmInfo", "FilmRules", "parse_age", "read_film", "strip_jpeg_metadata"]
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 # Ages from 90 identify people; HIPAA's safe harbour pools them.
 OLDEST_AGE = 90
+# Decoders differ by a grey level, so each lossy syntax has one. Pillow's and OpenCV's baseline decoder are both
+# libjpeg-turbo: a stream decoded later gives this image.
+_PLUGINS = {
+    uid.JPEGBaseline8Bit: "pillow",
+    **dict.fromkeys((uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), "pylibjpeg"),
+    **dict.fromkeys((uid.JPEGLSLossless, uid.JPEGLSNearLossless), "pylibjpeg"),
+    **dict.fromkeys((uid.JPEG2000Lossless, uid.JPEG2000), "pylibjpeg"),
+    **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"),
+    uid.RLELossless: "pydicom",
+}
+# What shows that a file without a DICM prefix is a DICOM image all the same.
+_SIGNS = ("SOPClassUID", "Rows", "Columns", "PixelData")
+# Larger values stay on disk until asked for: a cine loop is refused without a gigabyte of it in memory.
+_DEFER_BYTES = 64 << 20
+_DEFAULT_RULES = FilmRules()
 
 
 @dataclass(frozen=True)
@@ -36,109 +59,139 @@ class FilmInfo:
 
 @dataclass(frozen=True)
 class Film:
-    """A decoded film: `image` is uint8 of shape (height, width), dark = air."""
+    """A decoded film: `image` is uint8 of shape (height, width), dark = air.
+
+    `warnings` tell what its tags leave open. `jpeg` is the file's own baseline stream without APPn and COM segments
+    where decoding that gives `image` (8-bit grey, one frame, no lookup, window, inversion or padding), else None.
+    """
 
     image: npt.NDArray[np.uint8]
     info: FilmInfo
+    warnings: tuple[str, ...] = ()
+    jpeg: bytes | None = None
 
 
-def read_film(path: Path) -> Film:
+def read_film(path: Path, rules: FilmRules = _DEFAULT_RULES) -> Film:
     """Decode one DICOM film to 8 bits by its modality LUT, VOI LUT or window and photometric interpretation.
 
-    Raises RejectedFilm, with a reason that a person can act on, for whatever is not one readable grey film.
+    Raises RejectedFilm, with a reason that a person can act on, for what the rules refuse or cannot be read.
     """
     with warnings.catch_warnings():
         # Real archives break value representations everywhere; what matters here is checked explicitly below.
         warnings.simplefilter("ignore")
         try:
             dataset = _read_dataset(path)
-            return Film(_to_grey8(_decode(dataset), dataset), _info(dataset))
+            return _film(dataset, screen(dataset, rules))
         except RejectedFilm:
             raise
         except (
             Exception
         ) as error:  # pydicom parses values when they are asked for and raises what a damaged one leads to
-            raise RejectedFilm(f"damaged DICOM data ({type(error).__name__}: {error}); export it again") from None
+            raise RejectedFilm(f"damaged DICOM data ({_named(error)}); export it again") from None
 
 
 def _read_dataset(path: Path) -> Dataset:
     try:
-        dataset = pydicom.dcmread(path)
+        dataset: Dataset = pydicom.dcmread(path, defer_size=_DEFER_BYTES)
     except InvalidDicomError:
-        raise RejectedFilm("no DICOM file meta information: not a DICOM file, or damaged; export it again") from None
+        dataset = _read_without_prefix(path)
     except (OSError, EOFError) as error:
         raise RejectedFilm(f"unreadable: {error}") from None
     if "PixelData" not in dataset:
         raise RejectedFilm("holds no pixel data (a report or a truncated file?)")
-    if int(dataset.get("NumberOfFrames") or 1) > 1:
-        raise RejectedFilm(f"multi-frame object with {dataset.NumberOfFrames} frames; only single films are taken")
+    if not getattr(dataset, "file_meta", FileMetaDataset()).get("TransferSyntaxUID"):
+        _guess_transfer_syntax(dataset)
     return dataset
 
 
-def _decode(dataset: Dataset) -> npt.NDArray[np.generic]:
+def _read_without_prefix(path: Path) -> Dataset:
     try:
-        pixels = dataset.pixel_array
-    except Exception as error:  # the decoder plugins raise their own kinds
-        syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-        name = getattr(syntax, "name", "unknown transfer syntax")
-        raise RejectedFilm(f"pixel data cannot be decoded ({name}): {error}") from None
-    photometric = str(dataset.get("PhotometricInterpretation", ""))
-    if pixels.ndim == 3 and pixels.shape[2] == 3:
-        if photometric.startswith("YBR"):
-            pixels = convert_color_space(pixels, photometric, "RGB")
-        return np.asarray(np.rint(pixels @ np.array([0.299, 0.587, 0.114])), pixels.dtype)
-    if pixels.ndim != 2 or photometric not in GREY:
-        raise RejectedFilm(f"{photometric or 'unknown'} pixels of shape {pixels.shape} are no grey film")
-    return np.asarray(pixels)
+        dataset = pydicom.dcmread(path, defer_size=_DEFER_BYTES, force=True)
+        is_image = all(sign in dataset for sign in _SIGNS)
+    except Exception:  # other files' bytes, read as DICOM, lead to errors of any kind
+        is_image = False
+    if not is_image:
+        raise RejectedFilm(
+            "not a DICOM file: no DICM prefix, and no image's elements without it; remove it, or export it again"
+        )
+    return dataset
 
 
-def _to_grey8(pixels: npt.NDArray[np.generic], dataset: Dataset) -> npt.NDArray[np.uint8]:
-    has_voi = "VOILUTSequence" in dataset or dataset.get("WindowCenter") not in (None, "")
-    has_modality = "ModalityLUTSequence" in dataset or (
-        float(dataset.get("RescaleSlope") or 1) != 1 or float(dataset.get("RescaleIntercept") or 0) != 0
+def _guess_transfer_syntax(dataset: Dataset) -> None:
+    """Set the transfer syntax that pydicom found in the elements themselves, for want of a file meta element."""
+    if dataset["PixelData"].is_undefined_length:
+        raise RejectedFilm(
+            "its pixels are compressed and no transfer syntax says how; export it again with file meta information"
+        )
+    implicit, little = dataset.original_encoding
+    if not hasattr(dataset, "file_meta"):
+        dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = (
+        uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
     )
-    inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
-    if pixels.dtype == np.uint8 and not has_voi and not has_modality:
-        image = np.asarray(pixels, np.uint8)
-        return 255 - image if inverted else image
+
+
+def _film(dataset: Dataset, open_points: tuple[str, ...]) -> Film:
+    pixels, photometric = _decode(dataset)
+    is_grey = photometric in GREY
     try:
-        values, low, high = _displayed(np.asarray(apply_modality_lut(pixels, dataset)), dataset, has_voi)
+        # Windows and lookups are defined for grey pixels only.
+        image, unchanged = to_grey8(pixels, dataset if is_grey else Dataset())
+    except RejectedFilm:
+        raise
     except Exception as error:  # damaged lookup tables surface as IndexError, KeyError, TypeError …
-        raise RejectedFilm(f"its grey-level lookup cannot be applied ({type(error).__name__}: {error})") from None
-    if not high > low:
-        raise RejectedFilm("all pixels have one value")
-    unit = np.clip((values - low) / (high - low), 0.0, 1.0)
-    return np.rint((1.0 - unit if inverted else unit) * 255.0).astype(np.uint8)
+        raise RejectedFilm(f"its grey-level lookup cannot be applied ({_named(error)}); export it again") from None
+    jpeg = None
+    if is_grey and unchanged and int(dataset.BitsStored) == 8:
+        try:
+            jpeg = _own_jpeg(dataset, *image.shape)
+        except RejectedFilm as damage:
+            # The decoder took it, so the film is good; a stream that cannot be stripped is not handed on.
+            open_points = (*open_points, f"its own JPEG stream is not used: {damage}")
+    return Film(image, _info(dataset), open_points, jpeg)
 
 
-def _displayed(
-    values: npt.NDArray[np.generic], dataset: Dataset, has_voi: bool
-) -> tuple[npt.NDArray[np.float64], float, float]:
-    """Return values after the VOI LUT or window, and the ends of the displayed range.
+def _decode(dataset: Dataset) -> tuple[npt.NDArray[np.generic], str]:
+    """Return the first frame, grey (height, width), and its photometric interpretation (RGB for what was colour)."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        pixels, facts = get_decoder(syntax).as_array(dataset, index=0, decoding_plugin=_PLUGINS.get(syntax, ""))
+    except Exception as error:  # the decoder plugins raise their own kinds
+        name = getattr(syntax, "name", "unknown transfer syntax")
+        raise RejectedFilm(f"pixel data cannot be decoded ({name}): {_one_line(error)}; export it again") from None
+    photometric = str(facts["photometric_interpretation"])
+    if photometric == "PALETTE COLOR" and pixels.ndim == 2:
+        try:
+            return luma(apply_color_lut(pixels, dataset)[..., :3]), "RGB"
+        except Exception as error:
+            raise RejectedFilm(
+                f"PALETTE COLOR film without a usable palette ({_one_line(error)}); export it again"
+            ) from None
+    if photometric == "RGB" and pixels.ndim == 3 and pixels.shape[2] == 3:
+        return luma(pixels), photometric
+    if photometric not in GREY or pixels.ndim != 2:
+        raise RejectedFilm(
+            f"{photometric or 'unknown'} pixels of shape {pixels.shape} are no grey film; export it as MONOCHROME2"
+        )
+    return pixels, photometric
 
-    The ends are where the window or table sends the extremes, not what this film happens to reach: MONOCHROME1 is
-    inverted within them.
-    """
-    if not has_voi:
-        return np.asarray(values, np.float64), float(values.min()), float(values.max())
-    if "VOILUTSequence" in dataset:
-        values = np.rint(values.astype(np.float64)).astype(np.int64)
-        table = np.asarray(dataset.VOILUTSequence[0].LUTData, np.float64)
-        ends = np.array([table.min(), table.max()])
-    else:
-        ends = np.asarray(apply_voi_lut(np.array([-1e12, 1e12]), dataset), np.float64)
-    return np.asarray(apply_voi_lut(values, dataset), np.float64), float(ends.min()), float(ends.max())
+
+def _own_jpeg(dataset: Dataset, height: int, width: int) -> bytes | None:
+    if dataset.file_meta.TransferSyntaxUID != uid.JPEGBaseline8Bit or frame_count(dataset) > 1:
+        return None
+    stream = strip_jpeg_metadata(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    return stream if is_grey_baseline(stream, height, width) else None
 
 
 def _info(dataset: Dataset) -> FilmInfo:
     tag = next((t for t in ("PixelSpacing", "ImagerPixelSpacing") if dataset.get(t)), "")
-    spacing = _floats(dataset.get(tag)) if tag else ()
+    spacing = _lengths(dataset.get(tag)) if tag else ()
     row, column = spacing if len(spacing) == 2 else (None, None)
     return FilmInfo(
-        patient_id=_text(dataset, "PatientID"),
-        view=_text(dataset, "ViewPosition").upper(),
-        sex=_text(dataset, "PatientSex").upper(),
-        age=parse_age(_text(dataset, "PatientAge")),
+        patient_id=text(dataset, "PatientID"),
+        view=text(dataset, "ViewPosition").upper(),
+        sex=text(dataset, "PatientSex").upper(),
+        age=parse_age(text(dataset, "PatientAge")),
         spacing_row=row,
         spacing_column=column,
         spacing_tag=tag if row is not None else "",
@@ -155,13 +208,18 @@ def parse_age(text: str) -> int | None:
     return min(years, OLDEST_AGE)
 
 
-def _text(dataset: Dataset, keyword: str) -> str:
-    value = dataset.get(keyword)
-    return "" if value is None else str(value).strip()
-
-
-def _floats(value: Any) -> tuple[float, ...]:
+def _lengths(value: Any) -> tuple[float, ...]:
+    """Return positive numbers; nothing where one is not (some writers fill the tag with zeros)."""
     try:
-        return tuple(float(v) for v in value)
+        lengths = tuple(float(v) for v in value)
     except (TypeError, ValueError):
         return ()
+    return lengths if all(math.isfinite(v) and v > 0 for v in lengths) else ()
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {_one_line(error)}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,168 @@
+"""Stored pixel values become 8 bits of grey: modality LUT, VOI LUT or window, polarity, padding.
+
+pydicom's own functions are not used for the lookups: its VOI LUT of 8-bit entries wraps indices above 255, its
+modality LUT overflows on signed pixels, and none of them inverts MONOCHROME1.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+
+from shards.errors import RejectedFilm
+
+Floats = npt.NDArray[np.float64]
+_LUMA = np.array([0.299, 0.587, 0.114])
+# Beyond every lookup table's reach, and still exact as a whole number.
+_FAR = 2.0**40
+
+
+def luma(rgb: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Return the Rec. 601 luma (height, width) of colours (height, width, 3), rounded, in the colours' type."""
+    return np.asarray(np.rint(rgb @ _LUMA), rgb.dtype)
+
+
+def to_grey8(pixels: npt.NDArray[np.generic], dataset: Dataset) -> tuple[npt.NDArray[np.uint8], bool]:
+    """Turn stored values (height, width) into uint8 as displayed, dark = air, and tell whether none was changed.
+
+    Without a window or lookup, 8-bit pixels are kept and deeper ones span their own range. Padding becomes 0. Raises
+    RejectedFilm for an image of one value, and whatever a damaged lookup leads to (ValueError, TypeError, IndexError).
+    """
+    stored, index = _distinct(pixels)
+    padding = _padding(stored, dataset)
+    unit = _displayed(stored, ~padding, index, dataset, pixels.dtype == np.uint8)
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        unit = 1.0 - unit
+    table = np.rint(np.where(padding, 0.0, unit) * 255.0).astype(np.uint8)
+    unchanged = pixels.dtype == np.uint8 and np.array_equal(table, stored)
+    image = np.asarray(pixels, np.uint8) if unchanged else table[index]
+    if image.min() == image.max():
+        raise RejectedFilm("all pixels have one value once its window or lookup is applied; export it again")
+    return image, unchanged
+
+
+def _distinct(pixels: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.generic]]:
+    """Return all values that pixels may hold, ascending, and each pixel's index into them.
+
+    Lookups then run on at most 65,536 values, not on millions of pixels.
+    """
+    if pixels.dtype == np.uint8:
+        return np.arange(256), pixels
+    if pixels.dtype.itemsize > 2:
+        values, index = np.unique(pixels, return_inverse=True)
+        return values.astype(np.int64), index.reshape(pixels.shape)
+    low, high = int(pixels.min()), int(pixels.max())
+    return np.arange(low, high + 1), pixels.astype(np.int32) - low
+
+
+def _padding(stored: npt.NDArray[np.int64], dataset: Dataset) -> npt.NDArray[np.bool_]:
+    """Return which stored values fill the area outside the exposed field."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, bool)
+    limit = dataset.get("PixelPaddingRangeLimit")
+    ends = sorted(_as_stored(int(v), dataset) for v in (value, value if limit is None else limit))
+    return (stored >= ends[0]) & (stored <= ends[1])
+
+
+def _as_stored(value: int, dataset: Dataset) -> int:
+    """Return a US or SS value in the sign of the pixels: many writers take the wrong one of the two."""
+    span = 1 << int(dataset.BitsAllocated)
+    lowest = -span // 2 if int(dataset.PixelRepresentation) == 1 else 0
+    return (value - lowest) % span + lowest
+
+
+def _displayed(
+    stored: npt.NDArray[np.int64],
+    counted: npt.NDArray[np.bool_],
+    index: npt.NDArray[np.generic],
+    dataset: Dataset,
+    is_byte: bool,
+) -> Floats:
+    """Return the displayed grey, 0 to 1 before polarity, of each stored value.
+
+    0 and 1 are where the window or table sends the extremes, not what this film happens to reach, so that MONOCHROME1
+    can be inverted within them. `counted` leaves padding out of the range of a film without a window.
+    """
+    values, is_plain = _modality(stored, dataset)
+    if dataset.get("VOILUTSequence"):
+        whole = np.rint(np.clip(values, -_FAR, _FAR)).astype(np.int64)
+        looked_up, table = _look_up(whole, dataset.VOILUTSequence[0], dataset)
+        return _stretch(looked_up, table)
+    center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
+    if center is not None and width is not None:
+        return _window(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR").upper())
+    if is_byte and is_plain:
+        return values / 255.0
+    present = np.zeros(stored.shape, bool)
+    present[index] = True
+    return _stretch(values, values[present & counted])
+
+
+def _modality(stored: npt.NDArray[np.int64], dataset: Dataset) -> tuple[Floats, bool]:
+    """Return values after the modality LUT or rescale, and whether there was none."""
+    if dataset.get("ModalityLUTSequence"):
+        return _look_up(stored, dataset.ModalityLUTSequence[0], dataset)[0], False
+    slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
+    slope, intercept = 1.0 if slope is None else slope, intercept or 0.0
+    return np.asarray(stored * slope + intercept, np.float64), slope == 1 and intercept == 0
+
+
+def _look_up(values: npt.NDArray[np.int64], item: Dataset, dataset: Dataset) -> tuple[Floats, Floats]:
+    """Return values after a LUT item (PS3.3 C.11.1.1), and its table; values outside it take its first or last entry.
+
+    Raises ValueError, TypeError or AttributeError for an item that is not a whole table.
+    """
+    count, first, bits = (int(number) for number in item.LUTDescriptor)
+    count = count or 1 << 16
+    if first >= 1 << 15 and values.min() < 0:  # a signed first value, written or read as US
+        first -= 1 << 16
+    data = item.LUTData
+    if isinstance(data, bytes):
+        order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        words = np.frombuffer(data, f"{order}u2").astype(np.int64)
+    else:
+        words = np.atleast_1d(np.asarray(data, np.int64)) & 0xFFFF
+    if bits <= 8 and words.size < count:  # two entries to a word
+        words = np.stack([words & 0xFF, words >> 8], axis=1).ravel()
+    if words.size < count:
+        raise ValueError(f"a lookup table of {count} entries holds {words.size}")
+    table = words[:count].astype(np.float64)
+    return table[np.clip(values - first, 0, count - 1)], table
+
+
+def _window(values: Floats, center: float, width: float, function: str) -> Floats:
+    """Return values through a window: PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (_EXACT)."""
+    if width < 1 if function == "LINEAR" else width <= 0:
+        raise ValueError(f"a {function} window of width {width:g}")
+    if function == "SIGMOID":
+        with np.errstate(over="ignore"):
+            return np.asarray(1.0 / (1.0 + np.exp(-4.0 * (values - center) / width)))
+    if function == "LINEAR":
+        center, width = center - 0.5, width - 1.0
+    elif function != "LINEAR_EXACT":
+        raise ValueError(f"a VOI LUT function called {function}")
+    if width == 0:
+        return np.asarray(values > center, np.float64)
+    return np.asarray(np.clip((values - (center - width / 2)) / width, 0.0, 1.0))
+
+
+def _stretch(values: Floats, shown: Floats) -> Floats:
+    """Return values on a scale where the smallest and largest of those shown are 0 and 1."""
+    if not shown.size or not shown.max() > shown.min():
+        raise RejectedFilm("all pixels have one value; export it again")
+    return np.asarray(np.clip((values - shown.min()) / (shown.max() - shown.min()), 0.0, 1.0))
+
+
+def _number(dataset: Dataset, keyword: str) -> float | None:
+    """Return an element's number, the first of several (the first window is the default view), None where empty."""
+    value = dataset.get(keyword)
+    if value is not None and not isinstance(value, str | int | float):  # DS and IS values are str, float or int
+        value = value[0] if len(value) else None
+    if value is None or value == "":
+        return None
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{keyword} is {number}")
+    return number
