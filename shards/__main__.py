@@ -2,15 +2,23 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
 from shards import console
-from shards.build import BuildOptions, build, refuse_foreign_folder
-from shards.keys import load_salt
+from shards.build import BuildSummary, Task, build
+from shards.errors import InputError
+from shards.files import atomic_write
+from shards.finish import finalize
+from shards.keys import image_pseudonym, load_salt, save_pseudonyms
 from shards.labels import load_labels
+from shards.options import CODECS, BuildOptions
+from shards.parts import PARTS, PLAN, refuse_foreign_folder
 from shards.sources import find_sources
+from shards.table import MANIFEST, Shards
 from shards.verify import verify
 
 FOLDER = click.Path(path_type=Path)
@@ -39,64 +47,196 @@ def synth(out: Path, images: int, size: int, positive_rate: float, seed: int) ->
     print(f"{made.rle_rows} label rows in {made.labels_csv}")
 
 
-@app.command("build")
-@click.option("--dicom", "dicom_dirs", type=FOLDER, multiple=True, help="Folder of DICOM films; may be repeated.")
-@click.option("--images", "image_dirs", type=FOLDER, multiple=True, help="Folder of PNG/JPEG films; may be repeated.")
-@click.option("--rle", "labels_path", type=FOLDER, help="Label CSV: image id, run-length mask or -1.")
-@click.option("--masks", type=FOLDER, help="Folder of mask PNGs with the films' names, instead of --rle.")
-@click.option("--test-dicom", "test_dicom_dirs", type=FOLDER, multiple=True, help="Unlabelled DICOM films.")
-@click.option("--test-images", "test_image_dirs", type=FOLDER, multiple=True, help="Unlabelled PNG/JPEG films.")
-@click.option("--out", type=FOLDER, required=True, help="Folder of the shards.")
-@click.option("--image-size", type=int, default=512, show_default=True, help="Side of the stored square, in pixels.")
-@click.option("--label-size", type=int, help="Side of the labels' grid where it is not the film's own (PNG exports).")
-@click.option("--folds", type=int, default=5, show_default=True)
-@click.option(
-    "--holdout", type=float, default=0.0, show_default=True, help="Share never trained, selected or tuned on."
+SPLIT_OPTIONS = (
+    click.option("--folds", type=int, default=5, show_default=True),
+    click.option(
+        "--holdout", type=float, default=0.0, show_default=True, help="Share never trained, selected or tuned on."
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the folds."),
+    click.option("--groups", "groups_csv", type=FOLDER, help="CSV of image id and group, instead of patient ids."),
+    click.option("--folds-csv", type=FOLDER, help="CSV of image id and fold (-1: holdout): published folds."),
+    click.option(
+        *("--duplicate-distance", "duplicate_distance"),
+        type=int,
+        default=BuildOptions.duplicate_distance,
+        show_default=True,
+        help="Bits of 256 in which near-duplicate films may differ; -1 leaves them apart.",
+    ),
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the folds.")
-@click.option("--samples-per-shard", type=int, default=512, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores")
-@click.option(
+MAX_REJECTS = click.option(
     "--max-rejects",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
     help="Rejected films that are put up with.",
 )
-@click.option("--patient-salt-file", type=FOLDER, help="Secret that keys patient hashes.  [default: OUT.salt, made]")
+SALT = click.option("--patient-salt-file", type=FOLDER, help="Secret that keys patient hashes.  [default: OUT.salt]")
+
+
+def split_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that decide groups and folds."""
+    for option in reversed(SPLIT_OPTIONS):
+        command = option(command)
+    return command
+
+
+@app.command("build")
+@click.option("--dicom", "dicom_dirs", type=FOLDER, multiple=True, help="Folder of DICOM films; may be repeated.")
+@click.option("--images", "image_dirs", type=FOLDER, multiple=True, help="Folder of PNG/JPEG films; may be repeated.")
+@click.option("--rle", "labels_path", type=FOLDER, help="Label CSV: image id, run-length mask or -1.")
+@click.option("--masks", type=FOLDER, help="Folder of mask PNGs with the films' names, instead of --rle.")
+@click.option("--always-train", "always_dirs", type=FOLDER, multiple=True, help="Labelled films that only ever train.")
+@click.option("--test-dicom", "test_dicom_dirs", type=FOLDER, multiple=True, help="Unlabelled DICOM films.")
+@click.option("--test-images", "test_image_dirs", type=FOLDER, multiple=True, help="Unlabelled PNG/JPEG films.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the shards.")
+@click.option("--image-size", type=int, default=512, show_default=True, help="Side of the stored square, in pixels.")
+@click.option(
+    "--codec", type=click.Choice(CODECS), default="png", show_default=True, help="jpeg keeps the films' size."
+)
+@click.option("--label-size", type=int, help="Side of the labels' grid where it is not the film's own (PNG exports).")
+@click.option("--samples-per-shard", type=int, default=512, show_default=True)
+@click.option("--any-film", is_flag=True, help="Take lateral, multi-frame, FOR PROCESSING and other body parts' films.")
+@click.option("--allow-burned-in", is_flag=True, help="Take films whose tags say that text is burned into them.")
+@click.option("--pseudonymise", is_flag=True, help="Replace image ids; OUT.ids.csv keeps the map.")
+@split_options
+@click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores")
+@click.option("--task", metavar="I/N", help="Build task I of N of an array; 'finalize' joins them.")
+@click.option("--append", is_flag=True, help="Add the films that OUT does not hold yet, in shards of their own.")
+@MAX_REJECTS
+@SALT
 def build_command(
     dicom_dirs: tuple[Path, ...],
     image_dirs: tuple[Path, ...],
     labels_path: Path | None,
     masks: Path | None,
+    always_dirs: tuple[Path, ...],
     test_dicom_dirs: tuple[Path, ...],
     test_image_dirs: tuple[Path, ...],
     out: Path,
-    image_size: int,
-    label_size: int | None,
-    folds: int,
-    holdout: float,
-    seed: int,
-    samples_per_shard: int,
     workers: int,
+    task: str | None,
+    append: bool,
     max_rejects: int,
     patient_salt_file: Path | None,
+    **arguments: Any,
 ) -> None:
     """Build shards, sample table and manifest from films and labels."""
-    options = BuildOptions(image_size, folds, holdout, seed, samples_per_shard, label_size)
+    options = _options(arguments)
+    share = _task(task) if task else None
     labels = load_labels(labels_path) if labels_path else None
-    sources = find_sources(dicom_dirs, image_dirs, masks, labels, labels_path, test_dicom_dirs, test_image_dirs)
-    refuse_foreign_folder(out)  # before a salt is made for it
-    default_salt = out.with_name(out.name + ".salt")
-    salt = load_salt(patient_salt_file or default_salt, create=patient_salt_file is None)
-    with console.progress(len(sources.train) + len(sources.test), "film", "build") as bar:
-        made = build(sources, out, options, salt, workers, max_rejects, on_film=bar.update)
-    print(
-        f"{out}: {made.train} training films and {made.holdout} held out ({made.positives} positive, "
-        f"{made.patients} patients), {made.test} test films, {made.shards} shards ({made.reused_shards} reused)"
+    refuse_foreign_folder(out)
+    finished = (out / MANIFEST).exists()
+    held = set(Shards(out).column("image_id")) if finished else set()
+    if append and options.pseudonymise:
+        salt = load_salt(patient_salt_file or _default(out, ".salt"), create=False)
+        held = {image_id for image_id in labels or () if image_pseudonym(image_id, salt) in held}
+    sources = find_sources(
+        *(dicom_dirs, image_dirs, masks, labels, labels_path, test_dicom_dirs, test_image_dirs, always_dirs),
+        known=held if append else frozenset(),
     )
-    if sources.train and made.patients == made.train + made.holdout:
-        print("every film has a patient of its own: grouping had no effect")
+    # Last of all, so that no salt is made for what is refused; a begun build keeps the one that it began with.
+    begun = finished or (out / PARTS / PLAN).exists()
+    salt = load_salt(patient_salt_file or _default(out, ".salt"), create=patient_salt_file is None and not begun)
+    if options.pseudonymise:
+        sources, names = sources.pseudonymise(salt)
+        save_pseudonyms(_default(out, ".ids.csv"), names)
+    with console.progress(len(sources.train) + len(sources.test), "film", "build") as bar:
+        made = build(sources, out, options, salt, workers, max_rejects, on_film=bar.update, task=share, append=append)
+    if made is None:
+        print(f"{out}: task {task} is built; when all are, run: python -m shards finalize {out}")
+    else:
+        _describe(out, made)
+
+
+@app.command("finalize")
+@click.argument("out", type=FOLDER)
+@split_options
+@MAX_REJECTS
+@SALT
+@click.pass_context
+def finalize_command(
+    context: click.Context, /, out: Path, max_rejects: int, patient_salt_file: Path | None, **arguments: Any
+) -> None:
+    """Join the tasks of a build into a dataset, or give a finished one other folds; no shard is touched.
+
+    Split options that are not given stay as they were.
+    """
+    given = {
+        name: value
+        for name, value in arguments.items()
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+    }
+    salt = load_salt(patient_salt_file or _default(out, ".salt"), create=False) if given.get("groups_csv") else b""
+    _describe(out, finalize(out, given, salt, max_rejects))
+
+
+@app.command("show")
+@click.argument("folder", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="PNG to write.")
+@click.option("--count", type=click.IntRange(min=1), default=24, show_default=True, help="Films to show.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Which films.")
+@click.option("--positives", is_flag=True, help="Only films with a mask.")
+def show_command(folder: Path, out: Path, count: int, seed: int, positives: bool) -> None:
+    """Write a contact sheet of films with their masks outlined."""
+    import cv2
+
+    from shards.show import choose, contact_sheet
+
+    shards = Shards(folder)
+    sheet = contact_sheet(shards, choose(shards, count, seed, positives))
+    done, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    assert done
+    atomic_write(out, content.tobytes())
+    print(f"contact sheet: {out}")
+
+
+@app.command("export")
+@click.argument("folder", type=FOLDER)
+@click.option("--png", type=FOLDER, help="Folder for images/, masks/ and films.csv.")
+@click.option("--nnunet", type=FOLDER, help="Folder for a raw dataset of nnU-Net v2, with the same folds.")
+def export_command(folder: Path, png: Path | None, nnunet: Path | None) -> None:
+    """Write the films, masks and folds for other tools."""
+    from shards.export import export_nnunet, export_png
+
+    if (png is None) == (nnunet is None):
+        raise InputError("give one of --png DIR and --nnunet DIR")
+    shards = Shards(folder)
+    with console.progress(len(shards), "film", "export") as bar:
+        if png is not None:
+            export_png(shards, png, on_film=lambda: bar.update(1))
+        elif nnunet is not None:
+            export_nnunet(shards, nnunet, on_film=lambda: bar.update(1))
+    print(f"exported: {png or nnunet}")
+
+
+def _options(arguments: dict[str, Any]) -> BuildOptions:
+    distance = arguments.pop("duplicate_distance")
+    return BuildOptions(**arguments, duplicate_distance=None if distance == -1 else distance)
+
+
+def _task(text: str) -> Task:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise InputError(f"--task {text}: write I/N, as in 1/8")
+    return Task(int(number), int(count))
+
+
+def _default(out: Path, suffix: str) -> Path:
+    return out.with_name(out.name + suffix)
+
+
+def _describe(out: Path, made: BuildSummary) -> None:
+    print(
+        f"{out}: {made.train} training films and {made.holdout} held out, {made.always_train} always trained "
+        f"({made.positives} positive), {made.test} test films, {made.shards} shards ({made.reused_shards} reused)"
+    )
+    print(f"{made.labelled} films of {made.groups} groups (patients joined with near-duplicates) are split into folds")
+    if made.labelled and made.groups == made.labelled:
+        print("every film is a group of its own: grouping had no effect")
+    if made.reencoded:
+        print(f"{made.reencoded} films had no JPEG stream that could be taken over and were encoded anew")
+    for text, count in made.warnings.items():
+        print(f"warning: {count} films: {text}")
     print(f"{made.unlabelled} films without a label, listed in {out / 'unlabelled.csv'}, are left out")
     print(f"{made.rejected} films rejected, listed in {out / 'rejected.csv'}")
 

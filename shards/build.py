@@ -1,21 +1,15 @@
-"""The preprocessing job: sources -> shards, table and manifest.
+"""The preprocessing job: sources -> plan -> tars.
 
-The plan is a list of shards, each a pure function of its sources and arguments. A finished shard leaves a part
-record beside it in OUT/.build, so that a build that was killed finishes what is missing; table and manifest come last.
+The plan is a list of shards, each a pure function of its sources and arguments. A finished shard leaves a record in
+OUT/.build, so that a build that was killed finishes what is missing, on one machine or as the tasks of an array.
 """
 
-import csv
-import fcntl
-import hashlib
-import io
-import json
 import multiprocessing
-import shutil
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,52 +17,38 @@ import cv2
 
 from shards.errors import InputError, RejectedFilm
 from shards.files import atomic_open, atomic_write, sha256_file
-from shards.folds import HOLDOUT, assign_folds, check_split
+from shards.finish import BuildSummary, finish, summary_of
 from shards.keys import salt_check
 from shards.members import index_tar
+from shards.options import BuildOptions
+from shards.parts import (
+    Part,
+    PlanRecord,
+    check_rejects,
+    digest_of,
+    finished_part,
+    load_plan,
+    locked,
+    refuse_foreign_folder,
+    save_part,
+)
 from shards.sample import build_sample
 from shards.sources import Source, Sources
-from shards.table import FORMAT_VERSION, MANIFEST, MEMBERS, TABLE, read_manifest, write_manifest, write_table
+from shards.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
 
-PARTS = ".build"
-REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"
+__all__ = ["BuildOptions", "BuildSummary", "build", "build_shard", "refuse_foreign_folder"]
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """What decides the bytes of a build besides its sources."""
+class Task:
+    """Task `number` of `count` of an array; each builds its share of the shards and finalize joins them."""
 
-    image_size: int = 512
-    folds: int = 5
-    holdout: float = 0.0
-    seed: int = 0
-    samples_per_shard: int = 512
-    label_size: int | None = None
-    codec: str = "png"
+    number: int
+    count: int
 
     def __post_init__(self) -> None:
-        if not 32 <= self.image_size <= 8192:
-            raise InputError(f"--image-size {self.image_size}: give 32 to 8192 pixels")
-        if self.samples_per_shard < 1:
-            raise InputError(f"--samples-per-shard {self.samples_per_shard}: give at least 1")
-        if self.label_size is not None and self.label_size < 1:
-            raise InputError(f"--label-size {self.label_size}: give at least 1 pixel")
-        check_split(self.folds, self.holdout, self.seed)
-
-
-@dataclass(frozen=True)
-class BuildSummary:
-    """Counts of a finished build."""
-
-    train: int
-    positives: int
-    holdout: int
-    test: int
-    patients: int
-    unlabelled: int
-    rejected: int
-    shards: int
-    reused_shards: int
+        if not 1 <= self.number <= self.count:
+            raise InputError(f"--task {self.number}/{self.count}: tasks are numbered from 1 to {self.count}")
 
 
 @dataclass(frozen=True)
@@ -81,12 +61,12 @@ class _ShardJob:
 
     @property
     def digest(self) -> str:
-        """Identifies the inputs of this shard: a part record with another digest is not reused."""
+        """Identifies the inputs of this shard: a record with another digest is not reused."""
         inputs = [
             (s.key, s.image_id, s.split, [r.rle for r in s.labels] if s.labels else None, *_fingerprint(s))
             for s in self.sources
         ]
-        return _digest([FORMAT_VERSION, self.options.image_size, self.options.label_size, self.options.codec, inputs])
+        return digest_of([FORMAT_VERSION, self.options.content(), salt_check(self.salt), inputs])
 
 
 def build(
@@ -97,103 +77,108 @@ def build(
     workers: int = 1,
     max_rejects: int = 0,
     on_film: Callable[[int], None] | None = None,
-) -> BuildSummary:
+    task: Task | None = None,
+    append: bool = False,
+) -> BuildSummary | None:
     """Build the dataset in `out`; `on_film` hears how many films a finished shard took.
 
-    Raises InputError for a folder that holds something else, a mask that does not fit its film, and more than
-    `max_rejects` rejected films (their list is written first); finished shards stay for the next run.
+    With `task`, build that share of the shards and return None: `finalize` joins them. With `append`, films that are
+    not in the dataset yet go into further shards. Raises InputError for a folder that holds something else, a mask
+    that does not fit its film, and more than `max_rejects` rejected films (their list is written first); finished
+    shards stay for the next run.
     """
-    jobs = _plan(sources, out, options, salt)
-    left_out = [source.image_id for source in (*sources.unlabelled, *(source for source, _ in sources.duplicates))]
-    digest = _digest([asdict(options), [job.digest for job in jobs], left_out, salt_check(salt)])
     refuse_foreign_folder(out)
-    if (out / MANIFEST).exists():
+    finished = (out / MANIFEST).exists()
+    if append and not finished:
+        raise InputError(f"{out}: --append needs a finished dataset; build without it first")
+    if append:
+        sources = _new_sources(sources, out, options, salt)
+    jobs = _plan(sources, out, options, salt, append)
+    record = _record(jobs, sources, options, salt, append)
+    if finished and (not append or not jobs):
         manifest = read_manifest(out)
-        if manifest["build_digest"] != digest:
-            raise InputError(f"{out}: holds shards of other films or arguments; give a new folder with --out")
-        _check_rejects(out, manifest["counts"]["rejected"], max_rejects)
-        return BuildSummary(**manifest["counts"], reused_shards=manifest["counts"]["shards"])
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
-    with _locked(out):
-        return _build(jobs, sources, out, options, salt, digest, workers, max_rejects, on_film)
-
-
-def _build(
-    jobs: Sequence[_ShardJob],
-    sources: Sources,
-    out: Path,
-    options: BuildOptions,
-    salt: bytes,
-    digest: str,
-    workers: int,
-    max_rejects: int,
-    on_film: Callable[[int], None] | None,
-) -> BuildSummary:
-    for stale in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
-        stale.unlink()
-    parts: dict[str, dict[str, Any]] = {}
-    missing = []
-    for job in jobs:
-        part = _finished_part(job)
-        if part is None:
-            missing.append(job)
-        else:
-            parts[job.name] = part
+        if not append and manifest["build_digest"] != record.digest:
+            raise InputError(
+                f"{out}: holds shards of other films or arguments; add films with --append, give other folds with "
+                "'python -m shards finalize', or a new folder with --out"
+            )
+        check_rejects(out, manifest["counts"]["rejected"], max_rejects)
+        return replace(summary_of(manifest), reused_shards=len(manifest["shards"]))
+    with locked(out, shared=task is not None):
+        _agree(out, record, task)
+        mine = jobs if task is None else jobs[task.number - 1 :: task.count]
+        missing = [job for job in mine if finished_part(out, job.name, job.digest) is None]
+        if on_film and len(missing) < len(mine):
+            on_film(sum(len(job.sources) for job in mine) - sum(len(job.sources) for job in missing))
+        for job in _run(missing, workers):
             if on_film:
                 on_film(len(job.sources))
-    reused = len(parts)
-    for job, part in _run(missing, workers):
-        parts[job.name] = part
-        if on_film:
-            on_film(len(job.sources))
-    ordered = [parts[job.name] for job in jobs]
-    rejected = [(s.image_id, s.listed_path, reason) for s, reason in sources.duplicates]
-    rejected += [tuple(entry) for part in ordered for entry in part["rejected"]]
-    _write_list(out / REJECTED, sorted(rejected))
-    _check_rejects(out, len(rejected), max_rejects, rejected)
-    return _finish(sources, out, options, salt, ordered, len(rejected), digest, reused)
+        if task is not None:
+            return None
+        made = finish(out, record, options, salt, max_rejects)
+        return replace(made, reused_shards=len(jobs) - len(missing))
 
 
-def _plan(sources: Sources, out: Path, options: BuildOptions, salt: bytes) -> list[_ShardJob]:
-    return [
-        _ShardJob(f"{name}-{number:05d}", tuple(films[start : start + options.samples_per_shard]), out, options, salt)
-        for name, films in (("train", sources.train), ("test", sources.test))
-        for number, start in enumerate(range(0, len(films), options.samples_per_shard))
-    ]
+def _record(
+    jobs: Sequence["_ShardJob"], sources: Sources, options: BuildOptions, salt: bytes, append: bool
+) -> PlanRecord:
+    unlabelled = tuple((s.image_id, s.listed_path, "no row in the labels") for s in sources.unlabelled)
+    duplicates = tuple((s.image_id, s.listed_path, reason) for s, reason in sources.duplicates)
+    named = tuple((job.name, job.digest) for job in jobs)
+    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
+    digest = digest_of([arguments, named, unlabelled, duplicates, append])
+    return PlanRecord(digest, arguments, salt_check(salt), append, named, unlabelled, duplicates)
 
 
-def _check_rejects(out: Path, count: int, most: int, rejected: Sequence[Sequence[str]] = ()) -> None:
-    if count > most:
-        first = f": first {rejected[0][1]}: {rejected[0][2]}" if rejected else ""
+def _agree(out: Path, record: PlanRecord, task: Task | None) -> None:
+    """Tasks of one array must build one plan; a whole build may replace an unfinished one by another."""
+    found = load_plan(out)
+    if task is not None and found is not None and found.digest != record.digest:
         raise InputError(
-            f"{count} films rejected, --max-rejects {most} allows fewer{first}; "
-            f"all in {out / REJECTED}; mend or remove them, or raise --max-rejects"
+            f"{out}: other tasks are building other films or arguments here; give all tasks the same, "
+            "or remove the folder"
         )
+    record.save(out)
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system lets go when this process ends in whatever way."""
-    with (out / PARTS / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{out}: another build is writing here; wait for it or give another --out") from None
-        yield
+def _plan(sources: Sources, out: Path, options: BuildOptions, salt: bytes, append: bool) -> list[_ShardJob]:
+    names = [shard["name"] for shard in read_manifest(out)["shards"]] if append else []
+    step = options.samples_per_shard
+    jobs = []
+    for kind, films in (("train", sources.train), ("test", sources.test)):
+        first = 1 + max((int(name.split("-")[1].split(".")[0]) for name in names if name.startswith(kind)), default=-1)
+        for number, start in enumerate(range(0, len(films), step), first):
+            jobs.append(_ShardJob(f"{kind}-{number:05d}", tuple(films[start : start + step]), out, options, salt))
+    return jobs
 
 
-def refuse_foreign_folder(out: Path) -> None:
-    """Raise InputError for an output that is a file, or a folder with anything but a build of ours."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: is a file; give a folder with --out")
-    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / PARTS).is_dir()):
-        raise InputError(f"{out}: is not empty and holds no unfinished build; give a new folder with --out")
+def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes) -> Sources:
+    """Leave out the films that the dataset holds. Raises InputError where it was built in another way."""
+    with_table = Shards(out)
+    manifest = with_table.manifest
+    if manifest["salt_check"] != salt_check(salt):
+        raise InputError(f"{out}: was built with another patient salt; give its file with --patient-salt-file")
+    different = [k for k, v in options.content().items() if manifest["arguments"][k] != v]
+    if different:
+        raise InputError(
+            f"{out}: was built with another --{different[0].replace('_', '-')}; appended films need the same"
+        )
+    split_of = dict(zip(with_table.column("image_id"), with_table.column("split"), strict=True))
+    rle_of = dict(zip(with_table.column("image_id"), with_table.column("has_mask"), strict=True))
+    for source in (*sources.train, *sources.test):
+        known = split_of.get(source.image_id)
+        if known is not None and (known == "test") != (source.split == "test"):
+            raise InputError(f"{source.image_id}: is a {known} film of {out} and cannot be added as {source.split}")
+        if known is not None and source.labels and bool(rle_of[source.image_id]) == (source.labels[0].rle == "-1"):
+            raise InputError(f"{source.image_id}: its label differs from the one in {out}; build a new dataset")
+    return sources.without(set(split_of))
 
 
-def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[tuple[_ShardJob, dict[str, Any]]]:
+def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[_ShardJob]:
     if workers <= 1 or len(jobs) <= 1:
         for job in jobs:
-            yield job, build_shard(job)
+            build_shard(job)
+            yield job
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
@@ -202,18 +187,21 @@ def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[tuple[_ShardJob, d
         futures = {pool.submit(build_shard, job): job for job in jobs}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                future.result()
+                yield futures[future]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def build_shard(job: _ShardJob) -> dict[str, Any]:
-    """Write one shard, its DALI index and its part record; return the record (plain JSON types)."""
+def build_shard(job: _ShardJob) -> Part:
+    """Write one shard, its DALI index and its record; return the record (plain JSON types)."""
     import webdataset  # here, because it imports torch, which whoever only reads shards does without
 
     rows: list[dict[str, Any]] = []
     rejected: list[tuple[str, str, str]] = []
+    warnings: Counter[str] = Counter()
+    reencoded = 0
     tar_path = job.out / f"{job.name}.tar"
     with (
         atomic_open(tar_path) as stream,
@@ -221,117 +209,43 @@ def build_shard(job: _ShardJob) -> dict[str, Any]:
     ):
         for source in job.sources:
             try:
-                row, members = build_sample(source, job.options.image_size, job.options.label_size, job.salt)
+                sample = build_sample(source, job.options, job.salt)
             except RejectedFilm as reason:
                 rejected.append((source.image_id, source.listed_path, str(reason)))
                 continue
-            names = {"image": "image.png", "mask": "mask.png", "json": "json"}
-            writer.write({"__key__": source.key, **{names[m]: content for m, content in members.items()}})
+            writer.write({"__key__": source.key, **sample.members})
+            row = {**sample.row, "shard": tar_path.name}
             for member in MEMBERS:
-                content = members.get(member)
+                content = next(
+                    (c for extension, c in sample.members.items() if extension.split(".")[0] == member), None
+                )
                 row[f"{member}_size"] = None if content is None else len(content)
                 row[f"{member}_crc32"] = None if content is None else zlib.crc32(content)
-            rows.append({**row, "shard": tar_path.name})
+            rows.append(row)
+            warnings.update(sample.warnings)
+            reencoded += sample.reencoded
     offsets, index = index_tar(tar_path) if rows else ({}, "")
     for row in rows:
         for member in MEMBERS:
             row[f"{member}_offset"] = offsets.get((row["key"], member))
-    part = {
+    part: Part = {
         "name": tar_path.name,
         "digest": job.digest,
         "bytes": tar_path.stat().st_size,
         "sha256": sha256_file(tar_path),
         "rows": rows,
         "rejected": rejected,
+        "warnings": dict(warnings),
+        "reencoded": reencoded,
     }
     if rows:
         atomic_write(tar_path.with_suffix(".idx"), index)
     else:
         tar_path.unlink()  # no reader accepts a shard without a sample
-    atomic_write(job.out / PARTS / f"{job.name}.json", json.dumps(part))
+    save_part(job.out, job.name, part)
     return part
-
-
-def _finished_part(job: _ShardJob) -> dict[str, Any] | None:
-    try:
-        part: dict[str, Any] = json.loads((job.out / PARTS / f"{job.name}.json").read_text())
-        if part["rows"] and (job.out / part["name"]).stat().st_size != part["bytes"]:
-            return None
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return part if part["digest"] == job.digest else None
-
-
-def _finish(
-    sources: Sources,
-    out: Path,
-    options: BuildOptions,
-    salt: bytes,
-    parts: Sequence[dict[str, Any]],
-    rejected: int,
-    digest: str,
-    reused: int,
-) -> BuildSummary:
-    rows = [row for part in parts for row in part["rows"]]
-    train = [row for row in rows if row["split"] == "train"]
-    if train:
-        folds = assign_folds(
-            [row["group"] for row in train],
-            [int(row["has_mask"]) for row in train],
-            options.folds,
-            options.holdout,
-            options.seed,
-        )
-        for row, fold in zip(train, folds.tolist(), strict=True):
-            row["split"], row["fold"] = ("holdout", None) if fold == HOLDOUT else ("train", fold)
-    shards = [part for part in parts if part["rows"]]
-    named = {Path(part["name"]).with_suffix(suffix).name for part in shards for suffix in (".tar", ".idx")}
-    for stale in [path for path in out.iterdir() if path.suffix in {".tar", ".idx"} and path.name not in named]:
-        stale.unlink()  # of an unfinished build with other arguments; whoever lists the tars would read it
-    _write_list(out / UNLABELLED, [(s.image_id, s.listed_path, "no row in the labels") for s in sources.unlabelled])
-    write_table(out / TABLE, rows)
-    counts = {
-        "train": sum(row["split"] == "train" for row in rows),
-        "positives": sum(bool(row["has_mask"]) for row in rows),
-        "holdout": sum(row["split"] == "holdout" for row in rows),
-        "test": sum(row["split"] == "test" for row in rows),
-        "patients": len({row["group"] for row in train}),
-        "unlabelled": len(sources.unlabelled),
-        "rejected": rejected,
-        "shards": len(shards),
-    }
-    write_manifest(
-        out,
-        {
-            "codec": options.codec,
-            "image_size": options.image_size,
-            "counts": counts,
-            "arguments": asdict(options),
-            "salt_check": salt_check(salt),
-            "build_digest": digest,
-            "table_sha256": sha256_file(out / TABLE),
-            "shards": [
-                {**{name: part[name] for name in ("name", "sha256", "bytes")}, "samples": len(part["rows"])}
-                for part in shards
-            ],
-        },
-    )
-    shutil.rmtree(out / PARTS)
-    return BuildSummary(**counts, reused_shards=reused)
-
-
-def _write_list(path: Path, rows: Sequence[Sequence[str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_id", "file", "reason"])
-    writer.writerows(rows)
-    atomic_write(path, text.getvalue())
 
 
 def _fingerprint(source: Source) -> list[tuple[int, int]]:
     paths = [source.path] + ([source.mask_path] if source.mask_path else [])
     return [(status.st_size, status.st_mtime_ns) for status in (path.stat() for path in paths)]
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """What the command lines of both packages share: exit codes, one-line errors, progress bars."""
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,6 +11,18 @@ from tqdm import tqdm
 from shards.errors import InputError
 
 EXIT_DONE, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
+
+# What the system refuses and a person can mend; what was finished before stays.
+_MENDS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of the quota",
+    errno.EROFS: "give a folder that can be written to",
+    errno.EACCES: "change its permissions or give another folder",
+    errno.EPERM: "change its permissions or give another folder",
+    errno.EISDIR: "a file is expected there",
+    errno.ENOTDIR: "a folder is expected there",
+    errno.ENAMETOOLONG: "give a shorter path",
+}
 
 
 def run(command: click.Command, name: str, argv: Sequence[str] | None = None) -> int:
@@ -28,15 +41,24 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
     except click.ClickException as usage:
         print(f"error: {' '.join(usage.format_message().split())} (see {name} --help)", file=sys.stderr)
         return EXIT_USAGE
-    except (InputError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _MENDS:
+            raise
         if debug:
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(_explain(error).split())}", file=sys.stderr)
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return 130
     return code if isinstance(code, int) else EXIT_DONE
+
+
+def _explain(error: InputError | OSError) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    assert error.errno is not None
+    return f"{error.filename or 'output'}: {error.strerror}; {_MENDS[error.errno]}, then run the same command again"
 
 
 def progress(total: int, unit: str, label: str) -> "tqdm[None]":

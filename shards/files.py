@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_open(path: Path) -> Iterator[BinaryIO]:
+def atomic_open(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success fsync it and rename it to `path`, on failure remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -20,17 +20,21 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary = Path(name)
-        temporary.chmod(0o666 & ~current_umask())
+        temporary.chmod(mode & ~current_umask())
         temporary.replace(path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        # A write that fails (a full disk) does not say on which file.
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
 
 
-def atomic_write(path: Path, content: bytes | str) -> None:
+def atomic_write(path: Path, content: bytes | str, mode: int = 0o666) -> None:
     """Write `content` to `path` so that readers see the old file or the new one, never a part."""
-    with atomic_open(path) as stream:
+    with atomic_open(path, mode) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 

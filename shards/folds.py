@@ -1,6 +1,7 @@
 """Folds and a holdout: grouped, stratified, and a pure function of their arguments."""
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -73,3 +74,40 @@ def _codes(groups: Sequence[str]) -> npt.NDArray[np.int64]:
     """Number the groups by first appearance, so that a new salt for patient hashes moves no film."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
+
+
+def size_strata(areas: npt.NDArray[np.int64], folds: int) -> npt.NDArray[np.int64]:
+    """Return strata for folds, int64: 0 for films without a mask, 1 to 10 for deciles of mask area.
+
+    With few positives there are fewer strata, so that each holds at least `folds` films (where there are so many).
+    """
+    strata = np.zeros(len(areas), np.int64)
+    positive = np.flatnonzero(areas > 0)
+    bins = max(1, min(10, len(positive) // max(folds, 1)))
+    ranks = np.argsort(np.argsort(areas[positive], kind="stable"), kind="stable")
+    strata[positive] = 1 + ranks * bins // max(len(positive), 1)
+    return strata
+
+
+def extend_folds(groups: Sequence[str], strata: Sequence[int], known: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return folds for films that join a dataset whose first `len(known)` films keep theirs.
+
+    A film of a known group takes its fold (or the holdout). New groups, largest first, go to the part that lacks most
+    films of their strata, measured against the parts' shares of the known films.
+    """
+    fold_of = {group: int(fold) for group, fold in zip(groups, known.tolist(), strict=False)}
+    parts = sorted(set(known.tolist()))
+    share = {part: float((known == part).mean()) for part in parts}
+    held = Counter(zip(known.tolist(), strata, strict=False))
+    members: dict[str, list[int]] = {}
+    for index in range(len(known), len(groups)):
+        members.setdefault(groups[index], []).append(index)
+    result = np.zeros(len(groups) - len(known), np.int64)
+    for group, indices in sorted(members.items(), key=lambda item: (-len(item[1]), item[1])):
+        films = Counter(strata[index] for index in indices)
+        if group not in fold_of:
+            fold_of[group] = min(parts, key=lambda p: (sum(n * held[p, s] / share[p] for s, n in films.items()), p))
+        for stratum, count in films.items():
+            held[fold_of[group], stratum] += count
+        result[np.array(indices) - len(known)] = fold_of[group]
+    return result

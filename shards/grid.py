@@ -52,6 +52,14 @@ def mask_to_square(mask: Image, size: int) -> Image:
     return np.where(to_square(mask * np.uint8(255), size) >= 128, np.uint8(255), np.uint8(0))
 
 
+def mask_to_size(mask: Image, height: int, width: int) -> Image:
+    """Resize a 0/1 mask to 0 and 255 of shape (height, width): by area, then re-binarised at one half."""
+    if mask.shape == (height, width):
+        return mask * np.uint8(255)
+    resized = cv2.resize(mask * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA)
+    return np.where(np.asarray(resized) >= 128, np.uint8(255), np.uint8(0))
+
+
 def content_box(padding: Padding, stored: int, size: int) -> tuple[int, int, int, int]:
     """Return (top, bottom, left, right) of the film inside a (size, size) map, end-exclusive.
 

@@ -1,13 +1,17 @@
 """Names that leave the hospital: safe sample keys and keyed hashes of patients."""
 
+import csv
 import hashlib
+import io
 import os
 import re
 import secrets
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from shards.errors import InputError
+from shards.files import atomic_write
 
 # A USTAR name holds 100 bytes; `.image.jpg` needs ten of them.
 LONGEST_KEY = 80
@@ -52,6 +56,22 @@ def load_salt(path: Path, create: bool) -> bytes:
 def patient_group(patient_id: str, salt: bytes) -> str:
     """Return the group id of a patient: a keyed BLAKE2b hash, 32 hexadecimal digits."""
     return _keyed(b"patient", patient_id.encode(), salt)
+
+
+def image_pseudonym(image_id: str, salt: bytes) -> str:
+    """Return the name that replaces an image id under --pseudonymise: `P` and 24 hexadecimal digits."""
+    return "P" + _keyed(b"image", image_id.encode(), salt)[:24]
+
+
+def save_pseudonyms(path: Path, names: Mapping[str, str]) -> None:
+    """Add image id -> pseudonym pairs to the map file, which only its owner may read."""
+    known = {}
+    if path.exists():
+        with path.open(newline="") as stream:
+            known = dict(row for row in csv.reader(stream) if len(row) == 2)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(sorted({**known, **names}.items()))
+    atomic_write(path, text.getvalue(), mode=0o600)
 
 
 def salt_check(salt: bytes) -> str:

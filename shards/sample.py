@@ -1,7 +1,7 @@
 """One film and its label become a table row and the members of a WebDataset sample."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,67 +10,83 @@ import numpy as np
 import numpy.typing as npt
 
 from shards import dicom, rle
+from shards.duplicates import perceptual_hash
 from shards.errors import InputError, RejectedFilm
-from shards.grid import fit_square, mask_to_square, to_square
+from shards.grid import fit_square, mask_to_size, mask_to_square, to_square
 from shards.keys import patient_group
+from shards.options import BuildOptions
 from shards.sources import Source
 
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, 97)
 
 
-def build_sample(
-    source: Source, image_size: int, label_size: int | None, salt: bytes
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return a table row (without shard and offsets) and the encoded members `image`, `mask` (if any) and `json`.
+@dataclass(frozen=True)
+class Sample:
+    """A table row (without shard and offsets) and the members as extension -> bytes.
+
+    `reencoded`: the codec is jpeg and the film had no stream of its own that could be taken over.
+    """
+
+    row: dict[str, Any]
+    members: dict[str, bytes]
+    warnings: tuple[str, ...]
+    reencoded: bool
+
+
+def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
+    """Read, label and encode one film.
 
     Raises RejectedFilm for a film that cannot be read, InputError for a label that does not fit it.
     """
-    film = dicom.read_film(source.path) if source.is_dicom else dicom.Film(_read_grey(source.path), dicom.FilmInfo())
+    film = _read_film(source, options)
     height, width = film.image.shape
-    padding = fit_square(height, width, image_size)
     mask: npt.NDArray[np.uint8] | None = None
+    label_height, label_width = height, width
     if source.mask_path is not None:
         mask = _read_mask(source.mask_path)
-        if abs(mask.shape[0] * width - mask.shape[1] * height) > max(height, width):
-            raise RejectedFilm(f"its mask is {mask.shape[1]}x{mask.shape[0]}, the film {width}x{height}: not one shape")
-        height, width = mask.shape
-    elif label_size is not None:
-        height = width = label_size
+        label_height, label_width = mask.shape
+        if abs(label_height * width - label_width * height) > max(height, width):
+            raise RejectedFilm(f"its mask is {label_width}x{label_height}, the film {width}x{height}: not one shape")
+    elif options.label_size is not None:
+        label_height = label_width = options.label_size
     if source.labels is not None:
-        mask = _decode_labels(source, height, width)
-    info = film.info
+        mask = _decode_labels(source, label_height, label_width)
+    native = options.codec == "jpeg"
+    padding = fit_square(height, width, max(height, width) if native else options.image_size)
     facts = {
-        "label_height": height,
-        "label_width": width,
+        "label_height": label_height,
+        "label_width": label_width,
         **{f"pad_{side}": value for side, value in asdict(padding).items()},
-        "view": info.view,
-        "sex": info.sex,
-        "age": info.age,
-        "spacing_row": info.spacing_row,
-        "spacing_column": info.spacing_column,
-        "spacing_tag": info.spacing_tag,
+        **{k: v for k, v in asdict(film.info).items() if k != "patient_id"},
     }
     text = None if mask is None else rle.encode(mask)
     label = {"has_mask": None if mask is None else bool(mask.any()), "rle": text}
-    members = {
-        "image": _png(to_square(film.image, image_size)),
-        "json": json.dumps({"key": source.key, "image_id": source.image_id, **label, **facts}, sort_keys=True).encode(),
-    }
+    about = {"key": source.key, "image_id": source.image_id, **label, **facts}
+    image = (
+        (film.jpeg or _encode(".jpg", film.image, _JPEG)) if native else _png(to_square(film.image, options.image_size))
+    )
+    members = {"image.jpg" if native else "image.png": image, "json": json.dumps(about, sort_keys=True).encode()}
     if mask is not None:
-        members["mask"] = _png(mask_to_square(mask, image_size))
+        stored = mask_to_size(mask, height, width) if native else mask_to_square(mask, options.image_size)
+        members["mask.png"] = _png(stored)
     row = {
-        "key": source.key,
-        "image_id": source.image_id,
+        **about,
         # Without a patient id every film is a group of its own.
-        "group": patient_group(info.patient_id or f"film {source.image_id}", salt),
+        "film_group": patient_group(film.info.patient_id or f"film {source.image_id}", salt),
+        "perceptual_hash": perceptual_hash(film.image).hex(),
         "split": source.split,
-        **label,
         "mask_area": None if mask is None else int(mask.sum()),
-        "image_height": image_size,
-        "image_width": image_size,
-        **facts,
+        "image_height": height if native else options.image_size,
+        "image_width": width if native else options.image_size,
     }
-    return row, members
+    return Sample(row, members, film.warnings, native and film.jpeg is None)
+
+
+def _read_film(source: Source, options: BuildOptions) -> dicom.Film:
+    if source.is_dicom:
+        return dicom.read_film(source.path, dicom.FilmRules(options.any_film, options.allow_burned_in))
+    return dicom.Film(_read_grey(source.path), dicom.FilmInfo())
 
 
 def _decode_labels(source: Source, height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -106,6 +122,10 @@ def _read_grey(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def _png(image: npt.NDArray[np.uint8]) -> bytes:
-    done, content = cv2.imencode(".png", image, _PNG)
+    return _encode(".png", image, _PNG)
+
+
+def _encode(extension: str, image: npt.NDArray[np.uint8], settings: tuple[int, int]) -> bytes:
+    done, content = cv2.imencode(extension, image, settings)
     assert done
     return content.tobytes()

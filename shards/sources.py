@@ -1,12 +1,12 @@
 """Which films go into a build: folders and labels become an ordered list of sources."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shards import dicom
 from shards.errors import InputError
-from shards.keys import sample_key
+from shards.keys import image_pseudonym, sample_key
 from shards.labels import LabelRow, Labels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
@@ -23,6 +23,7 @@ class Source:
     split: str
     labels: tuple[LabelRow, ...] | None = None
     mask_path: Path | None = None
+    pseudonymous: bool = False
 
     @property
     def is_dicom(self) -> bool:
@@ -30,8 +31,8 @@ class Source:
 
     @property
     def listed_path(self) -> str:
-        """The path below the folder that was given, for lists that people read."""
-        return str(self.path.relative_to(self.root))
+        """The path below the folder that was given, for lists that people read; empty under a pseudonym."""
+        return "" if self.pseudonymous else str(self.path.relative_to(self.root))
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,31 @@ class Sources:
     unlabelled: tuple[Source, ...]
     duplicates: tuple[tuple[Source, str], ...]
 
+    def without(self, image_ids: Container[str]) -> "Sources":
+        """Return the films whose image id is not among the given ones."""
+
+        def rest(films: Iterable[Source]) -> tuple[Source, ...]:
+            return tuple(source for source in films if source.image_id not in image_ids)
+
+        duplicates = tuple((s, reason) for s, reason in self.duplicates if s.image_id not in image_ids)
+        return Sources(rest(self.train), rest(self.test), rest(self.unlabelled), duplicates)
+
+    def pseudonymise(self, salt: bytes) -> tuple["Sources", dict[str, str]]:
+        """Return the films under keyed pseudonyms, in the pseudonyms' order, and image id -> pseudonym."""
+        names: dict[str, str] = {}
+
+        def hide(source: Source) -> Source:
+            name = names.setdefault(source.image_id, image_pseudonym(source.image_id, salt))
+            return replace(source, key=name, image_id=name, pseudonymous=True)
+
+        def hidden(films: Iterable[Source]) -> tuple[Source, ...]:
+            return tuple(sorted(map(hide, films), key=lambda source: source.key))
+
+        duplicates = tuple(
+            (hide(source), "the same image id stands twice; remove one") for source, _ in self.duplicates
+        )
+        return Sources(hidden(self.train), hidden(self.test), hidden(self.unlabelled), duplicates), names
+
 
 def find_sources(
     dicom_dirs: Sequence[Path],
@@ -52,27 +78,31 @@ def find_sources(
     labels_path: Path | None,
     test_dicom_dirs: Sequence[Path],
     test_image_dirs: Sequence[Path],
+    always_train_dirs: Sequence[Path] = (),
+    known: Container[str] = frozenset(),
 ) -> Sources:
-    """Pair films with labels.
+    """Pair films with labels; `known` are the films of a dataset that these are added to.
 
-    Raises InputError for a missing or empty folder, for labels of films that are not there, and where neither or
-    both kinds of label are given.
+    `always_train_dirs` hold labelled films (DICOM or images) that train in every fold and are never validated on.
+    Raises InputError for a missing or empty folder, for labels of films that are not there, and where neither or both
+    kinds of label are given.
     """
-    if (dicom_dirs or image_dirs) and (labels is None) == (masks is None):
+    if (dicom_dirs or image_dirs or always_train_dirs) and (labels is None) == (masks is None):
         raise InputError("give labels for the films either with --rle CSV or with --masks DIR")
-    if not (dicom_dirs or image_dirs or test_dicom_dirs or test_image_dirs):
+    if not (dicom_dirs or image_dirs or always_train_dirs or test_dicom_dirs or test_image_dirs):
         raise InputError("no films: give --dicom DIR, --images DIR, --test-dicom DIR or --test-images DIR")
     found = [
         *_scan(dicom_dirs, "train", _dicom_files, "--dicom"),
         *_scan(image_dirs, "train", _image_files, "--images"),
+        *_scan(always_train_dirs, "always_train", _any_files, "--always-train"),
         *_scan(test_dicom_dirs, "test", _dicom_files, "--test-dicom"),
         *_scan(test_image_dirs, "test", _image_files, "--test-images"),
     ]
     sources, duplicates = _distinct(found)
-    train = [source for source in sources if source.split == "train"]
+    train = [source for source in sources if source.split != "test"]
     test = tuple(source for source in sources if source.split == "test")
     if labels is not None:
-        _check_labels_have_films(labels, sources, labels_path)
+        _check_labels_have_films(labels, sources, labels_path, known)
         labelled = [replace(source, labels=labels[source.image_id]) for source in train if source.image_id in labels]
         unlabelled = [source for source in train if source.image_id not in labels]
     elif masks is not None:
@@ -117,6 +147,10 @@ def _dicom_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and _looks_like_dicom(path))
 
 
+def _any_files(folder: Path) -> list[Path]:
+    return sorted([*_image_files(folder), *_dicom_files(folder)])
+
+
 def _looks_like_dicom(path: Path) -> bool:
     if path.suffix.lower() in dicom.SUFFIXES:
         return True
@@ -136,9 +170,15 @@ def _distinct(found: Iterable[Source]) -> tuple[list[Source], list[tuple[Source,
     return sorted(by_key.values(), key=lambda source: source.key), duplicates
 
 
-def _check_labels_have_films(labels: Labels, sources: Iterable[Source], path: Path | None) -> None:
+def _check_labels_have_films(
+    labels: Labels, sources: Iterable[Source], path: Path | None, known: Container[str]
+) -> None:
     split_of = {source.image_id: source.split for source in sources}
-    missing = [image_id for image_id in labels if split_of.get(image_id) != "train"]
+    missing = [
+        image_id
+        for image_id in labels
+        if split_of.get(image_id, "test") == "test" and (image_id in split_of or image_id not in known)
+    ]
     if not missing:
         return
     line = labels[missing[0]][0].line

@@ -18,13 +18,13 @@ from shards.grid import Padding
 from shards.members import MemberReader
 
 FORMAT = "pneumo_dist-shards"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TABLE = "samples.parquet"
 SPLITS = ("train", "always_train", "holdout", "test")
 MEMBERS = ("image", "mask", "json")
 
-_OPTIONAL = {"fold", "has_mask", "mask_area", "rle", "mask_offset", "mask_size", "mask_crc32", "age"}
+_OPTIONAL = {"group", "fold", "has_mask", "mask_area", "rle", "mask_offset", "mask_size", "mask_crc32", "age"}
 SCHEMA = pa.schema(
     [
         pa.field(name, kind, nullable=name in _OPTIONAL or name.startswith("spacing"))
@@ -32,6 +32,8 @@ SCHEMA = pa.schema(
             ("key", pa.string()),
             ("image_id", pa.string()),
             ("group", pa.string()),
+            ("film_group", pa.string()),
+            ("perceptual_hash", pa.string()),
             ("split", pa.string()),
             ("fold", pa.int32()),
             ("has_mask", pa.bool_()),
@@ -62,13 +64,15 @@ SCHEMA = pa.schema(
 class LabelGrid:
     """How a film's network-sized map goes back to its label grid (`height` x `width` pixels).
 
-    `padding` is counted in pixels of a square of `stored` pixels.
+    `padding` is counted in pixels of a square of `stored` pixels; `origin` is where the stored image begins in that
+    square, as (x, y): an image at a film's own size holds no padding.
     """
 
     height: int
     width: int
     padding: Padding
     stored: int
+    origin: tuple[int, int] = (0, 0)
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -153,8 +157,9 @@ class Shards:
             int(self.column(name)[index])
             for name in ("pad_top", "pad_bottom", "pad_left", "pad_right", "label_height", "label_width")
         )
-        stored = max(int(self.column("image_height")[index]), int(self.column("image_width")[index]))
-        return LabelGrid(height, width, Padding(top, bottom, left, right), stored)
+        rows, columns = (int(self.column(name)[index]) for name in ("image_height", "image_width"))
+        origin = (0, 0) if rows == columns else (left, top)
+        return LabelGrid(height, width, Padding(top, bottom, left, right), max(rows, columns), origin)
 
     def read(self, index: int, member: str) -> bytes:
         """Return the encoded bytes of a sample's `image`, `mask` or `json` member.

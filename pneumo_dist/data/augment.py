@@ -54,8 +54,10 @@ def draw(config: AugmentConfig, seed: int, epoch: int, key: str) -> Parameters:
     )
 
 
-def matrix(parameters: Parameters, size: int, stored: int) -> Matrix:
-    """Return the 2x3 map from pixels of the network's (size, size) input to those of the (stored, stored) image.
+def matrix(parameters: Parameters, size: int, stored: int, origin: tuple[int, int] = (0, 0)) -> Matrix:
+    """Return the 2x3 map from pixels of the network's (size, size) input to those of the stored image.
+
+    The image begins at `origin` (x, y) of a (stored, stored) square.
 
     Coordinates count from the corner of the first pixel (its centre is at 0.5), x before y.
     """
@@ -64,7 +66,7 @@ def matrix(parameters: Parameters, size: int, stored: int) -> Matrix:
     turn = _affine(cosine, sine, -sine, cosine, 0, 0)
     zoom = stored / size / parameters.scale
     flip = -1 if parameters.flip else 1
-    back = _affine(flip * zoom, 0, 0, zoom, stored / 2, stored / 2)
+    back = _affine(flip * zoom, 0, 0, zoom, stored / 2 - origin[0], stored / 2 - origin[1])
     return (back @ turn @ to_centre)[:2]
 
 

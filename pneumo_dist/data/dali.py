@@ -117,7 +117,8 @@ def eval_loader(
 def _fed(shards: Shards, index: int, size: int, parameters: Parameters, with_mask: bool = True) -> Fed:
     """Return warp (2, 3) and tone (2,) as float32, the encoded image and, if asked for, the encoded mask."""
     members = ("image", "mask") if with_mask else ("image",)
-    warp = matrix(parameters, size, shards.grid(index).stored)
+    grid = shards.grid(index)
+    warp = matrix(parameters, size, grid.stored, grid.origin)
     tone = np.array([parameters.gain, parameters.offset * 255.0], np.float32)
     encoded = [np.frombuffer(shards.read(index, member), np.uint8) for member in members]
     return warp.astype(np.float32), tone, *encoded

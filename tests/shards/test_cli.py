@@ -133,6 +133,10 @@ def test_another_build_into_a_finished_folder_changes_nothing(
     cli: Cli, film_set: Any, own_dataset: Path, tree_of: TreeOf
 ) -> None:
     before = tree_of(own_dataset)
+    salt = own_dataset.with_name(f"{own_dataset.name}.salt")
+    assert f"{salt}: no such patient salt" in cli(*arguments(film_set, own_dataset)).only_line()
+    salt.write_text("another salt than that of the dataset\n")
+    salt.chmod(0o600)
     line = cli(*arguments(film_set, own_dataset)).only_line()
     assert str(own_dataset) in line
     assert "--out" in line

@@ -1,0 +1,161 @@
+"""The same films, labels and folds for other tools: plain PNG folders, or nnU-Net's raw format."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from shards import rle
+from shards.errors import InputError
+from shards.files import atomic_write
+from shards.show import stored_content
+from shards.table import Shards
+
+Image = npt.NDArray[np.uint8]
+
+FACTS = ("split", "fold", "has_mask", "mask_area", "view", "sex", "age")
+_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
+
+
+def export_png(shards: Shards, out: Path, on_film: Callable[[], None] | None = None) -> None:
+    """Write OUT/images/{image_id}.png, OUT/masks/{image_id}.png (0 and 255) and, last, OUT/films.csv.
+
+    Films are without padding and resized to their label grid, masks exact on it; test films have no mask. `on_film` is
+    called after each film. Raises InputError for an OUT that is not an empty or new folder, for an image id that is
+    no file name, and as `stored_content` does.
+    """
+    _refuse_used_folder(out)
+    ids = [str(image_id) for image_id in shards.column("image_id")]
+    for image_id in ids:
+        if not _is_file_name(image_id):
+            raise InputError(f"{shards.folder}: image id {image_id[:80]!r} cannot name a file; export with --nnunet")
+    for index, image_id in enumerate(ids):
+        _write_png(out / "images" / f"{image_id}.png", film_on_label_grid(shards, index))
+        if _is_labelled(shards, index):
+            _write_png(out / "masks" / f"{image_id}.png", label(shards, index) * np.uint8(255))
+        if on_film:
+            on_film()
+    _write_films_csv(out / "films.csv", shards, ("image_id",))
+
+
+def export_nnunet(
+    shards: Shards,
+    out: Path,
+    dataset_id: int = 501,
+    name: str = "Pneumothorax",
+    on_film: Callable[[], None] | None = None,
+) -> Path:
+    """Write OUT/DatasetNNN_Name in nnU-Net v2's raw format and return that folder.
+
+    Cases are named by the samples' keys; films.csv tells their image ids. Films are without padding and resized to
+    their label grid. Training films (`always_train` too) are in imagesTr and labelsTr (0 and 1), held-out films in
+    imagesTs and labelsTs, test films in imagesTs. splits_final.json has the folds of `fold_lists`; nnU-Net reads it
+    from nnUNet_preprocessed/DatasetNNN_Name. `on_film` is called after each film.
+    Raises InputError as `export_png` does, and for a dataset without training films, an id outside 1 to 999 and a name
+    with other characters than letters, digits, - and _.
+    """
+    if not 1 <= dataset_id <= 999:
+        raise InputError(f"dataset id {dataset_id}: give 1 to 999 (nnU-Net's own use the lowest)")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise InputError(f"dataset name {name!r}: use letters, digits, - and _ only")
+    splits = fold_lists(shards)
+    _refuse_used_folder(out)
+    folder = out / f"Dataset{dataset_id:03d}_{name}"
+    training = np.isin(shards.column("split"), ("train", "always_train"))
+    for index, key in enumerate(shards.column("key").tolist()):
+        part = "Tr" if training[index] else "Ts"
+        _write_png(folder / f"images{part}" / f"{key}_0000.png", film_on_label_grid(shards, index))
+        if _is_labelled(shards, index):
+            _write_png(folder / f"labels{part}" / f"{key}.png", label(shards, index))
+        if on_film:
+            on_film()
+    _write_films_csv(folder / "films.csv", shards, ("key", "image_id"))
+    _write_json(folder / "splits_final.json", splits)
+    description = {
+        # A name that nnU-Net does not know: it then normalises each film by its own mean and deviation.
+        "channel_names": {"0": "x-ray"},
+        "labels": {"background": 0, "pneumothorax": 1},
+        "numTraining": int(training.sum()),
+        "file_ending": ".png",
+        "overwrite_image_reader_writer": "NaturalImage2DIO",
+        "name": name,
+    }
+    _write_json(folder / "dataset.json", description)
+    return folder
+
+
+def fold_lists(shards: Shards) -> list[dict[str, list[str]]]:
+    """Return the keys that each fold trains and validates on, as nnU-Net's splits_final.json lists them.
+
+    `always_train` films train every fold but the one that validates on a film of their group.
+    Raises InputError for a dataset without training films.
+    """
+    keys, folds, groups = (shards.column(column) for column in ("key", "fold", "group"))
+    films, extra = shards.indices("train"), shards.indices("always_train")
+    if not len(films):
+        raise InputError(f"{shards.folder}: no training films, hence no folds to export")
+    result = []
+    for fold in sorted(set(folds[films].tolist())):
+        validation = films[folds[films] == fold]
+        seen = set(groups[validation].tolist())
+        free = [index for index in extra.tolist() if groups[index] not in seen]
+        train = sorted([*films[folds[films] != fold].tolist(), *free])
+        result.append({"train": keys[train].tolist(), "val": keys[validation].tolist()})
+    return result
+
+
+def film_on_label_grid(shards: Shards, index: int) -> Image:
+    """Return a film without padding, uint8 of its label grid's shape; area averaging shrinks, cubic enlarges."""
+    film, grid = stored_content(shards, index), shards.grid(index)
+    if film.shape == (grid.height, grid.width):
+        return film
+    shrinks = grid.height <= film.shape[0] and grid.width <= film.shape[1]
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(film, (grid.width, grid.height), interpolation=kind), np.uint8)
+
+
+def label(shards: Shards, index: int) -> Image:
+    """Return the label of a labelled film, uint8 of its label grid's shape with values 0 and 1."""
+    grid = shards.grid(index)
+    return rle.decode(str(shards.column("rle")[index]), grid.height, grid.width)
+
+
+def _is_labelled(shards: Shards, index: int) -> bool:
+    return shards.column("split")[index] != "test" and shards.column("rle")[index] is not None
+
+
+def _is_file_name(text: str) -> bool:
+    return bool(text) and not re.search(r"[/\\\x00-\x1f]", text) and text.strip(". ") != "" and len(text.encode()) < 200
+
+
+def _refuse_used_folder(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: exists and is not an empty folder; give a new folder, or empty this one")
+
+
+def _write_png(path: Path, image: Image) -> None:
+    done, content = cv2.imencode(".png", image, _PNG)
+    assert done
+    atomic_write(path, content.tobytes())
+
+
+def _write_json(path: Path, value: object) -> None:
+    atomic_write(path, json.dumps(value, indent=1) + "\n")
+
+
+def _write_films_csv(path: Path, shards: Shards, names: Sequence[str]) -> None:
+    """Write one row per film; what is unknown is left blank, truths are 0 and 1."""
+    columns: list[list[Any]] = [shards.table[name].to_pylist() for name in (*names, *FACTS)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*names, *FACTS])
+    for row in zip(*columns, strict=True):
+        writer.writerow([int(value) if isinstance(value, bool) else "" if value is None else value for value in row])
+    atomic_write(path, text.getvalue())

@@ -1,0 +1,177 @@
+"""From finished shards to a dataset: groups and folds, table, lists, and the manifest last."""
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from shards.errors import InputError
+from shards.files import atomic_open, sha256_file
+from shards.options import BuildOptions
+from shards.parts import (
+    PARTS,
+    REJECTED,
+    UNLABELLED,
+    Part,
+    PlanRecord,
+    check_rejects,
+    finished_part,
+    load_plan,
+    locked,
+    read_list,
+    refuse_foreign_folder,
+    write_list,
+)
+from shards.split import split_table
+from shards.table import SCHEMA, TABLE, read_manifest, write_manifest
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """Counts of a finished dataset; `groups` counts patients joined with near-duplicates over labelled films."""
+
+    train: int
+    always_train: int
+    positives: int
+    holdout: int
+    test: int
+    groups: int
+    unlabelled: int
+    rejected: int
+    shards: int
+    reencoded: int
+    warnings: dict[str, int]
+    reused_shards: int = 0
+
+    @property
+    def labelled(self) -> int:
+        return self.train + self.holdout
+
+
+def summary_of(manifest: dict[str, Any]) -> BuildSummary:
+    """Return the counts of a manifest."""
+    counts = {
+        field.name: manifest["counts"][field.name] for field in fields(BuildSummary) if field.name != "reused_shards"
+    }
+    return BuildSummary(**counts)
+
+
+def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int = 0) -> BuildSummary:
+    """Finish a build whose tasks are done, or split a finished dataset anew; no tar is touched.
+
+    `changes` are split options that differ from those of the plan or the manifest. Raises InputError naming shards
+    that are missing.
+    """
+    if not out.is_dir():
+        raise InputError(f"{out}: no such folder; build into it first")
+    refuse_foreign_folder(out)
+    with locked(out):
+        plan = load_plan(out)
+        if plan is not None:
+            return finish(out, plan, options_of({**plan.arguments, **changes}), salt, max_rejects)
+        manifest = read_manifest(out)
+        if manifest["arguments"]["folds_csv"] is True and not {"folds", "folds_csv"} & set(changes):
+            raise InputError(f"{out}: its folds came from a CSV; give it again with --folds-csv, or --folds for others")
+        options = options_of({**manifest["arguments"], **changes})
+        table = split_table(pq.read_table(out / TABLE), options, salt)
+        summary = _write(out, table, {**manifest, "arguments": options.public()})
+        shutil.rmtree(out / PARTS)
+        return summary
+
+
+def options_of(arguments: dict[str, Any]) -> BuildOptions:
+    """Return the options that a plan or a manifest was made with; a manifest does not keep the paths of CSVs."""
+    kept = dict(arguments)
+    for name in ("groups_csv", "folds_csv"):
+        kept[name] = Path(kept[name]) if isinstance(kept[name], str | Path) else None
+    if kept["duplicate_distance"] == -1:
+        kept["duplicate_distance"] = None
+    return BuildOptions(**kept)
+
+
+def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_rejects: int) -> BuildSummary:
+    """Join the records of all shards of a plan into the dataset's table and manifest. The caller holds the lock."""
+    rejected, missing = list(plan.duplicates), []
+    tables, shards = [], []
+    warnings = Counter(read_manifest(out)["counts"]["warnings"] if plan.appends else {})
+    for name, digest in plan.jobs:
+        part = finished_part(out, name, digest)
+        if part is None:
+            missing.append(name)
+            continue
+        rejected += part["rejected"]
+        warnings.update(part["warnings"])
+        if part["rows"]:
+            tables.append(pa.Table.from_pylist(part["rows"], schema=SCHEMA))
+            shards.append(_described(part))
+    if missing:
+        raise InputError(f"{out}: {len(missing)} shards are not built yet, first {missing[0]}; run their tasks again")
+    old = read_manifest(out) if plan.appends else None
+    rejected = [*(read_list(out / REJECTED) if old else []), *sorted(map(tuple, rejected))]
+    write_list(out / REJECTED, rejected)
+    check_rejects(out, len(rejected), max_rejects, rejected)
+    # Only what the manifest knows: a killed append may have written its table already.
+    known = [shard["name"] for shard in old["shards"]] if old else []
+    kept = [pq.read_table(out / TABLE, filters=pc.field("shard").isin(known))] if old else []
+    table = pa.concat_tables([*kept, *tables]) if kept or tables else SCHEMA.empty_table()
+    table = split_table(table, options, salt, kept=len(kept[0]) if kept else 0)
+    if old:
+        shards = [*old["shards"], *shards]
+    unlabelled = (
+        sorted({tuple(row) for row in (*read_list(out / UNLABELLED), *plan.unlabelled)}) if old else plan.unlabelled
+    )
+    write_list(out / UNLABELLED, unlabelled)
+    named = {Path(shard["name"]).with_suffix(suffix).name for shard in shards for suffix in (".tar", ".idx")}
+    for stale in [path for path in out.iterdir() if path.suffix in {".tar", ".idx"} and path.name not in named]:
+        stale.unlink()  # of an unfinished build with other arguments; whoever lists the tars would read it
+    manifest = {
+        "arguments": options.public(),
+        "salt_check": plan.salt_check,
+        "build_digest": plan.digest,
+        "counts": {"warnings": dict(sorted(warnings.items()))},
+        "shards": shards,
+    }
+    summary = _write(out, table, manifest)
+    shutil.rmtree(out / PARTS)
+    return summary
+
+
+def _described(part: Part) -> dict[str, Any]:
+    return {**{name: part[name] for name in ("name", "sha256", "bytes", "reencoded")}, "samples": len(part["rows"])}
+
+
+def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary:
+    splits = table["split"].to_pylist()
+    groups = {
+        group for group, split in zip(table["group"].to_pylist(), splits, strict=True) if split in ("train", "holdout")
+    }
+    counts = {
+        **{split: splits.count(split) for split in ("train", "always_train", "holdout", "test")},
+        "positives": sum(map(bool, table["has_mask"].to_pylist())),
+        "groups": len(groups),
+        "unlabelled": len(read_list(out / UNLABELLED)),
+        "rejected": len(read_list(out / REJECTED)),
+        "shards": len(manifest["shards"]),
+        "reencoded": sum(shard["reencoded"] for shard in manifest["shards"]),
+        "warnings": manifest["counts"]["warnings"],
+    }
+    with atomic_open(out / TABLE) as stream:
+        pq.write_table(table, stream, compression="zstd")
+    arguments = manifest["arguments"]
+    kept = {name: value for name, value in manifest.items() if name not in ("format", "format_version")}
+    write_manifest(
+        out,
+        {
+            **kept,
+            "codec": arguments["codec"],
+            "image_size": arguments["image_size"],
+            "counts": counts,
+            "table_sha256": sha256_file(out / TABLE),
+        },
+    )
+    return summary_of({"counts": counts})

@@ -1,0 +1,135 @@
+"""An unfinished build: its plan, the records of its finished shards, and who may write.
+
+OUT/.build holds plan.json (all tasks of a build must agree on it), one record per finished shard, and the lock.
+"""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shards.errors import InputError
+from shards.files import atomic_write
+from shards.table import MANIFEST
+
+PARTS, PLAN, LOCK = ".build", "plan.json", "lock"
+REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"
+
+Row = tuple[str, ...]
+Part = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PlanRecord:
+    """What plan.json keeps: enough to finish a build without its films.
+
+    `jobs` are (shard name, digest of its inputs); the lists are rows of unlabelled.csv and rejected.csv.
+    """
+
+    digest: str
+    arguments: dict[str, Any]
+    salt_check: str
+    appends: bool
+    jobs: tuple[tuple[str, str], ...]
+    unlabelled: tuple[Row, ...]
+    duplicates: tuple[Row, ...]
+
+    def save(self, out: Path) -> None:
+        """Write plan.json, unless it stands there already."""
+        found = load_plan(out)
+        if found is not None and found.digest == self.digest:
+            return
+        (out / PARTS).mkdir(parents=True, exist_ok=True)
+        atomic_write(out / PARTS / PLAN, json.dumps(vars(self)))
+
+
+def load_plan(out: Path) -> PlanRecord | None:
+    """Return the plan of the unfinished build in a folder, None without one."""
+    try:
+        content = json.loads((out / PARTS / PLAN).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    jobs = tuple((name, digest) for name, digest in content.pop("jobs"))
+    unlabelled, duplicates = (tuple(tuple(row) for row in content.pop(name)) for name in ("unlabelled", "duplicates"))
+    return PlanRecord(**content, jobs=jobs, unlabelled=unlabelled, duplicates=duplicates)
+
+
+def save_part(out: Path, name: str, part: Part) -> None:
+    """Record a finished shard."""
+    atomic_write(out / PARTS / f"{name}.json", json.dumps(part))
+
+
+def finished_part(out: Path, name: str, digest: str) -> Part | None:
+    """Return the record of a shard that stands complete and was made from these inputs, else None."""
+    try:
+        part: Part = json.loads((out / PARTS / f"{name}.json").read_text())
+        if part["rows"] and (out / part["name"]).stat().st_size != part["bytes"]:
+            return None
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return part if part["digest"] == digest else None
+
+
+@contextmanager
+def locked(out: Path, shared: bool = False) -> Iterator[None]:
+    """Hold the folder's lock, which the system lets go when this process ends in whatever way.
+
+    The tasks of an array share it, a whole build or a finalize has it alone; that one also clears away what killed
+    writers left. Raises InputError where another build holds it.
+    """
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    with (out / PARTS / LOCK).open("w") as stream:
+        try:
+            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{out}: another build is writing here; wait for it or give another --out") from None
+        if not shared:
+            for stale in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
+                stale.unlink()
+        yield
+
+
+def refuse_foreign_folder(out: Path) -> None:
+    """Raise InputError for an output that is a file, or a folder with anything but a build of ours."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give a folder with --out")
+    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / PARTS).is_dir()):
+        raise InputError(f"{out}: is not empty and holds no unfinished build; give a new folder with --out")
+
+
+def check_rejects(out: Path, count: int, most: int, rejected: Sequence[Row] = ()) -> None:
+    """Raise InputError where more films were rejected than are put up with."""
+    if count > most:
+        first = f": first {rejected[0][1] or rejected[0][0]}: {rejected[0][2]}" if rejected else ""
+        raise InputError(
+            f"{count} films rejected, --max-rejects {most} allows fewer{first}; "
+            f"all in {out / REJECTED}; mend or remove them, or raise --max-rejects"
+        )
+
+
+def write_list(path: Path, rows: Sequence[Row]) -> None:
+    """Write rejected.csv or unlabelled.csv: image id, file, reason."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image_id", "file", "reason"])
+    writer.writerows(rows)
+    atomic_write(path, text.getvalue())
+
+
+def read_list(path: Path) -> list[Row]:
+    """Return the rows of such a list, none where the file is missing."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        return [tuple(row) for row in csv.reader(stream)][1:]
+
+
+def digest_of(value: object) -> str:
+    """Return a SHA-256 over plain JSON types."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,137 @@
+"""A contact sheet: films with their masks outlined, to look at what was built."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from shards import rle
+from shards.errors import InputError
+from shards.table import Shards
+
+Image = npt.NDArray[np.uint8]
+
+OUTLINE, TEXT = (255, 200, 0), (225, 225, 225)
+BACKGROUND = 24
+GAP = 4
+SMALLEST_CELL = 32
+# polylines takes coordinates in 1/16 pixel.
+SHIFT = 4
+
+
+def stored_content(shards: Shards, index: int) -> Image:
+    """Return the stored film without its padding, uint8 of shape (height, width).
+
+    A PNG member is a padded square; a JPEG member is the film alone, whose padding the table gives for a square
+    around it. Raises CorruptSample for damaged bytes, InputError for bytes that are no image of the table's size.
+    """
+    encoded = np.frombuffer(shards.read(index, "image"), np.uint8)
+    image = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    expected = (int(shards.column("image_height")[index]), int(shards.column("image_width")[index]))
+    if image is None or image.shape != expected:
+        where = f"{shards.folder / str(shards.column('shard')[index])}: {shards.column('key')[index]}"
+        raise InputError(f"{where} holds no image of {expected[1]}x{expected[0]} pixels; build the shards again")
+    grid = shards.grid(index)
+    if image.shape == (grid.stored, grid.stored):
+        pad = grid.padding
+        image = image[pad.top : grid.stored - pad.bottom, pad.left : grid.stored - pad.right]
+    return np.asarray(image, np.uint8)
+
+
+def choose(shards: Shards, count: int, seed: int, positives_only: bool = False) -> list[int]:
+    """Return up to `count` rows, spread over the folds (and other splits) and over films with and without a mask.
+
+    A pure function of its arguments; films of one fold stand together. Raises InputError where there is nothing to
+    show.
+    """
+    if count < 1:
+        raise InputError(f"count {count}: give at least 1 film to show")
+    splits, folds = shards.column("split"), shards.column("fold")
+    has_mask = shards.column("has_mask").astype(bool)
+    parts = sorted(set(zip(splits.tolist(), folds.tolist(), strict=True)), key=lambda part: (part[0] != "train", *part))
+    rng = np.random.default_rng(seed)
+    first: list[list[int]] = []
+    second: list[list[int]] = []
+    for number, (split, fold) in enumerate(parts):
+        inside = (splits == split) & (folds == fold)
+        classes = [np.flatnonzero(inside & has_mask), np.flatnonzero(inside & ~has_mask & (not positives_only))]
+        # The class that leads alternates, so that few films still show every fold and both classes.
+        leading = [films for films in (classes if number % 2 == 0 else classes[::-1]) if len(films)]
+        for queues, films in zip((first, second), leading, strict=False):
+            queues.append(rng.permutation(films)[:count].tolist())
+    if not first:
+        raise InputError(f"{shards.folder}: no {'positive ' if positives_only else ''}films to show")
+    dealt = [queue[place] for place in range(count) for queue in (*first, *second) if place < len(queue)]
+    order = {part: number for number, part in enumerate(parts)}
+    return sorted(dealt[:count], key=lambda film: (order[splits[film], folds[film]], not has_mask[film], film))
+
+
+def contact_sheet(shards: Shards, indices: Sequence[int], columns: int = 6, cell: int = 256) -> Image:
+    """Return the films side by side, RGB uint8 of shape (height, width, 3).
+
+    Each film stands centred in a cell of `cell` pixels, aspect kept, without padding, with the outline of its label
+    and a caption below: fold or split, view, mask area in label-grid pixels.
+    Raises InputError for no film at all, fewer than one column and cells below 32 pixels.
+    """
+    if not len(indices):
+        raise InputError(f"{shards.folder}: no films to show")
+    if columns < 1:
+        raise InputError(f"columns {columns}: give at least 1")
+    if cell < SMALLEST_CELL:
+        raise InputError(f"cell {cell}: give at least {SMALLEST_CELL} pixels")
+    columns = min(columns, len(indices))
+    lines = -(-len(indices) // columns)
+    tile = cell + caption_height(cell)
+    sheet = np.full((lines * (tile + GAP) + GAP, columns * (cell + GAP) + GAP, 3), BACKGROUND, np.uint8)
+    for place, index in enumerate(indices):
+        top = GAP + place // columns * (tile + GAP)
+        left = GAP + place % columns * (cell + GAP)
+        film = _outlined(shards, index, cell)
+        y, x = top + (cell - film.shape[0]) // 2, left + (cell - film.shape[1]) // 2
+        sheet[y : y + film.shape[0], x : x + film.shape[1]] = film
+        _write(sheet[top + cell : top + tile, left : left + cell], caption(shards, index))
+    return sheet
+
+
+def caption_height(cell: int) -> int:
+    """Return the height of the strip below a cell, in pixels."""
+    return max(10, cell // 14)
+
+
+def caption(shards: Shards, index: int) -> str:
+    """Return `fold 2  PA  8,630 px` or the like."""
+    split = str(shards.column("split")[index])
+    area = int(shards.column("mask_area")[index])
+    where = f"fold {shards.column('fold')[index]}" if split == "train" else split.replace("_", " ")
+    label = "no label" if area < 0 else f"{area:,} px" if area else "no mask"
+    return "  ".join(part for part in (where, str(shards.column("view")[index]), label) if part)
+
+
+def _outlined(shards: Shards, index: int, cell: int) -> Image:
+    film = stored_content(shards, index)
+    scale = cell / max(film.shape)
+    width, height = (max(1, round(side * scale)) for side in (film.shape[1], film.shape[0]))
+    kind = cv2.INTER_AREA if scale <= 1 else cv2.INTER_CUBIC
+    canvas = cv2.cvtColor(cv2.resize(film, (width, height), interpolation=kind), cv2.COLOR_GRAY2RGB)
+    text = shards.column("rle")[index]
+    if text is not None:
+        grid = shards.grid(index)
+        mask = rle.decode(str(text), grid.height, grid.width)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        # Contours are traced through pixel centres on the label grid, which covers the film exactly.
+        factor = np.array([width / grid.width, height / grid.height])
+        points = [np.rint(((outline + 0.5) * factor - 0.5) * 2**SHIFT).astype(np.int32) for outline in outlines]
+        cv2.polylines(canvas, points, True, OUTLINE, max(1, cell // 256), cv2.LINE_AA, SHIFT)
+    return np.asarray(canvas, np.uint8)
+
+
+def _write(strip: Image, text: str) -> None:
+    """Write a line of text into a strip (height, width, 3), as large as fits."""
+    height, width = strip.shape[:2]
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    (wide, high), below = cv2.getTextSize(text, font, 1.0, 1)
+    scale = min((height - 2) / (high + below), (width - 2) / wide)
+    line = np.ascontiguousarray(strip)
+    cv2.putText(line, text, (1, round(1 + high * scale)), font, scale, TEXT, 1, cv2.LINE_AA)
+    strip[:] = line

@@ -1,0 +1,306 @@
+"""Tasks, appending, re-splitting, codecs and privacy: the whole build under its options."""
+
+import csv
+import errno
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+from pydicom.pixels import pixel_array
+
+from shards import build as build_module
+from shards import files, rle
+from shards.phantom import synthesize
+from shards.table import Shards
+from shards.verify import verify
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty labelled films of 96 px in `dicom-images`, half positive, and their CSV."""
+    folder = tmp_path_factory.mktemp("films") / "set"
+    synthesize(folder, images=30, size=96, positive_rate=0.5, seed=4)
+    return folder
+
+
+def build_line(films: Path, out: Path, *more: object) -> list[object]:
+    common = ("--image-size", 64, "--folds", 2, "--samples-per-shard", 8, "--workers", 1)
+    return ["build", "--dicom", films / "dicom-images", "--rle", films / "train-rle.csv", "--out", out, *common, *more]
+
+
+def good(outcome: Any) -> str:
+    assert outcome.code == 0, outcome.err
+    return str(outcome.out)
+
+
+def tars(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*.tar"))}
+
+
+def part_of(films: Path, to: Path, keep: slice) -> Path:
+    """Copy some of the films, with all of the labels that belong to them."""
+    rows = list(csv.reader((films / "train-rle.csv").open()))
+    chosen = sorted({row[0] for row in rows[1:]})[keep]
+    for path in films.rglob("*.dcm"):
+        if path.stem in chosen:
+            (to / "dicom-images").mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, to / "dicom-images")
+    with (to / "train-rle.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([rows[0], *(row for row in rows[1:] if row[0] in chosen)])
+    return to
+
+
+def test_three_tasks_and_finalize_give_the_bytes_of_one_build(
+    cli: Cli, films: Path, tmp_path: Path, tree_of: Any
+) -> None:
+    good(cli(*build_line(films, tmp_path / "one/out")))
+    salt = tmp_path / "one/out.salt"
+    share = ("--patient-salt-file", salt)
+    for task in ("2/3", "1/3"):
+        good(cli(*build_line(films, tmp_path / "many/out", "--task", task, *share)))
+    line = cli("finalize", tmp_path / "many/out").only_line()
+    assert "train-00002" in line, "the shard of the task that has not run is named"
+    assert not (tmp_path / "many/out/manifest.json").exists()
+    good(cli(*build_line(films, tmp_path / "many/out", "--task", "3/3", *share)))
+    good(cli("finalize", tmp_path / "many/out"))
+    assert tree_of(tmp_path / "many/out") == tree_of(tmp_path / "one/out")
+
+
+def test_tasks_of_another_build_and_bad_tasks_are_refused(cli: Cli, films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    good(cli(*build_line(films, out, "--task", "1/2")))
+    assert "other tasks" in cli(*build_line(films, out, "--task", "2/2", "--image-size", 96)).only_line()
+    for task in ("0/2", "3/2", "x/2", "2"):
+        assert task in cli(*build_line(films, out, "--task", task)).only_line()
+
+
+def test_a_second_build_into_one_folder_is_refused_while_the_first_runs(cli: Cli, films: Path, tmp_path: Path) -> None:
+    from shards.parts import locked
+
+    with locked(tmp_path / "out"):
+        assert "another build is writing" in cli(*build_line(films, tmp_path / "out")).only_line()
+
+
+def test_appended_films_get_shards_of_their_own_and_old_ones_keep_bytes_and_folds(
+    cli: Cli, films: Path, tmp_path: Path
+) -> None:
+    first = part_of(films, tmp_path / "first", slice(0, 20))
+    out = tmp_path / "out"
+    good(cli(*build_line(first, out, "--holdout", 0.25)))
+    old, before = tars(out), Shards(out)
+    folds = dict(
+        zip(before.column("key"), zip(before.column("fold"), before.column("split"), strict=True), strict=True)
+    )
+    assert "--append" in cli(*build_line(films, out)).only_line()
+    text = good(cli(*build_line(films, out, "--append")))
+    assert "groups" in text
+    assert {name: content for name, content in tars(out).items() if name in old} == old
+    after = Shards(out)
+    assert len(after) == 30
+    assert verify(out) == []
+    now = dict(zip(after.column("key"), zip(after.column("fold"), after.column("split"), strict=True), strict=True))
+    assert {key: now[key] for key in folds} == folds
+    assert set(after.column("fold")[20:]) <= {-1, 0, 1}
+    unchanged = tars(out)
+    good(cli(*build_line(films, out, "--append")))
+    assert tars(out) == unchanged, "appending what is there already adds nothing"
+    other = ["--image-size", 96]
+    assert "--image-size" in cli(*build_line(films, out, "--append", *other)).only_line()
+
+
+def test_a_new_split_touches_no_tar(cli: Cli, films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    good(cli(*build_line(films, out)))
+    before, folds = tars(out), Shards(out).column("fold").copy()
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    good(cli("finalize", out, "--folds", 3, "--seed", 5, "--holdout", 0.2))
+    after = Shards(out)
+    assert set(after.column("fold")) == {-1, 0, 1, 2}
+    assert not (after.column("fold") == folds).all()
+    assert tars(out) == before
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.tar")} == stamps
+    assert verify(out) == []
+
+
+def test_published_folds_and_groups_are_taken_over(cli: Cli, films: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    good(cli(*build_line(films, out)))
+    shards = Shards(out)
+    ids = shards.column("image_id").tolist()
+    group_number = {group: number for number, group in enumerate(sorted(set(shards.column("group"))))}
+    wanted = {i: group_number[g] % 4 - 1 for i, g in zip(ids, shards.column("group"), strict=True)}
+    path = tmp_path / "folds.csv"
+    path.write_text("image_id,fold\n" + "".join(f"{i},{fold}\n" for i, fold in wanted.items()))
+    good(cli("finalize", out, "--folds-csv", path))
+    assert dict(zip(ids, Shards(out).column("fold").tolist(), strict=True)) == wanted
+    assert "--folds-csv" in cli("finalize", out, "--seed", 3).only_line()
+    groups = tmp_path / "groups.csv"
+    groups.write_text("".join(f"{i},ward {number % 10}\n" for number, i in enumerate(ids)))
+    good(cli("finalize", out, "--folds", 2, "--groups", groups))
+    fold_of: dict[int, set[int]] = {}
+    for number, fold in enumerate(Shards(out).column("fold").tolist()):
+        fold_of.setdefault(number % 10, set()).add(fold)
+    assert all(len(folds) == 1 for folds in fold_of.values())
+    assert b"ward" not in b"".join(p.read_bytes() for p in out.iterdir())
+    path.write_text("\n".join(f"{i},0" for i in ids[1:]))
+    assert ids[0] in cli("finalize", out, "--folds-csv", path).only_line()
+
+
+def test_near_duplicates_share_a_group_unless_told_otherwise(cli: Cli, films: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "films"
+    shutil.copytree(films, copy)
+    source = pydicom.dcmread(sorted(copy.rglob("*.dcm"))[0])
+    image_id = source.SOPInstanceUID
+    twin = f"{image_id[:-1]}{(int(image_id[-1]) + 1) % 10}"
+    source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = twin
+    source.PatientID = source.PatientName = "somebody else"
+    source.save_as(copy / "dicom-images" / f"{twin}.dcm")
+    with (copy / "train-rle.csv").open("a") as stream:
+        stream.write(f"{twin}, -1\n")
+    out = tmp_path / "out"
+    good(cli(*build_line(copy, out)))
+    shards = Shards(out)
+    group_of = dict(zip(shards.column("image_id"), shards.column("group"), strict=True))
+    assert group_of[twin] == group_of[image_id]
+    good(cli("finalize", out, "--duplicate-distance", -1))
+    shards = Shards(out)
+    group_of = dict(zip(shards.column("image_id"), shards.column("group"), strict=True))
+    assert group_of[twin] != group_of[image_id]
+
+
+def test_always_train_films_have_no_fold_and_are_labelled(cli: Cli, films: Path, tmp_path: Path) -> None:
+    first, second = part_of(films, tmp_path / "a", slice(0, 22)), part_of(films, tmp_path / "b", slice(22, 30))
+    line = build_line(first, tmp_path / "out", "--always-train", second / "dicom-images")
+    line[line.index("--rle") + 1] = films / "train-rle.csv"
+    good(cli(*line))
+    shards = Shards(tmp_path / "out")
+    always = shards.indices("always_train")
+    assert len(always) == 8
+    assert set(shards.column("fold")[always]) == {-1}
+    assert verify(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("square", [True, False])
+def test_jpeg_shards_hold_the_films_own_streams_and_size(cli: Cli, films: Path, tmp_path: Path, square: bool) -> None:
+    source = films
+    if not square:
+        source = tmp_path / "films"
+        (source / "dicom-images").mkdir(parents=True)
+        (source / "train-rle.csv").write_text("".join(f"film{n},{'-1' if n % 2 else '100 30'}\n" for n in range(6)))
+        for number in range(6):
+            picture = np.random.default_rng(number).integers(0, 255, (90, 64), np.uint8)
+            cv2.imwrite(str(source / "dicom-images" / f"film{number}.png"), cv2.GaussianBlur(picture, (9, 9), 0))
+    line = build_line(source, tmp_path / "out", "--codec", "jpeg", "--duplicate-distance", -1)
+    if not square:
+        line[1] = "--images"
+    text = good(cli(*line))
+    shards = Shards(tmp_path / "out")
+    assert verify(tmp_path / "out") == []
+    assert ("were encoded anew" in text) is not square
+    for index in range(len(shards)):
+        image = cv2.imdecode(np.frombuffer(shards.read(index, "image"), np.uint8), cv2.IMREAD_GRAYSCALE)
+        mask = cv2.imdecode(np.frombuffer(shards.read(index, "mask"), np.uint8), cv2.IMREAD_GRAYSCALE)
+        grid = shards.grid(index)
+        assert image.shape == mask.shape == (grid.height, grid.width)
+        assert ((mask > 0) == rle.decode(shards.column("rle")[index], grid.height, grid.width)).all()
+        if square:
+            path = next(source.rglob(f"{shards.column('image_id')[index]}.dcm"))
+            assert (image == pixel_array(path, decoding_plugin="pillow")).all()
+        else:
+            assert grid.origin == (13, 0)
+
+
+def identifiers(films: Path) -> set[bytes]:
+    """Return every text by which a film or a patient could be found again, of four characters or more."""
+    found = set()
+    for path in films.rglob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        for keyword in ("PatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID", "StudyDate", "StudyTime"):
+            found.add(str(dataset.get(keyword, "")).encode())
+    return {text for text in found if len(text) >= 4} | {str(films).encode(), b".dcm"}
+
+
+def table_text(out: Path) -> bytes:
+    return json.dumps(Shards(out).table.to_pylist()).encode()
+
+
+@pytest.mark.parametrize("codec", ["png", "jpeg"])
+def test_no_identifier_is_in_any_byte_written(cli: Cli, films: Path, tmp_path: Path, codec: str) -> None:
+    out = tmp_path / "out"
+    good(cli(*build_line(films, out, "--codec", codec, "--pseudonymise")))
+    written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file()) + table_text(out)
+    image_ids = {path.stem.encode() for path in films.rglob("*.dcm")}
+    secrets = {(tmp_path / "out.salt").read_bytes().strip()}
+    for text in identifiers(films) | image_ids | secrets | {i.replace(b".", b"-") for i in image_ids}:
+        assert text not in written
+    names = tmp_path / "out.ids.csv"
+    assert names.stat().st_mode & 0o077 == 0
+    known = dict(csv.reader(names.open()))
+    assert {name.encode() for name in known} == image_ids
+    assert set(known.values()) == set(Shards(out).column("image_id"))
+    for index in range(len(Shards(out))):
+        assert Shards(out).read(index, "image")
+
+
+def test_pseudonymous_films_can_be_appended(cli: Cli, films: Path, tmp_path: Path) -> None:
+    first = part_of(films, tmp_path / "first", slice(0, 20))
+    good(cli(*build_line(first, tmp_path / "out", "--pseudonymise")))
+    rest = part_of(films, tmp_path / "rest", slice(20, 30))
+    line = build_line(rest, tmp_path / "out", "--pseudonymise", "--append")
+    line[line.index("--rle") + 1] = films / "train-rle.csv"
+    good(cli(*line))
+    assert len(Shards(tmp_path / "out")) == 30
+    assert len(list(csv.reader((tmp_path / "out.ids.csv").open()))) == 30
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_finishes(
+    cli: Cli, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree_of: Any
+) -> None:
+    good(cli(*build_line(films, tmp_path / "whole/out")))
+    salt = ("--patient-salt-file", tmp_path / "whole/out.salt")
+    made = 0
+    build_sample = build_module.build_sample
+
+    def full_disk(*arguments: Any) -> Any:
+        nonlocal made
+        made += 1
+        if made > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return build_sample(*arguments)
+
+    monkeypatch.setattr(build_module, "build_sample", full_disk)
+    line = cli(*build_line(films, tmp_path / "out", *salt)).only_line()
+    assert "train-00001.tar: No space left on device" in line
+    assert not list((tmp_path / "out").glob("*.tmp")) + list((tmp_path / "out").glob(".*.tmp"))
+    kept = (tmp_path / "out/train-00000.tar").stat().st_mtime_ns
+    monkeypatch.setattr(build_module, "build_sample", build_sample)
+    good(cli(*build_line(films, tmp_path / "out", *salt)))
+    assert (tmp_path / "out/train-00000.tar").stat().st_mtime_ns == kept
+    assert tree_of(tmp_path / "out") == tree_of(tmp_path / "whole/out")
+
+
+def test_an_output_that_cannot_be_written_is_one_line(
+    cli: Cli, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*arguments: Any, **more: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "out/train-00000.tar"))
+
+    monkeypatch.setattr(files.tempfile, "mkstemp", read_only)
+    line = cli(*build_line(films, tmp_path / "out", "--patient-salt-file", write_salt(tmp_path))).only_line()
+    assert "Read-only file system" in line
+    assert "another folder" in line or "can be written" in line
+
+
+def write_salt(folder: Path) -> Path:
+    path = folder / "salt"
+    path.write_text("a salt of enough characters\n")
+    path.chmod(0o600)
+    return path

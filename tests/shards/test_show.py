@@ -1,0 +1,219 @@
+"""Contact sheets: the right film, without padding, with its outline where its label is."""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+
+from shards import rle
+from shards.errors import InputError
+from shards.grid import fit_square, to_square
+from shards.show import GAP, caption, caption_height, choose, contact_sheet, stored_content
+from shards.table import SCHEMA, Shards, write_manifest, write_table
+
+Image = npt.NDArray[np.uint8]
+Make = Callable[..., Shards]
+
+
+def default(field: pa.Field) -> Any:
+    if field.nullable:
+        return None
+    return "" if pa.types.is_string(field.type) else 0
+
+
+def film_row(film: Image, mask: Image | None, stored: int | None, **facts: Any) -> tuple[dict[str, Any], bytes]:
+    """A table row and an image member: a padded PNG square of `stored` pixels, or a JPEG at the film's own size."""
+    height, width = film.shape
+    pad = fit_square(height, width, stored or max(height, width))
+    suffix, image = (".png", to_square(film, stored)) if stored else (".jpg", film)
+    content = cv2.imencode(suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == ".jpg" else [])[1].tobytes()
+    row = {field.name: default(field) for field in SCHEMA} | {
+        "split": "train",
+        "label_height": height if mask is None else mask.shape[0],
+        "label_width": width if mask is None else mask.shape[1],
+        **{f"pad_{side}": getattr(pad, side) for side in ("top", "bottom", "left", "right")},
+        "image_height": image.shape[0],
+        "image_width": image.shape[1],
+        "image_size": len(content),
+        "image_crc32": zlib.crc32(content),
+    }
+    if mask is not None:
+        row |= {"fold": 0, "has_mask": bool(mask.any()), "mask_area": int(mask.sum()), "rle": rle.encode(mask)}
+    return row | facts, content
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Write a dataset of rows and image members by hand, so that any codec and table can be shown."""
+
+    def write(films: Sequence[tuple[dict[str, Any], bytes]]) -> Shards:
+        content = b"".join(image for _, image in films)
+        rows, offset = [], 0
+        for number, (row, image) in enumerate(films):
+            rows.append({**row, "key": f"film{number}", "shard": "train-00000.tar", "image_offset": offset})
+            offset += len(image)
+        (tmp_path / "train-00000.tar").write_bytes(content)
+        write_table(tmp_path / "samples.parquet", rows)
+        write_manifest(tmp_path, {})
+        return Shards(tmp_path)
+
+    return write
+
+
+def smooth(height: int, width: int) -> Image:
+    """A grey film between 60 and 180 that JPEG hardly changes, nowhere black like padding."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.rint(120 + 60 * np.sin(x / 17) * np.cos(y / 23)).astype(np.uint8)
+
+
+def coloured(sheet: Image) -> npt.NDArray[np.bool_]:
+    return np.asarray(sheet.max(axis=2) != sheet.min(axis=2))
+
+
+SHAPES = [(80, 60), (60, 80), (80, 80)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_padded_png_gives_the_film_to_the_bit(make: Make, shape: tuple[int, int]) -> None:
+    film = smooth(*shape)
+    np.testing.assert_array_equal(stored_content(make([film_row(film, None, 80)]), 0), film)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_jpeg_of_native_size_is_the_film_itself(make: Make, shape: tuple[int, int]) -> None:
+    film = smooth(*shape)
+    content = stored_content(make([film_row(film, None, None)]), 0)
+    assert content.shape == shape
+    assert np.abs(content.astype(int) - film).max() <= 6
+
+
+def test_an_image_of_another_size_than_the_table_says_is_named(make: Make) -> None:
+    row, content = film_row(smooth(80, 60), None, None)
+    with pytest.raises(InputError, match=r"train-00000\.tar: film0 holds no image of 60x79 pixels"):
+        stored_content(make([({**row, "image_height": 79}, content)]), 0)
+    text = {"image_size": 4, "image_crc32": zlib.crc32(b"text")}
+    with pytest.raises(InputError, match="film0 holds no image"):
+        stored_content(make([({**row, **text}, b"text")]), 0)
+
+
+@pytest.mark.parametrize("stored", [96, None])
+@pytest.mark.parametrize("shape", [(96, 64), (64, 96), (96, 96)])
+@pytest.mark.parametrize("grain", [1, 3])
+def test_the_outline_runs_along_the_label(make: Make, shape: tuple[int, int], stored: int | None, grain: int) -> None:
+    mask = np.zeros((shape[0] * grain, shape[1] * grain), np.uint8)
+    top, bottom, left, right = (edge * grain for edge in (10, 50, 20, 40))
+    mask[top:bottom, left:right] = 1
+    shards = make([film_row(smooth(*shape), mask, stored)])
+    sheet = contact_sheet(shards, [0], cell=192)
+    assert sheet.dtype == np.uint8
+    assert sheet.shape == (192 + caption_height(192) + 2 * GAP, 192 + 2 * GAP, 3)
+    scale = 192 / max(shape) / grain
+    y0, x0 = (GAP + (192 - side * 192 / max(shape)) / 2 for side in shape)
+    rows, columns = (np.flatnonzero(coloured(sheet).any(axis=axis)) for axis in (1, 0))
+    found = (rows[0], rows[-1], columns[0], columns[-1])
+    expected = (y0 + top * scale, y0 + bottom * scale, x0 + left * scale, x0 + right * scale)
+    assert np.abs(np.subtract(found, expected)).max() <= 2.5, (found, expected)
+    middle = coloured(sheet)[round(y0 + 20 * grain * scale) : round(y0 + 40 * grain * scale)]
+    assert not middle[:, round(x0 + 25 * grain * scale) : round(x0 + 35 * grain * scale)].any()
+
+
+def test_the_film_fills_its_cell_without_padding(make: Make) -> None:
+    shards = make([film_row(smooth(96, 64), None, 96, split="test")])
+    sheet = contact_sheet(shards, [0], cell=96)
+    assert not coloured(sheet).any()
+    np.testing.assert_array_equal(sheet[GAP : GAP + 96, GAP + 16 : GAP + 80, 0], smooth(96, 64))
+    assert len(np.unique(sheet[GAP : GAP + 96, GAP : GAP + 16])) == 1
+
+
+def test_a_mask_of_one_pixel_can_be_seen(make: Make) -> None:
+    mask = np.zeros((1024, 1024), np.uint8)
+    mask[500, 500] = 1
+    assert coloured(contact_sheet(make([film_row(smooth(64, 64), mask, 64)]), [0], cell=64)).any()
+
+
+def test_cells_stand_in_rows_in_the_order_asked_for(make: Make) -> None:
+    greys = [10, 60, 110, 160, 210]
+    shards = make([film_row(np.full((32, 32), grey, np.uint8), None, 32, split="test") for grey in greys])
+    order = [4, 0, 2, 1, 3]
+    sheet = contact_sheet(shards, order, columns=3, cell=32)
+    tile = 32 + caption_height(32)
+    assert sheet.shape == (2 * (tile + GAP) + GAP, 3 * (32 + GAP) + GAP, 3)
+    seen = [sheet[GAP + n // 3 * (tile + GAP) + 16, GAP + n % 3 * (32 + GAP) + 16, 0] for n in range(5)]
+    assert seen == [greys[index] for index in order]
+    assert contact_sheet(shards, [0], columns=3, cell=32).shape[1] == 32 + 2 * GAP
+
+
+def test_captions_tell_fold_or_split_view_and_area(make: Make) -> None:
+    film, mask = smooth(32, 32), np.zeros((64, 64), np.uint8)
+    mask[:40, :40] = 1
+    shards = make(
+        [
+            film_row(film, mask, 32, fold=2, view="PA"),
+            film_row(film, mask * np.uint8(0), 32, split="always_train", fold=None, view="AP"),
+            film_row(film, None, 32, split="test"),
+        ]
+    )
+    assert [caption(shards, index) for index in range(3)] == [
+        "fold 2  PA  1,600 px",
+        "always train  AP  no mask",
+        "test  no label",
+    ]
+    sheet = contact_sheet(shards, [0], cell=128)
+    strip = sheet[GAP + 128 : -GAP, GAP:-GAP]
+    assert strip.max() > 150
+    assert sheet[-GAP:].max() == sheet[:GAP].max() == strip.min()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"indices": []}, "no films"), ({"columns": 0}, "columns 0"), ({"cell": 31}, "cell 31")],
+)
+def test_sheets_that_cannot_be_are_refused(dataset: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        contact_sheet(Shards(dataset), **{"indices": [0], **arguments})
+
+
+def part_of(shards: Shards, index: int) -> tuple[str, int]:
+    return str(shards.column("split")[index]), int(shards.column("fold")[index])
+
+
+def test_a_choice_is_spread_over_folds_and_classes(dataset: Path) -> None:
+    shards = Shards(dataset)
+    has_mask = shards.column("has_mask")
+    parts = {part_of(shards, index) for index in range(len(shards))}
+    few = choose(shards, len(parts), seed=0)
+    assert {part_of(shards, index) for index in few} == parts
+    assert len({bool(has_mask[index]) for index in few}) == 2
+    kinds = {(part_of(shards, index), bool(has_mask[index])) for index in range(len(shards))}
+    more = choose(shards, 2 * len(kinds), seed=0)
+    counts = Counter((part_of(shards, index), bool(has_mask[index])) for index in more)
+    assert set(counts) == kinds
+    assert len(set(more)) == len(more) == 2 * len(kinds)
+    assert max(counts.values()) <= 3
+
+
+def test_a_choice_is_reproducible_and_its_seed_counts(dataset: Path) -> None:
+    shards = Shards(dataset)
+    assert choose(shards, 9, seed=4) == choose(shards, 9, seed=4)
+    assert any(choose(shards, 9, seed=4) != choose(shards, 9, seed=seed) for seed in range(5, 9))
+
+
+def test_all_films_come_where_more_are_asked_for(dataset: Path) -> None:
+    shards = Shards(dataset)
+    assert sorted(choose(shards, 1000, seed=0)) == list(range(len(shards)))
+    positives = choose(shards, 1000, seed=0, positives_only=True)
+    assert sorted(positives) == np.flatnonzero(shards.column("has_mask")).tolist()
+
+
+def test_a_choice_of_nothing_is_refused(make: Make, dataset: Path) -> None:
+    with pytest.raises(InputError, match="count 0"):
+        choose(Shards(dataset), 0, seed=0)
+    with pytest.raises(InputError, match="no positive films"):
+        choose(make([film_row(smooth(32, 32), None, 32, split="test")]), 3, seed=0, positives_only=True)
