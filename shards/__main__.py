@@ -128,7 +128,7 @@ def build_command(
     finished = (out / MANIFEST).exists()
     held = set(Shards(out).column("image_id")) if finished else set()
     if append and options.pseudonymise:
-        salt = load_salt(patient_salt_file or _default(out, ".salt"), create=False)
+        salt = _salt(out, patient_salt_file, create=False)
         held = {image_id for image_id in labels or () if image_pseudonym(image_id, salt) in held}
     sources = find_sources(
         *(dicom_dirs, image_dirs, masks, labels, labels_path, test_dicom_dirs, test_image_dirs, always_dirs),
@@ -136,7 +136,7 @@ def build_command(
     )
     # Last of all, so that no salt is made for what is refused; a begun build keeps the one that it began with.
     begun = finished or (out / PARTS / PLAN).exists()
-    salt = load_salt(patient_salt_file or _default(out, ".salt"), create=patient_salt_file is None and not begun)
+    salt = _salt(out, patient_salt_file, create=patient_salt_file is None and not begun)
     if options.pseudonymise:
         sources, names = sources.pseudonymise(salt)
         save_pseudonyms(_default(out, ".ids.csv"), names)
@@ -166,7 +166,7 @@ def finalize_command(
         for name, value in arguments.items()
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }
-    salt = load_salt(patient_salt_file or _default(out, ".salt"), create=False) if given.get("groups_csv") else b""
+    salt = _salt(out, patient_salt_file, create=False) if given.get("groups_csv") else b""
     _describe(out, finalize(out, given, salt, max_rejects))
 
 
@@ -212,6 +212,13 @@ def export_command(folder: Path, png: Path | None, nnunet: Path | None) -> None:
 def _options(arguments: dict[str, Any]) -> BuildOptions:
     distance = arguments.pop("duplicate_distance")
     return BuildOptions(**arguments, duplicate_distance=None if distance == -1 else distance)
+
+
+def _salt(out: Path, given: Path | None, create: bool) -> bytes:
+    path = given or _default(out, ".salt")
+    if out.resolve() in path.resolve().parents:
+        raise InputError(f"{path}: the patient salt must not lie in the dataset that it protects; move it out of {out}")
+    return load_salt(path, create=create)
 
 
 def _task(text: str) -> Task:

@@ -2,18 +2,24 @@
 
 import hashlib
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from shards import rle
 from shards.errors import InputError
 from shards.files import sha256_file
+from shards.grid import mask_to_size, mask_to_square
+from shards.keys import LONGEST_KEY
 from shards.members import index_tar
 from shards.table import TABLE, Shards
+
+Mask = npt.NDArray[np.uint8]
 
 
 def verify(folder: Path, on_sample: Callable[[], None] | None = None) -> list[str]:
@@ -65,6 +71,9 @@ def _leaks(shards: Shards) -> Iterator[str]:
     keys, groups, folds = (shards.column(name) for name in ("key", "group", "fold"))
     if len(set(keys)) != len(keys):
         yield f"{shards.folder / TABLE}: a key stands twice"
+    for key in keys:
+        if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{LONGEST_KEY}}}", key):
+            yield f"{shards.folder / TABLE}: {key!r} is no safe key (letters, digits, _ and - only)"
     seen: dict[str, int] = {}
     for index in shards.indices("train", "holdout"):
         if seen.setdefault(groups[index], folds[index]) != folds[index]:
@@ -92,15 +101,23 @@ def _samples(shards: Shards, on_sample: Callable[[], None] | None) -> Iterator[s
         if splits[index] == "test":
             continue
         grid = shards.grid(index)
-        if int(rle.decode(shards.column("rle")[index], grid.height, grid.width).sum()) != areas[index]:
+        truth = rle.decode(shards.column("rle")[index], grid.height, grid.width)
+        if int(truth.sum()) != areas[index]:
             yield f"{key}: mask area and RLE disagree"
         if mask is None or not set(np.unique(mask).tolist()) <= {0, 255}:
             yield f"{key}: the mask is not binary"
-        elif mask.any() and not areas[index]:
-            yield f"{key}: a mask where the table says there is none"
+        elif not np.array_equal(mask, _stored_mask(shards, truth, index)):
+            yield f"{key}: the mask is not that of its RLE"
 
 
-def _decode(content: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]] | None:
+def _stored_mask(shards: Shards, truth: Mask, index: int) -> Mask:
+    height, width = (int(shards.column(name)[index]) for name in ("image_height", "image_width"))
+    if shards.manifest["codec"] == "jpeg":
+        return mask_to_size(truth, height, width)
+    return mask_to_square(truth, height)
+
+
+def _decode(content: bytes) -> Mask | None:
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
     return None if image is None else np.asarray(image, np.uint8)
 

@@ -299,6 +299,21 @@ def test_an_output_that_cannot_be_written_is_one_line(
     assert "another folder" in line or "can be written" in line
 
 
+def test_a_salt_inside_the_dataset_and_one_that_others_may_read_are_refused(
+    cli: Cli, films: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    salt = out / "salt"
+    assert (
+        f"{salt}: the patient salt must not lie"
+        in cli(*build_line(films, out, "--patient-salt-file", salt)).only_line()
+    )
+    salt = write_salt(tmp_path)
+    salt.chmod(0o644)
+    assert f"chmod 600 {salt}" in cli(*build_line(films, out, "--patient-salt-file", salt)).only_line()
+    assert not out.exists()
+
+
 def write_salt(folder: Path) -> Path:
     path = folder / "salt"
     path.write_text("a salt of enough characters\n")

@@ -106,6 +106,27 @@ def test_a_label_that_disagrees_with_its_area_is_named(own_dataset: Path, column
     assert [fault for fault in verify(own_dataset) if keys[0] in fault and "RLE" in fault]
 
 
+def test_a_label_moved_away_from_its_mask_is_named(own_dataset: Path) -> None:
+    keys: list[str] = []
+
+    def move(rows: list[dict[str, Any]]) -> None:
+        row = next(row for row in rows if row["has_mask"])
+        row["rle"] = f"0 {row['mask_area']}"
+        keys.append(row["key"])
+
+    rewrite_table(own_dataset, move)
+    assert [fault for fault in verify(own_dataset) if keys[0] in fault and "not that of its RLE" in fault]
+
+
+@pytest.mark.parametrize("key", ["a.b", "a/b", "a b", ""])
+def test_an_unsafe_key_is_named(own_dataset: Path, key: str) -> None:
+    def rename(rows: list[dict[str, Any]]) -> None:
+        rows[0]["key"] = key
+
+    rewrite_table(own_dataset, rename)
+    assert any(f"{key!r} is no safe key" in fault for fault in verify(own_dataset))
+
+
 def test_a_key_that_stands_twice_is_found(own_dataset: Path) -> None:
     def double(rows: list[dict[str, Any]]) -> None:
         rows[1]["key"] = rows[0]["key"]
