@@ -12,7 +12,9 @@ from shards.errors import RejectedFilm
 _NOT_FRONTAL = re.compile(r"\b[LR]L[OD]?\b|(?<!BI)LAT|OBL|DECUB")
 _CHEST = re.compile(r"CHEST|THORAX|THORACIC|T[OÓ]RAX|LUNG|PULMO")
 _SPINE = re.compile(r"SPINE|VERTEBRA")
-_NO_RADIOGRAPH = frozenset({"CT", "MR", "US", "NM", "PT", "MG", "XA", "RF", "SM", "ES", "OP", "OCT", "SR", "SEG", "ECG"})
+_NO_RADIOGRAPH = frozenset(
+    {"CT", "MR", "US", "NM", "PT", "MG", "XA", "RF", "SM", "ES", "OP", "OCT", "SR", "SEG", "ECG"}
+)
 # DX, mammography and intra-oral images, each with a class "for processing"; only these have PresentationIntentType.
 _WITH_INTENT = "1.2.840.10008.5.1.4.1.1.1."
 _FOR_PROCESSING = frozenset({f"{_WITH_INTENT}{kind}.1" for kind in (1, 2, 3)})
