@@ -69,9 +69,10 @@ def train_fold(experiment: Experiment, fold: int, shards: Shards, folder: Path, 
             lineage = stage_lineage(experiment, stage, fold, shards, lineage)
             previous = folder / experiment.stages[number - 1].name / "checkpoints" if number else None
             run = StageRun(experiment, stage, fold, shards, folder, ranks, stop, lineage, previous)
+            state = run.find_state()
             if ranks.is_main and number == 0:
                 atomic_write(folder / "config.yaml", resolved)
-            run.run()
+            run.train(state)
     finally:
         stop.close()
 
@@ -104,9 +105,8 @@ class StageRun:
         self.sums = np.zeros(len(TERMS) + 1)
         self.bad_steps = 0
 
-    def run(self) -> None:
-        """Train to the end of the stage, from its newest checkpoint if it has one."""
-        state = self._find_state()
+    def train(self, state: dict[str, Any] | None) -> None:
+        """Train to the end of the stage, from the state of its newest checkpoint if it has one."""
         if state is not None:
             self.position, self.history = Position(**state["position"]), state["history"]
             # A run killed right after its save has left this undone.
@@ -299,7 +299,11 @@ class StageRun:
         }
         save_checkpoint(self.checkpoints, self.position.total, state)
 
-    def _find_state(self) -> dict[str, Any] | None:
+    def find_state(self) -> dict[str, Any] | None:
+        """Return the state to go on from, the same on every rank, or None for a new stage.
+
+        Raises InputError where this config or these films cannot go on from it.
+        """
         if self.ranks.is_main:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             remove_stale_temporaries(self.checkpoints)

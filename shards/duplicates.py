@@ -69,7 +69,7 @@ def near_duplicates(hashes: Sequence[bytes], distance: int = NEAR) -> list[tuple
     if not found:
         return []
     left, right = (np.concatenate(side) for side in zip(*found, strict=True))
-    return sorted(zip(np.minimum(left, right).tolist(), np.maximum(left, right).tolist(), strict=True))
+    return sorted(zip(left.tolist(), right.tolist(), strict=True))
 
 
 def join_groups(groups: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
@@ -87,10 +87,10 @@ def join_groups(groups: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list
 
 
 def _close_pairs(words: Words, distance: int) -> Iterator[tuple[Rows, Rows]]:
-    """Yield arrays of positions (left, right) in `words` (films, 4); every close pair once."""
+    """Yield arrays of positions left < right in `words` (films, 4); every close pair once."""
     keys = _band_keys(words, max(distance + 1, FEWEST_BANDS))
     for band, key in enumerate(keys):
-        order = np.argsort(key, kind="stable")
+        order = np.argsort(key, kind="stable")  # films with one key stay in order: left < right
         start = np.arange(len(order) - 1)
         step = 1
         # Equal keys stand side by side: compare each film with its next, second next, ... while the key is the same.

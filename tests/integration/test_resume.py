@@ -136,7 +136,9 @@ def test_damaged_newest_checkpoint_falls_back_with_a_warning(
 
 def test_changed_learning_rate_is_refused_by_name(straight: tuple[int, Path, Path], dataset: Path) -> None:
     _, config, runs = straight
+    resolved = (runs / "tiny/fold0/config.yaml").read_text()
     result = run_module(*train_arguments(config, dataset, runs), "--set", "optim.lr=1e-5")
+    assert (runs / "tiny/fold0/config.yaml").read_text() == resolved
     assert result.returncode == 2
     assert "optim.lr" in result.stderr
     assert "Traceback" not in result.stderr
