@@ -126,7 +126,7 @@ def build_command(
     labels = load_labels(labels_path) if labels_path else None
     refuse_foreign_folder(out)
     finished = (out / MANIFEST).exists()
-    held = set(Shards(out).column("image_id")) if finished else set()
+    held = _held(out) if finished else set()
     if append and options.pseudonymise:
         salt = _salt(out, patient_salt_file, create=False)
         held = {image_id for image_id in labels or () if image_pseudonym(image_id, salt) in held}
@@ -212,6 +212,11 @@ def export_command(folder: Path, png: Path | None, nnunet: Path | None) -> None:
 def _options(arguments: dict[str, Any]) -> BuildOptions:
     distance = arguments.pop("duplicate_distance")
     return BuildOptions(**arguments, duplicate_distance=None if distance == -1 else distance)
+
+
+def _held(out: Path) -> set[str]:
+    dataset = Shards(out)
+    return set(dataset.column("image_id")[dataset.finished_rows()])
 
 
 def _salt(out: Path, given: Path | None, create: bool) -> bytes:

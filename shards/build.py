@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 
+from shards import rle
 from shards.errors import InputError, RejectedFilm
 from shards.files import atomic_open, atomic_write, sha256_file
 from shards.finish import BuildSummary, finish, summary_of
@@ -154,24 +155,30 @@ def _plan(sources: Sources, out: Path, options: BuildOptions, salt: bytes, appen
 
 def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes) -> Sources:
     """Leave out the films that the dataset holds. Raises InputError where it was built in another way."""
-    with_table = Shards(out)
-    manifest = with_table.manifest
-    if manifest["salt_check"] != salt_check(salt):
+    dataset = Shards(out)
+    if dataset.manifest["salt_check"] != salt_check(salt):
         raise InputError(f"{out}: was built with another patient salt; give its file with --patient-salt-file")
-    different = [k for k, v in options.content().items() if manifest["arguments"][k] != v]
+    different = [k for k, v in options.content().items() if dataset.manifest["arguments"][k] != v]
     if different:
-        raise InputError(
-            f"{out}: was built with another --{different[0].replace('_', '-')}; appended films need the same"
-        )
-    split_of = dict(zip(with_table.column("image_id"), with_table.column("split"), strict=True))
-    rle_of = dict(zip(with_table.column("image_id"), with_table.column("has_mask"), strict=True))
+        option = different[0].replace("_", "-")
+        raise InputError(f"{out}: was built with another --{option}; appended films need the same")
+    row_of = {str(dataset.column("image_id")[row]): int(row) for row in dataset.finished_rows()}
     for source in (*sources.train, *sources.test):
-        known = split_of.get(source.image_id)
-        if known is not None and (known == "test") != (source.split == "test"):
-            raise InputError(f"{source.image_id}: is a {known} film of {out} and cannot be added as {source.split}")
-        if known is not None and source.labels and bool(rle_of[source.image_id]) == (source.labels[0].rle == "-1"):
-            raise InputError(f"{source.image_id}: its label differs from the one in {out}; build a new dataset")
-    return sources.without(set(split_of))
+        if source.image_id in row_of:
+            _check_known(source, dataset, row_of[source.image_id])
+    return sources.without(row_of)
+
+
+def _check_known(source: Source, dataset: Shards, row: int) -> None:
+    split, held = dataset.column("split")[row], dataset.column("rle")[row]
+    if (split == "test") != (source.split == "test"):
+        raise InputError(f"{source.image_id}: is a {split} film of {dataset.folder}, not to be added as {source.split}")
+    texts = [label.rle for label in source.labels or ()]
+    if texts and texts != [held]:
+        grid = dataset.grid(row)
+        texts = [rle.encode(rle.decode_union(texts, grid.height, grid.width))]
+    if texts and texts != [held]:
+        raise InputError(f"{source.image_id}: its label differs from the one in {dataset.folder}; build a new dataset")
 
 
 def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[_ShardJob]:

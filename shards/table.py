@@ -151,6 +151,10 @@ class Shards:
         """Return the row numbers of the samples in the given splits, in table order."""
         return np.flatnonzero(np.isin(self.column("split"), splits))
 
+    def finished_rows(self) -> npt.NDArray[np.int64]:
+        """Return the rows whose shard the manifest lists: all, but after an append that was killed before its end."""
+        return np.flatnonzero(np.isin(self.column("shard"), [shard["name"] for shard in self.manifest["shards"]]))
+
     def grid(self, index: int) -> LabelGrid:
         """Return the label grid of a sample."""
         top, bottom, left, right, height, width = (

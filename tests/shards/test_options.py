@@ -16,6 +16,7 @@ from pydicom.pixels import pixel_array
 
 from shards import build as build_module
 from shards import files, rle
+from shards import finish as finish_module
 from shards.phantom import synthesize
 from shards.table import Shards
 from shards.verify import verify
@@ -114,6 +115,44 @@ def test_appended_films_get_shards_of_their_own_and_old_ones_keep_bytes_and_fold
     assert tars(out) == unchanged, "appending what is there already adds nothing"
     other = ["--image-size", 96]
     assert "--image-size" in cli(*build_line(films, out, "--append", *other)).only_line()
+
+
+@pytest.mark.parametrize("moment", ["before the table", "before the manifest"])
+def test_a_killed_append_is_finished_by_the_same_command(
+    cli: Cli, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree_of: Any, moment: str
+) -> None:
+    first = part_of(films, tmp_path / "first", slice(0, 20))
+    for name in ("whole", "killed"):
+        good(cli(*build_line(first, tmp_path / name / "out", "--patient-salt-file", write_salt(tmp_path))))
+    line = ["--append", "--patient-salt-file", tmp_path / "salt"]
+    good(cli(*build_line(films, tmp_path / "whole/out", *line)))
+
+    def killed(*arguments: Any, **more: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish_module, "split_table" if moment == "before the table" else "write_manifest", killed)
+        assert cli(*build_line(films, tmp_path / "killed/out", *line)).code == 130
+    assert len(Shards(tmp_path / "killed/out").finished_rows()) == 20
+    good(cli(*build_line(films, tmp_path / "killed/out", *line)))
+    assert tree_of(tmp_path / "killed/out") == tree_of(tmp_path / "whole/out")
+
+
+def test_appending_with_another_label_or_role_for_a_known_film_is_refused(
+    cli: Cli, films: Path, tmp_path: Path, tree_of: Any
+) -> None:
+    first = part_of(films, tmp_path / "first", slice(0, 20))
+    good(cli(*build_line(first, tmp_path / "out")))
+    before = tree_of(tmp_path / "out")
+    text = (first / "train-rle.csv").read_text().splitlines()
+    number = next(n for n, row in enumerate(text) if row.endswith("-1"))
+    (first / "train-rle.csv").write_text(
+        "\n".join([*text[:number], text[number].replace("-1", "5 7"), *text[number + 1 :]])
+    )
+    assert "label differs" in cli(*build_line(first, tmp_path / "out", "--append")).only_line()
+    line = ["build", "--test-dicom", first / "dicom-images", "--out", tmp_path / "out", "--image-size", 64, "--append"]
+    assert "not to be added as test" in cli(*line).only_line()
+    assert tree_of(tmp_path / "out") == before
 
 
 def test_a_new_split_touches_no_tar(cli: Cli, films: Path, tmp_path: Path) -> None:
