@@ -23,10 +23,9 @@ marker="$(sed -n 's/^folder: //p' <<<"$plan")/preempted.json"
 rm -f "$marker"
 
 # torchrun dies of SIGUSR1 and kills its workers 30 s after SIGTERM, so it is shielded and the workers get the signal.
-(
-  trap '' USR1 TERM INT
-  exec python -m torch.distributed.run --standalone --nproc-per-node "$ranks" -m pneumo_dist train "${arguments[@]}"
-) &
+train=(python -m pneumo_dist train "${arguments[@]}")
+((ranks > 1)) && train=(python -m torch.distributed.run --standalone --nproc-per-node "$ranks" "${train[@]:1}")
+(trap '' USR1 TERM INT; exec "${train[@]}") &
 agent=$!
 # shellcheck disable=SC2329  # the trap calls it
 stop() { stopping=1; }
@@ -35,7 +34,8 @@ trap stop USR1 TERM INT
 while kill -0 "$agent" 2>/dev/null; do
   if ((stopping)); then
     # Again and again, because a worker that is still importing ignores the first.
-    read -ra workers < <(cat "/proc/$agent/task/"*/children 2>/dev/null)
+    workers=("$agent")
+    ((ranks > 1)) && read -ra workers < <(cat "/proc/$agent/task/"*/children 2>/dev/null)
     ((${#workers[@]})) && kill -USR1 "${workers[@]}" 2>/dev/null
     sleep 1
   else

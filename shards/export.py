@@ -94,21 +94,13 @@ def export_nnunet(
 def fold_lists(shards: Shards) -> list[dict[str, list[str]]]:
     """Return the keys that each fold trains and validates on, as nnU-Net's splits_final.json lists them.
 
-    `always_train` films train every fold but the one that validates on a film of their group.
     Raises InputError for a dataset without training films.
     """
-    keys, folds, groups = (shards.column(column) for column in ("key", "fold", "group"))
-    films, extra = shards.indices("train"), shards.indices("always_train")
-    if not len(films):
+    if not shards.folds():
         raise InputError(f"{shards.folder}: no training films, hence no folds to export")
-    result = []
-    for fold in sorted(set(folds[films].tolist())):
-        validation = films[folds[films] == fold]
-        seen = set(groups[validation].tolist())
-        free = [index for index in extra.tolist() if groups[index] not in seen]
-        train = sorted([*films[folds[films] != fold].tolist(), *free])
-        result.append({"train": keys[train].tolist(), "val": keys[validation].tolist()})
-    return result
+    keys = shards.column("key")
+    rows = [shards.fold_rows(fold, always_train=True) for fold in shards.folds()]
+    return [{"train": keys[train].tolist(), "val": keys[validation].tolist()} for train, validation in rows]
 
 
 def film_on_label_grid(shards: Shards, index: int) -> Image:

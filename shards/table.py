@@ -151,6 +151,23 @@ class Shards:
         """Return the row numbers of the samples in the given splits, in table order."""
         return np.flatnonzero(np.isin(self.column("split"), splits))
 
+    def folds(self) -> list[int]:
+        """Return the numbers of the folds, in order."""
+        return sorted(set(self.column("fold")[self.indices("train")].tolist()))
+
+    def fold_rows(self, fold: int, always_train: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the rows that a fold trains on and those it validates on, in table order.
+
+        `always_train` films join the training films, except those whose group is validated on or held out.
+        """
+        films, folds, groups = self.indices("train"), self.column("fold"), self.column("group")
+        validation, train = films[folds[films] == fold], films[folds[films] != fold]
+        if always_train:
+            kept_from = np.concatenate([validation, self.indices("holdout")])
+            extra = self.indices("always_train")
+            train = np.sort(np.concatenate([train, extra[~np.isin(groups[extra], groups[kept_from])]]))
+        return train, validation
+
     def finished_rows(self) -> npt.NDArray[np.int64]:
         """Return the rows whose shard the manifest lists: all, but after an append that was killed before its end."""
         return np.flatnonzero(np.isin(self.column("shard"), [shard["name"] for shard in self.manifest["shards"]]))

@@ -36,21 +36,13 @@ class FoldSplit:
 def split_fold(shards: Shards, fold: int, always_train: bool) -> FoldSplit:
     """Return the films that a stage trains and validates on.
 
-    `always_train` films join the training films, except those whose group stands in fold `fold`. Raises InputError
-    for a fold that does not exist.
+    Raises InputError for a fold that does not exist.
     """
-    folds, groups = shards.column("fold"), shards.column("group")
-    films = shards.indices("train")
-    known = sorted(set(folds[films].tolist()))
+    known = shards.folds()
     if fold not in known:
         names = ", ".join(map(str, known)) or "none"
         raise InputError(f"{shards.folder}: no fold {fold}; its folds are {names} (--fold)")
-    validation = films[folds[films] == fold]
-    train = films[folds[films] != fold]
-    if always_train:
-        extra = shards.indices("always_train")
-        extra = extra[~np.isin(groups[extra], groups[validation])]
-        train = np.sort(np.concatenate([train, extra]))
+    train, validation = shards.fold_rows(fold, always_train)
     positive = shards.column("has_mask")[train].astype(bool)
     return FoldSplit(train, train[positive], train[~positive], validation)
 

@@ -75,7 +75,7 @@ def predict(
     Raises InputError for a fold without checkpoints and a split without films.
     """
     stage = _stage(experiment, options.stage)
-    folds = options.folds or tuple(sorted(set(shards.column("fold")[shards.indices("train")].tolist())))
+    folds = options.folds or tuple(shards.folds())
     members = [
         Member(fold, file)
         for fold in folds

@@ -31,7 +31,15 @@ def fake_shards(**columns: list[object]) -> Shards:
     def indices(*splits: str) -> npt.NDArray[np.int64]:
         return np.flatnonzero(np.isin(arrays["split"], splits))
 
-    return cast(Shards, SimpleNamespace(folder=Path("shards"), column=arrays.__getitem__, indices=indices))
+    fake = cast(Shards, SimpleNamespace(folder=Path("shards"), column=arrays.__getitem__, indices=indices))
+    return cast(
+        Shards,
+        SimpleNamespace(
+            **vars(fake),
+            folds=lambda: Shards.folds(fake),
+            fold_rows=lambda fold, always_train: Shards.fold_rows(fake, fold, always_train),
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,6 +172,12 @@ def test_fold_is_split_from_the_others() -> None:
 def test_always_train_films_join_unless_their_patient_is_validated_on() -> None:
     assert split_fold(fake_shards(**columns()), 0, always_train=True).train.tolist() == [1, 2, 3, 5]
     assert split_fold(fake_shards(**columns()), 1, always_train=True).train.tolist() == [0, 5, 7]
+
+
+def test_always_train_films_of_a_patient_held_out_never_train() -> None:
+    films = fake_shards(**{**columns(), "group": ["a", "b", "b", "c", "d", "d", "f", "a"]})
+    assert split_fold(films, 0, always_train=True).train.tolist() == [1, 2, 3]
+    assert split_fold(films, 1, always_train=True).train.tolist() == [0, 7]
 
 
 def test_unknown_fold_is_an_input_error_that_names_the_folds() -> None:
