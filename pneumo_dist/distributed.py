@@ -1,9 +1,12 @@
 """Ranks and what they tell each other. Nothing is pickled: messages are bytes, JSON or arrays."""
 
+import ctypes
 import io
 import json
 import os
 import resource
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pneumo_dist.precision import Resolved, autocast
 from shards.errors import InputError
+
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,8 @@ def process_group(cpu: bool) -> Iterator[Ranks]:
     if "MASTER_ADDR" not in os.environ:
         yield Ranks(0, 1, 0, device)
         return
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _die_with_parent()
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         control = dist.new_group(backend="gloo")
@@ -110,6 +117,17 @@ def process_group(cpu: bool) -> Iterator[Ranks]:
         yield Ranks(rank, world, local, device, control)
     finally:
         dist.destroy_process_group()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this rank when its torchrun agent dies: torchrun gives ranks sessions of their own, so a
+    killed agent would leave them behind, writing into the run that its successor resumes."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died in between
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wrap_ddp(model: torch.nn.Module, ranks: Ranks, example: torch.Tensor, amp: Resolved) -> torch.nn.Module:

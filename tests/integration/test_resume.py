@@ -1,5 +1,6 @@
 """A run that was stopped anywhere and resumed ends with the same bits as one that never was."""
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,17 @@ def train_arguments(config: Path, dataset: Path, runs: Path) -> tuple[object, ..
     return ("pneumo_dist", "train", "--cpu", "--config", config, "--fold", 0, "--shards", dataset, "--runs", runs)
 
 
+def processes_in(folder: Path) -> list[str]:
+    """Return the ids of processes with this fold's runs folder on their command line."""
+    runs = str(folder.parents[1]).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if runs in path.read_bytes().split(b"\0"):
+                found.append(path.parent.name)
+    return found
+
+
 def kill_tree_at(pattern: str, folder: Path, process: "subprocess.Popen[str]") -> None:
     """SIGKILL a launcher and all its ranks as soon as a file of that pattern stands."""
     deadline = time.monotonic() + 120
@@ -28,6 +40,9 @@ def kill_tree_at(pattern: str, folder: Path, process: "subprocess.Popen[str]") -
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    while left := processes_in(folder):
+        assert time.monotonic() < deadline, f"processes {left} outlived their launcher"
+        time.sleep(0.05)
 
 
 def same_bits(one: Any, other: Any) -> bool:
