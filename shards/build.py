@@ -4,7 +4,9 @@ The plan is a list of shards, each a pure function of its sources and arguments.
 OUT/.build, so that a build that was killed finishes what is missing, on one machine or as the tasks of an array.
 """
 
+import importlib
 import multiprocessing
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -203,8 +205,6 @@ def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[_ShardJob]:
 
 def build_shard(job: _ShardJob) -> Part:
     """Write one shard, its DALI index and its record; return the record (plain JSON types)."""
-    import webdataset  # here, because it imports torch, which whoever only reads shards does without
-
     rows: list[dict[str, Any]] = []
     rejected: list[tuple[str, str, str]] = []
     warnings: Counter[str] = Counter()
@@ -212,7 +212,7 @@ def build_shard(job: _ShardJob) -> Part:
     tar_path = job.out / f"{job.name}.tar"
     with (
         atomic_open(tar_path) as stream,
-        webdataset.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer,
+        _tar_writer()(stream, encoder=False, mtime=0, user="", group="") as writer,
     ):
         for source in job.sources:
             try:
@@ -251,6 +251,18 @@ def build_shard(job: _ShardJob) -> Part:
         tar_path.unlink()  # no reader accepts a shard without a sample
     save_part(job.out, job.name, part)
     return part
+
+
+def _tar_writer() -> Any:
+    """Return webdataset's TarWriter. The package takes torch where it finds it, which costs each worker 490 MB and a
+    second; it does without where torch cannot be imported."""
+    if "torch" in sys.modules:
+        return importlib.import_module("webdataset").TarWriter
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("webdataset").TarWriter
+    finally:
+        del sys.modules["torch"]
 
 
 def _fingerprint(source: Source) -> list[tuple[int, int]]:
