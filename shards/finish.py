@@ -28,7 +28,7 @@ from shards.parts import (
     write_list,
 )
 from shards.split import split_table
-from shards.table import SCHEMA, TABLE, read_manifest, write_manifest
+from shards.table import SCHEMA, TABLE, read_manifest, read_table, write_manifest
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int =
         if manifest["arguments"]["folds_csv"] is True and not {"folds", "folds_csv"} & set(changes):
             raise InputError(f"{out}: its folds came from a CSV; give it again with --folds-csv, or --folds for others")
         options = options_of({**manifest["arguments"], **changes})
-        table = split_table(pq.read_table(out / TABLE), options, salt)
+        table = split_table(read_table(out), options, salt)
         summary = _write(out, table, {**manifest, "arguments": options.public()})
         shutil.rmtree(out / PARTS)
         return summary
@@ -117,7 +117,7 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
     check_rejects(out, len(rejected), max_rejects, rejected)
     # Only what the manifest knows: a killed append may have written its table already.
     known = [shard["name"] for shard in old["shards"]] if old else []
-    kept = [pq.read_table(out / TABLE, filters=pc.field("shard").isin(known))] if old else []
+    kept = [read_table(out).filter(pc.field("shard").isin(known))] if old else []
     table = pa.concat_tables([*kept, *tables]) if kept or tables else SCHEMA.empty_table()
     table = split_table(table, options, salt, kept=len(kept[0]) if kept else 0)
     if old:

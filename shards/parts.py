@@ -53,11 +53,15 @@ def load_plan(out: Path) -> PlanRecord | None:
     """Return the plan of the unfinished build in a folder, None without one."""
     try:
         content = json.loads((out / PARTS / PLAN).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        jobs = tuple((name, digest) for name, digest in content.pop("jobs"))
+        unlabelled, duplicates = (
+            tuple(tuple(row) for row in content.pop(name)) for name in ("unlabelled", "duplicates")
+        )
+        return PlanRecord(**content, jobs=jobs, unlabelled=unlabelled, duplicates=duplicates)
+    except FileNotFoundError:
         return None
-    jobs = tuple((name, digest) for name, digest in content.pop("jobs"))
-    unlabelled, duplicates = (tuple(tuple(row) for row in content.pop(name)) for name in ("unlabelled", "duplicates"))
-    return PlanRecord(**content, jobs=jobs, unlabelled=unlabelled, duplicates=duplicates)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None  # a damaged plan is written anew by the next build
 
 
 def save_part(out: Path, name: str, part: Part) -> None:
@@ -69,11 +73,10 @@ def finished_part(out: Path, name: str, digest: str) -> Part | None:
     """Return the record of a shard that stands complete and was made from these inputs, else None."""
     try:
         part: Part = json.loads((out / PARTS / f"{name}.json").read_text())
-        if part["rows"] and (out / part["name"]).stat().st_size != part["bytes"]:
-            return None
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return part if part["digest"] == digest else None
+        whole = not part["rows"] or (out / part["name"]).stat().st_size == part["bytes"]
+        return part if whole and part["digest"] == digest else None
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None  # missing or damaged: the shard is built again
 
 
 @contextmanager

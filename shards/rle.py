@@ -55,12 +55,14 @@ def decode(rle: str, height: int, width: int) -> Mask:
 
 def decode_union(rles: Iterable[str], height: int, width: int) -> Mask:
     """Return the OR of several strings as uint8 of shape (height, width) with values 0 and 1."""
+    runs = [run for rle in rles for run in parse(rle).tolist()]
+    if not runs:  # most films: no pixel needs to be touched
+        return np.zeros((height, width), np.uint8)
     flat = np.zeros(height * width, np.uint8)
-    for rle in rles:
-        for start, end in parse(rle).tolist():
-            if end > flat.size:
-                raise InputError(f"RLE runs to pixel {end} of a {height}x{width} grid with {flat.size} pixels")
-            flat[start:end] = 1
+    for start, end in runs:
+        if end > flat.size:
+            raise InputError(f"RLE runs to pixel {end} of a {height}x{width} grid with {flat.size} pixels")
+        flat[start:end] = 1
     return np.asarray(cv2.transpose(flat.reshape(width, height)), np.uint8)
 
 
@@ -68,11 +70,11 @@ def encode(mask: npt.NDArray[np.generic]) -> str:
     """Return the competition's string for a mask of shape (height, width); pixels other than 0 are set."""
     if mask.ndim != 2:
         raise InputError(f"a mask has two dimensions, not shape {mask.shape}")
+    if not mask.any():
+        return EMPTY
     flat = cv2.transpose((mask != 0).view(np.uint8)).reshape(-1)
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     first = [0] if flat.size and flat[0] else []
     last = [flat.size] if flat.size and flat[-1] else []
     bounds = np.concatenate([first, edges, last]).astype(np.int64)
-    if bounds.size == 0:
-        return EMPTY
     return " ".join(map(str, np.diff(bounds, prepend=0).tolist()))

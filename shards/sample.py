@@ -17,7 +17,8 @@ from shards.keys import patient_group
 from shards.options import BuildOptions
 from shards.sources import Source
 
-_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
+# Measured by benchmarks/shards.py: a third of the time of level 3 and 10 % smaller, the smallest at that speed.
+_PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG)
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 97)
 
 
@@ -125,7 +126,7 @@ def _png(image: npt.NDArray[np.uint8]) -> bytes:
     return _encode(".png", image, _PNG)
 
 
-def _encode(extension: str, image: npt.NDArray[np.uint8], settings: tuple[int, int]) -> bytes:
+def _encode(extension: str, image: npt.NDArray[np.uint8], settings: tuple[int, ...]) -> bytes:
     done, content = cv2.imencode(extension, image, settings)
     assert done
     return content.tobytes()

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic
 
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write
@@ -81,6 +82,21 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), stream, compression="zstd")
 
 
+def read_table(folder: Path) -> pa.Table:
+    """Return a dataset's sample table, memory-mapped. Raises InputError where it is damaged or of another format."""
+    path = folder / TABLE
+    try:
+        table = pq.read_table(path, memory_map=True)
+        table.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: unreadable ({error}); restore it from a copy or build the shards again") from None
+    if table.schema.names != SCHEMA.names:
+        raise InputError(
+            f"{path}: its columns are not those of format version {FORMAT_VERSION}; build the shards again"
+        )
+    return table
+
+
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json; it comes last in a build, so a folder with a manifest is complete."""
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
@@ -105,7 +121,74 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: format version {manifest.get('format_version')}, this program reads version {FORMAT_VERSION}; "
             "build the shards again"
         )
+    try:
+        ManifestModel.model_validate(manifest)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: damaged at {key} ({first['msg']}); restore it from a copy or build again") from None
     return manifest
+
+
+class _Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True, frozen=True)
+
+
+class ShardModel(_Strict):
+    """A shard as the manifest lists it; `reencoded` counts films whose own JPEG stream could not be taken over."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^(train|test)-[0-9]{5,}\.tar$")]
+    sha256: str
+    bytes: int
+    samples: int
+    reencoded: int
+
+
+class CountsModel(_Strict):
+    """Films by split, and what was left out."""
+
+    train: int
+    always_train: int
+    holdout: int
+    test: int
+    positives: int
+    groups: int
+    unlabelled: int
+    rejected: int
+    shards: int
+    reencoded: int
+    warnings: dict[str, int]
+
+
+class ArgumentsModel(_Strict):
+    """The build's arguments; of the CSVs only whether they were given."""
+
+    image_size: int
+    folds: int
+    holdout: float
+    seed: int
+    samples_per_shard: int
+    label_size: int | None
+    codec: str
+    any_film: bool
+    allow_burned_in: bool
+    pseudonymise: bool
+    duplicate_distance: int | None
+    groups_csv: bool
+    folds_csv: bool
+
+
+class ManifestModel(_Strict):
+    """What manifest.json must hold."""
+
+    codec: Literal["png", "jpeg"]
+    image_size: int
+    counts: CountsModel
+    arguments: ArgumentsModel
+    salt_check: str
+    build_digest: str
+    table_sha256: str
+    shards: list[ShardModel]
 
 
 class Shards:
@@ -117,12 +200,7 @@ class Shards:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = read_manifest(folder)
-        try:
-            self.table = pq.read_table(folder / TABLE, memory_map=True)
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{folder / TABLE}: unreadable ({error}); build the shards again") from None
-        if self.table.schema.names != SCHEMA.names:
-            raise InputError(f"{folder / TABLE}: its columns are not those of format version {FORMAT_VERSION}")
+        self.table = read_table(folder)
         self._members = MemberReader(folder)
 
     def __len__(self) -> int:
