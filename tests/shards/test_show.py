@@ -15,8 +15,9 @@ import pytest
 from shards import rle
 from shards.errors import InputError
 from shards.grid import fit_square, to_square
+from shards.options import BuildOptions
 from shards.show import GAP, caption, caption_height, choose, contact_sheet, stored_content
-from shards.table import SCHEMA, Shards, write_manifest, write_table
+from shards.table import SCHEMA, CountsModel, Shards, write_manifest, write_table
 
 Image = npt.NDArray[np.uint8]
 Make = Callable[..., Shards]
@@ -49,6 +50,18 @@ def film_row(film: Image, mask: Image | None, stored: int | None, **facts: Any) 
     return row | facts, content
 
 
+def bare_manifest() -> dict[str, Any]:
+    """What the format asks for, of a dataset that lists nothing."""
+    return {
+        "codec": "png",
+        "image_size": 64,
+        "counts": {name: {} if name == "warnings" else 0 for name in CountsModel.model_fields},
+        "arguments": BuildOptions().public(),
+        **dict.fromkeys(("salt_check", "build_digest", "table_sha256"), ""),
+        "shards": [],
+    }
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
     """Write a dataset of rows and image members by hand, so that any codec and table can be shown."""
@@ -61,7 +74,7 @@ def make(tmp_path: Path) -> Make:
             offset += len(image)
         (tmp_path / "train-00000.tar").write_bytes(content)
         write_table(tmp_path / "samples.parquet", rows)
-        write_manifest(tmp_path, {})
+        write_manifest(tmp_path, bare_manifest())
         return Shards(tmp_path)
 
     return write
