@@ -69,7 +69,7 @@ _FILTERS = {
     "all": cv2.IMWRITE_PNG_ALL_FILTERS,
 }
 SETTINGS: dict[str, Parameters] = {
-    "chosen": tuple(sample._PNG),
+    "chosen": tuple(sample._FILM_PNG),
     "OpenCV default": (),
     **{f"level {level}, all filters": (_LEVEL, level) for level in (1, 3, 6)},
     **{
@@ -272,7 +272,7 @@ def floor_share(films: Path, number: int, workers: int) -> None:
             _STREAMS[path] = np.frombuffer(get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1), np.uint8)
         image = cv2.imdecode(_STREAMS[path], cv2.IMREAD_GRAYSCALE)
         assert image is not None
-        cv2.imencode(".png", image, sample._PNG)
+        cv2.imencode(".png", image, sample._FILM_PNG)
 
 
 _STREAMS: dict[Path, npt.NDArray[np.uint8]] = {}

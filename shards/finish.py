@@ -161,7 +161,7 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary
         "warnings": manifest["counts"]["warnings"],
     }
     with atomic_open(out / TABLE) as stream:
-        pq.write_table(table, stream, compression="zstd")
+        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
     arguments = manifest["arguments"]
     kept = {name: value for name, value in manifest.items() if name not in ("format", "format_version")}
     write_manifest(

@@ -79,14 +79,14 @@ class LabelGrid:
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write sample rows as parquet; the file appears whole or not at all."""
     with atomic_open(path) as stream:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), stream, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), stream, compression="zstd", write_page_checksum=True)
 
 
 def read_table(folder: Path) -> pa.Table:
     """Return a dataset's sample table, memory-mapped. Raises InputError where it is damaged or of another format."""
     path = folder / TABLE
     try:
-        table = pq.read_table(path, memory_map=True)
+        table = pq.read_table(path, memory_map=True, page_checksum_verification=True)
         table.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: unreadable ({error}); restore it from a copy or build the shards again") from None
