@@ -12,7 +12,7 @@ from shards import console
 from shards.build import BuildSummary, Task, build
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.finish import finalize
+from shards.finish import finalize, options_of
 from shards.keys import image_pseudonym, load_salt, save_pseudonyms
 from shards.labels import load_labels
 from shards.options import CODECS, BuildOptions
@@ -121,7 +121,7 @@ def build_command(
     **arguments: Any,
 ) -> None:
     """Build shards, sample table and manifest from films and labels."""
-    options = _options(arguments)
+    options = options_of(arguments)
     share = _task(task) if task else None
     labels = load_labels(labels_path) if labels_path else None
     refuse_foreign_folder(out)
@@ -207,11 +207,6 @@ def export_command(folder: Path, png: Path | None, nnunet: Path | None) -> None:
         elif nnunet is not None:
             export_nnunet(shards, nnunet, on_film=lambda: bar.update(1))
     print(f"exported: {png or nnunet}")
-
-
-def _options(arguments: dict[str, Any]) -> BuildOptions:
-    distance = arguments.pop("duplicate_distance")
-    return BuildOptions(**arguments, duplicate_distance=None if distance == -1 else distance)
 
 
 def _held(out: Path) -> set[str]:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from shards.errors import InputError
-from shards.files import atomic_open, sha256_file
+from shards.files import sha256_file
 from shards.options import BuildOptions
 from shards.parts import (
     PARTS,
@@ -28,7 +27,7 @@ from shards.parts import (
     write_list,
 )
 from shards.split import split_table
-from shards.table import SCHEMA, TABLE, read_manifest, read_table, write_manifest
+from shards.table import SCHEMA, TABLE, read_manifest, read_table, save_table, write_manifest
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,8 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
     """Join the records of all shards of a plan into the dataset's table and manifest. The caller holds the lock."""
     rejected, missing = list(plan.duplicates), []
     tables, shards = [], []
-    warnings = Counter(read_manifest(out)["counts"]["warnings"] if plan.appends else {})
+    old = read_manifest(out) if plan.appends else None
+    warnings = Counter(old["counts"]["warnings"] if old else {})
     for name, digest in plan.jobs:
         part = finished_part(out, name, digest)
         if part is None:
@@ -111,8 +111,8 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
             shards.append(_described(part))
     if missing:
         raise InputError(f"{out}: {len(missing)} shards are not built yet, first {missing[0]}; run their tasks again")
-    old = read_manifest(out) if plan.appends else None
-    rejected = [*(read_list(out / REJECTED) if old else []), *sorted(map(tuple, rejected))]
+    # Each once: an append that failed on its rejects has listed them already.
+    rejected = list(dict.fromkeys([*(read_list(out / REJECTED) if old else []), *sorted(map(tuple, rejected))]))
     write_list(out / REJECTED, rejected)
     check_rejects(out, len(rejected), max_rejects, rejected)
     # Only what the manifest knows: a killed append may have written its table already.
@@ -160,8 +160,7 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary
         "reencoded": sum(shard["reencoded"] for shard in manifest["shards"]),
         "warnings": manifest["counts"]["warnings"],
     }
-    with atomic_open(out / TABLE) as stream:
-        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+    save_table(out / TABLE, table)
     arguments = manifest["arguments"]
     kept = {name: value for name, value in manifest.items() if name not in ("format", "format_version")}
     write_manifest(

@@ -77,9 +77,14 @@ class LabelGrid:
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write sample rows as parquet; the file appears whole or not at all."""
+    """Write sample rows as a table; the file appears whole or not at all."""
+    save_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
+
+
+def save_table(path: Path, table: pa.Table) -> None:
+    """Write a sample table as parquet with page checksums; the file appears whole or not at all."""
     with atomic_open(path) as stream:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), stream, compression="zstd", write_page_checksum=True)
+        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 
 def read_table(folder: Path) -> pa.Table:

@@ -138,6 +138,18 @@ def test_a_killed_append_is_finished_by_the_same_command(
     assert tree_of(tmp_path / "killed/out") == tree_of(tmp_path / "whole/out")
 
 
+def test_an_append_that_failed_on_its_rejects_lists_each_once(cli: Cli, films: Path, tmp_path: Path) -> None:
+    first = part_of(films, tmp_path / "first", slice(0, 20))
+    good(cli(*build_line(first, tmp_path / "out")))
+    (first / "dicom-images/broken.dcm").write_bytes(b"no film")
+    with (first / "train-rle.csv").open("a") as stream:
+        stream.write("broken, -1\n")
+    for _ in range(2):
+        assert "1 films rejected" in cli(*build_line(first, tmp_path / "out", "--append")).only_line()
+    good(cli(*build_line(first, tmp_path / "out", "--append", "--max-rejects", 1)))
+    assert [row[0] for row in csv.reader((tmp_path / "out/rejected.csv").open())] == ["image_id", "broken"]
+
+
 def test_appending_with_another_label_or_role_for_a_known_film_is_refused(
     cli: Cli, films: Path, tmp_path: Path, tree_of: Any
 ) -> None:
