@@ -1,16 +1,17 @@
 """A JPEG stream without the segments that may name a patient; nothing is decoded."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from shards.errors import RejectedFilm
 
 _SOI, _EOI, _SOS, _SOF0, _COM, _TEM = 0xD8, 0xD9, 0xDA, 0xC0, 0xFE, 0x01
 _APP = range(0xE0, 0xF0)
 _STANDALONE = frozenset({_TEM, *range(0xD0, 0xD9)})
-# Entropy-coded data ends at the first marker that is neither a stuffed 0xFF00 nor a restart marker.
-_MARKER_AFTER_SCAN = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+_FIRST_RESTART, _LAST_RESTART = 0xD0, 0xD7
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def is_grey_baseline(stream: bytes, height: int, width: int) -> bool:
 
 
 def _parts(stream: bytes) -> Iterator[_Part]:
+    scan_ends = _scan_ends(stream)
     position = 0
     while True:
         start = position
@@ -67,14 +69,25 @@ def _parts(stream: bytes) -> Iterator[_Part]:
             if length < 2 or end > len(stream):
                 raise RejectedFilm(_damage(stream, start))
         if marker == _SOS:
-            found = _MARKER_AFTER_SCAN.search(stream, end)
-            if found is None:
-                raise RejectedFilm("damaged JPEG stream (it stops before its end marker); export it again")
-            end = found.start()
+            after = scan_ends[np.searchsorted(scan_ends, end) :]
+            if not len(after):
+                raise RejectedFilm(_damage(stream, len(stream)))
+            scan, end = end, int(after[0])
+            while end > scan and stream[end - 1] == 0xFF:  # fill bytes belong to the marker
+                end -= 1
         yield _Part(marker, start, body, end)
         if marker == _EOI:
             return
         position = end
+
+
+def _scan_ends(stream: bytes) -> npt.NDArray[np.int64]:
+    """Return where entropy-coded data would end: each 0xFF whose next byte is no stuffing, restart marker or fill."""
+    content = np.frombuffer(stream, np.uint8)
+    found = np.flatnonzero(content[:-1] == 0xFF)
+    following = content[found + 1]
+    is_restart = (following >= _FIRST_RESTART) & (following <= _LAST_RESTART)
+    return found[(following != 0) & (following != 0xFF) & ~is_restart]
 
 
 def _damage(stream: bytes, position: int) -> str:

@@ -49,15 +49,18 @@ def to_square(image: Image, size: int) -> Image:
 
 def mask_to_square(mask: Image, size: int) -> Image:
     """Resize a 0/1 mask into a (size, size) square of 0 and 255: by area, then re-binarised at one half."""
-    return np.where(to_square(mask * np.uint8(255), size) >= 128, np.uint8(255), np.uint8(0))
+    return _binarised(to_square(mask * np.uint8(255), size))
 
 
 def mask_to_size(mask: Image, height: int, width: int) -> Image:
     """Resize a 0/1 mask to 0 and 255 of shape (height, width): by area, then re-binarised at one half."""
     if mask.shape == (height, width):
         return mask * np.uint8(255)
-    resized = cv2.resize(mask * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA)
-    return np.where(np.asarray(resized) >= 128, np.uint8(255), np.uint8(0))
+    return _binarised(cv2.resize(mask * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA))
+
+
+def _binarised(mask: npt.NDArray[np.generic]) -> Image:
+    return np.asarray(cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1], np.uint8)
 
 
 def content_box(padding: Padding, stored: int, size: int) -> tuple[int, int, int, int]:

@@ -93,7 +93,7 @@ def read_table(folder: Path) -> pa.Table:
     try:
         table = pq.read_table(path, memory_map=True, page_checksum_verification=True)
         table.validate(full=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last from a damaged column name
         raise InputError(f"{path}: unreadable ({error}); restore it from a copy or build the shards again") from None
     if table.schema.names != SCHEMA.names:
         raise InputError(

@@ -638,6 +638,28 @@ def test_a_stream_is_handed_out_only_where_nothing_is_done_to_it(
         np.testing.assert_array_equal(film.image, decode_jpeg(film.jpeg))
 
 
+def test_what_a_decoder_forgives_is_one_image_here_and_for_every_later_reader(
+    tmp_path: Path, write_film: WriteFilm, phantom: Pixels
+) -> None:
+    stream = encode_jpeg(phantom)
+    odd = stream[:-40] + b"\x12\x34\x56" * 9 + stream[-2:]
+    film = jpeg_film(tmp_path / "a.dcm", write_film, phantom, odd)
+    assert film.jpeg is not None
+    np.testing.assert_array_equal(film.image, decode_jpeg(film.jpeg))
+
+
+def test_a_cut_stream_is_rejected_and_one_without_its_end_marker_not_handed_out(
+    tmp_path: Path, write_film: WriteFilm, phantom: Pixels
+) -> None:
+    stream = encode_jpeg(phantom)
+    film = jpeg_film(tmp_path / "a.dcm", write_film, phantom, stream[:-2])
+    np.testing.assert_array_equal(film.image, decode_jpeg(stream))
+    assert film.jpeg is None
+    for length in (len(stream) // 2, len(stream) - 20):
+        with pytest.raises(RejectedFilm, match="cannot be decoded"):
+            jpeg_film(tmp_path / "a.dcm", write_film, phantom, stream[:length])
+
+
 def test_streams_of_other_kinds_are_not_handed_out(tmp_path: Path, write_film: WriteFilm, phantom: Pixels) -> None:
     progressive = encode_jpeg(phantom, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
     film = jpeg_film(tmp_path / "a.dcm", write_film, phantom, progressive)

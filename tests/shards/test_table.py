@@ -159,6 +159,11 @@ def with_cut_table(folder: Path) -> None:
     os.truncate(folder / "samples.parquet", 100)
 
 
+def with_damaged_column_name(folder: Path) -> None:
+    path = folder / "samples.parquet"
+    path.write_bytes(path.read_bytes().replace(b"perceptual_hash", b"\x80erceptual_hash"))
+
+
 def without_table(folder: Path) -> None:
     (folder / "samples.parquet").unlink()
 
@@ -176,6 +181,7 @@ def change_manifest(folder: Path, **changes: Any) -> None:
         (with_format, "not a manifest"),
         (with_text, "not valid JSON"),
         (with_cut_table, "samples.parquet"),
+        (with_damaged_column_name, "samples.parquet"),
         (without_table, "samples.parquet"),
     ],
 )
