@@ -87,7 +87,7 @@ def _scan_ends(stream: bytes) -> npt.NDArray[np.int64]:
     found = np.flatnonzero(content[:-1] == 0xFF)
     following = content[found + 1]
     is_restart = (following >= _FIRST_RESTART) & (following <= _LAST_RESTART)
-    return found[(following != 0) & (following != 0xFF) & ~is_restart]
+    return np.asarray(found[(following != 0) & (following != 0xFF) & ~is_restart], np.int64)
 
 
 def _damage(stream: bytes, position: int) -> str:

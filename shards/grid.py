@@ -56,10 +56,11 @@ def mask_to_size(mask: Image, height: int, width: int) -> Image:
     """Resize a 0/1 mask to 0 and 255 of shape (height, width): by area, then re-binarised at one half."""
     if mask.shape == (height, width):
         return mask * np.uint8(255)
-    return _binarised(cv2.resize(mask * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA))
+    resized = cv2.resize(mask * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA)
+    return _binarised(np.asarray(resized, np.uint8))
 
 
-def _binarised(mask: npt.NDArray[np.generic]) -> Image:
+def _binarised(mask: Image) -> Image:
     return np.asarray(cv2.threshold(mask, 127, 255, cv2.THRESH_BINARY)[1], np.uint8)
 
 
