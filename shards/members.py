@@ -4,6 +4,7 @@ import os
 import tarfile
 import threading
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from shards.errors import InputError
@@ -29,41 +30,51 @@ def index_tar(path: Path) -> tuple[dict[tuple[str, str], int], str]:
 
 
 class MemberReader:
-    """Positional reads from the tars of a folder. Safe with threads, fork and spawn; tars are opened when needed."""
+    """Positional reads from the tars of a folder. Safe with threads, fork and spawn; tars are opened when needed.
 
-    def __init__(self, folder: Path) -> None:
+    `copies` names a copy of a tar elsewhere, which is read in the tar's place where it exists.
+    """
+
+    def __init__(self, folder: Path, copies: Mapping[str, Path] | None = None) -> None:
         self.folder = folder
+        self.copies = dict(copies or {})
         self._lock = threading.Lock()
-        self._descriptors: dict[str, int] = {}
+        self._opened: dict[str, tuple[int, Path]] = {}
 
-    def __reduce__(self) -> tuple[type["MemberReader"], tuple[Path]]:
-        return MemberReader, (self.folder,)
+    def __reduce__(self) -> tuple[type["MemberReader"], tuple[Path, dict[str, Path]]]:
+        return MemberReader, (self.folder, self.copies)
 
     def read(self, tar: str, offset: int, size: int, crc32: int, label: str) -> bytes:
         """Return the bytes at an offset of a tar.
 
-        Raises CorruptSample, naming tar and `label`, where they are missing or differ from the CRC32.
+        Raises CorruptSample, naming the file that was read and `label`, where they are missing or differ from the
+        CRC32.
         """
-        content = os.pread(self._descriptor(tar), size, offset)
+        descriptor, path = self._open(tar)
+        content = os.pread(descriptor, size, offset)
         if len(content) != size or zlib.crc32(content) != crc32:
-            raise CorruptSample(
-                f"{self.folder / tar}: the {label} does not match its CRC32; restore this file "
-                "from a copy or make it again"
-            )
+            mend = "restore this file from a copy or make it again"
+            if path != self.folder / tar:
+                mend = f"remove this file, which is a copy of {self.folder / tar}, and run again"
+            raise CorruptSample(f"{path}: the {label} does not match its CRC32; {mend}")
         return content
 
-    def _descriptor(self, tar: str) -> int:
+    def _open(self, tar: str) -> tuple[int, Path]:
         with self._lock:
-            if tar not in self._descriptors:
-                try:
-                    self._descriptors[tar] = os.open(self.folder / tar, os.O_RDONLY | os.O_CLOEXEC)
-                except FileNotFoundError:
-                    raise InputError(f"{self.folder / tar}: missing; restore it from a copy or make it again") from None
-            return self._descriptors[tar]
+            if tar not in self._opened:
+                for path in ([self.copies[tar]] if tar in self.copies else []) + [self.folder / tar]:
+                    try:
+                        self._opened[tar] = os.open(path, os.O_RDONLY | os.O_CLOEXEC), path
+                        break
+                    except FileNotFoundError:
+                        continue
+                else:
+                    raise InputError(f"{self.folder / tar}: missing; restore it from a copy or make it again")
+            return self._opened[tar]
 
     def close(self) -> None:
         """Close the tars; a later read opens them again."""
         with self._lock:
-            for descriptor in self._descriptors.values():
+            for descriptor, _ in self._opened.values():
                 os.close(descriptor)
-            self._descriptors.clear()
+            self._opened.clear()

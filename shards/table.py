@@ -143,7 +143,7 @@ class ShardModel(_Strict):
     """A shard as the manifest lists it; `reencoded` counts films whose own JPEG stream could not be taken over."""
 
     name: Annotated[str, pydantic.Field(pattern=r"^(train|test)-[0-9]{5,}\.tar$")]
-    sha256: str
+    sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
     bytes: int
     samples: int
     reencoded: int
@@ -196,23 +196,35 @@ class ManifestModel(_Strict):
     shards: list[ShardModel]
 
 
+def staged_name(shard: Mapping[str, Any]) -> str:
+    """Return the file name of a copy of a manifest's shard in a folder of staged tars.
+
+    It begins with the tar's digest: whatever has this name has this content, so that other folds, a grown dataset and
+    other datasets can share one folder.
+    """
+    return f"{shard['sha256'][:16]}-{shard['name']}"
+
+
 class Shards:
     """Random access to a built dataset. Safe with threads, fork and spawn: reads are positional (`os.pread`).
 
-    Samples are numbered by their row in the table.
+    Samples are numbered by their row in the table. `tars` is a folder with copies of some tars, named by
+    `staged_name`; table, manifest and all other tars are read from `folder`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tars: Path | None = None) -> None:
         self.folder = folder
+        self.tars = tars
         self.manifest = read_manifest(folder)
         self.table = read_table(folder)
-        self._members = MemberReader(folder)
+        staged = {shard["name"]: tars / staged_name(shard) for shard in self.manifest["shards"]} if tars else None
+        self._members = MemberReader(folder, staged)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def __reduce__(self) -> tuple[type["Shards"], tuple[Path]]:
-        return Shards, (self.folder,)
+    def __reduce__(self) -> tuple[type["Shards"], tuple[Path, Path | None]]:
+        return Shards, (self.folder, self.tars)
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return one column as a NumPy array; missing integers are -1, missing truths False, missing texts None."""
@@ -268,7 +280,8 @@ class Shards:
     def read(self, index: int, member: str) -> bytes:
         """Return the encoded bytes of a sample's `image`, `mask` or `json` member.
 
-        Raises CorruptSample, naming shard and key, where they are missing or differ from the table's CRC32.
+        Raises CorruptSample, naming the file that was read and the key, where they are missing or differ from the
+        table's CRC32.
         """
         shard, key = str(self.column("shard")[index]), str(self.column("key")[index])
         offset, size, crc = (int(self.column(f"{member}_{what}")[index]) for what in ("offset", "size", "crc32"))

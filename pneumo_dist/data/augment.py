@@ -1,33 +1,42 @@
 """Augmentation parameters of a sample: a pure function of (seed, epoch, key).
 
-All geometry composes into one matrix, so image and mask are resampled once. Pixels from outside the film are 0, as
-in its padding.
+What is done with them is in geometry.py (one resampling), and in dali.py and host.py (grey values).
 """
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from pneumo_dist.config import AugmentConfig
+from pneumo_dist.config_augment import AugmentConfig, Distortion, Elastic, Optical, RandomResizedCrop, Tone
+from pneumo_dist.data.geometry import ElasticField, Geometry, GridSteps, Lens, Warp
 from pneumo_dist.data.plan import stream
 
-Matrix = npt.NDArray[np.float64]
-
 _AUGMENT = 3
+UNMOVED = Geometry()
+WHOLE = UNMOVED.crop
+# Lengths of the recipes count pixels of the competition's films.
+_FILM_SIDE = 1024
+_GRID_STEPS = 5
+# Noise is a window of one field that is larger by this many rows and columns.
+NOISE_OFFSETS = 128
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """`flip`, `angle` (radians), `scale`, `shift` (x, y as shares of the side), and gain·x + offset for x in [0, 1]."""
+    """Everything that augmentation does to one film: geometry, then CLAHE, tone and noise.
 
-    flip: bool = False
-    angle: float = 0.0
-    scale: float = 1.0
-    shift: tuple[float, float] = (0.0, 0.0)
+    Grey values x in 0..1 become clip(gain·x + offset)^gamma, then gain `noise_sigma` times a window of the noise field
+    that begins at `noise_origin` (row, column).
+    """
+
+    geometry: Geometry = UNMOVED
+    clahe: bool = False
     gain: float = 1.0
     offset: float = 0.0
+    gamma: float = 1.0
+    noise_sigma: float = 0.0
+    noise_origin: tuple[int, int] = (0, 0)
 
 
 IDENTITY = Parameters()
@@ -39,36 +48,81 @@ def draw(config: AugmentConfig, seed: int, epoch: int, key: str) -> Parameters:
     Every number is drawn whether it is used or not, so that changing one probability moves no other draw.
     """
     random = stream(seed, _AUGMENT, epoch, key)
-    chance = random.random(3)
-    unit = random.uniform(-1.0, 1.0, 6)
-    moves, tones = config.shift_scale_rotate, config.brightness_contrast
-    move, tone = chance[1] < moves.p, chance[2] < tones.p
-    gain = 1.0 + tones.contrast * unit[4] if tone else 1.0
+    chance = random.random(8)
+    unit = random.uniform(-1.0, 1.0, 10)
+    shape = random.uniform(-1.0, 1.0, 2 * _GRID_STEPS)
+    field = int(random.integers(2**63))
+    origin = random.integers(NOISE_OFFSETS, size=2)
+
+    moves, noise = config.shift_scale_rotate, config.noise
+    is_moved = chance[1] < moves.p
+    gain, offset, gamma = _tone(config.tone, chance[4], chance[5], unit[4])
     return Parameters(
-        flip=bool(chance[0] < config.hflip),
-        angle=math.radians(moves.rotate * unit[0]) if move else 0.0,
-        scale=1.0 + moves.scale * unit[1] if move else 1.0,
-        shift=(moves.shift * unit[2], moves.shift * unit[3]) if move else (0.0, 0.0),
+        geometry=Geometry(
+            flip=bool(chance[0] < config.hflip),
+            angle=math.radians(moves.rotate * unit[0]) if is_moved else 0.0,
+            scale=1.0 + moves.scale * unit[1] if is_moved else 1.0,
+            shift=(moves.shift * unit[2], moves.shift * unit[3]) if is_moved else (0.0, 0.0),
+            warp=_warp(config.distortion, chance[2], chance[3], shape, field),
+            crop=_crop(config.random_resized_crop, unit[5:9]) if chance[6] < config.random_resized_crop.p else WHOLE,
+        ),
+        clahe=bool(chance[7] < config.clahe.p),
         gain=gain,
-        offset=0.5 * (1.0 - gain) + (tones.brightness * unit[5] if tone else 0.0),
+        offset=offset,
+        gamma=gamma,
+        # A field and its negative are two draws.
+        noise_sigma=_noise_sigma(noise.p, noise.sigma, unit[9]),
+        noise_origin=(int(origin[0]), int(origin[1])),
     )
 
 
-def matrix(parameters: Parameters, size: int, stored: int, origin: tuple[int, int] = (0, 0)) -> Matrix:
-    """Return the 2x3 map from pixels of the network's (size, size) input to those of the stored image.
+def _tone(config: Tone, chance: float, which: float, unit: float) -> tuple[float, float, float]:
+    """Return gain, offset and gamma; one of them is drawn."""
+    if chance >= config.p:
+        return 1.0, 0.0, 1.0
+    kinds = [name for name in ("contrast", "gamma", "brightness") if getattr(config, name) is not None]
+    kind = kinds[int(which * len(kinds))]
+    if kind == "contrast":
+        assert config.contrast is not None
+        return 1.0 + config.contrast * unit, 0.0, 1.0
+    if kind == "brightness":
+        assert config.brightness is not None
+        return 1.0, config.brightness * unit, 1.0
+    assert config.gamma is not None
+    return 1.0, 0.0, _between(*config.gamma, unit)
 
-    The image begins at `origin` (x, y) of a (stored, stored) square.
 
-    Coordinates count from the corner of the first pixel (its centre is at 0.5), x before y.
-    """
-    cosine, sine = math.cos(parameters.angle), math.sin(parameters.angle)
-    to_centre = _affine(1, 0, 0, 1, -size * (0.5 + parameters.shift[0]), -size * (0.5 + parameters.shift[1]))
-    turn = _affine(cosine, sine, -sine, cosine, 0, 0)
-    zoom = stored / size / parameters.scale
-    flip = -1 if parameters.flip else 1
-    back = _affine(flip * zoom, 0, 0, zoom, stored / 2 - origin[0], stored / 2 - origin[1])
-    return (back @ turn @ to_centre)[:2]
+def _noise_sigma(p: float, sigma: tuple[float, float], unit: float) -> float:
+    """Return 0, or a standard deviation with the sign of the field; one draw tells all three."""
+    share = 0.5 * (unit + 1.0)
+    if share >= p:
+        return 0.0
+    half, position = divmod(2.0 * share / p, 1.0)
+    return (1.0 if half else -1.0) * _between(*sigma, 2.0 * position - 1.0)
 
 
-def _affine(xx: float, xy: float, yx: float, yy: float, x: float, y: float) -> Matrix:
-    return np.array([[xx, xy, x], [yx, yy, y], [0.0, 0.0, 1.0]])
+def _warp(config: Distortion, chance: float, which: float, shape: np.ndarray, field: int) -> Warp | None:
+    if chance >= config.p:
+        return None
+    kinds = [kind for kind in (config.elastic, config.grid, config.optical) if kind is not None]
+    kind = kinds[int(which * len(kinds))]
+    if isinstance(kind, Elastic):
+        corners = tuple((kind.alpha_affine / _FILM_SIDE * shape[:6]).tolist())
+        return ElasticField(field, kind.alpha / _FILM_SIDE, kind.sigma / _FILM_SIDE, corners)
+    if isinstance(kind, Optical):
+        reach = kind.shift / _FILM_SIDE
+        return Lens(kind.distort * float(shape[0]), (reach * float(shape[1]), reach * float(shape[2])))
+    columns, rows = (tuple((1.0 + kind * part).tolist()) for part in (shape[:_GRID_STEPS], shape[_GRID_STEPS:]))
+    return GridSteps(columns, rows)
+
+
+def _crop(config: RandomResizedCrop, unit: np.ndarray) -> tuple[float, float, float, float]:
+    """Return left, top, width and height as shares of the side; a side that would not fit is cut to the whole."""
+    area = _between(*config.area, unit[0])
+    aspect = math.exp(_between(math.log(config.aspect[0]), math.log(config.aspect[1]), unit[1]))
+    width, height = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
+    return (1.0 - width) * _between(0, 1, unit[2]), (1.0 - height) * _between(0, 1, unit[3]), width, height
+
+
+def _between(low: float, high: float, unit: float) -> float:
+    return float(low + (high - low) * 0.5 * (unit + 1.0))

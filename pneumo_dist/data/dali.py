@@ -1,170 +1,255 @@
-"""The DALI graph: decode, one resampling, tone, normalise; fed with bytes and parameters by an index callable.
+"""The DALI graph: decode, one resampling, CLAHE, tone, noise, normalise; fed by an index callable.
 
-The graph is a pure function of what it is fed, so order and position live in the plan, not in reader state.
+The graph is a pure function of bytes and parameters, so order and position live in the plan, not in reader state. It
+is one graph for CPU and GPU but for the resampling: DALI's remap is for GPUs, and its warp on the CPU takes ten times
+as long as OpenCV's.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
+from nvidia.dali.pipeline import do_not_convert
 
-from pneumo_dist.config import AugmentConfig, DataConfig, StageConfig
-from pneumo_dist.data.augment import IDENTITY, Parameters, draw, matrix
-from pneumo_dist.data.plan import EpochPlan, Indices, fixed_batches
-from shards.table import Shards
+from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.data.augment import Parameters
+from pneumo_dist.data.batch import Batch, Slot, Source
+from pneumo_dist.data.geometry import cells, lattice, matrix
+from pneumo_dist.data.resample import NOISE_LEVEL, by_lattice, by_matrix, noise_window
 
-Fed = tuple[npt.NDArray[np.generic], ...]
-Feed = Callable[[types.SampleInfo], Fed]
+Fed = tuple[npt.NDArray[Any], ...]
+Arrays = list[npt.NDArray[Any]]
 
-
-@dataclass(frozen=True)
-class Batch:
-    """`images` float32 (n, channels, size, size), normalised; `masks` float32 (n, 1, size, size) of 0 and 1;
-    `indices` table rows of the n films."""
-
-    images: torch.Tensor
-    masks: torch.Tensor
-    indices: Indices
+NO_LATTICE = np.zeros((0, 0, 2), np.float32)
+NO_NOISE = np.zeros((0, 0, 1), np.int8)
 
 
-@dataclass(frozen=True)
-class Input:
-    """What the graph makes of a film: side in pixels, channels, normalisation, device (None is the CPU)."""
+def dali_batches(source: Source, batches: Iterable[list[Slot]], batch: int) -> Iterator[Batch]:
+    """Yield the batches that `batches` lists, all of `batch` films; one pipeline makes them ahead.
 
-    size: int
-    channels: int
-    data: DataConfig
-    device_id: int | None = None
-
-
-def train_batches(
-    shards: Shards, plan: EpochPlan, augment: AugmentConfig, spec: Input, rank: int, epoch: int, step: int
-) -> Iterator[Batch]:
-    """Yield one rank's augmented micro-batches from (epoch, step) to the end of the stage.
-
-    Raises CorruptSample, naming shard and key, for a member that fails its CRC32.
+    Raises CorruptSample or InputError, naming film, epoch and step, for a film that cannot be read or decoded.
     """
-    pending: dict[int, tuple[int, Indices]] = {}
-    source = plan.micro_batches(rank, epoch, step)
+    pending: dict[int, list[Slot]] = {}
+    listed = iter(batches)
 
     def feed(info: types.SampleInfo) -> Fed:
         if info.iteration not in pending:
-            pending[info.iteration] = next(source)
-        current, chosen = pending[info.iteration]
-        index = int(chosen[info.idx_in_batch])
-        parameters = draw(augment, plan.seed, current, str(shards.column("key")[index]))
-        return _fed(shards, index, spec.size, parameters)
+            pending[info.iteration] = next(listed)
+        return fed(source, pending[info.iteration][info.idx_in_batch])
 
-    pipeline = _pipeline(feed, plan.stage.micro_batch, spec, with_mask=True)
+    pipeline = _pipeline(source, feed, batch)
     iteration = 0
     while True:
         try:
-            images, masks = pipeline.run()
+            images, *masks = pipeline.run()
         except StopIteration:
             return
-        yield Batch(_tensor(images), _tensor(masks), pending.pop(iteration)[1])
+        except RuntimeError:
+            _name_undecodable(source, [slot for slots in pending.values() for slot in slots])
+            raise
+        rows = np.array([slot.index for slot in pending.pop(iteration)], np.int64)
+        made = _tensor(images, source.spec.data.channels_last)
+        yield Batch(made, _tensor(masks[0], is_last=True) if masks else torch.empty(0), rows)
         iteration += 1
 
 
-class EvalLoader:
-    """Films without augmentation in fixed batches; one pipeline serves every pass.
+def fed(source: Source, slot: Slot) -> Fed:
+    """Return what the graph takes for a film.
 
-    A short last batch is filled up with its last film inside the graph and cut after it, so that every forward pass
-    has one size.
+    `warp` float32 (2, 3); `tone` float32 (5,): gain, offset in grey levels, gamma, whether CLAHE, noise in grey levels
+    per unit; `noise` int8 (size, size, 1) or empty; `lattice` float32 (n, n, 2), where the experiment distorts films,
+    empty for a film that is not distorted (on a GPU it always holds the whole map); then the encoded members.
     """
-
-    def __init__(self, shards: Shards, batches: list[Indices], batch: int, spec: Input, with_mask: bool) -> None:
-        self._batches = batches
-        self._with_mask = with_mask
-        self._shards = shards
-        self._spec = spec
-        self._batch = batch
-        self._runs = 0
-        self._pipeline = _pipeline(self._feed, batch, spec, with_mask) if batches else None
-
-    def _feed(self, info: types.SampleInfo) -> Fed:
-        chosen = self._batches[info.iteration % len(self._batches)]
-        index = int(chosen[min(info.idx_in_batch, len(chosen) - 1)])
-        return _fed(self._shards, index, self._spec.size, IDENTITY, self._with_mask)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield each batch once, full size; `indices` tells how many of its films count."""
-        while self._batches and self._runs % len(self._batches):
-            self._run()  # what is left of a pass that was left in the middle
-        for chosen in self._batches:
-            images, *masks = self._run()
-            yield Batch(_tensor(images), _tensor(masks[0]) if masks else torch.empty(0), chosen)
-
-    def _run(self) -> tuple[Any, ...]:
-        assert self._pipeline is not None
-        self._runs += 1
-        return tuple(self._pipeline.run())
+    parameters, size, stored = source.parameters(slot), source.spec.size, source.stored(slot)
+    geometry = parameters.geometry
+    parts: list[npt.NDArray[Any]] = [matrix(geometry, size, stored).astype(np.float32)]
+    if source.augment is not None:
+        noise = noise_window(parameters, size)[..., None] if parameters.noise_sigma else NO_NOISE
+        parts += [_tone(parameters), np.ascontiguousarray(noise)]
+    if _has_lattice(source):
+        is_needed = geometry.warp is not None or source.spec.device_id is not None
+        parts.append(lattice(geometry, size, stored) if is_needed else NO_LATTICE)
+    return *parts, *source.read(slot)
 
 
-def eval_loader(
-    shards: Shards, indices: Indices, stage: StageConfig, spec: Input, rank: int, world: int, with_mask: bool
-) -> EvalLoader:
-    """Return the loader of one rank: whole fixed batches of the films, dealt to the ranks in turn."""
-    batches = fixed_batches(indices, stage.eval_batch)[rank::world]
-    return EvalLoader(shards, batches, stage.eval_batch, spec, with_mask)
-
-
-def _fed(shards: Shards, index: int, size: int, parameters: Parameters, with_mask: bool = True) -> Fed:
-    """Return warp (2, 3) and tone (2,) as float32, the encoded image and, if asked for, the encoded mask."""
-    members = ("image", "mask") if with_mask else ("image",)
-    grid = shards.grid(index)
-    warp = matrix(parameters, size, grid.stored, grid.origin)
-    tone = np.array([parameters.gain, parameters.offset * 255.0], np.float32)
-    encoded = [np.frombuffer(shards.read(index, member), np.uint8) for member in members]
-    return warp.astype(np.float32), tone, *encoded
-
-
-def _pipeline(feed: Feed, batch: int, spec: Input, with_mask: bool) -> Any:
-    pipeline = _graph(
-        feed,
-        spec,
-        with_mask,
-        batch_size=batch,
-        num_threads=spec.data.threads,
-        device_id=spec.device_id,
-        prefetch_queue_depth=spec.data.prefetch,
+def _has_lattice(source: Source) -> bool:
+    """On a GPU, DALI's warp has no reflecting border: then the dense map serves all films."""
+    augment = source.augment
+    return augment is not None and (
+        augment.distortion.p > 0 or (augment.border == "reflect" and source.spec.device_id is not None)
     )
-    pipeline.build()
+
+
+def _tone(parameters: Parameters) -> npt.NDArray[np.float32]:
+    noise = parameters.noise_sigma * 255.0 / NOISE_LEVEL
+    values = (parameters.gain, parameters.offset * 255.0, parameters.gamma, float(parameters.clahe), noise)
+    return np.array(values, np.float32)
+
+
+def _pipeline(source: Source, feed: Callable[[types.SampleInfo], Fed], batch: int) -> Any:
+    data = source.spec.data
+    resample = None if source.spec.device_id is not None else _CpuResample(source)
+    with warnings.catch_warnings():
+        # DALI warns that Python functions cannot be serialised; this pipeline is built where it runs.
+        warnings.simplefilter("ignore")
+        pipeline = _graph(
+            source,
+            feed,
+            resample,
+            batch_size=batch,
+            num_threads=data.threads,
+            device_id=source.spec.device_id,
+            prefetch_queue_depth=data.prefetch,
+        )
+        pipeline.build()
     return pipeline
 
 
-@pipeline_def  # type: ignore[untyped-decorator]
-def _graph(feed: Feed, spec: Input, with_mask: bool) -> Any:
-    kinds, dimensions = [types.FLOAT, types.FLOAT, types.UINT8, types.UINT8], [2, 1, 1, 1]
-    count = 4 if with_mask else 3
-    warp, tone, encoded, *masks = fn.external_source(
-        feed, num_outputs=count, batch=False, dtype=kinds[:count], ndim=dimensions[:count]
-    )
-    decoder = "cpu" if spec.device_id is None else "mixed"
-    size = (float(spec.size), float(spec.size))
-    image = fn.decoders.image(encoded, device=decoder, output_type=types.GRAY)
-    image = fn.warp_affine(image, matrix=warp, size=size, fill_value=0, dtype=types.FLOAT)
-    tone = tone if spec.device_id is None else tone.gpu()
-    image = dali_math.clamp(image * tone[0] + tone[1], 0.0, 255.0)
-    image = fn.crop_mirror_normalize(
+@pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
+def _graph(source: Source, feed: Callable[[types.SampleInfo], Fed], resample: Any) -> Any:
+    spec, augment, on_gpu = source.spec, source.augment, source.spec.device_id is not None
+    inputs = _inputs(source, feed)
+    warp = inputs.pop(0)
+    tone, noise = (inputs.pop(0), inputs.pop(0)) if augment is not None else (None, None)
+    coarse = [inputs.pop(0)] if _has_lattice(source) else []
+    decoder = "mixed" if on_gpu else "cpu"
+    images = [fn.decoders.image(encoded, device=decoder, output_type=types.GRAY) for encoded in inputs]
+    if on_gpu:
+        images = _resample_on_gpu(images, warp, coarse, fn.peek_image_shape(inputs[0]), source)
+    else:
+        moved: Any = fn.python_function(
+            warp,
+            *coarse,
+            *images,
+            function=resample,
+            num_outputs=len(images),
+            batch_processing=True,
+            output_layouts=["HWC"] * len(images),
+        )
+        images = list(moved) if source.with_mask else [moved]
+    image = images[0]
+    if augment is not None:
+        image = _shade(image, tone, noise, augment, on_gpu)
+    normalised = fn.crop_mirror_normalize(
         image if spec.channels == 1 else fn.cat(image, image, image, axis=2),
         dtype=types.FLOAT,
         mean=[255.0 * value for value in spec.data.mean[: spec.channels]],
         std=[255.0 * value for value in spec.data.std[: spec.channels]],
-        output_layout="CHW",
+        output_layout="HWC" if spec.data.channels_last else "CHW",
     )
-    if not with_mask:
-        return image
-    mask = fn.decoders.image(masks[0], device=decoder, output_type=types.GRAY)
-    mask = fn.warp_affine(mask, matrix=warp, size=size, fill_value=0, interp_type=types.INTERP_NN)
-    return image, fn.transpose(fn.cast(mask > 127, dtype=types.FLOAT), perm=[2, 0, 1])
+    if not source.with_mask:
+        return normalised
+    return normalised, fn.cast(images[1] > 127, dtype=types.FLOAT)
 
 
-def _tensor(outputs: Any) -> torch.Tensor:
-    """Copy a DALI output out of the pipeline's buffers, which the next run overwrites."""
-    return torch.from_dlpack(outputs.as_tensor()).clone()
+@do_not_convert  # type: ignore[untyped-decorator]
+def _inputs(source: Source, feed: Callable[[types.SampleInfo], Fed]) -> list[Any]:
+    """Return what `fed` lists."""
+    kinds = [(types.FLOAT, 2, "")]
+    if source.augment is not None:
+        kinds += [(types.FLOAT, 1, ""), (types.INT8, 3, "HWC")]
+    if _has_lattice(source):
+        kinds += [(types.FLOAT, 3, "HWC")]
+    kinds += [(types.UINT8, 1, "")] * (2 if source.with_mask else 1)
+    dtype, ndim, layout = (list(values) for values in zip(*kinds, strict=True))
+    return list(fn.external_source(feed, num_outputs=len(kinds), batch=False, dtype=dtype, ndim=ndim, layout=layout))
+
+
+class _CpuResample:
+    """Moves a batch's images and masks with OpenCV, which leaves Python's lock while it works."""
+
+    def __init__(self, source: Source) -> None:
+        self._size, self._has_lattice = source.spec.size, _has_lattice(source)
+        self._border = source.augment.border if source.augment else "constant"
+        self._pool = ThreadPoolExecutor(source.spec.data.threads)
+
+    def __call__(self, *inputs: Arrays) -> Any:
+        done = list(self._pool.map(self._one, *inputs))
+        outputs = [list(parts) for parts in zip(*done, strict=True)]
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _one(self, warp: npt.NDArray[Any], *rest: npt.NDArray[Any]) -> list[npt.NDArray[np.uint8]]:
+        images = tuple(image[..., 0] for image in (rest[1:] if self._has_lattice else rest))
+        if self._has_lattice and rest[0].size:
+            moved = by_lattice(images, rest[0], self._size, self._border)
+        else:
+            moved = by_matrix(images, warp, self._size, self._border)
+        return [image[..., None] for image in moved]
+
+
+def _resample_on_gpu(images: list[Any], warp: Any, coarse: list[Any], shape: Any, source: Source) -> list[Any]:
+    size = float(source.spec.size)
+    kinds = (types.INTERP_LINEAR, types.INTERP_NN)
+    if not coarse:
+        return [
+            fn.warp_affine(image, matrix=warp, size=(size, size), fill_value=0, interp_type=kind)
+            for image, kind in zip(images, kinds, strict=False)
+        ]
+    assert source.augment is not None
+    x, y = grown(coarse[0].gpu(), source.spec.size)
+    if source.augment.border == "reflect":
+        extent = fn.cast(shape, dtype=types.FLOAT).gpu()
+        x, y = reflected(x, extent[1]), reflected(y, extent[0])
+    return [
+        fn.experimental.remap(image, x, y, interp=kind, pixel_origin="corner")
+        for image, kind in zip(images, kinds, strict=False)
+    ]
+
+
+def grown(coarse: Any, size: int) -> tuple[Any, Any]:
+    """Return the x and y of every pixel, (size, size, 1) each, from a lattice: geometry's dense_map in DALI."""
+    last = cells(size) + 1.0
+    dense: Any = fn.resize(
+        coarse,
+        size=(size, size),
+        roi_start=(1.0, 1.0),
+        roi_end=(last, last),
+        interp_type=types.INTERP_LINEAR,
+        antialias=False,
+    )
+    return dense[:, :, 0:1], dense[:, :, 1:2]
+
+
+def reflected(points: Any, extent: Any) -> Any:
+    """Return coordinates folded into 0..extent, as if the image stood between mirrors."""
+    period = 2.0 * extent
+    inside = points - period * dali_math.floor(points / period)
+    return extent - dali_math.abs(inside - extent)
+
+
+def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bool) -> Any:
+    if augment.clahe.p > 0:
+        tiles = augment.clahe.tiles
+        if tone[3] > 0.0:
+            image = fn.clahe(image, clip_limit=augment.clahe.clip, tiles_x=tiles, tiles_y=tiles)
+    # Conditions are decided on the host, arithmetic is done where the image is. Casting to bytes rounds and saturates.
+    value = tone.gpu() if on_gpu else tone
+    if augment.tone.p > 0:
+        if tone[0] != 1.0 or tone[1] != 0.0:
+            image = fn.cast(image * value[0] + value[1], dtype=types.UINT8)
+        if tone[2] != 1.0:
+            image = fn.cast(255.0 * dali_math.pow(image / 255.0, value[2]), dtype=types.UINT8)
+    if augment.noise.p > 0 and tone[4] != 0.0:
+        field = noise.gpu() if on_gpu else noise
+        image = fn.cast(image + field * value[4], dtype=types.UINT8)
+    return image
+
+
+def _tensor(outputs: Any, is_last: bool) -> torch.Tensor:
+    """Copy a DALI output out of buffers that the next run overwrites; return it as (n, channels, rows, columns)."""
+    made = torch.from_dlpack(outputs.as_tensor()).clone()
+    return made.permute(0, 3, 1, 2) if is_last else made
+
+
+def _name_undecodable(source: Source, slots: list[Slot]) -> None:
+    """DALI names no film when a decoder fails: look for one that OpenCV cannot decode either."""
+    for slot in slots:
+        if any(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) is None for content in source.read(slot)):
+            raise source.undecodable(slot)

@@ -1,8 +1,10 @@
 """Which sample, when, on which rank: pure functions of seed, stage, epoch, step, rank and world size."""
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +16,7 @@ from shards.table import Shards
 Indices = npt.NDArray[np.int64]
 
 # Purposes keep the random streams of one seed apart.
-_ORDER, _NEGATIVES = 1, 2
+_ORDER, _NEGATIVES, _POSITIVES = 1, 2, 3
 
 
 def stream(seed: int, *words: int | str) -> np.random.Generator:
@@ -23,14 +25,52 @@ def stream(seed: int, *words: int | str) -> np.random.Generator:
     return np.random.default_rng([seed, *numbers])
 
 
+def stretch(films: Indices, start: int, count: int, seed: int, *words: int | str) -> Indices:
+    """Return `count` films from position `start` of an endless chain of permutations of `films`.
+
+    The chain is a pure function of seed and words. Each film stands once in every len(films) from its beginning, so
+    stretches that follow each other see all films equally often, up to one. `films` may be empty only for count 0.
+    """
+    if count == 0:
+        return films[:0]
+    first, last = start // len(films), (start + count - 1) // len(films)
+    chain = np.concatenate([stream(seed, *words, cycle).permutation(films) for cycle in range(first, last + 1)])
+    offset = start - first * len(films)
+    return np.asarray(chain[offset : offset + count], np.int64)
+
+
+def size_classes(areas: Indices, count: int) -> Indices:
+    """Return each film's class 0..count-1, small to large, for mask areas in pixels, all above 0; shape (n,).
+
+    The classes are equally wide in log area between the smallest and the largest; an area on an edge belongs to the
+    class above it. A single area fills the last class alone.
+    """
+    if len(areas) == 0:
+        return areas[:0]
+    low, high = int(areas.min()), int(areas.max())
+    # log(a / low) / log(high / low) >= c / count, in whole numbers: logarithms differ in their last bit between CPUs,
+    # and then ranks would differ about a film on an edge.
+    edges = [high**c * low**count for c in range(1, count)]
+    factors = [low**c for c in range(1, count)]
+    classes = [
+        sum(area**count * factor >= edge for factor, edge in zip(factors, edges, strict=True))
+        for area in areas.tolist()
+    ]
+    return np.array(classes, np.int64)
+
+
 @dataclass(frozen=True)
 class FoldSplit:
-    """Row numbers of the sample table for one fold, in table order."""
+    """Row numbers of the sample table for one fold, in table order.
+
+    `areas` are the mask areas of `positives`, label-grid pixels, one each.
+    """
 
     train: Indices
     positives: Indices
     negatives: Indices
     validation: Indices
+    areas: Indices
 
 
 def split_fold(shards: Shards, fold: int, always_train: bool) -> FoldSplit:
@@ -44,33 +84,64 @@ def split_fold(shards: Shards, fold: int, always_train: bool) -> FoldSplit:
         raise InputError(f"{shards.folder}: no fold {fold}; its folds are {names} (--fold)")
     train, validation = shards.fold_rows(fold, always_train)
     positive = shards.column("has_mask")[train].astype(bool)
-    return FoldSplit(train, train[positive], train[~positive], validation)
+    positives = train[positive]
+    return FoldSplit(train, positives, train[~positive], validation, shards.column("mask_area")[positives])
 
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Order of the training films of a stage."""
+    """Order of the training films of a stage; epochs are counted from 0.
+
+    Raises InputError, naming the first such epoch, where an epoch has not one full global batch.
+    """
 
     split: FoldSplit
     stage: StageConfig
     seed: int
     world: int
 
-    @property
-    def length(self) -> int:
-        """Films drawn per epoch: all P positives plus round(P·(1−r)/r) negatives, or every film once."""
-        return len(self.split.positives) + self._negatives if self._sampled else len(self.split.train)
+    def __post_init__(self) -> None:
+        for epoch in range(self.stage.epochs):
+            if self.steps(epoch) == 0:
+                # Counted from 1, as the progress bar does.
+                raise InputError(
+                    f"stage {self.stage.name}: epoch {epoch + 1} has {self.length(epoch)} films, fewer than "
+                    f"global_batch {self.stage.global_batch}; lower it"
+                )
+
+    def rate(self, epoch: int) -> float | None:
+        """Return the share of positives that the config asks for in an epoch, or None where it takes every film.
+
+        It moves from sample_rate in the first epoch to sample_rate_end in the last; a single epoch has sample_rate.
+        """
+        start, end, epochs = self.stage.sample_rate, self.stage.sample_rate_end, self.stage.epochs
+        if start is None or end is None or epochs == 1:
+            return start
+        if epoch >= epochs - 1:
+            return end  # exactly, which the sum below may miss by a bit
+        progress = epoch / (epochs - 1)
+        if self.stage.sample_rate_schedule == "cosine":
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return start + (end - start) * progress
+
+    def effective_rate(self, epoch: int) -> float:
+        """Return the share of positives among the films that an epoch draws."""
+        return len(self.split.positives) / self.length(epoch)
+
+    def length(self, epoch: int) -> int:
+        """Return the films drawn in an epoch: P positives plus round(P·(1−r)/r) negatives, or every film once."""
+        if not self._sampled:
+            return len(self.split.train)
+        return len(self.split.positives) + self._negatives(epoch)
+
+    def steps(self, epoch: int) -> int:
+        """Return the optimizer steps of an epoch: floor(n / global batch)."""
+        return self.length(epoch) // self.stage.global_batch
 
     @property
-    def steps(self) -> int:
-        """Optimizer steps per epoch: floor(n / global batch). Raises InputError where not one batch is full."""
-        steps = self.length // self.stage.global_batch
-        if steps == 0:
-            raise InputError(
-                f"stage {self.stage.name}: an epoch has {self.length} films, fewer than global_batch "
-                f"{self.stage.global_batch}; lower it"
-            )
-        return steps
+    def total_steps(self) -> int:
+        """Optimizer steps of all epochs of the stage."""
+        return sum(map(self.steps, range(self.stage.epochs)))
 
     @property
     def accumulation(self) -> int:
@@ -80,9 +151,8 @@ class EpochPlan:
     def _sampled(self) -> bool:
         return self.stage.sample_rate is not None and len(self.split.positives) > 0
 
-    @property
-    def _negatives(self) -> int:
-        rate = self.stage.sample_rate
+    def _negatives(self, epoch: int) -> int:
+        rate = self.rate(epoch)
         assert rate is not None
         wanted = round(len(self.split.positives) * (1 - rate) / rate)
         return wanted if len(self.split.negatives) else 0
@@ -91,37 +161,44 @@ class EpochPlan:
         """Return the table rows of an epoch in training order, the same for every world size."""
         films = self.split.train
         if self._sampled:
-            films = np.concatenate([self.split.positives, self._draw_negatives(epoch)])
+            films = np.concatenate([self._draw_positives(epoch), self._draw_negatives(epoch)])
         return np.asarray(stream(self.seed, _ORDER, self.stage.name, epoch).permutation(films), np.int64)
 
-    def _draw_negatives(self, epoch: int) -> Indices:
-        """Take the epoch's stretch of an endless chain of permutations: each negative is seen equally often."""
-        negatives, count = self.split.negatives, self._negatives
-        if count == 0:
-            return negatives[:0]
-        start = epoch * count
-        first, last = start // len(negatives), (start + count - 1) // len(negatives)
-        chain = np.concatenate(
-            [
-                stream(self.seed, _NEGATIVES, self.stage.name, cycle).permutation(negatives)
-                for cycle in range(first, last + 1)
-            ]
-        )
-        offset = start - first * len(negatives)
-        return np.asarray(chain[offset : offset + count], np.int64)
+    def _draw_positives(self, epoch: int) -> Indices:
+        """Take every positive once, or P of them in equal numbers from the size classes that hold any."""
+        if self.stage.size_classes is None:
+            return self.split.positives
+        share, extra = divmod(len(self.split.positives), len(self._classes))
+        drawn = []
+        for number, films in enumerate(self._classes):
+            count = share + (number < extra)
+            drawn.append(stretch(films, epoch * count, count, self.seed, _POSITIVES, self.stage.name, number))
+        return np.concatenate(drawn)
 
-    def micro_batches(self, rank: int, epoch: int, step: int) -> Iterator[tuple[int, Indices]]:
-        """Yield (epoch, table rows) of one rank, micro-step by micro-step, from a position to the stage's end.
+    @cached_property
+    def _classes(self) -> list[Indices]:
+        """The positives of each size class that holds any, small to large."""
+        assert self.stage.size_classes is not None
+        classes = size_classes(self.split.areas, self.stage.size_classes)
+        return [self.split.positives[classes == number] for number in np.unique(classes)]
+
+    def _draw_negatives(self, epoch: int) -> Indices:
+        """Take the stretch of the negatives' chain that begins where the epoch before ended."""
+        start = sum(map(self._negatives, range(epoch)))
+        return stretch(self.split.negatives, start, self._negatives(epoch), self.seed, _NEGATIVES, self.stage.name)
+
+    def micro_batches(self, rank: int, epoch: int, step: int) -> Iterator[tuple[int, int, Indices]]:
+        """Yield (epoch, step, table rows) of one rank, micro-step by micro-step, from a position to the stage's end.
 
         In a global batch, micro-step m takes the m-th stretch of world x micro_batch films and rank r its r-th part.
         """
         micro, world = self.stage.micro_batch, self.world
         for current in range(epoch, self.stage.epochs):
             order = self.order(current)
-            for position in range(step if current == epoch else 0, self.steps):
+            for position in range(step if current == epoch else 0, self.steps(current)):
                 for part in range(self.accumulation):
                     start = position * self.stage.global_batch + (part * world + rank) * micro
-                    yield current, order[start : start + micro]
+                    yield current, position, order[start : start + micro]
 
 
 def fixed_batches(indices: Indices, batch: int) -> list[Indices]:

@@ -1,16 +1,21 @@
-"""Tiny datasets, built once: phantom films, and shapes that are their own masks."""
+"""Tiny datasets, built once: phantom films, shapes that are their own masks, and damaged copies."""
 
+import os
+import shutil
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from shards.build import BuildOptions, build
 from shards.labels import load_labels
 from shards.phantom import synthesize
 from shards.sources import find_sources
-from shards.table import Shards
+from shards.table import TABLE, Shards, save_table
 
 SALT = b"a salt for tests only"
 
@@ -54,3 +59,61 @@ def damaged(films: Shards, tmp_path: Path) -> tuple[Shards, str, str]:
     content[int(films.column("image_offset")[row]) + int(films.column("image_size")[row]) // 2] ^= 4
     (tmp_path / shard).write_bytes(content)
     return Shards(tmp_path), shard, key
+
+
+@pytest.fixture(scope="session")
+def jpeg_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """Four films of three shapes at their own size, as JPEG, with a mask each."""
+    folder = tmp_path_factory.mktemp("jpeg_films")
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir()
+    for number, shape in enumerate([(96, 96), (128, 96), (96, 130), (120, 70)]):
+        noise = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+        film = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 0, 255, cv2.NORM_MINMAX)
+        mask = np.zeros(shape, np.uint8)
+        cv2.ellipse(mask, (shape[1] // 3, shape[0] // 2), (20, 33), 20, 0, 360, 255, -1)
+        assert cv2.imwrite(str(folder / f"images/film{number}.png"), film)
+        assert cv2.imwrite(str(folder / f"masks/film{number}.png"), mask)
+    sources = find_sources([], [folder / "images"], folder / "masks", None, None, [], [])
+    options = BuildOptions(image_size=96, folds=2, codec="jpeg", duplicate_distance=None)
+    build(sources, folder / "shards", options, SALT)
+    return Shards(folder / "shards")
+
+
+@pytest.fixture(scope="session")
+def real_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """Ten real films, five of them positive; they are never part of the project."""
+    default = Path(__file__).parents[2] / "../shared/data"
+    sample = Path(os.environ.get("PNEUMO_REAL_DATA", default)).resolve() / "siim_sample"
+    if not sample.is_dir():
+        pytest.skip("no real films here: point PNEUMO_REAL_DATA at their folder")
+    table = sample / "train-rle-sample.csv"
+    sources = find_sources([sample], [], None, load_labels(table), table, [], [])
+    folder = tmp_path_factory.mktemp("real_films")
+    build(sources, folder, BuildOptions(image_size=256, folds=2), SALT)
+    return Shards(folder)
+
+
+@pytest.fixture
+def rewritten(films: Shards, tmp_path: Path) -> Callable[[int, str, Callable[[bytes], bytes]], Shards]:
+    """Copies the films with other bytes, no longer than before, as one member, whose CRC32 is that of these bytes."""
+
+    def rewrite(row: int, member: str, change: Callable[[bytes], bytes]) -> Shards:
+        folder = Path(shutil.copytree(films.folder, tmp_path / "rewritten"))
+        tar = folder / str(films.column("shard")[row])
+        offset, size = (int(films.column(f"{member}_{what}")[row]) for what in ("offset", "size"))
+        content = bytearray(tar.read_bytes())
+        bytes_of_member = change(bytes(content[offset : offset + size]))
+        assert len(bytes_of_member) <= size
+        content[offset : offset + len(bytes_of_member)] = bytes_of_member
+        tar.write_bytes(content)
+        table = films.table
+        for what, value in (("size", len(bytes_of_member)), ("crc32", zlib.crc32(bytes_of_member))):
+            place = table.schema.get_field_index(f"{member}_{what}")
+            values = table[place].to_pylist()
+            values[row] = value
+            table = table.set_column(place, table.schema.field(place), pa.array(values, pa.int64()))
+        save_table(folder / TABLE, table)
+        return Shards(folder)
+
+    return rewrite

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from shards.errors import InputError
 from shards.grid import Padding
 from shards.members import CorruptSample
-from shards.table import SCHEMA, LabelGrid, Shards
+from shards.table import SCHEMA, LabelGrid, Shards, staged_name
 
 
 def digest_of(shards: Shards) -> str:
@@ -139,6 +140,49 @@ def test_a_missing_tar_is_named(own_dataset: Path) -> None:
         shards.read(0, "image")
 
 
+def staged(dataset: Path, tars: Path, count: int) -> Shards:
+    """The dataset with copies of its first tars in a folder of their own."""
+    tars.mkdir()
+    for shard in Shards(dataset).manifest["shards"][:count]:
+        shutil.copy(dataset / shard["name"], tars / staged_name(shard))
+    return Shards(dataset, tars)
+
+
+def test_staged_tars_are_read_in_place_of_the_datasets(own_dataset: Path, tmp_path: Path) -> None:
+    expected = digest_of(Shards(own_dataset))
+    shards = staged(own_dataset, tmp_path / "tars", 2)
+    for shard in shards.manifest["shards"][:2]:
+        (own_dataset / shard["name"]).unlink()
+    assert digest_of(shards) == expected
+    assert digest_of(pickle.loads(pickle.dumps(shards))) == expected, "a worker process reads the copies too"
+    shards.close()
+    (tmp_path / "tars" / staged_name(shards.manifest["shards"][0])).unlink()
+    with pytest.raises(InputError, match=rf"{own_dataset}/train-00000.tar: missing"):
+        shards.read(0, "image")
+
+
+def test_a_flipped_byte_is_named_by_the_file_that_was_read(own_dataset: Path, tmp_path: Path) -> None:
+    shards = staged(own_dataset, tmp_path / "tars", 1)
+    copy = tmp_path / "tars" / staged_name(shards.manifest["shards"][0])
+    flip(copy, int(shards.column("image_offset")[0]) + 7)
+    with pytest.raises(CorruptSample, match=rf"^{copy}: .*remove this file"):
+        shards.read(0, "image")
+    last = len(shards) - 1
+    original = own_dataset / shards.column("shard")[last]
+    flip(original, int(shards.column("image_offset")[last]) + 7)
+    with pytest.raises(CorruptSample, match=rf"^{original}: .*restore"):
+        shards.read(last, "image")
+
+
+def test_a_copy_of_other_content_is_not_read(own_dataset: Path, tmp_path: Path) -> None:
+    shards = staged(own_dataset, tmp_path / "tars", 5)
+    other = [{**shard, "sha256": "0" * 64} for shard in shards.manifest["shards"]]
+    change_manifest(own_dataset, shards=other)
+    for path in (tmp_path / "tars").iterdir():
+        path.write_bytes(b"of the dataset that stood here before")
+    assert digest_of(Shards(own_dataset, tmp_path / "tars")) == digest_of(Shards(own_dataset))
+
+
 def without_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
@@ -153,6 +197,11 @@ def with_format(folder: Path) -> None:
 
 def with_text(folder: Path) -> None:
     (folder / "manifest.json").write_text("{")
+
+
+def with_a_path_for_a_digest(folder: Path) -> None:
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    change_manifest(folder, shards=[{**shards[0], "sha256": "../../elsewhere"}, *shards[1:]])
 
 
 def with_cut_table(folder: Path) -> None:
@@ -180,6 +229,7 @@ def change_manifest(folder: Path, **changes: Any) -> None:
         (with_version, "version 99"),
         (with_format, "not a manifest"),
         (with_text, "not valid JSON"),
+        (with_a_path_for_a_digest, "damaged at shards.0.sha256"),
         (with_cut_table, "samples.parquet"),
         (with_damaged_column_name, "samples.parquet"),
         (without_table, "samples.parquet"),

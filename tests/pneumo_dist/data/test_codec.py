@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pneumo_dist.config import DataConfig, StageConfig
-from pneumo_dist.data.dali import Input, eval_loader
+from pneumo_dist.data.batch import Input
+from pneumo_dist.data.loader import eval_loader
 from shards.build import BuildOptions, build
 from shards.labels import load_labels
 from shards.sources import find_sources

@@ -1,4 +1,7 @@
-"""The DALI graph on the CPU against OpenCV, and its streams."""
+"""The DALI graph on the CPU: the same films as the host loader's, and what the network takes."""
+
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -6,31 +9,141 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from pneumo_dist.config import AugmentConfig, DataConfig, StageConfig
-from pneumo_dist.data.augment import Parameters, draw, matrix
-from pneumo_dist.data.dali import Batch, Input, eval_loader, train_batches
-from pneumo_dist.data.plan import EpochPlan, split_fold
-from shards.members import CorruptSample
+from pneumo_dist.config import DataConfig
+from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.data.augment import Parameters
+from pneumo_dist.data.batch import Batch, Input, Slot, Source
+from pneumo_dist.data.geometry import Stored, matrix
+from pneumo_dist.data.host import Films, host_batches
+from pneumo_dist.data.resample import NOISE_LEVEL, noise_window
+from shards.errors import InputError
 from shards.table import Shards
 
+dali = pytest.importorskip("pneumo_dist.data.dali")
+
 PLAIN = DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-STRONG = AugmentConfig.model_validate(
-    {
-        "hflip": 0.5,
-        "shift_scale_rotate": {"p": 0.9, "shift": 0.1, "scale": 0.2, "rotate": 40},
-        "brightness_contrast": {"p": 0.7, "brightness": 0.2, "contrast": 0.3},
-    }
-)
-GEOMETRY = STRONG.model_copy(
-    update={"brightness_contrast": AugmentConfig().brightness_contrast.model_copy(update={"p": 0.0})}
-)
+KINDS = ("elastic", "grid", "optical")
+# The first place's recipe at higher probabilities, and the rest of what there is.
+RECIPE: dict[str, Any] = {
+    "hflip": 0.5,
+    "shift_scale_rotate": {"p": 0.7, "shift": 0.0625, "scale": 0.1, "rotate": 45},
+    "random_resized_crop": {"p": 0.5},
+    "clahe": {"p": 0.3},
+    "tone": {"p": 0.7, "contrast": 0.2, "gamma": [0.8, 1.2], "brightness": 0.2},
+    "noise": {"p": 0.5},
+}
 
 
-def plan_of(shards: Shards, world: int = 1, **stage: object) -> EpochPlan:
-    config = StageConfig.model_validate(
-        {"name": "main", "global_batch": 4, "micro_batch": 2, "epochs": 2, "image_size": 96, **stage}
+def recipe(kind: str | None, **changes: Any) -> AugmentConfig:
+    """The whole recipe with one kind of distortion, or with all three."""
+    out = {} if kind is None else {other: None for other in KINDS if other != kind}
+    return AugmentConfig.model_validate({**RECIPE, "distortion": {"p": 0.7, **out}, **changes})
+
+
+def source_of(shards: Shards, augment: AugmentConfig | None, size: int = 96, channels: int = 1, **data: Any) -> Source:
+    spec = Input(size, channels, PLAIN.model_copy(update=data))
+    return Source(shards, spec, with_mask=True, augment=augment, seed=11)
+
+
+def every_slot(shards: Shards, epochs: int) -> list[Slot]:
+    return [Slot(row, epoch, 0) for epoch in range(epochs) for row in range(len(shards))]
+
+
+def one_batch(source: Source, slots: list[Slot]) -> Batch:
+    (batch,) = dali.dali_batches(source, [slots], len(slots))
+    assert isinstance(batch, Batch)
+    return batch
+
+
+def assert_same_films(source: Source, slots: list[Slot]) -> None:
+    """Each film within two grey levels of the host's on average, and all masks together in 99 % of their union."""
+    batch = one_batch(source, slots)
+    np.testing.assert_array_equal(batch.indices, [slot.index for slot in slots])
+    shared = united = 0
+    for slot, image, mask in zip(slots, batch.images, batch.masks, strict=True):
+        expected, label, row = Films(source)[slot]
+        assert row == slot.index
+        assert image.shape == expected.shape and mask.shape == label.shape
+        assert float((image - expected).abs().mean()) * 255 < 2
+        shared, united = shared + int((mask * label).sum()), united + int(((mask + label) > 0).sum())
+    assert united > 50 * len(slots)
+    assert shared / united > 0.99
+
+
+@pytest.mark.parametrize("size", [64, 96])
+@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("kind", [*KINDS, None])
+def test_graph_gives_the_films_of_the_host_loader(films: Shards, kind: str | None, border: str, size: int) -> None:
+    source = source_of(films, recipe(kind, border=border), size)
+    slots = every_slot(films, 3)
+    drawn = [source.parameters(slot) for slot in slots]
+    assert len({type(p.geometry.warp) for p in drawn}) == (2 if kind else 4)
+    assert any(p.clahe for p in drawn) and any(p.noise_sigma for p in drawn) and any(p.gamma != 1 for p in drawn)
+    assert_same_films(source, slots)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_channels_and_their_order_change_nothing(films: Shards, channels: int, channels_last: bool) -> None:
+    data = {"channels_last": channels_last, "mean": (0.4, 0.5, 0.6), "std": (0.9, 1.0, 1.1)}
+    assert_same_films(source_of(films, recipe(None), 64, channels, **data), every_slot(films, 1))
+
+
+@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("size", [64, 96])
+def test_films_of_any_shape_at_their_own_size_are_the_same_too(jpeg_films: Shards, border: str, size: int) -> None:
+    assert_same_films(source_of(jpeg_films, recipe(None, border=border), size), every_slot(jpeg_films, 6))
+
+
+@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("size", [128, 224])
+def test_real_films_are_the_same_too(real_films: Shards, border: str, size: int) -> None:
+    assert len(real_films) == 10
+    assert_same_films(source_of(real_films, recipe(None, border=border), size), every_slot(real_films, 3))
+
+
+@pytest.mark.parametrize("tiles", [1, 5, 8])
+def test_clahe_is_the_same_whether_its_tiles_divide_the_film_or_not(films: Shards, tiles: int) -> None:
+    only = {"hflip": 0, "shift_scale_rotate": {"p": 0}, "tone": {"p": 0}}
+    with_clahe = AugmentConfig.model_validate({**only, "clahe": {"p": 1, "clip": 3, "tiles": tiles}})
+    slots = every_slot(films, 1)
+    assert_same_films(source_of(films, with_clahe), slots)
+    plain = one_batch(source_of(films, None), slots).images
+    assert float((one_batch(source_of(films, with_clahe), slots).images - plain).abs().mean()) * 255 > 2
+
+
+# -- against the definition
+
+
+def test_grey_values_are_clip_of_gain_and_offset_then_gamma_then_noise(films: Shards) -> None:
+    augment = AugmentConfig.model_validate(
+        {"hflip": 0, "shift_scale_rotate": {"p": 0}, "tone": {"p": 0.9}, "noise": {"p": 0.5}}
     )
-    return EpochPlan(split_fold(shards, 0, always_train=False), config, 11, world)
+    source, slots = source_of(films, augment), every_slot(films, 4)
+    batch = one_batch(source, slots)
+    for slot, image in zip(slots, batch.images[:, 0].numpy(), strict=True):
+        drawn = source.parameters(slot)
+        value = np.clip(decoded(films, slot.index, "image") / 255 * drawn.gain + drawn.offset, 0, 1) ** drawn.gamma
+        value = np.clip(value + drawn.noise_sigma * noise_window(drawn, 96) / NOISE_LEVEL, 0, 1)
+        # Bytes are rounded after each of the three.
+        assert np.abs(image - value).max() * 255 < 2.6
+        assert np.abs(image - value).mean() * 255 < 0.6
+
+
+def test_geometry_is_that_of_the_drawn_matrix(films: Shards) -> None:
+    augment = AugmentConfig.model_validate({**RECIPE, "clahe": {"p": 0}, "tone": {"p": 0}, "noise": {"p": 0}})
+    source, slots = source_of(films, augment, 64), every_slot(films, 3)
+    batch = one_batch(source, slots)
+    shared = united = 0
+    for slot, image, mask in zip(slots, batch.images, batch.masks, strict=True):
+        parameters = source.parameters(slot)
+        expected = warped(decoded(films, slot.index, "image"), parameters, 64, cv2.INTER_LINEAR)
+        assert np.abs(255 * image[0].numpy() - expected).mean() < 1
+        label = warped(decoded(films, slot.index, "mask"), parameters, 64, cv2.INTER_NEAREST) > 127
+        seen = mask[0].numpy() > 0.5
+        shared, united = shared + int((label & seen).sum()), united + int((label | seen).sum())
+    assert united > 1000
+    assert shared / united > 0.99
 
 
 def decoded(shards: Shards, index: int, member: str) -> npt.NDArray[np.uint8]:
@@ -41,158 +154,98 @@ def decoded(shards: Shards, index: int, member: str) -> npt.NDArray[np.uint8]:
 def warped(image: npt.NDArray[np.uint8], parameters: Parameters, size: int, how: int) -> npt.NDArray[np.float64]:
     """Resample with OpenCV, whose coordinates count from the first pixel's centre."""
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    whole = np.vstack([matrix(parameters, size, image.shape[0]), [0, 0, 1]])
+    whole = np.vstack([matrix(parameters.geometry, size, Stored(len(image))), [0, 0, 1]])
     centred = (np.linalg.inv(half) @ whole @ half)[:2]
     flags = how | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(image.astype(np.float32), centred, (size, size), flags=flags), np.float64)
 
 
-def epoch_of(batches: list[Batch], plan: EpochPlan) -> list[tuple[int, int, torch.Tensor, torch.Tensor]]:
-    """Return (epoch, table row, image, mask) of every film of a stream."""
-    per_epoch = plan.steps * plan.accumulation
-    return [
-        (number // per_epoch, int(row), batch.images[position], batch.masks[position])
-        for number, batch in enumerate(batches)
-        for position, row in enumerate(batch.indices)
-    ]
+# -- what the network takes
 
 
-@pytest.mark.parametrize("size", [96, 64])
-def test_graph_equals_opencv_with_the_drawn_parameters(films: Shards, size: int) -> None:
-    plan = plan_of(films, image_size=size)
-    found = epoch_of(list(train_batches(films, plan, STRONG, Input(size, 1, PLAIN), 0, 0, 0)), plan)
-    assert len(found) == 2 * plan.steps * 4
-    inside = slice(4, -4)
-    overlap = union = 0.0
-    for epoch, row, image, mask in found:
-        parameters = draw(STRONG, plan.seed, epoch, str(films.column("key")[row]))
-        expected = warped(decoded(films, row, "image"), parameters, size, cv2.INTER_LINEAR)
-        expected = np.clip(expected * parameters.gain + 255 * parameters.offset, 0, 255)
-        assert image.shape == mask.shape == (1, size, size)
-        assert np.abs(255 * image[0].numpy() - expected)[inside, inside].mean() < 2
-        label = warped(decoded(films, row, "mask"), parameters, size, cv2.INTER_NEAREST) > 127
-        seen = mask[0].numpy() > 0.5
-        overlap, union = overlap + float((label & seen).sum()), union + float((label | seen).sum())
-    assert union > 100
-    assert overlap / union > 0.99
+@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalisation_takes_mean_and_deviation_of_each_channel(films: Shards, channels: int, loader: str) -> None:
+    data = {"mean": (0.1, 0.4, 0.5), "std": (0.2, 0.25, 0.5)}
+    images = batch_of(loader, source_of(films, None, channels=channels, **data)).images
+    plain = batch_of(loader, source_of(films, None)).images
+    assert images.shape == (2, channels, 96, 96)
+    for channel, (mean, deviation) in enumerate([(0.1, 0.2), (0.4, 0.25), (0.5, 0.5)][:channels]):
+        torch.testing.assert_close(images[:, channel], (plain[:, 0] - mean) / deviation, atol=1e-5, rtol=1e-5)
 
 
-def test_images_and_masks_are_plain_copies_of_their_kind(films: Shards) -> None:
-    plan = plan_of(films)
-    batches = list(train_batches(films, plan, STRONG, Input(96, 1, PLAIN), 0, 0, 0))
-    for batch in batches:
-        assert batch.images.dtype == batch.masks.dtype == torch.float32
-        assert float(batch.images.min()) >= 0 and float(batch.images.max()) <= 255 / 255
-        assert set(batch.masks.unique().tolist()) <= {0.0, 1.0}
-    assert len({batch.images.data_ptr() for batch in batches}) == len(batches)
+def batch_of(loader: str, source: Source) -> Batch:
+    slots = [Slot(0), Slot(5)]
+    if loader == "dali":
+        return one_batch(source, slots)
+    (batch,) = host_batches(source, [slots])
+    return batch
 
 
-def test_normalisation_takes_mean_and_deviation_of_each_channel(films: Shards) -> None:
-    stage = plan_of(films).stage
-    rows = np.array([0, 1])
-    (plain,) = eval_loader(films, rows, stage.model_copy(update={"eval_batch": 2}), Input(96, 1, PLAIN), 0, 1, True)
-    three = Input(96, 3, DataConfig(mean=(0.1, 0.4, 0.5), std=(0.2, 0.25, 0.5)))
-    (normal,) = eval_loader(films, rows, stage.model_copy(update={"eval_batch": 2}), three, 0, 1, True)
-    assert normal.images.shape == (2, 3, 96, 96)
-    for channel, (mean, deviation) in enumerate(((0.1, 0.2), (0.4, 0.25), (0.5, 0.5))):
-        torch.testing.assert_close(
-            normal.images[:, channel], (plain.images[:, 0] - mean) / deviation, atol=1e-5, rtol=1e-5
-        )
-    one = Input(96, 1, three.data)
-    (grey,) = eval_loader(films, rows, stage.model_copy(update={"eval_batch": 2}), one, 0, 1, True)
-    torch.testing.assert_close(grey.images[:, 0], normal.images[:, 0])
+@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_film_at_its_stored_size_passes_unchanged(films: Shards, loader: str, with_mask: bool) -> None:
+    source = source_of(films, None)
+    batch = batch_of(loader, Source(films, source.spec, with_mask))
+    assert batch.images.dtype == batch.masks.dtype == torch.float32
+    for position, row in enumerate((0, 5)):
+        np.testing.assert_allclose(255 * batch.images[position, 0].numpy(), decoded(films, row, "image"), atol=0.01)
+        if with_mask:
+            np.testing.assert_array_equal(batch.masks[position, 0].numpy(), decoded(films, row, "mask") // 255)
+    assert batch.masks.shape == (2, 1, 96, 96) if with_mask else batch.masks.numel() == 0
 
 
-def test_film_at_its_stored_size_passes_unchanged(films: Shards) -> None:
-    (batch,) = eval_loader(films, np.array([3]), plan_of(films).stage, Input(96, 1, PLAIN), 0, 1, True)
-    np.testing.assert_allclose(255 * batch.images[0, 0].numpy(), decoded(films, 3, "image"), atol=0.01)
-    np.testing.assert_array_equal(batch.masks[0, 0].numpy(), decoded(films, 3, "mask") // 255)
+@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_have_the_memory_format_that_was_asked_for(films: Shards, loader: str, channels_last: bool) -> None:
+    images = batch_of(loader, source_of(films, None, channels=3, channels_last=channels_last)).images
+    assert images.shape == (2, 3, 96, 96)
+    assert images.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def test_image_that_is_its_own_mask_stays_aligned_with_it(shapes: Shards) -> None:
-    plan = plan_of(shapes, global_batch=2, epochs=8, image_size=64)
-    count = 0
-    for batch in train_batches(shapes, plan, GEOMETRY, Input(64, 1, PLAIN), 0, 0, 0):
-        for image, mask in zip(batch.images > 0.5, batch.masks > 0.5, strict=True):
-            assert int((image & mask).sum()) / int((image | mask).sum()) > 0.94
-            count += 1
-    assert count == 16
+def test_batches_keep_their_values_while_later_ones_are_made(films: Shards) -> None:
+    source = source_of(films, recipe(None))
+    slots = every_slot(films, 2)
+    listed = [slots[start : start + 3] for start in range(0, len(slots), 3)]
+    kept = [(batch, batch.images.clone(), batch.masks.clone()) for batch in dali.dali_batches(source, listed, 3)]
+    assert len(kept) == len(listed)
+    for batch, images, masks in kept:
+        assert torch.equal(batch.images, images) and torch.equal(batch.masks, masks)
+        assert float(images.min()) >= 0 and float(images.max()) <= 1
+        assert set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize(("epoch", "step"), [(0, 1), (1, 0), (1, 1)])
-@pytest.mark.parametrize("prefetch", [1, 3])
-def test_stream_from_the_middle_is_the_tail_of_the_whole(films: Shards, epoch: int, step: int, prefetch: int) -> None:
-    plan = plan_of(films, global_batch=2, micro_batch=1)
-    spec = Input(96, 1, DataConfig(prefetch=prefetch))
-    whole = list(train_batches(films, plan, STRONG, spec, 0, 0, 0))
-    tail = list(train_batches(films, plan, STRONG, spec, 0, epoch, step))
-    assert len(whole) == 2 * plan.steps * 2
-    expected = whole[(epoch * plan.steps + step) * 2 :]
-    assert len(tail) == len(expected) > 0
-    for one, other in zip(tail, expected, strict=True):
-        np.testing.assert_array_equal(one.indices, other.indices)
-        assert torch.equal(one.images, other.images) and torch.equal(one.masks, other.masks)
+@pytest.mark.parametrize("data", [{"threads": 2}, {"prefetch": 1}, {"prefetch": 5}])
+def test_threads_and_prefetch_change_no_bit(films: Shards, data: dict[str, int]) -> None:
+    slots = every_slot(films, 1)
+    listed = [slots[:4], slots[4:8], slots[8:]]
+    one = list(dali.dali_batches(source_of(films, recipe(None)), listed, 4))
+    other = list(dali.dali_batches(source_of(films, recipe(None), **data), listed, 4))
+    for left, right in zip(one, other, strict=True):
+        assert torch.equal(left.images, right.images) and torch.equal(left.masks, right.masks)
 
 
-def test_two_ranks_see_the_pixels_that_one_sees(films: Shards) -> None:
-    def by_film(world: int) -> dict[tuple[int, int], torch.Tensor]:
-        plan = plan_of(films, world=world)
-        streams = [list(train_batches(films, plan, STRONG, Input(96, 1, PLAIN), rank, 0, 0)) for rank in range(world)]
-        return {(epoch, row): image for batches in streams for epoch, row, image, _ in epoch_of(batches, plan)}
-
-    alone, together = by_film(1), by_film(2)
-    assert alone.keys() == together.keys() and len(alone) == 8
-    assert all(torch.equal(alone[film], together[film]) for film in alone)
+# -- bytes that are what was stored, and yet no image
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_evaluation_sees_every_film_once_and_its_short_last_batch(films: Shards, world: int) -> None:
-    rows = np.arange(11)
-    stage = plan_of(films, eval_batch=4).stage
-    seen: list[int] = []
-    for rank in range(world):
-        loader = eval_loader(films, rows, stage, Input(96, 1, PLAIN), rank, world, with_mask=True)
-        for _ in range(2):  # one pipeline serves every pass
-            one_pass = list(loader)
-            for batch in one_pass:
-                assert len(batch.images) == len(batch.masks) == 4
-                for position, row in enumerate(batch.indices):
-                    image = decoded(films, int(row), "image")
-                    np.testing.assert_allclose(255 * batch.images[position, 0].numpy(), image, atol=0.01)
-        seen += [int(row) for batch in one_pass for row in batch.indices]
-        short = [batch for batch in one_pass if len(batch.indices) == 3]
-        assert all(torch.equal(batch.images[3], batch.images[2]) for batch in short)
-    assert sorted(seen) == rows.tolist()
-
-
-def test_more_ranks_than_batches_leave_an_empty_loader(films: Shards) -> None:
-    loader = eval_loader(films, np.arange(3), plan_of(films).stage, Input(96, 1, PLAIN), 1, 2, with_mask=True)
-    assert list(loader) == []
-
-
-def test_evaluation_left_in_the_middle_starts_again_at_its_first_film(films: Shards) -> None:
-    loader = eval_loader(films, np.arange(6), plan_of(films, eval_batch=2).stage, Input(96, 1, PLAIN), 0, 1, True)
-    first = next(iter(loader))
-    again = next(iter(loader))
-    np.testing.assert_array_equal(first.indices, again.indices)
-    assert torch.equal(first.images, again.images)
-
-
-def test_films_without_masks_are_read_without_them(films: Shards) -> None:
-    (batch,) = eval_loader(films, np.arange(2), plan_of(films).stage, Input(96, 1, PLAIN), 0, 1, with_mask=False)
-    assert batch.masks.numel() == 0
-
-
-def test_corrupt_film_is_an_error_that_names_shard_and_key(damaged: tuple[Shards, str, str]) -> None:
-    shards, shard, key = damaged
-    with pytest.raises(CorruptSample) as caught:
-        list(eval_loader(shards, np.arange(12), plan_of(shards).stage, Input(96, 1, PLAIN), 0, 1, with_mask=True))
-    assert shard in str(caught.value) and key in str(caught.value)
-
-
-def test_corrupt_film_stops_the_training_stream(damaged: tuple[Shards, str, str]) -> None:
-    shards, shard, key = damaged
-    fold = int(shards.column("fold")[7])
-    plan = EpochPlan(split_fold(shards, 1 - fold, always_train=False), plan_of(shards, global_batch=2).stage, 0, 1)
-    with pytest.raises(CorruptSample, match=rf"{shard}.*{key}"):
-        list(train_batches(shards, plan, STRONG, Input(96, 1, PLAIN), 0, 0, 0))
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: bytes(len(content)),
+        lambda content: content[: len(content) // 2],
+        lambda content: content[: len(content) // 2] + bytes(len(content) - len(content) // 2),
+        lambda content: content[:8],
+    ],
+    ids=["zeros", "first half", "second half zeros", "signature alone"],
+)
+def test_film_that_the_graph_cannot_decode_is_named(
+    rewritten: Callable[[int, str, Callable[[bytes], bytes]], Shards], change: Callable[[bytes], bytes]
+) -> None:
+    shards = rewritten(7, "image", change)
+    key, shard = str(shards.column("key")[7]), str(shards.column("shard")[7])
+    listed = [[Slot(row, 2, 10 + row)] for row in range(len(shards))]
+    with pytest.raises(InputError) as caught:
+        list(dali.dali_batches(source_of(shards, recipe(None)), listed, 1))
+    for part in (key, shard, "epoch 2", "step 17"):
+        assert part in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1

@@ -1,0 +1,88 @@
+"""What every loader takes and yields."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pneumo_dist.config import DataConfig
+from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.data.augment import IDENTITY, Parameters, draw
+from pneumo_dist.data.geometry import Stored
+from pneumo_dist.data.plan import Indices
+from shards.errors import InputError
+from shards.members import CorruptSample
+from shards.table import Shards
+
+Encoded = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` float32 (n, channels, size, size), normalised; `masks` float32 (n, 1, size, size) of 0 and 1, or empty;
+    `indices` table rows of the films: where there are fewer than images, the last images only fill the batch up."""
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    indices: Indices
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network takes: side in pixels, channels, normalisation, device (None is the CPU)."""
+
+    size: int
+    channels: int
+    data: DataConfig
+    device_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A film's place: table row, and the epoch and optimizer step of a training film."""
+
+    index: int
+    epoch: int | None = None
+    step: int | None = None
+
+    def __str__(self) -> str:
+        return "not in training" if self.epoch is None else f"epoch {self.epoch}, step {self.step}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where films come from and what is done to them; without `augment`, only what the network needs."""
+
+    shards: Shards
+    spec: Input
+    with_mask: bool
+    augment: AugmentConfig | None = None
+    seed: int = 0
+
+    def parameters(self, slot: Slot) -> Parameters:
+        """Return the augmentation of a film in its epoch."""
+        if self.augment is None or slot.epoch is None:
+            return IDENTITY
+        return draw(self.augment, self.seed, slot.epoch, str(self.shards.column("key")[slot.index]))
+
+    def stored(self, slot: Slot) -> Stored:
+        """Return how a film lies in its square."""
+        grid = self.shards.grid(slot.index)
+        return Stored(grid.stored, grid.origin)
+
+    def read(self, slot: Slot) -> tuple[Encoded, ...]:
+        """Return the encoded image and, if asked for, the encoded mask.
+
+        Raises CorruptSample, naming shard, key, epoch and step, for a member that fails its CRC32.
+        """
+        try:
+            members = ("image", "mask") if self.with_mask else ("image",)
+            return tuple(np.frombuffer(self.shards.read(slot.index, member), np.uint8) for member in members)
+        except CorruptSample as error:
+            raise CorruptSample(f"{error} ({slot})") from None
+
+    def undecodable(self, slot: Slot) -> InputError:
+        """Return the error for a film whose bytes are those that were stored and yet are no image."""
+        shard, key = (str(self.shards.column(name)[slot.index]) for name in ("shard", "key"))
+        return InputError(f"{self.shards.folder / shard}: {key} cannot be decoded ({slot}); build the shards again")

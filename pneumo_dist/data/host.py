@@ -1,0 +1,87 @@
+"""The host loader: torch's DataLoader, OpenCV for geometry, albumentations for grey values.
+
+For machines without DALI, and the reference that the DALI graph is tested against.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.data.augment import Parameters
+from pneumo_dist.data.batch import Batch, Slot, Source
+from pneumo_dist.data.geometry import lattice, matrix
+from pneumo_dist.data.resample import Image, add_noise, by_lattice, by_matrix
+from pneumo_dist.processes import become_worker
+
+# Before the import: it would ask the network for a newer version of itself.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations.augmentations.pixel.functional as tone
+
+Sample = tuple[torch.Tensor, torch.Tensor, int]
+
+
+class Films(Dataset[Sample]):
+    """Films as tensors: image (channels, size, size) normalised, mask (1, size, size) or empty, table row."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, slot: Slot) -> Sample:
+        """Read, decode and augment one film. Raises CorruptSample or InputError, naming film, epoch and step."""
+        source, parameters = self.source, self.source.parameters(slot)
+        image, *masks = resampled(source, slot, parameters)
+        if source.augment is not None:
+            image = shade(image, parameters, source.augment)
+        channels, data = source.spec.channels, source.spec.data
+        mean, std = (np.array(values[:channels], np.float32) * 255.0 for values in (data.mean, data.std))
+        pixels = torch.from_numpy((image[..., None].astype(np.float32) - mean) / std).permute(2, 0, 1)
+        mask = torch.from_numpy((masks[0] > 127).astype(np.float32))[None] if masks else torch.empty(0)
+        return pixels if data.channels_last else pixels.contiguous(), mask, slot.index
+
+
+def resampled(source: Source, slot: Slot, parameters: Parameters) -> tuple[Image, ...]:
+    """Return a film and, if asked for, its mask (0 and 255) as the network sees them, uint8 (size, size)."""
+    decoded = [cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) for content in source.read(slot)]
+    if any(image is None for image in decoded):
+        raise source.undecodable(slot)
+    images = tuple(np.asarray(image, np.uint8) for image in decoded)
+    border = source.augment.border if source.augment else "constant"
+    geometry, stored, size = parameters.geometry, source.stored(slot), source.spec.size
+    if geometry.warp is not None:
+        return by_lattice(images, lattice(geometry, size, stored), size, border)
+    return by_matrix(images, matrix(geometry, size, stored), size, border)
+
+
+def shade(image: Image, parameters: Parameters, augment: AugmentConfig) -> Image:
+    """Return an image (size, size) after CLAHE, tone and noise."""
+    if parameters.clahe:
+        tiles = augment.clahe.tiles
+        image = tone.clahe(image, clip_limit=augment.clahe.clip, tile_grid_size=(tiles, tiles))
+    if parameters.gain != 1.0 or parameters.offset != 0.0:
+        image = tone.multiply_add(image, parameters.gain, parameters.offset * 255.0, inplace=False)
+    if parameters.gamma != 1.0:
+        image = tone.gamma_transform(image, gamma=parameters.gamma)
+    return add_noise(image, parameters)
+
+
+def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batch]:
+    """Yield the batches that `batches` lists, made ahead by `data.threads` worker processes."""
+    data = source.spec.data
+    loader = DataLoader(
+        Films(source),
+        batch_sampler=batches,
+        num_workers=data.threads,
+        prefetch_factor=data.prefetch,
+        worker_init_fn=become_worker,
+        # Workers that start anew would import torch again, for seconds.
+        multiprocessing_context=multiprocessing.get_context("fork"),
+        pin_memory=source.spec.device_id is not None,
+    )
+    for images, masks, rows in loader:
+        yield Batch(images, masks, np.asarray(rows, np.int64))

@@ -1,0 +1,90 @@
+"""Batches of films in the plan's order, by whichever loader the config names."""
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+import cv2
+
+from pneumo_dist.config import StageConfig
+from pneumo_dist.data.batch import Batch, Input, Slot, Source
+from pneumo_dist.data.plan import EpochPlan, Indices, fixed_batches
+from pneumo_dist.processes import return_free_memory
+from shards.table import Shards
+
+
+def train_batches(shards: Shards, plan: EpochPlan, spec: Input, rank: int, epoch: int, step: int) -> Iterator[Batch]:
+    """Yield one rank's augmented micro-batches from (epoch, step) to the end of the stage.
+
+    Raises CorruptSample or InputError, naming shard, key, epoch and step, for a film that cannot be read or decoded.
+    """
+    source = Source(shards, spec, with_mask=True, augment=plan.stage.augment, seed=plan.seed)
+
+    def listed() -> Iterator[list[Slot]]:
+        for current, position, rows in plan.micro_batches(rank, epoch, step):
+            if position == 0:
+                return_free_memory()
+            yield [Slot(int(index), current, position) for index in rows]
+
+    return make_batches(source, listed(), plan.stage.micro_batch)
+
+
+class EvalLoader:
+    """Films without augmentation in fixed batches, as often as they are asked for; one pipeline serves every pass."""
+
+    def __init__(self, source: Source, batches: list[Indices], batch: int) -> None:
+        self._passes = eval_batches(source, itertools.cycle(batches), batch)
+        self._length, self._left = len(batches), 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield each batch once, full size; its `indices` are the films that count."""
+        while self._left:
+            self._next()  # what is left of a pass that was left in the middle
+        self._left = self._length
+        for _ in range(self._length):
+            yield self._next()
+
+    def _next(self) -> Batch:
+        self._left -= 1
+        return next(self._passes)
+
+
+def eval_batches(source: Source, batches: Iterable[Indices], batch: int) -> Iterator[Batch]:
+    """Yield films in the given batches; a short one is filled up with its last film, so that all have one size."""
+    counted: deque[Indices] = deque()
+
+    def slots() -> Iterator[list[Slot]]:
+        for rows in batches:
+            counted.append(rows)
+            yield [Slot(int(rows[min(place, len(rows) - 1)])) for place in range(batch)]
+
+    for made in make_batches(source, slots(), batch):
+        yield Batch(made.images, made.masks, counted.popleft())
+
+
+def eval_loader(
+    shards: Shards, indices: Indices, stage: StageConfig, spec: Input, rank: int, world: int, with_mask: bool
+) -> EvalLoader:
+    """Return the loader of one rank: whole fixed batches of the films, dealt to the ranks in turn."""
+    batches = fixed_batches(indices, stage.eval_batch)[rank::world]
+    return EvalLoader(Source(shards, spec, with_mask), batches, stage.eval_batch)
+
+
+def make_batches(source: Source, listed: Iterator[list[Slot]], batch: int) -> Iterator[Batch]:
+    """Yield the listed batches, each of `batch` films, by the loader that the config names."""
+    # The loaders' own threads and processes are the parallelism; OpenCV's would also not survive a fork.
+    cv2.setNumThreads(0)
+    # Each loader's library is large, and a machine may have only one of them.
+    match source.spec.data.loader:
+        case "dali":
+            from pneumo_dist.data.dali import dali_batches
+
+            return dali_batches(source, listed, batch)
+        case "host":
+            from pneumo_dist.data.host import host_batches
+
+            return host_batches(source, listed)
+        case "synthetic":
+            from pneumo_dist.data.synthetic import synthetic_batches
+
+            return synthetic_batches(source, listed)

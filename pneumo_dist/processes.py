@@ -1,0 +1,36 @@
+"""What processes owe each other: none outlives the one it works for."""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies (on Linux; elsewhere nothing is done)."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died in between
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def return_free_memory() -> None:
+    """Give memory that glibc keeps for later back to the system; elsewhere nothing is done.
+
+    Batches of many megabytes, made and freed between small objects, leave holes that a process would keep for good.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
+
+
+def become_worker(_: int = 0) -> None:
+    """Make this process a loader's worker: signals are the rank's to answer, which may still want a batch to save at
+    a step's boundary, and a worker ends when its rank does."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent()

@@ -1,0 +1,65 @@
+"""What the network really sees: films as they leave the loader, several epochs of each side by side."""
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pneumo_dist.config import DataConfig, Experiment, StageConfig
+from pneumo_dist.data.batch import Batch, Input, Slot, Source
+from pneumo_dist.data.loader import make_batches
+from pneumo_dist.data.plan import Indices, split_fold
+from shards.errors import InputError
+from shards.table import Shards
+
+Picture = npt.NDArray[np.uint8]
+
+OUTLINE, TEXT, BACKGROUND = (255, 200, 0), (225, 225, 225), 24
+GAP, CAPTION = 4, 16
+
+
+def show_batch(
+    experiment: Experiment, stage: StageConfig, shards: Shards, fold: int, films: int, epochs: int, seed: int = 0
+) -> Picture:
+    """Return a picture, RGB uint8: a row for each training film, first without augmentation, then epoch by epoch.
+
+    Half of the films have a mask, where there are so many. Raises InputError for fewer than one film or epoch.
+    """
+    if films < 1 or epochs < 1:
+        raise InputError(f"--films {films}, --epochs {epochs}: give at least 1 of each")
+    split = split_fold(shards, fold, stage.always_train)
+    rows = _choose(split.positives, split.negatives, films, seed)
+    spec = Input(stage.image_size, experiment.model.in_channels, experiment.data)
+    source = Source(shards, spec, with_mask=True, augment=stage.augment, seed=experiment.seed)
+    # An epoch of None is a film that is not augmented, whatever the source.
+    listed = [
+        [Slot(int(row), epoch, 0 if epoch is not None else None) for row in rows] for epoch in (None, *range(epochs))
+    ]
+    columns = [_column(batch, spec.data) for batch in make_batches(source, iter(listed), len(rows))]
+    captions = ["not augmented", *(f"epoch {epoch + 1}" for epoch in range(epochs))]
+    return np.concatenate([_captioned(column, text) for column, text in zip(columns, captions, strict=True)], axis=1)
+
+
+def _choose(positives: Indices, negatives: Indices, films: int, seed: int) -> Indices:
+    random = np.random.default_rng(seed)
+    shuffled = [random.permutation(part) for part in (positives, negatives)]
+    wanted = max((films + 1) // 2, films - len(negatives))
+    return np.concatenate([shuffled[0][:wanted], shuffled[1][: films - min(wanted, len(positives))]])
+
+
+def _column(batch: Batch, data: DataConfig) -> Iterator[Picture]:
+    images, masks = batch.images[:, 0].float().cpu().numpy(), batch.masks[:, 0].cpu().numpy()
+    for image, mask in zip(images, masks, strict=True):
+        grey = np.clip(np.rint((image * data.std[0] + data.mean[0]) * 255.0), 0, 255).astype(np.uint8)
+        picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+        outlines, _ = cv2.findContours((mask > 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, outlines, -1, OUTLINE, max(1, len(grey) // 256))
+        yield np.asarray(picture, np.uint8)
+
+
+def _captioned(column: Iterator[Picture], text: str) -> Picture:
+    framed = [cv2.copyMakeBorder(p, GAP, 0, GAP, 0, cv2.BORDER_CONSTANT, value=(BACKGROUND,) * 3) for p in column]
+    strip = np.full((CAPTION, framed[0].shape[1], 3), BACKGROUND, np.uint8)
+    cv2.putText(strip, text, (GAP, CAPTION - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, TEXT, 1, cv2.LINE_AA)
+    return np.concatenate([strip, *(np.asarray(picture, np.uint8) for picture in framed)])
