@@ -2,6 +2,8 @@
 # Train one fold on this node: one rank per GPU, or N ranks on the CPU. Run it again to go on where it stopped.
 #   bash launch/train.sh --config configs/seunet.yaml --fold 0 --shards SHARDS --runs RUNS
 #   bash launch/train.sh --ranks 2 --cpu --config configs/demo.yaml --fold 0 --shards SHARDS --runs RUNS
+#   bash launch/train.sh --fold-per-gpu --config configs/seunet.yaml --shards SHARDS --runs RUNS   (fold N on GPU N)
+# --max-restarts N starts all ranks again when one dies, up to N times, from the newest checkpoint.
 # SIGTERM, SIGINT and SIGUSR1 save a checkpoint and stop. Exit code: 0 done, 2 bad input, 75 stopped, run it again.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -9,13 +11,35 @@ source launch/common.sh
 
 ranks=$(count_ranks)
 arguments=()
+fold_per_gpu=0
+restarts=0
 while (($#)); do
   case $1 in
     --ranks) ranks=$2; shift ;;
+    --fold-per-gpu) fold_per_gpu=1 ;;
+    --max-restarts) restarts=$2; shift ;;
     *) arguments+=("$1") ;;
   esac
   shift
 done
+
+if ((fold_per_gpu)); then
+  children=()
+  for ((fold = 0; fold < ranks; fold++)); do
+    CUDA_VISIBLE_DEVICES=$fold bash launch/train.sh --ranks 1 --fold "$fold" "${arguments[@]}" &
+    children+=($!)
+  done
+  trap 'kill -USR1 "${children[@]}" 2>/dev/null' USR1 TERM INT
+  worst=0
+  for child in "${children[@]}"; do
+    while kill -0 "$child" 2>/dev/null; do wait "$child"; done
+    wait "$child"
+    code=$?
+    # A fold that only stopped can go on: a failure weighs more.
+    ((code != 0 && (worst == 0 || worst == 75))) && worst=$code
+  done
+  exit "$worst"
+fi
 
 # Bad input is found here by one process with one clear line, not by every rank under torchrun.
 plan=$(python -m pneumo_dist train "${arguments[@]}" --dry-run --world-size "$ranks") || exit $?
@@ -24,7 +48,8 @@ rm -f "$marker"
 
 # torchrun dies of SIGUSR1 and kills its workers 30 s after SIGTERM, so it is shielded and the workers get the signal.
 train=(python -m pneumo_dist train "${arguments[@]}")
-((ranks > 1)) && train=(python -m torch.distributed.run --standalone --nproc-per-node "$ranks" "${train[@]:1}")
+((ranks > 1)) && train=(python -m torch.distributed.run --standalone --nproc-per-node "$ranks"
+  --max-restarts "$restarts" "${train[@]:1}")
 (trap '' USR1 TERM INT; exec "${train[@]}") &
 agent=$!
 # shellcheck disable=SC2329  # the trap calls it

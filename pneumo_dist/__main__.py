@@ -1,14 +1,17 @@
 """python -m pneumo_dist: train a fold, predict, tune, submit, report. Each works alone or under torchrun."""
 
+import hashlib
 import math
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from pneumo_dist import __version__
 from pneumo_dist.config import BatchError
 from pneumo_dist.config_file import LoadedConfig, dump_resolved, load_config
 from shards import console
@@ -62,12 +65,18 @@ def train(
         print(dump_resolved(config), *plan, f"folder: {folder}", sep="\n")
         return console.EXIT_DONE
 
-    from pneumo_dist.distributed import process_group
+    from pneumo_dist.distributed import check_agreement, process_group
+    from pneumo_dist.precision import configure
     from pneumo_dist.preemption import MARKER, Preempted, exit_code
-    from pneumo_dist.trainer import train_fold
+    from pneumo_dist.stages import train_fold
 
     with process_group(cpu) as ranks:
         _plain_warnings(ranks)
+        configure(config.experiment.runtime)
+        config_digest = hashlib.sha256(config.experiment.model_dump_json().encode()).hexdigest()
+        facts = {"code": __version__, "config": config_digest, "shards": shards.manifest["table_sha256"]}
+        check_agreement(ranks, facts)
+        shards = _staged(config, shards, fold, ranks)
         if ranks.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / MARKER).unlink(missing_ok=True)
@@ -82,6 +91,22 @@ def train(
     return console.EXIT_DONE
 
 
+def _staged(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> Shards:
+    """Return the shards to read from: copies on the node's own disk, where the config names a folder for them."""
+    import numpy as np
+
+    from pneumo_dist.data.staging import needed_bytes, stage_shards
+
+    cache_dir = config.experiment.data.cache_dir
+    if cache_dir is None:
+        return shards
+    always_train = any(stage.always_train for stage in config.experiment.stages)
+    rows = np.concatenate(shards.fold_rows(fold, always_train))
+    total = needed_bytes(shards, rows) if ranks.local_rank == 0 else 0
+    with console.progress(total, "B", f"copy shards to {cache_dir}") as bar:
+        return stage_shards(shards, rows, Path(cache_dir), bar.update)
+
+
 def _plan_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rate: float | None) -> list[str]:
     """Check that every stage can be planned, and say what it amounts to."""
     from pneumo_dist.data.plan import EpochPlan, split_fold
@@ -89,13 +114,76 @@ def _plan_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rat
     lines = []
     for stage in config.experiment.stages:
         plan = EpochPlan(split_fold(shards, fold, stage.always_train), stage, config.experiment.seed, world)
+        last = stage.epochs - 1
         try:
-            steps = f"{plan.steps} steps x {stage.epochs} epochs, accumulation {plan.accumulation}"
+            steps = f"{_ends(plan.steps, last)} steps x {stage.epochs} epochs, accumulation {plan.accumulation}"
         except BatchError as error:
             raise InputError(f"{config.path}: {error}") from None
-        hours = f", {stage.epochs * plan.steps * stage.global_batch / rate / 3600:.2f} h" if rate else ""
-        lines.append(f"stage {stage.name}: {plan.length} films an epoch, {steps} on {world} ranks{hours}")
+        hours = f", {plan.total_steps * stage.global_batch / rate / 3600:.2f} h" if rate else ""
+        lines.append(f"stage {stage.name}: {_ends(plan.length, last)} films an epoch, {steps} on {world} ranks{hours}")
     return lines
+
+
+def _ends(count: Callable[[int], int], last: int) -> str:
+    """Return a count of the first epoch, and of the last where it differs."""
+    first, final = count(0), count(last)
+    return str(first) if first == final else f"{first} to {final}"
+
+
+@app.command("fetch-weights")
+@CONFIG
+@OVERRIDES
+@click.option("--out", type=FOLDER, required=True, help="The file to write.")
+def fetch_weights(config_path: Path, overrides: tuple[str, ...], out: Path) -> None:
+    """Fetch a config's pretrained encoder weights into a file, for machines that reach no hub."""
+    from pneumo_dist.models import encoder_state
+    from shards.files import atomic_write, sha256_file
+
+    model = load_config(config_path, overrides).experiment.model
+    if model.encoder_weights is None:
+        raise InputError(
+            f"{config_path}: model.encoder_weights names none; set it, as in model.encoder_weights=imagenet"
+        )
+    atomic_write(out, encoder_state(model))
+    print(f"{out}: {model.encoder_weights} weights of {model.encoder}; train with")
+    print(
+        f"--set model.encoder_weights=null --set model.encoder_weights_file={out} "
+        f"--set model.encoder_weights_sha256={sha256_file(out)}"
+    )
+
+
+@app.command("show-batch")
+@CONFIG
+@OVERRIDES
+@SHARDS
+@click.option("--fold", type=int, default=0, show_default=True, help="Fold whose training films are shown.")
+@click.option("--stage", help="Stage whose input is shown.  [default: the first]")
+@click.option("--films", type=int, default=4, show_default=True, help="Films, one a row.")
+@click.option("--epochs", type=int, default=5, show_default=True, help="Epochs, side by side.")
+@click.option("--out", type=FOLDER, required=True, help="The PNG to write.")
+def show_batch_command(
+    config_path: Path,
+    overrides: tuple[str, ...],
+    shards_path: Path,
+    fold: int,
+    stage: str | None,
+    films: int,
+    epochs: int,
+    out: Path,
+) -> None:
+    """Draw what the network sees: training films with their mask's outline, several epochs of each."""
+    import cv2
+
+    from pneumo_dist.show_batch import show_batch
+    from shards.files import atomic_write
+
+    experiment = load_config(config_path, overrides).experiment
+    chosen = experiment.stage(stage) if stage else experiment.stages[0]
+    picture = show_batch(experiment, chosen, Shards(shards_path), fold, films, epochs)
+    done, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done
+    atomic_write(out, content.tobytes())
+    print(f"{out}: {films} films, {epochs} epochs")
 
 
 @app.command()

@@ -3,8 +3,9 @@
 import hashlib
 import io
 import re
+import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,57 @@ def save_checkpoint(folder: Path, step: int, state: State) -> CheckpointFile:
     return CheckpointFile(path, step, digest)
 
 
+class CheckpointWriter:
+    """Writes checkpoints from a thread, so that training goes on; one at a time, in order.
+
+    A state is copied before `save` returns. A save that fails (a full disk) is told in a warning and leaves the files
+    that stand; `wait` says whether the last one succeeded.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def save(self, step: int, state: State, after: Callable[[], None]) -> None:
+        """Copy a state and write it; `after` is called in the thread once the file stands."""
+        self.wait()
+        copied = _copied(state)
+        self._thread = threading.Thread(target=self._write, args=(step, copied, after), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> OSError | None:
+        """Wait for the last save; return what kept it from being written, or None."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        return self._error
+
+    def _write(self, step: int, state: State, after: Callable[[], None]) -> None:
+        self._error = None
+        try:
+            save_checkpoint(self._folder, step, state)
+            after()
+        except OSError as error:
+            self._error = error
+            warnings.warn(
+                f"{self._folder}: the checkpoint of step {step} is not saved ({error.strerror}); training goes on, the "
+                "one before stays",
+                stacklevel=2,
+            )
+
+
+def _copied(value: Any) -> Any:
+    """Return a nested state whose tensors are copies on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
+
+
 def keep_only(folder: Path, steps: Sequence[int]) -> None:
     """Remove step files other than the newest and those of `steps`, best first; point `last` and `best` at theirs."""
     files = list_checkpoints(folder)
@@ -106,6 +158,12 @@ def load_checkpoint(path: Path) -> State:
     if not isinstance(state, dict) or "model" not in state:
         raise InputError(f"{resolved}: holds no model")
     return state
+
+
+def weights_of(state: State) -> State:
+    """Return the weights that a checkpoint validated and predicts with: the moving average where there is one."""
+    weights: State = state["averaged"] or state["model"]
+    return weights
 
 
 def top_steps(history: Sequence[State], count: int) -> list[int]:

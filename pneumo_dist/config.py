@@ -3,127 +3,17 @@
 `config_file.py` loads it from YAML. All models are frozen and refuse unknown keys.
 """
 
+import sys
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Schema(BaseModel):
-    """Frozen, without extra keys; the docstring under a field is its description."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ModelConfig(Schema):
-    """A segmentation_models_pytorch network with one output map."""
-
-    arch: str = "unet"
-    """Architecture, by the library's name: unet, unetplusplus, fpn, deeplabv3plus, …"""
-    encoder: str = "resnet34"
-    """Encoder, by the library's name: resnet34, se_resnext50_32x4d, senet154, tu-…"""
-    encoder_weights: Literal["imagenet"] | None = None
-    """Pretrained encoder weights, fetched by the library on rank 0; null starts from scratch."""
-    in_channels: Literal[1, 3] = 3
-    """Channels the encoder takes; the grey film is repeated for 3."""
-    decoder_channels: tuple[int, ...] | None = None
-    """Widths of the decoder blocks; null is the library's default."""
-    decoder_use_norm: bool | Literal["batchnorm", "identity", "instancenorm"] | None = None
-    """Normalisation in the decoder; false is none; null is the library's default."""
-    decoder_attention_type: Literal["scse"] | None = None
-    """Attention in the decoder blocks."""
-    decoder_interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
-    """Upsampling in the decoder; null is the library's default."""
-
-
-class LossConfig(Schema):
-    """A weighted sum: bce·BCE + dice·(1 − Dice) + focal·Focal, computed in float32."""
-
-    bce: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of binary cross-entropy, mean over pixels."""
-    dice: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of 1 − Dice over the micro-batch as one vector."""
-    focal: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the focal loss, no alpha, mean over pixels."""
-    focal_gamma: Annotated[float, Field(ge=0)] = 2.0
-    """Focusing exponent of the focal loss."""
-    dice_epsilon: Positive = 1e-6
-    """Added to numerator and denominator of Dice."""
-
-    @model_validator(mode="after")
-    def _some_term(self) -> Self:
-        if self.bce + self.dice + self.focal <= 0:
-            raise ValueError("at least one loss weight must be above 0")
-        return self
-
-
-class OptimConfig(Schema):
-    """Optimizer and gradient clipping."""
-
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimizer, torch's own."""
-    lr: Positive = 1e-4
-    """Learning rate at the stage's start."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Weight decay (coupled in adam and sgd, decoupled in adamw)."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum of sgd."""
-    clip_norm: Positive | None = None
-    """Largest norm of the whole gradient; null does not clip."""
-    max_bad_steps: Annotated[int, Field(ge=1)] = 20
-    """Steps in a row with a non-finite gradient that end the run."""
-
-
-class ScheduleConfig(Schema):
-    """Learning rate over the epochs of a stage."""
-
-    name: Literal["constant", "plateau", "cosine"] = "constant"
-    """constant; plateau = ReduceLROnPlateau on the validation score; cosine = CosineAnnealingLR."""
-    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """plateau: factor of a reduction."""
-    patience: Annotated[int, Field(ge=0)] = 2
-    """plateau: epochs without a gain before a reduction."""
-    threshold: Annotated[float, Field(ge=0)] = 1e-7
-    """plateau: smallest relative gain."""
-    min_lr: Annotated[float, Field(ge=0)] = 1e-7
-    """plateau and cosine: lowest learning rate."""
-    t_max: Annotated[int, Field(ge=1)] | None = None
-    """cosine: epochs of half a period; null is the stage's epochs."""
-
-
-class ShiftScaleRotate(Schema):
-    """Shift, scale and rotate about the centre in one draw."""
-
-    p: Probability = 0.5
-    """Probability."""
-    shift: Probability = 0.0625
-    """Largest shift along each axis, as a share of the side."""
-    scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Largest change of scale: factors from 1 − scale to 1 + scale."""
-    rotate: Annotated[float, Field(ge=0, le=180)] = 45.0
-    """Largest rotation, degrees."""
-
-
-class BrightnessContrast(Schema):
-    """Brightness and contrast in one draw."""
-
-    p: Probability = 0.3
-    """Probability."""
-    brightness: Probability = 0.2
-    """Largest shift, as a share of full scale."""
-    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Largest change of contrast: factors from 1 − contrast to 1 + contrast, about mid-grey."""
-
-
-class AugmentConfig(Schema):
-    """Augmentation of training films; its parameters depend on (seed, epoch, key) alone."""
-
-    hflip: Probability = 0.5
-    """Probability of a horizontal flip."""
-    shift_scale_rotate: ShiftScaleRotate = ShiftScaleRotate()
-    brightness_contrast: BrightnessContrast = BrightnessContrast()
+from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.config_loss import LossConfig
+from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config_optim import OptimConfig, ScheduleConfig
+from pneumo_dist.schema import Positive, Schema
+from shards.errors import InputError
 
 
 class DataConfig(Schema):
@@ -133,10 +23,17 @@ class DataConfig(Schema):
     """Channel means on a scale of 0 to 1 (ImageNet's)."""
     std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     """Channel standard deviations on a scale of 0 to 1 (ImageNet's)."""
+    loader: Literal["dali", "host", "synthetic"] = "dali" if sys.platform == "linux" else "host"
+    """dali: the DALI graph; host: torch's DataLoader with OpenCV; synthetic: one ready batch again and again, for
+    measuring computation alone."""
     threads: Annotated[int, Field(ge=1)] = 1
-    """CPU threads of the DALI pipeline, per rank."""
+    """CPU threads of the DALI pipeline, or worker processes of the host loader, per rank."""
     prefetch: Annotated[int, Field(ge=1, le=16)] = 2
-    """Batches that the pipeline prepares ahead."""
+    """Batches that the pipeline, or each worker process, prepares ahead."""
+    channels_last: bool = False
+    """Give images and network the memory format channels last."""
+    cache_dir: str | None = None
+    """Folder on a node's own disk to copy a fold's shards to before training; null reads them where they are."""
 
 
 class StageConfig(Schema):
@@ -156,18 +53,61 @@ class StageConfig(Schema):
     """Films per rank and forward pass."""
     eval_batch: Annotated[int, Field(ge=1)] = 8
     """Films per forward pass of validation and prediction."""
-    sample_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of positive films in an epoch; null takes every film once."""
+    sample_rate: Annotated[float, Field(ge=0.001, le=1)] | None = None
+    """Share of positive films in an epoch's draw; 1 takes positives only, null every film once."""
+    sample_rate_end: Annotated[float, Field(ge=0.001, le=1)] | None = None
+    """Share in the last epoch; null keeps sample_rate throughout."""
+    sample_rate_schedule: Literal["linear", "cosine"] = "linear"
+    """How the share moves from sample_rate to sample_rate_end over the stage's epochs."""
+    size_classes: Annotated[int, Field(ge=2, le=16)] | None = None
+    """Draw positives in equal numbers from so many classes of mask area, equally wide in log area; null draws each
+    positive once an epoch."""
     always_train: bool = False
     """Also train on the films marked always_train."""
+    freeze_encoder_epochs: Annotated[int, Field(ge=0)] = 0
+    """First epochs in which the encoder does not train, its batch norms included."""
+    repeat: Literal["until_no_gain"] | None = None
+    """until_no_gain: run the stage again from its best checkpoint, as NAME-2, NAME-3, …, while the score rises."""
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
     top_k: Annotated[int, Field(ge=1)] = 3
     """Checkpoints kept by validation score."""
-    save_every: Annotated[int, Field(ge=1)] = 500
-    """Optimizer steps between checkpoints within an epoch."""
+    save_every: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps between checkpoints within an epoch; null saves by the clock alone."""
+    save_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Most minutes between checkpoints."""
+
+    @model_validator(mode="after")
+    def _sampling(self) -> Self:
+        if self.sample_rate is None and (self.sample_rate_end is not None or self.size_classes is not None):
+            raise ValueError("sample_rate_end and size_classes need a sample_rate")
+        return self
+
+
+class InitConfig(Schema):
+    """Another experiment whose best checkpoint of the same fold the first stage starts from."""
+
+    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    """Its name, which is its folder beside this experiment's."""
+    stage: str
+    """Its stage."""
+
+
+class RuntimeConfig(Schema):
+    """How the machine computes; results differ in rounding only."""
+
+    compile: bool = False
+    """Compile the network (torch.compile)."""
+    tf32: bool = True
+    """Let float32 convolutions and products use TF32 on GPUs."""
+    fused: bool = False
+    """Use the optimizer's fused kernels."""
+    deterministic: bool = False
+    """Refuse operations whose result depends on timing."""
+    watchdog_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """Minutes without a step, after a stage's first one, that end the run and name the rank that hangs."""
 
 
 class Experiment(Schema):
@@ -181,6 +121,9 @@ class Experiment(Schema):
     """Autocast type: auto is bf16 where the hardware has it, else fp16 with a scaler on GPU, float32 on CPU."""
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    init: InitConfig | None = None
+    """Where the first stage starts from; null is new weights."""
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     """Ordered stages; a stage's keys at the file's top level are defaults for all of them."""
 
@@ -190,6 +133,24 @@ class Experiment(Schema):
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must differ: {', '.join(names)}")
         return self
+
+    @model_validator(mode="after")
+    def _head(self) -> Self:
+        for stage in self.stages:
+            if (self.model.classification is not None) != (stage.loss.classification > 0):
+                raise ValueError(
+                    f"stage {stage.name}: model.classification and loss.classification above 0 go together; a head "
+                    "without a loss would not train"
+                )
+        return self
+
+    def stage(self, name: str) -> StageConfig:
+        """Return a stage by its name. Raises InputError for a name that is none."""
+        found = [stage for stage in self.stages if stage.name == name]
+        if not found:
+            names = ", ".join(stage.name for stage in self.stages)
+            raise InputError(f"--stage {name}: experiment {self.name} has the stages {names}")
+        return found[0]
 
 
 class BatchError(ValueError):

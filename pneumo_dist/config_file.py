@@ -67,11 +67,22 @@ def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
         if not isinstance(base, str):
             raise InputError(f"{path}: 'base' is the name of one YAML file beside it")
         below = _read(path.parent / base, (*chain, resolved), origins)
-    if "stages" in tree:
+    if isinstance(tree.get("stages"), list):
         _forget(origins, "stages")  # a list replaces the base's list
     for key in _leaves(tree):
         origins[key] = str(path)
+    if isinstance(tree.get("stages"), dict) and isinstance(below.get("stages"), list):
+        tree["stages"] = _change_stages(below["stages"], tree["stages"], path)
     return _merge(below, tree)
+
+
+def _change_stages(stages: list[Tree], changes: Tree, path: Path) -> list[Tree]:
+    """Return the base's stages with what a mapping of their names changes."""
+    names = [stage.get("name") for stage in stages]
+    for name, change in changes.items():
+        if name not in names or not isinstance(change, dict):
+            raise InputError(f"{path}: stages.{name}: the base's stages are {', '.join(map(str, names))}; change those")
+    return [_merge(stage, changes.get(str(stage.get("name")), {})) for stage in stages]
 
 
 def _forget(origins: dict[str, str], key: str) -> None:

@@ -1,13 +1,10 @@
 """Ranks and what they tell each other. Nothing is pickled: messages are bytes, JSON or arrays."""
 
-import ctypes
 import io
 import json
 import os
 import resource
-import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +17,8 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from pneumo_dist.precision import Resolved, autocast
+from pneumo_dist.processes import die_with_parent
 from shards.errors import InputError
-
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -74,11 +70,28 @@ class Ranks:
         """Return the sum over ranks, added in rank order."""
         return np.asarray(np.sum(self.gather_array(values), axis=0), np.float64)
 
+    def gpu_memory_mb(self) -> float:
+        """Return the largest GPU memory that tensors of this rank took so far, in MiB; 0 on the CPU."""
+        return torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else 0.0
+
     def broadcast_buffers(self, model: torch.nn.Module) -> None:
         """Give every rank rank 0's buffers: batch-norm statistics differ after each step."""
         if self.control is not None:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
+
+
+def check_agreement(ranks: Ranks, facts: Mapping[str, str]) -> None:
+    """Raise InputError on every rank where ranks were started with different things; `facts` name and describe them."""
+    described = [json.loads(payload) for payload in ranks.gather_bytes(json.dumps(dict(facts)).encode())]
+    for name in facts:
+        values = [each[name] for each in described]
+        if len(set(values)) > 1:
+            odd = [rank for rank, value in enumerate(values) if value != values[0]]
+            raise InputError(
+                f"ranks disagree on {name}: rank {odd[0]} has {values[odd[0]]}, rank 0 has {values[0]}; start all "
+                "ranks with the same code, config and shards"
+            )
 
 
 def pick_device(local_rank: int, cpu: bool) -> torch.device:
@@ -109,7 +122,9 @@ def process_group(cpu: bool) -> Iterator[Ranks]:
         yield Ranks(0, 1, 0, device)
         return
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        _die_with_parent()
+        # torchrun gives ranks sessions of their own: a killed agent would leave them behind, writing into the run that
+        # its successor resumes.
+        die_with_parent()
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         control = dist.new_group(backend="gloo")
@@ -117,17 +132,6 @@ def process_group(cpu: bool) -> Iterator[Ranks]:
         yield Ranks(rank, world, local, device, control)
     finally:
         dist.destroy_process_group()
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this rank when its torchrun agent dies: torchrun gives ranks sessions of their own, so a
-    killed agent would leave them behind, writing into the run that its successor resumes."""
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died in between
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def wrap_ddp(model: torch.nn.Module, ranks: Ranks, example: torch.Tensor, amp: Resolved) -> torch.nn.Module:
@@ -138,16 +142,24 @@ def wrap_ddp(model: torch.nn.Module, ranks: Ranks, example: torch.Tensor, amp: R
     """
     if ranks.control is None:
         return model
-    network = DistributedDataParallel(model, device_ids=None if ranks.device_id is None else [ranks.device_id])
+    network = DistributedDataParallel(
+        model, device_ids=None if ranks.device_id is None else [ranks.device_id], gradient_as_bucket_view=True
+    )
     buffers = [buffer.clone() for buffer in model.buffers()]
     with autocast(amp, ranks.device):
-        logits = network(example)
-    torch.autograd.backward(logits.float().sum())
-    with torch.no_grad():
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
+        outputs = network(example)
+    parts = outputs if isinstance(outputs, tuple) else (outputs,)
+    torch.autograd.backward(torch.stack([part.float().sum() for part in parts]).sum())
+    put_back(model, buffers)
     model.zero_grad(set_to_none=True)
     return network
+
+
+@torch.no_grad()
+def put_back(model: torch.nn.Module, buffers: list[torch.Tensor]) -> None:
+    """Restore a model's buffers from copies."""
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
 
 
 def peak_memory_mb() -> float:

@@ -12,8 +12,8 @@ from shards.errors import InputError
 from shards.table import Shards
 
 # These change how long or how a stage runs, not what its steps compute.
-HARMLESS_STAGE_KEYS = frozenset({"epochs", "early_stop", "top_k", "save_every", "eval_batch"})
-HARMLESS_DATA_KEYS = frozenset({"threads", "prefetch"})
+HARMLESS_STAGE_KEYS = frozenset({"epochs", "early_stop", "top_k", "save_every", "save_minutes", "eval_batch", "repeat"})
+HARMLESS_DATA_KEYS = frozenset({"threads", "prefetch", "cache_dir"})
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,12 @@ def check_same_run(
         *_different(saved_stage, wanted_stage),
     ]
     harmless = HARMLESS_STAGE_KEYS | {f"data.{key}" for key in HARMLESS_DATA_KEYS}
-    if stage.schedule.name == "cosine" and stage.schedule.t_max is None:
+    if stage.schedule.name in ("cosine", "restarts", "poly") and stage.schedule.t_max is None:
         harmless -= {"epochs"}  # the period of the learning rate follows from it
+    if stage.sample_rate_end is not None:
+        harmless -= {"epochs"}  # the sample rate of each epoch follows from it
+    if stage.schedule.name == "plateau" and stage.schedule.watch == "loss":
+        harmless -= {"eval_batch"}  # Dice of a batch, and so the validation loss, depends on it
     different = [key for key in different if key not in harmless]
     if different:
         raise InputError(

@@ -1,22 +1,63 @@
-"""Networks from segmentation_models_pytorch, by configuration."""
+"""Networks by configuration: segmentation_models_pytorch's, and the small FCN."""
 
+import hashlib
 import inspect
+import io
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import segmentation_models_pytorch as smp
 import torch
 
-from pneumo_dist.config import ModelConfig
+from pneumo_dist.config_model import FcnConfig, ModelConfig
+from pneumo_dist.fcn import Fcn
 from shards.errors import InputError
 
 
 def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
     """Return a network that maps float32 (n, in_channels, h, w) to logits (n, 1, h, w); h, w multiples of 32.
 
-    `pretrained` lets the library fetch the configured encoder weights; without it no hub is ever asked (ranks other
-    than 0 receive the weights, and inference loads a checkpoint). Raises InputError for an unknown architecture,
-    encoder or decoder option, and where pretrained weights cannot be had.
+    With a classification head it returns (logits, class logits (n, 1)); `split_outputs` takes either. `pretrained`
+    loads the configured encoder weights, from the library's hub or from the file; without it no hub is ever asked
+    (ranks other than 0 receive the weights, and inference loads a checkpoint). Raises InputError for an unknown
+    architecture, encoder or decoder option, and where pretrained weights cannot be had.
     """
+    if config.arch == "fcn":
+        return Fcn(config.fcn or FcnConfig(), config.in_channels)
+    from_file = pretrained and config.encoder_weights_file is not None
+    weights = config.encoder_weights if pretrained else None
+    # A file holds the weights of three channels; the library then adapts the first layer, as it does for its own.
+    model = _create(config, weights, 3 if from_file else config.in_channels)
+    if from_file:
+        _load_encoder(model, config)
+    return model
+
+
+def split_outputs(
+    outputs: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return logits and, where the network has the head, class logits."""
+    return outputs if isinstance(outputs, tuple) else (outputs, None)
+
+
+def freeze_encoder(model: torch.nn.Module, frozen: bool) -> None:
+    """Exclude the encoder from training or include it again; DDP must be made anew after a change."""
+    encoder = model.get_submodule("encoder")
+    encoder.requires_grad_(not frozen)
+    # The mode of its batch norms and dropout: their statistics must not move either.
+    encoder.train(not frozen)
+
+
+def encoder_state(config: ModelConfig) -> bytes:
+    """Return the configured pretrained encoder weights as the content of a file for `encoder_weights_file`."""
+    model = _create(config, config.encoder_weights, 3)
+    buffer = io.BytesIO()
+    torch.save(model.get_submodule("encoder").state_dict(), buffer)
+    return buffer.getvalue()
+
+
+def _create(config: ModelConfig, weights: str | None, in_channels: int) -> torch.nn.Module:
     norm = config.decoder_use_norm
     options: dict[str, Any] = {
         "decoder_channels": config.decoder_channels,
@@ -24,16 +65,16 @@ def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
         "decoder_use_norm": {"type": "instancenorm", "affine": True} if norm == "instancenorm" else norm,
         "decoder_attention_type": config.decoder_attention_type,
         "decoder_interpolation": config.decoder_interpolation,
+        "aux_params": config.classification and {"classes": 1, "dropout": config.classification.dropout or None},
     }
     options = {name: value for name, value in options.items() if value is not None}
     _check_options(config.arch, options)
-    weights = config.encoder_weights if pretrained else None
     try:
         model: torch.nn.Module = smp.create_model(
             config.arch,
             encoder_name=config.encoder,
             encoder_weights=weights,
-            in_channels=config.in_channels,
+            in_channels=in_channels,
             classes=1,
             **options,
         )
@@ -41,18 +82,48 @@ def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
         raise InputError(
             f"model {config.arch} with encoder {config.encoder}: {error}; mend model.* in the config"
         ) from None
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if weights is None:
+            raise InputError(f"model {config.arch} with encoder {config.encoder} cannot be built: {error}") from None
         raise InputError(
             f"pretrained weights of {config.encoder} cannot be fetched ({type(error).__name__}); "
-            "fetch them where the hub can be reached, or set model.encoder_weights: null"
+            "run 'python -m pneumo_dist fetch-weights' where the hub can be reached, or set model.encoder_weights: null"
         ) from None
     return model
+
+
+def _load_encoder(model: torch.nn.Module, config: ModelConfig) -> None:
+    assert config.encoder_weights_file is not None
+    path = Path(config.encoder_weights_file)
+    encoder: Any = model.get_submodule("encoder")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"model.encoder_weights_file {path}: {error.strerror}; give the file of the weights") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != config.encoder_weights_sha256:
+        raise InputError(f"model.encoder_weights_file {path}: its SHA-256 is {digest}; mend the file or the config")
+    try:
+        state = (
+            safetensors.torch.load(content)
+            if path.suffix == ".safetensors"
+            else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        )
+        encoder.load_state_dict(state)
+    except Exception as error:  # the readers raise many kinds, and a state of another encoder RuntimeError
+        raise InputError(
+            f"model.encoder_weights_file {path}: holds no weights of {config.encoder} ({type(error).__name__})"
+        ) from None
+    if config.in_channels != 3:
+        if config.encoder.startswith("tu-"):
+            raise InputError(f"model.in_channels 1: weights of {config.encoder} from a file need in_channels: 3")
+        encoder.set_in_channels(config.in_channels, pretrained=True)
 
 
 def _check_options(arch: str, options: dict[str, Any]) -> None:
     """The library takes and ignores decoder options that an architecture does not have."""
     if arch.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
-        names = ", ".join(smp.MODEL_ARCHITECTURES_MAPPING)
+        names = ", ".join([*smp.MODEL_ARCHITECTURES_MAPPING, "fcn"])
         raise InputError(f"model.arch {arch}: unknown; choose from {names}")
     known = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()].__init__).parameters
     for name in options:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 
-from pneumo_dist.validation import Overlay
+from pneumo_dist.validation import Overlay, Validation
 from shards import console
 from shards.files import atomic_write
 
@@ -48,6 +48,16 @@ class Monitor:
         os.fsync(self._metrics.fileno())
         return self._metrics.seek(0, os.SEEK_END)
 
+    def describe(self, config: str) -> None:
+        """Note the resolved config as text."""
+        if self._active:
+            self._board.add_text("config", f"```\n{config}\n```", 0)
+
+    def outcome(self, settings: Mapping[str, str | float | bool], score: float) -> None:
+        """Note what the stage was run with beside the best score that it reached."""
+        if self._active:
+            self._board.add_hparams(dict(settings), {"best_score": score}, run_name=".")
+
     def start_epoch(self, label: str, steps: int, done: int) -> None:
         """Open the epoch's progress bar."""
         if self._active:
@@ -63,8 +73,17 @@ class Monitor:
         self._bar.set_postfix(loss=f"{scalars['loss']:.4f}", lr=f"{scalars['lr']:.2e}", refresh=False)
         self._bar.update(1)
 
-    def epoch(self, step: int, record: Mapping[str, Any], overlays: Sequence[Overlay], top: float) -> None:
-        """Note a validated epoch: a line of metrics.jsonl, TensorBoard scalars and overlays, one line on stdout."""
+    def bad_step(self, stage: str, epoch: int, step: int, films: Sequence[str]) -> None:
+        """Note a step that was skipped for a non-finite gradient, and the films it was of."""
+        if not self._active:
+            return
+        record = {"stage": stage, "epoch": epoch, "step": step, "bad_step_films": list(films)}
+        self._metrics.write(json.dumps(record).encode() + b"\n")
+        self._board.add_scalar("train_step/bad", 1.0, step)
+        self._bar.write(f"step {step} of {stage} is skipped: its gradient is not finite; films {', '.join(films)}")
+
+    def epoch(self, step: int, record: Mapping[str, Any], result: Validation) -> None:
+        """Note a validated epoch: a line of metrics.jsonl, TensorBoard's scalars, overlays and curve, one on stdout."""
         if not self._active:
             return
         self._bar.close()
@@ -72,8 +91,12 @@ class Monitor:
         for name, value in record.items():
             if isinstance(value, float):
                 self._board.add_scalar(f"epoch/{name}", value, step)
-        for overlay in overlays:
-            self._board.add_image(f"validation/{overlay.key}", draw_overlay(overlay, top), step, dataformats="HWC")
+        for overlay in result.overlays:
+            picture = draw_overlay(overlay, result.triplet.bottom)
+            self._board.add_image(f"validation/{overlay.name}", picture, step, dataformats="HWC")
+        true, false, rest, miss, precision, recall = (values[::2][:127] for values in pr_curve(result.pixels))
+        # TensorBoard draws no more than 127 thresholds.
+        self._board.add_pr_curve_raw("validation/pixels", true, false, rest, miss, precision, recall, step, 127)
         self._board.flush()
         print(
             f"{record['stage']} epoch {record['epoch'] + 1}: loss {record['loss']:.4f}, score {record['score']:.4f}, "
@@ -88,6 +111,20 @@ class Monitor:
                 self._bar.close()
             self._metrics.close()
             self._board.close()
+
+
+def pr_curve(pixels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return true and false positives, true and false negatives, precision and recall, each (256,).
+
+    `pixels` (2, 256) counts p8 values over all pixels and over those with a pneumothorax; at threshold t / 256 a pixel
+    is called positive where p8 >= t.
+    """
+    called, hit = (counts[::-1].cumsum()[::-1].astype(np.float64) for counts in pixels)
+    everything, truth = called[0], hit[0]
+    miss, false = truth - hit, called - hit
+    precision = np.divide(hit, called, out=np.ones_like(hit), where=called > 0)
+    recall = np.divide(hit, truth, out=np.ones_like(hit), where=truth > 0)
+    return hit, false, everything - called - miss, miss, precision, recall
 
 
 def write_summary(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:

@@ -1,25 +1,34 @@
-"""Optimizers and learning-rate schedules, torch's own, by configuration."""
+"""Optimizers, learning-rate schedules and the moving average of weights, by configuration."""
 
-from collections.abc import Iterable
-from typing import assert_never
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, assert_never
 
 import torch
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pneumo_dist.config import OptimConfig, StageConfig
+from pneumo_dist.config import StageConfig
+from pneumo_dist.config_optim import ScheduleConfig
 
 Schedule = LRScheduler | ReduceLROnPlateau
 
 
-def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """Return the configured optimizer over `parameters`."""
+def make_optimizer(
+    parameters: Iterable[torch.nn.Parameter], stage: StageConfig, fused: bool = False
+) -> torch.optim.Optimizer:
+    """Return the configured optimizer over `parameters`, its learning rate scaled to the global batch."""
+    config = stage.optim
+    lr = config.scaled_lr(stage.global_batch)
+    options: dict[str, Any] = {"lr": lr, "weight_decay": config.weight_decay, "fused": fused or None}
     match config.name:
         case "adam":
-            return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
+            return torch.optim.Adam(parameters, **options)
         case "adamw":
-            return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+            return torch.optim.AdamW(parameters, **options)
         case "sgd":
-            return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+            return torch.optim.SGD(parameters, momentum=config.momentum, **options)
         case _:
             assert_never(config.name)
 
@@ -27,27 +36,70 @@ def make_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimConfig
 def make_schedule(optimizer: torch.optim.Optimizer, stage: StageConfig) -> Schedule:
     """Return the configured schedule, stepped once an epoch after validation."""
     config = stage.schedule
+    epochs = config.t_max or stage.epochs
     match config.name:
         case "constant":
-            return ConstantLR(optimizer, factor=1.0, total_iters=1)
+            return lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=1)
         case "plateau":
             return ReduceLROnPlateau(
                 optimizer,
-                mode="max",
+                mode="max" if config.watch == "score" else "min",
                 factor=config.factor,
                 patience=config.patience,
                 threshold=config.threshold,
                 min_lr=config.min_lr,
             )
         case "cosine":
-            return CosineAnnealingLR(optimizer, T_max=config.t_max or stage.epochs, eta_min=config.min_lr)
+            return lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs, eta_min=config.min_lr)
+        case "restarts":
+            return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, epochs, config.t_mult, config.min_lr)
+        case "multistep":
+            return lr_scheduler.MultiStepLR(optimizer, list(config.milestones), config.factor)
+        case "poly":
+            return lr_scheduler.PolynomialLR(optimizer, total_iters=epochs, power=config.power)
         case _:
             assert_never(config.name)
 
 
-def step_schedule(schedule: Schedule, score: float) -> None:
-    """Advance a schedule by one epoch that ended with this validation score."""
+def step_schedule(schedule: Schedule, config: ScheduleConfig, score: float, loss: float) -> None:
+    """Advance a schedule by one epoch that ended with this validation score and validation loss."""
     if isinstance(schedule, ReduceLROnPlateau):
-        schedule.step(score)
+        schedule.step(score if config.watch == "score" else loss)
     else:
         schedule.step()
+
+
+@contextmanager
+def warmed_up(optimizer: torch.optim.Optimizer, config: ScheduleConfig, done: int) -> Iterator[None]:
+    """Lower the learning rates for one step while fewer than `warmup_steps` steps are done.
+
+    Schedules compute a rate from the one before: theirs must be found unchanged at the epoch's end.
+    """
+    if done >= config.warmup_steps:
+        yield
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] *= (done + 1) / config.warmup_steps
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+class MovingAverage:
+    """Exponential moving average of a model's parameters and floating-point buffers; whole numbers are copied."""
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module) -> None:
+        """Take in the weights after an optimizer step."""
+        for mean, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1.0 - self.decay)
+            else:
+                mean.copy_(value)

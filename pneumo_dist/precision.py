@@ -1,10 +1,13 @@
 """Autocast types: what `amp: auto` means on this machine."""
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
 import torch
+
+from pneumo_dist.config import RuntimeConfig
 
 Resolved = Literal["bf16", "fp16", "float32"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,6 +24,17 @@ def resolve_amp(amp: str, device: torch.device) -> Resolved:
     if amp == "auto" and _cpu_has_bf16():
         return "bf16"
     return "float32"
+
+
+def configure(runtime: RuntimeConfig) -> None:
+    """Set how torch computes in this process."""
+    torch.backends.cuda.matmul.allow_tf32 = runtime.tf32
+    torch.backends.cudnn.allow_tf32 = runtime.tf32
+    torch.backends.cudnn.benchmark = not runtime.deterministic
+    if runtime.deterministic:
+        # cuBLAS reads it when it is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
 
 def autocast(resolved: Resolved, device: torch.device) -> AbstractContextManager[None]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from enum import IntEnum
 from pathlib import Path
 from types import FrameType
 
@@ -21,8 +22,16 @@ class Preempted(Exception):
     """Raised after the checkpoint of a stopped run is written."""
 
 
+class Request(IntEnum):
+    """What a rank wants done at a step's boundary."""
+
+    NONE = 0
+    SAVE = 1
+    STOP = 2
+
+
 class StopAgreement:
-    """Turns a signal to any rank into one decision of all ranks, two polls later at the latest.
+    """Turns a signal to any rank, or one rank's wish to save, into one decision of all, two polls later at the latest.
 
     Each poll starts an asynchronous MAX reduction of the flags and reads the previous one, so it waits for nothing.
     """
@@ -38,21 +47,22 @@ class StopAgreement:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
 
-    def poll(self) -> bool:
-        """Return whether the ranks agreed to stop; all ranks must poll equally often."""
+    def poll(self, wants_save: bool = False) -> Request:
+        """Return what the ranks agreed on: the most urgent of their requests. All ranks must poll equally often."""
+        mine = Request.STOP if self._signalled else Request.SAVE if wants_save else Request.NONE
         if self._ranks.control is None:
-            return self._signalled
+            return mine
         agreed = self._finish()
-        if not agreed:
-            self._flag = torch.tensor([float(self._signalled)])
+        if agreed is not Request.STOP:
+            self._flag = torch.tensor([float(mine)])
             self._pending = dist.all_reduce(self._flag, dist.ReduceOp.MAX, group=self._ranks.control, async_op=True)
         return agreed
 
-    def _finish(self) -> bool:
+    def _finish(self) -> Request:
         if self._pending is not None:
             self._pending.wait()
             self._pending = None
-        return bool(self._flag.item())
+        return Request(int(self._flag.item()))
 
     def close(self) -> None:
         """Finish the last reduction and restore the default handlers."""

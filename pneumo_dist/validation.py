@@ -7,12 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pneumo_dist.config import LossConfig
-from pneumo_dist.data.dali import EvalLoader
+from pneumo_dist.config_loss import LossConfig
+from pneumo_dist.data.loader import EvalLoader
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.postprocess import label_map, to_p8
 from pneumo_dist.losses import combo_loss
-from pneumo_dist.metrics import Histograms, Score, Triplet, best_triplet, film_histograms, score
+from pneumo_dist.metrics import Histograms, Score, Triplet, best_triplet, film_dice, film_histograms, score
+from pneumo_dist.models import split_outputs
 from pneumo_dist.precision import Resolved, autocast
 from shards import rle
 from shards.table import Shards
@@ -22,9 +23,12 @@ PLAIN = Triplet(top=0.5, area=0, bottom=0.5)
 
 @dataclass(frozen=True)
 class Overlay:
-    """A film to look at: grey image, label and p8 map, all uint8 (size, size) at network resolution."""
+    """A film to look at: grey image, label and p8 map, all uint8 (size, size) at network resolution.
 
-    key: str
+    `name` is `fixed/KEY`, or `worst/N` for the films with a mask that were found worst.
+    """
+
+    name: str
     image: npt.NDArray[np.uint8]
     label: npt.NDArray[np.uint8]
     p8: npt.NDArray[np.uint8]
@@ -32,13 +36,17 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Validation:
-    """Best triplet over the fold (exact search), its score, the score at 0.5, and the mean loss over films."""
+    """Best triplet over the fold (exact search), its score, the score at 0.5, and the mean loss over films.
+
+    `pixels` int64 (2, 256): p8 values over all label-grid pixels of the fold, and over those with a pneumothorax.
+    """
 
     triplet: Triplet
     best: Score
     plain: Score
     loss: float
     overlays: tuple[Overlay, ...]
+    pixels: npt.NDArray[np.int64]
 
 
 def truth_mask(shards: Shards, index: int) -> npt.NDArray[np.uint8]:
@@ -61,12 +69,12 @@ def validate(
     """Score a model on its validation films; None where the ranks agreed to stop in the middle.
 
     `rounds` is the same on every rank (the most batches of any), so that all poll `stopping` equally often. The films
-    of `shown` come back as overlays.
+    of `shown` come back as overlays, and as many of those with the lowest Dice at 0.5.
     """
     model.eval()
     found: list[npt.NDArray[np.int64]] = []
-    pictures: list[npt.NDArray[np.uint8]] = []
-    names: list[int] = []
+    fixed: list[_Look] = []
+    worst: list[_Look] = []
     loss = np.zeros(2)
     batches = iter(loader)
     for _ in range(rounds):
@@ -77,22 +85,31 @@ def validate(
             continue
         count = len(batch.indices)
         with torch.no_grad(), autocast(amp, ranks.device):
-            logits = model(batch.images.to(ranks.device, non_blocking=True))
+            logits, class_logits = split_outputs(model(batch.images.to(ranks.device, non_blocking=True)))
         masks = batch.masks.to(ranks.device)
-        loss += [float(combo_loss(logits[:count], masks[:count], loss_config)["loss"]) * count, count]
+        classes = None if class_logits is None else class_logits[:count]
+        loss += [float(combo_loss(logits[:count], masks[:count], loss_config, classes)["loss"]) * count, count]
         for position, p8 in enumerate(to_p8(torch.sigmoid(logits[:count].float()))):
             index = int(batch.indices[position])
             histograms = film_histograms(label_map(p8, shards.grid(index)), truth_mask(shards, index))
             found.append(np.concatenate([[index], histograms.reshape(-1)]))
-            if index in shown:
-                names.append(index)
-                pictures.append(np.stack([_grey(batch.images[position]), _binary(batch.masks[position]), p8]))
+            dice = float(film_dice(histograms[None], PLAIN)[0])
+            is_worse = histograms[1].any() and (len(worst) < len(shown) or (dice, index) < worst[-1].order)
+            if index in shown or is_worse:
+                planes = np.stack([_grey(batch.images[position]), _binary(batch.masks[position]), p8])
+                look = _Look(dice, index, planes)
+                fixed += [look] if index in shown else []
+                worst = sorted([*worst, look] if is_worse else worst, key=lambda each: each.order)[: len(shown)]
     model.train()
     histograms = gather_histograms(found, ranks)
-    overlays = _gather_overlays(names, pictures, shards, ranks)
+    keys = shards.column("key")
+    overlays = [Overlay(f"fixed/{keys[look.index]}", *look.planes) for look in _gather(fixed, ranks)]
+    lowest = sorted(_gather(worst, ranks), key=lambda each: each.order)[: len(shown)]
+    overlays += [Overlay(f"worst/{number + 1}", *look.planes) for number, look in enumerate(lowest)]
     triplet, _ = best_triplet(histograms)
     total, films = ranks.sum(loss)
-    return Validation(triplet, score(histograms, triplet), score(histograms, PLAIN), float(total / films), overlays)
+    best, plain = score(histograms, triplet), score(histograms, PLAIN)
+    return Validation(triplet, best, plain, float(total / films), tuple(overlays), histograms.sum(axis=0))
 
 
 def gather_histograms(found: list[npt.NDArray[np.int64]], ranks: Ranks) -> Histograms:
@@ -104,17 +121,28 @@ def gather_histograms(found: list[npt.NDArray[np.int64]], ranks: Ranks) -> Histo
     return np.asarray(rows[:, 1:].reshape(-1, 2, 256))
 
 
-def _gather_overlays(
-    names: list[int], pictures: list[npt.NDArray[np.uint8]], shards: Shards, ranks: Ranks
-) -> tuple[Overlay, ...]:
-    numbers = np.concatenate(ranks.gather_array(np.array(names, np.int64)))
-    stacks = ranks.gather_array(np.stack(pictures) if pictures else np.zeros((0, 3, 0, 0), np.uint8))
-    planes = [stack for part in stacks for stack in part]
-    keys = shards.column("key")
-    return tuple(
-        Overlay(str(keys[number]), *planes[position])
-        for position, number in sorted(enumerate(numbers.tolist()), key=lambda entry: entry[1])
+@dataclass(frozen=True)
+class _Look:
+    """A film that may be shown: its Dice at 0.5, table row, and image, label and p8 map, uint8 (3, size, size)."""
+
+    dice: float
+    index: int
+    planes: npt.NDArray[np.uint8]
+
+    @property
+    def order(self) -> tuple[float, int]:
+        return self.dice, self.index
+
+
+def _gather(looks: list[_Look], ranks: Ranks) -> list[_Look]:
+    """Return every rank's films in table order."""
+    facts = np.concatenate(ranks.gather_array(np.array([look.order for look in looks], np.float64).reshape(-1, 2)))
+    stacks = ranks.gather_array(
+        np.stack([look.planes for look in looks]) if looks else np.zeros((0, 3, 0, 0), np.uint8)
     )
+    planes = [stack for part in stacks for stack in part]
+    found = [_Look(float(dice), int(index), plane) for (dice, index), plane in zip(facts, planes, strict=True)]
+    return sorted(found, key=lambda look: look.index)
 
 
 def _grey(image: torch.Tensor) -> npt.NDArray[np.uint8]:

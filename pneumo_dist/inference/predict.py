@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from pneumo_dist.checkpoint import CheckpointFile, load_checkpoint, top_files
+from pneumo_dist.checkpoint import CheckpointFile, load_checkpoint, top_files, weights_of
 from pneumo_dist.config import Experiment, StageConfig
-from pneumo_dist.data.dali import EvalLoader, Input
+from pneumo_dist.data.batch import Input, Source
+from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices, fixed_batches
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.postprocess import Map, to_p8
 from pneumo_dist.inference.store import MANIFEST, film_facts, write_block, write_table
 from pneumo_dist.lineage import check_unseen
-from pneumo_dist.models import build_model
+from pneumo_dist.models import build_model, split_outputs
 from pneumo_dist.precision import Resolved, autocast
+from pneumo_dist.stages import best_repetition
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.table import Shards
@@ -74,12 +76,14 @@ def predict(
     keys; `holdout` and `test` films by all. A finished block of the same films and checkpoints is not made again.
     Raises InputError for a fold without checkpoints and a split without films.
     """
-    stage = _stage(experiment, options.stage)
+    if experiment.data.loader == "synthetic":
+        raise InputError("data.loader synthetic is for measuring; predict with dali or host (--set data.loader=dali)")
+    stage = experiment.stage(options.stage) if options.stage else experiment.stages[-1]
     folds = options.folds or tuple(shards.folds())
     members = [
         Member(fold, file)
         for fold in folds
-        for file in top_files(run / f"fold{fold}" / stage.name / "checkpoints", options.top_k or stage.top_k)
+        for file in top_files(_checkpoints(run / f"fold{fold}", stage), options.top_k or stage.top_k)
     ]
     blocks = _blocks(shards, options, folds, members)
     out = run / ("oof" if options.split == "oof" else options.split) / "predictions"
@@ -108,14 +112,8 @@ def predict(
     return out
 
 
-def _stage(experiment: Experiment, name: str | None) -> StageConfig:
-    if name is None:
-        return experiment.stages[-1]
-    found = [stage for stage in experiment.stages if stage.name == name]
-    if not found:
-        names = ", ".join(stage.name for stage in experiment.stages)
-        raise InputError(f"--stage {name}: experiment {experiment.name} has the stages {names}")
-    return found[0]
+def _checkpoints(folder: Path, stage: StageConfig) -> Path:
+    return folder / best_repetition(stage, folder) / "checkpoints"
 
 
 def _blocks(shards: Shards, options: PredictOptions, folds: Sequence[int], members: Sequence[Member]) -> list[_Block]:
@@ -179,7 +177,7 @@ class _Predictor:
         )
         rows: list[int] = []
         maps: list[Map] = []
-        for batch in EvalLoader(self.shards, batches, self.stage.eval_batch, spec, with_mask=False):
+        for batch in eval_batches(Source(self.shards, spec, with_mask=False), batches, self.stage.eval_batch):
             mean = self._average(batch.images.to(self.ranks.device, non_blocking=True), block.members)
             rows += batch.indices.tolist()
             maps += list(to_p8(mean)[: len(batch.indices)])
@@ -195,8 +193,8 @@ class _Predictor:
         for member in members:
             model, amp = self._model(member)
             with autocast(amp, self.ranks.device):
-                logits = model(images)
-                flipped = model(images.flip(-1)).flip(-1) if self.options.hflip else None
+                logits = split_outputs(model(images))[0]
+                flipped = split_outputs(model(images.flip(-1)))[0].flip(-1) if self.options.hflip else None
             total += torch.sigmoid(logits.float())
             if flipped is not None:
                 total += torch.sigmoid(flipped.float())
@@ -210,7 +208,7 @@ class _Predictor:
                 check_unseen(state, path, self.shards, member.fold)
             model = build_model(self.experiment.model, pretrained=False)
             try:
-                model.load_state_dict(state["model"])
+                model.load_state_dict(weights_of(state))
             except RuntimeError:
                 raise InputError(
                     f"{path}: does not fit the model of this config; use the one it was trained with"

@@ -21,12 +21,12 @@ TINY = {
     "global_batch": 4,
     "micro_batch": 1,
     "eval_batch": 3,
-    "optim": {"lr": 1e-3, "clip_norm": 1.0},
+    "optim": {"lr": 1e-3, "clip_norm": 1.0, "ema_decay": 0.9},
     "top_k": 2,
     "save_every": 1,
     "stages": [
         {"name": "first", "epochs": 2, "sample_rate": 0.6, "schedule": {"name": "plateau", "patience": 0}},
-        {"name": "second", "epochs": 1, "schedule": {"name": "cosine"}},
+        {"name": "second", "epochs": 1, "schedule": {"name": "cosine", "warmup_steps": 2}},
     ],
 }
 

@@ -1,6 +1,8 @@
-"""Checkpoints: digests in names, falling back, keeping the best, nothing unpickled."""
+"""Checkpoints: digests in names, falling back, keeping the best, nothing unpickled, written from a thread."""
 
+import errno
 import hashlib
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from pneumo_dist import checkpoint
 from pneumo_dist.checkpoint import (
     CheckpointFile,
+    CheckpointWriter,
     is_whole,
     keep_only,
     keys_digest,
@@ -20,6 +24,7 @@ from pneumo_dist.checkpoint import (
     save_checkpoint,
     top_files,
     top_steps,
+    weights_of,
 )
 from shards.errors import InputError
 
@@ -178,3 +183,122 @@ def test_top_files_before_the_first_validation_is_an_input_error(tmp_path: Path)
 def test_digest_of_keys_ignores_order_and_notices_every_key() -> None:
     assert keys_digest(["a", "b"]) == keys_digest(["b", "a"])
     assert len({keys_digest(keys) for keys in (["a"], ["a", "b"], ["ab"], [])}) == 4
+
+
+def test_weights_are_the_average_where_there_is_one() -> None:
+    state = state_of(1)
+    average = {"weight": torch.zeros(4, 4)}
+    assert weights_of({**state, "averaged": average}) is average
+    assert weights_of({**state, "averaged": None}) is state["model"]
+
+
+# Writing from a thread
+
+
+class Gate:
+    """Lets a writer's thread reach the disk only once it is opened, and notes what happens when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = threading.Event()
+        self.events: list[str] = []
+        real = checkpoint.save_checkpoint
+
+        def save_later(folder: Path, step: int, state: State) -> CheckpointFile:
+            assert self.opened.wait(30)
+            self.events.append(f"begin {step}")
+            threading.Event().wait(0.05)  # a next save that does not wait would come in between
+            file = real(folder, step, state)
+            self.events.append(f"end {step}")
+            return file
+
+        monkeypatch.setattr(checkpoint, "save_checkpoint", save_later)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    return Gate(monkeypatch)
+
+
+def nothing() -> None:
+    pass
+
+
+def test_state_is_copied_when_it_is_handed_over(tmp_path: Path, gate: Gate) -> None:
+    weight, moment, history = torch.ones(3), torch.full((2,), 5.0), [{"score": 0.5}]
+    state = {
+        "model": {"weight": weight},
+        "optimizer": {"state": {0: {"moment": moment}}, "groups": [{"betas": (0.9, 0.99), "params": [0]}]},
+        "history": history,
+        "position": {"step": 3},
+    }
+    writer = CheckpointWriter(tmp_path)
+    writer.save(3, state, nothing)
+    # Training goes on while the thread has not even begun.
+    weight.mul_(7)
+    moment.zero_()
+    history.append({"score": 0.9})
+    history[0]["score"] = 0.1
+    state["position"]["step"] = 4
+    gate.opened.set()
+    assert writer.wait() is None
+    found = load_checkpoint(tmp_path / "last")
+    assert torch.equal(found["model"]["weight"], torch.ones(3))
+    assert torch.equal(found["optimizer"]["state"][0]["moment"], torch.full((2,), 5.0))
+    assert found["optimizer"]["groups"] == [{"betas": (0.9, 0.99), "params": [0]}]
+    assert found["history"] == [{"score": 0.5}] and found["position"] == {"step": 3}
+
+
+def test_saves_are_written_in_turn_and_each_is_followed_by_its_after(tmp_path: Path, gate: Gate) -> None:
+    gate.opened.set()
+    writer = CheckpointWriter(tmp_path)
+    for step in (1, 2, 3):
+
+        def after(step: int = step) -> None:
+            assert [file.step for file in list_checkpoints(tmp_path)] == list(range(step, 0, -1))
+            gate.events.append(f"after {step}")
+
+        writer.save(step, state_of(step), after)
+    assert writer.wait() is None
+    assert gate.events == [f"{what} {step}" for step in (1, 2, 3) for what in ("begin", "end", "after")]
+
+
+def test_save_returns_before_the_file_stands_and_wait_after(tmp_path: Path, gate: Gate) -> None:
+    writer = CheckpointWriter(tmp_path)
+    writer.save(1, state_of(1), nothing)
+    assert list_checkpoints(tmp_path) == []
+    gate.opened.set()
+    writer.wait()
+    assert [file.step for file in list_checkpoints(tmp_path)] == [1]
+
+
+def test_wait_without_a_save_is_no_error(tmp_path: Path) -> None:
+    assert CheckpointWriter(tmp_path).wait() is None
+
+
+def test_save_onto_a_full_disk_warns_once_and_leaves_what_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = CheckpointWriter(tmp_path)
+    writer.save(1, state_of(1), nothing)
+    assert writer.wait() is None
+    before = sorted(path.name for path in tmp_path.iterdir())
+    called: list[int] = []
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as disk, pytest.warns(UserWarning) as caught:
+        disk.setattr(checkpoint, "atomic_write", full)
+        writer.save(2, state_of(2), lambda: called.append(2))
+        error = writer.wait()
+    assert isinstance(error, OSError) and error.errno == errno.ENOSPC
+    (warning,) = caught
+    message = str(warning.message)
+    assert str(tmp_path) in message and "step 2 is not saved (No space left on device)" in message
+    assert called == [] and sorted(path.name for path in tmp_path.iterdir()) == before
+    found = newest_good(tmp_path)
+    assert found is not None and found.step == 1
+    assert writer.wait() is error, "a second wait still knows"
+    writer.save(3, state_of(3), lambda: called.append(3))
+    assert writer.wait() is None and called == [3]
+    assert [file.step for file in list_checkpoints(tmp_path)] == [3, 1]

@@ -1,11 +1,12 @@
 """The schema: bounds, distinct stages, and a batch over ranks."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pydantic
 import pytest
 
 from pneumo_dist.config import BatchError, Experiment, LossConfig, StageConfig, accumulation
+from pneumo_dist.schema import Schema
 
 
 def stage_of(**values: Any) -> StageConfig:
@@ -53,6 +54,21 @@ def test_indivisible_batch_names_the_nearest_valid_values(
         {"name": "../up"},
         {"unknown": 1},
         {"loss": {"bce": 0, "dice": 0, "focal": 0}},
+        {"loss": {"dice_epsilon": 0}},
+        {"loss": {"dice_scope": "global", "dice_over": "image"}},
+        {"optim": {"lr_scale": "linear"}},
+        {"optim": {"lr_scale": "cubic", "lr_batch": 4}},
+        {"optim": {"ema_decay": 1}},
+        {"optim": {"clip_norm": 0}},
+        {"schedule": {"name": "multistep"}},
+        {"schedule": {"name": "multistep", "milestones": (5, 3)}},
+        {"schedule": {"name": "multistep", "milestones": (3, 3)}},
+        {"schedule": {"name": "cosine", "t_max": 0}},
+        {"schedule": {"watch": "dice"}},
+        {"sample_rate_end": 0.5},
+        {"size_classes": 4},
+        {"repeat": "forever"},
+        {"augment": {"distortion": {"p": 0.5, "elastic": None, "grid": None, "optical": None}}},
     ],
 )
 def test_values_out_of_bounds_are_refused(values: dict[str, Any]) -> None:
@@ -70,14 +86,45 @@ def test_stages_need_names_of_their_own() -> None:
         Experiment.model_validate({"name": "x", "stages": [{"name": "a"}, {"name": "a"}]})
 
 
-def descriptions(model: type[pydantic.BaseModel]) -> dict[str, str | None]:
-    return {f"{model.__name__}.{name}": field.description for name, field in model.model_fields.items()}
+@pytest.mark.parametrize("head", [None, {"dropout": 0.1}])
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_head_and_its_loss_go_together_in_every_stage(head: dict[str, Any] | None, weight: float) -> None:
+    fitting = {"name": "a", "loss": {"classification": 0.5 if head else 0.0}}
+    given = {"name": "x", "model": {"classification": head}, "stages": [fitting]}
+    Experiment.model_validate(given)
+    other = {"name": "b", "loss": {"classification": weight}}
+    if (head is not None) == (weight > 0):
+        Experiment.model_validate({**given, "stages": [fitting, other]})
+    else:
+        with pytest.raises(pydantic.ValidationError, match="stage b: .*go together"):
+            Experiment.model_validate({**given, "stages": [fitting, other]})
 
 
-def test_plain_fields_carry_a_description() -> None:
-    for model in (StageConfig, LossConfig):
-        plain = {name: text for name, text in descriptions(model).items() if name.split(".")[1] not in NESTED}
-        assert [name for name, text in plain.items() if not text] == []
+def nested(annotation: Any) -> list[type[Schema]]:
+    """Return the schemas that a field holds."""
+    parts = (annotation, *get_args(annotation))
+    return [part for part in parts if isinstance(part, type) and issubclass(part, Schema)]
 
 
-NESTED = {"optim", "schedule", "loss", "augment"}
+def schemas(model: type[Schema]) -> set[type[Schema]]:
+    """Return a schema and all that its fields are made of."""
+    parts = [part for field in model.model_fields.values() for part in nested(field.annotation)]
+    return {model}.union(*map(schemas, parts))
+
+
+def test_every_plain_field_carries_a_description() -> None:
+    found = schemas(Experiment) | schemas(StageConfig)
+    assert len(found) >= 10
+    bare = [
+        f"{model.__name__}.{name}"
+        for model in found
+        for name, field in model.model_fields.items()
+        if not field.description and not nested(field.annotation)
+    ]
+    assert bare == []
+
+
+def test_every_schema_is_frozen_and_takes_no_other_key() -> None:
+    for model in schemas(Experiment) | schemas(StageConfig):
+        assert model.model_config["frozen"] and model.model_config["extra"] == "forbid", model.__name__
+        assert model.__doc__, model.__name__

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pneumo_dist.config_file import dump_resolved, load_config
+from pneumo_dist.config import StageConfig, accumulation
+from pneumo_dist.config_file import LoadedConfig, dump_resolved, load_config
+from pneumo_dist.config_model import FcnConfig
 from shards.errors import InputError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -190,11 +192,264 @@ def test_stages_replaced_by_a_child_do_not_keep_the_base_as_origin(tmp_path: Pat
     assert "epochs: 10  # default" in dump_resolved(config)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_shipped_config_loads_and_resolves(path: Path, tmp_path: Path) -> None:
-    if "stages:" in path.read_text():
-        config = load_config(path)
-    else:  # a file of defaults only, made to be a base
-        config = load_config(write(tmp_path, exp=f"{path.read_text()}\nname: x\nstages: [{{name: main}}]\n"))
+# Stages as a mapping: changes to the base's stages, by name
+
+ROOT = """
+name: root
+epochs: 9
+stages:
+  - {name: first, sample_rate: 0.8, optim: {lr: 0.5, weight_decay: 0.1}}
+  - {name: second, epochs: 3, schedule: {name: plateau, patience: 4}}
+"""
+CHANGE = "stages: {second: {schedule: {patience: 1}}, first: {optim: {lr: 0.25}, epochs: 2}}\n"
+
+
+def test_mapping_changes_the_bases_stages_by_name_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = write(tmp_path, child=f"base: root.yaml\nname: child\n{CHANGE}", root=ROOT)
+    config = load_config(path)
+    first, second = config.experiment.stages
+    assert (first.name, second.name) == ("first", "second"), "the base's order stays"
+    assert (first.epochs, first.sample_rate, first.optim.lr, first.optim.weight_decay) == (2, 0.8, 0.25, 0.1)
+    assert (second.epochs, second.schedule.name, second.schedule.patience) == (3, "plateau", 1)
+    base = load_config(tmp_path / "root.yaml").experiment.stages
+    assert (base[0].optim.lr, base[0].epochs, base[1].schedule.patience) == (0.5, 9, 4)
+
+
+def test_mapping_changes_what_a_mapping_of_its_base_changed(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        grandchild="base: child.yaml\nname: g\nstages: {first: {epochs: 4}}\n",
+        child=f"base: root.yaml\nname: child\n{CHANGE}",
+        root=ROOT,
+    )
+    first, second = load_config(path).experiment.stages
+    assert (first.epochs, first.optim.lr, first.sample_rate, second.schedule.patience) == (4, 0.25, 0.8, 1)
+
+
+def test_origin_of_a_changed_value_is_the_file_that_changed_it(tmp_path: Path) -> None:
+    path = write(tmp_path, child=f"base: root.yaml\nname: child\n{CHANGE}", root=ROOT)
+    config = load_config(path, ["stages.second.top_k=7"])
+    names = {key: Path(origin).name for key, origin in config.origins.items() if key.startswith("stages.")}
+    assert names == {
+        "stages.first.name": "root.yaml",
+        "stages.first.sample_rate": "root.yaml",
+        "stages.first.optim.lr": "child.yaml",
+        "stages.first.optim.weight_decay": "root.yaml",
+        "stages.first.epochs": "child.yaml",
+        "stages.second.name": "root.yaml",
+        "stages.second.epochs": "root.yaml",
+        "stages.second.schedule.name": "root.yaml",
+        "stages.second.schedule.patience": "child.yaml",
+        "stages.second.top_k": "--set",
+    }
+    lines = [line.strip() for line in dump_resolved(config).splitlines()]
+    assert {"lr: 0.25  # child.yaml", "weight_decay: 0.1  # root.yaml", "epochs: 2  # child.yaml"} <= set(lines)
+    assert {"patience: 1  # child.yaml", "patience: 2  # default", "top_k: 7  # --set"} <= set(lines)
+
+
+@pytest.mark.parametrize("change", ["third: {epochs: 2}", "firts: {epochs: 2}", "first: 2", "first: null"])
+def test_change_of_what_is_no_stage_names_file_and_stages(tmp_path: Path, change: str) -> None:
+    path = write(tmp_path, child=f"base: root.yaml\nname: child\nstages: {{{change}}}\n", root=ROOT)
+    with pytest.raises(InputError) as caught:
+        load_config(path)
+    message = str(caught.value)
+    assert f"child.yaml: stages.{change.split(':')[0]}" in message and "first, second" in message
+
+
+def test_wrong_value_in_a_change_names_the_file_that_changed_it(tmp_path: Path) -> None:
+    path = write(tmp_path, child="base: root.yaml\nname: c\nstages: {first: {optim: {lrr: 1}}}\n", root=ROOT)
+    with pytest.raises(InputError, match=r"child\.yaml: unknown key stages\.first\.optim\.lrr; did you mean lr"):
+        load_config(path)
+
+
+def test_mapping_without_stages_to_change_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"child\.yaml: 'stages' must be a list"):
+        load_config(write(tmp_path, child="base: root.yaml\nname: c\nstages: {a: {epochs: 1}}\n", root="seed: 1\n"))
+
+
+# The shipped configs
+
+
+def shipped(name: str) -> LoadedConfig:
+    return load_config(CONFIGS[0].parent / f"{name}.yaml")
+
+
+EXPERIMENTS = [path for path in CONFIGS if path.name != "base.yaml"]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
+def test_every_shipped_config_resolves_to_itself(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    assert config.experiment.name == path.stem
     again = load_config(write(tmp_path, again=dump_resolved(config)))
     assert again.experiment == config.experiment
+    assert accumulation(config.experiment.stages[0], 1) >= 1
+
+
+def test_defaults_that_all_share_are_no_experiment_of_their_own(tmp_path: Path) -> None:
+    base = CONFIGS[0].parent / "base.yaml"
+    with pytest.raises(InputError, match=r"base\.yaml: 'stages' must be a list"):
+        load_config(base)
+    path = write(tmp_path, exp=f"{base.read_text()}\nname: x\nstages: [{{name: main}}]\n")
+    assert load_config(path).experiment.stages[0].optim.clip_norm == 0.1
+
+
+# What shared/RECIPES.md says, written down again. A stage: px, global batch, epochs, early stop, top-k, lr, schedule,
+# sample rate (from, to).
+Stage = tuple[str, int, int, int, int | None, int, float, str, float | None, float | None]
+
+
+def row(stage: StageConfig) -> Stage:
+    return (
+        *(stage.name, stage.image_size, stage.global_batch, stage.epochs, stage.early_stop, stage.top_k),
+        *(stage.optim.lr, stage.schedule.name, stage.sample_rate, stage.sample_rate_end),
+    )
+
+
+START: Stage = ("start512", 512, 2, 50, 10, 5, 1e-4, "plateau", 0.8, None)
+PART0: Stage = ("part0", 1024, 2, 50, 10, 5, 1e-4, "plateau", 0.8, None)
+HEAVY: list[Stage] = [
+    ("main", 768, 16, 35, None, 3, 1e-4, "restarts", 0.8, 0.22),
+    ("second_stage", 768, 16, 15, None, 3, 1e-5, "cosine", 0.4, None),
+]
+
+
+def parts(part1: float, part2: float, second: float) -> list[Stage]:
+    return [
+        ("part1", 1024, 2, 50, 12, 3, 1e-5, "cosine", part1, None),
+        ("part2", 1024, 2, 50, 12, 3, 1e-5, "cosine", part2, None),
+        ("second_stage", 1024, 2, 40, 12, 3, 1e-5, "cosine", second, None),
+    ]
+
+
+STAGES: dict[str, list[Stage]] = {
+    "recipe_a": [START, PART0, *parts(0.6, 0.4, 0.4)],
+    "albunet_valid": [START, PART0, *parts(0.6, 0.4, 0.4)],
+    "albunet_public": [START, PART0, *parts(0.4, 0.6, 0.4)],
+    "seunet": [START, PART0, *parts(0.6, 0.4, 0.5)],
+    "resnet50": [PART0, *parts(0.6, 0.4, 0.5)],
+    "recipe_b": [
+        ("step006", 512, 32, 20, None, 1, 5e-4, "plateau", 0.5, None),
+        ("step007", 1024, 16, 30, None, 1, 5e-4, "plateau", 0.5, None),
+        ("step008", 1024, 16, 20, None, 1, 5e-4, "plateau", 0.5, None),
+    ],
+    "recipe_c": [("main", 512, 8, 40, 10, 1, 1e-4, "multistep", None, None)],
+    "recipe_d": [("main", 384, 32, 100, None, 1, 1e-3, "constant", None, None)],
+    "recipe_e": HEAVY,
+    "heavy_se_resnext50": HEAVY,
+    "heavy_se_resnext101": HEAVY,
+    "heavy_senet154": HEAVY,
+}
+FIRST_PLACE = ("recipe_a", "albunet_public", "albunet_valid", "seunet", "resnet50")
+# Encoder, decoder widths, upsampling, attention, bce : dice : focal.
+NETWORKS = {
+    "albunet_public": ("resnet34", (256, 256, 128, 64, 32), "bilinear", None, (1, 1, 1)),
+    "albunet_valid": ("resnet34", (256, 256, 128, 64, 32), "bilinear", None, (3, 1, 4)),
+    "seunet": ("se_resnext50_32x4d", (384, 256, 128, 64, 32), "nearest", "scse", (3, 1, 4)),
+    "resnet50": ("resnet50", (256, 256, 128, 64, 64), "nearest", None, (2, 1, 2)),
+    "recipe_c": ("se_resnext50_32x4d", None, None, None, (3, 1, 4)),
+    "heavy_se_resnext50": ("se_resnext50_32x4d", None, None, "scse", (3, 1, 4)),
+    "heavy_se_resnext101": ("se_resnext101_32x4d", None, None, "scse", (3, 1, 4)),
+    "heavy_senet154": ("senet154", None, None, "scse", (3, 1, 4)),
+}
+
+
+def test_every_shipped_recipe_is_written_down_here() -> None:
+    assert {path.stem for path in EXPERIMENTS} == {*STAGES, "demo"}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_are_those_of_the_recipe(name: str) -> None:
+    assert [row(stage) for stage in shipped(name).experiment.stages] == STAGES[name]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_and_loss_are_those_of_the_recipe(name: str) -> None:
+    experiment = shipped(name).experiment
+    model = experiment.model
+    *network, weights = NETWORKS[name]
+    assert (model.arch, model.encoder_weights, model.in_channels) == ("unet", "imagenet", 3)
+    given = (model.encoder, model.decoder_channels, model.decoder_interpolation, model.decoder_attention_type)
+    assert given == tuple(network)
+    for stage in experiment.stages:
+        loss = stage.loss
+        assert (loss.bce, loss.dice, loss.focal, loss.lovasz) == (*weights, 0)
+        assert (loss.focal_gamma, loss.dice_over, loss.dice_form, loss.dice_epsilon) == (2, "batch", "linear", 1e-6)
+
+
+@pytest.mark.parametrize("name", FIRST_PLACE)
+def test_first_place_recipe_is_as_published(name: str) -> None:
+    experiment = shipped(name).experiment
+    assert experiment.model.decoder_use_norm is False and experiment.model.classification is None
+    for stage in experiment.stages:
+        is_second = stage.name == "second_stage"
+        is_small = name == "seunet" and is_second
+        optim, schedule, augment = stage.optim, stage.schedule, stage.augment
+        assert (optim.name, optim.clip_norm, optim.weight_decay) == ("adam", 0.1, 5e-7 if is_small else 5e-6)
+        if schedule.name == "plateau":
+            assert (schedule.watch, schedule.factor, schedule.patience) == ("score", 0.1, 2)
+            assert (schedule.threshold, schedule.min_lr) == (1e-7, 1e-7)
+        else:
+            assert (schedule.t_max, schedule.min_lr) == (8, 1e-8 if is_small else 1e-7)
+        assert stage.always_train == is_second
+        assert stage.repeat == ("until_no_gain" if stage.name in ("part1", "part2") else None)
+        frozen = 2 if stage.name == "part0" and name != "resnet50" else 0
+        assert stage.freeze_encoder_epochs == frozen
+        assert schedule.warmup_steps == 0 and optim.ema_decay is None
+        moved = augment.shift_scale_rotate
+        assert (augment.hflip, moved.p, moved.shift, moved.scale, moved.rotate) == (0.5, 0.5, 0.0625, 0.1, 45)
+        assert (augment.tone.p, augment.tone.contrast, augment.tone.brightness) == (0.3, 0.2, 0.2)
+        assert tuple(augment.tone.gamma) == (0.8, 1.2)
+        bent = augment.distortion
+        assert bent.elastic is not None and bent.optical is not None
+        assert (bent.p, bent.grid, bent.optical.distort, bent.optical.shift) == (0.3, 0.3, 2, 0.5)
+        assert (bent.elastic.alpha, bent.elastic.sigma, bent.elastic.alpha_affine) == (120, 6, 3.6)
+    data = experiment.data
+    assert (data.mean, data.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_silver_medal_recipe_is_as_published() -> None:
+    experiment = shipped("recipe_b").experiment
+    assert (experiment.model.arch, experiment.model.encoder) == ("unet", "resnet34")
+    for stage in experiment.stages:
+        schedule, loss = stage.schedule, stage.loss
+        assert (schedule.watch, schedule.patience, schedule.factor) == ("loss", 3, 0.1)
+        assert (stage.optim.name, stage.optim.clip_norm, loss.dice_epsilon) == ("adam", None, 1)
+        given = (loss.bce, loss.dice, loss.focal, loss.focal_gamma, loss.dice_form)
+        assert given == ((1, 1, 0, 2, "linear") if stage.name == "step008" else (0, 1, 10, 2, "log"))
+        # 16 x 2 at 512 px, 4 x 4 at 1024 px
+        assert (stage.micro_batch, accumulation(stage, 1)) == ((16, 2) if stage.name == "step006" else (4, 4))
+
+
+def test_top_100_recipe_is_as_published() -> None:
+    (stage,) = shipped("recipe_c").experiment.stages
+    assert stage.schedule.milestones == (3, 5, 6, 7, 8, 9, 10, 11, 13, 15)
+    assert (stage.schedule.factor, stage.optim.name, stage.eval_batch) == (0.75, "adam", 16)
+    augment = stage.augment
+    moved = augment.shift_scale_rotate
+    assert (augment.hflip, moved.shift, moved.scale, moved.rotate) == (0.5, 0, 0, 10)
+    assert (augment.tone.p, augment.distortion.p) == (0, 0)
+
+
+def test_baseline_recipe_is_as_published() -> None:
+    experiment = shipped("recipe_d").experiment
+    assert (experiment.model.arch, experiment.model.in_channels) == ("fcn", 1)
+    assert (experiment.model.fcn or FcnConfig()).widths == (32, 64, 128)
+    assert (experiment.data.mean, experiment.data.std) == ((0, 0, 0), (1, 1, 1))
+    (stage,) = experiment.stages
+    assert (stage.optim.name, stage.loss.bce, stage.loss.dice, stage.loss.focal) == ("adam", 1, 1, 0)
+    augment = stage.augment
+    assert (augment.hflip, augment.shift_scale_rotate.p, augment.tone.p, augment.distortion.p) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["recipe_e", "heavy_se_resnext50", "heavy_se_resnext101", "heavy_senet154"])
+def test_gold_medal_recipe_uses_the_gold_medals_ideas(name: str) -> None:
+    experiment = shipped(name).experiment
+    main, second = experiment.stages
+    assert experiment.model.classification is not None and experiment.model.sync_batch_norm
+    assert (main.schedule.t_max, main.schedule.t_mult) == (5, 2)
+    assert main.epochs == 5 + 10 + 20, "whole periods of the warm restarts"
+    assert second.schedule.t_max is None and second.schedule.warmup_steps == 0
+    assert (main.always_train, second.always_train) == (False, True)
+    for stage in (main, second):
+        assert stage.optim.ema_decay == 0.99 and stage.loss.classification > 0 and stage.size_classes is not None

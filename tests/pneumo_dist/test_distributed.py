@@ -1,10 +1,17 @@
-"""One process alone: collectives give back what they were given."""
+"""Collectives: alone they give back what they were given, two ranks hear of each other."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pneumo_dist.distributed import Ranks, pick_device, process_group
+from pneumo_dist.distributed import Ranks, check_agreement, pick_device, process_group
+from shards.errors import InputError
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
@@ -50,3 +57,80 @@ def test_without_torchrun_a_process_stands_alone(monkeypatch: pytest.MonkeyPatch
 def test_cpu_is_taken_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device(0, cpu=True) == torch.device("cpu")
+
+
+def test_rank_alone_agrees_with_itself() -> None:
+    check_agreement(ALONE, {"code": "1.2", "config": "abc"})
+
+
+FACTS = {"code": "1.2", "config": "abc", "shards": "same"}
+DISAGREEMENTS: dict[str, dict[str, str]] = {
+    "nothing": {},
+    "config": {"config": "another"},
+    "shards": {"shards": "others"},
+    "code": {"code": "1.3", "config": "follows from it"},
+}
+
+
+def write_findings(folder: Path) -> None:
+    """On each rank: note what collectives give and what `check_agreement` says of facts that differ on rank 1."""
+    found: dict[str, Any] = {}
+    with process_group(cpu=True) as ranks:
+        for name, changes in DISAGREEMENTS.items():
+            try:
+                check_agreement(ranks, {**FACTS, **(changes if ranks.rank else {})})
+            except InputError as error:
+                found[name] = str(error)
+            else:
+                found[name] = None
+        found["bytes"] = [part.decode() for part in ranks.gather_bytes(b"x" * (3 * ranks.rank))]
+        arrays = ranks.gather_array(np.full((ranks.rank, 2), ranks.rank, np.int16))
+        found["arrays"] = [(str(array.dtype), list(array.shape), array.tolist()) for array in arrays]
+        found["sum"] = ranks.sum(np.array([0.5, 10.0 * ranks.rank])).tolist()
+        found["json"] = ranks.broadcast_json({"from": ranks.rank})
+        norm = torch.nn.BatchNorm1d(2)
+        norm(torch.full((4, 2), 10.0 * (ranks.rank + 1)))
+        ranks.broadcast_buffers(norm)
+        found["mean"] = norm.running_mean.tolist() if norm.running_mean is not None else None
+        (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank noted."""
+    from integration.conftest import ROOT, environment
+
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, folder]
+    result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DISAGREEMENTS)
+def test_ranks_that_differ_get_one_error_that_names_what_differs(two_ranks: list[dict[str, Any]], name: str) -> None:
+    first, second = (rank[name] for rank in two_ranks)
+    assert first == second
+    if name == "nothing":
+        assert first is None
+    else:
+        theirs = DISAGREEMENTS[name][name]
+        assert f"disagree on {name}: rank 1 has {theirs}, rank 0 has {FACTS[name]}" in first
+
+
+@pytest.mark.slow
+def test_collectives_give_every_rank_the_same(two_ranks: list[dict[str, Any]]) -> None:
+    expected = {
+        "bytes": ["", "xxx"],
+        "arrays": [["int16", [0, 2], []], ["int16", [1, 2], [[1, 1]]]],
+        "sum": [1.0, 10.0],
+        "json": {"from": 0},
+        "mean": [1.0, 1.0],
+    }
+    for rank in two_ranks:
+        assert {name: rank[name] for name in expected} == expected
+
+
+if __name__ == "__main__":
+    write_findings(Path(sys.argv[1]))

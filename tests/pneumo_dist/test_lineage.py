@@ -50,6 +50,13 @@ def test_unchanged_run_goes_on(films: Shards) -> None:
         ({"first": {"global_batch": 16}}, "global_batch"),
         ({"first": {"augment": {"hflip": 0.25}}}, "augment.hflip"),
         ({"first": {"sample_rate": 0.5}}, "sample_rate"),
+        ({"data": {"channels_last": True}}, "data.channels_last"),
+        ({"data": {"loader": "synthetic"}}, "data.loader"),
+        ({"model": {"sync_batch_norm": True}}, "model.sync_batch_norm"),
+        ({"first": {"optim": {"ema_decay": 0.9}}}, "optim.ema_decay"),
+        ({"first": {"schedule": {"warmup_steps": 9}}}, "schedule.warmup_steps"),
+        ({"first": {"freeze_encoder_epochs": 1}}, "freeze_encoder_epochs"),
+        ({"first": {"always_train": True}}, "always_train"),
     ],
 )
 def test_changed_key_is_named(films: Shards, values: dict[str, Any], key: str) -> None:
@@ -62,7 +69,9 @@ def test_changed_key_is_named(films: Shards, values: dict[str, Any], key: str) -
     "values",
     [
         {"first": {"epochs": 99, "early_stop": 3, "top_k": 1, "save_every": 7, "eval_batch": 2}},
-        {"data": {"threads": 4, "prefetch": 5}},
+        {"first": {"repeat": "until_no_gain", "save_minutes": 1}},
+        {"data": {"threads": 4, "prefetch": 5, "cache_dir": "/local"}},
+        {"runtime": {"compile": True, "tf32": False, "watchdog_minutes": 1}},
         {"stages": [PLAIN["stages"][0]]},
         {"stages": [PLAIN["stages"][0], {"name": "second", "optim": {"lr": 0.7}}]},
     ],
@@ -71,10 +80,34 @@ def test_harmless_keys_and_other_stages_may_change(films: Shards, values: dict[s
     check(films, experiment_of(**values))
 
 
-def test_longer_cosine_is_not_harmless(films: Shards) -> None:
-    saved, longer = (experiment_of({"schedule": {"name": "cosine"}, "epochs": epochs}) for epochs in (10, 20))
-    with pytest.raises(InputError, match="epochs"):
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"schedule": {"name": "cosine"}},
+        {"schedule": {"name": "restarts"}},
+        {"schedule": {"name": "poly"}},
+        {"sample_rate": 0.8, "sample_rate_end": 0.4},
+    ],
+)
+def test_more_epochs_are_not_harmless_where_a_rate_follows_from_them(films: Shards, stage: dict[str, Any]) -> None:
+    saved, longer = (experiment_of({**stage, "epochs": epochs}) for epochs in (10, 20))
+    with pytest.raises(InputError, match="trained with another epochs;"):
         check(films, longer, saved)
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        {"schedule": {"name": "cosine", "t_max": 5}},
+        {"schedule": {"name": "restarts", "t_max": 5}},
+        {"schedule": {"name": "poly", "t_max": 5}},
+        {"schedule": {"name": "plateau"}},
+        {"sample_rate": 0.8},
+    ],
+)
+def test_more_epochs_are_harmless_where_no_rate_follows_from_them(films: Shards, stage: dict[str, Any]) -> None:
+    saved, longer = (experiment_of({**stage, "epochs": epochs}) for epochs in (10, 20))
+    check(films, longer, saved)
 
 
 def test_other_films_are_refused(films: Shards) -> None:

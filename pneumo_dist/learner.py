@@ -1,0 +1,155 @@
+"""The network and what trains it: one optimizer step at a time."""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from pneumo_dist.config import Experiment, StageConfig
+from pneumo_dist.data.batch import Batch
+from pneumo_dist.distributed import Ranks, put_back, wrap_ddp
+from pneumo_dist.losses import combo_loss, loss_terms
+from pneumo_dist.models import freeze_encoder, split_outputs
+from pneumo_dist.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
+from pneumo_dist.precision import Resolved, autocast
+
+# A scaler that has come down to this finds overflow in what is not too large, but wrong.
+SMALLEST_SCALE = 1.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step came to on this rank.
+
+    `losses` are means over the micro-steps, named by `loss_terms`; `overlap` and `pixels` count predicted-and-true, and
+    predicted plus true pixels at 0.5. `is_bad`: the reduced gradient was not finite and the step was skipped;
+    `overflowed`: so it was, by the range of fp16, which the scaler mends.
+    """
+
+    losses: tuple[float, ...]
+    overlap: float
+    pixels: float
+    grad_norm: float
+    lr: float
+    is_bad: bool = False
+    overflowed: bool = False
+
+
+class Learner:
+    """A model in training on one rank."""
+
+    def __init__(
+        self, experiment: Experiment, stage: StageConfig, ranks: Ranks, amp: Resolved, model: torch.nn.Module
+    ) -> None:
+        self._stage, self._ranks, self.amp = stage, ranks, amp
+        self.terms = loss_terms(stage.loss)
+        data = experiment.data
+        self._memory_format = torch.channels_last if data.channels_last else torch.contiguous_format
+        if experiment.model.sync_batch_norm and ranks.device.type == "cuda" and ranks.world > 1:
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        self.model = model.to(ranks.device).to(memory_format=self._memory_format)
+        if experiment.runtime.compile:
+            self.model.compile()  # unlike torch.compile(model), it leaves the names of the weights alone
+        self.average = MovingAverage(self.model, stage.optim.ema_decay) if stage.optim.ema_decay else None
+        self.optimizer = make_optimizer(self.model.parameters(), stage, experiment.runtime.fused)
+        self.schedule = make_schedule(self.optimizer, stage)
+        self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=amp == "fp16")
+        shape = (stage.micro_batch, experiment.model.in_channels, stage.image_size, stage.image_size)
+        example = torch.zeros(shape, device=ranks.device)
+        self._example = example.contiguous(memory_format=self._memory_format)
+        self._network: torch.nn.Module | None = None
+        self._is_frozen = False
+
+    @property
+    def evaluated(self) -> torch.nn.Module:
+        """The model that is validated, ranked and predicts."""
+        return self.average.model if self.average else self.model
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the training mode, and freeze or unfreeze the encoder."""
+        self.model.train()
+        is_frozen = epoch < self._stage.freeze_encoder_epochs
+        if is_frozen or self._is_frozen:
+            freeze_encoder(self.model, is_frozen)
+        if self._network is None or is_frozen != self._is_frozen:
+            # DDP reduces the gradients of what trained when it was made, and no others.
+            self._network = None
+            self._network = wrap_ddp(self.model, self._ranks, self._example, self.amp)
+        self._is_frozen = is_frozen
+
+    def step(self, batches: Iterable[Batch], count: int, done: int, seed: Callable[[int], None]) -> Step:
+        """Take one optimizer step over `count` micro-batches, after `done` steps; `seed` seeds a micro-step."""
+        assert self._network is not None, "start_epoch comes first"
+        network, ranks = self._network, self._ranks
+        sums = torch.zeros(len(self.terms) + 2, device=ranks.device)
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        for micro, batch in enumerate(batches):
+            seed(micro)
+            images, masks = (part.to(ranks.device, non_blocking=True) for part in (batch.images, batch.masks))
+            is_last = micro + 1 == count
+            waits = isinstance(network, DistributedDataParallel) and not is_last
+            with network.no_sync() if waits else nullcontext():  # type: ignore[operator]
+                with autocast(self.amp, ranks.device):
+                    logits, class_logits = split_outputs(network(images))
+                terms = combo_loss(logits, masks, self._stage.loss, class_logits, ranks.world)
+                torch.autograd.backward(self.scaler.scale(terms["loss"] / count))
+            predicted = logits.detach() > 0
+            counts = [(predicted * masks).sum(), predicted.sum() + masks.sum()]
+            sums += torch.stack([*(terms[name].detach() / count for name in self.terms), *counts])
+        scale = self.scaler.get_scale()
+        with warmed_up(self.optimizer, self._stage.schedule, done):
+            lr = float(self.optimizer.param_groups[0]["lr"])
+            norm = self._update()
+        if not math.isfinite(norm):
+            # One such batch would leave batch norm's running statistics non-finite for good.
+            put_back(self.model, buffers)
+        elif self.average:
+            self.average.update(self.model)
+        *losses, overlap, pixels = sums.tolist()
+        overflowed = not math.isfinite(norm) and self.scaler.is_enabled() and scale > SMALLEST_SCALE
+        return Step(tuple(losses), overlap, pixels, norm, lr, not math.isfinite(norm) and not overflowed, overflowed)
+
+    def _update(self) -> float:
+        """Clip the reduced gradient, apply it where it is finite, and return its norm."""
+        self.scaler.unscale_(self.optimizer)
+        limit = self._stage.optim.clip_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        if math.isfinite(norm) or self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def end_epoch(self, score: float, loss: float) -> None:
+        """Advance the learning rate's schedule after a validation."""
+        step_schedule(self.schedule, self._stage.schedule, score, loss)
+
+    def share_buffers(self) -> None:
+        """Give every rank rank 0's buffers, of the average too: ranks see other films, and must score one model."""
+        self._ranks.broadcast_buffers(self.model)
+        if self.average:
+            self._ranks.broadcast_buffers(self.average.model)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it."""
+        return {
+            "amp": self.amp,
+            "model": self.model.state_dict(),
+            "averaged": self.average.model.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a checkpoint's state."""
+        self.model.load_state_dict(state["model"])
+        if self.average:
+            self.average.model.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])

@@ -1,0 +1,304 @@
+"""One optimizer step at a time: accumulation, skipped steps, clipping, averages, freezing, and going on exactly."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pneumo_dist.config import Experiment
+from pneumo_dist.data.batch import Batch
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.learner import Learner, Step
+from pneumo_dist.models import build_model
+from pneumo_dist.precision import Resolved
+
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+SIZE = 32
+FCN = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8)}}
+FCN_NORM = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8), "norm": True}}
+UNET = {"arch": "unet", "encoder": "resnet18", "in_channels": 1, "decoder_channels": (8, 8, 8, 8, 8)}
+SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0}
+
+
+def learner_of(model: dict[str, Any] | None = None, amp: Resolved = "float32", seed: int = 0, **stage: Any) -> Learner:
+    plain = {"name": "main", "image_size": SIZE, "global_batch": 4, "micro_batch": 2, "epochs": 6, **stage}
+    experiment = Experiment.model_validate({"name": "x", "model": model or FCN, "stages": [plain]})
+    torch.manual_seed(seed)
+    made = Learner(experiment, experiment.stages[0], ALONE, amp, build_model(experiment.model, pretrained=False))
+    made.start_epoch(0)
+    return made
+
+
+def batch_of(count: int, seed: int = 0) -> Batch:
+    """Films of noise, each with a rectangle of its own for a mask."""
+    chance = np.random.default_rng(seed)
+    images = torch.from_numpy(chance.normal(0.5, 1, (count, 1, SIZE, SIZE)).astype(np.float32))
+    masks = torch.zeros(count, 1, SIZE, SIZE)
+    for film in range(count):
+        top, left, height, width = chance.integers(2, SIZE // 2, 4).tolist()
+        masks[film, 0, top : top + height, left : left + width] = 1
+    return Batch(images + masks, masks, np.arange(count))
+
+
+def parts_of(batch: Batch, size: int) -> list[Batch]:
+    return [
+        Batch(*(part[start : start + size] for part in (batch.images, batch.masks, batch.indices)))
+        for start in range(0, len(batch.indices), size)
+    ]
+
+
+def no_seed(micro: int) -> None:
+    pass
+
+
+def take(learner: Learner, batches: Sequence[Batch], done: int = 0) -> Step:
+    return learner.step(iter(batches), len(batches), done, no_seed)
+
+
+def copied(state: Any) -> Any:
+    """A state as a checkpoint file gives it back."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
+
+
+def same_bits(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same_bits(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same_bits, one, other))
+    return repr(one) == repr(other)
+
+
+def distance(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
+    """The norm of the change of all weights."""
+    return math.sqrt(sum(float((after[name] - before[name]).double().square().sum()) for name in before))
+
+
+# Accumulation
+
+
+@pytest.mark.parametrize("micro", [1, 2, 4])
+def test_micro_batches_add_up_to_the_step_of_the_whole_batch(micro: int) -> None:
+    loss = {"bce": 3, "dice": 1, "focal": 4, "lovasz": 0.5, "dice_over": "image"}
+    whole = learner_of(optim=SGD, loss=loss, global_batch=8, micro_batch=8)
+    split = learner_of(optim=SGD, loss=loss, global_batch=8, micro_batch=micro)
+    batch = batch_of(8)
+    before = copied(split.model.state_dict())
+    one, other = take(whole, [batch]), take(split, parts_of(batch, micro))
+    assert distance(before, split.model.state_dict()) > 1e-2
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(split.model.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+    assert other.losses == pytest.approx(one.losses, rel=1e-5)
+    assert whole.terms == ("loss", "bce", "dice", "focal", "lovasz")
+    assert (other.overlap, other.pixels) == (one.overlap, one.pixels)
+    assert other.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+
+
+def test_no_gradient_is_left_over_for_the_next_step() -> None:
+    learner = learner_of(optim=SGD)
+    take(learner, parts_of(batch_of(4), 2))
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
+
+
+def test_overlap_and_pixels_are_those_of_the_predictions_at_half() -> None:
+    learner = learner_of(optim={**SGD, "lr": 1.0})
+    batch = batch_of(4)
+    for _ in range(5):
+        take(learner, [batch])
+    with torch.no_grad():
+        predicted = torch.sigmoid(learner.model(batch.images)) > 0.5
+    step = take(learner, parts_of(batch, 2))
+    truth = batch.masks > 0
+    assert step.overlap == int((predicted & truth).sum())
+    assert step.pixels == int(predicted.sum() + truth.sum())
+
+
+def test_each_micro_step_is_seeded_before_it_computes() -> None:
+    seeded: list[int] = []
+    learner = learner_of({**FCN, "fcn": {"widths": (4, 6, 8), "dropout": 0.5}}, optim=SGD)
+
+    def step(seeds: Sequence[int]) -> tuple[float, ...]:
+        def seed(micro: int) -> None:
+            seeded.append(micro)
+            torch.manual_seed(seeds[micro])
+
+        before = copied(learner.model.state_dict())
+        losses = learner.step(iter(parts_of(batch_of(4), 2)), 2, 0, seed).losses
+        learner.model.load_state_dict(before)
+        return losses
+
+    first, again, other = step([5, 6]), step([5, 6]), step([5, 7])
+    assert seeded == [0, 1] * 3
+    assert first == again != other
+
+
+# Steps that are skipped
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_step_without_a_finite_gradient_changes_nothing(place: int, value: float) -> None:
+    learner = learner_of(FCN_NORM, optim={"name": "adam", "lr": 0.1, "ema_decay": 0.5})
+    take(learner, parts_of(batch_of(4), 2))
+    batches = parts_of(batch_of(4, seed=1), 2)
+    batches[place].images[0, 0, 3, 3] = value
+    before = copied(learner.state())
+    step = take(learner, batches, done=1)
+    assert step.is_bad and not step.overflowed and not math.isfinite(step.grad_norm)
+    assert same_bits(learner.state(), before), "weights, statistics, averages and moments must stay"
+    step = take(learner, parts_of(batch_of(4, seed=2), 2), done=2)
+    assert not step.is_bad and math.isfinite(step.grad_norm) and math.isfinite(step.losses[0])
+    for part in ("model", "averaged", "optimizer"):
+        assert not same_bits(learner.state()[part], before[part])
+
+
+def test_overflow_of_the_scaler_is_not_a_bad_step_until_the_scale_is_down() -> None:
+    learner = learner_of(FCN_NORM, amp="fp16", optim={"name": "adam", "lr": 0.1, "ema_decay": 0.5})
+    batch = batch_of(4)
+    batch.images[0, 0, 3, 3] = math.inf
+    before = {name: copied(part) for name, part in learner.state().items() if name != "scaler"}
+    scales = []
+    for done in range(30):
+        scales.append(learner.scaler.get_scale())
+        step = take(learner, parts_of(batch, 2), done)
+        assert step.overflowed == (scales[-1] > 1.0) and step.is_bad == (not step.overflowed)
+        if step.is_bad:
+            break
+    assert scales[0] > 1.0 and scales[-1] <= 1.0
+    after = learner.state()
+    assert all(same_bits(after[name], before[name]) for name in before)
+
+
+# Clipping and the learning rate
+
+
+@pytest.mark.parametrize("limit", [None, 0.01, 1e6])
+def test_gradient_norm_is_clipped_and_reported_as_it_was(limit: float | None) -> None:
+    learner = learner_of(optim={**SGD, "lr": 0.5, "clip_norm": limit})
+    before = copied(learner.model.state_dict())
+    step = take(learner, parts_of(batch_of(4), 2))
+    assert step.grad_norm > 0.02
+    expected = 0.5 * min(step.grad_norm, limit or math.inf)
+    assert distance(before, learner.model.state_dict()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_warm_up_lowers_what_a_step_applies() -> None:
+    moved = []
+    for warmup in (0, 4):
+        learner = learner_of(optim=SGD, schedule={"warmup_steps": warmup})
+        before = copied(learner.model.state_dict())
+        step = take(learner, parts_of(batch_of(4), 2), done=1)
+        moved.append(distance(before, learner.model.state_dict()))
+        assert step.lr == pytest.approx(0.1 * (2 / 4 if warmup else 1))
+        assert learner.optimizer.param_groups[0]["lr"] == 0.1
+    assert moved[1] == pytest.approx(moved[0] / 2, rel=1e-4)
+
+
+# The moving average
+
+
+def test_average_takes_in_each_good_step_and_is_what_is_evaluated() -> None:
+    learner = learner_of(FCN_NORM, optim={**SGD, "ema_decay": 0.75})
+    assert learner.average is not None and learner.evaluated is learner.average.model is not learner.model
+    naive = {name: value.double() for name, value in copied(learner.model.state_dict()).items()}
+    for done in range(5):
+        batches = parts_of(batch_of(4, seed=done), 2)
+        if done == 2:
+            batches[1].images[:] = math.nan
+        step = take(learner, batches, done)
+        assert step.is_bad == (done == 2)
+        if not step.is_bad:
+            for name, value in learner.model.state_dict().items():
+                mixed = 0.75 * naive[name] + 0.25 * value.double()
+                naive[name] = mixed if value.is_floating_point() else value.double()
+    found = learner.evaluated.state_dict()
+    for name, value in naive.items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-6)
+    assert same_bits(learner.state()["averaged"], found)
+
+
+def test_model_is_evaluated_where_there_is_no_average() -> None:
+    learner = learner_of()
+    assert learner.evaluated is learner.model and learner.state()["averaged"] is None
+
+
+# Freezing
+
+
+@pytest.mark.parametrize("model", [FCN_NORM, UNET])
+def test_encoder_is_still_in_its_frozen_epochs_and_moves_after_them(model: dict[str, Any]) -> None:
+    learner = learner_of(model, optim={"name": "adamw", "lr": 0.01, "weight_decay": 0.1}, freeze_encoder_epochs=2)
+    encoder, decoder = (learner.model.get_submodule(name) for name in ("encoder", "decoder"))
+    for epoch in range(4):
+        learner.start_epoch(epoch)
+        before = copied(encoder.state_dict()), copied(decoder.state_dict())
+        for done in range(2):
+            take(learner, parts_of(batch_of(4, seed=done), 2))
+        still = [torch.equal(value, before[0][name]) for name, value in encoder.state_dict().items()]
+        assert all(still) if epoch < 2 else not any(still)
+        assert not any(torch.equal(value, before[1][name]) for name, value in decoder.state_dict().items())
+        learner.model.eval()
+        learner.model.train()  # as a validation leaves it
+
+
+# Going on from a state
+
+
+HEAD = {**UNET, "classification": {"dropout": 0.3}}
+ADAMW = {"name": "adamw", "lr": 0.01, "ema_decay": 0.9, "clip_norm": 0.5, "weight_decay": 0.01}
+MOMENTUM = {**ADAMW, "name": "sgd"}
+PLATEAU = {"name": "plateau", "patience": 0, "warmup_steps": 5}
+RESUMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plateau": (HEAD, {"optim": ADAMW, "schedule": PLATEAU, "loss": {"classification": 0.5}}),
+    "cosine": (FCN_NORM, {"optim": {**ADAMW, "name": "adam"}, "schedule": {"name": "cosine", "warmup_steps": 3}}),
+    "restarts": (
+        UNET,
+        {"optim": ADAMW, "schedule": {"name": "restarts", "t_max": 2, "warmup_steps": 1}, "freeze_encoder_epochs": 1},
+    ),
+    "poly": (FCN_NORM, {"optim": MOMENTUM, "schedule": {"name": "poly", "warmup_steps": 9}}),
+    "multistep": (
+        FCN_NORM,
+        {"optim": MOMENTUM, "schedule": {"name": "multistep", "milestones": (1, 2), "factor": 0.5}},
+    ),
+}
+PER_EPOCH, STEPS = 3, 7
+
+
+def run(learner: Learner, first: int, last: int) -> list[Step]:
+    """Take steps `first` to `last` of epochs of three steps each."""
+    steps = []
+    for done in range(first, last):
+        if done % PER_EPOCH == 0 or done == first:
+            learner.start_epoch(done // PER_EPOCH)
+        batches = parts_of(batch_of(4, seed=done), 2)
+        if done == 1:
+            batches[0].images[:] = math.nan
+        steps.append(
+            learner.step(iter(batches), 2, done, lambda micro, done=done: torch.manual_seed(10 * done + micro))
+        )  # type: ignore[misc]
+        if done % PER_EPOCH == PER_EPOCH - 1:
+            learner.end_epoch(0.5 - done / 100, 1.0)
+    return steps
+
+
+@pytest.mark.parametrize("stopped", [2, PER_EPOCH, 5])
+@pytest.mark.parametrize("name", RESUMED)
+def test_resumed_learner_ends_with_the_same_bits(name: str, stopped: int) -> None:
+    model, stage = RESUMED[name]
+    straight = learner_of(model, **stage)
+    expected = run(straight, 0, STEPS)
+    before = learner_of(model, **stage)
+    taken = run(before, 0, stopped)
+    after = learner_of(model, seed=99, **stage)  # other initial weights, which the state replaces
+    after.restore(copied(before.state()))
+    taken += run(after, stopped, STEPS)
+    assert [repr(step) for step in taken] == [repr(step) for step in expected]
+    assert same_bits(after.state(), straight.state())
+    assert len({step.lr for step in expected}) > 1

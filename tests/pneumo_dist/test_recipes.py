@@ -1,0 +1,52 @@
+"""Every shipped config trains: all its stages, a few steps each, on films of 64 pixels."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pneumo_dist.checkpoint import load_checkpoint
+from pneumo_dist.config_file import load_config
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.stages import train_fold
+from shards.table import Shards
+
+pytestmark = pytest.mark.slow
+
+CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.yaml") if path.name != "base.yaml")
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+# What a laptop without a hub cannot do; optimizer, schedule, loss, sampling, freezing, heads stay the recipe's.
+SMALL = (
+    *("image_size=64", "epochs=1", "global_batch=2", "micro_batch=1", "eval_batch=3", "repeat=null", "early_stop=null"),
+    *("model.encoder_weights=null", "amp=float32", "data.threads=1"),
+)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for gigabytes of checkpoints, which need not survive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    yield tmp_path / "runs"
+    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_stage_of_a_shipped_config_trains_and_leaves_a_checkpoint(path: Path, films: Shards, runs: Path) -> None:
+    experiment = load_config(path, SMALL).experiment
+    folder = runs / experiment.name / "fold0"
+    train_fold(experiment, 0, films, folder, ALONE, "resolved: true\n")
+    before: list[str] = []
+    for stage in experiment.stages:
+        state = load_checkpoint(folder / stage.name / "checkpoints" / "best")
+        before.append(stage.name)
+        assert [ancestor["stage"] for ancestor in state["lineage"]] == before
+        assert state["position"]["finished"] and state["position"]["total"] >= 2
+        (record,) = state["history"]
+        assert 0 <= record["score"] <= 1 and record["loss"] > 0 and record["validation_loss"] > 0
+        assert all(value.isfinite().all() for value in state["model"].values())
+        assert (state["averaged"] is None) == (stage.optim.ema_decay is None)
+        assert ("classification" in record) == (stage.loss.classification > 0)
+    assert sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) == sorted(before)
