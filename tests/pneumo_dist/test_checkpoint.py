@@ -225,7 +225,7 @@ def nothing() -> None:
 
 def test_state_is_copied_when_it_is_handed_over(tmp_path: Path, gate: Gate) -> None:
     weight, moment, history = torch.ones(3), torch.full((2,), 5.0), [{"score": 0.5}]
-    state = {
+    state: State = {
         "model": {"weight": weight},
         "optimizer": {"state": {0: {"moment": moment}}, "groups": [{"betas": (0.9, 0.99), "params": [0]}]},
         "history": history,

@@ -5,7 +5,8 @@ from typing import Any, get_args
 import pydantic
 import pytest
 
-from pneumo_dist.config import BatchError, Experiment, LossConfig, StageConfig, accumulation
+from pneumo_dist.config import BatchError, Experiment, StageConfig, accumulation
+from pneumo_dist.config_loss import LossConfig
 from pneumo_dist.schema import Schema
 
 
@@ -96,7 +97,7 @@ def test_head_and_its_loss_go_together_in_every_stage(head: dict[str, Any] | Non
     if (head is not None) == (weight > 0):
         Experiment.model_validate({**given, "stages": [fitting, other]})
     else:
-        with pytest.raises(pydantic.ValidationError, match="stage b: .*go together"):
+        with pytest.raises(pydantic.ValidationError, match=r"stage b: .*go together"):
             Experiment.model_validate({**given, "stages": [fitting, other]})
 
 

@@ -399,7 +399,7 @@ def test_first_place_recipe_is_as_published(name: str) -> None:
         moved = augment.shift_scale_rotate
         assert (augment.hflip, moved.p, moved.shift, moved.scale, moved.rotate) == (0.5, 0.5, 0.0625, 0.1, 45)
         assert (augment.tone.p, augment.tone.contrast, augment.tone.brightness) == (0.3, 0.2, 0.2)
-        assert tuple(augment.tone.gamma) == (0.8, 1.2)
+        assert augment.tone.gamma == (0.8, 1.2)
         bent = augment.distortion
         assert bent.elastic is not None and bent.optical is not None
         assert (bent.p, bent.grid, bent.optical.distort, bent.optical.shift) == (0.3, 0.3, 2, 0.5)

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def batch_of(count: int, seed: int = 0) -> Batch:
 
 def parts_of(batch: Batch, size: int) -> list[Batch]:
     return [
-        Batch(*(part[start : start + size] for part in (batch.images, batch.masks, batch.indices)))
+        Batch(batch.images[start:][:size], batch.masks[start:][:size], batch.indices[start:][:size])
         for start in range(0, len(batch.indices), size)
     ]
 
@@ -271,6 +272,10 @@ RESUMED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 PER_EPOCH, STEPS = 3, 7
 
 
+def seed_micro_step(done: int, micro: int) -> None:
+    torch.manual_seed(10 * done + micro)
+
+
 def run(learner: Learner, first: int, last: int) -> list[Step]:
     """Take steps `first` to `last` of epochs of three steps each."""
     steps = []
@@ -280,9 +285,7 @@ def run(learner: Learner, first: int, last: int) -> list[Step]:
         batches = parts_of(batch_of(4, seed=done), 2)
         if done == 1:
             batches[0].images[:] = math.nan
-        steps.append(
-            learner.step(iter(batches), 2, done, lambda micro, done=done: torch.manual_seed(10 * done + micro))
-        )  # type: ignore[misc]
+        steps.append(learner.step(iter(batches), 2, done, partial(seed_micro_step, done)))
         if done % PER_EPOCH == PER_EPOCH - 1:
             learner.end_epoch(0.5 - done / 100, 1.0)
     return steps

@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pneumo_dist.config import ModelConfig
+from pneumo_dist.config_model import ModelConfig
 from pneumo_dist.models import build_model, encoder_state, freeze_encoder, split_outputs
 from shards.errors import InputError
 
@@ -290,10 +290,9 @@ def test_file_for_a_timm_encoder_needs_three_channels(tmp_path: Path) -> None:
     path = tmp_path / "tu.pt"
     path.write_bytes(encoder_state(config_of(encoder="tu-resnet18")))
     state = torch.load(path, weights_only=True)
-    values = {"encoder": "tu-resnet18"}
-    assert all(same(encoder_of(build_model(file_config(path, **values), pretrained=True)), dict(state)))
+    assert all(same(encoder_of(build_model(file_config(path, encoder="tu-resnet18"), pretrained=True)), dict(state)))
     with pytest.raises(InputError, match="in_channels: 3"):
-        build_model(file_config(path, **values, in_channels=1), pretrained=True)
+        build_model(file_config(path, encoder="tu-resnet18", in_channels=1), pretrained=True)
 
 
 def refused(config: ModelConfig) -> str:

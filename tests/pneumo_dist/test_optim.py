@@ -53,7 +53,7 @@ def multistep(epoch: int, milestones: tuple[int, ...], factor: float) -> float:
 
 
 def poly(epoch: int, last: int, power: float) -> float:
-    return LR * (1 - min(epoch, last) / last) ** power
+    return float(LR * (1 - min(epoch, last) / last) ** power)
 
 
 CLOSED = [

@@ -13,7 +13,7 @@ from pneumo_dist.config import Experiment
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.learner import Learner
 from pneumo_dist.stages import best_repetition, next_name, train_fold
-from pneumo_dist.validation import Validation
+from pneumo_dist.validation import Validation, validate
 from shards.errors import InputError
 from shards.table import Shards
 
@@ -44,7 +44,7 @@ class Script:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.scores: list[float] = []
         self.starts: dict[str, trainer.Start] = {}
-        validate, start = trainer.validate, stages._start
+        start = stages._start
 
         def scripted(*arguments: Any, **options: Any) -> Validation:
             result = validate(*arguments, **options)
