@@ -32,6 +32,8 @@ class DataConfig(Schema):
     """Batches that the pipeline, or each worker process, prepares ahead."""
     channels_last: bool = False
     """Give images and network the memory format channels last."""
+    image_dtype: Literal["float32", "float16"] = "float32"
+    """What the loader hands over; float16 halves its bytes at a rounding of a twentieth of a grey level."""
     cache_dir: str | None = None
     """Folder on a node's own disk to copy a fold's shards to before training; null reads them where they are."""
 

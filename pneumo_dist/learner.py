@@ -89,7 +89,9 @@ class Learner:
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         for micro, batch in enumerate(batches):
             seed(micro)
-            images, masks = (part.to(ranks.device, non_blocking=True) for part in (batch.images, batch.masks))
+            images, masks = (
+                part.to(ranks.device, torch.float32, non_blocking=True) for part in (batch.images, batch.masks)
+            )
             is_last = micro + 1 == count
             waits = isinstance(network, DistributedDataParallel) and not is_last
             with network.no_sync() if waits else nullcontext():  # type: ignore[operator]

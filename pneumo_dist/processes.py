@@ -1,6 +1,8 @@
 """What processes owe each other: none outlives the one it works for."""
 
 import ctypes
+import gc
+import multiprocessing
 import os
 import signal
 import sys
@@ -28,9 +30,18 @@ def return_free_memory() -> None:
         trim(0)
 
 
+def end_workers() -> None:
+    """Kill what is left of this process's workers: at exit Python would send them the SIGTERM that they ignore, and
+    wait for ever."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+
 def become_worker(_: int = 0) -> None:
     """Make this process a loader's worker: signals are the rank's to answer, which may still want a batch to save at
     a step's boundary, and a worker ends when its rank does."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
+    # What the rank left to its garbage collector is the rank's: a DALI pipeline that ends in a fork takes it along.
+    gc.freeze()

@@ -85,7 +85,7 @@ def validate(
             continue
         count = len(batch.indices)
         with torch.no_grad(), autocast(amp, ranks.device):
-            logits, class_logits = split_outputs(model(batch.images.to(ranks.device, non_blocking=True)))
+            logits, class_logits = split_outputs(model(batch.images.to(ranks.device, torch.float32, non_blocking=True)))
         masks = batch.masks.to(ranks.device)
         classes = None if class_logits is None else class_logits[:count]
         loss += [float(combo_loss(logits[:count], masks[:count], loss_config, classes)["loss"]) * count, count]

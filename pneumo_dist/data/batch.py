@@ -20,8 +20,8 @@ Encoded = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` float32 (n, channels, size, size), normalised; `masks` float32 (n, 1, size, size) of 0 and 1, or empty;
-    `indices` table rows of the films: where there are fewer than images, the last images only fill the batch up."""
+    """`images` of `data.image_dtype` (n, channels, size, size), normalised; `masks` float32 (n, 1, size, size) of 0
+    and 1, or empty; `indices` table rows: where there are fewer than images, the last images only fill the batch."""
 
     images: torch.Tensor
     masks: torch.Tensor

@@ -139,7 +139,7 @@ def _graph(source: Source, feed: Callable[[types.SampleInfo], Fed], resample: An
         image = _shade(image, tone, noise, augment, on_gpu)
     normalised = fn.crop_mirror_normalize(
         image if spec.channels == 1 else fn.cat(image, image, image, axis=2),
-        dtype=types.FLOAT,
+        dtype=types.FLOAT16 if spec.data.image_dtype == "float16" else types.FLOAT,
         mean=[255.0 * value for value in spec.data.mean[: spec.channels]],
         std=[255.0 * value for value in spec.data.std[: spec.channels]],
         output_layout="HWC" if spec.data.channels_last else "CHW",

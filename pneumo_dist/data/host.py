@@ -3,6 +3,7 @@
 For machines without DALI, and the reference that the DALI graph is tested against.
 """
 
+import atexit
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
@@ -17,17 +18,19 @@ from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.batch import Batch, Slot, Source
 from pneumo_dist.data.geometry import lattice, matrix
 from pneumo_dist.data.resample import Image, add_noise, by_lattice, by_matrix
-from pneumo_dist.processes import become_worker
+from pneumo_dist.processes import become_worker, end_workers
+from shards.errors import InputError
 
 # Before the import: it would ask the network for a newer version of itself.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations.augmentations.pixel.functional as tone
 
 Sample = tuple[torch.Tensor, torch.Tensor, int]
+Collated = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Films(Dataset[Sample]):
-    """Films as tensors: image (channels, size, size) normalised, mask (1, size, size) or empty, table row."""
+    """Films as tensors: image (channels, size, size), or (size, size, channels) for channels last; mask; table row."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -40,9 +43,10 @@ class Films(Dataset[Sample]):
             image = shade(image, parameters, source.augment)
         channels, data = source.spec.channels, source.spec.data
         mean, std = (np.array(values[:channels], np.float32) * 255.0 for values in (data.mean, data.std))
-        pixels = torch.from_numpy((image[..., None].astype(np.float32) - mean) / std).permute(2, 0, 1)
+        pixels = torch.from_numpy((image[..., None].astype(np.float32) - mean) / std)
+        pixels = pixels.to(getattr(torch, data.image_dtype))
         mask = torch.from_numpy((masks[0] > 127).astype(np.float32))[None] if masks else torch.empty(0)
-        return pixels if data.channels_last else pixels.contiguous(), mask, slot.index
+        return pixels if data.channels_last else pixels.permute(2, 0, 1).contiguous(), mask, slot.index
 
 
 def resampled(source: Source, slot: Slot, parameters: Parameters) -> tuple[Image, ...]:
@@ -73,6 +77,8 @@ def shade(image: Image, parameters: Parameters, augment: AugmentConfig) -> Image
 def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batch]:
     """Yield the batches that `batches` lists, made ahead by `data.threads` worker processes."""
     data = source.spec.data
+    # Handlers run last in, first out: before the one of multiprocessing, which the import of torch has registered.
+    atexit.register(end_workers)
     loader = DataLoader(
         Films(source),
         batch_sampler=batches,
@@ -83,5 +89,15 @@ def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batc
         multiprocessing_context=multiprocessing.get_context("fork"),
         pin_memory=source.spec.device_id is not None,
     )
-    for images, masks, rows in loader:
-        yield Batch(images, masks, np.asarray(rows, np.int64))
+    for images, masks, rows in _in_one_line(loader):
+        # Stacked with the channels last, a batch is in that memory format as it is.
+        yield Batch(images.permute(0, 3, 1, 2) if data.channels_last else images, masks, np.asarray(rows, np.int64))
+
+
+def _in_one_line(batches: Iterable[Collated]) -> Iterator[Collated]:
+    """Pass batches on; torch wraps a worker's error in its traceback, of which the last line is what a person reads."""
+    try:
+        yield from batches
+    except InputError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None

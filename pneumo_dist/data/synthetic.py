@@ -21,7 +21,7 @@ def _make(source: Source, count: int) -> Batch:
     spec = source.spec
     device = torch.device("cpu") if spec.device_id is None else torch.device("cuda", spec.device_id)
     shape = (count, spec.channels, spec.size, spec.size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(getattr(torch, spec.data.image_dtype))
     if spec.data.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     axis = torch.linspace(-1.0, 1.0, spec.size)

@@ -178,7 +178,7 @@ class _Predictor:
         rows: list[int] = []
         maps: list[Map] = []
         for batch in eval_batches(Source(self.shards, spec, with_mask=False), batches, self.stage.eval_batch):
-            mean = self._average(batch.images.to(self.ranks.device, non_blocking=True), block.members)
+            mean = self._average(batch.images.to(self.ranks.device, torch.float32, non_blocking=True), block.members)
             rows += batch.indices.tolist()
             maps += list(to_p8(mean)[: len(batch.indices)])
         size = self.stage.image_size

@@ -62,6 +62,8 @@ def assert_same_films(source: Source, slots: list[Slot]) -> None:
     shared = united = 0
     for slot, image, mask in zip(slots, batch.images, batch.masks, strict=True):
         expected, label, row = Films(source)[slot]
+        if source.spec.data.channels_last:
+            expected = expected.permute(2, 0, 1)
         assert row == slot.index
         assert image.shape == expected.shape and mask.shape == label.shape
         assert float((image - expected).abs().mean()) * 255 < 2

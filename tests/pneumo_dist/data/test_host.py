@@ -1,5 +1,6 @@
 """The host loader's worker processes: deaf to the rank's signals, gone when the rank is; and DALI, which has none."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -230,3 +231,33 @@ def test_worker_whose_rank_is_already_dead_ends_itself(monkeypatch: pytest.Monke
     assert os.read(read, 10) == b""
     os.close(read)
     assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -signal.SIGKILL
+
+
+def test_worker_never_ends_what_its_rank_left_to_the_garbage_collector() -> None:
+    """A DALI pipeline that ends in a process that was forked from its own brings this process down."""
+    read, write = os.pipe()
+
+    class Left:
+        def __init__(self) -> None:
+            self.own = self
+
+        def __del__(self) -> None:
+            os.write(write, str(os.getpid()).encode())
+
+    gc.disable()
+    try:
+        Left()
+        worker = os.fork()
+        if worker == 0:
+            try:
+                become_worker()
+                gc.collect()
+            finally:
+                os._exit(0)
+        assert os.waitpid(worker, 0)[1] == 0
+    finally:
+        gc.enable()
+    gc.collect()
+    assert os.read(read, 100).decode() == str(os.getpid())
+    for end in (read, write):
+        os.close(end)
