@@ -46,7 +46,7 @@ def save_checkpoint(folder: Path, step: int, state: State) -> CheckpointFile:
     """Write a state (tensors and plain Python types) as step-NNNNNNNN-<digest>.pt and point `last` at it."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    content = buffer.getvalue()
+    content = buffer.getbuffer()
     digest = hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]
     path = folder / f"step-{step:08d}-{digest}.pt"
     atomic_write(path, content)
@@ -68,7 +68,7 @@ class CheckpointWriter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
+        self._error: Exception | None = None
 
     def save(self, step: int, state: State, after: Callable[[], None]) -> None:
         """Copy a state and write it; `after` is called in the thread once the file stands."""
@@ -78,10 +78,12 @@ class CheckpointWriter:
         self._thread.start()
 
     def wait(self) -> OSError | None:
-        """Wait for the last save; return what kept it from being written, or None."""
+        """Wait for the last save; return what kept it from being written, or None. Raises what was no OSError."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._error is not None and not isinstance(self._error, OSError):
+            raise self._error
         return self._error
 
     def _write(self, step: int, state: State, after: Callable[[], None]) -> None:
@@ -96,6 +98,8 @@ class CheckpointWriter:
                 "one before stays",
                 stacklevel=2,
             )
+        except Exception as error:  # for `wait`: in this thread nobody would hear of it
+            self._error = error
 
 
 def _copied(value: Any) -> Any:

@@ -3,6 +3,7 @@
 `config_file.py` loads it from YAML. All models are frozen and refuse unknown keys.
 """
 
+import re
 import sys
 from typing import Annotated, Literal, Self
 
@@ -134,6 +135,10 @@ class Experiment(Schema):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"stage names must differ: {', '.join(names)}")
+        for stage in self.stages:
+            taken = [name for name in names if re.fullmatch(rf"{re.escape(stage.name)}-\d+", name)]
+            if stage.repeat and taken:
+                raise ValueError(f"stage {taken[0]}: the repetitions of {stage.name} take such names; give another")
         return self
 
     @model_validator(mode="after")

@@ -121,7 +121,13 @@ class StageRun:
         is_fresh = state is None and self.start.weights is None
         model = build_model(experiment.model, pretrained=is_fresh and ranks.is_main)
         if self.start.weights is not None:
-            model.load_state_dict(self.start.weights)
+            try:
+                model.load_state_dict(self.start.weights)
+            except RuntimeError:
+                raise InputError(
+                    f"stage {self.stage.name}: the checkpoint that it starts from is of another network; give it the "
+                    "same model, or mend init"
+                ) from None
         self.learner = Learner(experiment, self.stage, ranks, amp, model)
         # Losses, overlap and pixels of the epoch so far, and how many steps they are of; rank 0 holds a resumed part.
         self.sums = np.zeros(len(self.learner.terms) + 3)

@@ -1,5 +1,6 @@
 """A run that hangs says which rank and step it waits for, and ends, so that it can be started again."""
 
+import contextlib
 import os
 import sys
 import threading
@@ -48,7 +49,8 @@ class Watchdog:
         while not self._stopped.wait(_POLL_SECONDS):
             step, beaten = self._step, self._beaten
             if self._store is not None and step != told:
-                self._store.set(str(self._rank), str(step))
+                with contextlib.suppress(RuntimeError):  # the store is gone with rank 0: that is when to go on watching
+                    self._store.set(str(self._rank), str(step))
                 told = step
             if beaten is not None and time.monotonic() - beaten > self._limit:
                 self._on_hang(self._describe(step))
@@ -67,7 +69,10 @@ class Watchdog:
 
     def _told(self, rank: int) -> int:
         assert self._store is not None
-        return int(self._store.get(str(rank))) if self._store.check([str(rank)]) else -1
+        try:
+            return int(self._store.get(str(rank))) if self._store.check([str(rank)]) else -1
+        except RuntimeError:
+            return -1
 
 
 def _end(message: str) -> None:

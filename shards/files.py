@@ -32,7 +32,7 @@ def atomic_open(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     sync_directory(path.parent)
 
 
-def atomic_write(path: Path, content: bytes | str, mode: int = 0o666) -> None:
+def atomic_write(path: Path, content: bytes | memoryview | str, mode: int = 0o666) -> None:
     """Write `content` to `path` so that readers see the old file or the new one, never a part."""
     with atomic_open(path, mode) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
