@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from pneumo_dist.validation import Overlay, Validation
 from shards import console
@@ -56,7 +57,10 @@ class Monitor:
     def outcome(self, settings: Mapping[str, str | float | bool], score: float) -> None:
         """Note what the stage was run with beside the best score that it reached."""
         if self._active:
-            self._board.add_hparams(dict(settings), {"best_score": score}, run_name=".")
+            # SummaryWriter.add_hparams would open an events file of its own.
+            writer = self._board._get_file_writer()  # type: ignore[no-untyped-call]
+            for summary in hparams(dict(settings), {"best_score": score}):  # type: ignore[no-untyped-call]
+                writer.add_summary(summary)
 
     def start_epoch(self, label: str, steps: int, done: int) -> None:
         """Open the epoch's progress bar."""

@@ -117,9 +117,10 @@ def _warp(config: Distortion, chance: float, which: float, shape: np.ndarray, fi
 
 
 def _crop(config: RandomResizedCrop, unit: np.ndarray) -> tuple[float, float, float, float]:
-    """Return left, top, width and height as shares of the side; a side that would not fit is cut to the whole."""
+    """Return left, top, width and height as shares of the side; an aspect that would not fit gives way to the area."""
     area = _between(*config.area, unit[0])
     aspect = math.exp(_between(math.log(config.aspect[0]), math.log(config.aspect[1]), unit[1]))
+    aspect = min(max(aspect, area), 1.0 / area)
     width, height = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
     return (1.0 - width) * _between(0, 1, unit[2]), (1.0 - height) * _between(0, 1, unit[3]), width, height
 

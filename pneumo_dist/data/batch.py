@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -81,6 +82,11 @@ class Source:
             return tuple(np.frombuffer(self.shards.read(slot.index, member), np.uint8) for member in members)
         except CorruptSample as error:
             raise CorruptSample(f"{error} ({slot})") from None
+
+    def decode(self, content: Encoded) -> npt.NDArray[np.uint8] | None:
+        """Return an encoded member as grey (height, width); None for bytes that are no image."""
+        image = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if content.size else None
+        return None if image is None else np.asarray(image, np.uint8)
 
     def undecodable(self, slot: Slot) -> InputError:
         """Return the error for a film whose bytes are those that were stored and yet are no image."""

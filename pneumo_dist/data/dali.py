@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -196,7 +195,11 @@ def _resample_on_gpu(images: list[Any], warp: Any, coarse: list[Any], shape: Any
     x, y = grown(coarse[0].gpu(), source.spec.size)
     if source.augment.border == "reflect":
         extent = fn.cast(shape, dtype=types.FLOAT).gpu()
-        x, y = reflected(x, extent[1]), reflected(y, extent[0])
+        # Half a pixel from the edge, remap would mix in what lies beyond it; mirrored, that is the edge's own pixel.
+        x, y = (
+            dali_math.max(dali_math.min(reflected(points, side), side - 0.5), 0.5)
+            for points, side in ((x, extent[1]), (y, extent[0]))
+        )
     return [
         fn.experimental.remap(image, x, y, interp=kind, pixel_origin="corner")
         for image, kind in zip(images, kinds, strict=False)
@@ -251,5 +254,5 @@ def _tensor(outputs: Any, is_last: bool) -> torch.Tensor:
 def _name_undecodable(source: Source, slots: list[Slot]) -> None:
     """DALI names no film when a decoder fails: look for one that OpenCV cannot decode either."""
     for slot in slots:
-        if any(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) is None for content in source.read(slot)):
+        if any(source.decode(content) is None for content in source.read(slot)):
             raise source.undecodable(slot)

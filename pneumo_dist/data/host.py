@@ -7,8 +7,8 @@ import atexit
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -51,10 +51,10 @@ class Films(Dataset[Sample]):
 
 def resampled(source: Source, slot: Slot, parameters: Parameters) -> tuple[Image, ...]:
     """Return a film and, if asked for, its mask (0 and 255) as the network sees them, uint8 (size, size)."""
-    decoded = [cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) for content in source.read(slot)]
-    if any(image is None for image in decoded):
+    decoded = [source.decode(content) for content in source.read(slot)]
+    images = tuple(image for image in decoded if image is not None)
+    if len(images) < len(decoded):
         raise source.undecodable(slot)
-    images = tuple(np.asarray(image, np.uint8) for image in decoded)
     border = source.augment.border if source.augment else "constant"
     geometry, stored, size = parameters.geometry, source.stored(slot), source.spec.size
     if geometry.warp is not None:
@@ -79,19 +79,26 @@ def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batc
     data = source.spec.data
     # Handlers run last in, first out: before the one of multiprocessing, which the import of torch has registered.
     atexit.register(end_workers)
-    loader = DataLoader(
-        Films(source),
-        batch_sampler=batches,
-        num_workers=data.threads,
-        prefetch_factor=data.prefetch,
-        worker_init_fn=become_worker,
-        # Workers that start anew would import torch again, for seconds.
-        multiprocessing_context=multiprocessing.get_context("fork"),
-        pin_memory=source.spec.device_id is not None,
+    loader: Any = iter(
+        DataLoader(
+            Films(source),
+            batch_sampler=batches,
+            num_workers=data.threads,
+            prefetch_factor=data.prefetch,
+            worker_init_fn=become_worker,
+            # Workers that start anew would import torch again, for seconds.
+            multiprocessing_context=multiprocessing.get_context("fork"),
+            pin_memory=source.spec.device_id is not None,
+        )
     )
-    for images, masks, rows in _in_one_line(loader):
-        # Stacked with the channels last, a batch is in that memory format as it is.
-        yield Batch(images.permute(0, 3, 1, 2) if data.channels_last else images, masks, np.asarray(rows, np.int64))
+    try:
+        for images, masks, rows in _in_one_line(loader):
+            # Stacked with the channels last, a batch is in that memory format as it is.
+            yield Batch(images.permute(0, 3, 1, 2) if data.channels_last else images, masks, np.asarray(rows, np.int64))
+    finally:
+        # Left to the garbage collector, in a cycle with an error, it would close the workers' queues and then wait in
+        # vain, five seconds twice for each worker.
+        loader._shutdown_workers()
 
 
 def _in_one_line(batches: Iterable[Collated]) -> Iterator[Collated]:
