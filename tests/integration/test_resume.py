@@ -126,49 +126,6 @@ def test_signal_saves_and_exits_75_and_the_same_command_goes_on(
     assert_same_run(runs, tmp_path)
 
 
-def ranks_of(process: "subprocess.Popen[str]") -> list[int]:
-    """Return the ids of the ranks below a launcher: those that hold no other process of its run."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
-    below = [child for child in parents if process.pid in ancestors(child, parents)]
-    return [child for child in below if child not in parents.values() and is_training(child)]
-
-
-def ancestors(child: int, parents: dict[int, int]) -> list[int]:
-    chain = []
-    while child in parents:
-        child = parents[child]
-        chain.append(child)
-    return chain
-
-
-def is_training(child: int) -> bool:
-    try:
-        line = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return b"pneumo_dist" in line and b"torch.distributed.run" not in line
-
-
-def test_killed_rank_is_started_again_and_ends_with_the_same_bits(
-    straight: tuple[int, Path, Path], dataset: Path, tmp_path: Path
-) -> None:
-    ranks, config, runs = straight
-    if ranks == 1:
-        pytest.skip("a single rank runs without torchrun")
-    options = ("--ranks", str(ranks), "--max-restarts", "2")
-    command = ["bash", "launch/train.sh", *options, *map(str, train_arguments(config, dataset, tmp_path)[2:])]
-    process = subprocess.Popen(command, env=environment(), cwd=ROOT, start_new_session=True, text=True)
-    while not list((tmp_path / "tiny/fold0").glob("first/checkpoints/step-00000002-*.pt")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.kill(ranks_of(process)[-1], signal.SIGKILL)
-    assert process.wait(timeout=300) == 0
-    assert_same_run(runs, tmp_path)
-
-
 def test_finished_run_is_left_alone(straight: tuple[int, Path, Path], dataset: Path) -> None:
     ranks, config, runs = straight
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.pt")}
