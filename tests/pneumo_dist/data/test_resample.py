@@ -36,7 +36,7 @@ TRANSFORMS: dict[str, dict[str, Any]] = {
     "strong elastic": {"distortion": {"p": 1, "elastic": {"alpha": 3000, "sigma": 30}, "grid": None, "optical": None}},
     "grid": {"distortion": {"p": 1, "elastic": None, "optical": None}},
     "optical": {"distortion": {"p": 1, "elastic": None, "grid": None}},
-    "crop": {"random_resized_crop": {"p": 1}},
+    "crop": {"random_resized_crop": {"p": 1, "area": [0.3, 0.6]}},
     "contrast": {"tone": {"p": 1, "gamma": None, "brightness": None}},
     "gamma": {"tone": {"p": 1, "contrast": None, "brightness": None}},
     "brightness": {"tone": {"p": 1, "contrast": None, "gamma": None}},
