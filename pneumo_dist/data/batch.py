@@ -61,6 +61,11 @@ class Source:
     augment: AugmentConfig | None = None
     seed: int = 0
 
+    @property
+    def border(self) -> str:
+        """What lies beyond a film's edges; a film that is not augmented has its padding there."""
+        return self.augment.border if self.augment else "constant"
+
     def parameters(self, slot: Slot) -> Parameters:
         """Return the augmentation of a film in its epoch."""
         if self.augment is None or slot.epoch is None:

@@ -80,10 +80,8 @@ def fed(source: Source, slot: Slot) -> Fed:
 
 def _has_lattice(source: Source) -> bool:
     """On a GPU, DALI's warp has no reflecting border: then the dense map serves all films."""
-    augment = source.augment
-    return augment is not None and (
-        augment.distortion.p > 0 or (augment.border == "reflect" and source.spec.device_id is not None)
-    )
+    is_distorted = source.augment is not None and source.augment.distortion.p > 0
+    return is_distorted or (source.border == "reflect" and source.spec.device_id is not None)
 
 
 def _tone(parameters: Parameters) -> npt.NDArray[np.float32]:
@@ -166,7 +164,7 @@ class _CpuResample:
 
     def __init__(self, source: Source) -> None:
         self._size, self._has_lattice = source.spec.size, _has_lattice(source)
-        self._border = source.augment.border if source.augment else "constant"
+        self._border = source.border
         self._pool = ThreadPoolExecutor(source.spec.data.threads)
 
     def __call__(self, *inputs: Arrays) -> Any:
@@ -191,9 +189,8 @@ def _resample_on_gpu(images: list[Any], warp: Any, coarse: list[Any], shape: Any
             fn.warp_affine(image, matrix=warp, size=(size, size), fill_value=0, interp_type=kind)
             for image, kind in zip(images, kinds, strict=False)
         ]
-    assert source.augment is not None
     x, y = grown(coarse[0].gpu(), source.spec.size)
-    if source.augment.border == "reflect":
+    if source.border == "reflect":
         extent = fn.cast(shape, dtype=types.FLOAT).gpu()
         # Half a pixel from the edge, remap would mix in what lies beyond it; mirrored, that is the edge's own pixel.
         x, y = (

@@ -55,11 +55,10 @@ def resampled(source: Source, slot: Slot, parameters: Parameters) -> tuple[Image
     images = tuple(image for image in decoded if image is not None)
     if len(images) < len(decoded):
         raise source.undecodable(slot)
-    border = source.augment.border if source.augment else "constant"
     geometry, stored, size = parameters.geometry, source.stored(slot), source.spec.size
     if geometry.warp is not None:
-        return by_lattice(images, lattice(geometry, size, stored), size, border)
-    return by_matrix(images, matrix(geometry, size, stored), size, border)
+        return by_lattice(images, lattice(geometry, size, stored), size, source.border)
+    return by_matrix(images, matrix(geometry, size, stored), size, source.border)
 
 
 def shade(image: Image, parameters: Parameters, augment: AugmentConfig) -> Image:

@@ -16,7 +16,8 @@ from shards.table import Shards
 Indices = npt.NDArray[np.int64]
 
 # Purposes keep the random streams of one seed apart.
-_ORDER, _NEGATIVES, _POSITIVES = 1, 2, 3
+# 3 is that of augment.py.
+_ORDER, _NEGATIVES, _POSITIVES = 1, 2, 4
 
 
 def stream(seed: int, *words: int | str) -> np.random.Generator:
