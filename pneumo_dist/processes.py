@@ -20,16 +20,6 @@ def die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def return_free_memory() -> None:
-    """Give memory that glibc keeps for later back to the system; elsewhere nothing is done.
-
-    Batches of many megabytes, made and freed between small objects, leave holes that a process would keep for good.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
-    if trim is not None:
-        trim(0)
-
-
 def end_workers() -> None:
     """Kill what is left of this process's workers: at exit Python would send them the SIGTERM that they ignore, and
     wait for ever."""

@@ -5,6 +5,8 @@ is one graph for CPU and GPU but for the resampling: DALI's remap is for GPUs, a
 as long as OpenCV's.
 """
 
+import contextlib
+import mmap
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -104,6 +106,9 @@ def _pipeline(source: Source, feed: Callable[[types.SampleInfo], Fed], batch: in
             num_threads=data.threads,
             device_id=source.spec.device_id,
             prefetch_queue_depth=data.prefetch,
+            # The older executor keeps one set of buffers for good: on the host, memory that comes and goes with each
+            # batch leaves more and more holes. On a GPU the newer one hands its outputs over without a copy.
+            exec_dynamic=source.spec.device_id is not None,
         )
         pipeline.build()
     return pipeline
@@ -243,9 +248,19 @@ def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bo
 
 
 def _tensor(outputs: Any, is_last: bool) -> torch.Tensor:
-    """Copy a DALI output out of buffers that the next run overwrites; return it as (n, channels, rows, columns)."""
-    made = torch.from_dlpack(outputs.as_tensor()).clone()
+    """Return a DALI output as (n, channels, rows, columns) in memory that no later run overwrites."""
+    made = torch.from_dlpack(outputs.as_tensor())
+    if not made.is_cuda:
+        made = _apart(made.nbytes, made.dtype).view(made.shape).copy_(made)
     return made.permute(0, 3, 1, 2) if is_last else made
+
+
+def _apart(size: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return a flat tensor of `size` bytes in pages of its own, which go back to the system when it goes."""
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype)
 
 
 def _name_undecodable(source: Source, slots: list[Slot]) -> None:

@@ -9,7 +9,6 @@ import cv2
 from pneumo_dist.config import StageConfig
 from pneumo_dist.data.batch import Batch, Input, Slot, Source
 from pneumo_dist.data.plan import EpochPlan, Indices, fixed_batches
-from pneumo_dist.processes import return_free_memory
 from shards.table import Shards
 
 
@@ -22,8 +21,6 @@ def train_batches(shards: Shards, plan: EpochPlan, spec: Input, rank: int, epoch
 
     def listed() -> Iterator[list[Slot]]:
         for current, position, rows in plan.micro_batches(rank, epoch, step):
-            if position == 0:
-                return_free_memory()
             yield [Slot(int(index), current, position) for index in rows]
 
     return make_batches(source, listed(), plan.stage.micro_batch)
