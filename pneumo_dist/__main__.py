@@ -41,6 +41,7 @@ def app() -> None:
 @RUNS
 @CPU
 @click.option("--fold", type=int, required=True, help="Fold that is validated on.")
+@click.option("--profile", is_flag=True, help="Trace six steps of each stage on rank 0, for TensorBoard or perfetto.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and the steps per stage, train nothing.")
 @click.option("--world-size", type=int, help="With --dry-run: ranks to plan for.  [default: those of torchrun]")
 @click.option("--rate", type=float, help="With --dry-run: films/s over all ranks, to print the hours.")
@@ -51,6 +52,7 @@ def train(
     runs: Path,
     cpu: bool,
     fold: int,
+    profile: bool,
     dry_run: bool,
     world_size: int | None,
     rate: float | None,
@@ -81,7 +83,7 @@ def train(
             folder.mkdir(parents=True, exist_ok=True)
             (folder / MARKER).unlink(missing_ok=True)
         try:
-            train_fold(config.experiment, fold, shards, folder, ranks, resolved=dump_resolved(config))
+            train_fold(config.experiment, fold, shards, folder, ranks, dump_resolved(config), profile)
         except Preempted:
             if ranks.is_main:
                 print(f"stopped by a signal, checkpoint written in {folder}; run the same command to go on")

@@ -1,12 +1,16 @@
 """Checkpoints: named by step and digest, written whole, verified before use, nothing unpickled."""
 
+import errno
 import hashlib
 import io
+import os
 import re
+import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +47,16 @@ def list_checkpoints(folder: Path) -> list[CheckpointFile]:
 
 
 def save_checkpoint(folder: Path, step: int, state: State) -> CheckpointFile:
-    """Write a state (tensors and plain Python types) as step-NNNNNNNN-<digest>.pt and point `last` at it."""
+    """Write a state (tensors and plain Python types) as step-NNNNNNNN-<digest>.pt and point `last` at it.
+
+    Raises OSError where it cannot be written, as on a full disk; the files that stand are left alone.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getbuffer()
+    if shutil.disk_usage(folder).free < len(content):
+        # An attempt would take what room there is from the logs, until it fails.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     digest = hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]
     path = folder / f"step-{step:08d}-{digest}.pt"
     atomic_write(path, content)
@@ -88,13 +98,15 @@ class CheckpointWriter:
 
     def _write(self, step: int, state: State, after: Callable[[], None]) -> None:
         self._error = None
+        outcome = "is not saved"
         try:
             save_checkpoint(self._folder, step, state)
+            outcome = "is saved, but not what goes with it"
             after()
         except OSError as error:
             self._error = error
             warnings.warn(
-                f"{self._folder}: the checkpoint of step {step} is not saved ({error.strerror}); training goes on, the "
+                f"{self._folder}: the checkpoint of step {step} {outcome} ({error.strerror}); training goes on, the "
                 "one before stays",
                 stacklevel=2,
             )
@@ -114,14 +126,18 @@ def _copied(value: Any) -> Any:
 
 
 def keep_only(folder: Path, steps: Sequence[int]) -> None:
-    """Remove step files other than the newest and those of `steps`, best first; point `last` and `best` at theirs."""
+    """Remove step files other than the newest and those of `steps`, best first; point `last` and `best` at theirs.
+
+    A step of `steps` whose save failed has no file: `best` is then the next one's.
+    """
     files = list_checkpoints(folder)
     kept = {*steps, *(file.step for file in files[:NEWEST_KEPT])}
     if files:
         atomic_symlink(folder / "last", files[0].path.name)
-    for file in files:
-        if file.step in steps[:1]:
-            atomic_symlink(folder / "best", file.path.name)
+    by_step = {file.step: file for file in files}
+    best = next((by_step[step] for step in steps if step in by_step), None)
+    if best is not None:
+        atomic_symlink(folder / "best", best.path.name)
     for file in files:
         if file.step not in kept:
             file.path.unlink(missing_ok=True)
@@ -146,6 +162,15 @@ def newest_good(folder: Path) -> CheckpointFile | None:
     return None
 
 
+def remove_newer(file: CheckpointFile) -> None:
+    """Remove the step files that a run which goes on from this one passed over; it writes them again.
+
+    They would count among the newest that are kept, in place of whole ones.
+    """
+    for other in takewhile(lambda other: other.path != file.path, list_checkpoints(file.path.parent)):
+        other.path.unlink(missing_ok=True)
+
+
 def load_checkpoint(path: Path) -> State:
     """Load a checkpoint onto the CPU. Raises InputError where it is missing, damaged or of another kind."""
     try:
@@ -153,14 +178,25 @@ def load_checkpoint(path: Path) -> State:
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint; train that fold first") from None
     match = _NAME.fullmatch(resolved.name)
-    if match and not is_whole(CheckpointFile(resolved, int(match[1]), match[2])):
-        raise InputError(f"{resolved}: damaged (its content does not match its digest); restore it or train again")
+    if match:
+        check_whole(CheckpointFile(resolved, int(match[1]), match[2]))
+    return read_checkpoint(resolved)
+
+
+def check_whole(file: CheckpointFile) -> None:
+    """Raise InputError where a file's content does not match the digest in its name."""
+    if not is_whole(file):
+        raise InputError(f"{file.path}: damaged (its content does not match its digest); restore it or train again")
+
+
+def read_checkpoint(path: Path) -> State:
+    """Load a checkpoint that is known to be whole onto the CPU. Raises InputError where it is of another kind."""
     try:
-        state = torch.load(resolved, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the zip reader and the restricted unpickler raise many kinds
-        raise InputError(f"{resolved}: not a readable checkpoint ({type(error).__name__})") from None
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
     if not isinstance(state, dict) or "model" not in state:
-        raise InputError(f"{resolved}: holds no model")
+        raise InputError(f"{path}: holds no model")
     return state
 
 
@@ -176,20 +212,37 @@ def top_steps(history: Sequence[State], count: int) -> list[int]:
     return [int(entry["step"]) for entry in ranked[:count]]
 
 
+def best_files(folder: Path, history: Sequence[State], count: int) -> list[CheckpointFile]:
+    """Return a stage's files with the best scores of its history, best first; warn where the best one is missing.
+
+    Raises InputError where none of the validated epochs has a file.
+    """
+    by_step = {file.step: file for file in list_checkpoints(folder)}
+    ranked = top_steps(history, len(history))
+    files = [by_step[step] for step in ranked if step in by_step][:count]
+    if not files:
+        raise InputError(f"{folder}: no validated checkpoint yet; let the stage finish an epoch")
+    if files[0].step != ranked[0]:
+        warnings.warn(
+            f"{folder}: the best checkpoint, of step {ranked[0]}, is missing; taking {files[0].path.name}", stacklevel=2
+        )
+    return files
+
+
+def newest_state(folder: Path) -> State:
+    """Load the newest whole checkpoint of a stage that has been trained. Raises InputError where it has none."""
+    newest = newest_good(folder) if folder.is_dir() else None
+    if newest is None:
+        raise InputError(f"{folder}: no checkpoints; train that fold first")
+    return read_checkpoint(newest.path)
+
+
 def top_files(folder: Path, count: int) -> list[CheckpointFile]:
     """Return a finished stage's files with the best validation scores, best first.
 
     Raises InputError where the stage has none.
     """
-    newest = newest_good(folder) if folder.is_dir() else None
-    if newest is None:
-        raise InputError(f"{folder}: no checkpoints; train that fold first")
-    history = load_checkpoint(newest.path)["history"]
-    by_step = {file.step: file for file in list_checkpoints(folder)}
-    files = [by_step[step] for step in top_steps(history, count) if step in by_step]
-    if not files:
-        raise InputError(f"{folder}: no validated checkpoint yet; let the stage finish an epoch")
-    return files
+    return best_files(folder, newest_state(folder)["history"], count)
 
 
 def keys_digest(keys: Iterable[str]) -> str:

@@ -88,6 +88,20 @@ class StageConfig(Schema):
             raise ValueError("sample_rate_end and size_classes need a sample_rate")
         return self
 
+    @model_validator(mode="after")
+    def _last_epochs(self) -> Self:
+        wanted = self.optim.swa_epochs
+        if wanted is None:
+            return self
+        if self.early_stop is not None:
+            raise ValueError("optim.swa_epochs needs to know the last epochs; set early_stop: null")
+        if wanted > self.epochs - self.freeze_encoder_epochs:
+            raise ValueError(
+                f"optim.swa_epochs {wanted} are more than the {self.epochs} epochs without the "
+                f"{self.freeze_encoder_epochs} in which the encoder is frozen"
+            )
+        return self
+
 
 class InitConfig(Schema):
     """Another experiment whose best checkpoint of the same fold the first stage starts from."""

@@ -31,6 +31,17 @@ class OptimConfig(Schema):
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay a step of the exponential moving average of the weights, which then is validated, ranked and predicts."""
 
+    swa_epochs: Count | None = None
+    """Last epochs of the stage whose final weights are averaged in equal parts (stochastic weight averaging). From the
+    first of them on the average, with batch-norm statistics measured anew on the training films, takes the place that
+    ema_decay's has."""
+
+    @model_validator(mode="after")
+    def _one_average(self) -> Self:
+        if self.swa_epochs is not None and self.ema_decay is not None:
+            raise ValueError("swa_epochs and ema_decay are two averages of the weights; set one of them to null")
+        return self
+
     @model_validator(mode="after")
     def _scale(self) -> Self:
         if self.lr_scale != "none" and self.lr_batch is None:

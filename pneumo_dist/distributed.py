@@ -113,6 +113,25 @@ def pick_device(local_rank: int, cpu: bool) -> torch.device:
     return torch.device("cpu")
 
 
+def _attempt_store() -> dist.Store:
+    """Return the store in which the ranks of this attempt find each other.
+
+    torchrun's agent keeps one store for all its attempts: a rank that is started again would find the addresses of
+    those that are gone. The count of restarts tells attempts apart, but on several nodes the agents' counts differ:
+    there torchrun has to make a store for each attempt. Raises InputError where it does not.
+    """
+    store: dist.Store = next(dist.rendezvous("env://"))[0]
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return store
+    if os.environ["GROUP_WORLD_SIZE"] == "1":
+        return dist.PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    if os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0":
+        raise InputError(
+            "torchrun --max-restarts on several nodes needs TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment"
+        )
+    return store
+
+
 @contextmanager
 def process_group(cpu: bool) -> Iterator[Ranks]:
     """Join torchrun's process group (gloo, and NCCL on GPUs), or stand alone without torchrun; leave it at the end."""
@@ -125,7 +144,9 @@ def process_group(cpu: bool) -> Iterator[Ranks]:
         # torchrun gives ranks sessions of their own: a killed agent would leave them behind, writing into the run that
         # its successor resumes.
         die_with_parent()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=_attempt_store(), rank=rank, world_size=world
+    )
     try:
         control = dist.new_group(backend="gloo")
         assert isinstance(control, dist.ProcessGroup)

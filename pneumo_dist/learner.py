@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from pneumo_dist.config import Experiment, StageConfig
 from pneumo_dist.data.batch import Batch
@@ -26,8 +27,8 @@ class Step:
     """What one optimizer step came to on this rank.
 
     `losses` are means over the micro-steps, named by `loss_terms`; `overlap` and `pixels` count predicted-and-true, and
-    predicted plus true pixels at 0.5. `is_bad`: the reduced gradient was not finite and the step was skipped;
-    `overflowed`: so it was, by the range of fp16, which the scaler mends.
+    predicted plus true pixels at 0.5; `films` are the table rows that it was of. `is_bad`: the reduced gradient was not
+    finite and the step was skipped; `overflowed`: so it was, by the range of fp16, which the scaler mends.
     """
 
     losses: tuple[float, ...]
@@ -35,6 +36,7 @@ class Step:
     pixels: float
     grad_norm: float
     lr: float
+    films: tuple[int, ...]
     is_bad: bool = False
     overflowed: bool = False
 
@@ -55,6 +57,7 @@ class Learner:
         if experiment.runtime.compile:
             self.model.compile()  # unlike torch.compile(model), it leaves the names of the weights alone
         self.average = MovingAverage(self.model, stage.optim.ema_decay) if stage.optim.ema_decay else None
+        self._swa = AveragedModel(self.model).requires_grad_(False) if stage.optim.swa_epochs else None
         self.optimizer = make_optimizer(self.model.parameters(), stage, experiment.runtime.fused)
         self.schedule = make_schedule(self.optimizer, stage)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=amp == "fp16")
@@ -65,9 +68,17 @@ class Learner:
         self._is_frozen = False
 
     @property
+    def averaged(self) -> torch.nn.Module | None:
+        """The model with averaged weights; None where there is none, or none yet."""
+        if self._swa is not None and self._swa.n_averaged > 0:
+            return self._swa.module
+        return self.average.model if self.average else None
+
+    @property
     def evaluated(self) -> torch.nn.Module:
         """The model that is validated, ranked and predicts."""
-        return self.average.model if self.average else self.model
+        averaged = self.averaged
+        return self.model if averaged is None else averaged
 
     def start_epoch(self, epoch: int) -> None:
         """Set the training mode, and freeze or unfreeze the encoder."""
@@ -87,8 +98,10 @@ class Learner:
         network, ranks = self._network, self._ranks
         sums = torch.zeros(len(self.terms) + 2, device=ranks.device)
         buffers = [buffer.clone() for buffer in self.model.buffers()]
+        films: list[int] = []
         for micro, batch in enumerate(batches):
             seed(micro)
+            films += batch.indices.tolist()
             images, masks = (
                 part.to(ranks.device, torch.float32, non_blocking=True) for part in (batch.images, batch.masks)
             )
@@ -113,7 +126,8 @@ class Learner:
             self.average.update(self.model)
         *losses, overlap, pixels = sums.tolist()
         overflowed = not math.isfinite(norm) and self.scaler.is_enabled() and scale > SMALLEST_SCALE
-        return Step(tuple(losses), overlap, pixels, norm, lr, not math.isfinite(norm) and not overflowed, overflowed)
+        is_bad = not math.isfinite(norm) and not overflowed
+        return Step(tuple(losses), overlap, pixels, norm, lr, tuple(films), is_bad, overflowed)
 
     def _update(self) -> float:
         """Clip the reduced gradient, apply it where it is finite, and return its norm."""
@@ -126,6 +140,20 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def average_epoch(self, epoch: int) -> bool:
+        """Take the weights into the mean over the stage's last epochs, once an epoch; return whether it is one of them.
+
+        The batch-norm statistics of the mean are then those of the model, and must be measured anew.
+        """
+        place = epoch - (self._stage.epochs - (self._stage.optim.swa_epochs or 0))
+        if self._swa is None or place < 0:
+            return False
+        assert self._swa.n_averaged in (place, place + 1), "an epoch is missing from the mean"
+        # An epoch whose validation was interrupted is ended a second time.
+        if self._swa.n_averaged == place:
+            self._swa.update_parameters(self.model)
+        return True
+
     def end_epoch(self, score: float, loss: float) -> None:
         """Advance the learning rate's schedule after a validation."""
         step_schedule(self.schedule, self._stage.schedule, score, loss)
@@ -133,15 +161,16 @@ class Learner:
     def share_buffers(self) -> None:
         """Give every rank rank 0's buffers, of the average too: ranks see other films, and must score one model."""
         self._ranks.broadcast_buffers(self.model)
-        if self.average:
-            self._ranks.broadcast_buffers(self.average.model)
+        if self.averaged is not None:
+            self._ranks.broadcast_buffers(self.averaged)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it."""
+        """Return what a checkpoint holds of it; `averaged` is None until there is an average."""
         return {
             "amp": self.amp,
             "model": self.model.state_dict(),
-            "averaged": self.average.model.state_dict() if self.average else None,
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "averaged_epochs": 0 if self._swa is None else int(self._swa.n_averaged),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -150,8 +179,10 @@ class Learner:
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a checkpoint's state."""
         self.model.load_state_dict(state["model"])
-        if self.average:
-            self.average.model.load_state_dict(state["averaged"])
+        if self._swa is not None:
+            self._swa.n_averaged.fill_(state["averaged_epochs"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

@@ -87,6 +87,8 @@ def check_same_run(
         harmless -= {"epochs"}  # the period of the learning rate follows from it
     if stage.sample_rate_end is not None:
         harmless -= {"epochs"}  # the sample rate of each epoch follows from it
+    if stage.optim.swa_epochs is not None:
+        harmless -= {"epochs", "eval_batch"}  # which are the last, and their statistics, follow from these
     if stage.schedule.name == "plateau" and stage.schedule.watch == "loss":
         harmless -= {"eval_batch"}  # Dice of a batch, and so the validation loss, depends on it
     different = [key for key in different if key not in harmless]

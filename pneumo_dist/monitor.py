@@ -14,11 +14,14 @@ import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from pneumo_dist.config import Experiment, StageConfig
 from pneumo_dist.validation import Overlay, Validation
 from shards import console
 from shards.files import atomic_write
 
 METRICS, SUMMARY, BOARD = "metrics.jsonl", "summary.csv", "tensorboard"
+# What says of a record which epoch it is of.
+PLACE = ("stage", "epoch", "step")
 LABEL_COLOUR, PREDICTION_COLOUR = (80, 220, 80), (235, 80, 60)
 
 
@@ -37,7 +40,7 @@ class Monitor:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = (folder / METRICS).open("ab")
-        self._metrics.truncate(position)
+        self._metrics.truncate(min(position, self._metrics.tell()))
         self._board = SummaryWriter(folder / BOARD, purge_step=None if first_step else step + 1)
 
     @property
@@ -93,7 +96,7 @@ class Monitor:
         self._bar.close()
         self._metrics.write(json.dumps(record).encode() + b"\n")
         for name, value in record.items():
-            if isinstance(value, float):
+            if name not in PLACE:
                 self._board.add_scalar(f"epoch/{name}", value, step)
         for overlay in result.overlays:
             picture = draw_overlay(overlay, result.triplet.bottom)
@@ -131,14 +134,37 @@ def pr_curve(pixels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], ..
     return hit, false, everything - called - miss, miss, precision, recall
 
 
-def write_summary(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write summary.csv, one row per validated epoch, from the history that the checkpoint holds."""
-    if not history:
+def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str, str | float | bool]:
+    """Return what tells a stage from others in TensorBoard's table of runs."""
+    return {
+        "arch": experiment.model.arch,
+        "encoder": experiment.model.encoder,
+        "image_size": stage.image_size,
+        "global_batch": stage.global_batch,
+        "lr": stage.optim.lr,
+        "schedule": stage.schedule.name,
+        "sample_rate": stage.sample_rate or 0.0,
+        "fold": fold,
+    }
+
+
+def read_epochs(path: Path, end: int | None = None) -> list[dict[str, Any]]:
+    """Return the validated epochs that metrics.jsonl, or its first `end` bytes, tells of."""
+    lines = [json.loads(line) for line in path.read_bytes()[:end].splitlines()]
+    return [line for line in lines if "score" in line]
+
+
+def write_summary(folder: Path, position: int) -> None:
+    """Write summary.csv, one row per validated epoch, from the part of metrics.jsonl that a checkpoint knows of."""
+    epochs = read_epochs(folder / METRICS, position) if (folder / METRICS).exists() else []
+    if not epochs:
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+    # An older version, which a run may have begun with, knew fewer columns.
+    names = dict.fromkeys(name for record in epochs for name in record)
+    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(history)
+    writer.writerows(epochs)
     atomic_write(folder / SUMMARY, text.getvalue())
 
 

@@ -1,6 +1,7 @@
 """Optimizers, learning-rate schedules and the moving average of weights, by configuration."""
 
 import copy
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, assert_never
@@ -66,7 +67,10 @@ def step_schedule(schedule: Schedule, config: ScheduleConfig, score: float, loss
     if isinstance(schedule, ReduceLROnPlateau):
         schedule.step(score if config.watch == "score" else loss)
     else:
-        schedule.step()
+        with warnings.catch_warnings():
+            # A run that goes on from the end of an epoch has taken no step yet, and torch warns of that.
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+            schedule.step()
 
 
 @contextmanager

@@ -1,43 +1,83 @@
 """The stages of one fold, in order: where each starts, and which are done."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pneumo_dist.checkpoint import load_checkpoint, newest_good, remove_stale_temporaries, top_files, weights_of
+from pneumo_dist.checkpoint import (
+    best_files,
+    check_whole,
+    newest_good,
+    newest_state,
+    read_checkpoint,
+    remove_newer,
+    remove_stale_temporaries,
+    weights_of,
+)
 from pneumo_dist.config import Experiment, StageConfig
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.lineage import Ancestor, Lineage, check_same_run, stage_lineage
 from pneumo_dist.preemption import StopAgreement
 from pneumo_dist.trainer import StageRun, Start
+from shards.errors import InputError
 from shards.files import atomic_write
 from shards.table import Shards
 
 State = dict[str, Any]
 
 
-def train_fold(experiment: Experiment, fold: int, shards: Shards, folder: Path, ranks: Ranks, resolved: str) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """A stage that another may start from: the folder of its checkpoints, its validated epochs and its lineage."""
+
+    checkpoints: Path
+    history: Sequence[State]
+    lineage: Lineage
+
+    @property
+    def score(self) -> float:
+        return best_score(self.history)
+
+
+def best_score(history: Sequence[State]) -> float:
+    """Return the best validation score of a stage's epochs."""
+    return max(float(record["score"]) for record in history)
+
+
+def train_fold(
+    experiment: Experiment,
+    fold: int,
+    shards: Shards,
+    folder: Path,
+    ranks: Ranks,
+    resolved: str,
+    profile: bool = False,
+) -> None:
     """Train the stages of one fold in `folder`, each from the best checkpoint of the one before.
 
     `resolved` is the text of config.yaml, written once the first stage has accepted the config. A finished stage is
-    skipped, an unfinished one resumed. Raises Preempted once a signal's checkpoint is written.
+    skipped, an unfinished one resumed. `profile` traces a few steps of each stage. Raises Preempted once a signal's
+    checkpoint is written.
     """
     stop = StopAgreement(ranks)
-    previous = _initial(experiment, folder)
     try:
+        before = _initial(experiment, folder, ranks)
         for number, stage in enumerate(experiment.stages):
-            repetition, best = stage, -1.0
+            repetition, best = stage, None
             while True:
-                start = _start(experiment, stage, repetition, fold, shards, folder, ranks, previous)
+                start = _start(experiment, stage, repetition, fold, shards, folder, ranks, best or before)
                 if ranks.is_main and number == 0:
                     atomic_write(folder / "config.yaml", resolved)
-                history = StageRun(experiment, repetition, fold, shards, folder, ranks, stop, start).train()
-                score = max(record["score"] for record in history)
-                gained = score > best
+                history = StageRun(experiment, repetition, fold, shards, folder, ranks, stop, start, profile).train()
+                trained = Trained(folder / repetition.name / "checkpoints", history, start.lineage)
+                gained = best is None or trained.score > best.score
                 if gained:
-                    previous, best = folder / repetition.name / "checkpoints", score
+                    best = trained
                 if stage.repeat is None or not gained:
                     break
                 repetition = stage.model_copy(update={"name": next_name(stage.name, repetition.name)})
+            before = best
     finally:
         stop.close()
 
@@ -53,20 +93,27 @@ def best_repetition(stage: StageConfig, folder: Path) -> str:
     name, best = stage.name, -1.0
     repetition = stage.name
     while stage.repeat is not None:
-        newest = newest_good(folder / repetition / "checkpoints") if (folder / repetition).is_dir() else None
-        history = load_checkpoint(newest.path)["history"] if newest else []
-        score = max((record["score"] for record in history), default=-1.0)
-        if score <= best:
+        checkpoints = folder / repetition / "checkpoints"
+        newest = newest_good(checkpoints) if checkpoints.is_dir() else None
+        history = read_checkpoint(newest.path)["history"] if newest else []
+        if not history or best_score(history) <= best:
             break
-        name, best, repetition = repetition, score, next_name(stage.name, repetition)
+        name, best, repetition = repetition, best_score(history), next_name(stage.name, repetition)
     return name
 
 
-def _initial(experiment: Experiment, folder: Path) -> Path | None:
-    """Return the checkpoints of the other experiment's stage that the first one starts from."""
+def _initial(experiment: Experiment, folder: Path, ranks: Ranks) -> Trained | None:
+    """Return the other experiment's stage that the first one starts from, where the config names one."""
     if experiment.init is None:
         return None
-    return folder.parent.parent / experiment.init.experiment / folder.name / experiment.init.stage / "checkpoints"
+    stage = folder.parent.parent / experiment.init.experiment / folder.name / experiment.init.stage / "checkpoints"
+
+    def read() -> State:
+        state = newest_state(stage)
+        return {"history": state["history"], "lineage": state["lineage"]}
+
+    found = _on_rank_0(ranks, read)
+    return Trained(stage, found["history"], Lineage(tuple(Ancestor(**each) for each in found["lineage"])))
 
 
 def _start(
@@ -77,27 +124,54 @@ def _start(
     shards: Shards,
     folder: Path,
     ranks: Ranks,
-    previous: Path | None,
+    before: Trained | None,
 ) -> Start:
-    """Return where a stage goes on from, the same on every rank.
+    """Return where a stage goes on from, the same on every rank: its own checkpoint, or the best of the one before.
 
-    Raises InputError where this config or these films cannot go on from it.
+    Raises InputError, on every rank, where this config or these films cannot go on from it.
     """
-    checkpoints = folder / repetition.name / "checkpoints"
-    chosen = ranks.broadcast_json(_choose(checkpoints, previous) if ranks.is_main else None)
-    own, before = (load_checkpoint(Path(name)) if name else None for name in chosen)
-    ancestors = Lineage(tuple(Ancestor(**each) for each in before["lineage"])) if before else None
-    lineage = stage_lineage(experiment, repetition, fold, shards, ancestors)
-    if own is None:
-        return Start(None, weights_of(before) if before else None, lineage)
-    check_same_run(own, Path(chosen[0]), experiment, stage, lineage)
-    return Start(own, None, lineage)
+    lineage = stage_lineage(experiment, repetition, fold, shards, before.lineage if before else None)
+    own = _on_rank_0(ranks, lambda: _newest(folder / repetition.name / "checkpoints"))
+    if own is not None:
+        state = read_checkpoint(Path(own))
+        check_same_run(state, Path(own), experiment, stage, lineage)
+        return Start(state, None, lineage)
+    if before is None:
+        return Start(None, None, lineage)
+    best = _on_rank_0(ranks, lambda: _best(before))
+    return Start(None, weights_of(read_checkpoint(Path(best))), lineage)
 
 
-def _choose(checkpoints: Path, previous: Path | None) -> list[str | None]:
-    """Return the newest whole checkpoint of a stage, and the best one of the stage before, where there are some."""
+def _newest(checkpoints: Path) -> str | None:
+    """Return the newest whole checkpoint of a stage, where it has one."""
     checkpoints.mkdir(parents=True, exist_ok=True)
     remove_stale_temporaries(checkpoints)
     newest = newest_good(checkpoints)
-    before = str(top_files(previous, 1)[0].path) if previous is not None else None
-    return [str(newest.path) if newest else None, before]
+    if newest is None:
+        return None
+    remove_newer(newest)
+    return str(newest.path)
+
+
+def _best(trained: Trained) -> str:
+    """Return the best checkpoint of a stage. Raises InputError where it is damaged."""
+    (best,) = best_files(trained.checkpoints, trained.history, 1)
+    check_whole(best)
+    return str(best.path)
+
+
+def _on_rank_0(ranks: Ranks, look: Callable[[], Any]) -> Any:
+    """Return on every rank what `look` (plain JSON types) finds on rank 0; an InputError is raised on every rank.
+
+    The other ranks would otherwise wait for an answer of one that has ended.
+    """
+    answer: dict[str, Any] | None = None
+    if ranks.is_main:
+        try:
+            answer = {"found": look()}
+        except InputError as error:
+            answer = {"error": str(error)}
+    answer = ranks.broadcast_json(answer)
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return answer["found"]

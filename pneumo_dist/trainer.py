@@ -8,6 +8,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,21 @@ import numpy as np
 import torch
 
 from pneumo_dist import __version__
+from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import CheckpointWriter, keep_only, top_steps
 from pneumo_dist.config import Experiment, StageConfig
 from pneumo_dist.data.batch import Batch, Input
-from pneumo_dist.data.loader import eval_loader, train_batches
-from pneumo_dist.data.plan import EpochPlan, split_fold
-from pneumo_dist.distributed import Ranks, peak_memory_mb
+from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
+from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.epoch_log import EpochLog
 from pneumo_dist.learner import Learner, Step
 from pneumo_dist.lineage import Lineage
 from pneumo_dist.models import build_model
-from pneumo_dist.monitor import Monitor, write_summary
+from pneumo_dist.monitor import BOARD, Monitor, settings, write_summary
 from pneumo_dist.precision import resolve_amp
 from pneumo_dist.preemption import Preempted, Request, StopAgreement, write_marker
+from pneumo_dist.profiling import TRACE, StepTrace
 from pneumo_dist.validation import Validation, validate
 from pneumo_dist.watchdog import Watchdog
 from shards.errors import InputError
@@ -37,12 +41,16 @@ OVERLAYS = 4
 
 @dataclass
 class Position:
-    """Where a stage stands: `step` optimizer steps of `epoch` are done; `total` counts them over the stage."""
+    """Where a stage stands: `step` optimizer steps of `epoch` are done; `total` counts them over the stage.
+
+    The last `bad_steps` of them were skipped, one after the other.
+    """
 
     epoch: int = 0
     step: int = 0
     total: int = 0
     finished: bool = False
+    bad_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Start:
 
 
 class StageRun:
-    """One stage of one fold on one rank; its name and folder are the stage's."""
+    """One stage of one fold on one rank; its name and folder are the stage's. `profile` traces a few of its steps."""
 
     def __init__(
         self,
@@ -67,6 +75,7 @@ class StageRun:
         ranks: Ranks,
         stop: StopAgreement,
         start: Start,
+        profile: bool = False,
     ) -> None:
         self.experiment, self.stage, self.fold, self.shards = experiment, stage, fold, shards
         self.fold_folder, self.folder, self.ranks, self.stop = folder, folder / stage.name, ranks, stop
@@ -77,35 +86,29 @@ class StageRun:
         self.input = Input(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
         self.position = Position()
         self.history: list[dict[str, Any]] = []
-        self.bad_steps = 0
+        self.trace = StepTrace(self.folder / BOARD / TRACE if profile and ranks.is_main else None)
 
     def train(self) -> list[dict[str, Any]]:
         """Train to the end of the stage, from its newest checkpoint if it has one; return its validated epochs."""
         if self.start.state is not None:
             self.position, self.history = Position(**self.start.state["position"]), self.start.state["history"]
             # A run killed right after its save has left this undone.
-            self._tidy(self.history)
+            self._tidy(self.history, int(self.start.state["metrics_bytes"]))
         if self.position.finished:
             return self.history
         self._prepare()
         try:
-            batches = train_batches(
-                self.shards, self.plan, self.input, self.ranks.rank, self.position.epoch, self.position.step
-            )
-            evaluation = eval_loader(
-                self.shards,
-                self.split.validation,
-                self.stage,
-                self.input,
-                self.ranks.rank,
-                self.ranks.world,
-                with_mask=True,
-            )
+            place = (self.ranks.rank, self.position.epoch, self.position.step)
+            batches = self.log.timed(train_batches(self.shards, self.plan, self.input, *place))
+            training = self._each_film(self.split.train, with_mask=False)
+            validation = self._each_film(self.split.validation, with_mask=True)
             while not self.position.finished:
                 self._train_epoch(batches)
-                self._end_epoch(self._validate(evaluation))
+                self._average_weights(training)
+                self._end_epoch(self._validate(validation))
             self._finish_saving()
-            self.monitor.outcome(self._settings(), max(record["score"] for record in self.history))
+            best_score = max(record["score"] for record in self.history)
+            self.monitor.outcome(settings(self.experiment, self.stage, self.fold), best_score)
         finally:
             self.watchdog.close()
             self.writer.wait()
@@ -129,12 +132,10 @@ class StageRun:
                     "same model, or mend init"
                 ) from None
         self.learner = Learner(experiment, self.stage, ranks, amp, model)
-        # Losses, overlap and pixels of the epoch so far, and how many steps they are of; rank 0 holds a resumed part.
-        self.sums = np.zeros(len(self.learner.terms) + 3)
+        self.log = EpochLog(self.learner.terms, self.stage.global_batch, ranks)
         if state is not None:
             self.learner.restore(state)
-            if ranks.is_main:
-                self.sums = np.array(state["sums"])
+            self.log.restore(state["sums"])
         logged = int(state["metrics_bytes"]) if state else 0
         self.monitor = Monitor(self.folder, ranks.is_main, logged, self.position.total, state is None)
         if state is None:
@@ -143,59 +144,62 @@ class StageRun:
         self.saved_at = time.monotonic()
         self.watchdog = Watchdog(ranks.rank, ranks.world, experiment.runtime.watchdog_minutes)
 
+    def _each_film(self, films: Indices, with_mask: bool) -> EvalLoader:
+        """Return this rank's share of films that are read as they are, each once a pass."""
+        ranks = self.ranks
+        return eval_loader(self.shards, films, self.stage, self.input, ranks.rank, ranks.world, with_mask)
+
     def _train_epoch(self, batches: Iterator[Batch]) -> None:
         label = f"{self.stage.name} fold {self.fold} epoch {self.position.epoch + 1}/{self.stage.epochs}"
-        steps = self.plan.steps(self.position.epoch)
+        steps, accumulation = self.plan.steps(self.position.epoch), self.plan.accumulation
         self.monitor.start_epoch(label, steps, self.position.step)
         self.learner.start_epoch(self.position.epoch)
-        self.started, self.waited, self.first_step = time.perf_counter(), 0.0, self.position.step
+        self.log.start()
+        self.trace.start()
         while self.position.step < steps:
-            rows: list[int] = []
-            step = self.learner.step(
-                self._micro_batches(batches, rows), self.plan.accumulation, self.position.total, self._seed
-            )
+            step = self.learner.step(islice(batches, accumulation), accumulation, self.position.total, self._seed)
             self.position.step += 1
             self.position.total += 1
-            self._note(step, rows)
+            self._note(step)
             request = self.stop.poll(self._wants_save())
             if request is Request.STOP:
                 self._stop()
             every = self.stage.save_every
             if self.position.step < steps and (request is Request.SAVE or (every and self.position.total % every == 0)):
                 self._save()
+            self.trace.step()
             self.watchdog.beat(self.position.total)
+        self.trace.stop()
+        self.log.stop()
         self.watchdog.pause()
 
-    def _micro_batches(self, batches: Iterator[Batch], rows: list[int]) -> Iterator[Batch]:
-        """Yield the micro-batches of one step; measure the wait for them and note their films."""
-        for _ in range(self.plan.accumulation):
-            waiting = time.perf_counter()
-            batch = next(batches)
-            self.waited += time.perf_counter() - waiting
-            rows += batch.indices.tolist()
-            yield batch
-
-    def _note(self, step: Step, rows: list[int]) -> None:
+    def _note(self, step: Step) -> None:
         """Log a step, and count the bad ones in a row; all ranks saw the same gradient and agree on them."""
         terms = dict(zip(self.learner.terms, step.losses, strict=True))
         scalars = {**terms, "lr": step.lr, "grad_norm": step.grad_norm, "scale": self.learner.scaler.get_scale()}
         self.monitor.step(self.position.total, scalars)
-        if not step.is_bad and not step.overflowed:
-            self.sums += [*step.losses, step.overlap, step.pixels, 1.0]
-        self.bad_steps = self.bad_steps + 1 if step.is_bad else 0
+        self.log.add(step)
+        self.position.bad_steps = self.position.bad_steps + 1 if step.is_bad else 0
         if not step.is_bad:
             return
-        films = np.concatenate(self.ranks.gather_array(np.array(rows, np.int64)))
+        films = np.concatenate(self.ranks.gather_array(np.array(step.films, np.int64)))
         keys = self.shards.column("key")[films].tolist()
         self.monitor.bad_step(self.stage.name, self.position.epoch, self.position.total, keys)
-        if self.bad_steps >= self.stage.optim.max_bad_steps:
+        if self.position.bad_steps >= self.stage.optim.max_bad_steps:
             raise InputError(
-                f"stage {self.stage.name}: {self.bad_steps} steps in a row had a non-finite gradient, the last with "
-                f"the films {', '.join(keys)}; lower optim.lr or set amp: float32"
+                f"stage {self.stage.name}: {self.position.bad_steps} steps in a row had a non-finite gradient, the "
+                f"last with the films {', '.join(keys)}; lower optim.lr or set amp: float32"
             )
 
-    def _validate(self, loader: Any) -> Validation:
-        self.epoch_seconds = time.perf_counter() - self.started
+    def _average_weights(self, films: EvalLoader) -> None:
+        """In the stage's last epochs, where it averages these: update the mean, and measure its statistics."""
+        if not self.learner.average_epoch(self.position.epoch):
+            return
+        averaged, amp = self.learner.evaluated, self.learner.amp
+        if not recompute_statistics(averaged, films, self.ranks, amp, self._is_stopping):
+            self._stop()
+
+    def _validate(self, loader: EvalLoader) -> Validation:
         self.learner.share_buffers()
         films = self.split.validation
         positive = films[self.shards.column("has_mask")[films].astype(bool)]
@@ -209,7 +213,7 @@ class StageRun:
             self.stage.loss,
             frozenset(positive[:OVERLAYS].tolist()),
             rounds,
-            stopping=lambda: self.stop.poll() is Request.STOP,
+            self._is_stopping,
         )
         if result is None:
             self._stop()
@@ -221,22 +225,16 @@ class StageRun:
             "stage": self.stage.name,
             "epoch": self.position.epoch,
             "step": self.position.total,
-            **self._training_means(),
-            "validation_loss": result.loss,
-            "score": result.best.dice,
-            "positive_dice": result.best.positive_dice,
-            "dice_at_half": result.plain.dice,
-            "always_empty": result.best.always_empty,
-            "top": result.triplet.top,
-            "area": result.triplet.area,
-            "bottom": result.triplet.bottom,
+            **self.log.means(),
+            **result.figures(),
             "lr": float(self.learner.optimizer.param_groups[0]["lr"]),
+            "scale": self.learner.scaler.get_scale(),
             "sample_rate": self.plan.effective_rate(self.position.epoch),
         }
-        self.monitor.epoch(self.position.total, {**record, **self._speed()}, result)
+        self.monitor.epoch(self.position.total, {**record, **self.log.speed()}, result)
         self.history.append(record)
         self.learner.end_epoch(result.best.dice, result.loss)
-        self.sums[:] = 0
+        self.log.clear()
         self.position.epoch, self.position.step = self.position.epoch + 1, 0
         best = top_steps(self.history, 1)[0]
         stale = sum(entry["step"] > best for entry in self.history)
@@ -245,35 +243,8 @@ class StageRun:
         self.position.finished = is_last or (patience is not None and stale >= patience)
         self._save()
 
-    def _training_means(self) -> dict[str, float]:
-        *losses, overlap, pixels, count = self.ranks.sum(self.sums).tolist()
-        means = {name: value / max(count, 1.0) for name, value in zip(self.learner.terms, losses, strict=True)}
-        return {**means, "training_dice": 2 * overlap / pixels if pixels else 1.0}
-
-    def _speed(self) -> dict[str, float]:
-        films = (self.position.step - self.first_step) * self.stage.global_batch
-        memory = np.array([peak_memory_mb(), self.ranks.gpu_memory_mb()])
-        host, gpu = np.max(self.ranks.gather_array(memory), axis=0).tolist()
-        return {
-            "images_per_s": films / self.epoch_seconds,
-            "data_wait_share": self.waited / self.epoch_seconds,
-            "peak_memory_mb": host,
-            **({"peak_gpu_memory_mb": gpu} if gpu else {}),
-        }
-
-    def _settings(self) -> dict[str, str | float | bool]:
-        """Return what tells this stage from others in TensorBoard's table of runs."""
-        stage, model = self.stage, self.experiment.model
-        return {
-            "arch": model.arch,
-            "encoder": model.encoder,
-            "image_size": stage.image_size,
-            "global_batch": stage.global_batch,
-            "lr": stage.optim.lr,
-            "schedule": stage.schedule.name,
-            "sample_rate": stage.sample_rate or 0.0,
-            "fold": self.fold,
-        }
+    def _is_stopping(self) -> bool:
+        return self.stop.poll() is Request.STOP
 
     def _wants_save(self) -> bool:
         """Rank 0's clock decides; the others hear of it with the next poll."""
@@ -282,10 +253,10 @@ class StageRun:
     def _save(self) -> None:
         self.learner.share_buffers()
         self.saved_at = time.monotonic()
-        sums = self.ranks.sum(self.sums)
+        sums = self.log.totals()
         if not self.ranks.is_main:
             return
-        history = list(self.history)
+        history, logged = list(self.history), self.monitor.position
         state = {
             "version": __version__,
             "experiment": self.experiment.model_dump(mode="json"),
@@ -295,17 +266,17 @@ class StageRun:
             "lineage": self.lineage.to_plain(),
             "position": dict(vars(self.position)),
             "history": history,
-            "sums": sums.tolist(),
-            "metrics_bytes": self.monitor.position,
+            "sums": sums,
+            "metrics_bytes": logged,
             **self.learner.state(),
         }
-        self.writer.save(self.position.total, state, after=lambda: self._tidy(history))
+        self.writer.save(self.position.total, state, after=lambda: self._tidy(history, logged))
 
-    def _tidy(self, history: list[dict[str, Any]]) -> None:
-        """Bring what follows from the history up to date: kept files, links, summary.csv."""
+    def _tidy(self, history: list[dict[str, Any]], logged: int) -> None:
+        """Bring what follows from history and log up to date: kept files, links, summary.csv."""
         if self.ranks.is_main:
             keep_only(self.checkpoints, top_steps(history, self.stage.top_k))
-            write_summary(self.folder, history)
+            write_summary(self.folder, logged)
 
     def _finish_saving(self) -> None:
         """Wait for the last checkpoint, without which the stage is not done. Raises OSError where it is not written."""

@@ -48,6 +48,19 @@ class Validation:
     overlays: tuple[Overlay, ...]
     pixels: npt.NDArray[np.int64]
 
+    def figures(self) -> dict[str, float]:
+        """Return its numbers as the logs name them; the area is a whole number of label-grid pixels."""
+        return {
+            "validation_loss": self.loss,
+            "score": self.best.dice,
+            "positive_dice": self.best.positive_dice,
+            "dice_at_half": self.plain.dice,
+            "always_empty": self.best.always_empty,
+            "top": self.triplet.top,
+            "area": self.triplet.area,
+            "bottom": self.triplet.bottom,
+        }
+
 
 def truth_mask(shards: Shards, index: int) -> npt.NDArray[np.uint8]:
     """Return a film's label on its own grid, from the table's RLE and never from a resized mask."""
@@ -75,7 +88,7 @@ def validate(
     found: list[npt.NDArray[np.int64]] = []
     fixed: list[_Look] = []
     worst: list[_Look] = []
-    loss = np.zeros(2)
+    losses: list[tuple[float, float, float]] = []
     batches = iter(loader)
     for _ in range(rounds):
         if stopping():
@@ -88,13 +101,15 @@ def validate(
             logits, class_logits = split_outputs(model(batch.images.to(ranks.device, torch.float32, non_blocking=True)))
         masks = batch.masks.to(ranks.device)
         classes = None if class_logits is None else class_logits[:count]
-        loss += [float(combo_loss(logits[:count], masks[:count], loss_config, classes)["loss"]) * count, count]
+        loss = float(combo_loss(logits[:count], masks[:count], loss_config, classes)["loss"])
+        losses.append((float(batch.indices[0]), loss * count, float(count)))
         for position, p8 in enumerate(to_p8(torch.sigmoid(logits[:count].float()))):
             index = int(batch.indices[position])
             histograms = film_histograms(label_map(p8, shards.grid(index)), truth_mask(shards, index))
             found.append(np.concatenate([[index], histograms.reshape(-1)]))
             dice = float(film_dice(histograms[None], PLAIN)[0])
-            is_worse = histograms[1].any() and (len(worst) < len(shown) or (dice, index) < worst[-1].order)
+            is_among = len(worst) < len(shown) or any((dice, index) < last.order for last in worst[-1:])
+            is_worse = histograms[1].any() and is_among
             if index in shown or is_worse:
                 planes = np.stack([_grey(batch.images[position]), _binary(batch.masks[position]), p8])
                 look = _Look(dice, index, planes)
@@ -107,7 +122,9 @@ def validate(
     lowest = sorted(_gather(worst, ranks), key=lambda each: each.order)[: len(shown)]
     overlays += [Overlay(f"worst/{number + 1}", *look.planes) for number, look in enumerate(lowest)]
     triplet, _ = best_triplet(histograms)
-    total, films = ranks.sum(loss)
+    # Summed in table order: in that of the ranks, their number would be seen in the last bits.
+    parts = np.concatenate(ranks.gather_array(np.array(losses, np.float64).reshape(-1, 3)))
+    total, films = parts[np.argsort(parts[:, 0])][:, 1:].sum(axis=0)
     best, plain = score(histograms, triplet), score(histograms, PLAIN)
     return Validation(triplet, best, plain, float(total / films), tuple(overlays), histograms.sum(axis=0))
 

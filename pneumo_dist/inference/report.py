@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from pneumo_dist.inference.postprocess import label_map
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.inference.tune import Tuned
 from pneumo_dist.metrics import Histograms, Triplet, film_dice, level
-from pneumo_dist.monitor import LABEL_COLOUR, METRICS, PREDICTION_COLOUR
+from pneumo_dist.monitor import LABEL_COLOUR, METRICS, PREDICTION_COLOUR, read_epochs
 from shards import rle
 from shards.files import atomic_write
 from shards.table import Shards
@@ -36,11 +35,8 @@ class RunFigures:
 
 
 def read_history(run: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return `fold0/stage` -> the lines of its metrics.jsonl, for the folds that have any."""
-    return {
-        str(path.parent.relative_to(run)): [json.loads(line) for line in path.read_text().splitlines()]
-        for path in sorted(run.glob(f"fold*/*/{METRICS}"))
-    }
+    """Return `fold0/stage` -> its validated epochs, for the folds that have any."""
+    return {str(path.parent.relative_to(run)): read_epochs(path) for path in sorted(run.glob(f"fold*/*/{METRICS}"))}
 
 
 def run_figures(history: dict[str, list[dict[str, Any]]]) -> RunFigures:

@@ -5,6 +5,7 @@ import hashlib
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pneumo_dist import checkpoint
 from pneumo_dist.checkpoint import (
     CheckpointFile,
     CheckpointWriter,
+    best_files,
     is_whole,
     keep_only,
     keys_digest,
@@ -156,6 +158,20 @@ def test_keep_only_keeps_the_best_and_the_newest_two(tmp_path: Path) -> None:
     keep_only(tmp_path, [5])
     assert [file.step for file in list_checkpoints(tmp_path)] == [6, 5]
     assert (tmp_path / "best").resolve() == files[5].path
+
+
+def test_best_is_the_best_that_has_a_file(tmp_path: Path) -> None:
+    files = {file.step: file for file in save(tmp_path, 1, 2, 3, 4, 5)}
+    keep_only(tmp_path, [9, 2])
+    assert (tmp_path / "best").resolve() == files[2].path
+    keep_only(tmp_path, [9])
+    assert (tmp_path / "best").is_symlink() and [file.step for file in list_checkpoints(tmp_path)] == [5, 4]
+    history = [{"step": step, "score": score} for step, score in ((4, 0.2), (9, 0.9), (5, 0.3))]
+    with pytest.warns(UserWarning, match=r"of step 9, is missing; taking step-00000005"):
+        found = best_files(tmp_path, history, 2)
+    assert found == [files[5], files[4]]
+    with pytest.raises(InputError, match="no validated checkpoint"):
+        best_files(tmp_path, [{"step": 9, "score": 0.9}], 1)
 
 
 def test_top_steps_are_best_first_and_the_earlier_of_equals() -> None:
@@ -302,3 +318,24 @@ def test_save_onto_a_full_disk_warns_once_and_leaves_what_stands(
     writer.save(3, state_of(3), lambda: called.append(3))
     assert writer.wait() is None and called == [3]
     assert [file.step for file in list_checkpoints(tmp_path)] == [3, 1]
+
+
+def test_save_that_does_not_fit_takes_no_room_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (before,) = save(tmp_path, 1)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    monkeypatch.setattr(checkpoint, "atomic_write", None)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save(tmp_path, 2)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path)
+    assert list_checkpoints(tmp_path) == [before]
+
+
+def test_warning_says_when_only_what_follows_a_save_failed(tmp_path: Path) -> None:
+    def after() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = CheckpointWriter(tmp_path)
+    with pytest.warns(UserWarning, match="of step 3 is saved, but not what goes with it"):
+        writer.save(3, state_of(3), after)
+        assert isinstance(writer.wait(), OSError)
+    assert [file.step for file in list_checkpoints(tmp_path)] == [3]

@@ -77,6 +77,23 @@ def test_values_out_of_bounds_are_refused(values: dict[str, Any]) -> None:
         stage_of(**values)
 
 
+@pytest.mark.parametrize(
+    ("optim", "values", "message"),
+    [
+        ({"ema_decay": 0.9}, {}, "swa_epochs and ema_decay are two averages"),
+        ({}, {"early_stop": 3}, "needs to know the last epochs; set early_stop: null"),
+        ({}, {"epochs": 3}, "swa_epochs 4 are more than the 3 epochs without the 0"),
+        ({}, {"freeze_encoder_epochs": 7}, "swa_epochs 4 are more than the 10 epochs without the 7"),
+    ],
+)
+def test_average_of_the_last_epochs_is_refused_where_it_cannot_be(
+    optim: dict[str, Any], values: dict[str, Any], message: str
+) -> None:
+    assert stage_of(optim={"swa_epochs": 4}, freeze_encoder_epochs=6).optim.swa_epochs == 4
+    with pytest.raises(pydantic.ValidationError, match=message):
+        stage_of(optim={"swa_epochs": 4, **optim}, **values)
+
+
 def test_models_are_frozen() -> None:
     with pytest.raises(pydantic.ValidationError):
         LossConfig().bce = 2.0

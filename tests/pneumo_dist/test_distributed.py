@@ -1,6 +1,7 @@
 """Collectives: alone they give back what they were given, two ranks hear of each other."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pneumo_dist import distributed
 from pneumo_dist.distributed import Ranks, check_agreement, pick_device, process_group
 from shards.errors import InputError
 
@@ -98,15 +100,24 @@ def write_findings(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank noted."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_two_ranks("findings", folder)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def run_two_ranks(what: str, folder: Path, *options: str) -> None:
     from integration.conftest import ROOT, environment
 
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
     result = subprocess.run(
-        [*command, str(folder)], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120
+        [*command, __file__, what, str(folder)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.slow
@@ -134,5 +145,56 @@ def test_collectives_give_every_rank_the_same(two_ranks: list[dict[str, Any]]) -
         assert {name: rank[name] for name in expected} == expected
 
 
+# Ranks that are started again
+
+
+def leave_a_trace(folder: Path) -> None:
+    """On each rank: fail in the first attempt; note in the second what is left of the first in the group's store."""
+    attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
+    with process_group(cpu=True) as ranks:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        left = store.check([f"trace of {rank}" for rank in range(2)])
+        ranks.gather_bytes(b"")  # both have looked
+        store.set(f"trace of {ranks.rank}", "left")
+        assert len(ranks.gather_bytes(b"")) == 2 and store.check(["trace of 0", "trace of 1"])
+        if attempt == 0:
+            sys.exit(1)
+        (folder / f"{ranks.rank}.json").write_text(json.dumps({"attempt": attempt, "left": left}))
+
+
+@pytest.mark.slow
+def test_ranks_that_are_started_again_find_nothing_of_those_before(tmp_path: Path) -> None:
+    run_two_ranks("trace", tmp_path, "--max-restarts", "1")
+    for rank in range(2):
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == {"attempt": 1, "left": False}
+
+
+@pytest.fixture
+def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The second attempt of an agent, without the agent."""
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url: iter([(store, 0, 2)]))
+    variables = {"USE_AGENT_STORE": "True", "RESTART_COUNT": "1", "MAX_RESTARTS": "2"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    return monkeypatch
+
+
+def test_attempts_are_apart_on_one_node_and_need_a_store_each_on_several(torchrun: pytest.MonkeyPatch) -> None:
+    torchrun.setenv("GROUP_WORLD_SIZE", "1")
+    second = distributed._attempt_store()
+    second.set("key", "value")
+    torchrun.setenv("TORCHELASTIC_RESTART_COUNT", "2")
+    assert not distributed._attempt_store().check(["key"])
+    torchrun.setenv("GROUP_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        distributed._attempt_store()
+    torchrun.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")  # what that variable leads to
+    distributed._attempt_store().set("key", "value")
+    torchrun.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    torchrun.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert distributed._attempt_store().check(["key"]), "no second attempt, no prefix"
+
+
 if __name__ == "__main__":
-    write_findings(Path(sys.argv[1]))
+    {"findings": write_findings, "trace": leave_a_trace}[sys.argv[1]](Path(sys.argv[2]))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.equality import same_bits
 from pneumo_dist.config import Experiment
 from pneumo_dist.data.batch import Batch
 from pneumo_dist.distributed import Ranks
@@ -65,16 +66,6 @@ def copied(state: Any) -> Any:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
-
-
-def same_bits(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same_bits(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same_bits, one, other))
-    return repr(one) == repr(other)
 
 
 def distance(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:
@@ -228,6 +219,69 @@ def test_average_takes_in_each_good_step_and_is_what_is_evaluated() -> None:
 def test_model_is_evaluated_where_there_is_no_average() -> None:
     learner = learner_of()
     assert learner.evaluated is learner.model and learner.state()["averaged"] is None
+
+
+# The mean of the last epochs
+
+SWA: dict[str, Any] = {"epochs": 5, "optim": {**SGD, "swa_epochs": 3}}
+
+
+def end_epoch(learner: Learner, epoch: int) -> bool:
+    """Train an epoch of two steps, and take its weights into the mean."""
+    learner.start_epoch(epoch)
+    for done in range(2 * epoch, 2 * epoch + 2):
+        take(learner, parts_of(batch_of(4, seed=done), 2), done)
+    return learner.average_epoch(epoch)
+
+
+def test_last_epochs_are_averaged_in_equal_parts_and_then_evaluated() -> None:
+    learner = learner_of(FCN_NORM, **SWA)
+    ends: list[dict[str, torch.Tensor]] = []
+    for epoch in range(5):
+        is_averaged = end_epoch(learner, epoch)
+        assert is_averaged == (epoch >= 2)
+        if not is_averaged:
+            assert learner.evaluated is learner.model and learner.state()["averaged"] is None
+            continue
+        ends.append({name: value.double() for name, value in copied(learner.model.state_dict()).items()})
+        found = learner.state()["averaged"]
+        assert same_bits(learner.evaluated.state_dict(), found) and learner.evaluated is not learner.model
+        moved = distance(found, learner.model.state_dict())
+        assert moved == 0 if epoch == 2 else moved > 1e-3
+        for name, _ in learner.model.named_parameters():
+            mean = torch.stack([end[name] for end in ends]).mean(0)
+            torch.testing.assert_close(found[name].double(), mean, rtol=1e-6, atol=1e-7)
+    assert not any(parameter.requires_grad for parameter in learner.evaluated.parameters())
+
+
+def test_epoch_that_is_ended_twice_is_averaged_once() -> None:
+    learner = learner_of(FCN_NORM, **SWA)
+    for epoch in range(4):
+        end_epoch(learner, epoch)
+    before = copied(learner.state())
+    assert learner.average_epoch(3)
+    again = learner_of(FCN_NORM, seed=99, **SWA)
+    again.restore(copied(before))
+    assert again.average_epoch(3)
+    assert same_bits(learner.state(), before) and same_bits(again.state(), before)
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3, 4])
+def test_mean_of_a_resumed_learner_has_the_same_bits(stopped: int) -> None:
+    straight, before = learner_of(FCN_NORM, **SWA), learner_of(FCN_NORM, **SWA)
+    after = learner_of(FCN_NORM, seed=99, **SWA)
+    for epoch in range(stopped):
+        end_epoch(straight, epoch), end_epoch(before, epoch)
+    for learner in (straight, before):
+        learner.start_epoch(stopped)
+        take(learner, parts_of(batch_of(4, seed=50), 2), 2 * stopped)  # a step of the next epoch
+    after.restore(copied(before.state()))
+    assert same_bits(after.state(), straight.state())
+    for learner in (straight, after):
+        for epoch in range(stopped, 5):
+            end_epoch(learner, epoch)
+    assert straight.state()["averaged_epochs"] == 3
+    assert same_bits(after.state(), straight.state())
 
 
 # Freezing

@@ -87,6 +87,7 @@ def test_harmless_keys_and_other_stages_may_change(films: Shards, values: dict[s
         {"schedule": {"name": "restarts"}},
         {"schedule": {"name": "poly"}},
         {"sample_rate": 0.8, "sample_rate_end": 0.4},
+        {"optim": {"swa_epochs": 2}},
     ],
 )
 def test_more_epochs_are_not_harmless_where_a_rate_follows_from_them(films: Shards, stage: dict[str, Any]) -> None:

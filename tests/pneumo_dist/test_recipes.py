@@ -53,6 +53,6 @@ def test_every_stage_of_a_shipped_config_trains_and_leaves_a_checkpoint(path: Pa
         (record,) = state["history"]
         assert 0 <= record["score"] <= 1 and record["loss"] > 0 and record["validation_loss"] > 0
         assert all(value.isfinite().all() for value in state["model"].values())
-        assert (state["averaged"] is None) == (stage.optim.ema_decay is None)
+        assert (state["averaged"] is None) == (stage.optim.ema_decay is None and stage.optim.swa_epochs is None)
         assert ("classification" in record) == (stage.loss.classification > 0)
     assert sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) == sorted(before)

@@ -1,13 +1,19 @@
 """The stages of a fold: which are run again, where each starts, and which are done."""
 
 import dataclasses
+import errno
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pneumo_dist import stages, trainer
+from benchmarks.equality import run_differences
+from pneumo_dist import checkpoint, stages, trainer
 from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, weights_of
 from pneumo_dist.config import Experiment
 from pneumo_dist.distributed import Ranks
@@ -237,3 +243,208 @@ def test_config_is_written_only_once_the_first_stage_accepts_it(films: Shards, t
     with pytest.raises(InputError):
         train(second_of(), films, tmp_path)
     assert not (tmp_path / "second/fold0/config.yaml").exists()
+
+
+# What is read, and faults
+
+
+class Reads:
+    """Counts how often each file is verified and loaded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.verified: list[str] = []
+        self.loaded: list[str] = []
+        for module, name, paths in ((checkpoint, "sha256_file", self.verified), (torch, "load", self.loaded)):
+            monkeypatch.setattr(module, name, self._counting(getattr(module, name), paths))
+
+    @staticmethod
+    def _counting(function: Callable[..., Any], paths: list[str]) -> Callable[..., Any]:
+        def counting(path: Path, *arguments: Any, **options: Any) -> Any:
+            paths.append(f"{path.parent.parent.name}/{path.name[:13]}")
+            return function(path, *arguments, **options)
+
+        return counting
+
+
+TWO = ({"name": "a", "save_every": 1}, {"name": "b", "save_every": 1})
+
+
+def test_file_is_verified_and_loaded_once_and_weights_of_a_stage_that_is_over_never(
+    films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.scores = [0.6, 0.5, 0.1, 0.2]
+    reads = Reads(monkeypatch)
+    folder = train(experiment_of("x", *TWO), films, tmp_path)
+    best = f"a/{(folder / 'a/checkpoints/best').resolve().name[:13]}"
+    assert reads.verified == reads.loaded == [best], "only the second stage's start is read"
+    newest = [f"{name}/{(folder / name / 'checkpoints/last').resolve().name[:13]}" for name in ("a", "b")]
+    assert newest[0] != best
+    reads.verified.clear()
+    reads.loaded.clear()
+    train(experiment_of("x", *TWO), films, tmp_path)
+    assert reads.verified == reads.loaded == newest
+
+
+def test_resume_reads_no_weights_of_the_start_of_another_experiment(
+    films: Shards, first: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.scores = [0.1, 0.2]
+    train(second_of(), films, first)
+    reads = Reads(monkeypatch)
+    train(second_of(), films, first)
+    newest = (first / "first/fold0/fine/checkpoints/last").resolve()
+    own = (first / "second/fold0/main/checkpoints/last").resolve()
+    assert reads.verified == reads.loaded == [f"fine/{newest.name[:13]}", f"main/{own.name[:13]}"]
+
+
+def test_damaged_best_of_the_stage_before_is_an_input_error(
+    films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.scores = [0.6, 0.5]
+    folder = train(experiment_of("x", TWO[0]), films, tmp_path)
+    (folder / "a/checkpoints/best").resolve().write_bytes(b"")
+    with pytest.raises(InputError, match="damaged"):
+        train(experiment_of("x", *TWO), films, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def straight(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fold of an undisturbed run."""
+    return train(experiment_of("x", *TWO), films, tmp_path_factory.mktemp("straight"))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_bit, empty])
+def test_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+    films: Shards, straight: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = shutil.copytree(straight, tmp_path / "x/fold0", symlinks=True)
+    newest, before = list_checkpoints(folder / "b/checkpoints")[:2]
+    damage(newest.path)
+    with pytest.warns(UserWarning, match="is damaged") as caught:
+        train(experiment_of("x", *TWO), films, tmp_path)
+    (message,) = [str(each.message) for each in caught if "is damaged" in str(each.message)]
+    assert newest.path.name in message and before.path.name in message
+    assert run_differences(straight, folder) == []
+
+
+def test_good_checkpoint_behind_several_damaged_ones_is_kept_until_there_is_a_newer_one(
+    films: Shards, tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(straight, tmp_path / "x/fold0", symlinks=True)
+    good = list_checkpoints(folder / "b/checkpoints")[-1]
+    checkpoint.save_checkpoint(good.path.parent, good.step + 90, {"model": {}})
+    checkpoint.save_checkpoint(good.path.parent, good.step + 91, {"model": {}})
+    for file in list_checkpoints(folder / "b/checkpoints"):
+        if file.path != good.path:
+            flip_bit(file.path)
+
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("the machine is gone")
+
+    with monkeypatch.context() as broken, pytest.warns(UserWarning), pytest.raises(RuntimeError, match="is gone"):
+        broken.setattr(Learner, "step", refuse)
+        train(experiment_of("x", *TWO), films, tmp_path)
+    assert list_checkpoints(folder / "b/checkpoints") == [good]
+    train(experiment_of("x", *TWO), films, tmp_path)
+    assert run_differences(straight, folder) == []
+
+
+class FullDisk:
+    """Lets no checkpoint of some steps of stage b be written."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: set[int] = set()
+        write = checkpoint.atomic_write
+
+        def refusing(path: Path, content: memoryview) -> None:
+            if path.parent.parent.name == "b" and int(path.name.split("-")[1]) in self.steps:
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            write(path, content)
+
+        monkeypatch.setattr(checkpoint, "atomic_write", refusing)
+
+
+def test_run_goes_on_while_the_disk_is_full(
+    films: Shards, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = list_checkpoints(straight / "b/checkpoints")[0].step
+    disk = FullDisk(monkeypatch)
+    disk.steps = {1, 2, last - 1}
+    with pytest.warns(UserWarning, match="not saved") as caught:
+        folder = train(experiment_of("x", *TWO), films, tmp_path)
+    assert sum("is not saved (No space left" in str(each.message) for each in caught) == len(disk.steps)
+    assert run_differences(straight, folder) == []
+
+
+def test_stage_whose_last_save_failed_is_an_error_and_goes_on_once_there_is_space(
+    films: Shards, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = list_checkpoints(straight / "b/checkpoints")[0].step
+    disk = FullDisk(monkeypatch)
+    disk.steps = {last}
+    with pytest.warns(UserWarning, match="not saved"), pytest.raises(OSError, match="No space left"):
+        train(experiment_of("x", *TWO), films, tmp_path)
+    folder = tmp_path / "x/fold0"
+    assert list_checkpoints(folder / "b/checkpoints")[0].step == last - 1
+    disk.steps = set()
+    train(experiment_of("x", *TWO), films, tmp_path)
+    assert run_differences(straight, folder) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MiB of its own."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_disk_that_another_fills_for_a_while_stops_no_run(
+    films: Shards, straight: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = {"model": {**PLAIN["model"], "fcn": {"widths": (64, 64, 96), "norm": True}}}
+    experiment = experiment_of("x", *TWO, **wide)
+    undisturbed = train(experiment, films, tmp_path)
+    size = list_checkpoints(undisturbed / "a/checkpoints")[0].path.stat().st_size
+    before = list_checkpoints(undisturbed / "a/checkpoints")[0].step
+    step, taken = Learner.step, 0
+
+    def filling(self: Learner, *arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == before + 1:
+            for thread in threading.enumerate():
+                if thread.name == "checkpoint":
+                    thread.join()
+            room = shutil.disk_usage(small_disk).free
+            (small_disk / "ballast").write_bytes(bytes(room - size // 2))  # room for logs
+        if taken == before + 3:
+            (small_disk / "ballast").unlink()
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Learner, "step", filling)
+    with pytest.warns(UserWarning, match="not saved") as caught:
+        folder = train(experiment, films, small_disk)
+    assert sum("is not saved (No space left" in str(each.message) for each in caught) == 2, "b's first two steps"
+    assert run_differences(undisturbed, folder) == []

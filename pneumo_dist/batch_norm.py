@@ -1,0 +1,119 @@
+"""Batch-norm statistics measured anew: averaged weights have none of their own.
+
+After Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018. What comes out
+is what torch.optim.swa_utils.update_bn finds in one process, but for any number of ranks and with dropout off.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pneumo_dist.data.batch import Batch
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.precision import Resolved, autocast
+from shards.errors import InputError
+
+# After its means and variances, a layer's row holds how often it was called, and how often that had a variance.
+_COUNTS = 2
+
+
+def recompute_statistics(
+    model: torch.nn.Module,
+    batches: Iterable[Batch],
+    ranks: Ranks,
+    amp: Resolved,
+    stopping: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Set every batch norm's statistics to their mean over batches of films; leave the model in evaluation mode.
+
+    `batches` are this rank's of fixed batches that were dealt to the ranks in turn, as `eval_loader` deals them; films
+    that only fill a batch up do not count. Each batch counts the same: means and unbiased variances are averaged in
+    float64 in the order of the batches, so that 1, 2 and 4 ranks get the same bits. A call with one value a channel has
+    no variance and does not count. A model without batch norm reads no film.
+
+    Returns False, with statistics of no use, where the ranks agreed to stop: all poll `stopping` equally often.
+    Raises InputError for a layer that had one value a channel in every batch.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+    layers = {name: layer for name, layer in layers.items() if layer.track_running_stats}
+    if not layers:
+        return True
+    model.eval()
+    total = np.zeros(sum(map(_width, layers.values())))
+    own = iter(batches)
+    while True:
+        if stopping():
+            return False
+        batch = next(own, None)
+        rows = ranks.gather_array(np.zeros(0) if batch is None else _measure(model, layers, batch, ranks, amp))
+        if not any(map(len, rows)):
+            break
+        # A turn's batches stand in rank order, and turns follow each other: this is the order of the batches.
+        for row in filter(len, rows):
+            total += row
+    _write(layers, total)
+    return True
+
+
+def _width(layer: _BatchNorm) -> int:
+    return 2 * layer.num_features + _COUNTS
+
+
+@torch.no_grad()
+def _measure(
+    model: torch.nn.Module, layers: dict[str, _BatchNorm], batch: Batch, ranks: Ranks, amp: Resolved
+) -> npt.NDArray[np.float64]:
+    """Return the rows of all layers for one batch, float64, one after the other."""
+    rows = [torch.zeros(_width(layer), dtype=torch.float64, device=ranks.device) for layer in layers.values()]
+    hooks = [
+        layer.register_forward_pre_hook(partial(_use_own, row))
+        for layer, row in zip(layers.values(), rows, strict=True)
+    ]
+    images = batch.images[: len(batch.indices)].to(ranks.device, torch.float32, non_blocking=True)
+    try:
+        with autocast(amp, ranks.device):
+            model.forward(images)  # the eager one: a compiled one would not know of the hooks
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return np.asarray(torch.cat(rows).cpu().numpy())
+
+
+def _use_own(row: torch.Tensor, layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Let a layer in evaluation mode normalise by its input's own statistics, as in training, and add them to `row`.
+
+    Training mode itself would switch dropout on, and let SyncBatchNorm mix batches of different ranks.
+    """
+    assert isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None
+    values = inputs[0].to(layer.running_mean.dtype)
+    variance, mean = torch.var_mean(values, [axis for axis in range(values.dim()) if axis != 1], correction=0)
+    layer.running_mean.copy_(mean)
+    layer.running_var.copy_(variance)
+    count = values.numel() // layer.num_features
+    row[-2] += 1
+    if count > 1:
+        unbiased = variance.double() * (count / (count - 1))
+        row += torch.cat([mean.double(), unbiased, row.new_tensor([0.0, 1.0])])
+
+
+def _write(layers: dict[str, _BatchNorm], total: npt.NDArray[np.float64]) -> None:
+    """Give the layers their means, and the number of batches that these are of."""
+    parts = np.split(total, np.cumsum([_width(layer) for layer in layers.values()])[:-1])
+    for (name, layer), part in zip(layers.items(), parts, strict=True):
+        calls, counted = part[-_COUNTS:].tolist()
+        if calls and not counted:
+            raise InputError(
+                f"batch norm {name}: every batch has one value a channel, which has no variance; raise eval_batch"
+            )
+        if not calls:
+            continue
+        assert layer.running_mean is not None and layer.running_var is not None
+        assert layer.num_batches_tracked is not None
+        mean, variance = torch.from_numpy(part[:-_COUNTS] / counted).chunk(2)
+        layer.running_mean.copy_(mean)
+        layer.running_var.copy_(variance)
+        layer.num_batches_tracked.fill_(int(counted))

@@ -1,0 +1,113 @@
+"""The logs of a stage: cut back to a checkpoint, silent on other ranks, and curves against counting by hand."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pneumo_dist.metrics import Score, Triplet
+from pneumo_dist.monitor import METRICS, SUMMARY, Monitor, draw_overlay, pr_curve, read_epochs, write_summary
+from pneumo_dist.validation import Overlay, Validation
+
+SCORE = Score(0.5, 0.4, 0.3, 4, 2)
+PLANES = np.arange(64, dtype=np.uint8).reshape(8, 8)
+RESULT = Validation(
+    Triplet(0.5, 3, 0.25), SCORE, SCORE, 0.7, (Overlay("worst/1", PLANES, PLANES % 2, PLANES),), np.ones((2, 256), int)
+)
+
+
+def record_of(epoch: int, **values: Any) -> dict[str, Any]:
+    figures = {"loss": 1.5, **RESULT.figures(), "images_per_s": 9.0, **values}
+    return {"stage": "main", "epoch": epoch, "step": 3 * (epoch + 1), **figures}
+
+
+def write_epochs(monitor: Monitor, *epochs: int) -> None:
+    for epoch in epochs:
+        monitor.start_epoch("epoch", 3, 0)
+        monitor.step(3 * epoch + 1, {"loss": 2.0, "lr": 0.1})
+        monitor.bad_step("main", epoch, 3 * epoch + 2, ["a", "b"])
+        monitor.epoch(3 * (epoch + 1), record_of(epoch), RESULT)
+
+
+def test_what_a_killed_run_wrote_after_its_checkpoint_is_cut_off(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, True, 0, 0, True)
+    write_epochs(monitor, 0)
+    position = monitor.position
+    write_epochs(monitor, 1)
+    monitor.close()
+    whole = (tmp_path / METRICS).read_text()
+    again = Monitor(tmp_path, True, position, 3, False)
+    assert again.position == position < len(whole)
+    write_epochs(again, 1)
+    again.close()
+    assert (tmp_path / METRICS).read_text() == whole
+    assert [line["epoch"] for line in read_epochs(tmp_path / METRICS)] == [0, 1]
+    assert len(whole.splitlines()) == 4
+    assert json.loads(whole.splitlines()[0])["bad_step_films"] == ["a", "b"]
+
+
+def test_log_that_is_shorter_than_the_checkpoint_knows_is_not_filled_up(tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text("{}\n")
+    monitor = Monitor(tmp_path, True, 99, 0, False)
+    assert monitor.position == 3
+    monitor.close()
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path / "stage", False, 0, 0, True)
+    monitor.describe("config")
+    write_epochs(monitor, 0)
+    monitor.outcome({"lr": 0.1}, 0.5)
+    monitor.close()
+    assert monitor.position == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_summary_has_a_row_for_each_epoch_that_the_checkpoint_knows_of(tmp_path: Path) -> None:
+    lines = [record_of(0), {"stage": "main", "epoch": 1, "step": 4, "bad_step_films": ["a"]}, record_of(1, scale=2.0)]
+    content = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / METRICS).write_text(content + json.dumps(record_of(2)) + "\n")
+    write_summary(tmp_path, len(content))
+    rows = list(csv.DictReader((tmp_path / SUMMARY).open()))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert rows[0] == {**{name: str(value) for name, value in lines[0].items()}, "scale": ""}
+    assert rows[1] == {name: str(value) for name, value in lines[2].items()}
+
+
+def test_no_summary_is_written_without_an_epoch(tmp_path: Path) -> None:
+    write_summary(tmp_path, 0)
+    (tmp_path / METRICS).write_text(json.dumps(record_of(0)) + "\n")
+    write_summary(tmp_path, 0)
+    assert not (tmp_path / SUMMARY).exists()
+
+
+def test_curve_is_that_of_counting_pixels() -> None:
+    chance = np.random.default_rng(0)
+    levels, truth = chance.integers(0, 256, 4000), chance.random(4000) < 0.3
+    counts = np.stack([np.bincount(part, minlength=256) for part in (levels, levels[truth])])
+    curve = pr_curve(counts)
+    for threshold in (0, 1, 100, 255):
+        called = levels >= threshold
+        hit, false = (called & truth).sum(), (called & ~truth).sum()
+        rest, miss = (~called & ~truth).sum(), (~called & truth).sum()
+        expected = (hit, false, rest, miss, hit / called.sum(), hit / truth.sum())
+        assert [values[threshold] for values in curve] == pytest.approx(expected)
+
+
+def test_curve_without_pneumothorax_or_calls_is_finite() -> None:
+    nothing = np.zeros((2, 256), np.int64)
+    nothing[0, 0] = 50
+    assert all(np.isfinite(values).all() for values in pr_curve(nothing))
+
+
+def test_overlay_shows_outlines_of_label_and_prediction_on_the_film() -> None:
+    image = np.full((16, 16), 50, np.uint8)
+    label, p8 = np.zeros((16, 16), np.uint8), np.zeros((16, 16), np.uint8)
+    label[2:7, 2:7], p8[9:14, 9:14] = 1, 200
+    picture = draw_overlay(Overlay("x", image, label, p8), 0.5)
+    green, red = (picture.argmax(-1) == channel for channel in (1, 0))
+    assert green[2, 2:7].all() and green[2:7, 6].all() and not green[9:, 9:].any()
+    assert (picture[9, 9:14, 0] > 200).all() and (picture[9:14, 13, 0] > 200).all()
+    assert (picture[4, 4] == 50).all() and (picture[11, 11] == 50).all() and red[11, 9]

@@ -1,0 +1,198 @@
+"""A stage on one rank: the mean of its last epochs, stops in the middle of it, what is logged, and a trace."""
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim.swa_utils import update_bn
+
+from pneumo_dist import trainer
+from pneumo_dist.__main__ import app
+from pneumo_dist.batch_norm import recompute_statistics
+from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint
+from pneumo_dist.config import Experiment
+from pneumo_dist.data.batch import Batch, Input
+from pneumo_dist.data.loader import eval_loader
+from pneumo_dist.data.plan import split_fold
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.models import build_model
+from pneumo_dist.monitor import METRICS, read_epochs
+from pneumo_dist.preemption import Preempted
+from pneumo_dist.profiling import TRACE
+from pneumo_dist.stages import train_fold
+from pneumo_dist.validation import validate
+from shards import console
+from shards.table import Shards
+
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+SGD = {"name": "sgd", "lr": 0.05}
+SWA = {**SGD, "swa_epochs": 2}
+PLAIN: dict[str, Any] = {
+    "name": "x",
+    "amp": "float32",
+    "model": {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 4, 8), "norm": True}},
+    "data": {"loader": "host"},
+}
+
+
+def experiment_of(**stage: Any) -> Experiment:
+    given = {"name": "main", "image_size": 96, "global_batch": 2, "micro_batch": 1, "eval_batch": 4, "top_k": 9}
+    return Experiment.model_validate({**PLAIN, "stages": [{**given, **stage}]})
+
+
+def train(experiment: Experiment, films: Shards, runs: Path) -> Path:
+    train_fold(experiment, 0, films, runs / "fold0", ALONE, "resolved: true\n")
+    return runs / "fold0/main"
+
+
+def states(stage: Path) -> list[dict[str, Any]]:
+    files = sorted(list_checkpoints(stage / "checkpoints"), key=lambda file: file.step)
+    return [load_checkpoint(file.path) for file in files]
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# The mean of the last epochs
+
+
+@pytest.fixture(scope="module")
+def straight(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage of four epochs, the last two averaged, that nothing disturbed."""
+    return train(experiment_of(epochs=4, optim=SWA), films, tmp_path_factory.mktemp("straight"))
+
+
+def test_averaged_weights_have_statistics_of_the_training_films(straight: Path, films: Shards) -> None:
+    experiment, made = experiment_of(), states(straight)
+    stage = experiment.stages[0]
+    assert [state["averaged_epochs"] for state in made] == [0, 0, 1, 2]
+    rows = split_fold(films, 0, always_train=False).train
+    loader = eval_loader(films, rows, stage, Input(96, 1, experiment.data), 0, 1, with_mask=False)
+    batches = [batch.images[: len(batch.indices)] for batch in loader]
+    assert sum(map(len, batches)) == len(rows) == 6 and len(batches[-1]) < len(batches[0])
+    model = build_model(experiment.model, pretrained=False)
+    model.load_state_dict(made[3]["averaged"])
+    update_bn(batches, model)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(made[3]["averaged"][name], value, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(made[3]["averaged"]["encoder.1.running_var"], made[3]["model"]["encoder.1.running_var"])
+
+
+def stopped_in_statistics(model: torch.nn.Module, batches: Any, *arguments: Any) -> bool:
+    def interrupted() -> Iterator[Batch]:
+        for batch in batches:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            yield batch
+
+    return recompute_statistics(model, interrupted(), *arguments)
+
+
+def stopped_in_validation(*arguments: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGUSR1)
+    return validate(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "stopped"), [("recompute_statistics", stopped_in_statistics), ("validate", stopped_in_validation)]
+)
+def test_run_stopped_while_it_averages_ends_with_the_same_bits(
+    films: Shards, tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, name: str, stopped: Any
+) -> None:
+    experiment, whole = experiment_of(epochs=4, optim=SWA), getattr(trainer, name)
+    calls = 0
+
+    def sometimes(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return (stopped if calls in (1, 3) else whole)(*arguments)
+
+    monkeypatch.setattr(trainer, name, sometimes)
+    for _ in range(2):
+        with pytest.raises(Preempted):
+            train(experiment, films, tmp_path)
+    stage = train(experiment, films, tmp_path)
+    for one, other in zip(states(straight), states(stage), strict=True):
+        assert one["history"] == other["history"] and one["position"] == other["position"]
+        assert same(one["model"], other["model"])
+        assert (one["averaged"] is None) == (other["averaged"] is None)
+        assert one["averaged"] is None or same(one["averaged"], other["averaged"])
+    assert len(read_epochs(stage / METRICS)) == len(read_epochs(straight / METRICS)) == 4
+
+
+# What is logged
+
+LOGGED = {
+    *("loss", "bce", "dice", "focal", "training_dice", "validation_loss", "score", "positive_dice", "dice_at_half"),
+    *("always_empty", "top", "area", "bottom", "lr", "grad_norm", "scale", "sample_rate", "bad_steps"),
+    "overflowed_steps",
+}
+MEASURED = {"images_per_s", "data_wait_share", "peak_memory_mb"}
+
+
+@pytest.fixture(scope="module")
+def board(straight: Path) -> EventAccumulator:
+    made = EventAccumulator(str(straight / "tensorboard"), size_guidance={"images": 0})
+    made.Reload()
+    return made
+
+
+def test_every_figure_of_an_epoch_is_logged_thrice(straight: Path, board: EventAccumulator) -> None:
+    lines = read_epochs(straight / METRICS)
+    rows = list(csv.DictReader((straight / "summary.csv").open()))
+    history = states(straight)[-1]["history"]
+    assert len(lines) == len(rows) == 4
+    place = {"stage", "epoch", "step"}
+    assert {*lines[0]} == LOGGED | MEASURED | place and {*rows[0]} == LOGGED | MEASURED | place
+    tags = {tag.removeprefix("epoch/") for tag in board.Tags()["scalars"] if tag.startswith("epoch/")}
+    assert tags == LOGGED | MEASURED
+    for number, (line, row, record) in enumerate(zip(lines, rows, history, strict=True)):
+        assert {name: line[name] for name in record} == record
+        assert row == {name: str(value) for name, value in line.items()}
+        for name in tags:
+            event = board.Scalars(f"epoch/{name}")[number]
+            assert event.step == record["step"] and event.value == pytest.approx(line[name], rel=1e-6)
+
+
+def test_every_step_is_logged(straight: Path, board: EventAccumulator) -> None:
+    record = states(straight)[-1]["history"][-1]
+    for name in ("loss", "bce", "dice", "focal", "lr", "grad_norm", "scale"):
+        steps = board.Scalars(f"train_step/{name}")
+        assert [event.step for event in steps] == list(range(1, record["step"] + 1))
+        if name != "scale":
+            mean = sum(event.value for event in steps[-3:]) / 3
+            assert mean == pytest.approx(record[name], rel=1e-5), "an epoch is the mean of its three steps"
+
+
+def test_config_outcome_curve_and_films_are_logged(straight: Path, board: EventAccumulator) -> None:
+    tags = board.Tags()
+    assert "config/text_summary" in tags["tensors"] and "validation/pixels" in tags["tensors"]
+    (text,) = board.Tensors("config/text_summary")
+    assert b'"swa_epochs": 2' in text.tensor_proto.string_val[0]
+    shown = {tag.split("/")[1]: len(board.Images(tag)) for tag in tags["images"]}
+    assert shown == {"fixed": 4, "worst": 4}, "both in each of four epochs"
+    assert len(board.Tensors("validation/pixels")) == 4
+    summaries = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"encoder" in summaries
+    assert board.SummaryMetadata("_hparams_/session_end_info") is not None
+
+
+# A trace
+
+
+def test_stage_is_traced_in_its_first_epoch_where_asked_for(films: Shards, tmp_path: Path) -> None:
+    experiment = experiment_of(epochs=2, global_batch=1, optim=SGD)
+    (tmp_path / "x.yaml").write_text(json.dumps(experiment.model_dump(mode="json")))
+    arguments = ("train", "--cpu", "--profile", "--config", tmp_path / "x.yaml", "--fold", 0)
+    arguments = (*arguments, "--shards", films.folder, "--runs", tmp_path)
+    assert console.run(app, "pneumo_dist", list(map(str, arguments))) == 0
+    events = json.loads((tmp_path / "x/fold0/main/tensorboard" / TRACE).read_text())["traceEvents"]
+    steps = {event["name"] for event in events if str(event.get("name")).startswith("ProfilerStep#")}
+    assert steps == {f"ProfilerStep#{number}" for number in range(4, 7)}, "six films are six steps"

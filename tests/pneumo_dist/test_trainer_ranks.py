@@ -1,0 +1,241 @@
+"""Ranks train, validate, save and predict with one model, and score it alike whatever their number."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pneumo_dist import trainer
+from pneumo_dist.batch_norm import recompute_statistics
+from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, weights_of
+from pneumo_dist.config import Experiment
+from pneumo_dist.data.batch import Input
+from pneumo_dist.data.loader import eval_loader
+from pneumo_dist.data.plan import split_fold
+from pneumo_dist.distributed import Ranks, process_group
+from pneumo_dist.inference import predict as inference
+from pneumo_dist.learner import Learner
+from pneumo_dist.models import build_model
+from pneumo_dist.processes import die_with_parent
+from pneumo_dist.stages import train_fold
+from pneumo_dist.validation import Validation, validate
+from shards.build import BuildOptions, build
+from shards.labels import load_labels
+from shards.phantom import synthesize
+from shards.sources import find_sources
+from shards.table import Shards
+
+pytestmark = pytest.mark.slow
+
+WORLDS = (1, 2, 4)
+BATCHES = 3  # of seven films
+SGD = {"name": "sgd", "lr": 0.05}
+EXPERIMENT = Experiment.model_validate(
+    {
+        "name": "x",
+        "amp": "float32",
+        "model": {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8), "norm": True}},
+        "data": {"loader": "host"},
+        "stages": [
+            {"image_size": 64, "global_batch": 2, "micro_batch": 1, "eval_batch": 3, "top_k": 9, "optim": SGD, **given}
+            for given in (
+                {"name": "frozen", "epochs": 2, "freeze_encoder_epochs": 1},
+                {"name": "ema", "epochs": 2, "optim": {**SGD, "ema_decay": 0.8}},
+                {"name": "swa", "epochs": 4, "optim": {**SGD, "swa_epochs": 2}},
+            )
+        ],
+    }
+)
+STAGES = tuple(stage.name for stage in EXPERIMENT.stages)
+
+
+def digest(tensors: Iterable[torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
+def fixed_model_figures(shards: Shards, ranks: Ranks) -> dict[str, Any]:
+    """What ranks find of a model that does not depend on their number."""
+    stage, split = EXPERIMENT.stages[0], split_fold(shards, 0, always_train=False)
+    spec = Input(stage.image_size, 1, EXPERIMENT.data)
+    torch.manual_seed(0)
+    model = build_model(EXPERIMENT.model, pretrained=False)
+    training, films = (
+        eval_loader(shards, rows, stage, spec, ranks.rank, ranks.world, with_mask=True)
+        for rows in (split.train, split.validation)
+    )
+    assert recompute_statistics(model, training, ranks, "float32")
+    shown = frozenset(split.validation[:2].tolist())
+    result = validate(model, films, shards, ranks, "float32", stage.loss, shown, BATCHES, lambda: False)
+    assert result is not None
+    overlays = [(each.name, digest(map(torch.from_numpy, (each.image, each.p8)))) for each in result.overlays]
+    return {
+        "films": [len(split.train), len(split.validation)],
+        "statistics": digest(model.buffers()),
+        "score": [repr(value) for value in (result.triplet, result.best, result.plain, result.loss)],
+        "pixels": result.pixels.tolist(),
+        "overlays": overlays,
+    }
+
+
+class Notes:
+    """Digests of what a rank trains, validates and predicts with, by stage."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, dict[str, list[str]]] = {name: {} for name in STAGES}
+        self.stage = ""
+        self.built: list[torch.nn.Module] = []
+
+    def add(self, kind: str, tensors: Iterable[torch.Tensor]) -> None:
+        self.found[self.stage].setdefault(kind, []).append(digest(tensors))
+
+    def watch(self) -> None:
+        share, end, start = Learner.share_buffers, Learner.end_epoch, Learner.start_epoch
+
+        def noted_share(learner: Learner) -> None:
+            self.add("own buffers", learner.model.buffers())
+            share(learner)
+
+        def noted_start(learner: Learner, epoch: int) -> None:
+            self.stage = learner._stage.name
+            start(learner, epoch)
+
+        def noted_end(learner: Learner, *result: float) -> None:
+            self.add("parameters", learner.model.parameters())
+            self.add("encoder", learner.model.get_submodule("encoder").parameters())
+            end(learner, *result)
+
+        def noted_validate(model: torch.nn.Module, *arguments: Any) -> Validation | None:
+            self.add("validated", model.state_dict().values())
+            return validate(model, *arguments)
+
+        def noted_build(*arguments: Any, **options: Any) -> torch.nn.Module:
+            self.built.append(build_model(*arguments, **options))
+            return self.built[-1]
+
+        Learner.share_buffers, Learner.start_epoch, Learner.end_epoch = noted_share, noted_start, noted_end
+        trainer.validate, inference.build_model = noted_validate, noted_build
+
+
+def trained_figures(shards: Shards, ranks: Ranks, runs: Path) -> dict[str, Any]:
+    """What this rank trained, validated and predicted with, beside what stands in the checkpoints."""
+    notes = Notes()
+    notes.watch()
+    run = runs / EXPERIMENT.name
+    train_fold(EXPERIMENT, 0, shards, run / "fold0", ranks, "resolved: true\n")
+    for stage in STAGES:
+        notes.stage = stage
+        options = inference.PredictOptions("oof", (0,), stage, top_k=9)
+        inference.predict(EXPERIMENT, shards, run, ranks, options)
+        for model in notes.built:
+            notes.add("predicted", model.state_dict().values())
+        notes.built.clear()
+    return notes.found
+
+
+def on_rank(rank: int, world: int, port: int, shards: Path, folder: Path) -> None:
+    """Join the others and note what this rank finds."""
+    die_with_parent()
+    torch.set_num_threads(1)
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in variables.items()})
+    with process_group(cpu=True) as ranks:
+        found: dict[str, Any] = {"fixed": fixed_model_figures(Shards(shards), ranks)}
+        if world == 2:
+            found["trained"] = trained_figures(Shards(shards), ranks, folder / "runs")
+        (folder / f"{world}-{rank}.json").write_text(json.dumps(found))
+
+
+def main(shards: Path, folder: Path) -> None:
+    """Fork the ranks from a process that has computed nothing: it imports torch once for all of them."""
+    for world in WORLDS:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        arguments = (world, port, shards, folder)
+        torch.multiprocessing.start_processes(on_rank, arguments, nprocs=world, start_method="fork")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """Fourteen phantom films, seven in each of two folds."""
+    folder = tmp_path_factory.mktemp("fourteen")
+    made = synthesize(folder / "synth", images=14, size=64, positive_rate=0.5, seed=3)
+    sources = find_sources([made.dicom_dir], [], None, load_labels(made.labels_csv), made.labels_csv, [], [])
+    build(sources, folder / "shards", BuildOptions(image_size=64, folds=2), b"a salt for tests only")
+    return Shards(folder / "shards")
+
+
+@pytest.fixture(scope="module")
+def folder(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with every rank's notes, and the runs of two ranks."""
+    from integration.conftest import ROOT, environment
+
+    folder = tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, __file__, str(shards.folder), str(folder)]
+    result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder
+
+
+def noted(folder: Path, world: int, kind: str) -> list[dict[str, Any]]:
+    return [json.loads((folder / f"{world}-{rank}.json").read_text())[kind] for rank in range(world)]
+
+
+def test_statistics_and_score_of_a_model_do_not_depend_on_the_number_of_ranks(folder: Path) -> None:
+    (alone,) = noted(folder, 1, "fixed")
+    assert alone["films"] == [7, 7], "these divide by none of 2 and 4"
+    assert len(alone["overlays"]) > 2
+    for world in WORLDS[1:]:
+        assert noted(folder, world, "fixed") == [alone] * world
+
+
+def test_ranks_hold_the_same_parameters_also_after_the_encoder_is_thawed(folder: Path) -> None:
+    first, second = noted(folder, 2, "trained")
+    for stage in STAGES:
+        assert first[stage]["parameters"] == second[stage]["parameters"], stage
+        assert len(set(first[stage]["parameters"])) == len(first[stage]["parameters"])
+    frozen, thawed = first["frozen"]["encoder"]
+    assert frozen != thawed, "the encoder has not trained since"
+
+
+def saved_weights(folder: Path, stage: str) -> dict[int, str]:
+    """The digest of the weights of each of a stage's checkpoints, by step."""
+    files = list_checkpoints(folder / "runs/x/fold0" / stage / "checkpoints")
+    return {file.step: digest(weights_of(load_checkpoint(file.path)).values()) for file in files}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_all_ranks_validate_save_and_predict_with_rank_0s_statistics(folder: Path, stage: str) -> None:
+    first, second = (rank[stage] for rank in noted(folder, 2, "trained"))
+    # Noted before a validation, then before its save.
+    own = list(zip(first["own buffers"], second["own buffers"], strict=True))[::2]
+    assert all(one != other for one, other in own), "the ranks cannot be told apart"
+    assert first["validated"] == second["validated"]
+    assert len(set(first["validated"])) == len(first["validated"])
+    saved = saved_weights(folder, stage)
+    assert [saved[step] for step in sorted(saved)] == first["validated"]
+    assert sorted(first["predicted"]) == sorted(second["predicted"]) == sorted(saved.values())
+
+
+def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them_on(folder: Path) -> None:
+    files = sorted(list_checkpoints(folder / "runs/x/fold0/swa/checkpoints"), key=lambda file: file.step)
+    states = [load_checkpoint(file.path) for file in files]
+    assert [state["averaged"] is None for state in states] == [True, True, False, False]
+    names = [name for name in states[3]["model"] if name.endswith(("weight", "bias"))]
+    mean = {name: (states[2]["model"][name].double() + states[3]["model"][name].double()) / 2 for name in names}
+    for name in names:
+        torch.testing.assert_close(states[3]["averaged"][name].double(), mean[name], rtol=1e-6, atol=1e-7)
+    tracked = [value for name, value in states[3]["averaged"].items() if name.endswith("tracked")]
+    assert {int(value) for value in tracked} == {BATCHES}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,89 @@
+"""A validation against a film-by-film loop on the label grid, its overlays, and a stop in the middle."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pneumo_dist.config import DataConfig, StageConfig
+from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.data.batch import Input
+from pneumo_dist.data.loader import EvalLoader, eval_loader
+from pneumo_dist.data.plan import split_fold
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.losses import combo_loss
+from pneumo_dist.models import build_model
+from pneumo_dist.validation import truth_mask, validate
+from shards.table import Shards
+
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+STAGE = StageConfig.model_validate({"name": "main", "image_size": 64, "eval_batch": 4})
+
+
+def model_of() -> torch.nn.Module:
+    """A network that calls about half of the pixels."""
+    torch.manual_seed(1)
+    config = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8)}}
+    model = build_model(ModelConfig.model_validate(config), pretrained=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0)
+    return model
+
+
+def loader_of(films: Shards) -> EvalLoader:
+    rows = split_fold(films, 0, always_train=False).validation
+    return eval_loader(films, rows, STAGE, Input(64, 1, DataConfig(loader="host")), 0, 1, with_mask=True)
+
+
+def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
+    model, loader = model_of(), loader_of(films)
+    rows = split_fold(films, 0, always_train=False).validation
+    dices: dict[int, float] = {}
+    losses, pixels = [], np.zeros((2, 256), np.int64)
+    for batch in loader:
+        count = len(batch.indices)
+        with torch.no_grad():
+            logits = model(batch.images)[:count]
+        losses.append((float(combo_loss(logits, batch.masks[:count], STAGE.loss)["loss"]), count))
+        for place, index in enumerate(batch.indices.tolist()):
+            p8 = torch.sigmoid(logits[place, 0]).mul(255).round().to(torch.uint8).numpy()
+            truth = truth_mask(films, index).astype(bool)
+            found = cv2.resize(p8, truth.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)
+            called = found > 0.5 * 255
+            total = called.sum() + truth.sum()
+            dices[index] = 2 * (called & truth).sum() / total if total else 1.0
+            for kind, part in enumerate((found.reshape(-1), found[truth])):
+                pixels[kind] += np.bincount(part, minlength=256)
+    assert sorted(dices) == rows.tolist() and len(losses) == 2 and losses[0][1] != losses[1][1]
+    shown = frozenset(rows[:2].tolist())
+    result = validate(model, loader, films, ALONE, "float32", STAGE.loss, shown, 2, lambda: False)
+    assert result is not None
+    positives = [index for index in rows.tolist() if truth_mask(films, index).any()]
+    assert result.plain.dice == pytest.approx(np.mean(list(dices.values())))
+    assert result.plain.positive_dice == pytest.approx(np.mean([dices[index] for index in positives])) != 0
+    assert (result.plain.films, result.plain.positives) == (len(rows), len(positives))
+    assert result.best.dice >= result.plain.dice and 0 < len(positives) < len(rows)
+    assert result.loss == pytest.approx(sum(loss * count for loss, count in losses) / len(rows))
+    np.testing.assert_array_equal(result.pixels, pixels)
+    assert result.figures()["score"] == result.best.dice and result.figures()["validation_loss"] == result.loss
+    keys = films.column("key")
+    fixed, worst = result.overlays[:2], result.overlays[2:]
+    assert [overlay.name for overlay in fixed] == [f"fixed/{keys[index]}" for index in sorted(shown)]
+    lowest = sorted(positives, key=lambda index: (dices[index], index))[:2]
+    assert [overlay.name for overlay in worst] == ["worst/1", "worst/2"]
+    for overlay, index in zip(worst, lowest, strict=True):
+        truth = cv2.resize(truth_mask(films, index), (64, 64), interpolation=cv2.INTER_NEAREST) > 0
+        assert (overlay.label > 0).sum() == pytest.approx(truth.sum(), rel=0.1, abs=8)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_validation_that_is_stopped_gives_nothing_and_the_next_is_whole(films: Shards, after: int) -> None:
+    model, loader = model_of(), loader_of(films)
+    polls = iter([False] * after + [True])
+    given = (model, loader, films, ALONE, "float32", STAGE.loss, frozenset[int](), 2)
+    assert validate(*given, lambda: next(polls)) is None
+    again, whole = (validate(model, each, *given[2:], lambda: False) for each in (loader, loader_of(films)))
+    assert again is not None and whole is not None
+    assert again.figures() == whole.figures() and again.overlays == ()
+    np.testing.assert_array_equal(again.pixels, whole.pixels)
