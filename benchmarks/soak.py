@@ -4,8 +4,8 @@
     python -m benchmarks.soak --kills 20 --ranks 4 --seed 7
 
 Run it from the root of the repository. Each run is started, killed (SIGKILL to the launcher and all its ranks) after a
-random time, and started again until it ends undisturbed; then its newest checkpoints, summaries and logs are compared
-with those of a run that nobody touched, tolerance 0. The last line says how many were equal.
+random time, and started again until it ends undisturbed; then its newest and best checkpoints, summaries and logs are
+compared with those of a run that nobody touched, tolerance 0. The last line says how many were equal.
 """
 
 import argparse
@@ -19,11 +19,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
 
+from benchmarks.equality import run_differences
 from shards.build import BuildOptions, build
 from shards.labels import load_labels
 from shards.phantom import synthesize
@@ -46,7 +45,7 @@ CONFIG = {
         {"name": "second", "epochs": 2, "schedule": {"name": "cosine", "warmup_steps": 3}},
     ],
 }
-COMPARED = ("model", "averaged", "optimizer", "schedule", "history", "position", "lineage")
+FOLD = "soak/fold0"
 
 
 def main() -> int:
@@ -63,8 +62,7 @@ def main() -> int:
         config = work / "soak.yaml"
         config.write_text(yaml.safe_dump(CONFIG))
         started = time.monotonic()
-        code, _ = _run(config, shards, work / "straight", arguments.ranks, None)
-        assert code == 0, "the undisturbed run failed"
+        _finish(config, shards, work / "straight", arguments.ranks)
         length = time.monotonic() - started
         print(f"undisturbed: {length:.0f} s on {arguments.ranks} ranks", flush=True)
         chance = random.Random(arguments.seed)
@@ -73,7 +71,7 @@ def main() -> int:
             runs += 1
             done = _disturbed(config, shards, work / "killed", arguments, chance, length, arguments.kills - kills)
             kills += len(done)
-            different = _differences(work / "straight", work / "killed")
+            different = run_differences(work / "straight" / FOLD, work / "killed" / FOLD)
             equal += not different
             moments = ", ".join(f"{moment:.1f} s ({where})" for moment, where in done)
             print(f"run {runs}: killed after {moments}: {', '.join(different) or 'equal'}", flush=True)
@@ -97,15 +95,24 @@ def _disturbed(
         moment = chance.uniform(0.2, 1.0) * length
         code, killed = _run(config, shards, out, arguments.ranks, moment)
         if not killed:
-            assert code == 0, "a resumed run failed"
+            assert code == 0, _end_of_log(out)
             if not done:  # it was quicker than the undisturbed one: try again
                 shutil.rmtree(out)
                 continue
             break
         done.append((moment, _where(out)))
-    code, _ = _run(config, shards, out, arguments.ranks, None)
-    assert code == 0, "a resumed run failed"
+    _finish(config, shards, out, arguments.ranks)
     return done
+
+
+def _finish(config: Path, shards: Path, runs: Path, ranks: int) -> None:
+    """Train to the end, undisturbed."""
+    code, _ = _run(config, shards, runs, ranks, None)
+    assert code == 0, _end_of_log(runs)
+
+
+def _end_of_log(runs: Path) -> str:
+    return f"a run failed:\n{runs.with_suffix('.log').read_text()[-3000:]}"
 
 
 def _shards(work: Path) -> Path:
@@ -146,31 +153,8 @@ def _left(runs: Path) -> bool:
 
 
 def _where(runs: Path) -> str:
-    found = sorted((runs / "soak/fold0").glob("*/checkpoints/*.pt"), key=lambda path: path.stat().st_mtime_ns)
+    found = sorted((runs / FOLD).glob("*/checkpoints/*.pt"), key=lambda path: path.stat().st_mtime_ns)
     return f"{found[-1].parents[1].name} {found[-1].name[:13]}" if found else "no checkpoint"
-
-
-def _differences(one: Path, other: Path) -> list[str]:
-    found = []
-    for stage in ("first", "second"):
-        folders = [runs / "soak/fold0" / stage for runs in (one, other)]
-        states = [torch.load(folder / "checkpoints/last", weights_only=True) for folder in folders]
-        found += [f"{part} of {stage} differs" for part in COMPARED if not _same(*(state[part] for state in states))]
-        summaries = [(folder / "summary.csv").read_bytes() for folder in folders]
-        found += [f"summary.csv of {stage} differs"] if summaries[0] != summaries[1] else []
-        lines = [len((folder / "metrics.jsonl").read_text().splitlines()) for folder in folders]
-        found += [f"metrics.jsonl of {stage} has {lines[1]} lines, not {lines[0]}"] if lines[0] != lines[1] else []
-    return found
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    return repr(one) == repr(other)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,24 @@
 #   bash launch/train.sh --ranks 2 --cpu --config configs/demo.yaml --fold 0 --shards SHARDS --runs RUNS
 #   bash launch/train.sh --fold-per-gpu --config configs/seunet.yaml --shards SHARDS --runs RUNS   (fold N on GPU N)
 # --max-restarts N starts all ranks again when one dies, up to N times, from the newest checkpoint.
+# On a GPU node with several NUMA nodes, each rank is bound to the CPUs beside its GPU where numactl is installed.
 # SIGTERM, SIGINT and SIGUSR1 save a checkpoint and stop. Exit code: 0 done, 2 bad input, 75 stopped, run it again.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 source launch/common.sh
+source launch/numa.sh
 
 ranks=$(count_ranks)
 arguments=()
 fold_per_gpu=0
 restarts=0
+device=gpu
 while (($#)); do
   case $1 in
     --ranks) ranks=$2; shift ;;
     --fold-per-gpu) fold_per_gpu=1 ;;
     --max-restarts) restarts=$2; shift ;;
+    --cpu) device=cpu; arguments+=("$1") ;;
     *) arguments+=("$1") ;;
   esac
   shift
@@ -41,28 +45,36 @@ if ((fold_per_gpu)); then
   exit "$worst"
 fi
 
+stopping=0
+trap stopping=1 USR1 TERM INT
+
 # Bad input is found here by one process with one clear line, not by every rank under torchrun.
 plan=$(python -m pneumo_dist train "${arguments[@]}" --dry-run --world-size "$ranks") || exit $?
 marker="$(sed -n 's/^folder: //p' <<<"$plan")/preempted.json"
 rm -f "$marker"
+((stopping)) && exit 75
+
+options=()
+[[ $device == gpu ]] && read -ra options < <(numa_binding "$ranks")
+((restarts > 0)) && options+=(--max-restarts "$restarts")
+under_torchrun=$((ranks > 1 || ${#options[@]} > 0))
+train=(python -m pneumo_dist train "${arguments[@]}")
+((under_torchrun)) && train=(python -m torch.distributed.run --standalone --nproc-per-node "$ranks"
+  "${options[@]}" "${train[@]:1}")
 
 # torchrun dies of SIGUSR1 and kills its workers 30 s after SIGTERM, so it is shielded and the workers get the signal.
-train=(python -m pneumo_dist train "${arguments[@]}")
-((ranks > 1)) && train=(python -m torch.distributed.run --standalone --nproc-per-node "$ranks"
-  --max-restarts "$restarts" "${train[@]:1}")
 (trap '' USR1 TERM INT; exec "${train[@]}") &
 agent=$!
-# shellcheck disable=SC2329  # the trap calls it
-stop() { stopping=1; }
-stopping=0
-trap stop USR1 TERM INT
 while kill -0 "$agent" 2>/dev/null; do
   if ((stopping)); then
     # Again and again, because a worker that is still importing ignores the first.
     workers=("$agent")
-    ((ranks > 1)) && read -ra workers < <(cat "/proc/$agent/task/"*/children 2>/dev/null)
+    ((under_torchrun)) && read -ra workers < <(cat "/proc/$agent/task/"*/children 2>/dev/null)
     ((${#workers[@]})) && kill -USR1 "${workers[@]}" 2>/dev/null
-    sleep 1
+    sleep 1 &
+    pause=$!
+    wait -n "$agent" "$pause"
+    kill "$pause" 2>/dev/null
   else
     wait "$agent"
   fi

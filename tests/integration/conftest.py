@@ -39,10 +39,15 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
 
+def launcher(ranks: int) -> list[str]:
+    """Return what starts a script or `-m MODULE`: this Python, or torchrun with that many ranks."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return [sys.executable, *(torchrun if ranks > 1 else [])]
+
+
 def module_command(*arguments: object, ranks: int = 1) -> list[str]:
     """Return `python -m …`, or the same under torchrun with that many ranks."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    return [sys.executable, *launcher, "-m", *map(str, arguments)]
+    return [*launcher(ranks), "-m", *map(str, arguments)]
 
 
 def run_module(*arguments: object, ranks: int = 1) -> "subprocess.CompletedProcess[str]":

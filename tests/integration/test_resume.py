@@ -6,124 +6,158 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from integration.conftest import ROOT, environment, last_state, module_command, must, run_module, write_config
+from integration import hold
+from integration.conftest import ROOT, environment, last_state, launcher, must, run_module, write_config
+
+from benchmarks.equality import run_differences
 
 pytestmark = pytest.mark.slow
+
+FOLD = "tiny/fold0"
 
 
 def train_arguments(config: Path, dataset: Path, runs: Path) -> tuple[object, ...]:
     return ("pneumo_dist", "train", "--cpu", "--config", config, "--fold", 0, "--shards", dataset, "--runs", runs)
 
 
-def processes_in(folder: Path) -> list[str]:
-    """Return the ids of processes with this fold's runs folder on their command line."""
-    runs = str(folder.parents[1]).encode()
+def train_script(ranks: int, config: Path, dataset: Path, runs: Path, *options: str) -> list[str]:
+    """Return the line that a person types."""
+    arguments = [*options, *map(str, train_arguments(config, dataset, runs)[2:])]
+    return ["bash", "launch/train.sh", "--ranks", str(ranks), *arguments]
+
+
+def processes_in(runs: Path) -> list[int]:
+    """Return the ids of processes with this runs folder on their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if runs in path.read_bytes().split(b"\0"):
-                found.append(path.parent.name)
+            if str(runs).encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
     return found
 
 
-def kill_tree_at(pattern: str, folder: Path, process: "subprocess.Popen[str]") -> None:
-    """SIGKILL a launcher and all its ranks as soon as a file of that pattern stands."""
+def wait_for(process: "subprocess.Popen[str]", is_there: Callable[[], object]) -> None:
     deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline, f"no {pattern} in {folder}"
+    while not is_there():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline, "the run did not get there"
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    while left := processes_in(folder):
+
+
+def kill_at(moment: str, ranks: int, config: Path, dataset: Path, runs: Path) -> None:
+    """SIGKILL a launcher and all its ranks at exactly that moment (hold.py); wait until none is left."""
+    marker = runs.parent / moment
+    arguments = [str(Path(hold.__file__)), moment, str(marker), *map(str, train_arguments(config, dataset, runs)[1:])]
+    process = subprocess.Popen(
+        launcher(ranks) + arguments,
+        env=environment(),
+        cwd=ROOT,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(process, marker.exists)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    deadline = time.monotonic() + 30
+    while left := processes_in(runs):
         assert time.monotonic() < deadline, f"processes {left} outlived their launcher"
         time.sleep(0.05)
 
 
-def same_bits(one: Any, other: Any) -> bool:
-    """Compare states with tolerance 0 (and nan equal to nan)."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(same_bits(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same_bits, one, other))
-    return repr(one) == repr(other)
+def position_of(stage: Path) -> dict[str, object]:
+    position = last_state(stage)["position"]
+    assert isinstance(position, dict)
+    return position
 
 
-def assert_same_run(one: Path, other: Path) -> None:
-    for stage in ("first", "second"):
-        a, b = last_state(one / "tiny/fold0" / stage), last_state(other / "tiny/fold0" / stage)
-        for part in ("model", "averaged", "optimizer", "schedule", "history", "position", "lineage"):
-            assert same_bits(a[part], b[part]), f"{part} of stage {stage} differs"
-        logged = [(run / "tiny/fold0" / stage / "summary.csv").read_text() for run in (one, other)]
-        assert logged[0] == logged[1]
-        lines = (other / "tiny/fold0" / stage / "metrics.jsonl").read_text().splitlines()
-        epochs = [json.loads(line)["epoch"] for line in lines]
-        assert epochs == list(range(len(epochs))), "a line is missing or stands twice"
+Straight = Callable[[int], tuple[Path, Path]]
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["1 rank", "2 ranks"])
-def straight(
-    request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[int, Path, Path]:
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """Gives the config and the runs folder of an undisturbed run on some ranks; each is trained once."""
+    made: dict[int, tuple[Path, Path]] = {}
+
+    def run(ranks: int) -> tuple[Path, Path]:
+        if ranks not in made:
+            folder = tmp_path_factory.mktemp("straight")
+            config = write_config(folder / "tiny.yaml")
+            must(run_module(*train_arguments(config, dataset, folder / "runs"), ranks=ranks))
+            made[ranks] = config, folder / "runs"
+        return made[ranks]
+
+    return run
+
+
+@pytest.fixture(params=[1, 2], ids=["1 rank", "2 ranks"])
+def straight(request: pytest.FixtureRequest, undisturbed: Straight) -> tuple[int, Path, Path]:
     """An undisturbed run: its ranks, config and runs folder."""
-    folder = tmp_path_factory.mktemp("straight")
-    config = write_config(folder / "tiny.yaml")
-    must(run_module(*train_arguments(config, dataset, folder / "runs"), ranks=request.param))
-    return request.param, config, folder / "runs"
+    return request.param, *undisturbed(request.param)
 
 
-def test_killed_in_mid_epoch_and_between_stages_ends_with_the_same_bits(
-    straight: tuple[int, Path, Path], dataset: Path, tmp_path: Path
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_killed_at_each_kind_of_moment_ends_with_the_same_bits(
+    undisturbed: Straight, dataset: Path, tmp_path: Path, ranks: int
 ) -> None:
-    ranks, config, runs = straight
-    command = module_command(*train_arguments(config, dataset, tmp_path), ranks=ranks)
-    for pattern in ("first/checkpoints/step-00000002-*.pt", "second/checkpoints/step-*.pt"):
-        process = subprocess.Popen(
-            command,
-            env=environment(),
-            cwd=ROOT,
-            start_new_session=True,
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        kill_tree_at(pattern, tmp_path / "tiny/fold0", process)
-    must(run_module(*train_arguments(config, dataset, tmp_path), ranks=ranks))
-    assert_same_run(runs, tmp_path)
+    config, straight = undisturbed(ranks)
+    runs = tmp_path / "runs"
+    first, second = (runs / FOLD / stage for stage in ("first", "second"))
+
+    kill_at("during_a_write", ranks, config, dataset, runs)
+    steps = [path.name[:13] for path in (first / "checkpoints").glob("step-*.pt")]
+    assert steps == ["step-00000001"] and len(list((first / "checkpoints").glob(".step-00000002-*.tmp"))) == 1
+    kill_at("in_mid_epoch", ranks, config, dataset, runs)
+    assert len((first / "metrics.jsonl").read_text().splitlines()) == 1
+    kill_at("during_validation", ranks, config, dataset, runs)
+    assert len((first / "metrics.jsonl").read_text().splitlines()) == 1
+    kill_at("between_stages", ranks, config, dataset, runs)
+    assert position_of(first)["finished"]
+    assert not list(second.glob("checkpoints/*.pt"))
+
+    must(run_module(*train_arguments(config, dataset, runs), ranks=ranks))
+    assert run_differences(straight / FOLD, runs / FOLD) == []
 
 
 def test_signal_saves_and_exits_75_and_the_same_command_goes_on(
     straight: tuple[int, Path, Path], dataset: Path, tmp_path: Path
 ) -> None:
     ranks, config, runs = straight
-    command = [
-        "bash",
-        "launch/train.sh",
-        "--ranks",
-        str(ranks),
-        *map(str, train_arguments(config, dataset, tmp_path)[2:]),
-    ]
+    command = train_script(ranks, config, dataset, tmp_path)
     process = subprocess.Popen(command, env=environment(), cwd=ROOT, start_new_session=True, text=True)
-    fold = tmp_path / "tiny/fold0"
-    while not list(fold.glob("first/checkpoints/step-00000002-*.pt")):
-        assert process.poll() is None
-        time.sleep(0.005)
+    fold = tmp_path / FOLD
+    wait_for(process, lambda: list(fold.glob("first/checkpoints/step-00000002-*.pt")))
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=60) == 75
     marker = json.loads((fold / "preempted.json").read_text())
-    state = last_state(fold / marker["stage"])
-    assert isinstance(state["position"], dict)
-    assert marker["step"] == state["position"]["total"]
+    assert marker["step"] == position_of(fold / marker["stage"])["total"]
     assert subprocess.run(command, env=environment(), cwd=ROOT, timeout=300).returncode == 0
     assert not (fold / "preempted.json").exists()
-    assert_same_run(runs, tmp_path)
+    assert run_differences(runs / FOLD, tmp_path / FOLD) == []
+
+
+def test_killed_rank_is_started_again_and_ends_with_the_same_bits(
+    undisturbed: Straight, dataset: Path, tmp_path: Path
+) -> None:
+    config, runs = undisturbed(2)
+    command = train_script(2, config, dataset, tmp_path, "--max-restarts", "2")
+    process = subprocess.Popen(command, env=environment(), cwd=ROOT, start_new_session=True, text=True)
+    wait_for(process, lambda: list((tmp_path / FOLD).glob("first/checkpoints/step-00000002-*.pt")))
+    (rank,) = [each for each in processes_in(tmp_path) if b"RANK=1" in variables_of(each)]
+    os.kill(rank, signal.SIGKILL)
+    assert process.wait(timeout=300) == 0
+    assert run_differences(runs / FOLD, tmp_path / FOLD) == []
+
+
+def variables_of(process: int) -> list[bytes]:
+    return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
 
 
 def test_finished_run_is_left_alone(straight: tuple[int, Path, Path], dataset: Path) -> None:
@@ -138,22 +172,28 @@ def test_damaged_newest_checkpoint_falls_back_with_a_warning(
 ) -> None:
     ranks, config, runs = straight
     subprocess.run(["cp", "-a", str(runs / "tiny"), str(tmp_path)], check=True)
-    newest = (tmp_path / "tiny/fold0/second/checkpoints/last").resolve()
+    newest = (tmp_path / f"{FOLD}/second/checkpoints/last").resolve()
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     result = run_module(*train_arguments(config, dataset, tmp_path), ranks=ranks)
     must(result)
     assert newest.name in result.stderr
-    newest.unlink(missing_ok=True)
-    assert_same_run(runs, tmp_path)
+    assert run_differences(runs / FOLD, tmp_path / FOLD) == []
 
 
 def test_changed_learning_rate_is_refused_by_name(straight: tuple[int, Path, Path], dataset: Path) -> None:
     _, config, runs = straight
-    resolved = (runs / "tiny/fold0/config.yaml").read_text()
+    resolved = (runs / f"{FOLD}/config.yaml").read_text()
     result = run_module(*train_arguments(config, dataset, runs), "--set", "optim.lr=1e-5")
-    assert (runs / "tiny/fold0/config.yaml").read_text() == resolved
+    assert (runs / f"{FOLD}/config.yaml").read_text() == resolved
     assert result.returncode == 2
     assert "optim.lr" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_input_error_of_rank_0_is_every_ranks(dataset: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "tiny.yaml", init={"experiment": "none", "stage": "first"})
+    result = run_module(*train_arguments(config, dataset, tmp_path), ranks=2)
+    assert result.returncode == 1, "torchrun's own"
+    assert result.stderr.count("none/fold0/first/checkpoints: no checkpoints; train that fold first") == 2

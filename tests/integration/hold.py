@@ -1,0 +1,93 @@
+"""Run `python -m pneumo_dist` and hold it still at one moment, so that a test can kill it exactly there.
+
+    python tests/integration/hold.py MOMENT MARKER train --config …
+
+One rank touches MARKER at the moment and goes no further; the others wait for it. Loader workers import this file
+again: it imports nothing slow.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Hold = Callable[[], None]
+
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+IS_LAST_RANK = RANK == WORLD - 1
+
+
+def during_a_write(hold: Hold) -> None:
+    """Hold when half of the first epoch's last checkpoint is written."""
+    from pneumo_dist import checkpoint
+    from shards.files import atomic_open, atomic_write
+
+    def write(path: Path, content: memoryview) -> None:
+        if not path.name.startswith("step-00000002-"):
+            return atomic_write(path, content)
+        with atomic_open(path) as stream:
+            stream.write(content[: len(content) // 2])
+            stream.flush()
+            hold()
+
+    checkpoint.atomic_write = write
+
+
+def in_mid_epoch(hold: Hold) -> None:
+    """Hold before the second epoch's second step, when the first epoch's last checkpoint stands."""
+    from pneumo_dist.learner import Learner
+
+    step = Learner.step
+
+    def held(self: Learner, batches: Any, accumulation: int, done: int, *others: Any) -> Any:
+        if done == 3 and RANK == 0:  # it writes the checkpoints, one after the other
+            hold()
+        return step(self, batches, accumulation, done, *others)
+
+    Learner.step = held
+
+
+def during_validation(hold: Hold) -> None:
+    """Hold when the first film of this process's first validation is scored."""
+    from pneumo_dist import validation
+
+    def held(*_: Any) -> Any:
+        hold()
+
+    if IS_LAST_RANK:
+        validation.film_histograms = held
+
+
+def between_stages(hold: Hold) -> None:
+    """Hold before the second stage makes anything."""
+    from pneumo_dist.trainer import StageRun
+
+    train = StageRun.train
+
+    def held(self: StageRun) -> Any:
+        if self.stage.name == "second" and IS_LAST_RANK:
+            hold()
+        return train(self)
+
+    StageRun.train = held
+
+
+MOMENTS = {moment.__name__: moment for moment in (during_a_write, in_mid_epoch, during_validation, between_stages)}
+
+
+def main(moment: str, marker: Path, arguments: list[str]) -> int:
+    from pneumo_dist.__main__ import app
+    from shards import console
+
+    def hold() -> None:
+        marker.touch()
+        time.sleep(3600)
+
+    MOMENTS[moment](hold)
+    return console.run(app, "python -m pneumo_dist", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
