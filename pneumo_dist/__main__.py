@@ -1,7 +1,6 @@
 """python -m pneumo_dist: train a fold, predict, tune, submit, report. Each works alone or under torchrun."""
 
 import hashlib
-import math
 import os
 import sys
 import warnings
@@ -233,30 +232,41 @@ def predict(
 @app.command()
 @CONFIG
 @RUNS
-def tune(config_path: Path, runs: Path) -> None:
+@click.option(
+    "--objective",
+    "objective_text",
+    default="dice",
+    show_default=True,
+    help="dice, dice@prevalence=P or sensitivity@specificity=S.",
+)
+def tune(config_path: Path, runs: Path, objective_text: str) -> None:
     """Find the exact best triplet of thresholds on the out-of-fold predictions."""
     from pneumo_dist.distributed import process_group
+    from pneumo_dist.inference.objective import Objective
     from pneumo_dist.inference.store import Predictions
-    from pneumo_dist.inference.tune import THRESHOLDS, prediction_histograms, tune, write_thresholds
+    from pneumo_dist.inference.tune import (
+        SURFACE,
+        THRESHOLDS,
+        draw_surface,
+        prediction_histograms,
+        summary_lines,
+        tune,
+        write_thresholds,
+    )
+    from shards.files import atomic_write
 
+    objective = Objective.parse(objective_text)
     run = runs / load_config(config_path).experiment.name
     predictions = Predictions(run / "oof" / "predictions")
     with process_group(cpu=True) as ranks:
         with console.progress(len(predictions) // ranks.world if ranks.is_main else 0, "film", "tune") as bar:
             histograms = prediction_histograms(predictions, ranks, on_film=lambda: bar.update(1))
         if ranks.is_main:
-            tuned = tune(predictions, histograms)
+            tuned = tune(predictions, histograms, objective)
             write_thresholds(run / "oof" / THRESHOLDS, tuned, predictions)
-            triplet, score = tuned.triplet, tuned.score
-            # Rounded up, so that the printed numbers, typed after --triplet, mean the same levels.
-            top, bottom = (math.ceil(value * 1e4) / 1e4 for value in (triplet.top, triplet.bottom))
-            print(f"best triplet: top {top:.4f}, area {triplet.area} px, bottom {bottom:.4f}")
-            print(
-                f"out-of-fold mean Dice {score.dice:.4f} over {score.films} films "
-                f"(always empty {score.always_empty:.4f}), "
-                f"Dice on {score.positives} positive films {score.positive_dice:.4f}"
-            )
-            print(f"thresholds: {run / 'oof' / THRESHOLDS}")
+            atomic_write(run / "oof" / SURFACE, draw_surface(histograms, tuned))
+            print("\n".join(summary_lines(tuned)))
+            print(f"thresholds: {run / 'oof' / THRESHOLDS}, drawn in {run / 'oof' / SURFACE}")
 
 
 @app.command()

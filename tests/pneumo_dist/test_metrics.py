@@ -109,15 +109,14 @@ def test_area_is_met_by_equality() -> None:
     assert film_dice(stack([film]), Triplet(0.5, 3, 0.5)).tolist() == [0.0]
 
 
-def brute_force(films: list[Film]) -> float:
-    tops = bottoms = [value / 255 for value in LEVELS]
+def every_triplet(films: list[Film]) -> list[Triplet]:
+    thresholds = [value / 255 for value in LEVELS]
     areas = range(films[0][0].size + 2)
-    return max(
-        math.fsum(naive_dice(*film, Triplet(top, area, bottom)) for film in films) / len(films)
-        for top in tops
-        for area in areas
-        for bottom in bottoms
-    )
+    return [Triplet(top, area, bottom) for top in thresholds for area in areas for bottom in thresholds]
+
+
+def brute_force(films: list[Film]) -> float:
+    return max(math.fsum(naive_dice(*film, triplet) for film in films) / len(films) for triplet in every_triplet(films))
 
 
 @settings(max_examples=60, deadline=None)
@@ -128,6 +127,43 @@ def test_best_triplet_equals_brute_force(films: list[Film]) -> None:
     reached = math.fsum(naive_dice(*film, triplet) for film in films) / len(films)
     assert reached == pytest.approx(best, abs=1e-12)
     assert 0 <= triplet.top <= 1 and 0 <= triplet.bottom <= 1 and triplet.area >= 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(film_of(st.sampled_from(LEVELS), 2), st.sampled_from([0.25, 1.0, 3.0])), min_size=1, max_size=4)
+)
+def test_weighted_search_equals_brute_force(weighted: list[tuple[Film, float]]) -> None:
+    films, weights = [film for film, _ in weighted], [weight for _, weight in weighted]
+
+    def mean(triplet: Triplet) -> float:
+        return math.fsum(w * naive_dice(*film, triplet) for film, w in weighted) / math.fsum(weights)
+
+    triplet, best = best_triplet(stack(films), np.array(weights))
+    assert best == pytest.approx(max(map(mean, every_triplet(films))), abs=1e-12)
+    assert mean(triplet) == pytest.approx(best, abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(film_of(st.sampled_from(LEVELS), 2), min_size=1, max_size=4), st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0])
+)
+def test_search_for_sensitivity_equals_brute_force(films: list[Film], specificity: float) -> None:
+    def value(triplet: Triplet) -> tuple[int, float]:
+        called = [(film > level(triplet.top)).sum() >= triplet.area for film, _ in films]
+        kinds = [bool(truth.any()) for _, truth in films]
+        wrong = sum(c and not kind for c, kind in zip(called, kinds, strict=True))
+        negatives = len(kinds) - sum(kinds)
+        if negatives and (negatives - wrong) / negatives < specificity - 1e-9:
+            return -1, 0.0
+        right = sum(c and kind for c, kind in zip(called, kinds, strict=True))
+        return right, math.fsum(naive_dice(*film, triplet) for film in films) / len(films)
+
+    triplet, best = best_triplet(stack(films), specificity=specificity)
+    expected = max(map(value, every_triplet(films)))
+    reached = value(triplet)
+    assert (reached[0], best) == (expected[0], pytest.approx(expected[1], abs=1e-12))
+    assert reached[1] == pytest.approx(best, abs=1e-12)
 
 
 def test_best_triplet_of_films_without_a_pneumothorax_keeps_all_empty() -> None:

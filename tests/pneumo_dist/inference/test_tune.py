@@ -10,9 +10,17 @@ import pytest
 import torch
 
 from pneumo_dist.distributed import Ranks
+from pneumo_dist.inference.objective import Objective
 from pneumo_dist.inference.postprocess import apply_triplet, label_map
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
-from pneumo_dist.inference.tune import prediction_histograms, read_triplet, tune, write_thresholds
+from pneumo_dist.inference.tune import (
+    draw_surface,
+    prediction_histograms,
+    read_triplet,
+    summary_lines,
+    tune,
+    write_thresholds,
+)
 from pneumo_dist.metrics import Triplet
 from shards import rle
 from shards.errors import InputError
@@ -116,3 +124,31 @@ def test_damaged_thresholds_are_an_input_error(tmp_path: Path, text: str) -> Non
 def test_missing_thresholds_name_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tune.*--triplet"):
         read_triplet(tmp_path / "thresholds.json")
+
+
+def test_what_is_told_and_written_are_the_same_figures(films: Shards, tmp_path: Path) -> None:
+    predictions = stored(films, tmp_path)
+    histograms = prediction_histograms(predictions, ALONE)
+    tuned = tune(predictions, histograms, Objective(specificity=1.0))
+    write_thresholds(tmp_path / "thresholds.json", tuned, predictions)
+    content = json.loads((tmp_path / "thresholds.json").read_text())
+    assert content["objective"] == "sensitivity@specificity=1"
+    assert content["dice"]["low"] <= content["score"]["dice"] == content["dice"]["mean"] <= content["dice"]["high"]
+    assert content["dice_tuned_on_other_folds"]["mean"] <= 1.0
+    assert sum(row["films"] for row in content["by_size"]) == content["score"]["positives"] == 6
+    calls = [
+        apply_triplet(label_map(p8, predictions.grid(i)), tuned.triplet).any() for i, (_, p8) in enumerate(predictions)
+    ]
+    assert content["called_positive"] == np.mean(calls)
+    text = "\n".join(summary_lines(tuned))
+    assert f"out-of-fold mean Dice {content['score']['dice']:.4f} over 12 films" in text
+    assert f"called positive: {content['called_positive']:.1%}" in text
+    low, high = content["plateau"]["top"]
+    assert low <= content["triplet"]["top"] <= high
+
+
+def test_surface_is_a_picture(films: Shards, tmp_path: Path) -> None:
+    predictions = stored(films, tmp_path)
+    histograms = prediction_histograms(predictions, ALONE)
+    picture = cv2.imdecode(np.frombuffer(draw_surface(histograms, tune(predictions, histograms)), np.uint8), 1)
+    assert picture is not None and picture.std() > 10

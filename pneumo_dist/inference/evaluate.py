@@ -1,0 +1,137 @@
+"""What tuned thresholds are worth: on films that they were not tuned on, around the best, and by size of the mask."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from pneumo_dist.inference.objective import Objective
+from pneumo_dist.metrics import Histograms, Levels, Triplet, counts_above, dice, film_dice, level
+
+Floats = npt.NDArray[np.float64]
+
+# Thresholds that lose less than this are as good as the best.
+PLATEAU = 0.001
+
+
+@dataclass(frozen=True)
+class SizeRow:
+    """The positive films whose masks have `smallest` to `largest` label-grid pixels: the share of them that is called
+    positive, and their mean Dice."""
+
+    smallest: int
+    largest: int
+    films: int
+    sensitivity: float
+    dice: float
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Mean Dice float64 (tops, areas) at one bottom: `tops` are thresholds, `areas` label-grid pixels."""
+
+    tops: Floats
+    areas: npt.NDArray[np.int64]
+    dice: Floats
+
+
+def cross_tuned(histograms: Histograms, folds: npt.NDArray[np.int64], objective: Objective) -> Floats | None:
+    """Return the Dice of each film under thresholds tuned on the other folds; None for films of one fold."""
+    if len(np.unique(folds)) < 2:
+        return None
+    dices = np.zeros(len(histograms))
+    for fold in np.unique(folds):
+        own = folds == fold
+        dices[own] = film_dice(histograms[own], objective.search(histograms[~own]))
+    return dices
+
+
+def bootstrap_interval(values: Floats, groups: npt.NDArray[np.str_], draws: int = 2000) -> tuple[float, float]:
+    """Return the 95 % interval of the mean over films, by drawing patients with replacement.
+
+    `groups` names each film's patient. The percentile interval of B. Efron, "Bootstrap methods", Annals of Statistics
+    1979. Both ends are nan for a single patient.
+    """
+    _, patient = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(patient, values), np.bincount(patient).astype(np.float64)
+    if len(sums) < 2:
+        return float("nan"), float("nan")
+
+    def mean(sums: Floats, counts: Floats, axis: int = -1) -> Floats:
+        return np.asarray(sums.sum(axis) / counts.sum(axis))
+
+    found = stats.bootstrap(
+        (sums, counts), mean, paired=True, vectorized=True, n_resamples=draws, batch=100, method="percentile", rng=0
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def by_size(histograms: Histograms, triplet: Triplet, rows: int = 10) -> list[SizeRow]:
+    """Return the positive films in `rows` parts of nearly equal number by the size of their masks, smallest first."""
+    truth = histograms[:, 1].sum(-1)
+    positive = np.flatnonzero(truth > 0)
+    ranked = positive[np.argsort(truth[positive], kind="stable")]
+    called, dices = is_called(histograms, triplet), film_dice(histograms, triplet)
+    return [
+        SizeRow(
+            smallest=int(truth[part].min()),
+            largest=int(truth[part].max()),
+            films=len(part),
+            sensitivity=float(called[part].mean()),
+            dice=float(dices[part].mean()),
+        )
+        for part in np.array_split(ranked, rows)
+        if len(part)
+    ]
+
+
+def is_called(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.bool_]:
+    """Return whether the triplet rule calls each film positive, bool (n,)."""
+    return np.asarray(counts_above(histograms)[:, 0, level(triplet.top)] >= triplet.area)
+
+
+def given_up(histograms: Histograms, triplet: Triplet) -> int:
+    """Return how many positive films only `area` makes empty: they have pixels above `bottom`."""
+    shown = counts_above(histograms)[:, 0, level(triplet.bottom)] > 0
+    positive = histograms[:, 1].sum(-1) > 0
+    return int((shown & positive & ~is_called(histograms, triplet)).sum())
+
+
+def surface(histograms: Histograms, best: Triplet, weights: Floats, areas: int = 96) -> Surface:
+    """Return the mean Dice of every top and of about `areas` areas, from 0 to past the largest, at the best bottom."""
+    above = counts_above(histograms)
+    truth, chosen = histograms[:, 1].sum(-1), level(best.bottom)
+    hidden = (truth == 0).astype(np.float64)
+    gain = weights * (dice(above[:, 1, chosen], above[:, 0, chosen], truth) - hidden)
+    largest = int(above[:, 0].max()) + 1
+    steps = np.unique([0, best.area, *np.geomspace(1, largest, areas).round().astype(np.int64)])
+    values = np.zeros((Levels - 1, len(steps)))
+    for top in range(Levels - 1):
+        order = np.argsort(-above[:, 0, top], kind="stable")
+        sums = np.append(0.0, gain[order].cumsum())
+        values[top] = sums[np.searchsorted(-above[order, 0, top], -steps, side="right")]
+    mean = (values + (weights * hidden).sum()) / weights.sum()
+    return Surface(np.arange(Levels - 1) / 255, steps, mean)
+
+
+def plateau(histograms: Histograms, best: Triplet, weights: Floats) -> dict[str, tuple[float, float]]:
+    """Return how far each threshold can move, alone and without a gap, while the mean Dice loses less than PLATEAU."""
+    counts = counts_above(histograms)[:, 0, level(best.top)]
+    ways = {
+        "top": [replace(best, top=value / 255) for value in range(Levels - 1)],
+        "area": [replace(best, area=int(area)) for area in np.unique([0, best.area, *counts, *(counts + 1)])],
+        "bottom": [replace(best, bottom=value / 255) for value in range(Levels - 1)],
+    }
+    goal = float(np.average(film_dice(histograms, best), weights=weights)) - PLATEAU
+    found = {}
+    for name, triplets in ways.items():
+        values = [getattr(triplet, name) for triplet in triplets]
+        good = [float(np.average(film_dice(histograms, triplet), weights=weights)) > goal for triplet in triplets]
+        first = last = values.index(getattr(best, name))
+        while first > 0 and good[first - 1]:
+            first -= 1
+        while last + 1 < len(values) and good[last + 1]:
+            last += 1
+        found[name] = (float(values[first]), float(values[last]))
+    return found

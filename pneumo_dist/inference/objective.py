@@ -1,0 +1,59 @@
+"""What thresholds are tuned for."""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumo_dist.metrics import Histograms, Triplet, best_triplet
+from shards.errors import InputError
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Mean Dice over films; with `prevalence`, as if that share of them were positive; or, with `specificity`, the
+    highest sensitivity that leaves at least that share of the negative films empty, and then mean Dice."""
+
+    prevalence: float | None = None
+    specificity: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `dice`, `dice@prevalence=P` or `sensitivity@specificity=S`. Raises InputError for anything else."""
+        name, _, number = text.partition("=")
+        if text == "dice":
+            return cls()
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if name == "dice@prevalence" and 0 < value < 1:
+            return cls(prevalence=value)
+        if name == "sensitivity@specificity" and 0 <= value <= 1:
+            return cls(specificity=value)
+        raise InputError(
+            f"--objective {text}: give dice, dice@prevalence=P with P between 0 and 1, or sensitivity@specificity=S "
+            "with S from 0 to 1"
+        )
+
+    def __str__(self) -> str:
+        if self.prevalence is not None:
+            return f"dice@prevalence={self.prevalence:g}"
+        return "dice" if self.specificity is None else f"sensitivity@specificity={self.specificity:g}"
+
+    def film_weights(self, positive: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        """Return how much each film counts, float64 (n,), 1 on average. Raises InputError where a kind is missing."""
+        if self.prevalence is None:
+            return np.ones(len(positive))
+        share = positive.mean()
+        if share in (0.0, 1.0):
+            raise InputError(f"--objective {self}: needs films with and without a pneumothorax")
+        weights = np.where(positive, self.prevalence / share, (1.0 - self.prevalence) / (1.0 - share))
+        return np.asarray(weights, np.float64)
+
+    def search(self, histograms: Histograms) -> Triplet:
+        """Return the best triplet for films of shape (n, 2, 256), by the exact search."""
+        weights = self.film_weights(histograms[:, 1].sum(-1) > 0)
+        return best_triplet(histograms, weights, self.specificity)[0]
