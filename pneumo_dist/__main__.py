@@ -273,34 +273,41 @@ def tune(config_path: Path, runs: Path, objective_text: str) -> None:
 @CONFIG
 @RUNS
 @click.option("--triplet", type=(float, int, float), metavar="TOP AREA BOTTOM", help="Thresholds set by hand.")
+@click.option("--smallest-part", type=click.IntRange(0), default=0, help="Remove parts of fewer label-grid pixels.")
 @click.option("--sample-submission", type=FOLDER, help="CSV whose ids, in its order, are submitted.")
+@click.option("--keep-repeats", is_flag=True, help="Write an id as often as the sample submission names it.")
 @click.option("--out", type=FOLDER, help="The file to write.  [default: RUNS/NAME/test/submission.csv]")
 def submit(
     config_path: Path,
     runs: Path,
     triplet: tuple[float, int, float] | None,
+    smallest_part: int,
     sample_submission: Path | None,
+    keep_repeats: bool,
     out: Path | None,
 ) -> None:
     """Write submission.csv from the test predictions: one row per film, -1 where the mask is empty."""
     if int(os.environ.get("RANK", 0)) != 0:
         return
     from pneumo_dist.inference.store import Predictions
-    from pneumo_dist.inference.submission import sample_order, submission_rows, write_submission
-    from pneumo_dist.inference.tune import THRESHOLDS, read_triplet
+    from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
+    from pneumo_dist.inference.tune import THRESHOLDS, read_thresholds
     from pneumo_dist.metrics import Triplet
 
     run = runs / load_config(config_path).experiment.name
-    chosen = Triplet(*triplet) if triplet else read_triplet(run / "oof" / THRESHOLDS)
+    chosen, expected = (Triplet(*triplet), None) if triplet else read_thresholds(run / "oof" / THRESHOLDS)
     if not (0 <= chosen.top <= 1 and 0 <= chosen.bottom <= 1 and chosen.area >= 0):
         raise InputError(
             f"--triplet {chosen.top} {chosen.area} {chosen.bottom}: thresholds lie in 0..1, area is not negative"
         )
-    order = sample_order(sample_submission) if sample_submission else None
-    rows = submission_rows(Predictions(run / "test" / "predictions"), chosen)
+    order = sample_order(sample_submission, keep_repeats) if sample_submission else None
+    rows = submission_rows(Predictions(run / "test" / "predictions"), chosen, smallest_part)
     path = out or run / "test" / "submission.csv"
     write_submission(path, rows, order)
     ids = order or list(rows)
+    warning = None if expected is None else drift_warning(rows, expected)
+    if warning is not None:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"{path}: {len(ids)} films, {sum(rows[i] != '-1' for i in ids)} with a pneumothorax")
 
 

@@ -91,6 +91,12 @@ def is_called(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.bool_]
     return np.asarray(counts_above(histograms)[:, 0, level(triplet.top)] >= triplet.area)
 
 
+def is_shown(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.bool_]:
+    """Return whether the triplet rule leaves each film a mask with pixels in it, bool (n,)."""
+    above = counts_above(histograms)[:, 0, level(triplet.bottom)]
+    return np.asarray(is_called(histograms, triplet) & (above > 0))
+
+
 def given_up(histograms: Histograms, triplet: Triplet) -> int:
     """Return how many positive films only `area` makes empty: they have pixels above `bottom`."""
     shown = counts_above(histograms)[:, 0, level(triplet.bottom)] > 0

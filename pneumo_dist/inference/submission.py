@@ -2,9 +2,10 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pneumo_dist.inference.components import remove_small
 from pneumo_dist.inference.postprocess import apply_triplet, label_map
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.metrics import Triplet
@@ -15,11 +16,19 @@ from shards.files import atomic_write
 HEADER = ("ImageId", "EncodedPixels")
 
 
-def submission_rows(predictions: Predictions, triplet: Triplet) -> dict[str, str]:
-    """Return image id -> run-length mask on the film's label grid, in table order."""
+# More than this between test and out-of-fold films suggests that the test films are of another kind.
+CALLED_DRIFT = 0.03
+
+
+def submission_rows(predictions: Predictions, triplet: Triplet, smallest: int = 0) -> dict[str, str]:
+    """Return image id -> run-length mask on the film's label grid, in table order.
+
+    Connected parts of fewer than `smallest` label-grid pixels are removed.
+    """
     rows = {}
     for index, (row, p8) in enumerate(predictions):
         mask = apply_triplet(label_map(p8, predictions.grid(index)), triplet)
+        mask = remove_small(mask, smallest) if smallest > 1 else mask
         text = rle.encode(mask)
         # A wrong string would be noticed only on the leaderboard, so each is read back before anything is written.
         assert (rle.decode(text, *mask.shape) == mask).all()
@@ -27,8 +36,22 @@ def submission_rows(predictions: Predictions, triplet: Triplet) -> dict[str, str
     return rows
 
 
-def sample_order(path: Path) -> list[str]:
-    """Return the ids of a sample submission, each once, by first appearance. Raises InputError where it has none."""
+def drift_warning(rows: Mapping[str, str], expected: float) -> str | None:
+    """Return a line where the share of films with a mask differs from that out of fold by more than CALLED_DRIFT."""
+    found = sum(text != rle.EMPTY for text in rows.values()) / len(rows)
+    if abs(found - expected) <= CALLED_DRIFT:
+        return None
+    return (
+        f"{found:.1%} of the test films are called positive, {expected:.1%} of the out-of-fold films: the test films "
+        "may be of another kind, or the thresholds of other predictions"
+    )
+
+
+def sample_order(path: Path, keep_repeats: bool = False) -> list[str]:
+    """Return the ids of a sample submission, each once, by first appearance; with `keep_repeats`, as they stand.
+
+    Raises InputError where it has none.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             ids = [cells[0].strip() for cells in csv.reader(stream) if cells and cells[0].strip()]
@@ -40,10 +63,10 @@ def sample_order(path: Path) -> list[str]:
         ids = ids[1:]
     if not ids:
         raise InputError(f"{path}: a sample submission without ids")
-    return list(dict.fromkeys(ids))
+    return ids if keep_repeats else list(dict.fromkeys(ids))
 
 
-def write_submission(path: Path, rows: dict[str, str], order: Sequence[str] | None) -> None:
+def write_submission(path: Path, rows: Mapping[str, str], order: Sequence[str] | None) -> None:
     """Write the submission. Raises InputError, and writes nothing, where an id of `order` has no prediction."""
     ids = list(order) if order is not None else list(rows)
     missing = [image_id for image_id in ids if image_id not in rows]

@@ -20,7 +20,7 @@ from pneumo_dist.inference.evaluate import (
     by_size,
     cross_tuned,
     given_up,
-    is_called,
+    is_shown,
     plateau,
     surface,
 )
@@ -50,9 +50,9 @@ class Tuned:
     """The best triplet and its scores over the films it was tuned on, and per fold.
 
     `dice` is the mean Dice of these films. `unseen` is it under thresholds that were tuned on the other folds, None
-    for films of one fold. `called` is the share of films called positive, `given_up` the positive films that only
-    `area` makes empty, `plateau` how far each threshold can move alone, `by_size` the positive films in parts of equal
-    number. `patients` counts the groups that intervals draw from: as many as films where patients are unknown.
+    for films of one fold. `called` is the share of films whose masks are not empty, `given_up` the positive films that
+    only `area` makes empty, `plateau` how far each threshold can move alone, `by_size` the positive films in parts of
+    equal number. `patients` counts the groups that intervals draw from: as many as films where patients are unknown.
     """
 
     objective: Objective
@@ -105,7 +105,7 @@ def tune(predictions: Predictions, histograms: Histograms, objective: Objective 
         folds={int(fold): score(histograms[folds == fold], triplet) for fold in np.unique(folds)},
         dice=_estimate(film_dice(histograms, triplet), groups),
         unseen=None if unseen is None else _estimate(unseen, groups),
-        called=float(is_called(histograms, triplet).mean()),
+        called=float(is_shown(histograms, triplet).mean()),
         given_up=given_up(histograms, triplet),
         plateau=plateau(histograms, triplet, weights),
         by_size=by_size(histograms, triplet),
@@ -189,14 +189,17 @@ def draw_surface(histograms: Histograms, tuned: Tuned) -> bytes:
     return buffer.getvalue()
 
 
-def read_triplet(path: Path) -> Triplet:
-    """Return the triplet of a thresholds.json. Raises InputError where it is missing or damaged."""
+def read_thresholds(path: Path) -> tuple[Triplet, float]:
+    """Return the triplet of a thresholds.json and the share of out-of-fold films that it calls positive.
+
+    Raises InputError where it is missing or damaged.
+    """
     try:
         content: dict[str, Any] = json.loads(path.read_text())
-        triplet = Triplet(**content["triplet"])
+        triplet, called = Triplet(**content["triplet"]), float(content["called_positive"])
         if not (0 <= triplet.top <= 1 and 0 <= triplet.bottom <= 1 and triplet.area >= 0):
             raise ValueError
-        return triplet
+        return triplet, called
     except FileNotFoundError:
         raise InputError(
             f"{path}: no thresholds; run 'python -m pneumo_dist tune' first, or give --triplet TOP AREA BOTTOM"

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pneumo_dist.inference.components import remove_small
 from pneumo_dist.inference.postprocess import apply_triplet, label_map
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
-from pneumo_dist.inference.submission import sample_order, submission_rows, write_submission
+from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
 from pneumo_dist.metrics import Triplet
 from shards import rle
 from shards.errors import InputError
@@ -77,3 +78,23 @@ def test_rows_are_the_masks_of_the_triplet_on_the_label_grid(shapes: Shards, tmp
         mask = rle.decode(text, 60, 80)
         np.testing.assert_array_equal(mask, apply_triplet(label_map(maps[index], shapes.grid(index)), triplet))
     assert sum(text != "-1" for text in rows.values()) == 3
+    for index, text in enumerate(submission_rows(Predictions(tmp_path), triplet, smallest=400).values()):
+        mask = remove_small(apply_triplet(label_map(maps[index], shapes.grid(index)), triplet), 400)
+        assert text == rle.encode(mask)
+
+
+def test_repeated_ids_are_kept_where_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels\nc,1 2\na,-1\nc,5 6\n")
+    order = sample_order(tmp_path / "sample.csv", keep_repeats=True)
+    write_submission(tmp_path / "submission.csv", ROWS, order)
+    assert (tmp_path / "submission.csv").read_text().splitlines()[1:] == ["c,0 1 2 3", "a,-1", "c,0 1 2 3"]
+
+
+def test_other_share_of_positive_films_is_told() -> None:
+    rows = {"a": "-1", "b": "-1", "c": "-1", "d": "3 4"}
+    assert drift_warning(rows, 0.27) is None and drift_warning(rows, 0.23) is None
+    for expected in (0.29, 0.21):
+        warning = drift_warning(rows, expected)
+        assert warning is not None and warning.startswith(
+            f"25.0% of the test films are called positive, {expected:.1%}"
+        )

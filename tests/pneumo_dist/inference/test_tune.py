@@ -16,7 +16,7 @@ from pneumo_dist.inference.store import Predictions, film_facts, write_block, wr
 from pneumo_dist.inference.tune import (
     draw_surface,
     prediction_histograms,
-    read_triplet,
+    read_thresholds,
     summary_lines,
     tune,
     write_thresholds,
@@ -97,7 +97,7 @@ def test_thresholds_come_back_exactly_with_the_digest_of_their_predictions(films
     predictions = stored(films, tmp_path)
     tuned = tune(predictions, prediction_histograms(predictions, ALONE))
     write_thresholds(tmp_path / "thresholds.json", tuned, predictions)
-    assert read_triplet(tmp_path / "thresholds.json") == tuned.triplet
+    assert read_thresholds(tmp_path / "thresholds.json") == (tuned.triplet, tuned.called)
     content = json.loads((tmp_path / "thresholds.json").read_text())
     assert content["predictions_sha256"] == predictions.digest and content["experiment"] == "exp"
     assert content["folds"]["1"]["films"] == tuned.folds[1].films
@@ -118,12 +118,12 @@ def test_thresholds_are_valid_json_without_any_positive_film(films: Shards, tmp_
 def test_damaged_thresholds_are_an_input_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "thresholds.json").write_text(text)
     with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file"):
-        read_triplet(tmp_path / "thresholds.json")
+        read_thresholds(tmp_path / "thresholds.json")
 
 
 def test_missing_thresholds_name_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tune.*--triplet"):
-        read_triplet(tmp_path / "thresholds.json")
+        read_thresholds(tmp_path / "thresholds.json")
 
 
 def test_what_is_told_and_written_are_the_same_figures(films: Shards, tmp_path: Path) -> None:
