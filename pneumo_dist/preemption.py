@@ -41,8 +41,7 @@ class StopAgreement:
         self._signalled = False
         self._flag = torch.zeros(1)
         self._pending: dist.Work | None = None
-        for number in SIGNALS:
-            signal.signal(number, self._handle)
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
@@ -65,10 +64,13 @@ class StopAgreement:
         return Request(int(self._flag.item()))
 
     def close(self) -> None:
-        """Finish the last reduction and restore the default handlers."""
+        """Finish the last reduction and put back what handled the signals before.
+
+        A launcher that signals again and again has them ignored before: a rank that has saved must not die of it.
+        """
         self._finish()
-        for number in SIGNALS:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def write_marker(folder: Path, stage: str, step: int) -> None:

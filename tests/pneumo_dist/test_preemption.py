@@ -53,6 +53,19 @@ def test_close_restores_the_default_handlers(stop: StopAgreement) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_rank_that_has_saved_does_not_die_of_a_signal_that_was_ignored_before() -> None:
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        stop = StopAgreement(Ranks(0, 1, 0, torch.device("cpu")))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert stop.poll() is Request.STOP
+        stop.close()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 @pytest.mark.parametrize(("job", "restarts"), [(None, None), ("4711", "2")])
 def test_marker_names_job_restart_and_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str | None, restarts: str | None

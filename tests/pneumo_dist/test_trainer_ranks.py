@@ -17,10 +17,11 @@ from pneumo_dist import trainer
 from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, weights_of
 from pneumo_dist.config import Experiment
+from pneumo_dist.config_model import ModelConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.distributed import Ranks, process_group
+from pneumo_dist.distributed import Ranks, process_group, wrap_ddp
 from pneumo_dist.inference import predict as inference
 from pneumo_dist.learner import Learner
 from pneumo_dist.models import build_model
@@ -140,6 +141,22 @@ def trained_figures(shards: Shards, ranks: Ranks, runs: Path) -> dict[str, Any]:
     return notes.found
 
 
+def attention_figures(ranks: Ranks) -> dict[str, Any]:
+    """Which parameters of a U-Net with scSE train on two ranks, and what their gradients are after two steps."""
+    config = ModelConfig(encoder="resnet18", in_channels=1, decoder_attention_type="scse")
+    torch.manual_seed(0)
+    model = build_model(config, pretrained=False)
+    network = wrap_ddp(model, ranks, torch.zeros(2, 1, 64, 64), "float32")
+    for step in range(2):
+        torch.manual_seed(10 * step + ranks.rank)
+        model.zero_grad(set_to_none=True)
+        network(torch.randn(2, 1, 64, 64)).square().mean().backward()
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    silent = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    return {"trained": len(trained), "silent": silent, "gradients": digest(gradients), "count": len(gradients)}
+
+
 def on_rank(rank: int, world: int, port: int, shards: Path, folder: Path) -> None:
     """Join the others and note what this rank finds."""
     die_with_parent()
@@ -150,6 +167,7 @@ def on_rank(rank: int, world: int, port: int, shards: Path, folder: Path) -> Non
         found: dict[str, Any] = {"fixed": fixed_model_figures(Shards(shards), ranks)}
         if world == 2:
             found["trained"] = trained_figures(Shards(shards), ranks, folder / "runs")
+            found["attention"] = attention_figures(ranks)
         (folder / f"{world}-{rank}.json").write_text(json.dumps(found))
 
 
@@ -239,3 +257,11 @@ def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them_on(folder: Path
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_parameters_that_no_output_depends_on_hold_nobody_up(folder: Path) -> None:
+    """smp gives the last decoder block, which has no skip connection, an attention that it never asks."""
+    one, other = noted(folder, 2, "attention")
+    assert one == other
+    assert one["silent"] and all(name.startswith("decoder.blocks.4.attention1") for name in one["silent"])
+    assert one["trained"] == one["count"] > 60
