@@ -1,0 +1,136 @@
+"""The ranks of `benchmarks.trainer`: what it has torchrun run, one part in one process group.
+
+    torchrun … -m benchmarks.trainer_worker {steps,saving,memory} SETTINGS.json
+
+SETTINGS.json names the experiment's file and holds the counts; rank 0 writes what it measured where `found` says.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.shards import _status
+from benchmarks.trainer_shared import step_times
+from pneumo_dist.config import Experiment
+from pneumo_dist.config_file import load_config
+from pneumo_dist.data.batch import Input
+from pneumo_dist.data.loader import eval_loader, train_batches
+from pneumo_dist.data.plan import EpochPlan, split_fold
+from pneumo_dist.distributed import Ranks, process_group, wrap_ddp
+from pneumo_dist.losses import combo_loss
+from pneumo_dist.models import build_model
+from pneumo_dist.precision import autocast, resolve_amp
+from pneumo_dist.stages import train_fold
+from pneumo_dist.validation import validate
+from shards.table import Shards
+
+Settings = Mapping[str, Any]
+
+
+def main() -> int:
+    part, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
+    with process_group(cpu=True) as ranks:
+        found = PARTS[part](ranks, settings)
+        if ranks.is_main:
+            Path(settings["found"]).write_text(json.dumps(found))
+    return 0
+
+
+def steps(ranks: Ranks, settings: Settings) -> list[dict[str, list[float]]]:
+    """Return, for each turn and each loop, the seconds of its steps, the first ones left out; the loops alternate."""
+    shards, experiment = Shards(Path(settings["shards"])), load_config(Path(settings["config"])).experiment
+    warm = int(settings["warm"])
+    loops: dict[str, Callable[[], list[float]]] = {
+        "trainer": lambda: trainer_times(ranks, shards, experiment, Path(settings["folder"]) / "run"),
+        "bare": lambda: bare_times(ranks, shards, experiment),
+    }
+    turns = []
+    for turn in range(settings["turns"]):
+        order = list(loops)[:: 1 if turn % 2 == 0 else -1]
+        turns.append({loop: durations(loops[loop]()[warm:]) for loop in order})
+    return turns
+
+
+def saving(ranks: Ranks, settings: Settings) -> list[list[float]]:
+    """Return the seconds of each turn's steps, in which a checkpoint is written after every `save_every`-th step."""
+    shards, experiment = Shards(Path(settings["shards"])), load_config(Path(settings["config"])).experiment
+    folder = Path(settings["folder"]) / "run"
+    return [durations(trainer_times(ranks, shards, experiment, folder)) for _ in range(settings["turns"])]
+
+
+def durations(times: list[float]) -> list[float]:
+    """Return the seconds between each time and the next."""
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+def trainer_times(ranks: Ranks, shards: Shards, experiment: Experiment, folder: Path) -> list[float]:
+    """Train in a new folder; return when each step ended, on rank 0."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        train_fold(experiment, 0, shards, folder, ranks, resolved="")
+    times = step_times(folder / experiment.stages[0].name) if ranks.is_main else []
+    if ranks.is_main:
+        shutil.rmtree(folder)
+    ranks.gather_bytes(b"")  # nobody starts the next run before rank 0 has cleared this one away
+    return times
+
+
+def bare_times(ranks: Ranks, shards: Shards, experiment: Experiment) -> list[float]:
+    """Train an epoch by a loop of PyTorch's own parts, and nothing around them; return when each step ended.
+
+    Network, input, loss, DDP, optimizer, clipping and autocast are the experiment's.
+    """
+    stage, device = experiment.stages[0], ranks.device
+    amp = resolve_amp(experiment.amp, device)
+    torch.manual_seed(experiment.seed)
+    model = build_model(experiment.model, pretrained=False).to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=stage.optim.lr)
+    shape = (stage.micro_batch, experiment.model.in_channels, stage.image_size, stage.image_size)
+    network = wrap_ddp(model, ranks, torch.zeros(shape, device=device), amp)
+    plan = EpochPlan(split_fold(shards, 0, stage.always_train), stage, experiment.seed, ranks.world)
+    assert plan.accumulation == 1 and stage.optim.name == "adam" and stage.optim.clip_norm is not None
+    spec = Input(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
+    times = []
+    for batch in itertools.islice(train_batches(shards, plan, spec, ranks.rank, 0, 0), plan.steps(0)):
+        images, masks = (part.to(device, non_blocking=True) for part in (batch.images, batch.masks))
+        with autocast(amp, device):
+            logits = network(images)
+        torch.autograd.backward(combo_loss(logits, masks, stage.loss)["loss"])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        times.append(time.time())
+    return times
+
+
+def memory(ranks: Ranks, settings: Settings) -> dict[str, float]:
+    """Return the largest resident size of any rank, MiB, before and after the validation of the first `films`."""
+    shards, experiment = Shards(Path(settings["shards"])), load_config(Path(settings["config"])).experiment
+    stage = experiment.stages[0]
+    model = build_model(experiment.model, pretrained=False).to(ranks.device)
+    rows = split_fold(shards, 0, stage.always_train).validation[: settings["films"]]
+    assert len(rows) == settings["films"], "the fold has too few films"
+    spec = Input(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
+    loader = eval_loader(shards, rows, stage, spec, ranks.rank, ranks.world, with_mask=True)
+    rounds = math.ceil(math.ceil(len(rows) / stage.eval_batch) / ranks.world)
+    shown = frozenset(rows[:4].tolist())
+    amp = resolve_amp(experiment.amp, ranks.device)
+    before = _status("VmHWM")
+    validate(model, loader, shards, ranks, amp, stage.loss, shown, rounds, stopping=lambda: False)
+    sizes = [json.loads(each) for each in ranks.gather_bytes(json.dumps([before, _status("VmHWM")]).encode())]
+    return dict(zip(("before", "after"), map(max, zip(*sizes, strict=True)), strict=True))
+
+
+PARTS: dict[str, Callable[[Ranks, Settings], Any]] = {"steps": steps, "saving": saving, "memory": memory}
+
+if __name__ == "__main__":
+    sys.exit(main())
