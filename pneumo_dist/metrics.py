@@ -48,8 +48,11 @@ def dice(intersection: Histograms, predicted: Histograms, truth: Histograms) -> 
 
 def film_dice(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.float64]:
     """Return the Dice of each film, float64 (n,), for histograms of shape (n, 2, 256)."""
-    above = counts_above(histograms)
-    truth = histograms[:, 1].sum(-1)
+    return dice_of_counts(counts_above(histograms), histograms[:, 1].sum(-1), triplet)
+
+
+def dice_of_counts(above: Histograms, truth: Histograms, triplet: Triplet) -> npt.NDArray[np.float64]:
+    """Return the Dice of each film from what `counts_above` found, int64 (n, 2, 256), and label pixels, int64 (n,)."""
     kept = above[:, 0, level(triplet.top)] >= triplet.area
     predicted = np.where(kept, above[:, 0, level(triplet.bottom)], 0)
     intersection = np.where(kept, above[:, 1, level(triplet.bottom)], 0)

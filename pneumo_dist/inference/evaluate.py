@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.metrics import Histograms, Levels, Triplet, counts_above, dice, film_dice, level
+from pneumo_dist.metrics import Histograms, Levels, Triplet, counts_above, dice, dice_of_counts, film_dice, level
 
 Floats = npt.NDArray[np.float64]
 
@@ -123,21 +123,24 @@ def surface(histograms: Histograms, best: Triplet, weights: Floats, areas: int =
 
 def plateau(histograms: Histograms, best: Triplet, weights: Floats) -> dict[str, tuple[float, float]]:
     """Return how far each threshold can move, alone and without a gap, while the mean Dice loses less than PLATEAU."""
-    counts = counts_above(histograms)[:, 0, level(best.top)]
-    ways = {
-        "top": [replace(best, top=value / 255) for value in range(Levels - 1)],
-        "area": [replace(best, area=int(area)) for area in np.unique([0, best.area, *counts, *(counts + 1)])],
-        "bottom": [replace(best, bottom=value / 255) for value in range(Levels - 1)],
+    above, truth = counts_above(histograms), histograms[:, 1].sum(-1)
+    counts = above[:, 0, level(best.top)]
+    ways: dict[str, list[float]] = {
+        "top": [value / 255 for value in range(Levels - 1)],
+        "area": np.unique([0, best.area, *counts, *(counts + 1)]).tolist(),
+        "bottom": [value / 255 for value in range(Levels)],
     }
-    goal = float(np.average(film_dice(histograms, best), weights=weights)) - PLATEAU
+
+    def mean(triplet: Triplet) -> float:
+        return float(np.average(dice_of_counts(above, truth, triplet), weights=weights))
+
+    goal = mean(best) - PLATEAU
     found = {}
-    for name, triplets in ways.items():
-        values = [getattr(triplet, name) for triplet in triplets]
-        good = [float(np.average(film_dice(histograms, triplet), weights=weights)) > goal for triplet in triplets]
+    for name, values in ways.items():
         first = last = values.index(getattr(best, name))
-        while first > 0 and good[first - 1]:
+        while first > 0 and mean(replace(best, **{name: values[first - 1]})) > goal:
             first -= 1
-        while last + 1 < len(values) and good[last + 1]:
+        while last + 1 < len(values) and mean(replace(best, **{name: values[last + 1]})) > goal:
             last += 1
         found[name] = (float(values[first]), float(values[last]))
     return found

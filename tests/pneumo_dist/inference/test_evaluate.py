@@ -111,6 +111,16 @@ def test_plateau_reaches_as_far_as_nothing_is_lost(histograms: Histograms) -> No
                 assert film_dice(histograms, changed).mean() <= goal
 
 
+def test_plateau_of_a_bottom_that_empties_every_mask() -> None:
+    """All films must be called for the faint one to be, and only the highest bottom empties the three false ones."""
+    faint = (np.array([[200, 0]], np.uint8), np.array([[1, 0]], np.uint8))
+    false = (np.full((1, 2), 255, np.uint8), np.zeros((1, 2), np.uint8))
+    histograms = np.stack([film_histograms(*film) for film in (faint, false, false, false)])
+    best = Objective(specificity=0.0).search(histograms)
+    assert best.bottom == 1.0
+    assert plateau(histograms, best, np.ones(4))["bottom"] == (1.0, 1.0)
+
+
 def test_interval_holds_the_mean_and_counts_patients_not_films() -> None:
     chance = np.random.default_rng(0)
     values = chance.random(400)
