@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from damage import flip_bit
 from integration import hold
 from integration.conftest import ROOT, environment, last_state, launcher, must, run_module, write_config
 
@@ -173,9 +174,7 @@ def test_damaged_newest_checkpoint_falls_back_with_a_warning(
     ranks, config, runs = straight
     subprocess.run(["cp", "-a", str(runs / "tiny"), str(tmp_path)], check=True)
     newest = (tmp_path / f"{FOLD}/second/checkpoints/last").resolve()
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 1
-    newest.write_bytes(content)
+    flip_bit(newest)
     result = run_module(*train_arguments(config, dataset, tmp_path), ranks=ranks)
     must(result)
     assert newest.name in result.stderr

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import empty, flip_bit, truncate
 
 from pneumo_dist import checkpoint
 from pneumo_dist.checkpoint import (
@@ -39,20 +40,6 @@ def state_of(step: int, history: list[State] | None = None) -> State:
 
 def save(folder: Path, *steps: int) -> list[CheckpointFile]:
     return [save_checkpoint(folder, step, state_of(step)) for step in steps]
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flip_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 def test_name_carries_step_and_digest(tmp_path: Path) -> None:

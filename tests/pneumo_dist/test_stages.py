@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from damage import empty, flip_bit, truncate
 
 from benchmarks.equality import run_differences
 from pneumo_dist import checkpoint, stages, trainer
@@ -311,20 +312,6 @@ def test_damaged_best_of_the_stage_before_is_an_input_error(
 def straight(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fold of an undisturbed run."""
     return train(experiment_of("x", *TWO), films, tmp_path_factory.mktemp("straight"))
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def flip_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bit, empty])
