@@ -129,12 +129,12 @@ def main() -> int:
     return 0
 
 
-def _films(work: Path, count: int, size: int) -> Path:
-    folder = work / f"films-{count}-{size}"
+def _films(work: Path, count: int, size: int, positive_rate: float = 0.25, seed: int = 5) -> Path:
+    folder = work / f"films-{count}-{size}-{positive_rate}-{seed}"
     if not (folder / "train-rle.csv").exists():
         shutil.rmtree(folder, ignore_errors=True)
         print(f"making {count} films in {folder}, once", flush=True)
-        synthesize(folder, images=count, size=size, positive_rate=0.25, seed=5)
+        synthesize(folder, images=count, size=size, positive_rate=positive_rate, seed=seed)
     return folder
 
 

@@ -14,12 +14,9 @@ from typing import Any
 
 import yaml
 
-from benchmarks.shards import ROOT, SALT, Report
+from benchmarks.shards import ROOT, SALT, Report, _films, _sources
 from shards.build import build
-from shards.labels import load_labels
 from shards.options import BuildOptions
-from shards.phantom import synthesize
-from shards.sources import find_sources
 
 __all__ = ["ROOT", "FilmSet", "Report", "environment", "run_worker", "spread", "step_times", "torchrun", "write_config"]
 
@@ -37,23 +34,17 @@ class FilmSet:
 
     def shards(self, work: Path) -> Path:
         """Return the folder of its shards; the films are made once in `work`, the shards anew in each process."""
-        name = f"{self.films}-{self.size}-{self.positive_rate}"
-        made, out = work / f"films-{name}", work / f"shards-{name}-{self.folds}"
-        if (made, out) in _BUILT:
+        out = work / f"shards-{self.films}-{self.size}-{self.positive_rate}-{self.folds}"
+        if out in _BUILT:
             return out
-        labels = made / "train-rle.csv"
-        if not labels.exists():
-            shutil.rmtree(made, ignore_errors=True)
-            print(f"making {self.films} films in {made}, once", flush=True)
-            synthesize(made, images=self.films, size=self.size, positive_rate=self.positive_rate, seed=1)
+        made = _films(work, self.films, self.size, self.positive_rate, seed=1)
         shutil.rmtree(out, ignore_errors=True)
-        sources = find_sources([made / "dicom-images"], [], None, load_labels(labels), labels, [], [])
-        build(sources, out, BuildOptions(image_size=self.size, folds=self.folds), SALT)
-        _BUILT.add((made, out))
+        build(_sources(made), out, BuildOptions(image_size=self.size, folds=self.folds), SALT)
+        _BUILT.add(out)
         return out
 
 
-_BUILT: set[tuple[Path, Path]] = set()
+_BUILT: set[Path] = set()
 
 
 def environment(threads: int = 1) -> dict[str, str]:
