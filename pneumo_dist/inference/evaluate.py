@@ -1,6 +1,7 @@
 """What tuned thresholds are worth: on films that they were not tuned on, around the best, and by size of the mask."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,16 +132,16 @@ def plateau(histograms: Histograms, best: Triplet, weights: Floats) -> dict[str,
         "bottom": [value / 255 for value in range(Levels)],
     }
 
-    def mean(triplet: Triplet) -> float:
-        return float(np.average(dice_of_counts(above, truth, triplet), weights=weights))
+    def mean(**moved: Any) -> float:
+        return float(np.average(dice_of_counts(above, truth, replace(best, **moved)), weights=weights))
 
-    goal = mean(best) - PLATEAU
+    goal = mean() - PLATEAU
     found = {}
     for name, values in ways.items():
         first = last = values.index(getattr(best, name))
-        while first > 0 and mean(replace(best, **{name: values[first - 1]})) > goal:
+        while first > 0 and mean(**{name: values[first - 1]}) > goal:
             first -= 1
-        while last + 1 < len(values) and mean(replace(best, **{name: values[last + 1]})) > goal:
+        while last + 1 < len(values) and mean(**{name: values[last + 1]}) > goal:
             last += 1
         found[name] = (float(values[first]), float(values[last]))
     return found
