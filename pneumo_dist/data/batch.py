@@ -21,7 +21,7 @@ Encoded = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` of `data.image_dtype` (n, channels, size, size), normalised; `masks` float32 (n, 1, size, size) of 0
+    """`images` of `data.image_dtype` (n, channels, size, size), normalised; `masks` uint8 (n, 1, size, size) of 0
     and 1, or empty; `indices` table rows: where there are fewer than images, the last images only fill the batch."""
 
     images: torch.Tensor

@@ -8,6 +8,7 @@ as long as OpenCV's.
 import contextlib
 import mmap
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -45,7 +46,7 @@ def dali_batches(source: Source, batches: Iterable[list[Slot]], batch: int) -> I
             pending[info.iteration] = next(listed)
         return fed(source, pending[info.iteration][info.idx_in_batch])
 
-    pipeline = _pipeline(source, feed, batch)
+    pipeline, pages = _pipeline(source, feed, batch), Pages()
     iteration = 0
     while True:
         try:
@@ -56,8 +57,8 @@ def dali_batches(source: Source, batches: Iterable[list[Slot]], batch: int) -> I
             _name_undecodable(source, [slot for slots in pending.values() for slot in slots])
             raise
         rows = np.array([slot.index for slot in pending.pop(iteration)], np.int64)
-        made = _tensor(images, source.spec.data.channels_last)
-        yield Batch(made, _tensor(masks[0], is_last=True) if masks else torch.empty(0), rows)
+        made = _tensor(images, source.spec.data.channels_last, pages)
+        yield Batch(made, _tensor(masks[0], True, pages) if masks else torch.empty(0, dtype=torch.uint8), rows)
         iteration += 1
 
 
@@ -148,7 +149,7 @@ def _graph(source: Source, feed: Callable[[types.SampleInfo], Fed], resample: An
     )
     if not source.with_mask:
         return normalised
-    return normalised, fn.cast(images[1] > 127, dtype=types.FLOAT)
+    return normalised, fn.cast(images[1] > 127, dtype=types.UINT8)
 
 
 @do_not_convert  # type: ignore[untyped-decorator]
@@ -247,20 +248,38 @@ def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bo
     return image
 
 
-def _tensor(outputs: Any, is_last: bool) -> torch.Tensor:
+def _tensor(outputs: Any, is_last: bool, pages: "Pages") -> torch.Tensor:
     """Return a DALI output as (n, channels, rows, columns) in memory that no later run overwrites."""
     made = torch.from_dlpack(outputs.as_tensor())
     if not made.is_cuda:
-        made = _apart(made.nbytes, made.dtype).view(made.shape).copy_(made)
+        made = pages.take(made.nbytes, made.dtype).view(made.shape).copy_(made)
     return made.permute(0, 3, 1, 2) if is_last else made
 
 
-def _apart(size: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return a flat tensor of `size` bytes in pages of its own, which go back to the system when it goes."""
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+class Pages:
+    """Memory for tensors, in pages of their own, which serve again when a tensor and all its views are gone.
+
+    Memory that comes and goes with each batch would leave more and more holes; fresh pages have to be cleared first.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[mmap.mmap]] = {}
+
+    def take(self, size: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return a flat tensor of `size` bytes, of any values."""
+        free = self._free.setdefault(size, [])
+        memory = free.pop() if free else _mapped(size)
+        # The tensor's storage keeps this array, and nothing else does: it goes when the storage goes.
+        array = np.frombuffer(memory, np.uint8)
+        weakref.finalize(array, free.append, memory)
+        return torch.frombuffer(array, dtype=dtype)
+
+
+def _mapped(size: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without huge pages
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def _name_undecodable(source: Source, slots: list[Slot]) -> None:

@@ -45,7 +45,7 @@ class Films(Dataset[Sample]):
         mean, std = (np.array(values[:channels], np.float32) * 255.0 for values in (data.mean, data.std))
         pixels = torch.from_numpy((image[..., None].astype(np.float32) - mean) / std)
         pixels = pixels.to(getattr(torch, data.image_dtype))
-        mask = torch.from_numpy((masks[0] > 127).astype(np.float32))[None] if masks else torch.empty(0)
+        mask = torch.from_numpy((masks[0] > 127).astype(np.uint8))[None] if masks else torch.empty(0, dtype=torch.uint8)
         return pixels if data.channels_last else pixels.permute(2, 0, 1).contiguous(), mask, slot.index
 
 

@@ -25,5 +25,5 @@ def _make(source: Source, count: int) -> Batch:
     if spec.data.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     axis = torch.linspace(-1.0, 1.0, spec.size)
-    disc = (axis[:, None] ** 2 + axis[None, :] ** 2 < 0.1).float()
+    disc = (axis[:, None] ** 2 + axis[None, :] ** 2 < 0.1).byte()
     return Batch(images.to(device), disc.expand(count, 1, -1, -1).contiguous().to(device), np.zeros(count, np.int64))

@@ -189,7 +189,7 @@ def batch_of(loader: str, source: Source) -> Batch:
 def test_film_at_its_stored_size_passes_unchanged(films: Shards, loader: str, with_mask: bool) -> None:
     source = source_of(films, None)
     batch = batch_of(loader, Source(films, source.spec, with_mask))
-    assert batch.images.dtype == batch.masks.dtype == torch.float32
+    assert batch.images.dtype == torch.float32 and batch.masks.dtype == torch.uint8
     for position, row in enumerate((0, 5)):
         np.testing.assert_allclose(255 * batch.images[position, 0].numpy(), decoded(films, row, "image"), atol=0.01)
         if with_mask:
@@ -251,3 +251,31 @@ def test_film_that_the_graph_cannot_decode_is_named(
     for part in (key, shard, "epoch 2", "step 17"):
         assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+# -- memory
+
+
+def test_pages_serve_again_only_once_nothing_looks_at_them() -> None:
+    pages = dali.Pages()
+    first = pages.take(4096, torch.float32)
+    place, view = first.data_ptr(), first[10:20]
+    view.fill_(7)
+    del first
+    assert pages.take(4096, torch.float32).data_ptr() != place, "a view still looks at it"
+    assert view.tolist() == [7.0] * 10
+    del view
+    again = [pages.take(4096, torch.uint8) for _ in range(3)]
+    assert sum(tensor.data_ptr() == place for tensor in again) == 1
+    assert len({tensor.data_ptr() for tensor in again}) == 3
+    assert pages.take(8192, torch.uint8).shape == (8192,)
+
+
+def test_a_run_of_batches_needs_few_pages(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped: list[int] = []
+    make = dali._mapped
+    monkeypatch.setattr(dali, "_mapped", lambda size: mapped.append(size) or make(size))
+    slots = every_slot(films, 2)
+    for batch in dali.dali_batches(source_of(films, recipe(None)), [slots[:3]] * 9, 3):
+        assert batch.images.numel()
+    assert len(mapped) <= 6, "two each of images and masks are enough, as one is looked at while the next is made"

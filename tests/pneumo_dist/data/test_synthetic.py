@@ -36,7 +36,7 @@ def test_batches_are_shaped_as_those_of_films(unreadable: Shards, channels: int,
     expected = torch.channels_last if channels_last else torch.contiguous_format
     for batch in batches:
         assert batch.images.shape == (2, channels, 64, 64) and batch.masks.shape == (2, 1, 64, 64)
-        assert batch.images.dtype == batch.masks.dtype == torch.float32
+        assert batch.images.dtype == torch.float32 and batch.masks.dtype == torch.uint8
         assert batch.images.is_contiguous(memory_format=expected)
         assert set(batch.masks.unique().tolist()) == {0.0, 1.0}
         assert 0.5 < float(batch.images.std()) < 2
