@@ -37,7 +37,11 @@ def split_table(table: pa.Table, options: BuildOptions, salt: bytes, kept: int =
     split[new] = np.where(fold[new] == HOLDOUT, "holdout", "train")
     _check_groups(table, groups, fold, labelled)
     folds = pa.array([None if f == HOLDOUT else int(f) for f in fold], pa.int32())
-    for name, column in (("group", pa.array(groups.tolist())), ("split", pa.array(split.tolist())), ("fold", folds)):
+    for name, column in (
+        ("group", pa.array(groups.tolist(), pa.string())),
+        ("split", pa.array(split.tolist(), pa.string())),
+        ("fold", folds),
+    ):
         table = _set(table, name, column)
     return table
 

@@ -498,6 +498,15 @@ def test_a_shard_of_rejected_films_only_is_not_written(film_set: Any, tmp_path: 
     assert verify(tmp_path / "out") == []
 
 
+def test_films_that_are_all_rejected_leave_a_dataset_without_films(film_set: Any, tmp_path: Path) -> None:
+    inputs = few_films(film_set, tmp_path)
+    for path in (tmp_path / "few").iterdir():
+        path.write_bytes(b"no film")
+    assert inputs.build(tmp_path / "out", max_rejects=6).rejected == 6
+    assert len(Shards(tmp_path / "out")) == 0 and len(listed(tmp_path / "out" / "rejected.csv")) == 6
+    assert verify(tmp_path / "out") == []
+
+
 def test_a_film_that_is_there_twice_is_rejected_once(film_set: Any, tmp_path: Path) -> None:
     inputs = few_films(film_set, tmp_path)
     first = sorted((tmp_path / "few").iterdir())[0]
