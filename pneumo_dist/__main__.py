@@ -1,4 +1,4 @@
-"""python -m pneumo_dist: train a fold, predict, tune, submit, report. Each works alone or under torchrun."""
+"""python -m pneumo_dist: from shards to trained folds, masks and reports. Each works alone or under torchrun."""
 
 import hashlib
 import os
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumo_dist import __version__
+from pneumo_dist.command_options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
 from pneumo_dist.config import BatchError
 from pneumo_dist.config_file import LoadedConfig, dump_resolved, load_config
+from pneumo_dist.inference import mask_commands, network_commands
 from shards import console
 from shards.errors import InputError
 from shards.table import Shards
@@ -20,17 +22,21 @@ from shards.table import Shards
 if TYPE_CHECKING:
     from pneumo_dist.distributed import Ranks
 
-FOLDER = click.Path(path_type=Path)
-CONFIG = click.option("--config", "config_path", type=FOLDER, required=True, help="Experiment, a YAML file.")
-OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, as optim.lr=1e-4.")
-SHARDS = click.option("--shards", "shards_path", type=FOLDER, required=True, help="Folder that 'shards build' made.")
-RUNS = click.option("--runs", type=FOLDER, required=True, help="Folder of all runs.")
-CPU = click.option("--cpu", is_flag=True, help="Use the CPU even where there is a GPU.")
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def app() -> None:
     """Distributed training and inference for pneumothorax segmentation on chest radiographs."""
+
+
+for command in (
+    network_commands.predict,
+    network_commands.average,
+    mask_commands.tune,
+    mask_commands.submit,
+    mask_commands.report,
+    network_commands.segment,
+):
+    app.add_command(command)
 
 
 @app.command()
@@ -185,159 +191,6 @@ def show_batch_command(
     assert done
     atomic_write(out, content.tobytes())
     print(f"{out}: {films} films, {epochs} epochs")
-
-
-@app.command()
-@CONFIG
-@OVERRIDES
-@SHARDS
-@RUNS
-@CPU
-@click.option("--split", type=click.Choice(["oof", "holdout", "test"]), default="test", show_default=True)
-@click.option("--fold", "folds", type=int, multiple=True, help="Fold to predict with; may be repeated.  [default: all]")
-@click.option("--stage", help="Stage whose checkpoints predict.  [default: the last]")
-@click.option("--top-k", type=int, help="Checkpoints per fold, best first.  [default: the stage's top_k]")
-@click.option("--hflip/--no-hflip", default=True, show_default=True, help="Average with the flipped film.")
-@click.option("--block", type=int, default=64, show_default=True, help="Films per stored tar, the unit of resuming.")
-def predict(
-    config_path: Path,
-    overrides: tuple[str, ...],
-    shards_path: Path,
-    runs: Path,
-    cpu: bool,
-    split: str,
-    folds: tuple[int, ...],
-    stage: str | None,
-    top_k: int | None,
-    hflip: bool,
-    block: int,
-) -> None:
-    """Predict a split, averaged over checkpoints, flips and (for holdout and test) folds."""
-    from pneumo_dist.distributed import process_group
-    from pneumo_dist.inference.predict import PredictOptions, predict
-
-    config = load_config(config_path, overrides)
-    shards = Shards(shards_path)
-    options = PredictOptions(split, folds, stage, top_k, hflip, block)
-    total = len(shards.indices("train" if split == "oof" else split))
-    with (
-        process_group(cpu) as ranks,
-        console.progress(total if ranks.is_main else 0, "film", f"predict {split}") as bar,
-    ):
-        out = predict(config.experiment, shards, runs / config.experiment.name, ranks, options, on_films=bar.update)
-        if ranks.is_main:
-            print(f"{split} predictions: {out}")
-
-
-@app.command()
-@CONFIG
-@RUNS
-@click.option(
-    "--objective",
-    "objective_text",
-    default="dice",
-    show_default=True,
-    help="dice, dice@prevalence=P or sensitivity@specificity=S.",
-)
-def tune(config_path: Path, runs: Path, objective_text: str) -> None:
-    """Find the exact best triplet of thresholds on the out-of-fold predictions."""
-    from pneumo_dist.distributed import process_group
-    from pneumo_dist.inference.objective import Objective
-    from pneumo_dist.inference.store import Predictions
-    from pneumo_dist.inference.tune import (
-        SURFACE,
-        THRESHOLDS,
-        draw_surface,
-        prediction_histograms,
-        summary_lines,
-        tune,
-        write_thresholds,
-    )
-    from shards.files import atomic_write
-
-    objective = Objective.parse(objective_text)
-    run = runs / load_config(config_path).experiment.name
-    predictions = Predictions(run / "oof" / "predictions")
-    with process_group(cpu=True) as ranks:
-        with console.progress(len(predictions) // ranks.world if ranks.is_main else 0, "film", "tune") as bar:
-            histograms = prediction_histograms(predictions, ranks, on_film=lambda: bar.update(1))
-        if ranks.is_main:
-            tuned = tune(predictions, histograms, objective)
-            write_thresholds(run / "oof" / THRESHOLDS, tuned, predictions)
-            atomic_write(run / "oof" / SURFACE, draw_surface(histograms, tuned))
-            print("\n".join(summary_lines(tuned)))
-            print(f"thresholds: {run / 'oof' / THRESHOLDS}, drawn in {run / 'oof' / SURFACE}")
-
-
-@app.command()
-@CONFIG
-@RUNS
-@click.option("--triplet", type=(float, int, float), metavar="TOP AREA BOTTOM", help="Thresholds set by hand.")
-@click.option("--smallest-part", type=click.IntRange(0), default=0, help="Remove parts of fewer label-grid pixels.")
-@click.option("--sample-submission", type=FOLDER, help="CSV whose ids, in its order, are submitted.")
-@click.option("--keep-repeats", is_flag=True, help="Write an id as often as the sample submission names it.")
-@click.option("--out", type=FOLDER, help="The file to write.  [default: RUNS/NAME/test/submission.csv]")
-def submit(
-    config_path: Path,
-    runs: Path,
-    triplet: tuple[float, int, float] | None,
-    smallest_part: int,
-    sample_submission: Path | None,
-    keep_repeats: bool,
-    out: Path | None,
-) -> None:
-    """Write submission.csv from the test predictions: one row per film, -1 where the mask is empty."""
-    if int(os.environ.get("RANK", 0)) != 0:
-        return
-    from pneumo_dist.inference.store import Predictions
-    from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
-    from pneumo_dist.inference.tune import THRESHOLDS, read_thresholds
-    from pneumo_dist.metrics import Triplet
-
-    run = runs / load_config(config_path).experiment.name
-    chosen, expected = (Triplet(*triplet), None) if triplet else read_thresholds(run / "oof" / THRESHOLDS)
-    if not (0 <= chosen.top <= 1 and 0 <= chosen.bottom <= 1 and chosen.area >= 0):
-        raise InputError(
-            f"--triplet {chosen.top} {chosen.area} {chosen.bottom}: thresholds lie in 0..1, area is not negative"
-        )
-    order = sample_order(sample_submission, keep_repeats) if sample_submission else None
-    rows = submission_rows(Predictions(run / "test" / "predictions"), chosen, smallest_part)
-    path = out or run / "test" / "submission.csv"
-    write_submission(path, rows, order)
-    ids = order or list(rows)
-    warning = None if expected is None else drift_warning(rows, expected)
-    if warning is not None:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"{path}: {len(ids)} films, {sum(rows[i] != '-1' for i in ids)} with a pneumothorax")
-
-
-@app.command()
-@CONFIG
-@SHARDS
-@RUNS
-def report(config_path: Path, shards_path: Path, runs: Path) -> None:
-    """Write report.html and overlays.png for the out-of-fold predictions and print the figures."""
-    if int(os.environ.get("RANK", 0)) != 0:
-        return
-    import torch
-
-    from pneumo_dist.distributed import Ranks
-    from pneumo_dist.inference.report import draw_films, read_history, run_figures, write_report
-    from pneumo_dist.inference.store import Predictions
-    from pneumo_dist.inference.tune import prediction_histograms, tune
-
-    name = load_config(config_path).experiment.name
-    shards, predictions = Shards(shards_path), Predictions(runs / name / "oof" / "predictions")
-    histograms = prediction_histograms(predictions, Ranks(0, 1, 0, torch.device("cpu")))
-    tuned, history = tune(predictions, histograms), read_history(runs / name)
-    films = draw_films(shards, predictions, histograms, tuned.triplet)
-    page, overlays = write_report(runs / name, name, tuned, history, films)
-    figures, score = run_figures(history), tuned.score
-    print(f"out-of-fold mean Dice   {score.dice:.4f}  ({score.dice - score.always_empty:+.4f} over always empty)")
-    print(f"Dice on positive films  {score.positive_dice:.4f}  ({score.positives} of {score.films} films)")
-    print(f"training speed          {figures.images_per_s:.1f} films/s (median over epochs)")
-    print(f"peak memory of a rank   {figures.peak_memory_mb:.0f} MiB")
-    print(f"report: {page}\noverlays: {overlays}")
 
 
 def _plain_warnings(ranks: "Ranks") -> None:

@@ -112,28 +112,38 @@ def _leaves(tree: Any, prefix: str = "") -> list[str]:
     return [prefix.rstrip(".")]
 
 
-def _apply_override(override: str, tree: Tree, stages: list[Tree], origins: dict[str, str]) -> None:
+def read_tree(path: Path) -> Tree:
+    """Return a config's mapping with what it inherits. Raises InputError where it is missing or no mapping."""
+    return _read(path, (), {})
+
+
+def parse_override(override: str) -> tuple[list[str], Any]:
+    """Return the parts of a dotted key and the value of `key=value`. Raises InputError where it is neither."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise InputError(f"{OVERRIDE} {override}: write key=value, as in optim.lr=1e-4")
     try:
-        value = _number_or(yaml.safe_load(text))
+        return parts, _number_or(yaml.safe_load(text))
     except yaml.YAMLError:
         raise InputError(f"{OVERRIDE} {override}: the value is not valid YAML") from None
-    _note_override(origins, key.strip())
+
+
+def _apply_override(override: str, tree: Tree, stages: list[Tree], origins: dict[str, str]) -> None:
+    parts, value = parse_override(override)
+    _note_override(origins, ".".join(parts))
     if parts[0] == "stages":
         named = [stage for stage in stages if stage["name"] == (parts[1] if len(parts) > 1 else "")]
         if len(parts) < 3 or not named:
             names = ", ".join(stage["name"] for stage in stages)
             raise InputError(f"{OVERRIDE} {override}: write stages.NAME.key=value with a stage of: {names}")
-        _put(named[0], parts[2:], value)
+        put(named[0], parts[2:], value)
     elif parts[0] in STAGE_KEYS:
         for stage in stages:
             _note_override(origins, ".".join(["stages", stage["name"], *parts]))
-            _put(stage, parts, value)
+            put(stage, parts, value)
     else:
-        _put(tree, parts, value)
+        put(tree, parts, value)
 
 
 def _note_override(origins: dict[str, str], key: str) -> None:
@@ -151,7 +161,8 @@ def _number_or(value: Any) -> Any:
     return value
 
 
-def _put(tree: Tree, parts: Sequence[str], value: Any) -> None:
+def put(tree: Tree, parts: Sequence[str], value: Any) -> None:
+    """Set a dotted key of a mapping in place."""
     for part in parts[:-1]:
         inner = tree.get(part)
         # Copied, because stages share the mappings of their defaults.

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,24 @@ def check_agreement(ranks: Ranks, facts: Mapping[str, str]) -> None:
                 f"ranks disagree on {name}: rank {odd[0]} has {values[odd[0]]}, rank 0 has {values[0]}; start all "
                 "ranks with the same code, config and shards"
             )
+
+
+def on_rank_0(ranks: Ranks, look: Callable[[], Any]) -> Any:
+    """Return on every rank what `look` (plain JSON types) finds on rank 0; an InputError is raised on every rank.
+
+    The other ranks would otherwise wait for an answer of one that has ended.
+    """
+    answer: dict[str, Any] | None = None
+    if ranks.is_main:
+        try:
+            answer = {"found": look()}
+        except InputError as error:
+            answer = {"error": str(error)}
+    answer = ranks.broadcast_json(answer)
+    assert answer is not None
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return answer["found"]
 
 
 def pick_device(local_rank: int, cpu: bool) -> torch.device:

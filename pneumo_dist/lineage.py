@@ -1,6 +1,6 @@
 """What a checkpoint was trained on, itself and all its ancestors; what a resume may change."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,19 +53,19 @@ def training_digest(shards: Shards, fold: int, always_train: bool) -> str:
     return keys_digest(map(str, shards.column("key")[split_fold(shards, fold, always_train).train]))
 
 
-def check_unseen(state: Mapping[str, Any], path: Path, shards: Shards, fold: int) -> None:
-    """Raise InputError unless the checkpoint and all its ancestors trained on what these shards call fold `fold`.
+def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards, fold: int) -> None:
+    """Raise InputError unless a checkpoint and all its ancestors trained on what these shards call fold `fold`.
 
-    Only then is a film of the fold known to be unseen by it.
+    Only then are the fold's films, and the held-out ones, known to be unseen by it.
     """
-    for ancestor in state["lineage"]:
+    for ancestor in lineage:
         same = ancestor["fold"] == fold and ancestor["keys_sha256"] == training_digest(
             shards, fold, ancestor["always_train"]
         )
         if not same:
             raise InputError(
-                f"{path}: its stage {ancestor['stage']} was trained on other films than fold {fold} of "
-                f"{shards.folder}; out-of-fold predictions need the shards and folds of the training"
+                f"{name}: its stage {ancestor['stage']} was trained on other films than fold {fold} of "
+                f"{shards.folder}; out-of-fold and holdout predictions need the shards and folds of the training"
             )
 
 

@@ -1,6 +1,6 @@
 """The stages of one fold, in order: where each starts, and which are done."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from pneumo_dist.checkpoint import (
     weights_of,
 )
 from pneumo_dist.config import Experiment, StageConfig
-from pneumo_dist.distributed import Ranks
+from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.lineage import Ancestor, Lineage, check_same_run, stage_lineage
 from pneumo_dist.preemption import StopAgreement
 from pneumo_dist.trainer import StageRun, Start
-from shards.errors import InputError
 from shards.files import atomic_write
 from shards.table import Shards
 
@@ -112,7 +111,7 @@ def _initial(experiment: Experiment, folder: Path, ranks: Ranks) -> Trained | No
         state = newest_state(stage)
         return {"history": state["history"], "lineage": state["lineage"]}
 
-    found = _on_rank_0(ranks, read)
+    found = on_rank_0(ranks, read)
     return Trained(stage, found["history"], Lineage(tuple(Ancestor(**each) for each in found["lineage"])))
 
 
@@ -131,14 +130,14 @@ def _start(
     Raises InputError, on every rank, where this config or these films cannot go on from it.
     """
     lineage = stage_lineage(experiment, repetition, fold, shards, before.lineage if before else None)
-    own = _on_rank_0(ranks, lambda: _newest(folder / repetition.name / "checkpoints"))
+    own = on_rank_0(ranks, lambda: _newest(folder / repetition.name / "checkpoints"))
     if own is not None:
         state = read_checkpoint(Path(own))
         check_same_run(state, Path(own), experiment, stage, lineage)
         return Start(state, None, lineage)
     if before is None:
         return Start(None, None, lineage)
-    best = _on_rank_0(ranks, lambda: _best(before))
+    best = on_rank_0(ranks, lambda: _best(before))
     return Start(None, weights_of(read_checkpoint(Path(best))), lineage)
 
 
@@ -158,20 +157,3 @@ def _best(trained: Trained) -> str:
     (best,) = best_files(trained.checkpoints, trained.history, 1)
     check_whole(best)
     return str(best.path)
-
-
-def _on_rank_0(ranks: Ranks, look: Callable[[], Any]) -> Any:
-    """Return on every rank what `look` (plain JSON types) finds on rank 0; an InputError is raised on every rank.
-
-    The other ranks would otherwise wait for an answer of one that has ended.
-    """
-    answer: dict[str, Any] | None = None
-    if ranks.is_main:
-        try:
-            answer = {"found": look()}
-        except InputError as error:
-            answer = {"error": str(error)}
-    answer = ranks.broadcast_json(answer)
-    if "error" in answer:
-        raise InputError(answer["error"])
-    return answer["found"]

@@ -37,14 +37,6 @@ class SizeCurve:
         return int(self.sizes[place]), float(self.dice[place])
 
 
-def remove_small(mask: Map, smallest: int) -> Map:
-    """Return a 0/1 mask without its 8-connected parts of fewer than `smallest` pixels; holes stay holes."""
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    kept = stats[:, cv2.CC_STAT_AREA] >= smallest
-    kept[0] = False
-    return np.asarray(kept[parts] if count > 1 else mask, np.uint8)
-
-
 def film_components(film: Map, truth: Map, threshold: float) -> FilmComponents:
     """Return the parts of a label-grid map with p > threshold, beside its label."""
     above = (film > level(threshold)).astype(np.uint8)
@@ -55,20 +47,21 @@ def film_components(film: Map, truth: Map, threshold: float) -> FilmComponents:
     )
 
 
-def size_curve(films: Sequence[FilmComponents]) -> SizeCurve:
-    """Return the mean Dice for every size that makes a difference, exactly.
+def size_curve(films: Sequence[FilmComponents], weights: npt.NDArray[np.float64] | None = None) -> SizeCurve:
+    """Return the mean Dice for every size that makes a difference, exactly; `weights` say how much each film counts.
 
     A film changes only where one of its own parts falls out: the changes of all films, in order of size, add up.
     """
     assert films, "no films to tune on"
     start, sizes, changes = 0.0, [np.zeros(0, np.int64)], [np.zeros(0)]
-    for film in films:
+    shares = np.ones(len(films)) if weights is None else weights
+    for film, share in zip(films, shares, strict=True):
         order = np.argsort(film.sizes, kind="stable")
         left = [np.append(0, part[order][::-1].cumsum())[::-1] for part in (film.sizes, film.hits)]
-        values = dice(left[1], left[0], np.array(film.truth))
+        values = share * dice(left[1], left[0], np.array(film.truth))
         start += float(values[0])
         sizes.append(film.sizes[order] + 1)
         changes.append(np.diff(values))
     every, place = np.unique(np.concatenate(sizes), return_inverse=True)
     steps = np.bincount(place, np.concatenate(changes), minlength=len(every))
-    return SizeCurve(np.append(0, every), (start + np.append(0.0, steps.cumsum())) / len(films))
+    return SizeCurve(np.append(0, every), (start + np.append(0.0, steps.cumsum())) / shares.sum())

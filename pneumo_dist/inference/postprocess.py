@@ -1,5 +1,7 @@
 """From a stored prediction to a mask: the one path that validation, tune, submit and report share."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +12,18 @@ from shards.grid import content_box
 from shards.table import LabelGrid
 
 Map = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What makes a mask of a map: the triplet, then parts below `smallest_part` label-grid pixels removed.
+
+    A film whose class probability is not above `gate` is empty; 0 asks no class probability.
+    """
+
+    triplet: Triplet
+    smallest_part: int = 0
+    gate: float = 0.0
 
 
 def to_p8(probability: torch.Tensor) -> Map:
@@ -32,6 +46,27 @@ def apply_triplet(film: Map, triplet: Triplet) -> Map:
     if int((film > level(triplet.top)).sum()) < triplet.area:
         return np.zeros_like(film)
     return (film > level(triplet.bottom)).astype(np.uint8)
+
+
+def remove_small(mask: Map, smallest: int) -> Map:
+    """Return a 0/1 mask without its 8-connected parts of fewer than `smallest` pixels; holes stay holes."""
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    kept = stats[:, cv2.CC_STAT_AREA] >= smallest
+    kept[0] = False
+    return np.asarray(kept[parts] if count > 1 else mask, np.uint8)
+
+
+def apply_rule(film: Map, rule: Rule, class_probability: float | None = None) -> Map:
+    """Return the 0/1 mask that a rule makes of a label-grid map.
+
+    `class_probability` in 0..1 is needed where the rule has a gate.
+    """
+    if rule.gate > 0:
+        assert class_probability is not None, "a gate asks a class probability"
+        if class_probability <= rule.gate:
+            return np.zeros_like(film)
+    mask = apply_triplet(film, rule.triplet)
+    return remove_small(mask, rule.smallest_part) if rule.smallest_part > 1 else mask
 
 
 def image_score(film: Map, area: int) -> float:

@@ -1,31 +1,33 @@
-"""Distributed prediction: films into p8 maps, averaged over checkpoints, flips and folds.
+"""Distributed prediction: films into p8 maps, averaged over networks and views.
 
 Films stand in blocks; a block is the unit of resuming. Within it, fixed batches in table order are dealt whole to the
-ranks, so that every map is the same bits on 1, 2 or 4 ranks.
+ranks, so that every map is the same bits on 1, 2 or 4 ranks. The networks take turns over a block, so that few of them
+are in memory at a time, and one pipeline reads the films of all blocks.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from pneumo_dist.checkpoint import CheckpointFile, load_checkpoint, top_files, weights_of
-from pneumo_dist.config import Experiment, StageConfig
-from pneumo_dist.data.batch import Input, Source
+from pneumo_dist.data.batch import Batch, Source
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices, fixed_batches
-from pneumo_dist.distributed import Ranks
-from pneumo_dist.inference.postprocess import Map, to_p8
+from pneumo_dist.distributed import Ranks, on_rank_0
+from pneumo_dist.inference.ensemble import Ensemble, Part, shares
+from pneumo_dist.inference.postprocess import to_p8
 from pneumo_dist.inference.store import MANIFEST, film_facts, write_block, write_table
+from pneumo_dist.inference.views import mean_view
 from pneumo_dist.lineage import check_unseen
-from pneumo_dist.models import build_model, split_outputs
-from pneumo_dist.precision import Resolved, autocast
-from pneumo_dist.stages import best_repetition
+from pneumo_dist.precision import Resolved, resolve_amp
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.table import Shards
@@ -37,181 +39,226 @@ PARTS = ".parts"
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What decides the maps besides films and checkpoints."""
+    """How films are predicted; `block` films are stored together, `models` networks are held in memory at most."""
 
     split: str = "test"
     folds: tuple[int, ...] = ()
-    stage: str | None = None
-    top_k: int | None = None
-    hflip: bool = True
     block: int = 64
+    models: int = 4
 
-
-@dataclass(frozen=True)
-class Member:
-    """One checkpoint of one fold."""
-
-    fold: int
-    file: CheckpointFile
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise InputError(f"--block {self.block}: give at least 1")
+        if self.models < 1:
+            raise InputError(f"--models-in-memory {self.models}: give at least 1")
 
 
 @dataclass(frozen=True)
 class _Block:
     name: str
     films: Indices
-    members: tuple[Member, ...]
+    parts: tuple[Part, ...]
+    digest: str
 
 
 def predict(
-    experiment: Experiment,
+    ensemble: Ensemble,
     shards: Shards,
-    run: Path,
+    out: Path,
     ranks: Ranks,
     options: PredictOptions,
-    on_films: Callable[[int], None] | None = None,
-) -> Path:
-    """Predict a split with an experiment's folds; return the folder of the predictions.
+    on_films: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Predict the films of a split into the folder `out`.
 
-    `oof` films are seen only by checkpoints that never trained on them, which is checked by the digests of training
-    keys; `holdout` and `test` films by all. A finished block of the same films and checkpoints is not made again.
-    Raises InputError for a fold without checkpoints and a split without films.
+    `oof` films are seen only by networks that never trained on them, and `holdout` films only by networks none of whose
+    ancestors did, which the digests of their training keys show; `test` films by all. A finished block of the same
+    films and networks is not made again. Raises InputError for a network that has seen films of the split, and for a
+    split without films.
     """
-    if experiment.data.loader == "synthetic":
+    if ensemble.data.loader == "synthetic":
         raise InputError("data.loader synthetic is for measuring; predict with dali or host (--set data.loader=dali)")
-    stage = experiment.stage(options.stage) if options.stage else experiment.stages[-1]
-    folds = options.folds or tuple(shards.folds())
-    members = [
-        Member(fold, file)
-        for fold in folds
-        for file in top_files(_checkpoints(run / f"fold{fold}", stage), options.top_k or stage.top_k)
-    ]
-    blocks = _blocks(shards, options, folds, members)
-    out = run / ("oof" if options.split == "oof" else options.split) / "predictions"
-    predictor = _Predictor(experiment, stage, shards, ranks, options)
     manifest = {
-        "experiment": experiment.name,
+        "experiment": ensemble.name,
         "split": options.split,
-        "stage": stage.name,
-        "image_size": stage.image_size,
-        "hflip": options.hflip,
-        "members": [f"fold{m.fold}/{m.file.path.name}" for m in members],
+        "image_size": ensemble.image_size,
+        "tta": ensemble.tta.model_dump(mode="json"),
         "dataset": dataset_digest(shards),
     }
+    recipe = {**manifest, "eval_batch": ensemble.eval_batch, "amp": ensemble.amp, "channels": ensemble.in_channels}
+    recipe |= {"mean": ensemble.data.mean, "std": ensemble.data.std}
+    blocks = _blocks(ensemble, shards, options, recipe)
+    done = on_rank_0(ranks, lambda: [_finished(out, block) for block in blocks])
+    networks = _Networks(ensemble, shards, ranks, options)
+    pending = [block for block, is_done in zip(blocks, done, strict=True) if not is_done]
+    batches = _films(ensemble, shards, ranks, pending)
     rows: list[dict[str, Any]] = []
-    for block in blocks:
-        rows += _run_block(block, predictor, out, {**manifest, "films": block.films.tolist()}, ranks)
-        if on_films:
-            on_films(len(block.films))
+    for block, is_done in zip(blocks, done, strict=True):
+        if not is_done:
+            count = len(_own(block, ensemble, ranks))
+            films = _gather(_predict_block(list(itertools.islice(batches, count)), block.parts, networks), ranks)
+            if ranks.is_main:
+                _write(out, block, films, shards)
+        if ranks.is_main:
+            rows += json.loads((out / PARTS / f"{block.name}.json").read_text())["rows"]
+        on_films(len(block.films))
     if ranks.is_main:
+        whole = shares(ensemble.parts)
+        parts = [
+            {"name": part.name, "fold": part.fold, "weight": share}
+            for part, share in zip(ensemble.parts, whole, strict=True)
+        ]
+        write_table(out, rows, {**manifest, "parts": parts})
         names = {row["tar"] for row in rows}
-        write_table(out, rows, manifest)
         for stale in [*out.glob("pred-*.tar"), *(out / PARTS).glob("pred-*.json")]:
             if f"{stale.stem}.tar" not in names:
                 stale.unlink()
     ranks.gather_bytes(b"")  # no rank returns before the table stands
-    return out
 
 
-def _checkpoints(folder: Path, stage: StageConfig) -> Path:
-    return folder / best_repetition(stage, folder) / "checkpoints"
-
-
-def _blocks(shards: Shards, options: PredictOptions, folds: Sequence[int], members: Sequence[Member]) -> list[_Block]:
-    if options.block < 1:
-        raise InputError(f"--block {options.block}: give at least 1")
-    if options.split == "oof":
-        films, fold_of = shards.indices("train"), shards.column("fold")
-        parts = [(films[fold_of[films] == fold], [m for m in members if m.fold == fold]) for fold in folds]
-    else:
-        parts = [(shards.indices(options.split), list(members))]
-    blocks = [
-        (films[start : start + options.block], tuple(chosen))
-        for films, chosen in parts
-        for start in range(0, len(films), options.block)
-    ]
-    if not blocks:
+def _blocks(ensemble: Ensemble, shards: Shards, options: PredictOptions, recipe: dict[str, Any]) -> list[_Block]:
+    films = shards.indices("train" if options.split == "oof" else options.split)
+    if not len(films):
         raise InputError(f"{shards.folder}: holds no {options.split} films; build the shards with some")
-    return [_Block(f"pred-{number:05d}", films, chosen) for number, (films, chosen) in enumerate(blocks)]
+    chosen = [(films, ensemble.parts)]
+    if options.split == "oof":
+        fold_of = shards.column("fold")
+        folds = options.folds or tuple(shards.folds())
+        chosen = [(films[fold_of[films] == fold], _unseen(ensemble, fold)) for fold in folds]
+    blocks: list[_Block] = []
+    for rows, parts in chosen:
+        for start in range(0, len(rows), options.block):
+            part = rows[start : start + options.block]
+            text = json.dumps({**recipe, "films": part.tolist(), "parts": _facts(parts)}, sort_keys=True)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            blocks.append(_Block(f"pred-{len(blocks):05d}", part, parts, digest))
+    if not blocks:
+        raise InputError(f"{shards.folder}: its folds {options.folds} hold no films; name others with --fold")
+    return blocks
 
 
-def _run_block(
-    block: _Block, predictor: "_Predictor", out: Path, recipe: dict[str, Any], ranks: Ranks
-) -> list[dict[str, Any]]:
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-    part = out / PARTS / f"{block.name}.json"
-    done = ranks.broadcast_json(_finished_rows(part, out / f"{block.name}.tar", digest) if ranks.is_main else None)
-    if done is not None:
-        return list(done)
-    maps = predictor(block)
-    if not ranks.is_main:
-        return []
-    (out / MANIFEST).unlink(missing_ok=True)  # what stands here is being replaced
-    films = [(film_facts(predictor.shards, index), p8) for index, p8 in maps]
-    rows = write_block(out / f"{block.name}.tar", films)
-    atomic_write(part, json.dumps({"digest": digest, "rows": rows}))
-    return rows
+def _facts(parts: Sequence[Part]) -> list[tuple[str, float]]:
+    return [(part.name, share) for part, share in zip(parts, shares(parts), strict=True)]
 
 
-def _finished_rows(part: Path, tar: Path, digest: str) -> list[dict[str, Any]] | None:
-    try:
-        content = json.loads(part.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return content["rows"] if content["digest"] == digest and tar.exists() else None
+def _unseen(ensemble: Ensemble, fold: int) -> tuple[Part, ...]:
+    """Return the networks of a fold.
 
-
-class _Predictor:
-    """Runs the members over a block; each rank keeps the models that it has loaded."""
-
-    def __init__(
-        self, experiment: Experiment, stage: StageConfig, shards: Shards, ranks: Ranks, options: PredictOptions
-    ) -> None:
-        self.experiment, self.stage, self.shards, self.ranks, self.options = experiment, stage, shards, ranks, options
-        self._models: dict[Path, tuple[torch.nn.Module, Resolved]] = {}
-
-    def __call__(self, block: _Block) -> list[tuple[int, Map]]:
-        """Return (table row, p8 map) of every film of the block in table order, on every rank."""
-        batches = fixed_batches(block.films, self.stage.eval_batch)[self.ranks.rank :: self.ranks.world]
-        spec = Input(
-            self.stage.image_size, self.experiment.model.in_channels, self.experiment.data, self.ranks.device_id
+    Raises InputError where a member has none: the mean would be that of another ensemble.
+    """
+    parts = tuple(part for part in ensemble.parts if part.fold == fold)
+    missing = {part.member: part.name for part in ensemble.parts if part.member not in {p.member for p in parts}}
+    if missing or not parts:
+        name = next(iter(missing.values())).split("/")[0] if missing else ensemble.name
+        raise InputError(
+            f"ensemble {ensemble.name}: {name} has no fold {fold}, so its films have no out-of-fold prediction; train "
+            "it, or choose folds with --fold"
         )
-        rows: list[int] = []
-        maps: list[Map] = []
-        for batch in eval_batches(Source(self.shards, spec, with_mask=False), batches, self.stage.eval_batch):
-            mean = self._average(batch.images.to(self.ranks.device, torch.float32, non_blocking=True), block.members)
-            rows += batch.indices.tolist()
-            maps += list(to_p8(mean)[: len(batch.indices)])
-        size = self.stage.image_size
-        numbers = np.concatenate(self.ranks.gather_array(np.array(rows, np.int64)))
-        stacks = self.ranks.gather_array(np.stack(maps) if maps else np.zeros((0, size, size), np.uint8))
-        everything = [p8 for stack in stacks for p8 in stack]
-        return sorted(zip(numbers.tolist(), everything, strict=True), key=lambda film: film[0])
+    return parts
 
-    @torch.inference_mode()
-    def _average(self, images: torch.Tensor, members: Sequence[Member]) -> torch.Tensor:
-        total = torch.zeros(images.shape[0], 1, *images.shape[2:], device=images.device)
-        for member in members:
-            model, amp = self._model(member)
-            with autocast(amp, self.ranks.device):
-                logits = split_outputs(model(images))[0]
-                flipped = split_outputs(model(images.flip(-1)))[0].flip(-1) if self.options.hflip else None
-            total += torch.sigmoid(logits.float())
-            if flipped is not None:
-                total += torch.sigmoid(flipped.float())
-        return total / (len(members) * (2 if self.options.hflip else 1))
 
-    def _model(self, member: Member) -> tuple[torch.nn.Module, Resolved]:
-        path = member.file.path
-        if path not in self._models:
-            state = load_checkpoint(path)
-            if self.options.split == "oof":
-                check_unseen(state, path, self.shards, member.fold)
-            model = build_model(self.experiment.model, pretrained=False)
-            try:
-                model.load_state_dict(weights_of(state))
-            except RuntimeError:
-                raise InputError(
-                    f"{path}: does not fit the model of this config; use the one it was trained with"
-                ) from None
-            self._models[path] = model.to(self.ranks.device).eval(), state["amp"]
-        return self._models[path]
+def _own(block: _Block, ensemble: Ensemble, ranks: Ranks) -> list[Indices]:
+    """Return the batches of a block that this rank predicts."""
+    return fixed_batches(block.films, ensemble.eval_batch)[ranks.rank :: ranks.world]
+
+
+def _films(ensemble: Ensemble, shards: Shards, ranks: Ranks, blocks: Sequence[_Block]) -> Iterator[Batch]:
+    """Return this rank's batches of all blocks, from one pipeline."""
+    own = (rows for block in blocks for rows in _own(block, ensemble, ranks))
+    return eval_batches(Source(shards, ensemble.input(ranks), with_mask=False), own, ensemble.eval_batch)
+
+
+@dataclass(frozen=True)
+class _Films:
+    """Predicted films: table rows int64 (n,), maps uint8 (n, size, size), class probabilities float64 (n,) or nan."""
+
+    rows: Indices
+    maps: npt.NDArray[np.uint8]
+    classes: npt.NDArray[np.float64]
+
+
+def _predict_block(batches: Sequence[Batch], parts: Sequence[Part], networks: "_Networks") -> _Films:
+    """Return this rank's films of a block; the networks take turns, each over all of them."""
+    device, size = networks.ranks.device, networks.ensemble.image_size
+    images = [batch.images.to(device, torch.float32, non_blocking=True) for batch in batches]
+    sums = [torch.zeros(len(each), 1, size, size, device=device) for each in images]
+    classes = [torch.zeros(len(each), device=device) for each in images]
+    heads = 0.0
+    for part, share in zip(parts, shares(parts), strict=True):
+        if not images:
+            break
+        model, amp = networks(part)
+        for number, each in enumerate(images):
+            seen, head = mean_view(model, each, networks.ensemble.tta, amp)
+            sums[number] += share * seen
+            if head is not None:
+                classes[number] += share * head
+        heads += share if head is not None else 0.0
+    counts = [len(batch.indices) for batch in batches]
+    return _Films(
+        np.concatenate([np.zeros(0, np.int64), *(batch.indices for batch in batches)]),
+        np.concatenate(
+            [np.zeros((0, size, size), np.uint8), *(to_p8(s)[:n] for s, n in zip(sums, counts, strict=True))]
+        ),
+        np.concatenate(
+            [
+                np.zeros(0),
+                *(
+                    (c[:n].double() / heads if heads else c[:n] * np.nan).cpu().numpy()
+                    for c, n in zip(classes, counts, strict=True)
+                ),
+            ]
+        ),
+    )
+
+
+def _gather(mine: _Films, ranks: Ranks) -> _Films:
+    """Return every rank's films in table order."""
+    rows, maps, classes = (np.concatenate(ranks.gather_array(part)) for part in (mine.rows, mine.maps, mine.classes))
+    order = np.argsort(rows, kind="stable")
+    return _Films(rows[order], maps[order], classes[order])
+
+
+def _write(out: Path, block: _Block, films: _Films, shards: Shards) -> None:
+    (out / MANIFEST).unlink(missing_ok=True)  # what stands here is being replaced
+    facts = [
+        {**film_facts(shards, int(row)), "class_probability": None if np.isnan(value) else float(value)}
+        for row, value in zip(films.rows, films.classes, strict=True)
+    ]
+    rows = write_block(out / f"{block.name}.tar", list(zip(facts, films.maps, strict=True)))
+    atomic_write(out / PARTS / f"{block.name}.json", json.dumps({"digest": block.digest, "rows": rows}))
+
+
+def _finished(out: Path, block: _Block) -> bool:
+    try:
+        content = json.loads((out / PARTS / f"{block.name}.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return bool(content["digest"] == block.digest) and (out / f"{block.name}.tar").exists()
+
+
+class _Networks:
+    """The networks on this rank's device; those that were not used for longest make room for others."""
+
+    def __init__(self, ensemble: Ensemble, shards: Shards, ranks: Ranks, options: PredictOptions) -> None:
+        self.ensemble, self.ranks = ensemble, ranks
+        self._shards, self._options = shards, options
+        self._held: OrderedDict[str, tuple[torch.nn.Module, Resolved]] = OrderedDict()
+
+    def __call__(self, part: Part) -> tuple[torch.nn.Module, Resolved]:
+        """Return a part's network and its autocast type. Raises InputError where it has seen films of the split."""
+        if part.name not in self._held:
+            while len(self._held) >= self._options.models:
+                self._held.popitem(last=False)
+            self._held[part.name] = self._load(part)
+        self._held.move_to_end(part.name)
+        return self._held[part.name]
+
+    def _load(self, part: Part) -> tuple[torch.nn.Module, Resolved]:
+        network, device = part.read(), self.ranks.device
+        if self._options.split != "test":
+            check_unseen(network.lineage, part.name, self._shards, part.fold)
+        amp = network.amp if self.ensemble.amp is None else resolve_amp(self.ensemble.amp, device)
+        if amp == "fp16" and device.type == "cpu":
+            amp = "float32"  # what a GPU had for speed, a CPU has not
+        return network.build(part.name).to(device), amp

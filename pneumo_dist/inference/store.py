@@ -19,7 +19,7 @@ from shards.grid import Padding
 from shards.members import MemberReader, index_tar
 from shards.table import LabelGrid, Shards
 
-FORMAT, FORMAT_VERSION = "pneumo_dist-predictions", 1
+FORMAT, FORMAT_VERSION = "pneumo_dist-predictions", 2
 MANIFEST, TABLE = "manifest.json", "predictions.parquet"
 MEMBER = "p8"
 SCHEMA = pa.schema(
@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
                 "stored",
             )
         ],
+        ("class_probability", pa.float32()),
         ("tar", pa.string()),
         *[(name, pa.int64()) for name in ("offset", "size", "crc32")],
     ]

@@ -5,10 +5,8 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pneumo_dist.inference.components import remove_small
-from pneumo_dist.inference.postprocess import apply_triplet, label_map
+from pneumo_dist.inference.postprocess import Rule, apply_rule, label_map
 from pneumo_dist.inference.store import Predictions
-from pneumo_dist.metrics import Triplet
 from shards import rle
 from shards.errors import InputError
 from shards.files import atomic_write
@@ -20,15 +18,18 @@ HEADER = ("ImageId", "EncodedPixels")
 CALLED_DRIFT = 0.03
 
 
-def submission_rows(predictions: Predictions, triplet: Triplet, smallest: int = 0) -> dict[str, str]:
+def submission_rows(predictions: Predictions, rule: Rule) -> dict[str, str]:
     """Return image id -> run-length mask on the film's label grid, in table order.
 
-    Connected parts of fewer than `smallest` label-grid pixels are removed.
+    Raises InputError for a rule with a gate where the networks gave no class probability.
     """
     rows = {}
     for index, (row, p8) in enumerate(predictions):
-        mask = apply_triplet(label_map(p8, predictions.grid(index)), triplet)
-        mask = remove_small(mask, smallest) if smallest > 1 else mask
+        if rule.gate > 0 and row["class_probability"] is None:
+            raise InputError(
+                f"{predictions.folder}: no class probability for the gate; its networks have no classification head"
+            )
+        mask = apply_rule(label_map(p8, predictions.grid(index)), rule, row["class_probability"])
         text = rle.encode(mask)
         # A wrong string would be noticed only on the leaderboard, so each is read back before anything is written.
         assert (rle.decode(text, *mask.shape) == mask).all()

@@ -1,20 +1,14 @@
 """Thresholds from out-of-fold predictions: the exact best triplet on the label grid, and what it is worth."""
 
-import io
-import json
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import matplotlib.figure
 import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.distributed import Ranks
+from pneumo_dist.inference.components import FilmComponents, SizeCurve, film_components, size_curve
 from pneumo_dist.inference.evaluate import (
-    PLATEAU,
     SizeRow,
     bootstrap_interval,
     by_size,
@@ -22,18 +16,15 @@ from pneumo_dist.inference.evaluate import (
     given_up,
     is_shown,
     plateau,
-    surface,
 )
+from pneumo_dist.inference.gate import best_gate
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.postprocess import label_map
+from pneumo_dist.inference.postprocess import Rule, label_map
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.metrics import Histograms, Score, Triplet, film_dice, film_histograms, score
 from pneumo_dist.validation import gather_histograms
 from shards import rle
 from shards.errors import InputError
-from shards.files import atomic_write
-
-THRESHOLDS, SURFACE = "thresholds.json", "thresholds.png"
 
 
 @dataclass(frozen=True)
@@ -46,6 +37,15 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """Another rule for masks, its mean Dice over the films it was tuned on, and the share whose masks are not empty."""
+
+    rule: Rule
+    dice: float
+    called: float
+
+
+@dataclass(frozen=True)
 class Tuned:
     """The best triplet and its scores over the films it was tuned on, and per fold.
 
@@ -53,6 +53,8 @@ class Tuned:
     for films of one fold. `called` is the share of films whose masks are not empty, `given_up` the positive films that
     only `area` makes empty, `plateau` how far each threshold can move alone, `by_size` the positive films in parts of
     equal number. `patients` counts the groups that intervals draw from: as many as films where patients are unknown.
+    `components` is a fixed threshold without small parts, `curve` its Dice by their size, and `gate` the triplet with
+    the classification gate: None where there is nothing to tune them on.
     """
 
     objective: Objective
@@ -66,6 +68,9 @@ class Tuned:
     plateau: dict[str, tuple[float, float]]
     by_size: list[SizeRow]
     patients: int
+    components: Alternative | None = None
+    gate: Alternative | None = None
+    curve: SizeCurve | None = None
 
 
 def prediction_histograms(
@@ -75,29 +80,60 @@ def prediction_histograms(
 
     Raises InputError where a film has no label.
     """
-    found = []
+    return film_measures(predictions, ranks, None, on_film)[0]
+
+
+def film_measures(
+    predictions: Predictions, ranks: Ranks, threshold: float | None, on_film: Callable[[], None] | None = None
+) -> tuple[Histograms, list[FilmComponents]]:
+    """Return the histograms of labelled predictions, int64 (n, 2, 256), and their parts above a threshold, if asked.
+
+    Each film is looked at once; the work is dealt to the ranks and every rank gets all of it, in table order. Raises
+    InputError where a film has no label.
+    """
+    found: list[npt.NDArray[np.int64]] = []
+    parts: list[npt.NDArray[np.int64]] = []
     for index in range(ranks.rank, len(predictions), ranks.world):
         text, grid = predictions.rows[index]["rle"], predictions.grid(index)
         if text is None:
             raise InputError(
                 f"{predictions.folder}: {predictions.rows[index]['key']} has no label to tune on; use --split oof"
             )
-        truth = rle.decode(text, grid.height, grid.width)
-        histograms = film_histograms(label_map(predictions.p8(index), grid), truth)
-        found.append(np.concatenate([[index], histograms.reshape(-1)]))
+        truth, film = rle.decode(text, grid.height, grid.width), label_map(predictions.p8(index), grid)
+        found.append(np.concatenate([[index], film_histograms(film, truth).reshape(-1)]))
+        if threshold is not None:
+            own = film_components(film, truth, threshold)
+            parts.append(np.stack([np.full_like(own.sizes, index), own.sizes, own.hits], axis=1))
         if on_film:
             on_film()
-    return gather_histograms(found, ranks)
+    histograms = gather_histograms(found, ranks)
+    if threshold is None:
+        return histograms, []
+    rows = np.concatenate(ranks.gather_array(np.concatenate([np.zeros((0, 3), np.int64), *parts])))
+    return histograms, [
+        FilmComponents(rows[rows[:, 0] == index, 1], rows[rows[:, 0] == index, 2], int(truth))
+        for index, truth in enumerate(histograms[:, 1].sum(-1))
+    ]
 
 
-def tune(predictions: Predictions, histograms: Histograms, objective: Objective | None = None) -> Tuned:
-    """Return the exact best triplet over every top and bottom level and every area, and what it is worth."""
+def tune(
+    predictions: Predictions,
+    histograms: Histograms,
+    objective: Objective | None = None,
+    components: Sequence[FilmComponents] = (),
+    threshold: float = 0.5,
+) -> Tuned:
+    """Return the exact best triplet over every top and bottom level and every area, and what it is worth.
+
+    With `components`, the parts above `threshold`, also the exact best size of the smallest part that is kept.
+    """
     chosen = objective or Objective()
     triplet = chosen.search(histograms)
     folds = np.array([-1 if row["fold"] is None else row["fold"] for row in predictions.rows])
     groups = np.array([str(row["group"]) for row in predictions.rows])
     weights = chosen.film_weights(histograms[:, 1].sum(-1) > 0)
     unseen = cross_tuned(histograms, folds, chosen)
+    curve = size_curve(components, weights) if components else None
     return Tuned(
         objective=chosen,
         triplet=triplet,
@@ -110,99 +146,31 @@ def tune(predictions: Predictions, histograms: Histograms, objective: Objective 
         plateau=plateau(histograms, triplet, weights),
         by_size=by_size(histograms, triplet),
         patients=len(np.unique(groups)),
+        components=None if curve is None else _smallest_part(curve, components, threshold),
+        gate=_gate(predictions, histograms, triplet, weights),
+        curve=curve,
     )
+
+
+def _smallest_part(curve: SizeCurve, components: Sequence[FilmComponents], threshold: float) -> Alternative:
+    size, dice = curve.best
+    called = np.mean([bool((film.sizes >= size).any()) for film in components])
+    return Alternative(Rule(Triplet(threshold, 0, threshold), smallest_part=size), dice, float(called))
+
+
+def _gate(
+    predictions: Predictions, histograms: Histograms, triplet: Triplet, weights: npt.NDArray[np.float64]
+) -> Alternative | None:
+    """Return the triplet with its best gate, None where a film has no class probability."""
+    found = [row["class_probability"] for row in predictions.rows]
+    if None in found:
+        return None
+    probabilities = np.array(found, np.float64)
+    hidden = (histograms[:, 1].sum(-1) == 0).astype(np.float64)
+    gate, dice = best_gate(probabilities, film_dice(histograms, triplet), hidden, weights)
+    called = is_shown(histograms, triplet) & ((probabilities > gate) | (gate == 0))
+    return Alternative(Rule(triplet, gate=gate), dice, float(called.mean()))
 
 
 def _estimate(values: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> Estimate:
     return Estimate(float(values.mean()), *bootstrap_interval(values, groups))
-
-
-def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None:
-    """Write thresholds.json with the digest of the predictions that it was tuned on."""
-    content = {
-        "objective": str(tuned.objective),
-        "triplet": asdict(tuned.triplet),
-        "score": _plain(tuned.score),
-        "folds": {str(fold): _plain(s) for fold, s in tuned.folds.items()},
-        "dice": _plain(tuned.dice),
-        "dice_tuned_on_other_folds": None if tuned.unseen is None else _plain(tuned.unseen),
-        "called_positive": tuned.called,
-        "positives_given_up_by_area": tuned.given_up,
-        "plateau": tuned.plateau,
-        "by_size": [asdict(row) for row in tuned.by_size],
-        "patients": tuned.patients,
-        "experiment": predictions.manifest["experiment"],
-        "predictions_sha256": predictions.digest,
-    }
-    atomic_write(path, json.dumps(content, indent=1) + "\n")
-
-
-def _plain(values: Score | Estimate) -> dict[str, float | int | None]:
-    """JSON has no nan: a mean over no films is null."""
-    return {name: None if value != value else value for name, value in asdict(values).items()}
-
-
-def summary_lines(tuned: Tuned) -> list[str]:
-    """Return what a person wants to read of it."""
-    triplet, result = tuned.triplet, tuned.score
-    # Rounded up, so that the printed numbers, typed after --triplet, mean the same levels.
-    top, bottom = (math.ceil(value * 1e4) / 1e4 for value in (triplet.top, triplet.bottom))
-    lines = [
-        f"best triplet for {tuned.objective}: top {top:.4f}, area {triplet.area} px, bottom {bottom:.4f}",
-        f"out-of-fold mean Dice {result.dice:.4f} over {result.films} films (always empty {result.always_empty:.4f}), "
-        f"Dice on {result.positives} positive films {result.positive_dice:.4f}",
-        f"95 % interval {tuned.dice.low:.4f} to {tuned.dice.high:.4f}, too good as these films chose the thresholds",
-    ]
-    if tuned.unseen is not None:
-        low, high = tuned.unseen.low, tuned.unseen.high
-        lines.append(f"with thresholds of the other folds {tuned.unseen.mean:.4f}, 95 % {low:.4f} to {high:.4f}")
-    drawn = "patients" if tuned.patients < result.films else "films, each a patient of its own or of none known"
-    lines.append(f"intervals draw from {tuned.patients} {drawn}")
-    lines.append(f"called positive: {tuned.called:.1%}; area gives up {tuned.given_up} positive films")
-    return lines + [
-        f"masks of {row.smallest} to {row.largest} px: {row.films} films, sensitivity {row.sensitivity:.2f}, "
-        f"Dice {row.dice:.2f}"
-        for row in tuned.by_size
-    ]
-
-
-def draw_surface(histograms: Histograms, tuned: Tuned) -> bytes:
-    """Return a PNG of the mean Dice over every top and area at the best bottom, its plateau outlined."""
-    weights = tuned.objective.film_weights(histograms[:, 1].sum(-1) > 0)
-    found = surface(histograms, tuned.triplet, weights)
-    figure = matplotlib.figure.Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    low = float(np.quantile(found.dice, 0.25))
-    mesh = axes.pcolormesh(found.areas, found.tops, found.dice, shading="nearest", cmap="viridis", vmin=low)
-    figure.colorbar(mesh, label="mean Dice")
-    axes.contour(found.areas, found.tops, found.dice, [found.dice.max() - PLATEAU], colors="white", linewidths=1)
-    axes.plot(tuned.triplet.area, tuned.triplet.top, "o", color="red", markeredgecolor="white")
-    axes.set_xscale("symlog", linthresh=10)
-    axes.set(
-        xlabel="area, label-grid pixels",
-        ylabel="top",
-        title=f"Mean Dice at bottom {tuned.triplet.bottom:.3f}; within {PLATEAU} of the best inside the white line",
-    )
-    axes.title.set_fontsize("medium")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-def read_thresholds(path: Path) -> tuple[Triplet, float]:
-    """Return the triplet of a thresholds.json and the share of out-of-fold films that it calls positive.
-
-    Raises InputError where it is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-        triplet, called = Triplet(**content["triplet"]), float(content["called_positive"])
-        if not (0 <= triplet.top <= 1 and 0 <= triplet.bottom <= 1 and triplet.area >= 0):
-            raise ValueError
-        return triplet, called
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no thresholds; run 'python -m pneumo_dist tune' first, or give --triplet TOP AREA BOTTOM"
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not a thresholds file; run 'python -m pneumo_dist tune' again") from None

@@ -7,9 +7,14 @@ import shutil
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from integration.conftest import ROOT, must, run_module, write_config
 
+from pneumo_dist.inference.postprocess import Rule
+from pneumo_dist.inference.store import Predictions
+from pneumo_dist.inference.submission import submission_rows
+from pneumo_dist.metrics import Triplet
 from shards import rle
 from shards.table import Shards
 
@@ -89,6 +94,46 @@ def test_predictions_are_the_same_bytes_on_one_and_two_ranks_and_after_an_interr
     shutil.rmtree(folder)
     predict(config, dataset, tmp_path / "runs", split, 2)
     assert {path.name: path.read_bytes() for path in folder.glob("pred*")} == alone
+
+
+def test_one_file_predicts_and_segments_new_films(trained: tuple[Path, Path], dataset: Path, tmp_path: Path) -> None:
+    _, runs = trained
+    config, bundle = tmp_path / "blend.yaml", tmp_path / "blend.bundle"
+    thresholds = "thresholds: {top: 0.3, area: 1, bottom: 0.2}"
+    config.write_text(f"name: blend\nmembers: [{{experiment: tiny, average: weights}}]\n{thresholds}\n")
+    average = ("pneumo_dist", "average", "--cpu", "--config", config, "--shards", dataset, "--runs", runs)
+    assert "bundle of 2 networks" in must(run_module(*average, "--bundle", bundle, ranks=2))
+    made = {path: path.stat().st_mtime_ns for path in (runs / "blend").rglob("step-*.pt")}
+    assert len(made) == 2
+    predict(config, dataset, runs, "test", 2)
+    assert {path: path.stat().st_mtime_ns for path in (runs / "blend").rglob("step-*.pt")} == made
+
+    films = dataset.parent / "test/dicom-images"
+    given = ("pneumo_dist", "predict", "--cpu", "--bundle", bundle, "--dicom", films, "--out", tmp_path / "new/maps")
+    must(run_module(*given, "--block", 5))
+    one, other = Predictions(runs / "blend/test/predictions"), Predictions(tmp_path / "new/maps")
+    assert [row["image_id"] for row in one.rows] == [row["image_id"] for row in other.rows] and len(one) == 5
+    for index in range(5):
+        assert (one.p8(index) == other.p8(index)).all()
+    stamp = (tmp_path / "new/maps/pred-00000.tar").stat().st_mtime_ns
+    must(run_module(*given, "--block", 5))
+    assert (tmp_path / "new/maps/pred-00000.tar").stat().st_mtime_ns == stamp, "what is done is not done again"
+
+    (tmp_path / "text.dcm").write_text("no film")
+    result = run_module(
+        *("pneumo_dist", "segment", "--cpu", films, tmp_path / "text.dcm"),
+        *("--bundle", bundle, "--out", tmp_path / "masks"),
+    )
+    assert result.returncode == 2 and result.stderr.count("text.dcm: refused") == 1, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(lines) == 5
+    expected = submission_rows(other, Rule(Triplet(0.3, 1, 0.2)))
+    for line in lines:
+        image_id = line["film"].removesuffix(".dcm")
+        mask = cv2.imread(str(tmp_path / "masks" / line["files"]["mask"]), cv2.IMREAD_GRAYSCALE)
+        assert rle.encode((mask > 0).astype(np.uint8)) == expected[image_id]
+        assert line["called"] == (expected[image_id] != "-1")
+        assert (tmp_path / "masks" / line["files"]["segmentation"]).exists()
 
 
 def test_out_of_fold_prediction_refuses_resplit_shards(

@@ -127,29 +127,29 @@ def test_lineage_lists_the_ancestors_oldest_first(films: Shards) -> None:
 
 def test_own_fold_is_unseen(films: Shards) -> None:
     for fold in (0, 1):
-        check_unseen({"lineage": lineage_of(films, fold, fold).to_plain()}, PATH, films, fold)
+        check_unseen(lineage_of(films, fold, fold).to_plain(), PATH.name, films, fold)
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (0, 1), (1, 0)])
 def test_checkpoint_or_ancestor_of_another_fold_is_refused(films: Shards, first: int, second: int) -> None:
     with pytest.raises(InputError, match=r"fold 0"):
-        check_unseen({"lineage": lineage_of(films, first, second).to_plain()}, PATH, films, 0)
+        check_unseen(lineage_of(films, first, second).to_plain(), PATH.name, films, 0)
 
 
 def test_other_films_under_the_same_fold_number_are_refused(films: Shards, shapes: Shards) -> None:
     with pytest.raises(InputError, match="stage first was trained on other films"):
-        check_unseen({"lineage": lineage_of(shapes, 0).to_plain()}, PATH, films, 0)
+        check_unseen(lineage_of(shapes, 0).to_plain(), PATH.name, films, 0)
 
 
 def test_other_fold_number_is_refused_even_with_the_same_films(films: Shards) -> None:
     plain = lineage_of(films, 0).to_plain()
     plain[0]["fold"] = 1
     with pytest.raises(InputError, match="fold 0"):
-        check_unseen({"lineage": plain}, PATH, films, 0)
+        check_unseen(plain, PATH.name, films, 0)
 
 
 def test_ancestor_that_trained_on_one_film_more_is_refused(films: Shards) -> None:
     plain = lineage_of(films, 0).to_plain()
     plain[0]["keys_sha256"] = "0" * 64
     with pytest.raises(InputError, match="other films"):
-        check_unseen({"lineage": plain}, PATH, films, 0)
+        check_unseen(plain, PATH.name, films, 0)

@@ -17,12 +17,17 @@ from pneumo_dist import trainer
 from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, weights_of
 from pneumo_dist.config import Experiment
+from pneumo_dist.config_ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config_model import ModelConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.distributed import Ranks, process_group, wrap_ddp
-from pneumo_dist.inference import predict as inference
+from pneumo_dist.inference import ensemble as inference
+from pneumo_dist.inference.average import averaged_checkpoint
+from pneumo_dist.inference.ensemble import resolve, sources_of
+from pneumo_dist.inference.predict import PredictOptions, predict
+from pneumo_dist.inference.store import Predictions
 from pneumo_dist.learner import Learner
 from pneumo_dist.models import build_model
 from pneumo_dist.processes import die_with_parent
@@ -133,12 +138,30 @@ def trained_figures(shards: Shards, ranks: Ranks, runs: Path) -> dict[str, Any]:
     train_fold(EXPERIMENT, 0, shards, run / "fold0", ranks, "resolved: true\n")
     for stage in STAGES:
         notes.stage = stage
-        options = inference.PredictOptions("oof", (0,), stage, top_k=9)
-        inference.predict(EXPERIMENT, shards, run, ranks, options)
+        member = MemberConfig(experiment=EXPERIMENT.name, stage=stage, top_k=9)
+        config = EnsembleConfig(name=EXPERIMENT.name, members=(member,), tta=TtaConfig(hflip=False))
+        ensemble = resolve(config, runs, [0], ranks, no_average, EXPERIMENT)
+        predict(ensemble, shards, runs / "predictions" / stage, ranks, PredictOptions("oof", (0,), models=9))
         for model in notes.built:
             notes.add("predicted", model.state_dict().values())
         notes.built.clear()
     return notes.found
+
+
+def no_average(*_: Any) -> Path:
+    raise AssertionError
+
+
+def averaged_figures(shards: Shards, ranks: Ranks, runs: Path, folder: Path) -> dict[str, str]:
+    """What the average of two ranks' checkpoints is on these ranks, and what it predicts."""
+    member = MemberConfig(experiment=EXPERIMENT.name, stage="ema", average="weights")
+    (source,) = sources_of(member, runs, [0], EXPERIMENT)
+    path = averaged_checkpoint(member, source, folder / "average", shards, ranks)
+    config = EnsembleConfig(name="averaged", members=(member,))
+    ensemble = resolve(config, runs, [0], ranks, lambda *_: path, EXPERIMENT)
+    predict(ensemble, shards, folder / "predictions", ranks, PredictOptions("oof", (0,), block=4))
+    table = Predictions(folder / "predictions")
+    return {"checkpoint": path.name, "predictions": table.digest, "films": str(len(table))}
 
 
 def attention_figures(ranks: Ranks) -> dict[str, Any]:
@@ -168,6 +191,8 @@ def on_rank(rank: int, world: int, port: int, shards: Path, folder: Path) -> Non
         if world == 2:
             found["trained"] = trained_figures(Shards(shards), ranks, folder / "runs")
             found["attention"] = attention_figures(ranks)
+        if world >= 2:
+            found["averaged"] = averaged_figures(Shards(shards), ranks, folder / "runs", folder / f"averaged-{world}")
         (folder / f"{world}-{rank}.json").write_text(json.dumps(found))
 
 
@@ -241,6 +266,15 @@ def test_all_ranks_validate_save_and_predict_with_rank_0s_statistics(folder: Pat
     saved = saved_weights(folder, stage)
     assert [saved[step] for step in sorted(saved)] == first["validated"]
     assert sorted(first["predicted"]) == sorted(second["predicted"]) == sorted(saved.values())
+
+
+def test_averaged_weights_and_what_they_predict_do_not_depend_on_the_number_of_ranks(
+    folder: Path, shards: Shards
+) -> None:
+    runs = noted(folder, 2, "averaged") + noted(folder, 4, "averaged")
+    alone = averaged_figures(shards, Ranks(0, 1, 0, torch.device("cpu")), folder / "runs", folder / "averaged-1")
+    assert alone["films"] == "7"
+    assert runs == [alone] * 6
 
 
 def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them_on(folder: Path) -> None:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pneumo_dist.inference.components import film_components, remove_small, size_curve
+from pneumo_dist.inference.components import film_components, size_curve
+from pneumo_dist.inference.postprocess import remove_small
 
 Map = npt.NDArray[np.uint8]
 masks = hnp.arrays(np.uint8, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(0, 1))
@@ -73,3 +74,14 @@ def test_curve_is_that_of_the_masks_and_its_best_is_the_best(chosen: list[tuple[
     every = [mean_dice(chosen, smallest) for smallest in range(40)]
     assert best == pytest.approx(max(every), abs=1e-12)
     assert mean_dice(chosen, size) == pytest.approx(best, abs=1e-12)
+
+
+@settings(deadline=None)
+@given(films, st.integers(1, 3))
+def test_film_of_twice_the_weight_counts_as_two(chosen: list[tuple[Map, Map]], weight: int) -> None:
+    parts = [film_components(film, truth, 0.5) for film, truth in chosen]
+    weights = np.ones(len(parts))
+    weights[0] = weight
+    whole, repeated = size_curve(parts, weights), size_curve([*parts, *parts[:1] * (weight - 1)])
+    np.testing.assert_array_equal(whole.sizes, repeated.sizes)
+    np.testing.assert_allclose(whole.dice, repeated.dice, rtol=0, atol=1e-12)

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pneumo_dist.inference.components import remove_small
-from pneumo_dist.inference.postprocess import apply_triplet, label_map
+from pneumo_dist.inference.postprocess import Rule, apply_triplet, label_map, remove_small
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
 from pneumo_dist.metrics import Triplet
@@ -71,16 +70,28 @@ def test_rows_are_the_masks_of_the_triplet_on_the_label_grid(shapes: Shards, tmp
     films = [(film_facts(shapes, index), maps[index]) for index in range(4)]
     write_table(tmp_path, write_block(tmp_path / "pred-00000.tar", films), {})
     triplet = Triplet(0.5, 20, 0.3)
-    rows = submission_rows(Predictions(tmp_path), triplet)
+    rows = submission_rows(Predictions(tmp_path), Rule(triplet))
     assert list(rows) == shapes.column("image_id").tolist()
     assert rows["shape3"] == "-1"
     for index, text in enumerate(rows.values()):
         mask = rle.decode(text, 60, 80)
         np.testing.assert_array_equal(mask, apply_triplet(label_map(maps[index], shapes.grid(index)), triplet))
     assert sum(text != "-1" for text in rows.values()) == 3
-    for index, text in enumerate(submission_rows(Predictions(tmp_path), triplet, smallest=400).values()):
+    for index, text in enumerate(submission_rows(Predictions(tmp_path), Rule(triplet, smallest_part=400)).values()):
         mask = remove_small(apply_triplet(label_map(maps[index], shapes.grid(index)), triplet), 400)
         assert text == rle.encode(mask)
+
+
+def test_gate_empties_the_films_below_it_and_needs_a_class_probability(shapes: Shards, tmp_path: Path) -> None:
+    full = np.full((32, 32), 255, np.uint8)
+    for folder, values in (("with", (0.2, 0.5, 0.75, 1.0)), ("without", (None,) * 4)):
+        films = [({**film_facts(shapes, i), "class_probability": value}, full) for i, value in enumerate(values)]
+        write_table(tmp_path / folder, write_block(tmp_path / folder / "pred-00000.tar", films), {})
+    rule = Rule(Triplet(0.5, 20, 0.3), gate=0.5)
+    rows = submission_rows(Predictions(tmp_path / "with"), rule)
+    assert [text == "-1" for text in rows.values()] == [True, True, False, False]
+    with pytest.raises(InputError, match="classification head"):
+        submission_rows(Predictions(tmp_path / "without"), rule)
 
 
 def test_repeated_ids_are_kept_where_asked_for(tmp_path: Path) -> None:

@@ -11,16 +11,16 @@ import torch
 
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.postprocess import apply_triplet, label_map
+from pneumo_dist.inference.postprocess import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
-from pneumo_dist.inference.tune import (
+from pneumo_dist.inference.thresholds import (
+    draw_curve,
     draw_surface,
-    prediction_histograms,
     read_thresholds,
     summary_lines,
-    tune,
     write_thresholds,
 )
+from pneumo_dist.inference.tune import film_measures, prediction_histograms, tune
 from pneumo_dist.metrics import Triplet
 from shards import rle
 from shards.errors import InputError
@@ -97,7 +97,7 @@ def test_thresholds_come_back_exactly_with_the_digest_of_their_predictions(films
     predictions = stored(films, tmp_path)
     tuned = tune(predictions, prediction_histograms(predictions, ALONE))
     write_thresholds(tmp_path / "thresholds.json", tuned, predictions)
-    assert read_thresholds(tmp_path / "thresholds.json") == (tuned.triplet, tuned.called)
+    assert read_thresholds(tmp_path / "thresholds.json") == (Rule(tuned.triplet), tuned.called)
     content = json.loads((tmp_path / "thresholds.json").read_text())
     assert content["predictions_sha256"] == predictions.digest and content["experiment"] == "exp"
     assert content["folds"]["1"]["films"] == tuned.folds[1].films
@@ -152,3 +152,52 @@ def test_surface_is_a_picture(films: Shards, tmp_path: Path) -> None:
     histograms = prediction_histograms(predictions, ALONE)
     picture = cv2.imdecode(np.frombuffer(draw_surface(histograms, tune(predictions, histograms)), np.uint8), 1)
     assert picture is not None and picture.std() > 10
+
+
+def mean_dice_of(predictions: Predictions, rule: Rule) -> tuple[float, float]:
+    """Mean Dice and share of films with a mask, from the masks themselves."""
+    dices, shown = [], []
+    for index, (row, p8) in enumerate(predictions):
+        mask = apply_rule(label_map(p8, predictions.grid(index)), rule, row["class_probability"])
+        truth = rle.decode(row["rle"], *mask.shape)
+        total = int(mask.sum()) + int(truth.sum())
+        dices.append(2 * int((mask & truth).sum()) / total if total else 1.0)
+        shown.append(bool(mask.any()))
+    return float(np.mean(dices)), float(np.mean(shown))
+
+
+def test_every_rule_in_the_file_is_worth_what_it_says(films: Shards, tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    content = []
+    for index in range(len(films)):
+        truth = rle.decode(str(films.column("rle")[index]), 96, 96)
+        p8 = cv2.blur(truth * 160.0 + 140.0 * (random.random((96, 96)) > 0.97), (3, 3)).astype(np.uint8)
+        likely = float(np.float32(random.uniform(0.3, 1) if truth.any() else random.uniform(0, 0.6)))
+        content.append(({**film_facts(films, index), "class_probability": likely}, p8))
+    write_table(tmp_path, write_block(tmp_path / "pred-00000.tar", content), {"experiment": "exp"})
+    predictions = Predictions(tmp_path)
+    histograms, parts = film_measures(predictions, ALONE, 0.1)
+    np.testing.assert_array_equal(histograms, prediction_histograms(predictions, ALONE))
+    tuned = tune(predictions, histograms, None, parts, 0.1)
+    write_thresholds(tmp_path / "thresholds.json", tuned, predictions)
+    written = json.loads((tmp_path / "thresholds.json").read_text())["rules"]
+    assert list(written) == ["triplet", "components", "gate"]
+    for name in written:
+        rule, called = read_thresholds(tmp_path / "thresholds.json", name)
+        assert mean_dice_of(predictions, rule) == pytest.approx((written[name]["dice"], called), abs=1e-12)
+    assert written["gate"]["dice"] >= written["triplet"]["dice"]
+    assert written["components"]["rule"]["smallest_part"] > 1
+    text = "\n".join(summary_lines(tuned))
+    assert f"without parts below {written['components']['rule']['smallest_part']} px" in text
+    assert tuned.curve is not None
+    picture = cv2.imdecode(np.frombuffer(draw_curve(tuned.curve, 0.1), np.uint8), 1)
+    assert picture is not None and picture.std() > 5
+
+
+def test_rule_that_was_not_tuned_is_an_input_error(films: Shards, tmp_path: Path) -> None:
+    predictions = stored(films, tmp_path)
+    write_thresholds(
+        tmp_path / "thresholds.json", tune(predictions, prediction_histograms(predictions, ALONE)), predictions
+    )
+    with pytest.raises(InputError, match="no rule gate, which needs a classification head; it has triplet"):
+        read_thresholds(tmp_path / "thresholds.json", "gate")

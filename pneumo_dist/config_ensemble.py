@@ -1,0 +1,101 @@
+"""The schema of an ensemble: which checkpoints of which experiments predict together, and how much each counts."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+from pydantic import Field, model_validator
+
+from pneumo_dist.config import Experiment
+from pneumo_dist.config_file import OVERRIDE, load_config, parse_override, put, read_tree
+from pneumo_dist.schema import Positive, Probability, Schema
+from shards.errors import InputError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class TtaConfig(Schema):
+    """Test-time augmentation: every view of a film counts the same."""
+
+    hflip: bool = True
+    """Also predict the film flipped."""
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Field(min_length=1)] = (1.0,)
+    """Sides of the network's input, in parts of image_size, rounded to multiples of 32."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.scales)) != len(self.scales):
+            raise ValueError("scales must differ")
+        return self
+
+
+class MemberConfig(Schema):
+    """One experiment's share in an ensemble."""
+
+    experiment: Name
+    """Its name, which is its folder below --runs."""
+    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
+    """Folds that predict; null is all of them."""
+    stage: str | None = None
+    """Stage whose checkpoints predict; null is the last."""
+    checkpoints: Literal["best", "top-k", "last"] = "top-k"
+    """Which of a fold's checkpoints: the best, the top_k best, or the last epoch's."""
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """Most checkpoints of top-k; null is what the stage keeps."""
+    weight: Positive = 1.0
+    """How much the member counts, whatever the number of its folds and checkpoints."""
+    average: Literal["predictions", "weights"] = "predictions"
+    """What is averaged over a fold's checkpoints: their predictions, or their weights, which makes one network."""
+
+
+class TripletConfig(Schema):
+    """Thresholds set by hand."""
+
+    top: Probability
+    area: Annotated[int, Field(ge=0)]
+    bottom: Probability
+
+
+class EnsembleConfig(Schema):
+    """Experiments that predict together."""
+
+    name: Name
+    """Name of the ensemble and of its folder below --runs."""
+    members: Annotated[tuple[MemberConfig, ...], Field(min_length=1)]
+    tta: TtaConfig = TtaConfig()
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] | None = None
+    """Side of the networks' input and of the stored maps; null is that of the members' stages."""
+    eval_batch: Annotated[int, Field(ge=1)] | None = None
+    """Films per forward pass; null is the smallest of the members' stages."""
+    amp: Literal["auto", "bf16", "fp16", "float32"] | None = None
+    """Autocast type; null is what each network was trained with."""
+    loader: Literal["dali", "host"] | None = None
+    """What reads the films; null is the first member's."""
+    thresholds: TripletConfig | None = None
+    """Thresholds of `submit`, in place of those that `tune` finds."""
+    smallest_part: Annotated[int, Field(ge=0)] = 0
+    """Connected parts of fewer label-grid pixels are removed by `submit`."""
+
+
+def alone(experiment: Experiment, stage: str | None, top_k: int | None, hflip: bool) -> EnsembleConfig:
+    """Return the ensemble of one experiment's folds."""
+    member = MemberConfig(experiment=experiment.name, stage=stage, top_k=top_k)
+    return EnsembleConfig(name=experiment.name, members=(member,), tta=TtaConfig(hflip=hflip))
+
+
+def load_either(path: Path, overrides: tuple[str, ...] = ()) -> Experiment | EnsembleConfig:
+    """Load an experiment or an ensemble, which is known by its `members`. Raises InputError naming file and key."""
+    tree = read_tree(path)
+    if "members" not in tree:
+        return load_config(path, overrides).experiment
+    for override in overrides:
+        parts, value = parse_override(override)
+        put(tree, parts, value)
+    try:
+        return EnsembleConfig.model_validate(tree)
+    except pydantic.ValidationError as error:
+        first: dict[str, Any] = dict(error.errors()[0])
+        key = ".".join(map(str, first["loc"])) or "config"
+        given = any(override.startswith(f"{key}=") for override in overrides)
+        message = "unknown key; remove it" if first["type"] == "extra_forbidden" else first["msg"]
+        raise InputError(f"{OVERRIDE if given else path}: {key}: {message}") from None

@@ -1,0 +1,116 @@
+"""Weights averaged over a fold's checkpoints: one network in place of several.
+
+After Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, with the best
+epochs in place of the last.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pneumo_dist import __version__
+from pneumo_dist.batch_norm import recompute_statistics
+from pneumo_dist.checkpoint import (
+    CheckpointFile,
+    list_checkpoints,
+    load_checkpoint,
+    newest_good,
+    read_checkpoint,
+    remove_stale_temporaries,
+    save_checkpoint,
+    weights_of,
+)
+from pneumo_dist.config import Experiment
+from pneumo_dist.config_ensemble import MemberConfig
+from pneumo_dist.data.batch import Input
+from pneumo_dist.data.loader import eval_loader
+from pneumo_dist.data.plan import split_fold
+from pneumo_dist.distributed import Ranks, on_rank_0
+from pneumo_dist.inference.ensemble import Source
+from pneumo_dist.lineage import check_unseen
+from pneumo_dist.models import build_model
+from shards.errors import InputError
+from shards.table import Shards
+
+State = dict[str, Any]
+
+
+def average_weights(weights: Sequence[State]) -> State:
+    """Return the mean of state dicts: floating-point tensors averaged in float64, all others those of the first.
+
+    Counters and other whole numbers have no mean that means anything.
+    """
+    first = weights[0]
+    assert all(each.keys() == first.keys() for each in weights)
+
+    def mean(name: str) -> torch.Tensor:
+        value: torch.Tensor = first[name]
+        if not value.is_floating_point():
+            return value.clone()
+        return (torch.stack([each[name].double() for each in weights]).sum(0) / len(weights)).to(value.dtype)
+
+    return {name: mean(name) for name in first}
+
+
+def averaged_checkpoint(
+    member: MemberConfig, source: Source, folder: Path, shards: Shards | None, ranks: Ranks
+) -> Path:
+    """Return the checkpoint of a fold's averaged weights in `folder`; make it where it does not stand yet.
+
+    Its batch-norm statistics are those of all films that the stage trained on, without augmentation, in fixed batches
+    in table order; its `parts` name the checkpoints that it is the mean of. All ranks work and get the same path.
+    Raises InputError where `shards` are not those of the training.
+    """
+    files = [Path(path) for path in on_rank_0(ranks, lambda: [str(file.path) for file in source.files(member)])]
+    parts = [path.name for path in files]
+    standing = on_rank_0(ranks, lambda: _standing(folder, parts))
+    if standing is not None:
+        return Path(standing)
+    states = [load_checkpoint(path) for path in files]
+    state, name = states[0], f"{source.folder.parent.name}/{source.folder.name}/{files[0].name}"
+    if shards is None or not len(shards.indices("train")):
+        raise InputError(
+            f"the weights of {name} are not averaged yet, which takes its training films; run 'python -m pneumo_dist "
+            "average' with their --shards"
+        )
+    check_unseen(state["lineage"], name, shards, source.fold)
+    experiment = Experiment.model_validate(state["experiment"])
+    model = build_model(experiment.model, pretrained=False)
+    model.load_state_dict(average_weights([weights_of(each) for each in states]))
+    model.to(ranks.device)
+    # As it was trained: the config may have been changed since.
+    stage = experiment.stage(source.stage.name)
+    spec = Input(stage.image_size, experiment.model.in_channels, source.experiment.data, ranks.device_id)
+    films = split_fold(shards, source.fold, stage.always_train).train
+    loader = eval_loader(shards, films, stage, spec, ranks.rank, ranks.world, with_mask=False)
+    recompute_statistics(model, loader, ranks, state["amp"])
+    kept = ("experiment", "stage", "fold", "lineage", "amp")
+    content = {
+        "version": __version__,
+        **{key: state[key] for key in kept},
+        "model": {key: value.cpu() for key, value in model.state_dict().items()},
+        "averaged": None,
+        "parts": parts,
+    }
+    step = int(state["position"]["total"])
+    return Path(on_rank_0(ranks, lambda: str(_save(folder, step, content).path)))
+
+
+def _standing(folder: Path, parts: list[str]) -> str | None:
+    """Return the checkpoint in a folder that is the mean of these parts."""
+    newest = newest_good(folder) if folder.is_dir() else None
+    if newest is None or read_checkpoint(newest.path)["parts"] != parts:
+        return None
+    return str(newest.path)
+
+
+def _save(folder: Path, step: int, content: State) -> CheckpointFile:
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_stale_temporaries(folder)
+    made = save_checkpoint(folder, step, content)
+    for other in list_checkpoints(folder):
+        if other.path != made.path:
+            other.path.unlink(missing_ok=True)
+    return made

@@ -1,0 +1,185 @@
+"""One file with everything that a prediction needs: weights, preprocessing, thresholds and a model card.
+
+A ZIP archive of JSON, Markdown and safetensors: nothing in it is code, and every member has a CRC-32 that is checked
+when it is read.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from pneumo_dist import __version__
+from pneumo_dist.config import DataConfig
+from pneumo_dist.config_ensemble import TtaConfig
+from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.inference.ensemble import Ensemble, Network, Part, shares
+from pneumo_dist.inference.postprocess import Rule
+from pneumo_dist.metrics import Triplet
+from shards.errors import InputError
+from shards.files import atomic_open
+
+FORMAT, FORMAT_VERSION = "pneumo_dist-bundle", 1
+CONTENT, CARD = "bundle.json", "MODEL_CARD.md"
+# An archive that says when it was made would differ each time.
+_NO_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None) -> None:
+    """Write an ensemble with its rule; `scores` is what thresholds.json says of it, None where they were set by hand.
+
+    One network is in memory at a time. The file appears whole or not at all, and the same parts give the same bytes.
+    """
+    with atomic_open(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        entries: list[dict[str, Any]] = []
+        for number, part in enumerate(ensemble.parts):
+            network, file = part.read(), f"weights/{number:03d}.safetensors"
+            weights = {name: value.contiguous() for name, value in network.weights.items()}
+            _add(archive, file, safetensors.torch.save(weights))
+            entries.append(
+                {
+                    "name": part.name,
+                    "member": part.member,
+                    "fold": part.fold,
+                    "weight": part.weight,
+                    "file": file,
+                    "model": network.model.model_dump(mode="json"),
+                    "amp": network.amp,
+                    "lineage": list(network.lineage),
+                }
+            )
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "version": __version__,
+            "name": ensemble.name,
+            "preprocessing": {
+                "image_size": ensemble.image_size,
+                "in_channels": ensemble.in_channels,
+                "mean": ensemble.data.mean,
+                "std": ensemble.data.std,
+            },
+            "eval_batch": ensemble.eval_batch,
+            "tta": ensemble.tta.model_dump(mode="json"),
+            "amp": ensemble.amp,
+            "rule": asdict(rule),
+            "scores": scores,
+            "parts": entries,
+        }
+        _add(archive, CONTENT, json.dumps(content, indent=1).encode())
+        trained = [entry["lineage"][-1]["keys_sha256"][:16] for entry in entries]
+        _add(archive, CARD, model_card(ensemble, rule, scores, trained).encode())
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    archive.writestr(zipfile.ZipInfo(name, _NO_DATE), content)
+
+
+def read_bundle(path: Path, loader: str | None = None) -> tuple[Ensemble, Rule]:
+    """Return a bundle's ensemble and rule; weights are read when they are asked for. `loader` reads the films.
+
+    Raises InputError where the file is missing, damaged or something else.
+    """
+    try:
+        content = json.loads(_member(path, CONTENT))
+        if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION):
+            raise InputError(f"{path}: not a bundle of format version {FORMAT_VERSION}; write it again with 'average'")
+        taken, rule = content["preprocessing"], content["rule"]
+        given = {"mean": taken["mean"], "std": taken["std"], **({"loader": loader} if loader else {})}
+        data = DataConfig.model_validate(given)
+        parts = tuple(
+            Part(entry["name"], entry["member"], entry["fold"], entry["weight"], partial(_network, path, entry))
+            for entry in content["parts"]
+        )
+        ensemble = Ensemble(
+            name=content["name"],
+            parts=parts,
+            image_size=taken["image_size"],
+            in_channels=taken["in_channels"],
+            data=data,
+            eval_batch=content["eval_batch"],
+            tta=TtaConfig.model_validate(content["tta"]),
+            amp=content["amp"],
+        )
+        return ensemble, Rule(Triplet(**rule["triplet"]), rule["smallest_part"], rule["gate"])
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not a bundle ({type(error).__name__}); write it again with 'average'") from None
+
+
+def _network(path: Path, entry: Mapping[str, Any]) -> Network:
+    try:
+        weights = safetensors.torch.load(_member(path, entry["file"]))
+    except safetensors.SafetensorError:
+        raise InputError(f"{path}: {entry['file']} is no file of weights; write the bundle again") from None
+    return Network(ModelConfig.model_validate(entry["model"]), weights, entry["amp"], entry["lineage"])
+
+
+def _member(path: Path, name: str) -> bytes:
+    """Return a member's bytes. Raises InputError where they are not those that were written."""
+    try:
+        with zipfile.ZipFile(io.BytesIO() if path.is_dir() else path) as archive:
+            return archive.read(name)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such bundle; write one with 'python -m pneumo_dist average --bundle'") from None
+    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError) as error:
+        raise InputError(f"{path}: damaged or no bundle ({error}); restore it or write it again") from None
+
+
+def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None, trained: Sequence[str]) -> str:
+    """Return what a reader must know before using the networks, as Markdown; `trained` tells each one's films."""
+    triplet = rule.triplet
+    lines = [
+        f"# {ensemble.name}",
+        "",
+        "Segments pneumothorax on frontal chest radiographs. For research; not a medical device, not for diagnosis.",
+        "",
+        "## Input and output",
+        "",
+        f"A grey film, fitted into a square of {ensemble.image_size} px, {ensemble.in_channels} channels, mean "
+        f"{ensemble.data.mean[: ensemble.in_channels]}, standard deviation {ensemble.data.std[: ensemble.in_channels]} "
+        "on a scale of 0 to 1. The mean of the networks' probabilities, with the views "
+        f"{', '.join(f'{scale:g}x' for scale in ensemble.tta.scales)}{' and flipped' if ensemble.tta.hflip else ''}, "
+        "goes back to the film's own grid.",
+        "",
+        f"Fewer than {triplet.area} pixels above {triplet.top:.4f} make a film empty; else its mask is everything "
+        f"above {triplet.bottom:.4f}, without parts of fewer than {rule.smallest_part} pixels."
+        + (f" A class probability of {rule.gate:.4f} or less makes it empty." if rule.gate else ""),
+        "",
+        "## Scores",
+        "",
+        *_score_lines(scores),
+        "",
+        "## Networks",
+        "",
+        "| checkpoint | share of the mean | training films (SHA-256 of their keys) |",
+        "| --- | --- | --- |",
+    ]
+    rows = zip(ensemble.parts, shares(ensemble.parts), trained, strict=True)
+    return "\n".join([*lines, *(f"| {part.name} | {share:.4f} | {keys} |" for part, share, keys in rows)]) + "\n"
+
+
+def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:
+    if scores is None:
+        return ["None: the thresholds were set by hand."]
+    score, unseen = scores["score"], scores["dice_tuned_on_other_folds"]
+    lines = [
+        f"Out-of-fold mean Dice {score['dice']:.4f} over {score['films']} films, {score['positives']} of them with a "
+        f"pneumothorax (always empty: {score['always_empty']:.4f}). Epochs and thresholds were chosen on these films: "
+        "the figure is too good."
+    ]
+    if score["positive_dice"] is not None:
+        lines.append(f"On the films with a pneumothorax: {score['positive_dice']:.4f}.")
+    if unseen is not None:
+        lines.append(
+            f"With thresholds of the other folds: {unseen['mean']:.4f}, 95 % interval {unseen['low']:.4f} to "
+            f"{unseen['high']:.4f}."
+        )
+    return lines

@@ -1,0 +1,202 @@
+"""The networks of an ensemble: which files they come from, what they take, and how much each counts."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pneumo_dist.checkpoint import CheckpointFile, load_checkpoint, newest_good, top_files, weights_of
+from pneumo_dist.config import DataConfig, Experiment, StageConfig
+from pneumo_dist.config_ensemble import EnsembleConfig, MemberConfig, TtaConfig
+from pneumo_dist.config_file import load_config
+from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.data.batch import Input
+from pneumo_dist.distributed import Ranks, on_rank_0
+from pneumo_dist.models import build_model
+from pneumo_dist.precision import Resolved
+from pneumo_dist.stages import best_repetition
+from shards.errors import InputError
+from shards.table import Shards
+
+
+@dataclass(frozen=True)
+class Network:
+    """What predicts: the architecture, its weights, the autocast type of its training, and what it trained on."""
+
+    model: ModelConfig
+    weights: dict[str, torch.Tensor]
+    amp: Resolved
+    lineage: Sequence[dict[str, Any]]
+
+    def build(self, name: str) -> torch.nn.Module:
+        """Return the network with its weights, on the CPU. Raises InputError where they do not fit."""
+        model = build_model(self.model, pretrained=False)
+        try:
+            model.load_state_dict(self.weights)
+        except RuntimeError:
+            raise InputError(f"{name}: its weights do not fit its model; it was written by another version") from None
+        return model.eval()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of an ensemble; its name says where it comes from and carries a digest of its content.
+
+    `weight` is that of its member, which all parts of the member share.
+    """
+
+    name: str
+    member: int
+    fold: int
+    weight: float
+    read: Callable[[], Network]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks that predict together, and what they take. `amp` None is what each was trained with."""
+
+    name: str
+    parts: tuple[Part, ...]
+    image_size: int
+    in_channels: int
+    data: DataConfig
+    eval_batch: int
+    tta: TtaConfig
+    amp: str | None = None
+
+    def input(self, ranks: Ranks) -> Input:
+        """Return how films reach the networks on a rank."""
+        return Input(self.image_size, self.in_channels, self.data, ranks.device_id)
+
+
+def shares(parts: Sequence[Part]) -> list[float]:
+    """Return how much of the mean each part is: a member's weight, divided among those of its parts that are here."""
+    count = Counter(part.member for part in parts)
+    whole = sum({part.member: part.weight for part in parts}.values())
+    return [part.weight / count[part.member] / whole for part in parts]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a member's fold was trained: its experiment, stage, and the fold's folder."""
+
+    experiment: Experiment
+    stage: StageConfig
+    fold: int
+    folder: Path
+
+    def files(self, member: MemberConfig) -> list[CheckpointFile]:
+        """Return the checkpoints that the member takes, best first. Raises InputError where there are none."""
+        checkpoints = self.folder / best_repetition(self.stage, self.folder) / "checkpoints"
+        if member.checkpoints == "last":
+            newest = newest_good(checkpoints) if checkpoints.is_dir() else None
+            if newest is None:
+                raise InputError(f"{checkpoints}: no checkpoints; train that fold first")
+            return [newest]
+        return top_files(checkpoints, 1 if member.checkpoints == "best" else member.top_k or self.stage.top_k)
+
+
+def sources_of(member: MemberConfig, runs: Path, folds: Sequence[int], own: Experiment | None = None) -> list[Source]:
+    """Return a member's folds, those of `folds` or its own list. `own` is an experiment whose config was given.
+
+    Raises InputError where it has none, or a fold was not trained.
+    """
+    run = runs / member.experiment
+    chosen = member.folds or folds or trained_folds(run)
+    if not chosen:
+        raise InputError(f"{run}: no trained folds; train experiment {member.experiment} first, or give its --runs")
+    found = []
+    for fold in chosen:
+        folder = run / f"fold{fold}"
+        if not (folder / "config.yaml").exists():
+            raise InputError(f"{folder}: not trained; train that fold first, or name the folds that are")
+        given = own is not None and own.name == member.experiment
+        experiment = own if given and own is not None else load_config(folder / "config.yaml").experiment
+        stage = experiment.stage(member.stage) if member.stage else experiment.stages[-1]
+        found.append(Source(experiment, stage, fold, folder))
+    return found
+
+
+def _paths(source: Source, member: MemberConfig) -> list[str]:
+    return [str(file.path) for file in source.files(member)]
+
+
+def trained_folds(run: Path) -> list[int]:
+    """Return the folds that a run's folder holds."""
+    names = [path.parent.name.removeprefix("fold") for path in run.glob("fold*/config.yaml")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def read_network(path: Path) -> Network:
+    """Load a checkpoint's network. Raises InputError where it is damaged."""
+    state = load_checkpoint(path)
+    return Network(
+        ModelConfig.model_validate(state["experiment"]["model"]), weights_of(state), state["amp"], state["lineage"]
+    )
+
+
+def resolve(
+    config: EnsembleConfig,
+    runs: Path,
+    folds: Sequence[int],
+    ranks: Ranks,
+    averaged: Callable[[MemberConfig, Source], Path],
+    own: Experiment | None = None,
+) -> Ensemble:
+    """Find an ensemble's networks; rank 0 looks, so that all ranks take the same ones.
+
+    `averaged` returns the checkpoint of a fold whose weights are averaged. Raises InputError where a fold has no
+    checkpoints and where the members' networks take different input.
+    """
+    members = [sources_of(member, runs, folds, own) for member in config.members]
+    parts: list[Part] = []
+    for number, (member, sources) in enumerate(zip(config.members, members, strict=True)):
+        for source in sources:
+            if member.average == "weights":
+                paths = [str(averaged(member, source))]
+            else:
+                paths = on_rank_0(ranks, partial(_paths, source, member))
+            for path in map(Path, paths):
+                name = f"{member.experiment}/fold{source.fold}/{path.name}"
+                parts.append(Part(name, number, source.fold, member.weight, partial(read_network, path)))
+    every = [source for sources in members for source in sources]
+    first = every[0]
+    return Ensemble(
+        name=config.name,
+        parts=tuple(parts),
+        image_size=config.image_size or _common(every, lambda s: s.stage.image_size, "stage.image_size", config),
+        in_channels=_common(every, lambda s: s.experiment.model.in_channels, "model.in_channels", config),
+        data=first.experiment.data.model_copy(
+            update={
+                "mean": _common(every, lambda s: s.experiment.data.mean, "data.mean", config),
+                "std": _common(every, lambda s: s.experiment.data.std, "data.std", config),
+                **({"loader": config.loader} if config.loader else {}),
+            }
+        ),
+        eval_batch=config.eval_batch or min(source.stage.eval_batch for source in every),
+        tta=config.tta,
+        amp=config.amp,
+    )
+
+
+def _common(sources: Sequence[Source], value: Callable[[Source], Any], key: str, config: EnsembleConfig) -> Any:
+    """Return what all sources have in common. Raises InputError, naming two that differ."""
+    first = sources[0]
+    for other in sources:
+        if value(other) != value(first):
+            mend = "set image_size in the ensemble" if key == "stage.image_size" else "predict them apart"
+            raise InputError(
+                f"ensemble {config.name}: {key} is {value(first)} in {first.experiment.name} and {value(other)} in "
+                f"{other.experiment.name}; {mend}"
+            )
+    return value(first)
+
+
+def folds_of(shards: Shards, chosen: Sequence[int]) -> list[int]:
+    """Return the folds that were asked for, or those of the shards; test films alone have none."""
+    return list(chosen or shards.folds())

@@ -1,0 +1,236 @@
+"""The commands that run networks: predict, average, segment. They import what they need when they run."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pneumo_dist.command_options import CPU, FOLDER, OVERRIDES, RUNS
+from pneumo_dist.inference.mask_commands import rule_for
+from shards import console
+from shards.errors import InputError
+from shards.table import Shards
+
+if TYPE_CHECKING:
+    from pneumo_dist.distributed import Ranks
+    from pneumo_dist.inference.ensemble import Ensemble
+
+ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="Experiment or ensemble, a YAML file.")
+BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle', in place of --config and --runs.")
+
+
+@click.command()
+@ENSEMBLE
+@OVERRIDES
+@BUNDLE
+@click.option("--shards", "shards_path", type=FOLDER, help="Folder that 'shards build' made.")
+@click.option("--dicom", "dicom_dir", type=FOLDER, help="Folder of new DICOM films, in place of --shards.")
+@click.option("--runs", type=FOLDER, help="Folder of all runs.")
+@CPU
+@click.option("--split", type=click.Choice(["oof", "holdout", "test"]), default="test", show_default=True)
+@click.option("--fold", "folds", type=int, multiple=True, help="Fold to predict with; may be repeated.  [default: all]")
+@click.option("--stage", help="Of an experiment: stage whose checkpoints predict.  [default: the last]")
+@click.option("--top-k", type=int, help="Of an experiment: checkpoints per fold.  [default: the stage's top_k]")
+@click.option("--hflip/--no-hflip", default=True, show_default=True, help="Of an experiment: average with the flip.")
+@click.option("--block", type=int, default=64, show_default=True, help="Films per stored tar, the unit of resuming.")
+@click.option("--models-in-memory", "models", type=int, default=4, show_default=True, help="Networks held at a time.")
+@click.option("--out", type=FOLDER, help="Folder of the predictions.  [default: RUNS/NAME/SPLIT/predictions]")
+def predict(
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    bundle: Path | None,
+    shards_path: Path | None,
+    dicom_dir: Path | None,
+    runs: Path | None,
+    cpu: bool,
+    split: str,
+    folds: tuple[int, ...],
+    stage: str | None,
+    top_k: int | None,
+    hflip: bool,
+    block: int,
+    models: int,
+    out: Path | None,
+) -> None:
+    """Predict a split, averaged over networks and views.
+
+    Out-of-fold films are predicted by the networks of their fold alone, holdout and test films by all.
+    """
+    from pneumo_dist.distributed import process_group
+    from pneumo_dist.inference.predict import PredictOptions, predict
+
+    _one_of("--config", config_path, "--bundle", bundle)
+    _one_of("--shards", shards_path, "--dicom", dicom_dir)
+    if dicom_dir is not None and split != "test":
+        raise InputError(f"--dicom {dicom_dir}: its films have no folds; predict them with --split test")
+    options = PredictOptions(split, folds, block, models)
+    with process_group(cpu) as ranks:
+        shards = Shards(shards_path) if shards_path is not None else None
+        if bundle is not None:
+            from pneumo_dist.inference.bundle import read_bundle
+
+            if split == "oof":
+                raise InputError(f"--bundle {bundle}: out-of-fold predictions are made with --config and --runs")
+            ensemble, _ = read_bundle(bundle)
+        else:
+            ensemble = _resolved(config_path, overrides, runs, shards, ranks, folds, (stage, top_k, hflip))
+        if out is None and runs is None:
+            raise InputError("give --out, the folder of the predictions, or --runs")
+        name = "dicom" if dicom_dir is not None else split
+        folder = out if out is not None else Path(str(runs)) / ensemble.name / name / "predictions"
+        films = shards if shards is not None else _new_films(dicom_dir, folder, ensemble, ranks)
+        total = len(films.indices("train" if split == "oof" else split))
+        with console.progress(total if ranks.is_main else 0, "film", f"predict {name}") as bar:
+            predict(ensemble, films, folder, ranks, options, on_films=bar.update)
+        if ranks.is_main:
+            print(f"{name} predictions of {len(ensemble.parts)} networks: {folder}")
+
+
+def _one_of(first: str, one: object, second: str, other: object) -> None:
+    if (one is None) == (other is None):
+        raise InputError(f"give {first} or {second}{'' if one is None else ', not both'}")
+
+
+def _resolved(
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    runs: Path | None,
+    shards: Shards | None,
+    ranks: "Ranks",
+    folds: tuple[int, ...],
+    of_experiment: tuple[str | None, int | None, bool] = (None, None, True),
+) -> "Ensemble":
+    """Return the networks of an experiment or an ensemble, with averaged weights made where they are asked for."""
+    from pneumo_dist.config import Experiment
+    from pneumo_dist.config_ensemble import MemberConfig, alone, load_either
+    from pneumo_dist.inference.average import averaged_checkpoint
+    from pneumo_dist.inference.ensemble import Source, resolve
+
+    assert config_path is not None
+    if runs is None:
+        raise InputError("give --runs, the folder of all runs")
+    config = load_either(config_path, overrides)
+    own = config if isinstance(config, Experiment) else None
+    ensemble = alone(config, *of_experiment) if isinstance(config, Experiment) else config
+
+    def averaged(member: MemberConfig, source: Source) -> Path:
+        kind = f"{member.stage or source.stage.name}-{member.checkpoints}"
+        folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{source.fold}" / kind
+        return averaged_checkpoint(member, source, folder, shards, ranks)
+
+    return resolve(ensemble, runs, folds or (shards.folds() if shards else []), ranks, averaged, own)
+
+
+def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks: "Ranks") -> Shards:
+    """Return the films of a folder as a dataset beside the predictions; say which were refused, and why."""
+    from pneumo_dist.distributed import on_rank_0
+    from pneumo_dist.inference.films import film_paths, film_shards
+    from shards.keys import load_salt
+
+    assert dicom_dir is not None
+    scratch = folder.parent / "films"
+
+    def build() -> bool:
+        salt = load_salt(scratch.with_name("films.salt"), create=True)
+        shards, refused = film_shards(film_paths([dicom_dir]), scratch, ensemble.image_size, salt=salt)
+        for each in refused:
+            print(f"warning: {each.path}: refused, {each.reason}", file=sys.stderr)
+        return shards is not None
+
+    if not on_rank_0(ranks, build):
+        raise InputError(f"--dicom {dicom_dir}: all its films were refused")
+    return Shards(scratch)
+
+
+@click.command()
+@ENSEMBLE
+@OVERRIDES
+@click.option("--shards", "shards_path", type=FOLDER, help="The films of the training, for batch-norm statistics.")
+@RUNS
+@CPU
+@click.option("--fold", "folds", type=int, multiple=True, help="Fold to take; may be repeated.  [default: all]")
+@click.option("--bundle", type=FOLDER, help="Write networks, preprocessing and thresholds into this file.")
+@click.option("--rule", default="triplet", show_default=True, help="The bundle's rule for masks; see submit.")
+def average(
+    config_path: Path | None,
+    overrides: tuple[str, ...],
+    shards_path: Path | None,
+    runs: Path,
+    cpu: bool,
+    folds: tuple[int, ...],
+    bundle: Path | None,
+    rule: str,
+) -> None:
+    """Average the weights that an ensemble asks for, and write it as one file that predict and segment take alone."""
+    from pneumo_dist.distributed import process_group
+
+    if config_path is None:
+        raise InputError("give --config, an experiment or an ensemble")
+    with process_group(cpu) as ranks:
+        shards = Shards(shards_path) if shards_path is not None else None
+        ensemble = _resolved(config_path, overrides, runs, shards, ranks, folds)
+        if not ranks.is_main:
+            return
+        for part in ensemble.parts:
+            print(part.name)
+        if bundle is not None:
+            from pneumo_dist.inference.bundle import write_bundle
+            from pneumo_dist.inference.thresholds import THRESHOLDS, read_scores
+
+            chosen, expected = rule_for(config_path, overrides, runs, rule)
+            scores = None if expected is None else read_scores(runs / ensemble.name / "oof" / THRESHOLDS)
+            write_bundle(bundle, ensemble, chosen, scores)
+            print(f"bundle of {len(ensemble.parts)} networks: {bundle}")
+
+
+@click.command()
+@click.argument("films", nargs=-1, required=True, type=FOLDER)
+@click.option("--bundle", type=FOLDER, required=True, help="A file of 'average --bundle'.")
+@click.option("--out", type=FOLDER, required=True, help="Folder of the masks, overlays and DICOM objects.")
+@click.option("--any-film", is_flag=True, help="Take lateral films and others that the build refuses.")
+@click.option("--allow-burned-in", is_flag=True, help="Take films whose tags say that text is burned into them.")
+@CPU
+def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, allow_burned_in: bool, cpu: bool) -> int:
+    """Segment new DICOM films, or folders of them; print a line of JSON for each. For research, not for diagnosis."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("segment works alone; for many films on several ranks use predict --bundle --dicom")
+    import json
+    import tempfile
+
+    from pneumo_dist import __version__
+    from pneumo_dist.distributed import process_group
+    from pneumo_dist.inference.bundle import read_bundle
+    from pneumo_dist.inference.dicom_seg import Algorithm
+    from pneumo_dist.inference.films import check_distinct, film_paths, film_shards, row_paths
+    from pneumo_dist.inference.predict import PredictOptions, predict
+    from pneumo_dist.inference.segment import segment_film
+    from pneumo_dist.inference.store import Predictions
+    from shards.dicom import FilmRules
+
+    paths, rules = film_paths(films), FilmRules(any_film, allow_burned_in)
+    check_distinct(paths)
+    ensemble, rule = read_bundle(bundle)
+    with process_group(cpu) as ranks, tempfile.TemporaryDirectory() as scratch:
+        shards, refused = film_shards(paths, Path(scratch) / "films", ensemble.image_size, rules)
+        for each in refused:
+            print(f"error: {each.path}: refused, {each.reason}", file=sys.stderr)
+        is_whole = not refused
+        if shards is not None:
+            predict(ensemble, shards, Path(scratch) / "predictions", ranks, PredictOptions())
+            predictions = Predictions(Path(scratch) / "predictions")
+            path_of = dict(zip(shards.column("key").tolist(), row_paths(shards, paths), strict=True))
+            out.mkdir(parents=True, exist_ok=True)
+            algorithm = Algorithm(ensemble.name, __version__)
+            for number, (row, p8) in enumerate(predictions):
+                grid, path = predictions.grid(number), path_of[row["key"]]
+                try:
+                    found = segment_film(path, p8, grid, rule, row["class_probability"], algorithm, out, rules)
+                except InputError as error:  # the other films are none the worse for it
+                    print(f"error: {error}", file=sys.stderr)
+                    is_whole = False
+                else:
+                    print(json.dumps(found))
+            shards.close()
+    return console.EXIT_DONE if is_whole else console.EXIT_USAGE

@@ -1,0 +1,100 @@
+"""Averaged weights: the mean itself, its batch-norm statistics, and where it comes from."""
+
+import copy
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from damage import flip_bit
+from tiny_runs import ALONE, Trained, image
+from torch.optim.swa_utils import update_bn
+
+from pneumo_dist.checkpoint import load_checkpoint, weights_of
+from pneumo_dist.config_ensemble import MemberConfig
+from pneumo_dist.data.plan import split_fold
+from pneumo_dist.inference.average import average_weights, averaged_checkpoint
+from pneumo_dist.inference.ensemble import sources_of
+from pneumo_dist.models import build_model
+from shards.errors import InputError
+
+MEMBER = MemberConfig(experiment="plain", average="weights", folds=(0,))
+
+
+def test_mean_is_taken_in_float64_and_counters_are_the_firsts() -> None:
+    states = [
+        {"w": torch.tensor([1.0, 2.0**-24]), "h": torch.tensor([0.5]).half(), "n": torch.tensor(7)},
+        {"w": torch.tensor([2.0**-24, 1.0]), "h": torch.tensor([0.25]).half(), "n": torch.tensor(9)},
+        {"w": torch.tensor([2.0**-24, -1.0]), "h": torch.tensor([0.0]).half(), "n": torch.tensor(8)},
+    ]
+    mean = average_weights(states)
+    by_hand = (np.float64([1, 2**-24]) + np.float64([2**-24, 1]) + np.float64([2**-24, -1])) / 3
+    np.testing.assert_array_equal(mean["w"].numpy(), by_hand.astype(np.float32))
+    assert mean["w"][0] != (torch.tensor(1.0) + 2.0**-24 + 2.0**-24) / 3, "float32 would lose the small ones"
+    assert mean["h"].dtype == torch.float16 and float(mean["h"]) == 0.25
+    assert int(mean["n"]) == 7
+    mean["w"].zero_()
+    assert states[0]["w"][0] == 1.0
+
+
+def test_checkpoint_is_the_mean_with_statistics_of_the_training_films(trained: Trained, tmp_path: Path) -> None:
+    (source,) = sources_of(MEMBER, trained.runs, [])
+    path = averaged_checkpoint(MEMBER, source, tmp_path, trained.shards, ALONE)
+    made, files = load_checkpoint(path), source.files(MEMBER)
+    states = [load_checkpoint(file.path) for file in files]
+    assert made["parts"] == [file.path.name for file in files] and len(files) == 2
+    assert made["lineage"] == states[0]["lineage"] and made["fold"] == 0 and made["averaged"] is None
+
+    expected = build_model(source.experiment.model, pretrained=False)
+    expected.load_state_dict(average_weights([weights_of(state) for state in states]))
+    before = copy.deepcopy(expected.state_dict())
+    films = split_fold(trained.shards, 0, always_train=False).train
+    batches = [
+        torch.cat([image(trained.shards, int(row)) for row in films[start : start + 3]])
+        for start in range(0, len(films), 3)
+    ]
+    update_bn(batches, expected)
+    moved = 0
+    for name, value in expected.state_dict().items():
+        if "running" in name or "tracked" in name:
+            torch.testing.assert_close(made["model"][name], value, rtol=1e-6, atol=1e-6)
+            moved += not torch.allclose(made["model"][name].float(), before[name].float())
+        else:
+            assert torch.equal(made["model"][name], before[name])
+    assert moved >= 6
+
+
+def test_standing_average_of_the_same_parts_is_taken_again(trained: Trained, tmp_path: Path) -> None:
+    (source,) = sources_of(MEMBER, trained.runs, [])
+    path = averaged_checkpoint(MEMBER, source, tmp_path, trained.shards, ALONE)
+    stamp, parts = path.stat().st_mtime_ns, load_checkpoint(path)["parts"]
+    assert averaged_checkpoint(MEMBER, source, tmp_path, None, ALONE) == path
+    assert path.stat().st_mtime_ns == stamp
+    best = MEMBER.model_copy(update={"checkpoints": "best"})
+    other = averaged_checkpoint(best, source, tmp_path, trained.shards, ALONE)
+    assert load_checkpoint(other)["parts"] == parts[:1]
+    assert [each.name for each in tmp_path.glob("step-*")] == [other.name]
+
+
+def test_other_or_missing_training_films_are_refused(trained: Trained, tmp_path: Path) -> None:
+    (source,) = sources_of(MEMBER, trained.runs, [])
+    with pytest.raises(InputError, match=r"'python -m pneumo_dist average' with their --shards"):
+        averaged_checkpoint(MEMBER, source, tmp_path, None, ALONE)
+    runs = tmp_path / "runs"
+    shutil.copytree(trained.runs, runs, symlinks=True)
+    (runs / "plain/fold0").rename(runs / "plain/fold2")
+    (runs / "plain/fold1").rename(runs / "plain/fold0")
+    (source,) = sources_of(MEMBER, runs, [])
+    with pytest.raises(InputError, match="trained on other films than fold 0"):
+        averaged_checkpoint(MEMBER, source, tmp_path / "out", trained.shards, ALONE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_part_is_an_input_error(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)
+    (source,) = sources_of(MEMBER, tmp_path / "runs", [])
+    damaged = min(source.files(MEMBER), key=lambda file: file.step)
+    flip_bit(damaged.path)
+    with pytest.raises(InputError, match=f"{damaged.path.name}: damaged"):
+        averaged_checkpoint(MEMBER, source, tmp_path / "out", trained.shards, ALONE)

@@ -1,0 +1,61 @@
+"""The commands' own bad input: one line that says what to give."""
+
+from pathlib import Path
+
+import pytest
+from tiny_runs import PLAIN, Trained
+
+from pneumo_dist.__main__ import app
+from shards.console import EXIT_DONE, EXIT_USAGE, run
+
+
+def line_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that has to fail, and return the one line that it prints."""
+    assert run(app, "pneumo_dist", [str(argument) for argument in arguments]) == EXIT_USAGE
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["predict", "--shards", "s", "--runs", "r"], "give --config or --bundle"),
+        (["predict", "--config", "c", "--bundle", "b", "--shards", "s"], "give --config or --bundle, not both"),
+        (["predict", "--bundle", "b", "--out", "o"], "give --shards or --dicom"),
+        (["predict", "--bundle", "b", "--dicom", "d", "--split", "oof", "--out", "o"], "its films have no folds"),
+        (["predict", "--config", "c.yaml", "--dicom", "d"], "give --runs"),
+        (["predict", "--bundle", "b", "--dicom", "d", "--block", "0"], "--block 0"),
+        (["average", "--runs", "r"], "give --config"),
+        (["segment", "nowhere.dcm", "--bundle", "b", "--out", "o"], "nowhere.dcm: no such file"),
+        (["tune", "--config", "c.yaml", "--runs", "r"], "c.yaml: no such config"),
+        (["submit", "--config", "c.yaml", "--runs", "r", "--rule", "best"], "'best' is not one of"),
+    ],
+)
+def test_what_is_missing_or_contradicts_is_named(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert named in line_of(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bundle_is_for_films_that_no_fold_holds(
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "plain.yaml"
+    config.write_text(PLAIN.model_dump_json())
+    bundle = ("average", "--cpu", "--config", config, "--runs", trained.runs, "--bundle", tmp_path / "b")
+    assert "no thresholds; run 'python -m pneumo_dist tune'" in line_of(capsys, *bundle)
+    assert not (tmp_path / "b").exists()
+    blend = tmp_path / "blend.yaml"
+    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    given = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", tmp_path / "b"]
+    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    assert "bundle of 4 networks" in capsys.readouterr().out
+    oof = ("predict", "--cpu", "--bundle", tmp_path / "b", "--shards", trained.shards.folder, "--out", tmp_path / "o")
+    assert "out-of-fold predictions are made with --config and --runs" in line_of(capsys, *oof, "--split", "oof")
+    assert not (tmp_path / "o").exists()

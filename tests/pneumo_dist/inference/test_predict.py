@@ -1,0 +1,197 @@
+"""Distributed prediction, on one rank: what is stored, by which networks, and what is refused."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_runs import ALONE, Trained, image
+
+from pneumo_dist.inference import predict as prediction
+from pneumo_dist.inference.ensemble import Ensemble, Part, shares
+from pneumo_dist.inference.predict import PredictOptions, predict
+from pneumo_dist.inference.store import Predictions
+from pneumo_dist.models import split_outputs
+from shards.errors import InputError
+from shards.table import Shards
+
+BOTH = [{"experiment": "plain", "weight": 3, "top_k": 1}, {"experiment": "head", "weight": 1}]
+NO_TTA = {"hflip": False}
+
+
+def stored(trained: Trained, ensemble: Ensemble, folder: Path, split: str = "test", **options: Any) -> Predictions:
+    predict(ensemble, trained.shards, folder, ALONE, PredictOptions(split, **options))
+    return Predictions(folder)
+
+
+@torch.no_grad()
+def direct(part: Part, images: torch.Tensor) -> tuple[np.ndarray[Any, Any], float | None]:
+    """Return a network's probabilities of one film, and its class probability, by a forward pass alone."""
+    logits, classes = split_outputs(part.read().build(part.name)(images))
+    return torch.sigmoid(logits)[0, 0].numpy(), None if classes is None else float(torch.sigmoid(classes))
+
+
+def row_of(shards: Shards, key: str) -> int:
+    return int(np.flatnonzero(shards.column("key") == key)[0])
+
+
+def test_saved_prediction_is_the_weighted_mean_of_direct_forward_passes(trained: Trained, tmp_path: Path) -> None:
+    ensemble = trained.ensemble(members=BOTH, tta=NO_TTA)
+    assert [part.name.split("/")[:2] for part in ensemble.parts] == [
+        *[["plain", "fold0"], ["plain", "fold1"]],
+        *[["head", "fold0"]] * 2,
+        *[["head", "fold1"]] * 2,
+    ]
+    assert shares(ensemble.parts) == pytest.approx([3 / 8, 3 / 8, *[1 / 16] * 4])
+    predictions = stored(trained, ensemble, tmp_path)
+    assert len(predictions) == 5
+    for row, p8 in predictions:
+        film = image(trained.shards, row_of(trained.shards, row["key"]))
+        found = [direct(part, film) for part in ensemble.parts]
+        mean = sum(weight * each for weight, (each, _) in zip([3 / 8, 3 / 8, *[1 / 16] * 4], found, strict=True))
+        assert np.abs(p8 / 255 - mean).max() <= 1 / 255
+        classes = [value for _, value in found if value is not None]
+        assert len(classes) == 4
+        assert row["class_probability"] == pytest.approx(np.mean(classes), abs=1e-5)
+    assert predictions.manifest["parts"][0] == {"name": ensemble.parts[0].name, "fold": 0, "weight": 3 / 8}
+
+
+def test_out_of_fold_films_are_seen_by_their_own_folds_networks_alone(trained: Trained, tmp_path: Path) -> None:
+    ensemble = trained.ensemble(tta=NO_TTA)
+    predictions = stored(trained, ensemble, tmp_path, "oof")
+    assert len(predictions) == 12
+    for row, p8 in predictions:
+        film = image(trained.shards, row_of(trained.shards, row["key"]))
+        own = [direct(part, film)[0] for part in ensemble.parts if part.fold == row["fold"]]
+        assert len(own) == 2
+        assert np.abs(p8 / 255 - np.mean(own, axis=0)).max() <= 1 / 255
+        assert row["class_probability"] is None
+
+
+def test_flip_and_scales_are_averaged(trained: Trained, tmp_path: Path) -> None:
+    ensemble = trained.ensemble(members=[{"experiment": "head", "folds": [1], "top_k": 1}], tta={"scales": [1, 1.5]})
+    (part,) = ensemble.parts
+    for row, p8 in stored(trained, ensemble, tmp_path):
+        film = image(trained.shards, row_of(trained.shards, row["key"]))
+        views, classes = [], []
+        for side in (64, 96):
+            scaled = film if side == 64 else F.interpolate(film, (side, side), mode="bilinear")
+            for flip in (False, True):
+                seen, probability = direct(part, scaled.flip(-1) if flip else scaled)
+                seen = seen[:, ::-1] if flip else seen
+                back = F.interpolate(
+                    torch.from_numpy(seen.copy())[None, None], (64, 64), mode="bilinear", antialias=side > 64
+                )
+                views.append(back[0, 0].numpy())
+                classes.append(probability)
+        assert np.abs(p8 / 255 - np.mean(views, axis=0)).max() <= 1 / 255
+        assert row["class_probability"] == pytest.approx(np.mean(classes), abs=1e-5)
+
+
+def test_number_of_networks_in_memory_changes_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = trained.ensemble(members=BOTH)
+    held: list[int] = []
+    load = prediction._Networks._load
+
+    def noted(networks: Any, part: Part) -> Any:
+        held.append(len(networks._held) + 1)
+        return load(networks, part)
+
+    monkeypatch.setattr(prediction._Networks, "_load", noted)
+    many = stored(trained, ensemble, tmp_path / "many", "test", block=2, models=6)
+    assert held == [1, 2, 3, 4, 5, 6]
+    held.clear()
+    one = stored(trained, ensemble, tmp_path / "one", "test", block=2, models=1)
+    assert held == [1] * 18
+    assert one.digest == many.digest
+
+
+def test_interrupted_prediction_ends_as_one_that_was_not(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = trained.ensemble()
+    whole = stored(trained, ensemble, tmp_path / "whole", "oof", block=4)
+    write, made = prediction.write_block, []
+
+    def counted(path: Path, films: Any) -> Any:
+        if len(made) == 2 and not (path.parent / "pred-00002.tar").exists():
+            made.append("stopped")
+            raise KeyboardInterrupt
+        made.append(path.name)
+        return write(path, films)
+
+    monkeypatch.setattr(prediction, "write_block", counted)
+    with pytest.raises(KeyboardInterrupt):
+        stored(trained, ensemble, tmp_path / "cut", "oof", block=4)
+    with pytest.raises(InputError, match="no finished predictions"):
+        Predictions(tmp_path / "cut")
+    made.clear()
+    monkeypatch.setattr(prediction, "write_block", lambda path, films: made.append(path.name) or write(path, films))
+    cut = stored(trained, ensemble, tmp_path / "cut", "oof", block=4)
+    assert made == ["pred-00002.tar", "pred-00003.tar"]
+    assert cut.digest == whole.digest and cut.manifest == whole.manifest
+    for path in (tmp_path / "whole").glob("pred*"):
+        assert (tmp_path / "cut" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_other_networks_or_views_predict_anew_and_leave_nothing_of_before(trained: Trained, tmp_path: Path) -> None:
+    first = stored(trained, trained.ensemble(), tmp_path, "oof", block=2)
+    second = stored(trained, trained.ensemble(tta=NO_TTA), tmp_path, "oof", block=4)
+    assert first.digest != second.digest
+    assert sorted(path.name for path in tmp_path.glob("*.tar")) == [f"pred-0000{number}.tar" for number in range(4)]
+    assert len(list((tmp_path / ".parts").iterdir())) == 4
+
+
+def copied(trained: Trained, folder: Path) -> Trained:
+    shutil.copytree(trained.runs, folder, symlinks=True)
+    return Trained(trained.shards, folder)
+
+
+@pytest.mark.parametrize("split", ["oof"])
+def test_network_of_another_fold_is_refused(trained: Trained, tmp_path: Path, split: str) -> None:
+    other = copied(trained, tmp_path / "runs")
+    for one, two in ((0, 2), (1, 0), (2, 1)):
+        (other.runs / f"plain/fold{one}").rename(other.runs / f"plain/fold{two}")
+    with pytest.raises(InputError, match=r"plain/fold0/step-.*trained on other films than fold 0"):
+        stored(other, other.ensemble(), tmp_path / "out", split)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("*.tar"))
+
+
+def test_network_whose_ancestor_saw_the_fold_is_refused(trained: Trained, tmp_path: Path) -> None:
+    from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+
+    other = copied(trained, tmp_path / "runs")
+    folder = other.runs / "plain/fold0/main/checkpoints"
+    foreign = load_checkpoint(other.runs / "plain/fold1/early/checkpoints/last")["lineage"][0]
+    for file in list_checkpoints(folder):
+        state = load_checkpoint(file.path)
+        assert [each["stage"] for each in state["lineage"]] == ["early", "main"]
+        state["lineage"][0] = foreign
+        file.path.unlink()
+        save_checkpoint(folder, file.step, state)
+    with pytest.raises(InputError, match="its stage early was trained on other films than fold 0"):
+        stored(other, other.ensemble(), tmp_path / "out", "oof")
+
+
+def test_member_without_a_fold_has_no_out_of_fold_prediction(trained: Trained, tmp_path: Path) -> None:
+    ensemble = trained.ensemble(members=[{"experiment": "plain"}, {"experiment": "head", "folds": [0]}])
+    with pytest.raises(InputError, match="head has no fold 1"):
+        stored(trained, ensemble, tmp_path, "oof")
+    assert len(stored(trained, ensemble, tmp_path, "oof", folds=(0,))) == 6
+    assert len(stored(trained, ensemble, tmp_path)) == 5
+
+
+def test_split_without_films_is_an_input_error(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no holdout films"):
+        stored(trained, trained.ensemble(), tmp_path, "holdout")
+
+
+@pytest.mark.parametrize(("options", "named"), [({"block": 0}, "--block 0"), ({"models": 0}, "--models-in-memory 0")])
+def test_impossible_options_are_input_errors(options: dict[str, int], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        PredictOptions(**options)  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""Ensembles from YAML."""
+
+from pathlib import Path
+
+import pytest
+
+from pneumo_dist.config import Experiment
+from pneumo_dist.config_ensemble import EnsembleConfig, alone, load_either
+from pneumo_dist.config_file import load_config
+from shards.errors import InputError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BLENDS = {
+    "recipe_a_first": ((0.4, 0.2, 0.2, 0.2), (0.7, 800, 0.3)),
+    "recipe_a_second": ((0.2, 0.15, 0.4, 0.25), (0.75, 1500, 0.3)),
+    "recipe_a_suspected": ((0.2, 0.15, 0.4, 0.25), (0.7, 800, 0.3)),
+}
+
+
+@pytest.mark.parametrize("name", BLENDS)
+def test_published_blends_are_configs(name: str) -> None:
+    blend = load_either(CONFIGS / f"ensembles/{name}.yaml")
+    assert isinstance(blend, EnsembleConfig)
+    weights, triplet = BLENDS[name]
+    assert tuple(member.weight for member in blend.members) == weights
+    names = [member.experiment for member in blend.members]
+    assert names == ["albunet_public", "albunet_valid", "seunet", "resnet50"]
+    assert all(
+        (member.stage, member.top_k, member.average) == ("second_stage", 3, "predictions") for member in blend.members
+    )
+    assert blend.thresholds is not None
+    assert (blend.thresholds.top, blend.thresholds.area, blend.thresholds.bottom) == triplet
+    assert blend.smallest_part == 101 and blend.tta.hflip and blend.name == name
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "ensembles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_members_are_experiments_with_such_stages_and_one_input(path: Path) -> None:
+    blend = load_either(path)
+    assert isinstance(blend, EnsembleConfig)
+    seen = set()
+    for member in blend.members:
+        experiment = load_config(CONFIGS / f"{member.experiment}.yaml").experiment
+        assert experiment.name == member.experiment
+        stage = experiment.stage(member.stage) if member.stage else experiment.stages[-1]
+        seen.add((stage.image_size, experiment.model.in_channels, experiment.data.mean, experiment.data.std))
+    assert len(seen) == 1
+
+
+def test_experiment_is_an_ensemble_of_itself() -> None:
+    experiment = load_either(CONFIGS / "demo.yaml", ("seed=7",))
+    assert isinstance(experiment, Experiment) and experiment.seed == 7
+    ensemble = alone(experiment, "main", 2, hflip=False)
+    assert ensemble.name == "demo" and not ensemble.tta.hflip
+    (member,) = ensemble.members
+    assert (member.experiment, member.stage, member.top_k, member.folds) == ("demo", "main", 2, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("wieght: 1", "members.0.wieght: unknown key"),
+        ("weight: 0", "members.0.weight: Input should be greater than 0"),
+        ("average: both", "members.0.average: Input should be 'predictions' or 'weights'"),
+        ("folds: []", "members.0.folds: Tuple should have at least 1 item"),
+    ],
+)
+def test_bad_keys_are_named_with_their_file(tmp_path: Path, change: str, message: str) -> None:
+    path = tmp_path / "blend.yaml"
+    path.write_text(f"name: blend\nmembers:\n  - experiment: a\n    {change}\n")
+    with pytest.raises(InputError, match=rf"blend\.yaml: {message}"):
+        load_either(path)
+
+
+def test_overrides_change_an_ensemble_and_are_named_where_they_are_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "blend.yaml"
+    path.write_text("name: blend\nmembers: [{experiment: a}]\n")
+    changed = load_either(path, ("image_size=512", "tta.scales=[1, 1.5]", "amp=float32"))
+    assert isinstance(changed, EnsembleConfig)
+    assert (changed.image_size, changed.tta.scales, changed.amp) == (512, (1.0, 1.5), "float32")
+    with pytest.raises(InputError, match=r"^--set: image_size: Input should be a multiple of 32"):
+        load_either(path, ("image_size=500",))
+    with pytest.raises(InputError, match="tta: Value error, scales must differ"):
+        load_either(path, ("tta.scales=[1, 1]",))

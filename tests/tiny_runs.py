@@ -1,0 +1,91 @@
+"""Two small experiments, trained on two folds, and what they are asked to predict."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from pneumo_dist.config import Experiment
+from pneumo_dist.config_ensemble import EnsembleConfig, MemberConfig
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.inference.average import averaged_checkpoint
+from pneumo_dist.inference.ensemble import Ensemble, Source, resolve
+from pneumo_dist.stages import train_fold
+from shards.build import BuildOptions, build
+from shards.labels import load_labels
+from shards.phantom import synthesize
+from shards.sources import find_sources
+from shards.table import Shards
+
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+SIZE = 64
+
+
+def experiment_of(name: str, model: dict[str, Any], **stage: Any) -> Experiment:
+    """Return an experiment of two epochs in float32, whose second stage starts from the first."""
+    given = {"image_size": SIZE, "epochs": 2, "global_batch": 2, "micro_batch": 2, "eval_batch": 3, "top_k": 2}
+    optim = {"optim": {"lr": 0.01}}
+    return Experiment.model_validate(
+        {
+            "name": name,
+            "amp": "float32",
+            "model": {"in_channels": 1, **model},
+            "data": {"loader": "host"},
+            "stages": [
+                {"name": "early", **given, **optim, **stage, "epochs": 1},
+                {"name": "main", **given, **optim, **stage},
+            ],
+        }
+    )
+
+
+PLAIN = experiment_of("plain", {"arch": "fcn", "fcn": {"widths": (4, 6, 8), "norm": True}})
+HEAD = experiment_of(
+    "head",
+    {"arch": "unet", "encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "classification": {}},
+    loss={"bce": 1, "classification": 1},
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Shards with twelve films in two folds and five test films, and the runs of both experiments."""
+
+    shards: Shards
+    runs: Path
+
+    def ensemble(self, **given: Any) -> Ensemble:
+        """Return an ensemble of these runs; without members, of the plain experiment."""
+        config = EnsembleConfig.model_validate({"name": "both", "members": [{"experiment": "plain"}], **given})
+
+        def averaged(member: MemberConfig, source: Source) -> Path:
+            folder = self.runs / config.name / "averaged" / member.experiment / f"fold{source.fold}"
+            return averaged_checkpoint(member, source, folder, self.shards, ALONE)
+
+        return resolve(config, self.runs, self.shards.folds(), ALONE, averaged)
+
+
+def make(folder: Path) -> Trained:
+    """Make films and shards, and train both folds of each experiment."""
+    made = synthesize(folder / "synth", images=12, size=96, positive_rate=0.5, seed=3)
+    test = synthesize(folder / "test", images=5, size=96, positive_rate=0.5, seed=4)
+    labels = load_labels(made.labels_csv)
+    sources = find_sources([made.dicom_dir], [], None, labels, made.labels_csv, [test.dicom_dir], [])
+    build(sources, folder / "shards", BuildOptions(image_size=SIZE, folds=2), b"a salt for tests only")
+    shards = Shards(folder / "shards")
+    for experiment in (PLAIN, HEAD):
+        for fold in (0, 1):
+            place = folder / "runs" / experiment.name / f"fold{fold}"
+            resolved = experiment.model_dump_json()  # JSON is YAML
+            train_fold(experiment, fold, shards, place, ALONE, resolved)
+    return Trained(shards, folder / "runs")
+
+
+def image(shards: Shards, index: int) -> torch.Tensor:
+    """Return a film as the networks take it, (1, 1, SIZE, SIZE), by the plainest way there is."""
+    grey = cv2.imdecode(np.frombuffer(shards.read(index, "image"), np.uint8), cv2.IMREAD_GRAYSCALE)
+    assert grey.shape == (SIZE, SIZE)
+    return torch.from_numpy((grey.astype(np.float32) / 255 - 0.485) / 0.229)[None, None]
