@@ -1,0 +1,172 @@
+"""A mask as a DICOM Segmentation object, which a PACS keeps beside the film that it refers to."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from highdicom import AlgorithmIdentificationSequence
+from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+from pydicom.uid import generate_uid
+from pydicom.valuerep import DA, TM
+
+from pneumo_dist.inference.postprocess import Map
+from shards.dicom_rules import frame_count
+from shards.errors import InputError
+
+PNEUMOTHORAX = Code("36118008", "SCT", "Pneumothorax")
+# The category that CID 7150 has for what is wrong with an organ.
+CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
+FAMILY = Code("123110", "DCM", "Artificial Intelligence")
+MANUFACTURER = "pneumo_dist"
+SERIES_DESCRIPTION = "Pneumothorax segmentation, research use only"
+CONTENT_LABEL = "PNEUMOTHORAX"
+# Scanners and viewers number from 1: a high number stays clear of theirs. The series' identity is its UID.
+SERIES_NUMBER = 9100
+# DICOM's LO.
+LONGEST_TEXT = 64
+
+_REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_OR_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyID", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName"),
+    "PatientOrientation",
+)
+_IF_THERE = (
+    *("IssuerOfPatientID", "StudyDescription"),
+    *("PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
+    *("FrameOfReferenceUID", "PositionReferenceIndicator"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+)
+_SEXES = ("M", "F", "O")
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What made a mask, as a PACS shows it: name and version, each of 1 to 64 characters without a backslash."""
+
+    name: str
+    version: str
+
+    def __post_init__(self) -> None:
+        for what, text in vars(self).items():
+            if not 1 <= len(text) <= LONGEST_TEXT or "\\" in text:
+                raise InputError(
+                    f"the algorithm's {what} is {text!r}: give 1 to {LONGEST_TEXT} characters without a backslash"
+                )
+
+
+def segmentation_object(
+    source: Dataset, mask: Map, algorithm: Algorithm, image_score: float | None = None
+) -> Segmentation:
+    """Return a binary segmentation of one segment, Pneumothorax, on the film's own stored grid.
+
+    `mask` is uint8 of 0 and 1, (rows, columns) of the film; an empty one gives one frame of zeros. `source` is the
+    film's data set, with or without its pixels, and is not changed. The object carries the patient and study of its
+    film, which belong together in an archive, and a new UID. `image_score` goes into the content description.
+    Raises InputError, naming film and tag, where the film lacks an identifier that a reference needs, and for films of
+    several frames and of SOP classes that highdicom does not know.
+    """
+    with warnings.catch_warnings():
+        # Real archives break value representations everywhere; what is written is checked below.
+        warnings.simplefilter("ignore")
+        film = _reference(source)
+        assert mask.dtype == np.uint8 and mask.shape == (film.Rows, film.Columns), (mask.dtype, mask.shape)
+        try:
+            made = Segmentation(
+                source_images=[film],
+                pixel_array=mask,
+                segmentation_type=SegmentationTypeValues.BINARY,
+                segment_descriptions=[_segment(algorithm)],
+                series_instance_uid=generate_uid(),
+                series_number=SERIES_NUMBER,
+                sop_instance_uid=generate_uid(),
+                instance_number=1,
+                manufacturer=MANUFACTURER,
+                manufacturer_model_name=algorithm.name,
+                software_versions=algorithm.version,
+                # Required, and software has no serial number: the version is what tells two of them apart.
+                device_serial_number=algorithm.version,
+                content_label=CONTENT_LABEL,
+                content_description=None if image_score is None else f"Image score {image_score:.3f}",
+                content_qualification="RESEARCH",
+                series_description=SERIES_DESCRIPTION,
+                # Names in any script, and films that name a character set wrongly: texts are decoded by now.
+                specific_character_set="ISO_IR 192",
+                omit_empty_frames=False,
+            )
+        except (KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{_name(source)}: a segmentation object cannot refer to this film ({reason})") from None
+    # Required of an image without a plane in the patient; highdicom leaves it out.
+    made.add(film["PatientOrientation"])
+    return made
+
+
+def _segment(algorithm: Algorithm) -> SegmentDescription:
+    return SegmentDescription(
+        segment_number=1,
+        segment_label=PNEUMOTHORAX.meaning,
+        segmented_property_category=CATEGORY,
+        segmented_property_type=PNEUMOTHORAX,
+        algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
+        algorithm_identification=AlgorithmIdentificationSequence(
+            name=algorithm.name, family=FAMILY, version=algorithm.version, source=MANUFACTURER
+        ),
+    )
+
+
+def _reference(source: Dataset) -> Dataset:
+    """Return what a segmentation takes from its film, with every element that highdicom asks for.
+
+    Position, orientation and spacing of pixels stay behind. A projection has no plane in its frame of reference, and
+    highdicom does not read back a spacing without the slice thickness that a projection lacks. The grid is the film's.
+    """
+    if frame_count(source) > 1:
+        raise InputError(f"{_name(source)}: has several frames; a segmentation object is written for single films only")
+    film = Dataset()
+    for keyword in _REQUIRED:
+        element = _element(source, keyword)
+        if element is None:
+            raise InputError(
+                f"{_name(source)}: has no {keyword}, by which a segmentation object refers to its film; export it again"
+            )
+        film.add(element)
+    for keyword in (*_OR_EMPTY, *_IF_THERE):
+        element = _element(source, keyword)
+        if element is not None and _is_usable(keyword, element.value):
+            film.add(element)
+        elif keyword in _OR_EMPTY:
+            setattr(film, keyword, "")
+    film.Rows, film.Columns = source.Rows, source.Columns
+    return film
+
+
+def _element(source: Dataset, keyword: str) -> DataElement | None:
+    """Return an element that holds something; None also for one whose value cannot be read."""
+    try:
+        element: DataElement = source[keyword]
+        return None if element.is_empty else element
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _is_usable(keyword: str, value: Any) -> bool:
+    """Tell whether highdicom takes a value. What it refuses (a sex of `U`, a date of `unknown`) is left empty."""
+    if keyword == "PatientSex":
+        return value in _SEXES
+    if keyword == "LossyImageCompression":
+        return value in ("00", "01")
+    if keyword.endswith(("Date", "Time")):
+        try:
+            return (DA if keyword.endswith("Date") else TM)(value) is not None
+        except (ValueError, TypeError):
+            return False
+    return True
+
+
+def _name(source: Dataset) -> str:
+    return str(getattr(source, "filename", None) or source.get("SOPInstanceUID") or "the film")

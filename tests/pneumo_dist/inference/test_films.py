@@ -1,0 +1,157 @@
+"""New films go through the ordinary build: what it refuses is refused, and every row knows its file."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from film_files import PATIENT_ID, noise, write_film
+
+from pneumo_dist.inference.films import check_distinct, film_name, film_paths, film_shards, row_paths
+from shards.dicom import FilmRules, read_film
+from shards.errors import InputError, RejectedFilm
+from shards.grid import to_square
+from shards.table import Shards
+
+
+def stored_image(shards: Shards, row: int) -> np.ndarray:
+    content = np.frombuffer(shards.read(row, "image"), np.uint8)
+    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE))
+
+
+def test_films_become_test_films_and_rows_know_their_files(tmp_path: Path) -> None:
+    # In key order they stand otherwise than given, and dots in a name are not a suffix.
+    names = ["z.dcm", "1.2.840.77", "a b.DCM", "m.dicom"]
+    paths = [
+        write_film(tmp_path / str(number) / name, noise(40 + number, 64, seed=number))
+        for number, name in enumerate(names)
+    ]
+    shards, refused = film_shards(paths, tmp_path / "scratch", 64)
+    assert shards is not None and refused == []
+    assert set(shards.column("split")) == {"test"} and len(shards) == 4
+    found = row_paths(shards, paths)
+    assert sorted(found) == sorted(paths)
+    for row, path in enumerate(found):
+        image = read_film(path).image
+        np.testing.assert_array_equal(stored_image(shards, row), to_square(image, 64))
+        assert (shards.grid(row).height, shards.grid(row).width) == image.shape
+
+
+def test_what_the_build_refuses_is_refused_with_its_reason(tmp_path: Path) -> None:
+    good = write_film(tmp_path / "good.dcm", noise(32, 32))
+    lateral = write_film(tmp_path / "lateral.dcm", noise(32, 32, seed=1), ViewPosition="LL")
+    flat = write_film(tmp_path / "flat.dcm", np.full((32, 32), 7, np.uint8))
+    burned = write_film(tmp_path / "burned.dcm", noise(32, 32, seed=2), BurnedInAnnotation="YES")
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(good.read_bytes()[:200])
+    bad = [lateral, flat, burned, broken]
+    shards, refused = film_shards([lateral, good, flat, burned, broken], tmp_path / "scratch", 32)
+    assert shards is not None and row_paths(shards, [good]) == [good]
+    assert sorted(film.path for film in refused) == sorted(bad)
+    for film in refused:
+        with pytest.raises(RejectedFilm) as reason:
+            read_film(film.path)
+        assert film.reason == str(reason.value)
+
+
+def test_the_rules_take_what_they_name(tmp_path: Path) -> None:
+    lateral = write_film(tmp_path / "lateral.dcm", noise(32, 32), ViewPosition="LL")
+    burned = write_film(tmp_path / "burned.dcm", noise(32, 32, seed=1), BurnedInAnnotation="YES")
+    shards, refused = film_shards([lateral, burned], tmp_path / "any", 32, FilmRules(any_film=True))
+    assert shards is not None and row_paths(shards, [lateral, burned]) == [lateral]
+    assert [film.path for film in refused] == [burned]
+    shards, refused = film_shards([lateral, burned], tmp_path / "burned", 32, FilmRules(allow_burned_in=True))
+    assert shards is not None and row_paths(shards, [lateral, burned]) == [burned]
+
+
+def test_nothing_is_left_of_films_that_are_all_refused(tmp_path: Path) -> None:
+    lateral = write_film(tmp_path / "lateral.dcm", noise(32, 32), ViewPosition="LL")
+    shards, refused = film_shards([lateral], tmp_path / "scratch", 32)
+    assert shards is None and [film.path for film in refused] == [lateral]
+
+
+def test_a_picture_is_no_dicom_film(tmp_path: Path) -> None:
+    picture = tmp_path / "film.png"
+    assert cv2.imwrite(str(picture), noise(32, 32))
+    shards, refused = film_shards([picture], tmp_path / "scratch", 32)
+    assert shards is None
+    assert [(film.path, film.reason.split(":")[0]) for film in refused] == [(picture, "not a DICOM file")]
+
+
+def test_near_duplicates_are_films_of_their_own(tmp_path: Path) -> None:
+    first = write_film(tmp_path / "first.dcm", noise(32, 32))
+    second = write_film(tmp_path / "second.dcm", noise(32, 32), PatientID="another patient")
+    shards, refused = film_shards([first, second], tmp_path / "scratch", 32)
+    assert shards is not None and sorted(row_paths(shards, [first, second])) == [first, second]
+    assert refused == [] and len(set(shards.column("group"))) == 2
+
+
+def test_the_second_of_two_equal_names_is_refused(tmp_path: Path) -> None:
+    first = write_film(tmp_path / "one/film.dcm", noise(32, 32, seed=1))
+    second = write_film(tmp_path / "two/film.dcm", noise(32, 32, seed=2))
+    for given in ([first, second], [second, first]):
+        scratch = tmp_path / f"scratch {given[0].parent.name}"
+        shards, refused = film_shards(given, scratch, 32)
+        assert shards is not None and row_paths(shards, given) == given[:1]
+        np.testing.assert_array_equal(stored_image(shards, 0), read_film(given[0]).image)
+        assert [film.path for film in refused] == given[1:]
+        assert str(given[0]) in refused[0].reason
+
+
+def test_equal_names_are_one_error_that_names_both(tmp_path: Path) -> None:
+    first, second = tmp_path / "one/film.dcm", tmp_path / "two/film.dicom"
+    check_distinct([first, tmp_path / "film.2", tmp_path / "film.3"])
+    with pytest.raises(InputError, match=r"one/film\.dcm and .*two/film\.dicom: .*both be called film;"):
+        check_distinct([first, second])
+    with pytest.raises(InputError):
+        check_distinct([first, first])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a.dcm", "a"), ("a.DICOM", "a"), ("1.2.3", "1.2.3"), ("a.b.dcm", "a.b")]
+)
+def test_a_films_name_is_its_image_id(name: str, expected: str) -> None:
+    assert film_name(Path("folder") / name) == expected
+
+
+def test_a_folder_stands_for_the_dicom_files_below_it(tmp_path: Path) -> None:
+    inside = [write_film(tmp_path / "in" / place, noise(32, 32)) for place in ("b/film.dcm", "a/film.dcm", "a/1.2.3")]
+    (tmp_path / "in/notes.txt").write_text("no film")
+    alone = write_film(tmp_path / "alone.dcm", noise(32, 32))
+    assert film_paths([alone, tmp_path / "in"]) == [alone, *sorted(inside)]
+    with pytest.raises(InputError, match=r"missing\.dcm: no such file"):
+        film_paths([tmp_path / "missing.dcm"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="empty: holds no films"):
+        film_paths([tmp_path / "empty"])
+    with pytest.raises(InputError, match="no films given"):
+        film_shards([], tmp_path / "scratch", 32)
+
+
+def test_a_scratch_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "in/film.dcm", noise(32, 32))
+    with pytest.raises(InputError, match="not empty"):
+        film_shards([film], tmp_path / "in", 32)
+
+
+def test_the_scratch_folder_does_not_name_the_patient(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.dcm", noise(32, 32))
+    film_shards([film], tmp_path / "scratch", 32)
+    files = [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
+    assert files and not any(PATIENT_ID.encode() in path.read_bytes() for path in files)
+
+
+def test_a_folder_of_these_films_is_taken_as_it_is_with_its_salt(tmp_path: Path) -> None:
+    good = write_film(tmp_path / "good.dcm", noise(32, 32))
+    lateral = write_film(tmp_path / "lateral.dcm", noise(32, 32, seed=1), ViewPosition="LL")
+    salt, scratch = b"0123456789abcdef", tmp_path / "scratch"
+    for given in ([good, lateral], [lateral]):
+        folder = scratch / str(len(given))
+        shards, refused = film_shards(given, folder, 32, salt=salt)
+        again, refused_again = film_shards(given, folder, 32, salt=salt)
+        assert refused == refused_again and [film.path for film in refused] == [lateral]
+        assert (shards is None) == (again is None) == (len(given) == 1)
+    with pytest.raises(InputError, match="other films or arguments"):
+        film_shards([good, lateral], scratch / "2", 32, salt=b"another salt of 16 bytes")
+    with pytest.raises(InputError, match="other films or arguments"):
+        film_shards([good], scratch / "2", 32, salt=salt)
