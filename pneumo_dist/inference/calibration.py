@@ -1,0 +1,85 @@
+"""Calibration of the image score: from the area-th largest pixel probability to the chance of a pneumothorax."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+Floats = npt.NDArray[np.float64]
+Truths = npt.NDArray[np.bool_]
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Films in equally wide bins of a score, empty ones left out: count, mean score, share of positives."""
+
+    films: npt.NDArray[np.int64]
+    score: Floats
+    share: Floats
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error: the mean distance of score and share, each film counted once."""
+        return float(np.average(np.abs(self.score - self.share), weights=self.films))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Brier score and reliability of the image score as it is, and calibrated on the other folds."""
+
+    brier_before: float
+    brier_after: float
+    before: Reliability
+    after: Reliability
+
+
+def calibrate(scores: Floats, positive: Truths, folds: npt.NDArray[np.int64]) -> Calibration | None:
+    """Return what calibration on the other folds is worth; all inputs are (n,).
+
+    None for films of one fold, and where the films outside a fold are all positive or all negative.
+    """
+    calibrated = cross_calibrated(scores, positive, folds)
+    if calibrated is None:
+        return None
+    return Calibration(
+        brier_before=float(brier_score_loss(positive, scores)),
+        brier_after=float(brier_score_loss(positive, calibrated)),
+        before=reliability(scores, positive),
+        after=reliability(calibrated, positive),
+    )
+
+
+def cross_calibrated(scores: Floats, positive: Truths, folds: npt.NDArray[np.int64]) -> Floats | None:
+    """Return each film's chance of being positive, float64 (n,), by logistic regression fitted on the other folds."""
+    numbers = np.unique(folds)
+    if len(numbers) < 2 or any(len(np.unique(positive[folds != fold])) < 2 for fold in numbers):
+        return None
+    inputs = _logit(scores)[:, None]
+    chances = np.zeros(len(scores))
+    for fold in numbers:
+        own = folds == fold
+        # J. Platt, "Probabilistic outputs for support vector machines", 1999: two numbers, so that few films suffice.
+        # Scaled, so that the regularisation, which keeps a separating score finite, suits scores of any spread.
+        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(inputs[~own], positive[~own])
+        chances[own] = model.predict_proba(inputs[own])[:, 1]
+    return chances
+
+
+def _logit(scores: Floats) -> Floats:
+    # Half a level of p8 away from 0 and 1, whose logits are infinite.
+    inside = np.clip(scores, 0.5 / 255, 1 - 0.5 / 255)
+    return np.asarray(np.log(inside / (1 - inside)))
+
+
+def reliability(scores: Floats, positive: Truths, bins: int = BINS) -> Reliability:
+    """Return films in `bins` parts of 0..1; a score of 1 belongs to the last part."""
+    part = np.minimum((scores * bins).astype(np.int64), bins - 1)
+    films = np.bincount(part, minlength=bins)
+    kept = films > 0
+    sums = [np.bincount(part, values.astype(np.float64), minlength=bins)[kept] for values in (scores, positive)]
+    return Reliability(films[kept], *(total / films[kept] for total in sums))

@@ -1,0 +1,163 @@
+"""What films' histograms say besides Dice: sensitivity, specificity, AUROC, AUPRC, false positives, lesions, intervals.
+
+A film is called positive where the triplet rule leaves its mask any pixel. All pixels are label-grid pixels.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from pneumo_dist.inference.evaluate import bootstrap_interval, is_shown
+from pneumo_dist.inference.postprocess import Map
+from pneumo_dist.inference.tune import Estimate
+from pneumo_dist.metrics import Histograms, Levels, Triplet, counts_above, film_dice, level
+
+Floats = npt.NDArray[np.float64]
+Truths = npt.NDArray[np.bool_]
+Names = npt.NDArray[np.str_]
+Counts = npt.NDArray[np.int64]
+
+AVERAGED = ("dice", "positive_dice", "sensitivity", "specificity", "auroc", "auprc")
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Scores of a set of films; a score over films that there are none of is nan.
+
+    `dice` and `positive_dice` are means over all and over positive films, `always_empty` the mean Dice of predicting
+    nothing. `auroc` and `auprc` (average precision) rank films by `image_scores`.
+    """
+
+    films: int
+    positives: int
+    always_empty: float
+    dice: Estimate
+    positive_dice: Estimate
+    sensitivity: Estimate
+    specificity: Estimate
+    auroc: Estimate
+    auprc: Estimate
+
+
+@dataclass(frozen=True)
+class FalsePositives:
+    """Predicted pixels on the films without a pneumothorax: over all of them, and over the `called` ones alone."""
+
+    negatives: int
+    called: int
+    mean: float
+    median: float
+    called_mean: float
+    called_median: float
+
+
+def measure(histograms: Histograms, groups: Names, triplet: Triplet) -> Measures:
+    """Return the measures of films (n, 2, 256) under a triplet, with 95 % intervals that draw from `groups` (n,)."""
+    positive = histograms[:, 1].sum(-1) > 0
+    dices, shown = film_dice(histograms, triplet), is_shown(histograms, triplet).astype(np.float64)
+    ranking = ranked_estimates(positive, image_scores(histograms, triplet.area), groups)
+    return Measures(
+        films=len(histograms),
+        positives=int(positive.sum()),
+        always_empty=float((~positive).mean()),
+        dice=estimate(dices, groups),
+        positive_dice=estimate(dices[positive], groups[positive]),
+        sensitivity=estimate(shown[positive], groups[positive]),
+        specificity=estimate(1.0 - shown[~positive], groups[~positive]),
+        auroc=ranking[0],
+        auprc=ranking[1],
+    )
+
+
+def image_scores(histograms: Histograms, area: int) -> Floats:
+    """Return each film's `postprocess.image_score` from its histogram, float64 (n,): the area-th largest probability.
+
+    An area of 0 ranks no film: the largest probability stands in, which with it decides whether a mask has pixels.
+    """
+    at_least = histograms[:, 0, ::-1].cumsum(-1)
+    reached = (at_least >= max(area, 1)).sum(-1)
+    return np.asarray(np.maximum(reached - 1, 0) / 255)
+
+
+def auroc(positive: Truths, scores: Floats) -> float:
+    """Return the area under the ROC curve; nan where one class is missing."""
+    return float(roc_auc_score(positive, scores)) if len(np.unique(positive)) == 2 else math.nan
+
+
+def auprc(positive: Truths, scores: Floats) -> float:
+    """Return the average precision; nan where one class is missing."""
+    return float(average_precision_score(positive, scores)) if len(np.unique(positive)) == 2 else math.nan
+
+
+def estimate(values: Floats, groups: Names) -> Estimate:
+    """Return the mean of `values` (n,) with its 95 % interval by group; all nan for none."""
+    return Estimate(float(values.mean()) if len(values) else math.nan, *bootstrap_interval(values, groups))
+
+
+def ranked_estimates(positive: Truths, scores: Floats, groups: Names, draws: int = 2000) -> tuple[Estimate, Estimate]:
+    """Return AUROC and average precision with 95 % percentile intervals, by drawing groups with replacement.
+
+    `scores` (n,) are p8 levels / 255. Draws without films of both classes do not count; the ends are nan for a single
+    group.
+    """
+    values = auroc(positive, scores), auprc(positive, scores)
+    names, member = np.unique(groups, return_inverse=True)
+    if len(names) < 2 or math.isnan(values[0]):
+        return Estimate(values[0], math.nan, math.nan), Estimate(values[1], math.nan, math.nan)
+    random, shares = np.random.default_rng(0), np.full(len(names), 1 / len(names))
+    at_level = np.eye(Levels)[np.rint(scores * 255).astype(np.int64)]
+    found = []
+    for _ in range(0, draws, 100):
+        often = random.multinomial(len(names), shares, 100)[:, member].astype(np.float64)
+        found.append(drawn_areas(often[:, positive] @ at_level[positive], often[:, ~positive] @ at_level[~positive]))
+    areas = np.concatenate(found, axis=1)
+    low, high = np.nanquantile(areas, [0.025, 0.975], axis=1)
+    first, second = (Estimate(value, float(low[i]), float(high[i])) for i, value in enumerate(values))
+    return first, second
+
+
+def drawn_areas(positives: Floats, negatives: Floats) -> Floats:
+    """Return AUROC and average precision, float64 (2, k), of k draws; nan where a class is missing.
+
+    The inputs (k, 256) count each draw's films by the level of their score. scikit-learn takes one draw at a time, and
+    checks its input for longer than it computes.
+    """
+    true, false = (counts[:, ::-1].cumsum(1)[:, ::-1] for counts in (positives, negatives))
+    total, others = true[:, :1], false[:, :1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        wins = (negatives * (true - positives / 2)).sum(1) / (total * others)[:, 0]
+        precision = np.where(true + false > 0, true / (true + false), 0.0)
+        average = (positives * precision).sum(1) / total[:, 0]
+    return np.where((total * others)[:, 0] > 0, np.stack([wins, average]), math.nan)
+
+
+def fold_average(rows: Sequence[Measures], name: str) -> tuple[float, float]:
+    """Return mean and standard deviation of a measure over the folds that have it; nan where too few have."""
+    values = [value for value in (float(getattr(row, name).mean) for row in rows) if not math.isnan(value)]
+    mean = float(np.mean(values)) if values else math.nan
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+
+
+def predicted_pixels(histograms: Histograms, triplet: Triplet) -> Counts:
+    """Return how many pixels the triplet rule's mask of each film has, int64 (n,)."""
+    above = counts_above(histograms)[:, 0, level(triplet.bottom)]
+    return np.asarray(np.where(is_shown(histograms, triplet), above, 0))
+
+
+def false_positives(histograms: Histograms, triplet: Triplet) -> FalsePositives:
+    """Return what the rule predicts on the films without a pneumothorax."""
+    pixels = predicted_pixels(histograms, triplet)[histograms[:, 1].sum(-1) == 0]
+    called = pixels[pixels > 0]
+    parts = [float(part(of)) if len(of) else math.nan for of in (pixels, called) for part in (np.mean, np.median)]
+    return FalsePositives(len(pixels), len(called), *parts)
+
+
+def touched_parts(truth: Map, mask: Map) -> Truths:
+    """Return for each 8-connected part of a 0/1 label whether at least one of its pixels is predicted, bool (k,)."""
+    count, parts = cv2.connectedComponents(truth, connectivity=8)
+    return np.asarray(np.bincount(parts[mask != 0], minlength=count)[1:] > 0)

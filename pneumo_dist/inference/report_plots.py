@@ -1,0 +1,111 @@
+"""The report's plots, each as the bytes of a PNG file."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.figure
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from pneumo_dist.inference.calibration import Calibration
+from pneumo_dist.inference.evaluate import PLATEAU, SizeRow, Surface
+from pneumo_dist.metrics import Triplet
+
+WIDTH = 9.0
+
+
+def draw_curves(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
+    """Draw loss and Dice of one stage over optimizer steps; `folds` gives the validated epochs of each fold."""
+    figure, (left, right) = _panels()
+    for name, lines in folds.items():
+        steps = [line["step"] for line in lines]
+        (drawn,) = left.plot(steps, [line["loss"] for line in lines], ":", label=name)
+        colour = drawn.get_color()
+        left.plot(steps, [line["validation_loss"] for line in lines], color=colour, marker=".")
+        # An older version logged no training Dice.
+        right.plot(steps, [line.get("training_dice", np.nan) for line in lines], ":", color=colour)
+        right.plot(steps, [line["score"] for line in lines], color=colour, marker=".", label=name)
+    left.set(xlabel="optimizer step", ylabel="loss", title="Loss: validation solid, training dotted")
+    right.set(xlabel="optimizer step", ylabel="Dice", ylim=(0, 1))
+    right.set_title("Dice: validation mean over films solid,\ntraining over all pixels dotted")
+    left.set_ylim(bottom=0)
+    right.legend(fontsize="small")
+    return _png(figure)
+
+
+def draw_ranking(curves: Mapping[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]) -> bytes:
+    """Draw ROC and precision-recall curves of named (has a pneumothorax, image score) pairs of both classes."""
+    figure, (left, right) = _panels()
+    for name, (positive, scores) in curves.items():
+        false, true, _ = roc_curve(positive, scores)
+        precision, recall, _ = precision_recall_curve(positive, scores)
+        (drawn,) = left.plot(false, true, label=name)
+        right.plot(recall, precision, drawstyle="steps-pre", label=name)
+        right.axhline(positive.mean(), color=drawn.get_color(), linestyle=":", linewidth=1)
+    left.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    left.set(xlabel="1 − specificity", ylabel="sensitivity", title="ROC", aspect="equal")
+    right.set(xlabel="sensitivity (recall)", ylabel="precision", title="Precision-recall", aspect="equal")
+    for axes in (left, right):
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    left.legend(fontsize="small", loc="lower right")
+    return _png(figure)
+
+
+def draw_sizes(rows: Sequence[SizeRow]) -> bytes:
+    """Draw Dice and the share called positive by size of the mask."""
+    figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(rows))
+    axes.bar(places, [row.dice for row in rows], color="#7fa7c9", label="mean Dice")
+    axes.plot(places, [row.sensitivity for row in rows], "o-", color="#333333", label="share called positive")
+    axes.set_xticks(places, [f"{row.smallest:,}\nto {row.largest:,}" for row in rows], fontsize="small")
+    axes.set(xlabel="label's size, label-grid pixels", ylim=(0, 1.05))
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize="small", loc="lower right")
+    return _png(figure)
+
+
+def draw_reliability(calibration: Calibration) -> bytes:
+    """Draw the share of positives over the score, before and after calibration, and the films in each bin."""
+    figure, (left, right) = _panels()
+    for place, (name, found) in enumerate({"as it is": calibration.before, "calibrated": calibration.after}.items()):
+        (drawn,) = left.plot(found.score, found.share, "o-", label=name)
+        right.bar(found.score + (place - 0.5) * 0.03, found.films, 0.03, color=drawn.get_color(), label=name)
+    left.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    left.set(xlabel="mean score of the bin", ylabel="share with a pneumothorax", title="Reliability", aspect="equal")
+    left.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    right.set(xlabel="mean score of the bin", ylabel="films", title="Films in each bin", xlim=(-0.05, 1.05))
+    left.legend(fontsize="small", loc="upper left")
+    return _png(figure)
+
+
+def draw_surface(found: Surface, triplet: Triplet) -> bytes:
+    """Draw the mean Dice over every top and area at the best bottom, what is nearly as good outlined."""
+    figure = matplotlib.figure.Figure(figsize=(WIDTH, 4.2), layout="constrained")
+    axes = figure.subplots()
+    low = float(np.quantile(found.dice, 0.25))
+    mesh = axes.pcolormesh(found.areas, found.tops, found.dice, shading="nearest", cmap="viridis", vmin=low)
+    figure.colorbar(mesh, label="mean Dice")
+    best = float(found.dice.max())
+    if found.dice.min() <= best - PLATEAU:
+        axes.contour(found.areas, found.tops, found.dice, [best - PLATEAU], colors="white", linewidths=1)
+    axes.plot(triplet.area, triplet.top, "o", color="red", markeredgecolor="white")
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set(xlabel="area, label-grid pixels", ylabel="top", title=f"Mean Dice at bottom {triplet.bottom:.3f}")
+    return _png(figure)
+
+
+def _panels() -> tuple[matplotlib.figure.Figure, Any]:
+    figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes in panels:
+        axes.grid(alpha=0.3)
+    return figure, panels
+
+
+def _png(figure: matplotlib.figure.Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

@@ -1,0 +1,118 @@
+"""Scores of parts of the films: by view, sex, age or any column of the sample table. Small cells stay unscored."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumo_dist.inference.evaluate import is_shown
+from pneumo_dist.metrics import Histograms, Triplet, film_dice
+from shards.errors import InputError
+
+# A score of fewer films says little, and something about single patients.
+SMALLEST_CELL = 10
+MOST_CELLS = 40
+UNKNOWN = "unknown"
+AGES = ((20, "under 20"), (40, "20 to 39"), (60, "40 to 59"), (80, "60 to 79"), (math.inf, "80 and over"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Films that share a value of a column: its name, and which they are, bool (n,)."""
+
+    name: str
+    films: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A part's counts and means; None stands for a count below SMALLEST_CELL and for a mean over so few films."""
+
+    name: str
+    films: int | None
+    positives: int | None
+    dice: float | None
+    positive_dice: float | None
+    sensitivity: float | None
+    specificity: float | None
+
+
+def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Part]:
+    """Return the films by their values (n,) of a column of the sample table, those without a value last.
+
+    Ages fall into bands of twenty years, other numbers into quartiles; texts and truths stand for themselves. Negative
+    whole numbers, nan and empty texts are unknown. Raises InputError for a column with too many texts to tabulate.
+    """
+    if values.dtype.kind == "b":
+        names = np.where(values, "yes", "no").astype(object)
+        return _parts(names, ["no", "yes"])
+    if values.dtype.kind in "iuf":
+        numbers = values.astype(np.float64)
+        known = numbers >= 0 if values.dtype.kind == "i" else np.isfinite(numbers)
+        names, order = _age_bands(numbers, known) if column == "age" else _quartiles(numbers, known)
+        return _parts(names, order)
+    names = np.array([str(value).strip() if value is not None else "" for value in values.tolist()], object)
+    names[names == ""] = UNKNOWN
+    found = sorted(set(names.tolist()) - {UNKNOWN})
+    if len(found) > MOST_CELLS:
+        raise InputError(f"--by {column}: has {len(found)} different texts; give a column with at most {MOST_CELLS}")
+    return _parts(names, found)
+
+
+def _age_bands(
+    numbers: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.object_], list[str]]:
+    order = [name for _, name in AGES]
+    names = np.array(order, object)[np.digitize(numbers, [limit for limit, _ in AGES[:-1]])]
+    names[~known] = UNKNOWN
+    return names, order
+
+
+def _quartiles(
+    numbers: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.object_], list[str]]:
+    names = np.full(len(numbers), UNKNOWN, object)
+    order: list[str] = []
+    if known.any():
+        quarter = np.digitize(numbers, np.quantile(numbers[known], [0.25, 0.5, 0.75]), right=True)
+        for number in range(4):
+            part = known & (quarter == number)
+            if part.any():
+                low, high = numbers[part].min(), numbers[part].max()
+                order.append(f"{low:g} to {high:g}" if low < high else f"{low:g}")
+                names[part] = order[-1]
+    return names, order
+
+
+def _parts(names: npt.NDArray[np.object_], order: Sequence[str]) -> list[Part]:
+    parts = [Part(name, np.asarray(names == name)) for name in (*order, UNKNOWN)]
+    return [part for part in parts if part.films.any()]
+
+
+def cells(parts: Sequence[Part], histograms: Histograms, triplet: Triplet) -> list[Cell]:
+    """Return the scores of each part of the films (n, 2, 256)."""
+    positive = histograms[:, 1].sum(-1) > 0
+    dices, shown = film_dice(histograms, triplet), is_shown(histograms, triplet)
+    return [
+        Cell(
+            name=part.name,
+            films=_count(part.films),
+            positives=_count(part.films & positive),
+            dice=_mean(dices[part.films]),
+            positive_dice=_mean(dices[part.films & positive]),
+            sensitivity=_mean(shown[part.films & positive]),
+            specificity=_mean(~shown[part.films & ~positive]),
+        )
+        for part in parts
+    ]
+
+
+def _count(films: npt.NDArray[np.bool_]) -> int | None:
+    count = int(films.sum())
+    return count if count >= SMALLEST_CELL or count == 0 else None
+
+
+def _mean(values: npt.NDArray[np.generic]) -> float | None:
+    return float(values.astype(np.float64).mean()) if len(values) >= SMALLEST_CELL else None

@@ -1,0 +1,102 @@
+"""Runs to report on: stored predictions of labelled films, made from their labels, and logs of training."""
+
+import json
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
+from shards import rle
+from shards.table import Shards
+
+
+def store(
+    shards: Shards,
+    run: Path,
+    split: str = "oof",
+    rows: Sequence[int] | None = None,
+    noise: float = 15,
+    shift: int = 0,
+    **changes: Any,
+) -> Predictions:
+    """Store blurred noisy labels, moved `shift` pixels to the right, as predictions of films whose labels have the
+    stored image's size; `changes` replace columns of every row."""
+    random = np.random.default_rng(4)
+    content = []
+    for index in range(len(shards)) if rows is None else rows:
+        grid = shards.grid(index)
+        truth = rle.decode(str(shards.column("rle")[index]), grid.height, grid.width) * 200.0
+        probable = cv2.blur(np.roll(truth, shift, axis=1), (5, 5)) + random.normal(20, noise, truth.shape)
+        pad = grid.padding
+        p8 = np.pad(np.clip(probable, 0, 255).astype(np.uint8), ((pad.top, pad.bottom), (pad.left, pad.right)))
+        content.append(({**film_facts(shards, index), **changes}, p8))
+    folder = run / split / "predictions"
+    folder.mkdir(parents=True)
+    parts = [{"name": f"{run.name}/fold{fold}/step-00000010-abc.pt", "weight": 0.5, "fold": fold} for fold in (0, 1)]
+    manifest = {"experiment": run.name, "split": split, "image_size": 96, "tta": {"hflip": True}, "parts": parts}
+    write_table(folder, write_block(folder / "pred-00000.tar", content), manifest)
+    return Predictions(folder)
+
+
+def log_epochs(run: Path, stage: str = "only", folds: Sequence[int] = (0, 1), epochs: int = 3) -> None:
+    """Write the logs of a stage's folds."""
+    for fold in folds:
+        folder = run / f"fold{fold}" / stage
+        folder.mkdir(parents=True)
+        lines = [
+            {
+                **{"stage": stage, "epoch": epoch, "step": 10 * (epoch + 1), "loss": 1 / (epoch + 1)},
+                **{"training_dice": 0.2 * epoch, "validation_loss": 1.1 / (epoch + 1), "score": 0.3 * epoch},
+                **{"positive_dice": 0.2 * epoch, "images_per_s": 7.0 + fold, "peak_memory_mb": 512.0},
+            }
+            for epoch in range(epochs)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+class Page(HTMLParser):
+    """A page as a test reads it: rows of table cells, pictures, and tags that were left open or closed twice."""
+
+    EMPTY = frozenset({"meta", "br", "img", "link"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.tags: set[str] = set()
+        self.wrong: list[str] = []
+        self._open: list[str] = []
+        self._cell = False
+        self.feed(text)
+        self.close()
+        self.wrong += self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        if tag not in self.EMPTY:
+            self._open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._cell = True
+        if tag == "img":
+            self.pictures.append(dict(attrs))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self._open or self._open.pop() != tag:
+            self.wrong.append(tag)
+        self._cell = self._cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._cell:
+            self.rows[-1][-1] += data
+
+    def row(self, title: str) -> list[str]:
+        """Return the cells of the first row whose heading begins so, without the heading, spaces made single."""
+        found = next(row for row in self.rows if row and " ".join(row[0].split()).startswith(title))
+        return [" ".join(cell.split()) for cell in found[1:]]
