@@ -1,0 +1,255 @@
+"""What a threshold search, stored predictions and distributed prediction cost.
+
+    python -m benchmarks.inference --work /tmp/inference-benchmark
+    python -m benchmarks.inference --work /tmp/inference-benchmark --only search,histograms
+
+Run it from the root of the repository; everything runs on the CPU, one thread a process. Films are synthetic ones in
+the SIIM layout, made once in the --work folder. Nothing else may run beside it: two ranks on two cores leave no room.
+
+    search      the exact search over every top, area and bottom for 2,000 films, against a loop over masks in NumPy
+    histograms  from stored predictions to histograms on a label grid of 1024 px, and the size of stored predictions:
+                those of a network that was trained at 512 px for a few epochs
+    memory      the peak of `predict` for 500 and 5,000 films
+    ranks       films/s of two ranks on two cores over that of one rank on one core
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.shards import ROOT, SALT, Report, _films, _links, _sources, _status
+from benchmarks.trainer_shared import FilmSet, environment, torchrun
+from pneumo_dist.inference.postprocess import apply_triplet, label_map
+from pneumo_dist.metrics import Histograms, Triplet, best_triplet, counts_above, film_histograms
+from shards.build import build
+from shards.options import BuildOptions
+from shards.sources import find_sources
+
+PARTS = ("search", "histograms", "memory", "ranks")
+SEARCHED, SIDE = 2000, 1024
+MOST_SECONDS, MOST_MIB, LEAST_RATIO = 5.0, 1024.0, 1000.0
+LEAST_FILMS, MOST_KB = 40.0, 60.0
+FEW, MANY, MOST_GROWTH = 500, 5000, 0.05
+LEAST_SPEEDUP = 1.7
+LOOPED = 20  # films of the naive loop
+Value = TypeVar("Value")
+Map = npt.NDArray[np.uint8]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/inference-benchmark"), help="folder for films and runs")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts to measure, of {','.join(PARTS)} (all)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns of the ranks (default 5)")
+    arguments = parser.parse_args()
+    parts = arguments.only.split(",")
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--only {arguments.only}: choose from {','.join(PARTS)}")
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    print(f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}, {os.cpu_count()} cores")
+    report = Report()
+    if "search" in parts:
+        measure_search(report)
+    if "histograms" in parts:
+        measure_histograms(report, work)
+    if "memory" in parts:
+        measure_memory(report, work)
+    if "ranks" in parts:
+        measure_ranks(report, work, arguments.repeats)
+    print(f"\n{len(report.missed)} targets missed{': ' if report.missed else ''}{'; '.join(report.missed)}")
+    return 0
+
+
+def _alone(call: Callable[..., Value], *arguments: object) -> Value:
+    """Return what a call returns in a fresh process, on the first core alone."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle) as pool:
+        return pool.submit(call, *arguments).result()
+
+
+def _settle() -> None:
+    cv2.setNumThreads(0)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+# --- search
+
+
+def measure_search(report: Report) -> None:
+    histograms, loop = _alone(searched)
+    seconds, triplets, before, after = _alone(search_turn, histograms)
+    per_triplet = seconds / triplets * LOOPED / SEARCHED
+    report.title(f"Exact search over {triplets:.3g} triplets of {SEARCHED} films, one core")
+    report.row("seconds", f"{seconds:.2f} s", f"< {MOST_SECONDS:.0f} s", seconds < MOST_SECONDS)
+    report.row("VmHWM, before and after", f"{before:.0f}, {after:.0f} MiB", f"< {MOST_MIB:.0f} MiB", after < MOST_MIB)
+    report.row(f"a loop over {LOOPED} films' masks, one triplet", f"{loop * 1e3:.1f} ms")
+    ratio = loop / per_triplet
+    report.row("per triplet and film, loop / search", f"{ratio:.3g} x", f">= {LEAST_RATIO:.0f} x", ratio >= LEAST_RATIO)
+
+
+def searched() -> tuple[Histograms, float]:
+    """Return the histograms of films of blurred noise, a quarter of them positive, and the seconds of a naive loop."""
+    found, maps = [], []
+    for number in range(SEARCHED):
+        film, truth = noise_film(number)
+        found.append(film_histograms(film, truth))
+        if number < LOOPED:
+            maps.append((film, truth))
+    spent = []
+    for triplet in (Triplet(0.5, 1000, 0.3), Triplet(0.7, 600, 0.4), Triplet(0.2, 50, 0.1)):
+        start = time.perf_counter()
+        for film, truth in maps:
+            mask = apply_triplet(film, triplet)
+            total = int(mask.sum()) + int(truth.sum())
+            _ = 2 * int((mask & truth).sum()) / total if total else 1.0
+        spent.append(time.perf_counter() - start)
+    return np.stack(found), statistics.median(spent)
+
+
+def noise_film(number: int) -> tuple[Map, Map]:
+    """Return a map and a label of SIDE x SIDE pixels: faint noise, and in a quarter of them a bright blob."""
+    chance = np.random.default_rng(number)
+    coarse = chance.gamma(1.0, 12.0, (64, 64)).astype(np.float32)
+    truth = np.zeros((SIDE, SIDE), np.uint8)
+    if number % 4 == 0:
+        x, y = chance.integers(200, SIDE - 200, 2).tolist()
+        axes = tuple(chance.integers(20, 140, 2).tolist())
+        cv2.ellipse(truth, (x, y), axes, float(chance.integers(180)), 0, 360, 1, -1)
+        cv2.circle(coarse, (x // 16, y // 16), int(min(axes) // 16) + 1, float(chance.uniform(60, 255)), -1)
+    film = cv2.resize(np.minimum(coarse, 255).astype(np.uint8), (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(film, np.uint8), truth
+
+
+def search_turn(histograms: Histograms) -> tuple[float, float, float, float]:
+    """Return seconds, how many triplets differ, and the peak memory before and after."""
+    before = _status("VmHWM")
+    start = time.perf_counter()
+    best_triplet(histograms)
+    seconds = time.perf_counter() - start
+    after = _status("VmHWM")
+    counts = counts_above(histograms)[:, 0]
+    areas = sum(len(np.unique(counts[:, top])) + 1 for top in range(255))
+    return seconds, areas * 256.0, before, after
+
+
+# --- histograms
+
+
+def measure_histograms(report: Report, work: Path) -> None:
+    runs = trained_at_512(work)
+    rate, kilobytes, films = _alone(histogram_turn, runs / "demo/oof/predictions")
+    report.title(f"Stored predictions of {films} films at 512 px, labels on a grid of {SIDE} px, one core")
+    report.row("to histograms", f"{rate:.1f} films/s", f">= {LEAST_FILMS:.0f}", rate >= LEAST_FILMS)
+    report.row("stored prediction, mean", f"{kilobytes:.1f} kB", f"<= {MOST_KB:.0f} kB", kilobytes <= MOST_KB)
+
+
+def trained_at_512(work: Path) -> Path:
+    """Return the runs of a network that was trained for a few epochs at 512 px, with out-of-fold predictions."""
+    shards, runs = work / "shards-512", work / "runs-512"
+    if not (runs / "demo/oof/predictions/manifest.json").exists():
+        films = _films(work, 64, SIDE)
+        shutil.rmtree(shards, ignore_errors=True)
+        shutil.rmtree(runs, ignore_errors=True)
+        build(_sources(films), shards, BuildOptions(image_size=512, folds=2), SALT)
+        settings = ["image_size=512", "global_batch=4", "micro_batch=2", "epochs=6", "top_k=1"]
+        words = [word for setting in settings for word in ("--set", setting)]
+        common = ["--cpu", "--config", "configs/demo.yaml", *words, "--shards", shards, "--runs", runs]
+        print("training a network at 512 px, once", flush=True)
+        for arguments in (["train", "--fold", 0], ["predict", "--split", "oof", "--fold", 0]):
+            _run(torchrun(2, "pneumo_dist", *arguments, *common))
+    return runs
+
+
+def _run(command: list[str], cores: str | None = None) -> str:
+    prefix = ["taskset", "-c", cores] if cores else []
+    done = subprocess.run([*prefix, *command], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+def histogram_turn(folder: Path) -> tuple[float, float, int]:
+    """Return films/s from stored predictions to histograms, their mean size in kB, and their number."""
+    import torch
+
+    from pneumo_dist.distributed import Ranks
+    from pneumo_dist.inference.store import Predictions
+    from pneumo_dist.inference.tune import prediction_histograms
+
+    torch.set_num_threads(1)
+    predictions = Predictions(folder)
+    assert label_map(predictions.p8(0), predictions.grid(0)).shape == (SIDE, SIDE)
+    alone = Ranks(0, 1, 0, torch.device("cpu"))
+    spent = []
+    for _ in range(6):
+        start = time.perf_counter()
+        prediction_histograms(predictions, alone)
+        spent.append(time.perf_counter() - start)
+    sizes = [row["size"] for row in predictions.rows]
+    return len(predictions) / statistics.median(spent[1:]), statistics.mean(sizes) / 1000, len(predictions)
+
+
+# --- predict
+
+
+def measure_memory(report: Report, work: Path) -> None:
+    films = _films(work, 48, 64)
+    peaks = {}
+    for count in (FEW, MANY):
+        shards = work / f"shards-test-{count}"
+        if not (shards / "manifest.json").exists():
+            links = _links(films, work / "links", count)
+            shutil.rmtree(shards, ignore_errors=True)
+            options = BuildOptions(image_size=64, duplicate_distance=None)
+            build(find_sources([], [], None, None, None, [links], []), shards, options, SALT)
+        peaks[count] = [_predicted(work, shards, 1, 64)["peak_mib"] for _ in range(3)]
+    few, many = (statistics.median(peaks[count]) for count in (FEW, MANY))
+    report.title("VmHWM of predict, U-Net resnet18 at 64 px, median of 3 fresh runs")
+    report.row(f"{FEW} and {MANY} films", f"{few:.0f}, {many:.0f} MiB")
+    report.row("growth", f"{many / few - 1:+.1%}", f"< {MOST_GROWTH:.0%}", many / few - 1 < MOST_GROWTH)
+
+
+def measure_ranks(report: Report, work: Path, repeats: int) -> None:
+    shards = FilmSet(films=128, size=256, positive_rate=0.25, folds=2).shards(work)
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for turn in range(repeats):
+        for ranks in (1, 2) if turn % 2 == 0 else (2, 1):
+            found = _predicted(work, shards, ranks, 256, "oof", "0" if ranks == 1 else None)
+            rates[ranks].append(found["films"] / found["seconds"])
+    one, two = (statistics.median(rates[ranks]) for ranks in (1, 2))
+    report.title(f"predict, U-Net resnet34 at 256 px with flip, 64 films, median of {repeats} turns")
+    report.row("one rank on one core, two ranks on two", f"{one:.2f}, {two:.2f} films/s")
+    met = two / one >= LEAST_SPEEDUP
+    report.row("two / one", f"{two / one:.2f} x", f">= {LEAST_SPEEDUP} x", met)
+
+
+def _predicted(
+    work: Path, shards: Path, ranks: int, size: int, split: str = "test", cores: str | None = None
+) -> dict[str, Any]:
+    """Run benchmarks.inference_worker; return the seconds, films and peak memory that its rank 0 found."""
+    out = work / "predictions"
+    shutil.rmtree(out, ignore_errors=True)
+    arguments = [shards, out, size, split]
+    alone = [sys.executable, "-m", "benchmarks.inference_worker", *map(str, arguments)]
+    text = _run(torchrun(ranks, "benchmarks.inference_worker", *arguments) if ranks > 1 else alone, cores)
+    found: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""A rank of `benchmarks.inference`: predicts with a network of random weights and prints what that took.
+
+python -m benchmarks.inference_worker SHARDS OUT SIZE {test,oof}
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.shards import _status
+from pneumo_dist.config import DataConfig
+from pneumo_dist.config_ensemble import TtaConfig
+from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.distributed import process_group
+from pneumo_dist.inference.ensemble import Ensemble, Network, Part
+from pneumo_dist.inference.predict import PredictOptions, predict
+from pneumo_dist.inference.store import Predictions
+from pneumo_dist.models import build_model
+from shards.table import Shards
+
+
+def main() -> int:
+    shards, out, size, split = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    model = ModelConfig(encoder="resnet34" if size > 64 else "resnet18", in_channels=1)
+
+    def network() -> Network:
+        torch.manual_seed(0)
+        # No lineage: it was trained on no film.
+        return Network(model, build_model(model, pretrained=False).state_dict(), "float32", ())
+
+    part = Part("random", 0, 0, 1.0, network)
+    ensemble = Ensemble("random", (part,), size, 1, DataConfig(), 8, TtaConfig())
+    with process_group(cpu=True) as ranks:
+        start = time.perf_counter()
+        folds = (0,) if split == "oof" else ()
+        predict(ensemble, Shards(shards), out, ranks, PredictOptions(split, folds))
+        seconds = time.perf_counter() - start
+        if ranks.is_main:
+            print(json.dumps({"seconds": seconds, "films": len(Predictions(out)), "peak_mib": _status("VmHWM")}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
