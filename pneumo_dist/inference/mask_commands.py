@@ -55,14 +55,14 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
     """Find the exact best thresholds on the out-of-fold predictions."""
     from pneumo_dist.config_ensemble import load_either
     from pneumo_dist.distributed import process_group
+    from pneumo_dist.inference.evaluate import surface
     from pneumo_dist.inference.objective import Objective
+    from pneumo_dist.inference.plots import draw_curve, draw_surface
     from pneumo_dist.inference.store import Predictions
     from pneumo_dist.inference.thresholds import (
         CURVE,
         SURFACE,
         THRESHOLDS,
-        draw_curve,
-        draw_surface,
         summary_lines,
         write_thresholds,
     )
@@ -78,7 +78,9 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
         if ranks.is_main:
             tuned = tune(predictions, histograms, objective, parts, component_threshold)
             write_thresholds(folder / THRESHOLDS, tuned, predictions)
-            atomic_write(folder / SURFACE, draw_surface(histograms, tuned))
+            weights = objective.film_weights(histograms[:, 1].sum(-1) > 0)
+            found = surface(histograms, tuned.triplet, weights)
+            atomic_write(folder / SURFACE, draw_surface(found, tuned.triplet))
             assert tuned.curve is not None
             atomic_write(folder / CURVE, draw_curve(tuned.curve, component_threshold))
             print("\n".join(summary_lines(tuned)))

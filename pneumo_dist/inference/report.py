@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from pneumo_dist.inference import report_plots as plots
+from pneumo_dist.inference import plots
 from pneumo_dist.inference.calibration import calibrate
 from pneumo_dist.inference.evaluate import by_size, surface
 from pneumo_dist.inference.measures import (

@@ -1,21 +1,15 @@
-"""thresholds.json and its pictures: what tuning found, written, read and told."""
+"""thresholds.json: what tuning found, written, read and told."""
 
-import io
 import json
 import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
-import numpy as np
-
-from pneumo_dist.inference.components import SizeCurve
-from pneumo_dist.inference.evaluate import PLATEAU, surface
 from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.inference.tune import Alternative, Estimate, Tuned
-from pneumo_dist.metrics import Histograms, Score, Triplet
+from pneumo_dist.metrics import Score, Triplet
 from shards.errors import InputError
 from shards.files import atomic_write
 
@@ -82,51 +76,6 @@ def summary_lines(tuned: Tuned) -> list[str]:
         f"Dice {row.dice:.2f}"
         for row in tuned.by_size
     ]
-
-
-def draw_surface(histograms: Histograms, tuned: Tuned) -> bytes:
-    """Return a PNG of the mean Dice over every top and area at the best bottom, its plateau outlined."""
-    weights = tuned.objective.film_weights(histograms[:, 1].sum(-1) > 0)
-    found = surface(histograms, tuned.triplet, weights)
-    figure = matplotlib.figure.Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    low = float(np.quantile(found.dice, 0.25))
-    mesh = axes.pcolormesh(found.areas, found.tops, found.dice, shading="nearest", cmap="viridis", vmin=low)
-    figure.colorbar(mesh, label="mean Dice")
-    axes.contour(found.areas, found.tops, found.dice, [found.dice.max() - PLATEAU], colors="white", linewidths=1)
-    axes.plot(tuned.triplet.area, tuned.triplet.top, "o", color="red", markeredgecolor="white")
-    axes.set_xscale("symlog", linthresh=10)
-    axes.set(
-        xlabel="area, label-grid pixels",
-        ylabel="top",
-        title=f"Mean Dice at bottom {tuned.triplet.bottom:.3f}; within {PLATEAU} of the best inside the white line",
-    )
-    axes.title.set_fontsize("medium")
-    return _png(figure)
-
-
-def draw_curve(curve: SizeCurve, threshold: float) -> bytes:
-    """Return a PNG of the mean Dice against the size of the smallest part that is kept, at a fixed threshold."""
-    figure = matplotlib.figure.Figure(figsize=(7, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.step(curve.sizes, curve.dice, where="post")
-    size, dice = curve.best
-    axes.plot(size, dice, "o", color="red", markeredgecolor="white", label=f"{size} px: {dice:.4f}")
-    axes.set_xscale("symlog", linthresh=10)
-    axes.set(
-        xlabel="smallest part kept, label-grid pixels",
-        ylabel="mean Dice",
-        title=f"8-connected parts of p > {threshold:g}",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return _png(figure)
-
-
-def _png(figure: matplotlib.figure.Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
 
 
 def read_thresholds(path: Path, rule: str = "triplet") -> tuple[Rule, float]:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from pneumo_dist.distributed import Ranks
+from pneumo_dist.inference.evaluate import surface
 from pneumo_dist.inference.objective import Objective
+from pneumo_dist.inference.plots import draw_curve, draw_surface
 from pneumo_dist.inference.postprocess import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.inference.thresholds import (
-    draw_curve,
-    draw_surface,
     read_thresholds,
     summary_lines,
     write_thresholds,
@@ -150,7 +150,9 @@ def test_what_is_told_and_written_are_the_same_figures(films: Shards, tmp_path: 
 def test_surface_is_a_picture(films: Shards, tmp_path: Path) -> None:
     predictions = stored(films, tmp_path)
     histograms = prediction_histograms(predictions, ALONE)
-    picture = cv2.imdecode(np.frombuffer(draw_surface(histograms, tune(predictions, histograms)), np.uint8), 1)
+    triplet = tune(predictions, histograms).triplet
+    found = surface(histograms, triplet, np.ones(len(histograms)))
+    picture = cv2.imdecode(np.frombuffer(draw_surface(found, triplet), np.uint8), 1)
     assert picture is not None and picture.std() > 10
 
 

@@ -1,4 +1,4 @@
-"""The report's plots, each as the bytes of a PNG file."""
+"""The plots of thresholds and of the report, each as the bytes of a PNG file."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumo_dist.inference.calibration import Calibration
+from pneumo_dist.inference.components import SizeCurve
 from pneumo_dist.inference.evaluate import PLATEAU, SizeRow, Surface
 from pneumo_dist.metrics import Triplet
 
@@ -94,6 +95,24 @@ def draw_surface(found: Surface, triplet: Triplet) -> bytes:
     axes.plot(triplet.area, triplet.top, "o", color="red", markeredgecolor="white")
     axes.set_xscale("symlog", linthresh=10)
     axes.set(xlabel="area, label-grid pixels", ylabel="top", title=f"Mean Dice at bottom {triplet.bottom:.3f}")
+    return _png(figure)
+
+
+def draw_curve(curve: SizeCurve, threshold: float) -> bytes:
+    """Return a PNG of the mean Dice against the size of the smallest part that is kept, at a fixed threshold."""
+    figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.step(curve.sizes, curve.dice, where="post")
+    size, dice = curve.best
+    axes.plot(size, dice, "o", color="red", markeredgecolor="white", label=f"{size} px: {dice:.4f}")
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set(
+        xlabel="smallest part kept, label-grid pixels",
+        ylabel="mean Dice",
+        title=f"8-connected parts of p > {threshold:g}",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
     return _png(figure)
 
 
