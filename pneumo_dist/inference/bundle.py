@@ -150,7 +150,8 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         "goes back to the film's own grid.",
         "",
         f"Fewer than {triplet.area} pixels above {triplet.top:.4f} make a film empty; else its mask is everything "
-        f"above {triplet.bottom:.4f}, without parts of fewer than {rule.smallest_part} pixels."
+        f"above {triplet.bottom:.4f}"
+        + (f", without parts of fewer than {rule.smallest_part} pixels." if rule.smallest_part > 1 else ".")
         + (f" A class probability of {rule.gate:.4f} or less makes it empty." if rule.gate else ""),
         "",
         "## Scores",
