@@ -116,7 +116,8 @@ def _resolved(
     ensemble = alone(config, *of_experiment) if isinstance(config, Experiment) else config
 
     def averaged(member: MemberConfig, source: Source) -> Path:
-        kind = f"{member.stage or source.stage.name}-{member.checkpoints}"
+        # Members that differ in what they average must not replace each other's checkpoint.
+        kind = f"{source.stage.name}-{member.checkpoints}-{member.top_k or source.stage.top_k}"
         folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{source.fold}" / kind
         return averaged_checkpoint(member, source, folder, shards, ranks)
 

@@ -59,3 +59,16 @@ def test_bundle_is_for_films_that_no_fold_holds(
     oof = ("predict", "--cpu", "--bundle", tmp_path / "b", "--shards", trained.shards.folder, "--out", tmp_path / "o")
     assert "out-of-fold predictions are made with --config and --runs" in line_of(capsys, *oof, "--split", "oof")
     assert not (tmp_path / "o").exists()
+
+
+def test_members_that_average_other_checkpoints_keep_each_their_own(
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "two.yaml"
+    member = "experiment: plain, average: weights, folds: [0]"
+    config.write_text(f"name: two\nmembers: [{{{member}, top_k: 1}}, {{{member}, top_k: 2}}]\n")
+    given = ["average", "--cpu", "--config", config, "--runs", trained.runs, "--shards", trained.shards.folder]
+    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    names = [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()]
+    made = {path.name for path in (trained.runs / "two").rglob("step-*.pt")}
+    assert len(set(names)) == 2 and made == set(names)
