@@ -28,7 +28,7 @@ from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.distributed import Ranks, on_rank_0
-from pneumo_dist.inference.ensemble import Source
+from pneumo_dist.inference.ensemble import Source, agreed_files
 from pneumo_dist.lineage import check_unseen
 from pneumo_dist.models import build_model
 from shards.errors import InputError
@@ -63,7 +63,7 @@ def averaged_checkpoint(
     in table order; its `parts` name the checkpoints that it is the mean of. All ranks work and get the same path.
     Raises InputError where `shards` are not those of the training.
     """
-    files = [Path(path) for path in on_rank_0(ranks, lambda: [str(file.path) for file in source.files(member)])]
+    files = agreed_files(source, member, ranks)
     parts = [path.name for path in files]
     standing = on_rank_0(ranks, lambda: _standing(folder, parts))
     if standing is not None:

@@ -20,7 +20,6 @@ from pneumo_dist.models import build_model
 from pneumo_dist.precision import Resolved
 from pneumo_dist.stages import best_repetition
 from shards.errors import InputError
-from shards.table import Shards
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,9 @@ def sources_of(member: MemberConfig, runs: Path, folds: Sequence[int], own: Expe
     return found
 
 
-def _paths(source: Source, member: MemberConfig) -> list[str]:
-    return [str(file.path) for file in source.files(member)]
+def agreed_files(source: Source, member: MemberConfig, ranks: Ranks) -> list[Path]:
+    """Return the checkpoints that a member takes of a fold, best first; rank 0 looks for all ranks."""
+    return [Path(path) for path in on_rank_0(ranks, lambda: [str(file.path) for file in source.files(member)])]
 
 
 def trained_folds(run: Path) -> list[int]:
@@ -157,11 +157,8 @@ def resolve(
     parts: list[Part] = []
     for number, (member, sources) in enumerate(zip(config.members, members, strict=True)):
         for source in sources:
-            if member.average == "weights":
-                paths = [str(averaged(member, source))]
-            else:
-                paths = on_rank_0(ranks, partial(_paths, source, member))
-            for path in map(Path, paths):
+            paths = [averaged(member, source)] if member.average == "weights" else agreed_files(source, member, ranks)
+            for path in paths:
                 name = f"{member.experiment}/fold{source.fold}/{path.name}"
                 parts.append(Part(name, number, source.fold, member.weight, partial(read_network, path)))
     every = [source for sources in members for source in sources]
@@ -195,8 +192,3 @@ def _common(sources: Sequence[Source], value: Callable[[Source], Any], key: str,
                 f"{other.experiment.name}; {mend}"
             )
     return value(first)
-
-
-def folds_of(shards: Shards, chosen: Sequence[int]) -> list[int]:
-    """Return the folds that were asked for, or those of the shards; test films alone have none."""
-    return list(chosen or shards.folds())

@@ -41,15 +41,13 @@ class Scored:
     predictions: Predictions
     histograms: Histograms
 
-    @cached_property
+    @property
     def folds(self) -> Counts:
-        """Each film's fold, -1 for none."""
-        return np.array([-1 if row["fold"] is None else row["fold"] for row in self.predictions.rows], np.int64)
+        return self.predictions.folds
 
-    @cached_property
+    @property
     def groups(self) -> Names:
-        """Each film's group: its patient, joined with near-duplicates; the film itself where no patient is known."""
-        return np.array([str(row["group"]) for row in self.predictions.rows])
+        return self.predictions.groups
 
     @cached_property
     def positive(self) -> Truths:

@@ -3,11 +3,13 @@
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
@@ -119,6 +121,16 @@ class Predictions:
     @property
     def digest(self) -> str:
         return str(self.manifest["predictions_sha256"])
+
+    @cached_property
+    def folds(self) -> npt.NDArray[np.int64]:
+        """Each film's fold, int64 (n,), -1 for none."""
+        return np.array([-1 if row["fold"] is None else row["fold"] for row in self.rows], np.int64)
+
+    @cached_property
+    def groups(self) -> npt.NDArray[np.str_]:
+        """Each film's group (n,): its patient, joined with near-duplicates; the film itself where none is known."""
+        return np.array([str(row["group"]) for row in self.rows])
 
     def __len__(self) -> int:
         return len(self.rows)

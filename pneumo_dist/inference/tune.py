@@ -129,8 +129,7 @@ def tune(
     """
     chosen = objective or Objective()
     triplet = chosen.search(histograms)
-    folds = np.array([-1 if row["fold"] is None else row["fold"] for row in predictions.rows])
-    groups = np.array([str(row["group"]) for row in predictions.rows])
+    folds, groups = predictions.folds, predictions.groups
     weights = chosen.film_weights(histograms[:, 1].sum(-1) > 0)
     unseen = cross_tuned(histograms, folds, chosen)
     curve = size_curve(components, weights) if components else None
