@@ -14,7 +14,9 @@ from pneumo_dist import __version__
 from pneumo_dist.command_options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
 from pneumo_dist.config import BatchError
 from pneumo_dist.config_file import LoadedConfig, dump_resolved, load_config
+from pneumo_dist.heartbeat import is_finished, running
 from pneumo_dist.inference import mask_commands, network_commands
+from pneumo_dist.status import status
 from shards import console
 from shards.errors import InputError
 from shards.table import Shards
@@ -35,6 +37,7 @@ for command in (
     mask_commands.submit,
     mask_commands.report,
     network_commands.segment,
+    status,
 ):
     app.add_command(command)
 
@@ -68,8 +71,16 @@ def train(
     world = world_size or int(os.environ.get("WORLD_SIZE", 1))
     plan = _plan_lines(config, shards, fold, world, rate)
     folder = runs / config.experiment.name / f"fold{fold}"
+    facts = {
+        "code": __version__,
+        "config": hashlib.sha256(config.experiment.model_dump_json().encode()).hexdigest(),
+        "shards": shards.manifest["table_sha256"],
+    }
     if dry_run:
-        print(dump_resolved(config), *plan, f"folder: {folder}", sep="\n")
+        stages = [stage.name for stage in config.experiment.stages]
+        is_done = is_finished(folder, {name: facts[name] for name in ("config", "shards")}, stages)
+        state = "done" if is_done else "to be trained"
+        print(dump_resolved(config), *plan, f"folder: {folder}", f"state: {state}", sep="\n")
         return console.EXIT_DONE
 
     from pneumo_dist.distributed import check_agreement, process_group
@@ -80,15 +91,13 @@ def train(
     with process_group(cpu) as ranks:
         _plain_warnings(ranks)
         configure(config.experiment.runtime)
-        config_digest = hashlib.sha256(config.experiment.model_dump_json().encode()).hexdigest()
-        facts = {"code": __version__, "config": config_digest, "shards": shards.manifest["table_sha256"]}
         check_agreement(ranks, facts)
-        shards = _staged(config, shards, fold, ranks)
-        if ranks.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / MARKER).unlink(missing_ok=True)
         try:
-            train_fold(config.experiment, fold, shards, folder, ranks, dump_resolved(config), profile)
+            with running(folder, ranks, facts) as heartbeat:
+                if ranks.is_main:
+                    (folder / MARKER).unlink(missing_ok=True)
+                shards, resolved = _staged(config, shards, fold, ranks), dump_resolved(config)
+                train_fold(config.experiment, fold, shards, folder, ranks, resolved, profile, heartbeat)
         except Preempted:
             if ranks.is_main:
                 print(f"stopped by a signal, checkpoint written in {folder}; run the same command to go on")

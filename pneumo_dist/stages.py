@@ -17,6 +17,7 @@ from pneumo_dist.checkpoint import (
 )
 from pneumo_dist.config import Experiment, StageConfig
 from pneumo_dist.distributed import Ranks, on_rank_0
+from pneumo_dist.heartbeat import Heartbeat
 from pneumo_dist.lineage import Ancestor, Lineage, check_same_run, stage_lineage
 from pneumo_dist.preemption import StopAgreement
 from pneumo_dist.trainer import StageRun, Start
@@ -52,14 +53,15 @@ def train_fold(
     ranks: Ranks,
     resolved: str,
     profile: bool = False,
+    heartbeat: Heartbeat | None = None,
 ) -> None:
     """Train the stages of one fold in `folder`, each from the best checkpoint of the one before.
 
     `resolved` is the text of config.yaml, written once the first stage has accepted the config. A finished stage is
-    skipped, an unfinished one resumed. `profile` traces a few steps of each stage. Raises Preempted once a signal's
-    checkpoint is written.
+    skipped, an unfinished one resumed. `profile` traces a few steps of each stage; `heartbeat` hears of every step.
+    Raises Preempted once a signal's checkpoint is written.
     """
-    stop = StopAgreement(ranks)
+    stop, heartbeat = StopAgreement(ranks), heartbeat or Heartbeat(None, {})
     try:
         before = _initial(experiment, folder, ranks)
         for number, stage in enumerate(experiment.stages):
@@ -68,7 +70,8 @@ def train_fold(
                 start = _start(experiment, stage, repetition, fold, shards, folder, ranks, best or before)
                 if ranks.is_main and number == 0:
                     atomic_write(folder / "config.yaml", resolved)
-                history = StageRun(experiment, repetition, fold, shards, folder, ranks, stop, start, profile).train()
+                run = StageRun(experiment, repetition, fold, shards, folder, ranks, stop, heartbeat, start, profile)
+                history = run.train()
                 trained = Trained(folder / repetition.name / "checkpoints", history, start.lineage)
                 gained = best is None or trained.score > best.score
                 if gained:

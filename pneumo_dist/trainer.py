@@ -24,6 +24,7 @@ from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.epoch_log import EpochLog
+from pneumo_dist.heartbeat import Heartbeat
 from pneumo_dist.learner import Learner, Step
 from pneumo_dist.lineage import Lineage
 from pneumo_dist.models import build_model
@@ -74,11 +75,13 @@ class StageRun:
         folder: Path,
         ranks: Ranks,
         stop: StopAgreement,
+        heartbeat: Heartbeat,
         start: Start,
         profile: bool = False,
     ) -> None:
         self.experiment, self.stage, self.fold, self.shards = experiment, stage, fold, shards
         self.fold_folder, self.folder, self.ranks, self.stop = folder, folder / stage.name, ranks, stop
+        self.heartbeat = heartbeat
         self.checkpoints = self.folder / "checkpoints"
         self.start, self.lineage = start, start.lineage
         self.split = split_fold(shards, fold, stage.always_train)
@@ -94,8 +97,11 @@ class StageRun:
             self.position, self.history = Position(**self.start.state["position"]), self.start.state["history"]
             # A run killed right after its save has left this undone.
             self._tidy(self.history, int(self.start.state["metrics_bytes"]))
+        self._tell()
         if self.position.finished:
             return self.history
+        if self.start.state is not None and self.ranks.is_main:
+            print(f"{self.stage.name} goes on after step {self.position.total}", flush=True)
         self._prepare()
         try:
             place = (self.ranks.rank, self.position.epoch, self.position.step)
@@ -169,9 +175,13 @@ class StageRun:
                 self._save()
             self.trace.step()
             self.watchdog.beat(self.position.total)
+            self._tell()
         self.trace.stop()
         self.log.stop()
         self.watchdog.pause()
+
+    def _tell(self) -> None:
+        self.heartbeat.note(self.stage.name, self.position.epoch, self.stage.epochs, self.position.total)
 
     def _note(self, step: Step) -> None:
         """Log a step, and count the bad ones in a row; all ranks saw the same gradient and agree on them."""

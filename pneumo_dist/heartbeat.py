@@ -1,0 +1,137 @@
+"""heartbeat.json in a fold's folder: what its run is doing, written every few seconds by rank 0. Imports no torch."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from shards.errors import InputError
+from shards.files import atomic_write
+
+if TYPE_CHECKING:
+    from pneumo_dist.distributed import Ranks
+
+HEARTBEAT, LOCK = "heartbeat.json", "lock"
+RUNNING, PREEMPTED, FAILED, DONE = "running", "preempted", "failed", "done"
+BEAT_SECONDS = 15.0
+# The ranks of a run that was killed die with it, but not in the same instant.
+PATIENCE_SECONDS = 10.0
+
+
+class Heartbeat:
+    """Writes heartbeat.json from a thread of its own: a long validation is no silence. Without a folder it is mute.
+
+    `facts` say what is trained: the digests of the config and of the sample table, and the number of ranks.
+    """
+
+    def __init__(self, folder: Path | None, facts: Mapping[str, Any], seconds: float = BEAT_SECONDS) -> None:
+        self._path = folder / HEARTBEAT if folder is not None else None
+        self._content: dict[str, Any] = {
+            "state": RUNNING,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "job_id": os.environ.get("SLURM_JOB_ID"),
+            **facts,
+        }
+        self._seconds = seconds
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        if self._path is not None:
+            self._write()
+            self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._thread.start()
+
+    def note(self, stage: str, epoch: int, epochs: int, step: int) -> None:
+        """Note the epoch that a stage is in, counted from 0, of how many, and its optimizer steps so far."""
+        # One assignment, as the thread may read at any moment.
+        self._content = {**self._content, "stage": stage, "epoch": epoch, "epochs": epochs, "step": step}
+
+    def end(self, state: str) -> None:
+        """End the thread and leave the state that the run ended in."""
+        if self._thread is None:
+            return
+        self._stopped.set()
+        self._thread.join()
+        self._content = {**self._content, "state": state}
+        self._write()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(self._seconds):
+            self._write()
+
+    def _write(self) -> None:
+        assert self._path is not None
+        with contextlib.suppress(OSError):  # a full disk is the checkpoints' to tell of
+            atomic_write(self._path, json.dumps({**self._content, "time": time.time()}) + "\n")
+
+
+@contextmanager
+def running(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> Iterator[Heartbeat]:
+    """Hold a fold's folder for this run, and tell how it goes and how it ended.
+
+    Raises InputError, on every rank, where another run holds it: two would write into each other's checkpoints.
+    """
+    from pneumo_dist.distributed import on_rank_0
+    from pneumo_dist.preemption import Preempted
+
+    if ranks.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") if ranks.is_main else contextlib.nullcontext() as stream:
+        on_rank_0(ranks, lambda: _hold(folder, stream))
+        heartbeat = Heartbeat(folder if ranks.is_main else None, {**facts, "world": ranks.world})
+        state = FAILED
+        try:
+            yield heartbeat
+            state = DONE
+        except Preempted:
+            state = PREEMPTED
+            raise
+        finally:
+            heartbeat.end(state)
+
+
+def _hold(folder: Path, stream: IO[str] | None) -> bool:
+    """Lock an open file, which the system lets go when this process ends in whatever way; return whether it could."""
+    assert stream is not None
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InputError(f"{folder}: {_whose(folder)} is training here; wait for it, or stop it") from None
+            time.sleep(0.1)
+        except OSError:
+            return False  # a file system without locks
+
+
+def _whose(folder: Path) -> str:
+    found = read_heartbeat(folder)
+    if found is None:
+        return "another run"
+    job = f" of job {found['job_id']}" if found.get("job_id") else ""
+    return f"process {found.get('pid')}{job} on {found.get('host')}"
+
+
+def read_heartbeat(folder: Path) -> dict[str, Any] | None:
+    """Return what a fold's heartbeat.json says, None where there is none or it cannot be read."""
+    try:
+        content = json.loads((folder / HEARTBEAT).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def is_finished(folder: Path, facts: Mapping[str, Any], stages: Sequence[str]) -> bool:
+    """Return whether a fold was trained to its end with these facts, and the checkpoints of its stages stand."""
+    found = read_heartbeat(folder)
+    stands = all((folder / stage / "checkpoints/last").exists() for stage in stages)
+    return stands and found is not None and {**found, **facts, "state": DONE} == found

@@ -1,0 +1,142 @@
+"""What the runs of a folder are doing, from their heartbeats and their logs; nothing is loaded or locked."""
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pneumo_dist.command_options import FOLDER
+from pneumo_dist.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
+from shards.errors import InputError
+
+# A run that is silent for longer was killed, or its node is lost.
+LOST_SECONDS = 4 * BEAT_SECONDS
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class FoldStatus:
+    """One fold. `epoch` counts from 1; `score` is the stage's best; `heard` are seconds since its last heartbeat."""
+
+    experiment: str
+    fold: int
+    state: str
+    stage: str | None = None
+    epoch: int | None = None
+    epochs: int | None = None
+    step: int | None = None
+    score: float | None = None
+    images_per_s: float | None = None
+    heard: float | None = None
+    job_id: str | None = None
+
+
+def read_status(runs: Path, now: float) -> list[FoldStatus]:
+    """Return the folds below a folder of runs, by experiment and number; `now` is in seconds since the epoch.
+
+    Raises InputError where there is no such folder.
+    """
+    if not runs.is_dir():
+        raise InputError(f"{runs}: no such folder; give the one that 'train' was given with --runs")
+    found = []
+    for folder in runs.glob("*/fold*"):
+        match = re.fullmatch(r"fold(\d+)", folder.name)
+        if match and folder.is_dir():
+            found.append(_fold_status(folder, int(match[1]), now))
+    return sorted(found, key=lambda each: (each.experiment, each.fold))
+
+
+def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:
+    experiment = folder.parent.name
+    beat = read_heartbeat(folder)
+    if beat is None:
+        return FoldStatus(experiment, fold, UNKNOWN)
+    heard = max(now - float(beat.get("time", 0)), 0.0)
+    state = str(beat.get("state", UNKNOWN))
+    if state == RUNNING and heard > LOST_SECONDS:
+        state = FAILED
+    stage = beat.get("stage")
+    scores = _last_epoch(folder / stage) if stage else {}
+    epoch = beat.get("epoch")
+    return FoldStatus(
+        experiment,
+        fold,
+        state,
+        stage,
+        None if epoch is None else epoch + 1,
+        beat.get("epochs"),
+        beat.get("step"),
+        scores.get("best"),
+        scores.get("images_per_s"),
+        heard,
+        beat.get("job_id"),
+    )
+
+
+def _last_epoch(stage: Path) -> dict[str, Any]:
+    """Return what metrics.jsonl says of a stage's last validated epoch, and the best score so far."""
+    try:
+        lines = (stage / "metrics.jsonl").read_bytes().splitlines()
+    except OSError:
+        return {}
+    records = []
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue  # the line that is being written
+    epochs = [record for record in records if "score" in record]
+    return {**epochs[-1], "best": max(each["score"] for each in epochs)} if epochs else {}
+
+
+def table(folds: Sequence[FoldStatus]) -> list[str]:
+    """Return a table for people, its head first."""
+    head = ("experiment", "fold", "state", "stage", "epoch", "step", "score", "images/s", "heartbeat", "job")
+    rows = [head, *(_cells(each) for each in folds)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cells(fold: FoldStatus) -> tuple[str, ...]:
+    return (
+        fold.experiment,
+        str(fold.fold),
+        fold.state,
+        fold.stage or "-",
+        "-" if fold.epoch is None else f"{fold.epoch}/{fold.epochs}",
+        "-" if fold.step is None else str(fold.step),
+        "-" if fold.score is None else f"{fold.score:.4f}",
+        "-" if fold.images_per_s is None else f"{fold.images_per_s:.1f}",
+        "-" if fold.heard is None else f"{_duration(fold.heard)} ago",
+        fold.job_id or "-",
+    )
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+@click.command()
+@click.argument("runs", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+def status(runs: Path, as_json: bool) -> None:
+    """Show what each fold in RUNS is doing: running, preempted, failed or done. Works while jobs run, from any node.
+
+    The score is the best of the stage so far. A run that has sent no heartbeat for a minute counts as failed.
+    """
+    folds = read_status(runs, time.time())
+    if as_json:
+        for each in folds:
+            print(json.dumps(asdict(each)))
+    elif folds:
+        print("\n".join(table(folds)))
+    else:
+        print(f"{runs}: no fold has been started")

@@ -1,0 +1,141 @@
+"""The heartbeat: what it tells while a run goes on and after it, and that a fold's folder is one run's."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from multiprocessing.synchronize import Event as EventType
+from pathlib import Path
+
+import pytest
+import torch
+
+from pneumo_dist import heartbeat
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.heartbeat import Heartbeat, is_finished, read_heartbeat, running
+from pneumo_dist.preemption import Preempted
+from shards.errors import InputError
+
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+FACTS = {"config": "c", "shards": "s"}
+
+
+def told(folder: Path) -> dict[str, object]:
+    found = read_heartbeat(folder)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(None, "done"), (Preempted(), "preempted"), (ValueError(), "failed"), (KeyboardInterrupt(), "failed")],
+)
+def test_tells_how_a_run_ended(tmp_path: Path, error: BaseException | None, state: str) -> None:
+    def run() -> None:
+        with running(tmp_path / "fold0", ALONE, FACTS) as beat:
+            assert told(tmp_path / "fold0")["state"] == "running"
+            beat.note("main", 2, 9, 70)
+            if error is not None:
+                raise error
+
+    if error is None:
+        run()
+    else:
+        with pytest.raises(type(error)):
+            run()
+    found = told(tmp_path / "fold0")
+    assert (found["state"], found["stage"], found["epoch"], found["epochs"], found["step"]) == (state, "main", 2, 9, 70)
+    assert (found["pid"], found["world"]) == (os.getpid(), 1)
+
+
+def test_beats_while_nothing_is_noted(tmp_path: Path) -> None:
+    beat = Heartbeat(tmp_path, FACTS, seconds=0.01)
+    first = told(tmp_path)["time"]
+    deadline = time.monotonic() + 10
+    while told(tmp_path)["time"] == first:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    beat.end("done")
+    last = (tmp_path / "heartbeat.json").stat().st_mtime_ns
+    time.sleep(0.05)
+    assert (tmp_path / "heartbeat.json").stat().st_mtime_ns == last, "it has ended"
+
+
+def test_without_a_folder_it_is_mute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    beat = Heartbeat(None, FACTS)
+    beat.note("main", 0, 1, 1)
+    beat.end("done")
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(heartbeat, "atomic_write", full)
+    with running(tmp_path, ALONE, FACTS):
+        pass
+    assert read_heartbeat(tmp_path) is None
+
+
+def _hold(folder: Path, ready: "EventType") -> None:
+    with running(folder, ALONE, FACTS):
+        ready.set()
+        time.sleep(60)
+
+
+def test_second_run_of_a_fold_is_refused_by_name_and_a_killed_one_gives_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "PATIENCE_SECONDS", 0.2)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=_hold, args=(tmp_path, ready))
+    process.start()
+    try:
+        assert ready.wait(20)
+        with (
+            pytest.raises(InputError, match=rf"process {process.pid} on .* is training here") as refused,
+            running(tmp_path, ALONE, FACTS),
+        ):
+            pytest.fail("two runs hold one folder")
+        assert str(tmp_path) in str(refused.value)
+        assert told(tmp_path)["pid"] == process.pid, "what holds the folder goes on telling"
+    finally:
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    with running(tmp_path, ALONE, FACTS):
+        assert told(tmp_path)["pid"] == os.getpid()
+
+
+def test_finished_means_this_config_these_shards_and_all_checkpoints(tmp_path: Path) -> None:
+    for stage in ("first", "second"):
+        (tmp_path / stage / "checkpoints").mkdir(parents=True)
+        (tmp_path / stage / "checkpoints/step-1.pt").touch()
+        (tmp_path / stage / "checkpoints/last").symlink_to("step-1.pt")
+    stages = ["first", "second"]
+    assert not is_finished(tmp_path, FACTS, stages)
+    with running(tmp_path, ALONE, {**FACTS, "code": "1"}):
+        assert not is_finished(tmp_path, FACTS, stages)
+    assert is_finished(tmp_path, FACTS, stages)
+    assert not is_finished(tmp_path, {**FACTS, "config": "other"}, stages)
+    assert not is_finished(tmp_path, {**FACTS, "another": "fact"}, stages)
+    assert not is_finished(tmp_path, FACTS, [*stages, "third"])
+    (tmp_path / "first/checkpoints/step-1.pt").unlink()
+    assert not is_finished(tmp_path, FACTS, stages)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_damaged_file_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "heartbeat.json").write_bytes(content)
+    assert read_heartbeat(tmp_path) is None
+    assert not is_finished(tmp_path, {}, [])
+
+
+def test_file_is_plain_json(tmp_path: Path) -> None:
+    with running(tmp_path, ALONE, FACTS):
+        pass
+    assert json.loads((tmp_path / "heartbeat.json").read_text())["config"] == "c"
