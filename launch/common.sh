@@ -10,3 +10,14 @@ count_ranks() {
   gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
   echo $((gpus > 0 ? gpus : 1))
 }
+
+# Run a command and return its exit code; a signal to this script reaches the command as USR1, at which training saves
+# and ends.
+shielded() {
+  "$@" &
+  local child=$!
+  trap 'kill -USR1 "$child" 2>/dev/null' USR1 TERM INT
+  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
+  trap - USR1 TERM INT
+  wait "$child"
+}

@@ -7,25 +7,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
 out=${1:-demo-run}
-config=configs/demo.yaml
-started=$SECONDS
 
-step() { printf '\n== %s (%d s)\n' "$1" $((SECONDS - started)); }
-
-step "240 training and 40 test films"
+printf '\n== 240 training and 40 test films\n'
 [[ -e $out/films/train-rle.csv ]] || python -m shards synth "$out/films" --images 240 --size 256 --positive-rate 0.5 --seed 1
 [[ -e $out/test-films/train-rle.csv ]] || python -m shards synth "$out/test-films" --images 40 --size 256 --positive-rate 0.5 --seed 2
 
-step "shards"
-python -m shards build --dicom "$out/films/dicom-images" --rle "$out/films/train-rle.csv" \
-  --test-dicom "$out/test-films/dicom-images" --out "$out/shards" --image-size 128 --folds 2
-
-for fold in 0 1; do
-  step "training fold $fold on two ranks"
-  bash launch/train.sh --ranks 2 --cpu --config $config --fold $fold --shards "$out/shards" --runs "$out/runs"
-done
-
-step "prediction, thresholds, submission, report"
-bash launch/predict.sh --ranks 2 --cpu --config $config --shards "$out/shards" --runs "$out/runs"
-
-step "done"
+bash launch/pipeline.sh --cpu 2 --config configs/demo.yaml --shards "$out/shards" --runs "$out/runs" --folds 2 -- \
+  --dicom "$out/films/dicom-images" --rle "$out/films/train-rle.csv" --test-dicom "$out/test-films/dicom-images" \
+  --image-size 128

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Train one fold on this node: one rank per GPU, or N ranks on the CPU. Run it again to go on where it stopped.
+# Train one fold on this node: one rank per GPU (--ranks N takes N of them), or with --cpu N so many on the CPU. Run it
+# again to go on where it stopped.
 #   bash launch/train.sh --config configs/seunet.yaml --fold 0 --shards SHARDS --runs RUNS
-#   bash launch/train.sh --ranks 2 --cpu --config configs/demo.yaml --fold 0 --shards SHARDS --runs RUNS
+#   bash launch/train.sh --cpu 2 --config configs/demo.yaml --fold 0 --shards SHARDS --runs RUNS
 #   bash launch/train.sh --fold-per-gpu --config configs/seunet.yaml --shards SHARDS --runs RUNS   (fold N on GPU N)
+#   bash launch/train.sh --fold-per-gpu 4-7 …                                     (folds 4 to 7 on GPUs 0 to 3)
+# On several nodes without SLURM, which all see SHARDS and RUNS, a line on each (alpha is the first one's name):
+#   bash launch/train.sh --nodes 2 --node 0 --head alpha:29400 --config … --fold 0 --shards SHARDS --runs RUNS
+#   bash launch/train.sh --nodes 2 --node 1 --head alpha:29400 --config … --fold 0 --shards SHARDS --runs RUNS
 # --max-restarts N starts all ranks again when one dies, up to N times, from the newest checkpoint.
 # On a GPU node with several NUMA nodes, each rank is bound to the CPUs beside its GPU where numactl is installed.
 # SIGTERM, SIGINT and SIGUSR1 save a checkpoint and stop. Exit code: 0 done, 2 bad input, 75 stopped, run it again.
@@ -13,24 +18,45 @@ source launch/numa.sh
 
 ranks=$(count_ranks)
 arguments=()
-fold_per_gpu=0
+fold_per_gpu=0 folds=""
 restarts=0
 device=gpu
+nodes=1 node=0 head=""
 while (($#)); do
   case $1 in
     --ranks) ranks=$2; shift ;;
-    --fold-per-gpu) fold_per_gpu=1 ;;
+    --fold-per-gpu)
+      fold_per_gpu=1
+      [[ ${2:-} =~ ^[0-9]+-[0-9]+$ ]] && { folds=$2; shift; }
+      ;;
     --max-restarts) restarts=$2; shift ;;
-    --cpu) device=cpu; arguments+=("$1") ;;
+    --nodes) nodes=$2; shift ;;
+    --node) node=$2; shift ;;
+    --head) head=$2; shift ;;
+    --cpu)
+      device=cpu
+      arguments+=("$1")
+      [[ ${2:-} =~ ^[0-9]+$ ]] && { ranks=$2; shift; }
+      ;;
     *) arguments+=("$1") ;;
   esac
   shift
 done
+if ((nodes > 1)) && [[ $head != *:* ]]; then
+  echo "error: --nodes $nodes needs --head HOST:PORT, the first node's name and a free port of it" >&2
+  exit 2
+fi
 
 if ((fold_per_gpu)); then
+  folds=${folds:-0-$((ranks - 1))}
+  first=${folds%-*} last=${folds#*-}
+  if ((last - first >= ranks)); then
+    echo "error: --fold-per-gpu $folds are more folds than the $ranks GPUs of this node; train them in rounds" >&2
+    exit 2
+  fi
   children=()
-  for ((fold = 0; fold < ranks; fold++)); do
-    CUDA_VISIBLE_DEVICES=$fold bash launch/train.sh --ranks 1 --fold "$fold" "${arguments[@]}" &
+  for ((fold = first; fold <= last; fold++)); do
+    CUDA_VISIBLE_DEVICES=$((fold - first)) bash launch/train.sh --ranks 1 --fold "$fold" "${arguments[@]}" &
     children+=($!)
   done
   trap 'kill -USR1 "${children[@]}" 2>/dev/null' USR1 TERM INT
@@ -49,18 +75,30 @@ stopping=0
 trap stopping=1 USR1 TERM INT
 
 # Bad input is found here by one process with one clear line, not by every rank under torchrun.
-plan=$(python -m pneumo_dist train "${arguments[@]}" --dry-run --world-size "$ranks") || exit $?
-marker="$(sed -n 's/^folder: //p' <<<"$plan")/preempted.json"
+plan=$(python -m pneumo_dist train "${arguments[@]}" --dry-run --world-size $((nodes * ranks))) || exit $?
+folder=$(sed -n 's/^folder: //p' <<<"$plan")
+if grep -q '^state: done$' <<<"$plan"; then
+  echo "trained to its end already: $folder"
+  exit 0
+fi
+marker=$folder/preempted.json
 rm -f "$marker"
 ((stopping)) && exit 75
 
 options=()
 [[ $device == gpu ]] && read -ra options < <(numa_binding "$ranks")
 ((restarts > 0)) && options+=(--max-restarts "$restarts")
-under_torchrun=$((ranks > 1 || ${#options[@]} > 0))
+if ((nodes > 1)); then
+  options+=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-id pneumo --rdzv-endpoint "$head"
+    --rdzv-conf "is_host=$((node == 0))")
+  # A rank that dies is started again on all nodes: each attempt needs a store of its own.
+  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+else
+  options+=(--standalone)
+fi
+under_torchrun=$((nodes * ranks > 1 || ${#options[@]} > 1))
 train=(python -m pneumo_dist train "${arguments[@]}")
-((under_torchrun)) && train=(python -m torch.distributed.run --standalone --nproc-per-node "$ranks"
-  "${options[@]}" "${train[@]:1}")
+((under_torchrun)) && train=(python -m torch.distributed.run --nproc-per-node "$ranks" "${options[@]}" "${train[@]:1}")
 
 # torchrun dies of SIGUSR1 and kills its workers 30 s after SIGTERM, so it is shielded and the workers get the signal.
 (trap '' USR1 TERM INT; exec "${train[@]}") &

@@ -2,8 +2,11 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,56 @@ def test_signal_before_the_training_starts_is_75_and_leaves_no_run(dataset: Path
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 75
     assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        (["train.sh", "--nodes", "2"], "--head HOST:PORT"),
+        (["train.sh", "--fold-per-gpu", "0-7", "--ranks", "4"], "more folds than the 4 GPUs"),
+        (["pipeline.sh", "--config", "configs/demo.yaml"], "--config, --shards and --runs are needed"),
+        (["pipeline.sh", "--cnofig", "configs/demo.yaml"], "unknown argument --cnofig"),
+        (["predict.sh", "--cnofig", "configs/demo.yaml"], "unknown argument --cnofig"),
+        (["monitor.sh"], "no such folder"),
+        (["monitor.sh", "/no/runs"], "/no/runs: no such folder"),
+    ],
+)
+def test_bad_usage_is_one_line(command: list[str], names: str) -> None:
+    script, *arguments = command
+    done = subprocess.run(
+        ["bash", f"launch/{script}", *arguments], env=environment(), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert names in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_monitor_answers_on_this_host_alone(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = ["bash", "launch/monitor.sh", str(tmp_path), str(port)]
+    process = subprocess.Popen(
+        command, env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+                    assert b"TensorBoard" in answer.read()
+                break
+            except urllib.error.URLError:
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.2)
+        # In /proc an address is a number: 0100007F is 127.0.0.1, and 0A is the state of one who listens.
+        sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        listening = [
+            place.split(":")[0]
+            for _, place, _, state, *_ in sockets
+            if state == "0A" and place.endswith(f":{port:04X}")
+        ]
+        assert listening == ["0100007F"]
+    finally:
+        process.terminate()
+        process.wait(timeout=30)

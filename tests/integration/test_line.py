@@ -4,12 +4,13 @@ import csv
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from integration.conftest import ROOT, must, run_module, write_config
+from integration.conftest import ROOT, environment, must, run_module, write_config
 
 from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.store import Predictions
@@ -24,19 +25,21 @@ REAL = Path(os.environ.get("PNEUMO_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.fixture(scope="module")
-def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Config and runs folder of both folds, trained on two ranks."""
+def chain(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """What launch/pipeline.sh made of shards on two ranks: config, runs folder, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
     config = write_config(folder / "tiny.yaml", stages=[{"name": "only", "epochs": 2}], global_batch=4, micro_batch=2)
-    for fold in (0, 1):
-        must(
-            run_module(
-                *("pneumo_dist", "train", "--cpu", "--config", config, "--fold", fold),
-                *("--shards", dataset, "--runs", folder / "runs"),
-                ranks=2,
-            )
-        )
-    return config, folder / "runs"
+    command = ["bash", "launch/pipeline.sh", "--cpu", "2", "--folds", "2", "--config", config, "--shards", dataset]
+    done = subprocess.run(
+        [*command, "--runs", folder / "runs"], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    return config, folder / "runs", must(done)
+
+
+@pytest.fixture(scope="module")
+def trained(chain: tuple[Path, Path, str]) -> tuple[Path, Path]:
+    """Config and runs folder of both folds, trained on two ranks."""
+    return chain[:2]
 
 
 def predict(config: Path, dataset: Path, runs: Path, split: str, ranks: int) -> None:
@@ -49,24 +52,40 @@ def predict(config: Path, dataset: Path, runs: Path, split: str, ranks: int) -> 
     )
 
 
-def test_from_folds_to_submission_and_report(trained: tuple[Path, Path], dataset: Path) -> None:
-    config, runs = trained
-    predict(config, dataset, runs, "oof", 2)
-    predict(config, dataset, runs, "test", 2)
-    assert "always empty 0.5000" in must(run_module("pneumo_dist", "tune", "--config", config, "--runs", runs))
-    must(run_module("pneumo_dist", "submit", "--config", config, "--runs", runs))
+def test_from_folds_to_submission_and_report(chain: tuple[Path, Path, str], dataset: Path) -> None:
+    config, runs, printed = chain
+    assert "always empty 0.5000" in printed
     rows = list(csv.reader((runs / "tiny/test/submission.csv").open()))
     shards = Shards(dataset)
     assert rows[0] == ["ImageId", "EncodedPixels"]
     assert [row[0] for row in rows[1:]] == shards.column("image_id")[shards.indices("test")].tolist()
     for _, text in rows[1:]:
         assert rle.encode(rle.decode(text, 96, 96)) == text
-    must(run_module("pneumo_dist", "submit", "--config", config, "--runs", runs, "--triplet", 0.0, 0, 0.0))
-    everything = list(csv.reader((runs / "tiny/test/submission.csv").open()))[1:]
+    other = runs / "tiny/test/everything.csv"
+    given = ("--triplet", 0.0, 0, 0.0, "--out", other)
+    must(run_module("pneumo_dist", "submit", "--config", config, "--runs", runs, *given))
+    everything = list(csv.reader(other.open()))[1:]
     assert all(text != "-1" for _, text in everything), "p > 0 with no smallest area leaves no film empty"
-    must(run_module("pneumo_dist", "report", "--config", config, "--runs", runs, "--shards", dataset))
     assert "<table>" in (runs / "tiny/report.html").read_text()
     assert cv2.imread(str(runs / "tiny/overlays.png")) is not None
+
+
+def test_chain_run_again_does_nothing_anew(chain: tuple[Path, Path, str], dataset: Path, tmp_path: Path) -> None:
+    config, runs, _ = chain
+    shutil.copytree(runs, tmp_path / "runs", symlinks=True)
+    before = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.suffix in (".pt", ".tar")
+    }
+    status = must(run_module("pneumo_dist", "status", tmp_path / "runs"))
+    assert [line.split()[:3] for line in status.splitlines()[1:]] == [["tiny", "0", "done"], ["tiny", "1", "done"]]
+    plan = ("pneumo_dist", "train", "--dry-run", "--config", config, "--fold", 1, "--shards", dataset)
+    assert must(run_module(*plan, "--runs", tmp_path / "runs")).endswith("state: done\n")
+    changed = must(run_module(*plan, "--runs", tmp_path / "runs", "--set", "optim.lr=1e-5"))
+    assert changed.endswith("state: to be trained\n")
+    command = ["bash", "launch/pipeline.sh", "--cpu", "2", "--folds", "2", "--config", config, "--shards", dataset]
+    done = subprocess.run([*command, "--runs", tmp_path / "runs"], env=environment(), cwd=ROOT, timeout=600)
+    assert done.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_run_folder_holds_what_the_design_names(trained: tuple[Path, Path]) -> None:

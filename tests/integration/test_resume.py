@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -141,6 +142,32 @@ def test_signal_saves_and_exits_75_and_the_same_command_goes_on(
     assert marker["step"] == position_of(fold / marker["stage"])["total"]
     assert subprocess.run(command, env=environment(), cwd=ROOT, timeout=300).returncode == 0
     assert not (fold / "preempted.json").exists()
+    assert run_differences(runs / FOLD, tmp_path / FOLD) == []
+
+
+def test_two_nodes_stop_together_and_end_with_the_bits_of_two_ranks(
+    undisturbed: Straight, dataset: Path, tmp_path: Path
+) -> None:
+    """The two lines that a person types on two hosts, on this one."""
+    config, runs = undisturbed(2)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        head = f"127.0.0.1:{probe.getsockname()[1]}"
+
+    def start() -> list["subprocess.Popen[str]"]:
+        lines = [
+            train_script(1, config, dataset, tmp_path, "--nodes", "2", "--node", str(node), "--head", head)
+            for node in (0, 1)
+        ]
+        return [
+            subprocess.Popen(line, env=environment(), cwd=ROOT, start_new_session=True, text=True) for line in lines
+        ]
+
+    nodes = start()
+    wait_for(nodes[0], lambda: list((tmp_path / FOLD).glob("first/checkpoints/step-00000002-*.pt")))
+    nodes[1].send_signal(signal.SIGUSR1)
+    assert [node.wait(timeout=60) for node in nodes] == [75, 75]
+    assert [node.wait(timeout=300) for node in start()] == [0, 0]
     assert run_differences(runs / FOLD, tmp_path / FOLD) == []
 
 

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# TensorBoard over all experiments and folds of a folder of runs, for this machine alone.
+#   bash launch/monitor.sh RUNS            http://localhost:6006
+#   bash launch/monitor.sh RUNS 6007       another port
+# From elsewhere:  ssh -L 6006:localhost:6006 THIS_MACHINE    and the same address in your own browser.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [[ ! -d ${1:-} ]]; then
+  echo "error: ${1:-RUNS}: no such folder; give the one that the runs are in (bash launch/monitor.sh RUNS)" >&2
+  exit 2
+fi
+source launch/common.sh
+exec tensorboard --logdir "$1" --host localhost --port "${2:-6006}"
