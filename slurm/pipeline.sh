@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Submit the whole chain: shards, one training task per fold, predictions, thresholds, submission, report. Each job waits for
+# the one before and is removed when that one has failed. Run the same line again after anything: what is finished is
+# skipped, what waits or runs already is not submitted twice.
+#   bash slurm/pipeline.sh --config configs/seunet.yaml --shards SHARDS --runs RUNS --folds 5 -- \
+#     --dicom FILMS --rle LABELS.csv --test-dicom TEST_FILMS --image-size 1024 --holdout 0.1
+# What stands after -- goes to 'python -m shards build'; without it the shards must stand.
+#   --at-a-time K      folds that train at one time (all)        --nodes N      nodes for each fold (1)
+#   --build-tasks N    tasks that build the shards (4)           --cpu          train and predict without GPUs
+# Partition, account, GPUs, modules and containers stand in slurm/site.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PNEUMO_HOME=${PNEUMO_HOME:-$PWD}
+source slurm/site.sh
+
+config="" shards="" runs="" folds=5 at_a_time="" nodes=1 tasks=4
+device=()
+while (($#)); do
+  case $1 in
+    --config) config=$2; shift ;;
+    --shards) shards=$2; shift ;;
+    --runs) runs=$2; shift ;;
+    --folds) folds=$2; shift ;;
+    --at-a-time) at_a_time=$2; shift ;;
+    --nodes) nodes=$2; shift ;;
+    --build-tasks) tasks=$2; shift ;;
+    --cpu) device=(--cpu) ;;
+    --) shift; break ;;
+    *) echo "error: unknown argument $1 (see the first lines of slurm/pipeline.sh)" >&2; exit 2 ;;
+  esac
+  shift
+done
+if [[ -z $config || -z $shards || -z $runs ]]; then
+  echo "error: --config, --shards and --runs are needed (see the first lines of slurm/pipeline.sh)" >&2
+  exit 2
+fi
+if [[ ! -e $shards/manifest.json ]] && (($# == 0)); then
+  echo "error: $shards: no shards stand there; name the films after --, or give the folder that holds them" >&2
+  exit 2
+fi
+mkdir -p "$runs/slurm"
+shards=$(realpath -m "$shards") runs=$(realpath "$runs")
+read -ra everywhere <<<"$PNEUMO_SBATCH"
+read -ra with_gpus <<<"$PNEUMO_GPU_SBATCH"
+
+# Bad input is found here rather than in the queue, where this machine can look; folds that are trained are left out.
+look=0
+if [[ -e $shards/manifest.json && -z $PNEUMO_SRUN$PNEUMO_EXEC ]]; then
+  look=1
+  eval "$PNEUMO_SETUP"
+fi
+trained=""
+for ((fold = 0; fold < folds && look; fold++)); do
+  plan=$(python -m pneumo_dist train --config "$config" --shards "$shards" --runs "$runs" --fold "$fold" --dry-run \
+    --world-size 1)
+  grep -q '^state: done$' <<<"$plan" && trained+=" $fold"
+done
+
+# A job's name says what it works on, so that a second run of this script finds it.
+short() { sha256sum <<<"$1" | cut -c1-8; }
+name=$(basename "${config%.*}")
+prepare=pneumo-prepare-$(short "$shards")
+finalize=pneumo-finalize-$(short "$shards")
+train=pneumo-train-$name-$(short "$runs")
+predict=pneumo-predict-$name-$(short "$runs")
+
+# Print the ids of the jobs of a name that wait or run, each task of an array by itself.
+queued() { squeue --me --noheader --array --format=%i --name="$1" | xargs; }
+# Submit a job NAME after the jobs of a list, with options and a script; print its id.
+#   submit NAME "IDS" OPTIONS… SCRIPT ARGUMENTS…
+submit() {
+  local name=$1 dependency=() ids
+  ids=$(xargs <<<"$2")
+  [[ $ids ]] && dependency=("--dependency=afterok:${ids// /:}" --kill-on-invalid-dep=yes)
+  sbatch --parsable --job-name="$name" "${dependency[@]}" "${everywhere[@]}" "${@:3}" | cut -d';' -f1
+}
+
+before="" all=""
+if [[ -e $shards/manifest.json ]]; then
+  echo "shards        $shards stands"
+elif before=$(queued "$finalize") && [[ $before ]]; then
+  echo "shards        job $before, in the queue already"
+else
+  build=(slurm/prepare.sbatch "$@" --out "$shards" --folds "$folds")
+  parts=$(submit "$prepare" "" --array="1-$tasks" --output="$runs/slurm/prepare-%A_%a.out" "${build[@]}")
+  before=$(submit "$finalize" "$parts" --output="$runs/slurm/finalize-%j.out" "${build[@]}")
+  echo "shards        job $parts, $tasks tasks, and $before, which joins them"
+  all="$parts"
+fi
+all="$all $before"
+
+training=$(queued "$train")
+missing=()
+for ((fold = 0; fold < folds; fold++)); do
+  [[ "$trained " == *" $fold "* || "$training " == *"_$fold "* ]] || missing+=("$fold")
+done
+[[ $trained ]] && echo "training      folds$trained are trained"
+[[ $training ]] && echo "training      jobs $training, in the queue already"
+if ((${#missing[@]})); then
+  array=$(IFS=,; echo "${missing[*]}")${at_a_time:+%$at_a_time}
+  job=$(submit "$train" "$before" --array="$array" --nodes="$nodes" "${with_gpus[@]}" \
+    --output="$runs/slurm/train-%A_%a.out" \
+    slurm/train_folds.sbatch --config "$config" --shards "$shards" --runs "$runs" "${device[@]}")
+  echo "training      job $job, folds ${missing[*]}"
+  training="$training $job"
+fi
+all="$all $training"
+
+job=$(queued "$predict")
+if [[ $job ]]; then
+  echo "prediction    job $job, in the queue already"
+else
+  job=$(submit "$predict" "$training" --nodes="$nodes" "${with_gpus[@]}" --output="$runs/slurm/predict-%j.out" \
+    slurm/predict.sbatch "$config" "$shards" "$runs" "${device[@]}")
+  echo "prediction    job $job, which ends with submission.csv and report.html"
+fi
+
+cat <<END
+
+watch:   squeue --me
+         tail -f $runs/slurm/*.out
+         python -m pneumo_dist status $runs
+         bash launch/monitor.sh $runs
+stop:    scancel $(xargs <<<"$all $job")
+END
