@@ -1,0 +1,114 @@
+"""slurm/pipeline.sh on a real cluster: the chain ends in a submission, and can be submitted again at any moment."""
+
+import csv
+import re
+import subprocess
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from integration.conftest import ROOT, write_config
+from slurm.cluster import Cluster, until
+
+pytestmark = pytest.mark.slurm
+
+FOLDS = 3
+
+
+def pipeline(cluster: Cluster, films: Path, folder: Path, *options: object) -> str:
+    """Return what slurm/pipeline.sh prints."""
+    config = write_config(folder / "tiny.yaml", stages=[{"name": "only", "epochs": 2}], micro_batch=2)
+    return cluster.run(
+        *("bash", ROOT / "slurm/pipeline.sh", "--config", config, "--shards", folder / "shards"),
+        *("--runs", folder / "runs", "--folds", FOLDS, "--at-a-time", 2, "--build-tasks", 2, "--cpu", *options),
+        *("--", "--dicom", films / "films/dicom-images", "--rle", films / "films/train-rle.csv"),
+        *("--test-dicom", films / "test/dicom-images", "--image-size", 64, "--samples-per-shard", 8),
+    )
+
+
+def jobs_of(printed: str) -> list[str]:
+    """Return the ids after scancel in what the script prints."""
+    found = re.search(r"^stop: +scancel (.*)$", printed, re.MULTILINE)
+    assert found, printed
+    return found[1].split()
+
+
+@pytest.fixture(scope="module")
+def submitted(cluster: Cluster, films: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A chain that was submitted twice and has ended: its folder and the ids of its jobs."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    first = jobs_of(pipeline(cluster, films, folder))
+    assert len(first) == 4, "tasks, finalize, training, prediction"
+    queue = set(cluster.queue())
+    again = pipeline(cluster, films, folder)
+    assert again.count("in the queue already") == 3, again
+    assert set(cluster.queue()) <= queue, "nothing is submitted twice"
+    until(lambda: not cluster.queue(), 400, f"the chain has ended (logs in {folder}/runs/slurm)")
+    return folder, first
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted((folder / "runs/slurm").glob("*.out")))
+
+
+def test_ends_in_a_submission_and_a_report(submitted: tuple[Path, list[str]]) -> None:
+    folder, _ = submitted
+    submission = folder / "runs/tiny/test/submission.csv"
+    assert submission.exists(), logs(folder)
+    rows = list(csv.reader(submission.open()))
+    assert len(rows) == 6
+    assert (folder / "runs/tiny/report.html").exists(), logs(folder)
+
+
+def test_folds_train_two_at_a_time(cluster: Cluster, submitted: tuple[Path, list[str]]) -> None:
+    _, (_, _, training, _) = submitted
+    times = []
+    for fold in range(FOLDS):
+        facts = cluster.facts(f"{training}_{fold}")
+        assert facts["JobState"] == "COMPLETED"
+        times.append(tuple(datetime.fromisoformat(facts[name]) for name in ("StartTime", "EndTime")))
+    at_once = [sum(start <= moment < end for start, end in times) for moment, _ in times]
+    assert max(at_once) == 2
+
+
+def test_submitted_again_it_trains_nothing(cluster: Cluster, films: Path, submitted: tuple[Path, list[str]]) -> None:
+    folder, _ = submitted
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.pt")}
+    tars = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("pred-*.tar")}
+    printed = pipeline(cluster, films, folder)
+    assert "folds 0 1 2 are trained" in printed
+    (job,) = jobs_of(printed)
+    until(lambda: cluster.ended(job), 120, "the prediction has ended")
+    assert cluster.state(job) == "COMPLETED", logs(folder)
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.pt")} == before
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("pred-*.tar")} == tars
+
+
+def test_jobs_behind_one_that_failed_are_removed(cluster: Cluster, films: Path, tmp_path: Path) -> None:
+    # One film that cannot be read, and none is put up with: the shards are never finished.
+    broken = tmp_path / "films"
+    subprocess.run(["cp", "-r", films / "films", broken], check=True)
+    next((broken / "dicom-images").rglob("*.dcm")).write_bytes(b"no film")
+    subprocess.run(["ln", "-s", films / "test", tmp_path / "test"], check=True)
+    jobs = jobs_of(pipeline(cluster, tmp_path, tmp_path))
+    until(lambda: not cluster.queue(), 120, "the chain is gone")
+    assert cluster.state(jobs[1]) == "FAILED", logs(tmp_path)
+    assert "--max-rejects" in logs(tmp_path)
+    assert cluster.state(jobs[3]) == "CANCELLED"
+    assert not (tmp_path / "runs/tiny").exists()
+
+
+def test_bad_input_is_found_before_anything_is_submitted(
+    cluster: Cluster, films: Path, submitted: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    folder, _ = submitted
+    config = write_config(tmp_path / "tiny.yaml", micro_batch=3)
+    done = subprocess.run(
+        ["bash", ROOT / "slurm/pipeline.sh", "--config", config, "--shards", folder / "shards", "--runs", tmp_path],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "global_batch" in done.stderr
+    assert not cluster.queue()
