@@ -1,0 +1,1 @@
+"""What a node lacks for training: small checks over facts, each finding with its mend."""

@@ -1,0 +1,139 @@
+"""Shards and pretrained weights: whole ones, and each kind of harm with its mend."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from damage import flip_bit, truncate
+
+from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.doctor.findings import Finding, Status
+from pneumo_dist.doctor.inputs import check_shards, check_weights, is_cached, train_tars
+from shards.table import MANIFEST, TABLE, Shards
+
+
+def only(findings: list[Finding], status: Status, *words: str) -> None:
+    (found,) = findings
+    assert found.status is status, found
+    for word in words:
+        assert word in f"{found.found} -> {found.mend}"
+
+
+@pytest.fixture
+def copy(films: Shards, tmp_path: Path) -> Path:
+    """The films in a folder that may come to harm."""
+    return Path(shutil.copytree(films.folder, tmp_path / "shards"))
+
+
+def open_tars() -> int:
+    return sum(os.path.realpath(link).endswith(".tar") for link in Path("/proc/self/fd").iterdir())
+
+
+def test_whole_shards(films: Shards) -> None:
+    before = open_tars()
+    only(check_shards(films.folder), Status.OK, "12 films in 3 tars of the right size, 3 read and right")
+    assert open_tars() == before
+    assert train_tars(films.folder) == 3
+    assert train_tars(films.folder / "missing") == 0
+
+
+def test_tar_that_is_missing_or_short(copy: Path) -> None:
+    (copy / "train-00001.tar").unlink()
+    only(check_shards(copy), Status.ERROR, "train-00001.tar: missing", "python -m shards verify")
+    truncate(copy / "train-00002.tar")
+    words = ("train-00001.tar: missing (1 more)", f"'python -m shards verify {copy}'")
+    only(check_shards(copy), Status.ERROR, *words)
+    (copy / "train-00001.tar").symlink_to(copy / "train-00000.tar")
+    shutil.copy(copy / "train-00000.tar", copy / "train-00002.tar")
+    only(check_shards(copy), Status.ERROR, "bytes, the manifest says")
+
+
+def test_bit_flipped_in_a_film_that_is_read(copy: Path, films: Shards) -> None:
+    row = int((films.column("shard") == "train-00001.tar").argmax())
+    tar, offset = copy / "train-00001.tar", int(films.column("image_offset")[row])
+    content = bytearray(tar.read_bytes())
+    content[offset + 40] ^= 1
+    tar.write_bytes(content)
+    key = str(films.column("key")[row])
+    only(check_shards(copy), Status.ERROR, "train-00001.tar", f"image of {key} does not match its CRC32", "restore")
+
+
+def test_table_that_is_not_the_manifests(copy: Path) -> None:
+    table = (copy / TABLE).read_bytes()
+    manifest = (copy / MANIFEST).read_text()
+    digest = hashlib.sha256(table).hexdigest()
+    (copy / MANIFEST).write_text(manifest.replace(digest, "0" * 64))
+    only(check_shards(copy), Status.ERROR, f"{TABLE}: differs from the manifest's digest", "build again")
+    flip_bit(copy / TABLE)
+    only(check_shards(copy), Status.ERROR, TABLE, "build again")
+
+
+def test_folder_without_shards(tmp_path: Path) -> None:
+    only(check_shards(tmp_path), Status.ERROR, "no manifest.json", "build again")
+    only(check_shards(tmp_path / "missing"), Status.ERROR, "no such shards folder", "build again")
+
+
+def model_of(**given: Any) -> ModelConfig:
+    return ModelConfig.model_validate(given)
+
+
+def test_weights_file(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    path.write_bytes(b"weights")
+    given = {"encoder_weights_file": str(path), "encoder_weights_sha256": hashlib.sha256(b"weights").hexdigest()}
+    only(check_weights(model_of(**given), is_cached, {}), Status.OK, "with the config's SHA-256")
+    path.write_bytes(b"others")
+    words = ("weights.pt: its SHA-256 is", "python -m pneumo_dist fetch-weights")
+    only(check_weights(model_of(**given), is_cached, {}), Status.ERROR, *words)
+    path.unlink()
+    only(check_weights(model_of(**given), is_cached, {}), Status.ERROR, "No such file", "fetch-weights")
+
+
+def test_weights_by_name() -> None:
+    named = model_of(encoder="resnet34", encoder_weights="imagenet")
+    only(check_weights(named, lambda model: True, {}), Status.OK, "imagenet weights of resnet34, in the hub's cache")
+    words = ("imagenet weights of resnet34 are not in the hub's cache", "python -m pneumo_dist fetch-weights")
+    only(check_weights(named, lambda model: False, {}), Status.WARNING, *words)
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        words = (f"{variable} forbids to fetch them", "unset it", "python -m pneumo_dist fetch-weights")
+        only(check_weights(named, lambda model: False, {variable: "true"}), Status.ERROR, *words)
+        only(check_weights(named, lambda model: False, {variable: "0"}), Status.WARNING)
+        only(check_weights(named, lambda model: True, {variable: "1"}), Status.OK)
+    unknown = model_of(encoder="resnet34", encoder_weights="moon")
+    only(check_weights(unknown, is_cached, {}), Status.ERROR, "there are no moon weights of resnet34", "a name that")
+    assert check_weights(model_of(), is_cached, {}) == []
+
+
+def test_the_hubs_cache_is_looked_at_without_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as constants
+    from segmentation_models_pytorch.encoders import encoders
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    named = model_of(encoder="resnet34", encoder_weights="imagenet")
+    assert not is_cached(named)
+    assert not is_cached(model_of(encoder="timm-regnetx_002", encoder_weights="imagenet"))
+    known = encoders["resnet34"]["pretrained_settings"]["imagenet"]
+    folder = tmp_path / f"models--{known['repo_id'].replace('/', '--')}" / "snapshots" / known["revision"]
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    assert is_cached(named)
+
+
+def test_timms_encoders_are_looked_for_under_timms_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    named = model_of(encoder="tu-resnet18", encoder_weights="imagenet")
+    assert not is_cached(named)
+    import timm
+
+    repo = timm.models.get_pretrained_cfg("resnet18").hf_hub_id
+    folder = tmp_path / f"models--{repo.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("a" * 40)
+    (folder / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    (folder / "snapshots" / ("a" * 40) / "model.safetensors").write_bytes(b"weights")
+    assert is_cached(named)

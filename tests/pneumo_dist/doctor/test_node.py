@@ -1,0 +1,126 @@
+"""Shared memory, open files, CPUs and NUMA: enough, and too little with its mend."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pneumo_dist.config import Experiment
+from pneumo_dist.doctor.findings import Finding, Status
+from pneumo_dist.doctor.job import job_of
+from pneumo_dist.doctor.node import (
+    allowed_cpus,
+    check_cpus,
+    check_numa,
+    check_open_files,
+    check_shared_memory,
+    cpu_quota,
+    free_bytes,
+    open_files,
+    shared_memory_bytes,
+)
+
+MIB, GIB = 2**20, 2**30
+
+
+def experiment_of(**data: Any) -> Experiment:
+    stages = [
+        {"name": "small", "image_size": 64, "micro_batch": 2, "eval_batch": 16},
+        {"name": "large", "image_size": 128, "micro_batch": 8, "eval_batch": 4},
+    ]
+    given = {"name": "x", "model": {"in_channels": 1}, "data": {"loader": "host", **data}, "stages": stages}
+    return Experiment.model_validate(given)
+
+
+def only(findings: list[Finding], status: Status, *words: str) -> None:
+    (found,) = findings
+    assert found.status is status, found
+    for word in words:
+        assert word in f"{found.found} -> {found.mend}"
+
+
+def test_batches_in_shared_memory() -> None:
+    batch = 8 * 128 * 128 * (1 * 4 + 1)
+    assert shared_memory_bytes(experiment_of(), ranks=1) == 2 * 3 * batch
+    assert shared_memory_bytes(experiment_of(threads=4, prefetch=3), ranks=2) == 2 * 2 * 13 * batch
+    half = experiment_of(image_dtype="float16")
+    assert shared_memory_bytes(half, ranks=1) == 2 * 3 * 8 * 128 * 128 * 3
+    assert shared_memory_bytes(experiment_of(loader="dali"), ranks=8) == 0
+
+
+def test_shared_memory() -> None:
+    only(check_shared_memory(64 * MIB, 0, gpu_ranks=0), Status.OK, "64 MiB free, the loader needs none")
+    only(check_shared_memory(2 * GIB, 100 * MIB, gpu_ranks=8), Status.OK, "2.0 GiB free", "up to 100 MiB")
+    only(check_shared_memory(64 * MIB, 65 * MIB, gpu_ranks=0), Status.ERROR, "64 MiB free", "65 MiB", "--shm-size=8g")
+    only(check_shared_memory(64 * MIB, 0, gpu_ranks=2), Status.WARNING, "NCCL may want 1.0 GiB", "--ipc=host")
+    only(check_shared_memory(64 * MIB, 0, gpu_ranks=1), Status.OK, "64 MiB free")
+    only(check_shared_memory(None, 0, gpu_ranks=0), Status.WARNING, "there is none", "--shm-size")
+    only(check_shared_memory(None, 1, gpu_ranks=0), Status.ERROR, "there is none", "--shm-size")
+
+
+def test_free_bytes(tmp_path: Path) -> None:
+    assert (free_bytes(tmp_path) or 0) > 0
+    assert free_bytes(tmp_path / "missing") is None
+
+
+def test_files_that_a_rank_opens() -> None:
+    assert open_files(experiment_of(loader="dali"), shards=30, world=1) == (30, 290)
+    assert open_files(experiment_of(threads=4, prefetch=3), shards=30, world=8) == (108, 396)
+
+
+@pytest.mark.parametrize("soft", [1024, 300, -1])
+def test_limit_of_open_files_that_will_do(soft: int) -> None:
+    only(check_open_files(soft, 4096, certain=30, likely=300), Status.OK, "may want 300")
+
+
+def test_limit_of_open_files_that_is_low() -> None:
+    only(check_open_files(256, 4096, certain=30, likely=300), Status.WARNING, "a limit of 256", "ulimit -n 300")
+    only(check_open_files(256, -1, certain=260, likely=520), Status.ERROR, "a limit of 256", "ulimit -n 520")
+    words = ("ulimit -n 512", "raise nofile in /etc/security/limits.conf")
+    only(check_open_files(256, 512, certain=600, likely=900), Status.ERROR, *words)
+
+
+def write(root: Path, name: str, content: str) -> None:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def test_quota_of_the_control_group_and_those_above(tmp_path: Path) -> None:
+    assert cpu_quota(tmp_path) is None
+    write(tmp_path, "proc/self/cgroup", "1:cpu:/old\n0::/job/step\n")
+    assert cpu_quota(tmp_path) is None
+    write(tmp_path, "sys/fs/cgroup/job/step/cpu.max", "max 100000\n")
+    assert cpu_quota(tmp_path) is None
+    write(tmp_path, "sys/fs/cgroup/job/cpu.max", "150000 100000\n")
+    write(tmp_path, "sys/fs/cgroup/cpu.max", "400000 100000\n")
+    assert cpu_quota(tmp_path) == 1.5
+    write(tmp_path, "sys/fs/cgroup/job/cpu.max", "50000 100000\n")
+    assert allowed_cpus(tmp_path) == 0.5
+
+
+def test_cpus() -> None:
+    one = experiment_of()
+    only(check_cpus(2.0, one, ranks=2), Status.OK, "2 allowed, 1 per rank")
+    only(check_cpus(1.5, one, ranks=2), Status.WARNING, "0.75 per rank", "--cpus-per-task")
+    eight = experiment_of(threads=8)
+    only(check_cpus(72.0, eight, ranks=8), Status.OK, "9 per rank")
+    only(check_cpus(64.0, eight, ranks=8), Status.WARNING, "8 per rank", "ask for 72", "lower data.threads")
+
+
+def numa_node(root: Path, has_cpu: str = "0-1", allowed: str = "0-63") -> Path:
+    write(root, "sys/devices/system/node/has_cpu", f"{has_cpu}\n")
+    write(root, "sys/devices/system/cpu/online", "0-63\n")
+    write(root, "proc/self/status", f"Name:\tpython\nCpus_allowed_list:\t{allowed}\n")
+    return root
+
+
+def test_ranks_are_bound_as_launch_numa_does(tmp_path: Path) -> None:
+    on_gpus, on_cpu = job_of("n0", {}, 2, None), job_of("n0", {}, 0, None)
+    root = numa_node(tmp_path)
+    only(check_numa(on_gpus, True, root), Status.OK, "binds each rank beside its GPU")
+    only(check_numa(on_gpus, False, root), Status.WARNING, "no numactl", "apt-get install numactl")
+    assert check_numa(on_cpu, False, root) == []
+    only(check_numa(on_gpus, False, numa_node(tmp_path, allowed="0-31")), Status.OK, "a part of the CPUs")
+    assert check_numa(on_gpus, False, numa_node(tmp_path, has_cpu="0")) == []
+    assert check_numa(on_gpus, False, tmp_path / "missing") == []
