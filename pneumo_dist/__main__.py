@@ -14,6 +14,7 @@ from pneumo_dist import __version__
 from pneumo_dist.command_options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
 from pneumo_dist.config import BatchError
 from pneumo_dist.config_file import LoadedConfig, dump_resolved, load_config
+from pneumo_dist.doctor.command import doctor
 from pneumo_dist.heartbeat import is_finished, running
 from pneumo_dist.inference import mask_commands, network_commands
 from pneumo_dist.status import status
@@ -38,6 +39,7 @@ for command in (
     mask_commands.report,
     network_commands.segment,
     status,
+    doctor,
 ):
     app.add_command(command)
 

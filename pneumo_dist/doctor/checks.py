@@ -1,0 +1,120 @@
+"""All checks of a node in the order of the report: gathers the facts of each, and lets it look at them."""
+
+import resource
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pneumo_dist.config import Experiment
+from pneumo_dist.doctor import gpu, inputs, libraries, network, node, probes, run_folder
+from pneumo_dist.doctor.driver import Smi, ask_smi, driver_files, visible_gpus
+from pneumo_dist.doctor.findings import Finding, guarded
+from pneumo_dist.doctor.job import Job, job_of
+from pneumo_dist.doctor.probes import Crash, TorchFacts
+
+Check = tuple[str, Callable[[], list[Finding]]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to train here: without a config, an experiment of default values; `ranks` None is one per GPU."""
+
+    experiment: Experiment
+    shards: Path | None
+    runs: Path | None
+    cpu: bool
+    ranks: int | None
+
+
+def examine(asked: Asked, env: Mapping[str, str]) -> tuple[Job, list[Finding]]:
+    """Return the job that this node is in, and what all checks find."""
+    torch, smi = probes.torch_facts(asked.cpu), Smi(fault="not asked") if asked.cpu else ask_smi()
+    known = None if isinstance(torch, Crash) else torch
+    gpus = len(known.gpus) if known and not asked.cpu else 0
+    job = job_of(socket.gethostname(), env, gpus, asked.ranks)
+    checks: list[Check] = [
+        ("torch", lambda: libraries.check_torch(torch)),
+        *_library_checks(known, smi, job, asked.experiment),
+        *([] if asked.cpu else _gpu_checks(known, smi, job)),
+        *_node_checks(job, asked),
+        ("network", lambda: _network(job)),
+        *_input_checks(job, asked),
+    ]
+    return job, [finding for name, look in checks for finding in guarded(name, look)]
+
+
+def _library_checks(torch: TorchFacts | None, smi: Smi, job: Job, experiment: Experiment) -> list[Check]:
+    def dali() -> list[Finding]:
+        on_gpu = job.gpus > 0
+        facts, installed = probes.dali_facts(on_gpu), probes.dali_distributions()
+        return libraries.check_dali(facts, installed, gpu.driver_cuda(torch, smi), on_gpu)
+
+    checks: list[Check] = []
+    if torch is not None:
+        checks.append(("libraries", lambda: libraries.check_imports(torch)))
+        checks.append(("collectives", lambda: libraries.check_collectives(torch, job)))
+    if experiment.data.loader == "dali":
+        checks.append(("DALI", dali))
+    return checks
+
+
+def _gpu_checks(torch: TorchFacts | None, smi: Smi, job: Job) -> list[Check]:
+    checks: list[Check] = [("GPU driver", lambda: gpu.check_driver(driver_files(), smi, torch, job.env))]
+    if torch is not None and torch.is_available:
+        checks.append(("GPU", lambda: gpu.check_gpus(torch, job.ranks)))
+    listed = visible_gpus(smi.gpus, job.env.get("CUDA_VISIBLE_DEVICES"))
+    numbers = {each.index for each in listed}
+    links = {pair: kind for pair, kind in smi.links if numbers.issuperset(pair)}
+    checks.append(("GPU settings", lambda: gpu.check_settings(listed)))
+    checks.append(("GPU links", lambda: gpu.check_links(links)))
+    return checks
+
+
+def _node_checks(job: Job, asked: Asked) -> list[Check]:
+    def shared_memory() -> list[Finding]:
+        needed = node.shared_memory_bytes(asked.experiment, job.ranks)
+        return node.check_shared_memory(node.free_bytes(Path("/dev/shm")), needed, job.ranks if job.gpus else 0)
+
+    def files() -> list[Finding]:
+        tars = inputs.train_tars(asked.shards) if asked.shards is not None else 0
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return node.check_open_files(*limits, *node.open_files(asked.experiment, tars, job.world))
+
+    checks: list[Check] = [
+        ("open files", files),
+        ("CPUs", lambda: node.check_cpus(node.allowed_cpus(), asked.experiment, job.ranks)),
+        ("NUMA", lambda: node.check_numa(job, shutil.which("numactl") is not None)),
+    ]
+    # Other systems keep shared memory elsewhere.
+    return [("/dev/shm", shared_memory), *checks] if sys.platform == "linux" else checks
+
+
+def _network(job: Job) -> list[Finding]:
+    route = network.default_route(_text("/proc/net/route"))
+    addresses = network.host_addresses(job.host)
+    name = network.check_host_name(addresses, job, route)
+    return [*name, *network.check_interfaces(network.read_interfaces(), addresses, route, job)]
+
+
+def _input_checks(job: Job, asked: Asked) -> list[Check]:
+    shards, runs = asked.shards, asked.runs
+    checks: list[Check] = []
+    if shards is not None:
+        checks.append(("shards", lambda: inputs.check_shards(shards)))
+    checks.append(("weights", lambda: inputs.check_weights(asked.experiment.model, inputs.is_cached, job.env)))
+    if runs is not None:
+        checks.append(
+            ("run folder", lambda: run_folder.check_run_folder(runs, job.nodes, _text("/proc/self/mountinfo")))
+        )
+    return checks
+
+
+def _text(path: str) -> str:
+    """Return a file of the kernel's; empty on systems that have none."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,132 @@
+"""The command: exit codes, both reports, and one report per node."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pneumo_dist.__main__ import app
+from pneumo_dist.doctor import probes
+from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts
+from shards.console import EXIT_DONE, EXIT_USAGE, run
+from shards.table import Shards
+
+CONFIG = "name: x\nstages: [{name: main}]\n"
+Doctor = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def doctor(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    real_torch: TorchFacts | Crash,
+    real_dali: DaliFacts | Crash,
+) -> Doctor:
+    """Runs the command with this machine's libraries, outside any job; returns its exit code and what it prints."""
+    for name in os.environ:
+        if name.startswith("SLURM") or name in ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(probes, "torch_facts", lambda cpu: real_torch)
+    monkeypatch.setattr(probes, "dali_facts", lambda on_gpu: real_dali)
+
+    def call(*arguments: object) -> tuple[int, str]:
+        code = run(app, "pneumo_dist", ["doctor", *map(str, arguments)])
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return code, printed.out
+
+    return call
+
+
+def test_node_that_can_train(doctor: Doctor, films: Shards, tmp_path: Path) -> None:
+    config = tmp_path / "x.yaml"
+    config.write_text(CONFIG)
+    runs = tmp_path / "runs"
+    code, printed = doctor("--cpu", "--config", config, "--shards", films.folder, "--runs", runs)
+    assert code == EXIT_DONE, printed
+    lines = printed.splitlines()
+    assert lines[0] == f"doctor on {socket.gethostname()}: nodes 1, ranks per node 1, on the CPU"
+    assert lines[-1].endswith("0 wrong: training would run here")
+    assert "not looked at" not in printed and "12 films in 3 tars" in printed and not runs.exists()
+
+
+def test_broken_shards_fail(doctor: Doctor, films: Shards, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(films.folder, tmp_path / "shards"))
+    (folder / "train-00001.tar").unlink()
+    code, printed = doctor("--cpu", "--shards", folder)
+    assert code == EXIT_USAGE
+    assert "train-00001.tar: missing" in printed and "-> restore it from a copy" in printed
+    assert printed.splitlines()[-1].endswith("1 wrong: training would fail here")
+    assert "not looked at: the config's own demands (--config), run folder (--runs)" in printed
+
+
+def test_json(doctor: Doctor) -> None:
+    code, printed = doctor("--cpu", "--json", "--ranks", 2)
+    report = json.loads(printed)
+    assert code == EXIT_DONE and not report["would_fail"]
+    assert (report["host"], report["nodes"], report["ranks"]) == (socket.gethostname(), 1, 2)
+    checks = {finding["check"] for finding in report["findings"]}
+    assert {"torch", "collectives", "open files", "CPUs", "host name", "gloo network"} <= checks
+    assert all(finding["mend"] for finding in report["findings"] if finding["status"] != "ok")
+
+
+def test_config_decides_what_is_looked_at(doctor: Doctor, tmp_path: Path) -> None:
+    config = tmp_path / "x.yaml"
+    digest = hashlib.sha256(b"weights").hexdigest()
+    model = f"model: {{encoder_weights_file: {tmp_path}/w.pt, encoder_weights_sha256: {digest}}}\n"
+    config.write_text(CONFIG + model)
+    code, printed = doctor("--cpu", "--config", config, "--set", "data.loader=host")
+    assert code == EXIT_USAGE
+    assert "w.pt: No such file" in printed and "fetch-weights" in printed and "DALI" not in printed
+
+
+def test_nodes_of_slurm(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NNODES", "2")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    code, printed = doctor("--cpu", "--json")
+    (found,) = [each for each in json.loads(printed)["findings"] if each["check"] == "gloo network"]
+    assert code == EXIT_USAGE and "other nodes are not behind it" in found["found"]
+
+
+def test_one_report_per_node_under_torchrun(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert doctor("--cpu") == (EXIT_DONE, "")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, printed = doctor("--cpu")
+    assert code == EXIT_DONE and "ranks per node 2" in printed
+
+
+@pytest.mark.parametrize("broken", [["torch"], ["dali"], ["torch", "dali"]])
+def test_broken_libraries_are_findings(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, broken: list[str]) -> None:
+    def crash(_: bool) -> Crash:
+        return Crash("ImportError: no such symbol")
+
+    for name in broken:
+        monkeypatch.setattr(probes, f"{name}_facts", crash)
+    code, printed = doctor("--cpu", "--json")
+    wrong = [each for each in json.loads(printed)["findings"] if each["status"] == "error"]
+    assert code == EXIT_USAGE
+    assert [each["check"] for each in wrong] == [{"torch": "torch", "dali": "DALI"}[name] for name in broken]
+    assert all("no such symbol" in each["found"] or each["found"] == "not installed" for each in wrong)
+
+
+def test_node_without_gpu_trains_on_the_cpu(doctor: Doctor, real_torch: Any) -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has an NVIDIA driver")
+    code, printed = doctor("--json")
+    (found,) = [each for each in json.loads(printed)["findings"] if each["check"] == "GPU driver"]
+    assert code == EXIT_DONE and found["status"] == "warning"
+    assert "training would use the CPU" in found["found"] and "--cpu" in found["mend"]
+
+
+def test_bad_config_is_one_line(doctor: Doctor, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, "pneumo_dist", ["doctor", "--cpu", "--config", "nowhere.yaml"]) == EXIT_USAGE
+    assert "nowhere.yaml: no such config" in capsys.readouterr().err
