@@ -106,6 +106,18 @@ def test_bad_usage_is_one_line(command: list[str], names: str) -> None:
     assert names in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("script", ["prepare", "train_folds", "predict"])
+def test_batch_script_submitted_from_elsewhere_says_so(script: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", ROOT / f"slurm/{script}.sbatch"],
+        env={"PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path} is not the checkout: submit from there, or export PNEUMO_HOME\n"
+
+
 @pytest.mark.slow
 def test_monitor_answers_on_this_host_alone(tmp_path: Path) -> None:
     with socket.socket() as probe:

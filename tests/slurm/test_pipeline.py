@@ -78,7 +78,7 @@ def test_submitted_again_it_trains_nothing(cluster: Cluster, films: Path, submit
     printed = pipeline(cluster, films, folder)
     assert "folds 0 1 2 are trained" in printed
     (job,) = jobs_of(printed)
-    until(lambda: cluster.ended(job), 120, "the prediction has ended")
+    until(lambda: cluster.ended(job), 240, "the prediction has ended")
     assert cluster.state(job) == "COMPLETED", logs(folder)
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.pt")} == before
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("pred-*.tar")} == tars
