@@ -37,7 +37,7 @@ class Heartbeat:
             "state": RUNNING,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "job_id": os.environ.get("SLURM_JOB_ID"),
+            "job_id": _job(os.environ),
             **facts,
         }
         self._seconds = seconds
@@ -70,6 +70,13 @@ class Heartbeat:
         assert self._path is not None
         with contextlib.suppress(OSError):  # a full disk is the checkpoints' to tell of
             atomic_write(self._path, json.dumps({**self._content, "time": time.time()}) + "\n")
+
+
+def _job(environment: Mapping[str, str]) -> str | None:
+    """Return the SLURM job as squeue and scancel name it, as 12 or 12_3; None without SLURM."""
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID")
 
 
 @contextmanager

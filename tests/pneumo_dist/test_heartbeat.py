@@ -49,6 +49,25 @@ def test_tells_how_a_run_ended(tmp_path: Path, error: BaseException | None, stat
     assert (found["pid"], found["world"]) == (os.getpid(), 1)
 
 
+@pytest.mark.parametrize(
+    ("variables", "job"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "12"}, "12"),
+        ({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3"),
+    ],
+)
+def test_names_the_job_as_squeue_does(
+    variables: dict[str, str], job: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with running(tmp_path, ALONE, FACTS):
+        assert told(tmp_path)["job_id"] == job
+
+
 def test_beats_while_nothing_is_noted(tmp_path: Path) -> None:
     beat = Heartbeat(tmp_path, FACTS, seconds=0.01)
     first = told(tmp_path)["time"]
