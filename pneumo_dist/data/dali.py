@@ -23,7 +23,8 @@ from nvidia.dali.pipeline import do_not_convert
 from pneumo_dist.config_augment import AugmentConfig
 from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.batch import Batch, Slot, Source
-from pneumo_dist.data.geometry import cells, lattice, matrix
+from pneumo_dist.data.dali_gpu import canvas_of, warped_by_lattice, warped_by_matrix
+from pneumo_dist.data.geometry import lattice, matrix
 from pneumo_dist.data.resample import NOISE_LEVEL, by_lattice, by_matrix, noise_window
 
 Fed = tuple[npt.NDArray[Any], ...]
@@ -125,7 +126,7 @@ def _graph(source: Source, feed: Callable[[types.SampleInfo], Fed], resample: An
     decoder = "mixed" if on_gpu else "cpu"
     images = [fn.decoders.image(encoded, device=decoder, output_type=types.GRAY) for encoded in inputs]
     if on_gpu:
-        images = _resample_on_gpu(images, warp, coarse, fn.peek_image_shape(inputs[0]), source)
+        images = _resample_on_gpu(images, warp, coarse, inputs[0], source)
     else:
         moved: Any = fn.python_function(
             warp,
@@ -187,47 +188,14 @@ class _CpuResample:
         return [image[..., None] for image in moved]
 
 
-def _resample_on_gpu(images: list[Any], warp: Any, coarse: list[Any], shape: Any, source: Source) -> list[Any]:
-    size = float(source.spec.size)
-    kinds = (types.INTERP_LINEAR, types.INTERP_NN)
+def _resample_on_gpu(images: list[Any], warp: Any, coarse: list[Any], encoded: Any, source: Source) -> list[Any]:
+    size = source.spec.size
     if not coarse:
-        return [
-            fn.warp_affine(image, matrix=warp, size=(size, size), fill_value=0, interp_type=kind)
-            for image, kind in zip(images, kinds, strict=False)
-        ]
-    x, y = grown(coarse[0].gpu(), source.spec.size)
-    if source.border == "reflect":
-        extent = fn.cast(shape, dtype=types.FLOAT).gpu()
-        # Half a pixel from the edge, remap would mix in what lies beyond it; mirrored, that is the edge's own pixel.
-        x, y = (
-            dali_math.max(dali_math.min(reflected(points, side), side - 0.5), 0.5)
-            for points, side in ((x, extent[1]), (y, extent[0]))
-        )
-    return [
-        fn.experimental.remap(image, x, y, interp=kind, pixel_origin="corner")
-        for image, kind in zip(images, kinds, strict=False)
-    ]
-
-
-def grown(coarse: Any, size: int) -> tuple[Any, Any]:
-    """Return the x and y of every pixel, (size, size, 1) each, from a lattice: geometry's dense_map in DALI."""
-    last = cells(size) + 1.0
-    dense: Any = fn.resize(
-        coarse,
-        size=(size, size),
-        roi_start=(1.0, 1.0),
-        roi_end=(last, last),
-        interp_type=types.INTERP_LINEAR,
-        antialias=False,
-    )
-    return dense[:, :, 0:1], dense[:, :, 1:2]
-
-
-def reflected(points: Any, extent: Any) -> Any:
-    """Return coordinates folded into 0..extent, as if the image stood between mirrors."""
-    period = 2.0 * extent
-    inside = points - period * dali_math.floor(points / period)
-    return extent - dali_math.abs(inside - extent)
+        return warped_by_matrix(images, warp, size)
+    # The size of a film is known on the host before it is decoded on the GPU.
+    shape = fn.peek_image_shape(encoded, dtype=types.INT32)
+    extent = fn.cast(shape, dtype=types.FLOAT).gpu()
+    return warped_by_lattice(images, coarse[0].gpu(), extent, canvas_of(shape, size), size, source.border)
 
 
 def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bool) -> Any:

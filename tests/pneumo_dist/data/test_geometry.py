@@ -328,7 +328,7 @@ def in_dali(graph: Any, *inputs: npt.NDArray[np.float32]) -> list[npt.NDArray[np
 @pytest.mark.parametrize("size", [32, 64, 96, 160, 512])
 @pytest.mark.parametrize("flip", [False, True])
 def test_grown_in_dali_is_the_dense_map(size: int, flip: bool) -> None:
-    grown = pytest.importorskip("pneumo_dist.data.dali").grown
+    grown = pytest.importorskip("pneumo_dist.data.dali_gpu").grown
     warp = ElasticField(4, *RECIPE, (0.003, 0, 0, -0.003, 0, 0.002)) if flip else Lens(1.5, (0.0004, 0.0))
     coarse = lattice(Geometry(flip, 0.4, 1.1, (0.05, -0.04), warp), size, Stored(1024))
     x, y = in_dali(lambda value: grown(dali_layout(value), size), coarse)
@@ -346,7 +346,7 @@ def dali_layout(value: Any) -> Any:
 
 @pytest.mark.parametrize("extent", [1, 7, 96])
 def test_reflected_in_dali_is_the_border_of_opencv(extent: int) -> None:
-    reflected = pytest.importorskip("pneumo_dist.data.dali").reflected
+    reflected = pytest.importorskip("pneumo_dist.data.dali_gpu").reflected
     points = np.random.default_rng(0).uniform(-4 * extent, 5 * extent, 3000).astype(np.float32)
     near = np.abs(points - np.rint(points)) < 1e-3  # which of two pixels an edge belongs to is open
     points = np.concatenate([points[~near], np.array([-0.25, 0.25, extent - 0.25, extent + 0.25], np.float32)])

@@ -1,0 +1,98 @@
+"""The GPU's resampling, run on the CPU with a stand-in for the one operator that DALI has for GPUs alone."""
+
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pneumo_dist.data.geometry import Geometry, GridSteps, Lens, Stored, lattice
+from pneumo_dist.data.resample import by_lattice
+
+dali_gpu = pytest.importorskip("pneumo_dist.data.dali_gpu")
+dali = pytest.importorskip("nvidia.dali")
+
+Image = npt.NDArray[Any]
+# What a pixel holds that remap does not write; films and masks here hold no such value.
+UNWRITTEN = 99
+FLAGS = {dali.types.INTERP_LINEAR: cv2.INTER_LINEAR, dali.types.INTERP_NN: cv2.INTER_NEAREST}
+SHAPES = [(96, 96), (128, 96), (70, 120), (60, 60)]
+MOVES = {
+    "turned out of the film": Geometry(True, 0.5, 0.8, (0.1, -0.08), Lens(1.5, (0.0004, 0.0))),
+    "grid": Geometry(False, -0.3, 1.1, (0.0, 0.05), GridSteps((1.3, 0.8, 1, 1.2, 0.7), (0.7, 1, 1.3, 0.9, 1.1))),
+    "not moved": Geometry(),
+}
+
+
+def npp_remap(how: int, image: Image, x: Image, y: Image) -> Image:
+    """What DALI 2.4's headers (operators/image/remap, kernels/imgproc/geom/remap_npp.h) demand and promise."""
+    assert x.ndim == y.ndim == 2, "a map has no channel axis"
+    assert image.shape == (*x.shape, 1) and x.shape == y.shape, "the output is as large as input and maps"
+    rows, columns = x.shape
+    inside = (x >= 0.5) & (x <= columns - 0.5) & (y >= 0.5) & (y <= rows - 0.5)
+    moved = cv2.remap(image[..., 0], x - np.float32(0.5), y - np.float32(0.5), how)
+    return np.where(inside, moved, UNWRITTEN).astype(np.uint8)[..., None]
+
+
+def stand_in(image: Any, x: Any, y: Any, *, interp: Any, pixel_origin: str) -> Any:
+    assert pixel_origin == "corner"
+    return dali.fn.python_function(image, x, y, function=partial(npp_remap, FLAGS[interp]), output_layouts="HWC")
+
+
+def film(shape: tuple[int, int]) -> tuple[Image, Image]:
+    """A smooth film without the value that means unwritten, and a mask."""
+    noise = np.random.default_rng(shape[0]).integers(0, 256, shape, np.uint8)
+    image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 120, 255, cv2.NORM_MINMAX)
+    mask = np.zeros(shape, np.uint8)
+    cv2.ellipse(mask, (shape[1] // 3, shape[0] // 2), (20, 25), 20, 0, 360, 255, -1)
+    return image, mask
+
+
+def warped(films: list[tuple[Image, Image]], coarse: list[Image], size: int, border: str) -> list[list[Image]]:
+    """Run the GPU's part of the graph over a batch of films on the CPU."""
+
+    @dali.pipeline_def(batch_size=len(films), num_threads=1, device_id=None, exec_dynamic=False)  # type: ignore[untyped-decorator]
+    def pipeline() -> Any:
+        given = [
+            [image[..., None] for image, _ in films],
+            [mask[..., None] for _, mask in films],
+            coarse,
+            [np.array([*image.shape, 1], np.int32) for image, _ in films],
+        ]
+        layouts = ["HWC", "HWC", "HWC", ""]
+        image, mask, nodes, shape = (
+            dali.fn.external_source(source=[values], cycle=True, layout=layout)
+            for values, layout in zip(given, layouts, strict=True)
+        )
+        extent = dali.fn.cast(shape, dtype=dali.types.FLOAT)
+        canvas = dali_gpu.canvas_of(shape, size)
+        return tuple(dali_gpu.warped_by_lattice([image, mask], nodes, extent, canvas, size, border))
+
+    built = pipeline()
+    built.build()
+    return [[np.array(output.at(number)) for number in range(len(films))] for output in built.run()]
+
+
+@pytest.mark.parametrize("size", [64, 96, 160])
+@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("move", MOVES)
+def test_films_of_any_shape_are_moved_as_on_the_host(
+    move: str, border: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dali.fn.experimental, "remap", stand_in)
+    films = [film(shape) for shape in SHAPES]
+    coarse = [lattice(MOVES[move], size, Stored(max(shape))) for shape in SHAPES]
+    images, masks = warped(films, coarse, size, border)
+    beyond = shared = united = 0
+    for pair, nodes, image, mask in zip(films, coarse, images, masks, strict=True):
+        expected, label = by_lattice(pair, nodes, size, border)
+        assert image.shape == mask.shape == (size, size, 1) and image.dtype == mask.dtype == np.uint8
+        assert UNWRITTEN not in mask
+        assert np.abs(image[..., 0].astype(float) - expected).mean() < 1
+        shared += int(((label > 127) & (mask[..., 0] > 127)).sum())
+        united += int(((label > 127) | (mask[..., 0] > 127)).sum())
+        beyond += int((expected == 0).sum())
+    assert shared > 0.99 * united > 1000
+    assert (beyond > 1000) == (border == "constant"), "only zeros lie beyond a film, or only the film mirrored"
