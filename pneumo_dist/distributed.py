@@ -182,7 +182,9 @@ def wrap_ddp(model: torch.nn.Module, ranks: Ranks, example: torch.Tensor, amp: R
     """
     if ranks.control is None:
         return model
-    _discarded_pass(model, model, ranks, example, amp)
+    # The eager one: where torch.compile sees the model for the first time inside DDP, it cuts the graph where buckets
+    # end, so that gradients are reduced beside the backward pass.
+    _discarded_pass(model.forward, model, ranks, example, amp)
     for parameter in model.parameters():
         if parameter.grad is None:
             # As scSE's in a decoder block that has no skip connection.
@@ -197,7 +199,7 @@ def wrap_ddp(model: torch.nn.Module, ranks: Ranks, example: torch.Tensor, amp: R
 
 
 def _discarded_pass(
-    network: torch.nn.Module, model: torch.nn.Module, ranks: Ranks, example: torch.Tensor, amp: Resolved
+    network: Callable[[torch.Tensor], Any], model: torch.nn.Module, ranks: Ranks, example: torch.Tensor, amp: Resolved
 ) -> None:
     """Run forward and backward for the gradients alone; buffers are put back."""
     buffers = [buffer.clone() for buffer in model.buffers()]
