@@ -76,7 +76,8 @@ def make_batches(source: Source, listed: Iterator[list[Slot]], batch: int) -> It
         case "dali":
             from pneumo_dist.data.dali import dali_batches
 
-            return dali_batches(source, listed, batch)
+            batches = dali_batches(source, listed, batch)
+            return batches if source.spec.device_id is None else _while_training(batches, source.spec.device_id)
         case "host":
             from pneumo_dist.data.host import host_batches
 
@@ -85,3 +86,25 @@ def make_batches(source: Source, listed: Iterator[list[Slot]], batch: int) -> It
             from pneumo_dist.data.synthetic import synthetic_batches
 
             return synthetic_batches(source, listed)
+
+
+def _while_training(batches: Iterator[Batch], device_id: int) -> Iterator[Batch]:
+    """Yield batches that a thread asks the pipeline for while the GPU is at work on those before.
+
+    Each film takes Python up to a millisecond: its draw, its bytes, its map. Between two steps the GPU would idle.
+    """
+    import torch
+
+    from pneumo_dist.data.ahead import made_ahead
+
+    def prepare() -> None:
+        torch.cuda.set_device(device_id)
+        # Of its own: the stream that trains must not wait for films that it has not asked for.
+        torch.cuda.set_stream(torch.cuda.Stream(device_id))  # type: ignore[no-untyped-call]
+
+    def finished() -> Iterator[Batch]:
+        for batch in batches:
+            torch.cuda.current_stream().synchronize()
+            yield batch
+
+    return made_ahead(finished(), 1, prepare)
