@@ -1,0 +1,112 @@
+"""The rows of `benchmarks.gpu`: what is measured, and the file of JSON lines in which finished rows stand."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+ENCODERS = ("se_resnext50_32x4d", "se_resnext101_32x4d", "senet154", "resnet34")
+# The heavy encoders at the resolution of the films, and the first of them at half of it.
+NETWORKS = (*((encoder, 1024) for encoder in ENCODERS), (ENCODERS[0], 512))
+LOADER = "loader"
+LOADER_SIZES = (512, 1024)
+STORED = 1024
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train: the letter that the tables name it by, its words, and what it switches on.
+
+    `layout` None is the better one of those that were measured for the network. `loader` plain is a DataLoader with
+    albumentations and a loop of its own; the others are the trainer's.
+    """
+
+    letter: str
+    text: str
+    loader: str = "synthetic"
+    amp: str = "bf16"
+    layout: bool | None = None
+    compile: bool = False
+    codec: str = "png"
+
+
+WAYS = {
+    "plain": Way("a", "plain loop, IEEE float32, DataLoader + albumentations", "plain", "float32", False),
+    "bf16": Way("b", "bf16, synthetic input, contiguous", layout=False),
+    "channels_last": Way("b'", "the same, channels last", layout=True),
+    "fp16": Way("c'", "fp16 with a scaler, the better layout", amp="fp16"),
+    "compile": Way("d", "(c) and torch.compile", compile=True),
+    "dali-png": Way("e", "(d) and DALI from PNG shards", "dali", compile=True),
+    "dali-jpeg": Way("f", "(d) and DALI from JPEG shards", "dali", compile=True, codec="jpeg"),
+}
+# Each way to load, and its codec; "plain" is torch's DataLoader with albumentations, recipe A, all cores.
+LOADERS = {"dali-png": "png", "dali-jpeg": "jpeg", "plain-png": "png", "plain-jpeg": "jpeg"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one row measures: a network (or the loader alone), the side of its input, and the way."""
+
+    network: str
+    size: int
+    way: str
+
+    def matches(self, row: Row, device: str) -> bool:
+        """Return whether a row is of this task on this device."""
+        return row["device"] == device and all(row[name] == value for name, value in asdict(self).items())
+
+
+def tasks(networks: Sequence[tuple[str, int]], ways: Sequence[str], sizes: Sequence[int] = LOADER_SIZES) -> list[Task]:
+    """Return the tasks in the order in which they can be done: a way comes after those that it builds on.
+
+    `ways` are keys of WAYS, and `loader` for the loaders alone at `sizes`.
+    """
+    wanted = list(ways)
+    if any(WAYS[way].layout is None for way in wanted if way in WAYS):
+        # Their layout is the better one of these two.
+        wanted += ["bf16", "channels_last"]
+    ordered = [way for way in WAYS if way in wanted]
+    trained = [Task(encoder, size, way) for encoder, size in networks for way in ordered]
+    return trained + [Task(LOADER, size, way) for size in sizes for way in LOADERS if LOADER in wanted]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the finished rows, oldest first; none where there is no file.
+
+    A last line without an end is one that was cut off, and no row.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def append_row(path: Path, row: Row) -> None:
+    """Add a row at the end, in place of a line that was cut off."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as stream:
+        stream.seek(0)
+        whole = stream.read().rfind(b"\n") + 1
+        stream.truncate(whole)
+        stream.write(json.dumps(row, sort_keys=True).encode() + b"\n")
+
+
+def latest(rows: Sequence[Row], task: Task, device: str) -> Row | None:
+    """Return the newest row of a task on a device."""
+    return next((row for row in reversed(rows) if task.matches(row, device)), None)
+
+
+def missing(wanted: Sequence[Task], rows: Sequence[Row], device: str) -> list[Task]:
+    """Return the tasks that have no row on this device yet."""
+    return [task for task in wanted if latest(rows, task, device) is None]
+
+
+def better_layout(rows: Sequence[Row], network: str, size: int, device: str) -> bool | None:
+    """Return whether channels last is the faster layout of a network, None where it is not known."""
+    pair = [latest(rows, Task(network, size, way), device) for way in ("bf16", "channels_last")]
+    if pair[0] is None or pair[1] is None:
+        return None
+    return bool(pair[1]["images_per_s"] > pair[0]["images_per_s"])

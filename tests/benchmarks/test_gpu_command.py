@@ -1,0 +1,50 @@
+"""The command as a person types it, on the CPU: rows appear one by one, and a run that was cut off goes on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu_report import of_device
+from benchmarks.gpu_store import read_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+
+
+@pytest.mark.slow
+def test_quick_run_on_the_cpu_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    asked = ("--work", tmp_path, "--quick", "--device", "cpu", "--rows", "plain,bf16,channels_last")
+    first = run(*asked)
+    assert first.returncode == 0, first.stderr[-3000:]
+    path = tmp_path / "quick-rows.jsonl"
+    rows = read_rows(path)
+    assert [row["way"] for row in rows] == ["plain", "bf16", "channels_last"]
+    for row in rows:
+        assert row["device"].startswith("CPU") and row["device_type"] == "cpu" and row["date"]
+        assert row["images_per_s"] > 0 and row["batch"] == 2 and row["operators"] > 400
+        assert "roofline_images_per_s" not in row, "a CPU has no row in the table of cards"
+    # A step's products do not depend on layout and precision.
+    assert rows[0]["gflop_per_image"] == rows[1]["gflop_per_image"] == rows[2]["gflop_per_image"] > 1
+    assert rows[1]["gb_per_image"] < rows[0]["gb_per_image"]
+    assert of_device(rows, None) == []
+    path.write_bytes(path.read_bytes()[:-100])
+    again = run(*asked)
+    assert again.returncode == 0 and "2 of 3 rows are there" in again.stdout
+    assert [row["way"] for row in read_rows(path)] == ["plain", "bf16", "channels_last"]
+    assert read_rows(path)[:2] == rows[:2]
+
+
+def test_without_a_device_nothing_is_measured(tmp_path: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    done = run("--work", tmp_path, "--out", tmp_path / "rows.jsonl")
+    assert done.returncode == 2 and "no CUDA device" in done.stderr
+    assert not (tmp_path / "rows.jsonl").exists()

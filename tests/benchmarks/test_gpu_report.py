@@ -1,0 +1,126 @@
+"""The GPU tables: from made-up rows, and docs/performance.md as it stands."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu_report import BEGIN, END, NOT_MEASURED, Rates, draw, of_device, replaced, tables
+from benchmarks.gpu_store import LOADER, NETWORKS, WAYS, Row, read_rows
+
+DOCS = Path(__file__).parents[2] / "docs"
+CARD = "NVIDIA H100 80GB HBM3"
+NETWORK, SIZE = "se_resnext50_32x4d", 1024
+# 100 GFLOP an image against a peak of 1,000 TFLOP/s; the roofline lets 200 images through a second.
+TRACED = {"gflop_per_image": 100.0, "peak_half_tflops": 1000.0, "roofline_images_per_s": 200.0}
+RATES = {"plain": 30.0, "bf16": 90.0, "channels_last": 120.0, "fp16": 118.0, "compile": 150.0}
+RATES |= {"dali-png": 120.0, "dali-jpeg": 147.0}
+
+
+def row(network: str, size: int, way: str, rate: float, **given: Any) -> Row:
+    machine = {"device": CARD, "device_type": "cuda", "date": "2027-01-02", "torch": "2.15", "cuda": "13.2"}
+    machine |= {"python": "3.12", "dali": "2.4", "cores": 16}
+    found = {"images_per_s": rate, "batch": 12, "idle_share": 0.03, "peak_memory_gb": 55.5}
+    return {**machine, "network": network, "size": size, "way": way, **found, **given}
+
+
+@pytest.fixture
+def rows() -> list[Row]:
+    made = [row(NETWORK, SIZE, way, rate) for way, rate in RATES.items()]
+    made[0] |= {"gflop_per_image": 100.0, "roofline_images_per_s": 40.0}
+    made[1] |= TRACED
+    return [*made, row(LOADER, 512, "dali-png", 3000.0), row(LOADER, 512, "plain-png", 1000.0)]
+
+
+def lines_of(text: str, start: str) -> list[list[str]]:
+    """The cells of the table lines that begin with these words."""
+    lines = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_page_says_not_yet_measured_for_every_figure_that_no_row_holds() -> None:
+    text = tables([])
+    assert "No GPU has been measured yet." in text and ".png" not in text
+    body = [line for line in lines_of(text, "") if line[0] != "---"]
+    targets = [line for line in body if "at least" in line[3]]
+    networks = [line for line in body if line[0].startswith("(") and line not in targets]
+    loaders = [line for line in body if line[0].startswith(("png", "jpeg"))]
+    assert [len(each) for each in (targets, networks, loaders)] == [4 * len(NETWORKS), len(WAYS) * len(NETWORKS), 4]
+    assert all(line[2] == NOT_MEASURED for line in targets)
+    # Only what DALI feeds has a synthetic rate to be a share of.
+    assert all({*line[1:]} <= {NOT_MEASURED, ""} and line[1:].count(NOT_MEASURED) >= 6 for line in networks)
+    assert all(line[1:] == [NOT_MEASURED] * 3 for line in loaders)
+    assert len(body) == 1 + len(NETWORKS) + 1 + sum(map(len, (targets, networks, loaders)))
+
+
+def test_page_is_made_of_the_rows_that_the_repository_holds() -> None:
+    measured = of_device(read_rows(DOCS / "gpu-rows.jsonl"), None)
+    page = (DOCS / "performance.md").read_text()
+    assert replaced(page, tables(measured)) == page, "run python -m benchmarks.gpu_report"
+
+
+def test_shares_are_those_of_peak_roofline_and_synthetic_rate(rows: list[Row]) -> None:
+    text = tables(rows)
+    (better,) = lines_of(text, "(b', c)")
+    assert better[1:] == ["120.0", "12", "1.2 %", "60.0 %", "", "3.0 %", "55.5 GB"]
+    (plain,) = [line for line in lines_of(text, "(a)") if line[1] != NOT_MEASURED]
+    assert plain[1:5] == ["30.0", "12", "0.3 %", "75.0 %"], "its roofline is that of float32"
+    (jpeg,) = [line for line in lines_of(text, "(f) (d)") if line[1] != NOT_MEASURED]
+    assert jpeg[1:6] == ["147.0", "12", "1.5 %", "73.5 %", "98.0 %"]
+    (loader,) = lines_of(text, "png, 512 px")
+    assert loader[1:] == ["3000.0", "1000.0", "3.00 x"]
+    assert CARD in text and "2027-01-02" in text and "gpu-rates.png" in text
+
+
+def test_targets_are_met_or_missed_by_what_was_measured(rows: list[Row]) -> None:
+    def verdicts(given: list[Row]) -> list[list[str]]:
+        starts = ("(c) of the eager", "(d) / (c)", "(f) / (d)", "(d) / (a)")
+        found = [lines_of(tables(given), start) for start in starts]
+        return [next(line for line in lines if line[1] == f"{NETWORK}, {SIZE} px")[2:] for lines in found]
+
+    assert verdicts(rows) == [
+        ["60.0 %", "at least 55.0 %", "met"],
+        ["1.25 x", "at least 1.30 x", "**missed**"],
+        ["98.0 %", "at least 95.0 %", "met"],
+        ["5.00 x", "at least 4.00 x", "met"],
+    ]
+    slow = [{**each, "images_per_s": 60.0} if each["way"] == "compile" else each for each in rows]
+    assert [line[2] for line in verdicts(slow)] == ["met", "**missed**", "met", "**missed**"]
+    without = [each for each in rows if each["way"] != "compile"]
+    assert [line[0] for line in verdicts(without)] == ["60.0 %", *[NOT_MEASURED] * 3]
+
+
+def test_faster_layout_is_the_one_that_counts(rows: list[Row]) -> None:
+    assert Rates(rows, NETWORK, SIZE).layout == "channels_last"
+    other = [{**each, "images_per_s": 200.0} if each["way"] == "bf16" else each for each in rows]
+    assert Rates(other, NETWORK, SIZE).layout == "bf16"
+    assert Rates(rows[:2], NETWORK, SIZE).layout is None
+
+
+def test_rows_of_a_cpu_or_of_another_card_are_not_shown(rows: list[Row]) -> None:
+    other = {**rows[0], "device": "NVIDIA H200"}
+    cpu = {**rows[0], "device": "CPU (x86_64)", "device_type": "cpu"}
+    assert of_device([cpu], None) == []
+    assert of_device([*rows, other, cpu], None) == [other]
+    assert of_device([*rows, other, cpu], CARD) == rows
+    assert of_device([*rows, cpu], "CPU (x86_64)") == []
+
+
+def test_a_card_without_known_peaks_has_rates_alone(rows: list[Row]) -> None:
+    peaks = {"peak_half_tflops", "roofline_images_per_s"}
+    bare = [{key: value for key, value in each.items() if key not in peaks} for each in rows]
+    (better,) = lines_of(tables(bare), "(b', c)")
+    assert better[1:5] == ["120.0", "12", "", ""]
+
+
+def test_only_what_stands_between_the_marks_is_replaced() -> None:
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert replaced(page, "new\n") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert replaced(replaced(page, "new\n"), "new\n") == replaced(page, "new\n")
+    with pytest.raises(ValueError, match="needs the lines"):
+        replaced("no marks", "new")
+
+
+def test_rates_are_drawn(rows: list[Row], tmp_path: Path) -> None:
+    draw(rows, tmp_path / "rates.png")
+    assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")
