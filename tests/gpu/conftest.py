@@ -1,0 +1,69 @@
+"""The same checks on the CPU, where they show that they are no dead code, and, where there is one, on a GPU.
+
+    python -m pytest -q tests/gpu -m gpu
+
+Run that on a GPU machine. Without a CUDA device these skip and say so.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# cuBLAS reads it when it is first used, which an earlier test may do; deterministic runs need it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import pytest
+import torch
+
+from pneumo_dist.config import RuntimeConfig
+from pneumo_dist.distributed import Ranks, pick_device
+from pneumo_dist.precision import configure
+from shards.build import BuildOptions, build
+from shards.labels import load_labels
+from shards.phantom import synthesize
+from shards.sources import find_sources
+from shards.table import Shards
+
+SALT = b"a salt for tests only"
+
+
+def alone(kind: str) -> Ranks:
+    """Return a single rank on the CPU or on the first GPU; skip where there is none."""
+    if kind == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return Ranks(0, 1, 0, pick_device(0, cpu=kind == "cpu"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def ranks(request: pytest.FixtureRequest) -> Ranks:
+    """A single rank on each kind of device."""
+    return alone(request.param)
+
+
+@pytest.fixture
+def gpu() -> Ranks:
+    """A single rank on a GPU."""
+    return alone("cuda")
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    """Compute in IEEE float32, so that devices compare; put back what a test sets."""
+    switches = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    configure(RuntimeConfig(tf32=False))
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = switches
+
+
+def made_films(folder: Path, codec: str) -> Shards:
+    made = synthesize(folder / "synth", images=12, size=96, positive_rate=0.5, seed=3)
+    sources = find_sources([made.dicom_dir], [], None, load_labels(made.labels_csv), made.labels_csv, [], [])
+    build(sources, folder / "shards", BuildOptions(image_size=96, folds=2, codec=codec), SALT)
+    return Shards(folder / "shards")
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shards]:
+    """Twelve phantom films of 96 x 96 pixels in two folds, by codec."""
+    return {codec: made_films(tmp_path_factory.mktemp(codec), codec) for codec in ("png", "jpeg")}

@@ -1,0 +1,109 @@
+"""Two ranks on GPUs, or on the CPU: one step of both is the step of one rank that sees all films."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from gpu.learners import FCN, FCN_NORM, SGD, batch_of, learner_of, parts_of, take
+
+from pneumo_dist.config import RuntimeConfig
+from pneumo_dist.distributed import Ranks, pick_device, process_group
+from pneumo_dist.precision import configure
+from pneumo_dist.processes import die_with_parent
+
+ROOT = Path(__file__).parents[2]
+WORLD = 2
+# Torch's synchronised batch norm is for GPUs alone; a mean over pixels does not depend on how films are dealt.
+LOSS = {"bce": 1, "dice": 0, "focal": 0}
+
+
+def model_of(device: torch.device) -> dict[str, Any]:
+    return {**FCN_NORM, "sync_batch_norm": True} if device.type == "cuda" else FCN
+
+
+@contextmanager
+def joined(kind: str, rank: int) -> Iterator[Ranks]:
+    """Join the other rank: on GPUs of their own, on the CPU, or both on one GPU, which NCCL refuses."""
+    if kind != "one GPU":
+        with process_group(cpu=kind == "CPU") as ranks:
+            yield ranks
+        return
+    device = pick_device(0, cpu=False)
+    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+    control = dist.new_group(backend="gloo")
+    assert isinstance(control, dist.ProcessGroup)
+    try:
+        yield Ranks(rank, WORLD, 0, device, control)
+    finally:
+        dist.destroy_process_group()
+
+
+def stepped(ranks: Ranks, compile: bool) -> dict[str, list[float]]:
+    """Take three steps of four films over all ranks; return all weights."""
+    configure(RuntimeConfig(tf32=False))
+    micro = 4 // ranks.world
+    learner = learner_of(
+        ranks,
+        model_of(ranks.device),
+        data={"channels_last": True},
+        runtime={"compile": compile},
+        micro_batch=micro,
+        loss=LOSS,
+        optim={**SGD, "clip_norm": 1.0},
+    )
+    for done in range(3):
+        own = parts_of(batch_of(4, seed=done), micro)[ranks.rank]
+        take(learner, [own], done)
+    learner.share_buffers()
+    return {name: value.cpu().double().flatten().tolist() for name, value in learner.model.state_dict().items()}
+
+
+def on_rank(rank: int, kind: str, compile: bool, port: int, folder: str) -> None:
+    die_with_parent()
+    torch.set_num_threads(1)
+    local = rank if kind == "GPUs" else 0
+    variables = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": WORLD, "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update({name: str(value) for name, value in {**variables, "MASTER_PORT": port}.items()})
+    with joined(kind, rank) as ranks:
+        (Path(folder) / f"{rank}.json").write_text(json.dumps(stepped(ranks, compile)))
+
+
+def main(kind: str, compile: bool, folder: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = (kind, compile, port, folder)
+    # CUDA does not survive a fork.
+    torch.multiprocessing.start_processes(on_rank, arguments, nprocs=WORLD, start_method="spawn")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
+def test_two_ranks_take_the_step_of_one(ranks: Ranks, tmp_path: Path, compile: bool) -> None:
+    """With batch-norm statistics over all films, where they are on GPUs."""
+    kind = "CPU" if ranks.device.type == "cpu" else "GPUs" if torch.cuda.device_count() >= WORLD else "one GPU"
+    command = [sys.executable, "-m", "gpu.test_ranks", kind, str(int(compile)), str(tmp_path)]
+    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD))
+    assert first == second
+    # One rank has all films in one batch, and so their statistics.
+    expected = stepped(ranks, compile=False)
+    assert list(first) == list(expected)
+    for name, values in expected.items():
+        torch.testing.assert_close(torch.tensor(first[name]), torch.tensor(values), rtol=1e-3, atol=1e-4)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], bool(int(sys.argv[2])), sys.argv[3])

@@ -1,0 +1,122 @@
+"""Whole runs on each device: stopped and resumed with the same bits, moved to the CPU, predicted."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_runs
+import torch
+
+from benchmarks.equality import run_differences
+from pneumo_dist.config import Experiment, RuntimeConfig
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.inference.predict import PredictOptions, predict
+from pneumo_dist.inference.store import Predictions
+from pneumo_dist.learner import Learner
+from pneumo_dist.models import split_outputs
+from pneumo_dist.precision import configure
+from pneumo_dist.preemption import Preempted
+from pneumo_dist.stages import train_fold
+from shards.table import Shards
+
+pytestmark = pytest.mark.slow
+
+CPU = Ranks(0, 1, 0, torch.device("cpu"))
+
+
+def experiment_of(loader: str, amp: str, **stage: Any) -> Experiment:
+    model = {"encoder": "resnet18", "in_channels": 1, "decoder_channels": (16, 16, 8, 8, 8)}
+    given = {"image_size": 64, "global_batch": 2, "micro_batch": 1, "eval_batch": 4, "top_k": 9, "epochs": 2}
+    optim = {"name": "adam", "lr": 1e-3, "clip_norm": 1.0, "ema_decay": 0.9}
+    return Experiment.model_validate(
+        {
+            "name": "x",
+            "amp": amp,
+            "model": model,
+            "data": {"loader": loader},
+            "runtime": {"deterministic": True, "tf32": False, "fused": True},
+            "stages": [{"name": "main", "optim": optim, "augment": {"distortion": {"p": 0.5}}, **given, **stage}],
+        }
+    )
+
+
+def train(experiment: Experiment, films: Shards, folder: Path, ranks: Ranks) -> Path:
+    configure(experiment.runtime)
+    train_fold(experiment, 0, films, folder, ranks, experiment.model_dump_json())
+    return folder
+
+
+def stopped(experiment: Experiment, films: Shards, folder: Path, ranks: Ranks, steps: int) -> None:
+    """Train until a signal comes after so many steps."""
+    step, taken = Learner.step, 0
+
+    def counted(learner: Learner, *arguments: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == steps:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return step(learner, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Preempted):
+        patch.setattr(Learner, "step", counted)
+        train(experiment, films, folder, ranks)
+
+
+@pytest.mark.parametrize("loader", ["synthetic", "dali"])
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_resumed_run_ends_with_the_same_bits(
+    films: dict[str, Shards], ranks: Ranks, tmp_path: Path, loader: str, amp: str
+) -> None:
+    experiment = experiment_of(loader, amp)
+    straight = train(experiment, films["png"], tmp_path / "straight", ranks)
+    for steps in (2, 2):  # in the first epoch, and in the second
+        stopped(experiment, films["png"], tmp_path / "resumed", ranks, steps)
+    resumed = train(experiment, films["png"], tmp_path / "resumed", ranks)
+    assert run_differences(straight, resumed) == []
+    records = [json.loads(line) for line in (resumed / "main/metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in records] == [0, 1]
+    assert all(("peak_gpu_memory_mb" in record) == (ranks.device.type == "cuda") for record in records)
+
+
+def test_run_that_began_on_a_device_goes_on_on_the_cpu(films: dict[str, Shards], ranks: Ranks, tmp_path: Path) -> None:
+    experiment = experiment_of("dali", "float32")
+    stopped(experiment, films["png"], tmp_path, ranks, 4)
+    train(experiment, films["png"], tmp_path, CPU)
+    state = torch.load(tmp_path / "main/checkpoints/last", weights_only=True)
+    assert state["position"]["finished"] and len(state["history"]) == 2
+    assert all(value.device.type == "cpu" and bool(value.isfinite().all()) for value in state["model"].values())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tiny_runs.Trained:
+    configure(RuntimeConfig(tf32=False))
+    return tiny_runs.make(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.mark.parametrize("loader", ["host", "dali"])
+def test_prediction_is_that_of_plain_forward_passes_on_the_cpu(
+    trained: tiny_runs.Trained, ranks: Ranks, tmp_path: Path, loader: str
+) -> None:
+    """No pixel differs by more than two of 255, with the TF32 that torch lets convolutions use by default."""
+    torch.backends.cudnn.allow_tf32 = True
+    members = [{"experiment": "plain", "top_k": 1}, {"experiment": "head", "top_k": 1}]
+    ensemble = trained.ensemble(members=members, tta={"hflip": False}, loader=loader)
+    predict(ensemble, trained.shards, tmp_path, ranks, PredictOptions("test"))
+    predictions = Predictions(tmp_path)
+    assert len(predictions) == 5
+    keys = trained.shards.column("key")
+    levels = set()
+    for row, p8 in predictions:
+        film = tiny_runs.image(trained.shards, int(np.flatnonzero(keys == row["key"])[0]))
+        found = []
+        for part in ensemble.parts:
+            with torch.no_grad():
+                logits, _ = split_outputs(part.read().build(part.name)(film))
+            found.append(torch.sigmoid(logits)[0, 0].numpy() * 255)
+        assert np.abs(p8 - np.mean(found, axis=0)).max() <= 2
+        levels |= set(np.unique(p8).tolist())
+    assert len(levels) > 5, "the maps are flat"
