@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/setup.sha256
-current=$(cat pyproject.toml constraints.txt launch/setup.sh | sha256sum | cut -d' ' -f1)
+current=$(cat pyproject.toml constraints.txt launch/setup.sh launch/driver.sh | sha256sum | cut -d' ' -f1)
 if [[ -x .venv/bin/python && "$(cat "$stamp" 2>/dev/null)" == "$current" ]]; then
   exit 0
 fi
@@ -34,14 +34,24 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   apt-get update -q && apt-get install -q -y --no-install-recommends "$package"
 fi
 
-# DALI is built per CUDA generation; the driver says which one it can run. Without a driver either works on the CPU.
-extra=dali-cuda13
-if command -v nvidia-smi >/dev/null; then
-  cuda=$(nvidia-smi 2>/dev/null | sed -n 's/.*CUDA Version: \([0-9]*\).*/\1/p' | head -n1)
-  [[ -n "$cuda" && "$cuda" -lt 13 ]] && extra=dali-cuda12
+source launch/driver.sh
+driver=$(driver_version)
+extra=$(dali_extra "$driver")
+pins=constraints.txt
+site=()
+if [[ -n $driver ]] && has_site_torch "$python"; then
+  # A GPU machine's own torch fits its driver: it is used as it is, and its libraries are not pinned.
+  site=(--system-site-packages)
+  pins=.venv/constraints.txt
+elif [[ $extra == dali-cuda12 ]]; then
+  echo "warning: driver $driver runs CUDA 12, the pinned torch needs CUDA 13 and will not see the GPU; install a torch >= 2.11" \
+    "for CUDA 12 into a Python and run: PYTHON=THAT_PYTHON bash launch/setup.sh (see docs/gpu.md)" >&2
 fi
 
-echo "setting up .venv with $("$python" --version), $extra (several GB, some minutes) ..."
-[[ -x .venv/bin/python ]] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,$extra]"
+echo "setting up .venv with $("$python" --version), $extra${site[0]:+, its own torch} (several GB, some minutes) ..."
+if [[ ! -x .venv/bin/python || ${#site[@]} -gt 0 ]]; then
+  "$python" -m venv "${site[@]}" .venv
+fi
+[[ $pins == constraints.txt ]] || without_torch constraints.txt >"$pins"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$pins" -e ".[dev,$extra]"
 echo "$current" >"$stamp"

@@ -1,0 +1,38 @@
+# Sourced by setup.sh: what this machine's GPU can run, and whether its Python brings a torch for it.
+# shellcheck shell=bash
+
+# From this driver on, CUDA 13 runs; older ones run CUDA 12.
+CUDA13_DRIVER=580
+
+# Print the driver's major version, or nothing where there is no driver.
+driver_version() {
+  local version
+  version=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n1) || true
+  version=${version%%.*}
+  if [[ $version =~ ^[0-9]+$ ]]; then echo "$version"; fi
+}
+
+# Print the extra with the DALI that a driver can run. Without a driver (an empty version) either works on the CPU.
+#   dali_extra VERSION
+dali_extra() {
+  if [[ -n $1 ]] && (($1 < CUDA13_DRIVER)); then echo dali-cuda12; else echo dali-cuda13; fi
+}
+
+# Whether a Python has a torch of its own, 2.11 or newer and with torchvision, that finds this machine's GPU.
+#   has_site_torch PYTHON
+has_site_torch() {
+  "$1" - >/dev/null 2>&1 <<'PYTHON'
+import sys
+import torch, torchvision
+version = tuple(map(int, torch.__version__.split(".")[:2]))
+sys.exit(version < (2, 11) or not torch.cuda.is_available())
+PYTHON
+}
+
+# Print pins without those of torch and the CUDA libraries that it brings; DALI's stay.
+#   without_torch FILE
+without_torch() {
+  local libraries='cublas|cuda-[a-z]+|cudnn-cu[0-9]+|cufft|cufile|cusolver|cusparse|cusparselt-cu[0-9]+|nccl-cu[0-9]+'
+  libraries+='|nvjitlink|nvshmem-cu[0-9]+|nvtx'
+  grep -vE "^(torch|torchvision|triton|cuda-[a-z]+|nvidia-($libraries))==" "$1"
+}
