@@ -188,7 +188,7 @@ class _CpuResample:
         return [image[..., None] for image in moved]
 
 
-def _resample_on_gpu(images: list[Any], warp: Any, coarse: list[Any], encoded: Any, source: Source) -> list[Any]:
+def _resample_on_gpu(images: list[Any], warp: Any, coarse: list[Any], encoded: Any, source: Source) -> Any:
     size = source.spec.size
     if not coarse:
         return warped_by_matrix(images, warp, size)

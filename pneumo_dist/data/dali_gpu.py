@@ -1,12 +1,14 @@
 """The resampling of the DALI graph on a GPU, of operators that are the same on both sides but for remap itself.
 
-Points are pixels of the stored image, counted from the corner of the first one, as geometry.py has them.
+Points are pixels of the stored image, counted from the corner of the first one, as geometry.py has them. Nothing here
+is decided by a film, so DALI need not convert it to a graph's conditions (what it converts may not be all of Python).
 """
 
 from typing import Any
 
 from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
+from nvidia.dali.pipeline import do_not_convert
 
 from pneumo_dist.data.geometry import cells
 
@@ -15,6 +17,7 @@ MARGIN = 2
 KINDS = (types.INTERP_LINEAR, types.INTERP_NN)
 
 
+@do_not_convert  # type: ignore[untyped-decorator]
 def warped_by_matrix(images: list[Any], warp: Any, size: int) -> list[Any]:
     """Return image and mask at the points of a 2x3 map, each (size, size, 1), with zeros beyond the film."""
     side = float(size)
@@ -24,6 +27,7 @@ def warped_by_matrix(images: list[Any], warp: Any, size: int) -> list[Any]:
     ]
 
 
+@do_not_convert  # type: ignore[untyped-decorator]
 def warped_by_lattice(images: list[Any], coarse: Any, extent: Any, canvas: Any, size: int, border: str) -> list[Any]:
     """Return image and mask at the points of a lattice, each (size, size, 1).
 

@@ -8,8 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pneumo_dist.config import DataConfig
+from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.data.batch import Input, Slot, Source
 from pneumo_dist.data.geometry import Geometry, GridSteps, Lens, Stored, lattice
+from pneumo_dist.data.host import Films
 from pneumo_dist.data.resample import by_lattice
+from shards.table import Shards
 
 dali_gpu = pytest.importorskip("pneumo_dist.data.dali_gpu")
 dali = pytest.importorskip("nvidia.dali")
@@ -96,3 +101,77 @@ def test_films_of_any_shape_are_moved_as_on_the_host(
         beyond += int((expected == 0).sum())
     assert shared > 0.99 * united > 1000
     assert (beyond > 1000) == (border == "constant"), "only zeros lie beyond a film, or only the film mirrored"
+
+
+# -- the whole graph
+
+RECIPES: dict[str, dict[str, Any] | None] = {
+    "as they are": None,
+    "affine": {"tone": {"p": 0}},
+    "mirrored edges": {"border": "reflect", "random_resized_crop": {"p": 0.5}},
+    "everything": {
+        "border": "reflect",
+        "distortion": {"p": 0.7},
+        "clahe": {"p": 0.5},
+        "tone": {"p": 0.8},
+        "noise": {"p": 0.5},
+    },
+}
+
+
+def source_of(films: Shards, recipe: str, size: int, with_mask: bool = True) -> Source:
+    """Films for a GPU."""
+    given = RECIPES[recipe]
+    augment = None if given is None else AugmentConfig.model_validate(given)
+    data = DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return Source(films, Input(size, 1, data, device_id=0), with_mask, augment, seed=5)
+
+
+def graph_of(source: Source, slots: list[Slot], device_id: int | None) -> Any:
+    """The pipeline as `dali_batches` makes it; it has its device only once it is built."""
+    from pneumo_dist.data.dali import _graph, fed
+
+    feed = [fed(source, slot) for slot in slots]
+    return _graph(
+        source,
+        lambda info: feed[info.idx_in_batch],
+        None,
+        batch_size=len(slots),
+        num_threads=1,
+        device_id=device_id,
+        prefetch_queue_depth=2,
+        exec_dynamic=device_id is not None,
+    )
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_graph_for_a_gpu_can_be_written_down_without_one(films: Shards, recipe: str, with_mask: bool) -> None:
+    source = source_of(films, recipe, 64, with_mask)
+    assert graph_of(source, [Slot(0, 0, 0), Slot(1, 0, 0)], device_id=0).device_id == 0
+
+
+@pytest.mark.filterwarnings("ignore:The external source node")
+@pytest.mark.parametrize("size", [64, 96, 160])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_graph_for_a_gpu_gives_the_films_of_the_host_loader(
+    films: Shards, recipe: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every node on the CPU and remap's stand-in, all else is what a GPU runs."""
+    decode = dali.fn.decoders.image
+    monkeypatch.setattr(dali.fn.decoders, "image", lambda encoded, device, **given: decode(encoded, **given))
+    monkeypatch.setattr(dali.data_node.DataNode, "gpu", lambda node: node)
+    monkeypatch.setattr(dali.fn.experimental, "remap", stand_in)
+    source = source_of(films, recipe, size)
+    slots = [Slot(row, epoch, 0) for epoch in range(2) for row in range(len(films))]
+    pipeline = graph_of(source, slots, device_id=None)
+    pipeline.build()
+    images, masks = (np.array(output.as_tensor()) for output in pipeline.run())
+    assert images.shape == (len(slots), 1, size, size) and masks.shape == (len(slots), size, size, 1)
+    shared = united = 0
+    for slot, image, mask in zip(slots, images, masks, strict=True):
+        expected, label, _ = Films(source)[slot]
+        assert np.abs(image - expected.numpy()).mean() * 255 < 2
+        seen, truth = mask[..., 0] > 0, label[0].numpy() > 0
+        shared, united = shared + int((seen & truth).sum()), united + int((seen | truth).sum())
+    assert shared > 0.99 * united > 50 * len(slots)
