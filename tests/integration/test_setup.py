@@ -79,3 +79,51 @@ def test_pins_of_torch_and_its_libraries_are_dropped_and_no_others() -> None:
     assert all(re.match(r"torch|triton|cuda-|nvidia-", name) for name in dropped)
     kept = {line.partition("==")[0] for line in after}
     assert {"nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-nvimgcodec-cu13", "numpy", "nvtx", "sympy"} < kept
+
+
+# A Python that notes what it is asked for; $SITE is what its own torch says of the GPU.
+FAKE_PYTHON = f"""#!/bin/sh
+case "$1" in
+  -c) exec {sys.executable} "$@" ;;
+  -) exit "$SITE" ;;
+  --version) echo Python 3.12.0 ;;
+  -m)
+    echo "$*" >>log
+    if [ "$2" = venv ]; then mkdir -p .venv/bin && cp "$0" .venv/bin/python; fi ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("driver", "has_torch", "extra", "takes_site", "warns"),
+    [
+        ("", True, "dali-cuda13", False, False),
+        ("595.10", False, "dali-cuda13", False, False),
+        ("595.10", True, "dali-cuda13", True, False),
+        ("570.86", True, "dali-cuda12", True, False),
+        ("570.86", False, "dali-cuda12", False, True),
+    ],
+)
+def test_setup_installs_for_the_driver_once(
+    tmp_path: Path, driver: str, has_torch: bool, extra: str, takes_site: bool, warns: bool
+) -> None:
+    for name in ("pyproject.toml", "constraints.txt", "launch/setup.sh", "launch/driver.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    for name, content in (("python", FAKE_PYTHON), ("nvidia-smi", f"#!/bin/sh\necho {driver}\n")):
+        (tmp_path / name).write_text(content)
+        (tmp_path / name).chmod(0o755)
+
+    def setup() -> "subprocess.CompletedProcess[str]":
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": "python", "SITE": str(int(not has_torch))}
+        command = ["bash", tmp_path / "launch/setup.sh"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+
+    done = setup()
+    made, installed = (tmp_path / "log").read_text().splitlines()
+    assert made == f"-m venv {'--system-site-packages ' if takes_site else ''}.venv"
+    pins = ".venv/constraints.txt" if takes_site else "constraints.txt"
+    assert installed.endswith(f"-c {pins} -e .[dev,{extra}]")
+    assert (tmp_path / ".venv/constraints.txt").exists() == takes_site
+    assert ("warning: driver 570 runs CUDA 12" in done.stderr) == warns == bool(done.stderr)
+    assert setup().stdout == "" and len((tmp_path / "log").read_text().splitlines()) == 2, "it is ready"
