@@ -24,7 +24,7 @@ from pneumo_dist.data.plan import Indices, fixed_batches
 from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.inference.ensemble import Ensemble, Part, shares
 from pneumo_dist.inference.postprocess import to_p8
-from pneumo_dist.inference.store import MANIFEST, film_facts, write_block, write_table
+from pneumo_dist.inference.store import MANIFEST, film_facts, is_whole, write_block, write_table
 from pneumo_dist.inference.views import mean_view
 from pneumo_dist.lineage import check_unseen
 from pneumo_dist.precision import Resolved, resolve_amp
@@ -230,11 +230,12 @@ def _write(out: Path, block: _Block, films: _Films, shards: Shards) -> None:
 
 
 def _finished(out: Path, block: _Block) -> bool:
+    """Return whether a block of the same films and networks stands, whole: a damaged one is made again."""
     try:
         content = json.loads((out / PARTS / f"{block.name}.json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        return bool(content["digest"] == block.digest) and is_whole(out, content["rows"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
-    return bool(content["digest"] == block.digest) and (out / f"{block.name}.tar").exists()
 
 
 class _Networks:

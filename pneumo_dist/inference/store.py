@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
 
-from pneumo_dist.inference.postprocess import Map
+from pneumo_dist.inference.postprocess import Map, Rule
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write, sha256_file
 from shards.grid import Padding
@@ -93,6 +93,26 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], manifest: Mappi
     atomic_write(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of finished predictions. Raises InputError where there is none or it is damaged."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no finished predictions; run 'python -m pneumo_dist predict' first") from None
+    except ValueError:
+        raise InputError(f"{path}: not valid JSON; predict again") from None
+    named = (manifest.get("format"), manifest.get("format_version")) if isinstance(manifest, dict) else ()
+    if named != (FORMAT, FORMAT_VERSION) or "predictions_sha256" not in manifest:
+        raise InputError(f"{path}: not predictions of format version {FORMAT_VERSION}; predict again")
+    return dict(manifest)
+
+
+def stored_digest(folder: Path) -> str | None:
+    """Return the digest of finished predictions, None where there are none."""
+    return str(read_manifest(folder)["predictions_sha256"]) if (folder / MANIFEST).exists() else None
+
+
 class Predictions:
     """Random access to stored predictions, in key order.
 
@@ -101,19 +121,10 @@ class Predictions:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            manifest = json.loads((folder / MANIFEST).read_text())
-        except FileNotFoundError:
-            raise InputError(f"{folder}: no finished predictions; run 'python -m pneumo_dist predict' first") from None
-        except ValueError:
-            raise InputError(f"{folder / MANIFEST}: not valid JSON; predict again") from None
-        named = (manifest.get("format"), manifest.get("format_version")) if isinstance(manifest, dict) else ()
-        if named != (FORMAT, FORMAT_VERSION):
-            raise InputError(f"{folder / MANIFEST}: not predictions of format version {FORMAT_VERSION}; predict again")
-        self.manifest: dict[str, Any] = manifest
+        self.manifest = read_manifest(folder)
         if not (folder / TABLE).exists():
             raise InputError(f"{folder / TABLE}: missing; predict again")
-        if sha256_file(folder / TABLE) != manifest["predictions_sha256"]:
+        if sha256_file(folder / TABLE) != self.digest:
             raise InputError(f"{folder / TABLE}: differs from the manifest's digest; predict again")
         self.rows: list[dict[str, Any]] = pq.read_table(folder / TABLE).to_pylist()
         self._members = MemberReader(folder)
@@ -151,3 +162,32 @@ class Predictions:
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Map]]:
         for index, row in enumerate(self.rows):
             yield row, self.p8(index)
+
+
+def open_predictions(folder: Path) -> Predictions:
+    """Open predictions with at least one film. Raises InputError where there are none."""
+    predictions = Predictions(folder)
+    if not len(predictions):
+        raise InputError(f"{folder}: holds no films; predict again with shards that have some")
+    return predictions
+
+
+def check_gate(predictions: Predictions, rule: Rule) -> None:
+    """Raise InputError where a rule has a gate and a film has no class probability."""
+    if rule.gate > 0 and any(row["class_probability"] is None for row in predictions.rows):
+        raise InputError(
+            f"{predictions.folder}: no class probability for the gate; its networks have no classification head"
+        )
+
+
+def is_whole(folder: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the maps of some rows stand in the folder's tars as they were written."""
+    reader = MemberReader(folder)
+    try:
+        for row in rows:
+            reader.read(row["tar"], row["offset"], row["size"], row["crc32"], MEMBER)
+    except InputError:
+        return False
+    finally:
+        reader.close()
+    return True

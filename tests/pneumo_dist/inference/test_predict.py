@@ -1,6 +1,7 @@
 """Distributed prediction, on one rank: what is stored, by which networks, and what is refused."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,41 @@ def test_split_without_films_is_an_input_error(trained: Trained, tmp_path: Path)
 def test_impossible_options_are_input_errors(options: dict[str, int], named: str) -> None:
     with pytest.raises(InputError, match=named):
         PredictOptions(**options)  # type: ignore[arg-type]
+
+
+def cut(tar: Path, row: dict[str, Any]) -> None:
+    tar.write_bytes(tar.read_bytes()[: row["offset"] + 10])
+
+
+def flip(tar: Path, row: dict[str, Any]) -> None:
+    content = bytearray(tar.read_bytes())
+    content[row["offset"] + row["size"] // 2] ^= 1
+    tar.write_bytes(content)
+
+
+def remove(tar: Path, row: dict[str, Any]) -> None:
+    tar.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, flip, remove])
+def test_damaged_block_is_made_again_and_the_others_are_not(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path, dict[str, Any]], None]
+) -> None:
+    ensemble = trained.ensemble()
+    whole = stored(trained, ensemble, tmp_path, block=2)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("pred*")}
+    damage(tmp_path / "pred-00001.tar", next(row for row in whole.rows if row["tar"] == "pred-00001.tar"))
+    made: list[str] = []
+    write = prediction.write_block
+    monkeypatch.setattr(prediction, "write_block", lambda path, films: made.append(path.name) or write(path, films))
+    stored(trained, ensemble, tmp_path, block=2)
+    assert made == ["pred-00001.tar"] and len(before) == 4
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("pred*")} == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"digest": 3}'])
+def test_damaged_notes_of_a_block_have_it_made_again(trained: Trained, tmp_path: Path, text: str) -> None:
+    ensemble = trained.ensemble()
+    digest = stored(trained, ensemble, tmp_path).digest
+    (tmp_path / ".parts/pred-00000.json").write_text(text)
+    assert stored(trained, ensemble, tmp_path).digest == digest

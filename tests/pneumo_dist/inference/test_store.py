@@ -8,7 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pneumo_dist.inference.store import MANIFEST, TABLE, Predictions, film_facts, write_block, write_table
+from pneumo_dist.inference.store import (
+    MANIFEST,
+    TABLE,
+    Predictions,
+    film_facts,
+    is_whole,
+    open_predictions,
+    stored_digest,
+    write_block,
+    write_table,
+)
 from shards.errors import InputError
 from shards.members import CorruptSample
 from shards.table import Shards
@@ -104,3 +114,27 @@ def test_missing_table_is_an_input_error(folder: Path) -> None:
     (folder / TABLE).unlink()
     with pytest.raises(InputError, match="predict"):
         Predictions(folder)
+
+
+def test_whole_maps_are_told_from_damaged_and_missing_ones(folder: Path) -> None:
+    rows = Predictions(folder).rows
+    first = [row for row in rows if row["tar"] == "pred-00000.tar"]
+    assert is_whole(folder, rows) and len(first) == 7
+    tar = folder / "pred-00001.tar"
+    truncate_to = min(row["offset"] for row in rows if row["tar"] == tar.name) + 5
+    tar.write_bytes(tar.read_bytes()[:truncate_to])
+    assert is_whole(folder, first) and not is_whole(folder, rows)
+    tar.unlink()
+    assert not is_whole(folder, rows)
+
+
+def test_no_films_are_an_input_error(folder: Path, tmp_path: Path) -> None:
+    assert len(open_predictions(folder)) == 12
+    write_table(tmp_path / "none", [], {"experiment": "exp"})
+    with pytest.raises(InputError, match="none: holds no films; predict again"):
+        open_predictions(tmp_path / "none")
+
+
+def test_digest_is_known_where_predictions_are_finished(folder: Path, tmp_path: Path) -> None:
+    assert stored_digest(folder) == Predictions(folder).digest
+    assert stored_digest(tmp_path / "nowhere") is None
