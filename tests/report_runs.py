@@ -8,8 +8,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
+from pneumo_dist.distributed import Ranks
+from pneumo_dist.inference.objective import Objective
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
+from pneumo_dist.inference.thresholds import TunedRules, read_rules, write_thresholds
+from pneumo_dist.inference.tune import film_measures, tune
 from shards import rle
 from shards.table import Shards
 
@@ -21,25 +26,47 @@ def store(
     rows: Sequence[int] | None = None,
     noise: float = 15,
     shift: int = 0,
+    specks: float = 0,
+    wrong: int = 0,
+    with_classes: bool = False,
     **changes: Any,
 ) -> Predictions:
     """Store blurred noisy labels, moved `shift` pixels to the right, as predictions of films whose labels have the
-    stored image's size; `changes` replace columns of every row."""
-    random = np.random.default_rng(4)
+    stored image's size. `specks` is the share of pixels around which all is bright, `wrong` the side of a bright
+    square on films without a label, `with_classes` adds class probabilities that mostly fit the labels, and `changes`
+    replace columns of every row."""
+    random, chance = np.random.default_rng(4), np.random.default_rng(5)
     content = []
     for index in range(len(shards)) if rows is None else rows:
         grid = shards.grid(index)
         truth = rle.decode(str(shards.column("rle")[index]), grid.height, grid.width) * 200.0
         probable = cv2.blur(np.roll(truth, shift, axis=1), (5, 5)) + random.normal(20, noise, truth.shape)
+        probable += 150.0 * cv2.dilate(
+            (chance.random(truth.shape) < specks).astype(np.uint8), np.ones((3, 3), np.uint8)
+        )
+        if wrong and not truth.any():
+            probable[20 : 20 + wrong, 30 : 30 + wrong] += 220.0
         pad = grid.padding
         p8 = np.pad(np.clip(probable, 0, 255).astype(np.uint8), ((pad.top, pad.bottom), (pad.left, pad.right)))
-        content.append(({**film_facts(shards, index), **changes}, p8))
+        facts = {**film_facts(shards, index), **changes}
+        if with_classes:
+            likely = chance.uniform(0.3, 1) if truth.any() else chance.uniform(0, 0.6)
+            facts["class_probability"] = float(np.float32(likely))
+        content.append((facts, p8))
     folder = run / split / "predictions"
     folder.mkdir(parents=True)
     parts = [{"name": f"{run.name}/fold{fold}/step-00000010-abc.pt", "weight": 0.5, "fold": fold} for fold in (0, 1)]
     manifest = {"experiment": run.name, "split": split, "image_size": 96, "tta": {"hflip": True}, "parts": parts}
     write_table(folder, write_block(folder / "pred-00000.tar", content), manifest)
     return Predictions(folder)
+
+
+def tune_run(predictions: Predictions, objective: Objective | None = None, threshold: float = 0.5) -> TunedRules:
+    """Write the thresholds.json of predictions, as the command does, and return what it keeps."""
+    path = predictions.folder.parent / "thresholds.json"
+    histograms, parts = film_measures(predictions, Ranks(0, 1, 0, torch.device("cpu")), threshold)
+    write_thresholds(path, tune(predictions, histograms, objective, parts, threshold), predictions)
+    return read_rules(path)
 
 
 def log_epochs(run: Path, stage: str = "only", folds: Sequence[int] = (0, 1), epochs: int = 3) -> None:
@@ -98,5 +125,9 @@ class Page(HTMLParser):
 
     def row(self, title: str) -> list[str]:
         """Return the cells of the first row whose heading begins so, without the heading, spaces made single."""
-        found = next(row for row in self.rows if row and " ".join(row[0].split()).startswith(title))
-        return [" ".join(cell.split()) for cell in found[1:]]
+        return self.rows_of(title)[0]
+
+    def rows_of(self, title: str) -> list[list[str]]:
+        """Return such cells of every such row."""
+        found = [row for row in self.rows if row and " ".join(row[0].split()).startswith(title)]
+        return [[" ".join(cell.split()) for cell in row[1:]] for row in found]

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import safetensors.torch
 
 from pneumo_dist import __version__
@@ -117,9 +118,11 @@ def read_bundle(path: Path, loader: str | None = None) -> tuple[Ensemble, Rule]:
 def _network(path: Path, entry: Mapping[str, Any]) -> Network:
     try:
         weights = safetensors.torch.load(_member(path, entry["file"]))
+        return Network(ModelConfig.model_validate(entry["model"]), weights, entry["amp"], entry["lineage"])
     except safetensors.SafetensorError:
         raise InputError(f"{path}: {entry['file']} is no file of weights; write the bundle again") from None
-    return Network(ModelConfig.model_validate(entry["model"]), weights, entry["amp"], entry["lineage"])
+    except (pydantic.ValidationError, KeyError) as error:
+        raise InputError(f"{path}: not a bundle ({type(error).__name__}); write it again with 'average'") from None
 
 
 def _member(path: Path, name: str) -> bytes:
@@ -169,8 +172,10 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
 
 def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:
     if scores is None:
-        return ["None: the thresholds were set by hand."]
-    score, unseen = scores["score"], scores["dice_tuned_on_other_folds"]
+        return ["None: the rule, or a part of it, was set by hand."]
+    score, unseen, name = scores["score"], scores["dice_tuned_on_other_folds"], scores.get("rule", "triplet")
+    if name != "triplet":  # what else is known is that of the triplet alone
+        score, unseen = {**score, "dice": scores["rules"][name]["dice"], "positive_dice": None}, None
     lines = [
         f"Out-of-fold mean Dice {score['dice']:.4f} over {score['films']} films, {score['positives']} of them with a "
         f"pneumothorax (always empty: {score['always_empty']:.4f}). Epochs and thresholds were chosen on these films: "
@@ -179,8 +184,7 @@ def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:
     if score["positive_dice"] is not None:
         lines.append(f"On the films with a pneumothorax: {score['positive_dice']:.4f}.")
     if unseen is not None:
-        lines.append(
-            f"With thresholds of the other folds: {unseen['mean']:.4f}, 95 % interval {unseen['low']:.4f} to "
-            f"{unseen['high']:.4f}."
-        )
+        low, high = unseen["low"], unseen["high"]
+        interval = "" if low is None else f", 95 % interval {low:.4f} to {high:.4f}"
+        lines.append(f"With thresholds of the other folds: {unseen['mean']:.4f}{interval}.")
     return lines

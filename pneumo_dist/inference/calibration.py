@@ -1,5 +1,6 @@
 """Calibration of the image score: from the area-th largest pixel probability to the chance of a pneumothorax."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Brier score and reliability of the image score as it is, and calibrated on the other folds."""
+    """Brier score and reliability of the image score as it is, and calibrated on other films."""
 
     brier_before: float
     brier_after: float
@@ -44,8 +45,22 @@ def calibrate(scores: Floats, positive: Truths, folds: npt.NDArray[np.int64]) ->
     None for films of one fold, and where the films outside a fold are all positive or all negative.
     """
     calibrated = cross_calibrated(scores, positive, folds)
-    if calibrated is None:
+    return None if calibrated is None else _compared(scores, calibrated, positive)
+
+
+def calibrate_by(
+    fitted_scores: Floats, fitted_positive: Truths, scores: Floats, positive: Truths
+) -> Calibration | None:
+    """Return what calibration that was fitted on some films (m,) is worth on others (n,).
+
+    None where either films are all positive or all negative.
+    """
+    if any(len(np.unique(truths)) < 2 for truths in (fitted_positive, positive)):
         return None
+    return _compared(scores, _fitted(fitted_scores, fitted_positive)(scores), positive)
+
+
+def _compared(scores: Floats, calibrated: Floats, positive: Truths) -> Calibration:
     return Calibration(
         brier_before=float(brier_score_loss(positive, scores)),
         brier_after=float(brier_score_loss(positive, calibrated)),
@@ -59,15 +74,19 @@ def cross_calibrated(scores: Floats, positive: Truths, folds: npt.NDArray[np.int
     numbers = np.unique(folds)
     if len(numbers) < 2 or any(len(np.unique(positive[folds != fold])) < 2 for fold in numbers):
         return None
-    inputs = _logit(scores)[:, None]
     chances = np.zeros(len(scores))
     for fold in numbers:
         own = folds == fold
-        # J. Platt, "Probabilistic outputs for support vector machines", 1999: two numbers, so that few films suffice.
-        # Scaled, so that the regularisation, which keeps a separating score finite, suits scores of any spread.
-        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(inputs[~own], positive[~own])
-        chances[own] = model.predict_proba(inputs[own])[:, 1]
+        chances[own] = _fitted(scores[~own], positive[~own])(scores[own])
     return chances
+
+
+def _fitted(scores: Floats, positive: Truths) -> Callable[[Floats], Floats]:
+    """Return what makes chances of image scores, fitted on these films."""
+    # J. Platt, "Probabilistic outputs for support vector machines", 1999: two numbers, so that few films suffice.
+    # Scaled, so that the regularisation, which keeps a separating score finite, suits scores of any spread.
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(_logit(scores)[:, None], positive)
+    return lambda others: np.asarray(model.predict_proba(_logit(others)[:, None])[:, 1])
 
 
 def _logit(scores: Floats) -> Floats:

@@ -1,5 +1,6 @@
 """Connected parts of a mask: removing those that are too small, and the exact best size to remove up to."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pneumo_dist.inference.outcome import Outcome
 from pneumo_dist.inference.postprocess import Map
 from pneumo_dist.metrics import dice, level
 
@@ -36,6 +38,19 @@ class SizeCurve:
         place = int(np.flatnonzero(self.dice >= self.dice.max() - 1e-12)[0])
         return int(self.sizes[place]), float(self.dice[place])
 
+    def thinned(self, count: int, size: int) -> "SizeCurve":
+        """Return the curve at about `count` of its sizes, evenly spread over their logarithm, and at its `size`.
+
+        Between these, it may change.
+        """
+        wanted = np.geomspace(1, int(self.sizes[-1]) + 1, count) - 1
+        places = np.searchsorted(self.sizes, [*wanted, 0, size, self.sizes[-1]], side="right") - 1
+        return self.part(np.unique(places))
+
+    def part(self, places: npt.NDArray[np.bool_] | Counts) -> "SizeCurve":
+        """Return some points, by truths (n,) or by positions (k,)."""
+        return SizeCurve(self.sizes[places], self.dice[places])
+
 
 def film_components(film: Map, truth: Map, threshold: float) -> FilmComponents:
     """Return the parts of a label-grid map with p > threshold, beside its label."""
@@ -45,6 +60,34 @@ def film_components(film: Map, truth: Map, threshold: float) -> FilmComponents:
     return FilmComponents(
         stats[1:, cv2.CC_STAT_AREA].astype(np.int64), hits[1:].astype(np.int64), int((truth != 0).sum())
     )
+
+
+def best_size(curve: SizeCurve, films: Sequence[FilmComponents], specificity: float | None = None) -> int:
+    """Return the smallest size of the best mean Dice.
+
+    With `specificity`, among sizes that leave at least that share of the films without a label empty, those that call
+    most of the others positive come first, and Dice decides between them.
+    """
+    if specificity is None:
+        return curve.best[0]
+    largest = np.array([film.sizes.max(initial=0) for film in films])
+    positive = np.array([film.truth > 0 for film in films])
+    right, wrong = (
+        len(own) - np.searchsorted(np.sort(own), np.maximum(curve.sizes, 1))
+        for own in (largest[positive], largest[~positive])
+    )
+    allowed = wrong <= math.floor((1.0 - specificity) * (~positive).sum() + 1e-9)
+    return curve.part(allowed & (right == right[allowed].max())).best[0]
+
+
+def components_outcome(films: Sequence[FilmComponents], smallest: int) -> Outcome:
+    """Return what is left of films without parts of fewer than `smallest` pixels."""
+    kept = [film.sizes >= smallest for film in films]
+    counts = [
+        (int(film.sizes[own].sum()), int(film.hits[own].sum()), film.truth)
+        for film, own in zip(films, kept, strict=True)
+    ]
+    return Outcome(*np.array(counts, np.int64).T)
 
 
 def size_curve(films: Sequence[FilmComponents], weights: npt.NDArray[np.float64] | None = None) -> SizeCurve:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from pneumo_dist.inference.objective import Objective
+from pneumo_dist.inference.outcome import Outcome, triplet_outcome
 from pneumo_dist.metrics import Histograms, Levels, Triplet, counts_above, dice, dice_of_counts, film_dice, level
 
 Floats = npt.NDArray[np.float64]
@@ -68,41 +69,28 @@ def bootstrap_interval(values: Floats, groups: npt.NDArray[np.str_], draws: int 
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def by_size(histograms: Histograms, triplet: Triplet, rows: int = 10) -> list[SizeRow]:
+def by_size(outcome: Outcome, rows: int = 10) -> list[SizeRow]:
     """Return the positive films in `rows` parts of nearly equal number by the size of their masks, smallest first."""
-    truth = histograms[:, 1].sum(-1)
-    positive = np.flatnonzero(truth > 0)
-    ranked = positive[np.argsort(truth[positive], kind="stable")]
-    called, dices = is_called(histograms, triplet), film_dice(histograms, triplet)
+    positive = np.flatnonzero(outcome.positive)
+    ranked = positive[np.argsort(outcome.truth[positive], kind="stable")]
+    parts = [outcome.part(part) for part in np.array_split(ranked, rows) if len(part)]
     return [
         SizeRow(
-            smallest=int(truth[part].min()),
-            largest=int(truth[part].max()),
+            smallest=int(part.truth.min()),
+            largest=int(part.truth.max()),
             films=len(part),
-            sensitivity=float(called[part].mean()),
-            dice=float(dices[part].mean()),
+            sensitivity=float(part.called.mean()),
+            dice=float(part.dice.mean()),
         )
-        for part in np.array_split(ranked, rows)
-        if len(part)
+        for part in parts
     ]
-
-
-def is_called(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.bool_]:
-    """Return whether the triplet rule calls each film positive, bool (n,)."""
-    return np.asarray(counts_above(histograms)[:, 0, level(triplet.top)] >= triplet.area)
-
-
-def is_shown(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.bool_]:
-    """Return whether the triplet rule leaves each film a mask with pixels in it, bool (n,)."""
-    above = counts_above(histograms)[:, 0, level(triplet.bottom)]
-    return np.asarray(is_called(histograms, triplet) & (above > 0))
 
 
 def given_up(histograms: Histograms, triplet: Triplet) -> int:
     """Return how many positive films only `area` makes empty: they have pixels above `bottom`."""
-    shown = counts_above(histograms)[:, 0, level(triplet.bottom)] > 0
-    positive = histograms[:, 1].sum(-1) > 0
-    return int((shown & positive & ~is_called(histograms, triplet)).sum())
+    found = triplet_outcome(histograms, triplet)
+    without = triplet_outcome(histograms, replace(triplet, area=0))
+    return int((found.positive & ~found.called & without.called).sum())
 
 
 def surface(histograms: Histograms, best: Triplet, weights: Floats, areas: int = 96) -> Surface:

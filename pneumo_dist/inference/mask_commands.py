@@ -15,23 +15,12 @@ from shards.table import Shards
 if TYPE_CHECKING:
     from pneumo_dist.inference.postprocess import Rule
 
-
-def rule_for(config_path: Path, overrides: tuple[str, ...], runs: Path, name: str) -> "tuple[Rule, float | None]":
-    """Return the rule for masks, the ensemble's own or the tuned one, and what share of films that calls positive."""
-    from dataclasses import replace
-
-    from pneumo_dist.config_ensemble import EnsembleConfig, load_either
-    from pneumo_dist.inference.postprocess import Rule
-    from pneumo_dist.inference.thresholds import THRESHOLDS, read_thresholds
-    from pneumo_dist.metrics import Triplet
-
-    config = load_either(config_path, overrides)
-    smallest = config.smallest_part if isinstance(config, EnsembleConfig) else 0
-    if isinstance(config, EnsembleConfig) and config.thresholds is not None:
-        fixed = config.thresholds
-        return Rule(Triplet(fixed.top, fixed.area, fixed.bottom), smallest), None
-    rule, called = read_thresholds(runs / config.name / "oof" / THRESHOLDS, name)
-    return (replace(rule, smallest_part=smallest) if smallest else rule), called
+RULE = click.option(
+    "--rule",
+    type=click.Choice(["triplet", "components", "gate"]),
+    help="What tune found, as it is: a triplet, a threshold without small parts, or the triplet with the class gate.  "
+    "[default: the config's thresholds, else the triplet, without parts below the config's smallest_part]",
+)
 
 
 @click.command()
@@ -58,31 +47,28 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
     from pneumo_dist.inference.evaluate import surface
     from pneumo_dist.inference.objective import Objective
     from pneumo_dist.inference.plots import draw_curve, draw_surface
-    from pneumo_dist.inference.store import Predictions
-    from pneumo_dist.inference.thresholds import (
-        CURVE,
-        SURFACE,
-        THRESHOLDS,
-        summary_lines,
-        write_thresholds,
-    )
+    from pneumo_dist.inference.store import open_predictions
+    from pneumo_dist.inference.thresholds import CURVE, SURFACE, THRESHOLDS, summary_lines, write_thresholds
     from pneumo_dist.inference.tune import film_measures, tune
     from shards.files import atomic_write
 
     objective = Objective.parse(objective_text)
+    if not 0 <= component_threshold <= 1:  # not a number
+        raise InputError(f"--component-threshold {component_threshold}: give a number from 0 to 1")
     folder = runs / load_either(config_path).name / "oof"
-    predictions = Predictions(folder / "predictions")
+    predictions = open_predictions(folder / "predictions")
     with process_group(cpu=True) as ranks:
         with console.progress(len(predictions) // ranks.world if ranks.is_main else 0, "film", "tune") as bar:
             histograms, parts = film_measures(predictions, ranks, component_threshold, lambda: bar.update(1))
         if ranks.is_main:
             tuned = tune(predictions, histograms, objective, parts, component_threshold)
-            write_thresholds(folder / THRESHOLDS, tuned, predictions)
             weights = objective.film_weights(histograms[:, 1].sum(-1) > 0)
             found = surface(histograms, tuned.triplet, weights)
-            atomic_write(folder / SURFACE, draw_surface(found, tuned.triplet))
-            assert tuned.curve is not None
-            atomic_write(folder / CURVE, draw_curve(tuned.curve, component_threshold))
+            assert tuned.curve is not None and tuned.components is not None
+            map_png, curve_png = draw_surface(found, tuned.triplet), draw_curve(tuned.curve, tuned.components.rule)
+            atomic_write(folder / SURFACE, map_png)
+            atomic_write(folder / CURVE, curve_png)
+            write_thresholds(folder / THRESHOLDS, tuned, predictions)
             print("\n".join(summary_lines(tuned)))
             print(f"thresholds: {folder / THRESHOLDS}, drawn in {folder / SURFACE} and {folder / CURVE}")
 
@@ -90,13 +76,7 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
 @click.command()
 @CONFIG
 @RUNS
-@click.option(
-    "--rule",
-    type=click.Choice(["triplet", "components", "gate"]),
-    default="triplet",
-    show_default=True,
-    help="What tune found: a triplet, a threshold without small parts, or the triplet with the class gate.",
-)
+@RULE
 @click.option("--triplet", type=(float, int, float), metavar="TOP AREA BOTTOM", help="Thresholds set by hand.")
 @click.option("--smallest-part", type=click.IntRange(0), help="Remove parts of fewer label-grid pixels.")
 @click.option("--sample-submission", type=FOLDER, help="CSV whose ids, in its order, are submitted.")
@@ -106,7 +86,7 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
 def submit(
     config_path: Path,
     runs: Path,
-    rule: str,
+    rule: str | None,
     triplet: tuple[float, int, float] | None,
     smallest_part: int | None,
     sample_submission: Path | None,
@@ -121,32 +101,60 @@ def submit(
 
     from pneumo_dist.config_ensemble import load_either
     from pneumo_dist.inference.postprocess import Rule
-    from pneumo_dist.inference.store import Predictions
+    from pneumo_dist.inference.rules import rule_for
+    from pneumo_dist.inference.store import open_predictions
     from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
     from pneumo_dist.metrics import Triplet
 
-    run = runs / load_either(config_path).name
-    chosen, expected = (Rule(Triplet(*triplet)), None) if triplet else rule_for(config_path, (), runs, rule)
-    top, area, bottom = chosen.triplet.top, chosen.triplet.area, chosen.triplet.bottom
-    if not (0 <= top <= 1 and 0 <= bottom <= 1 and area >= 0):
-        raise InputError(f"--triplet {top} {area} {bottom}: thresholds lie in 0..1, area is not negative")
-    if smallest_part is not None:
-        chosen = replace(chosen, smallest_part=smallest_part)
+    config = load_either(config_path)
+    run = runs / config.name
+    if triplet is not None:
+        if rule is not None:
+            raise InputError("give --rule or --triplet, not both")
+        top, area, bottom = triplet
+        if not (0 <= top <= 1 and 0 <= bottom <= 1 and area >= 0):
+            raise InputError(f"--triplet {top} {area} {bottom}: thresholds lie in 0..1, area is not negative")
+        chosen, expected = Rule(Triplet(top, area, bottom)), None
+    else:
+        picked = rule_for(config, rule, run)
+        chosen, expected = picked.rule, picked.called
+    if smallest_part is not None and smallest_part != chosen.smallest_part:
+        chosen, expected = replace(chosen, smallest_part=smallest_part), None
     order = sample_order(sample_submission, keep_repeats) if sample_submission else None
-    rows = submission_rows(Predictions(folder or run / "test" / "predictions"), chosen)
+    predictions = open_predictions(folder or run / "test" / "predictions")
+    with console.progress(len(predictions), "film", "submit") as bar:
+        rows = submission_rows(predictions, chosen, lambda: bar.update(1))
     path = out or run / "test" / "submission.csv"
     write_submission(path, rows, order)
     ids = order or list(rows)
-    warning = None if expected is None else drift_warning(rows, expected)
+    warning = drift_warning(rows, _expected_share(run, chosen) if expected is None else expected)
     if warning is not None:
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{path}: {len(ids)} films, {sum(rows[i] != '-1' for i in ids)} with a pneumothorax")
+
+
+def _expected_share(run: Path, rule: "Rule") -> float | None:
+    """Return what share of the out-of-fold films a rule calls positive that tune did not count; None without films."""
+    from pneumo_dist.inference.store import MANIFEST, open_predictions
+    from pneumo_dist.inference.submission import called_share
+
+    folder = run / "oof" / "predictions"
+    if not (folder / MANIFEST).exists():
+        return None
+    try:
+        predictions = open_predictions(folder)
+        with console.progress(len(predictions), "film", "out-of-fold films") as bar:
+            return called_share(predictions, rule, lambda: bar.update(1))
+    except InputError as error:  # the submission stands, and asks nothing of these films
+        print(f"warning: not compared with the out-of-fold films: {error}", file=sys.stderr)
+        return None
 
 
 @click.command()
 @CONFIG
 @SHARDS
 @RUNS
+@RULE
 @click.option("--against", metavar="NAME", help="Another run of RUNS: paired differences of Dice.")
 @click.option(
     "--by",
@@ -156,16 +164,22 @@ def submit(
     metavar="COLUMN",
     help="Column of the sample table to score subgroups by; may be repeated.",
 )
-def report(config_path: Path, shards_path: Path, runs: Path, against: str | None, by: tuple[str, ...]) -> None:
+def report(
+    config_path: Path, shards_path: Path, runs: Path, rule: str | None, against: str | None, by: tuple[str, ...]
+) -> None:
     """Write report.html and overlays.png for the out-of-fold and holdout predictions and print the figures."""
     if int(os.environ.get("RANK", 0)) != 0:
         return
     from pneumo_dist.config_ensemble import load_either
     from pneumo_dist.inference.report import write_report
+    from pneumo_dist.inference.rules import wanted_rule
 
-    name, shards = load_either(config_path).name, Shards(shards_path)
+    config, shards = load_either(config_path), Shards(shards_path)
+    wanted = wanted_rule(config, rule)
     with console.progress(len(shards.indices("train", "holdout")), "film", "report") as bar:
-        written = write_report(shards, runs, name, against, by, on_film=lambda: bar.update(1))
+        written = write_report(shards, runs, config.name, against, by, wanted, lambda: bar.update(1))
+    if written.retuned is not None:
+        print(f"warning: the rules were tuned anew for this report, as {written.retuned}", file=sys.stderr)
     figures, score = written.figures, written.score
     print(f"out-of-fold mean Dice   {score.dice:.4f}  ({score.dice - score.always_empty:+.4f} over always empty)")
     print(f"Dice on positive films  {score.positive_dice:.4f}  ({score.positives} of {score.films} films)")

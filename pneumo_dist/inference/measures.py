@@ -1,6 +1,6 @@
-"""What films' histograms say besides Dice: sensitivity, specificity, AUROC, AUPRC, false positives, lesions, intervals.
+"""What films say besides Dice: sensitivity, specificity, AUROC, AUPRC, false positives, lesions, intervals.
 
-A film is called positive where the triplet rule leaves its mask any pixel. All pixels are label-grid pixels.
+A film is called positive where the rule leaves its mask any pixel. All pixels are label-grid pixels.
 """
 
 import math
@@ -12,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pneumo_dist.inference.evaluate import bootstrap_interval, is_shown
+from pneumo_dist.inference.evaluate import bootstrap_interval
+from pneumo_dist.inference.outcome import Floats, Outcome, Truths
 from pneumo_dist.inference.postprocess import Map
 from pneumo_dist.inference.tune import Estimate
-from pneumo_dist.metrics import Histograms, Levels, Triplet, counts_above, film_dice, level
+from pneumo_dist.metrics import Histograms, Levels
 
-Floats = npt.NDArray[np.float64]
-Truths = npt.NDArray[np.bool_]
 Names = npt.NDArray[np.str_]
-Counts = npt.NDArray[np.int64]
 
 AVERAGED = ("dice", "positive_dice", "sensitivity", "specificity", "auroc", "auprc")
 
@@ -56,13 +54,12 @@ class FalsePositives:
     called_median: float
 
 
-def measure(histograms: Histograms, groups: Names, triplet: Triplet) -> Measures:
-    """Return the measures of films (n, 2, 256) under a triplet, with 95 % intervals that draw from `groups` (n,)."""
-    positive = histograms[:, 1].sum(-1) > 0
-    dices, shown = film_dice(histograms, triplet), is_shown(histograms, triplet).astype(np.float64)
-    ranking = ranked_estimates(positive, image_scores(histograms, triplet.area), groups)
+def measure(outcome: Outcome, scores: Floats, groups: Names) -> Measures:
+    """Return the measures of films, with their image scores (n,) and 95 % intervals that draw from `groups` (n,)."""
+    positive, dices, shown = outcome.positive, outcome.dice, outcome.called.astype(np.float64)
+    ranking = ranked_estimates(positive, scores, groups)
     return Measures(
-        films=len(histograms),
+        films=len(outcome),
         positives=int(positive.sum()),
         always_empty=float((~positive).mean()),
         dice=estimate(dices, groups),
@@ -143,15 +140,9 @@ def fold_average(rows: Sequence[Measures], name: str) -> tuple[float, float]:
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def predicted_pixels(histograms: Histograms, triplet: Triplet) -> Counts:
-    """Return how many pixels the triplet rule's mask of each film has, int64 (n,)."""
-    above = counts_above(histograms)[:, 0, level(triplet.bottom)]
-    return np.asarray(np.where(is_shown(histograms, triplet), above, 0))
-
-
-def false_positives(histograms: Histograms, triplet: Triplet) -> FalsePositives:
+def false_positives(outcome: Outcome) -> FalsePositives:
     """Return what the rule predicts on the films without a pneumothorax."""
-    pixels = predicted_pixels(histograms, triplet)[histograms[:, 1].sum(-1) == 0]
+    pixels = outcome.predicted[~outcome.positive]
     called = pixels[pixels > 0]
     parts = [float(part(of)) if len(of) else math.nan for of in (pixels, called) for part in (np.mean, np.median)]
     return FalsePositives(len(pixels), len(called), *parts)

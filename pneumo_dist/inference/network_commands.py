@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumo_dist.command_options import CPU, FOLDER, OVERRIDES, RUNS
-from pneumo_dist.inference.mask_commands import rule_for
+from pneumo_dist.inference.mask_commands import RULE
 from shards import console
 from shards.errors import InputError
 from shards.table import Shards
@@ -16,6 +16,7 @@ from shards.table import Shards
 if TYPE_CHECKING:
     from pneumo_dist.distributed import Ranks
     from pneumo_dist.inference.ensemble import Ensemble
+    from pneumo_dist.inference.rules import Picked
 
 ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="Experiment or ensemble, a YAML file.")
 BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle', in place of --config and --runs.")
@@ -32,7 +33,9 @@ BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle
 @click.option("--split", type=click.Choice(["oof", "holdout", "test"]), default="test", show_default=True)
 @click.option("--fold", "folds", type=int, multiple=True, help="Fold to predict with; may be repeated.  [default: all]")
 @click.option("--stage", help="Of an experiment: stage whose checkpoints predict.  [default: the last]")
-@click.option("--top-k", type=int, help="Of an experiment: checkpoints per fold.  [default: the stage's top_k]")
+@click.option(
+    "--top-k", type=click.IntRange(1), help="Of an experiment: checkpoints per fold.  [default: the stage's top_k]"
+)
 @click.option("--hflip/--no-hflip", default=True, show_default=True, help="Of an experiment: average with the flip.")
 @click.option("--block", type=int, default=64, show_default=True, help="Films per stored tar, the unit of resuming.")
 @click.option("--models-in-memory", "models", type=int, default=4, show_default=True, help="Networks held at a time.")
@@ -80,12 +83,19 @@ def predict(
             raise InputError("give --out, the folder of the predictions, or --runs")
         name = "dicom" if dicom_dir is not None else split
         folder = out if out is not None else Path(str(runs)) / ensemble.name / name / "predictions"
+        _check_folder(folder)
         films = shards if shards is not None else _new_films(dicom_dir, folder, ensemble, ranks)
         total = len(films.indices("train" if split == "oof" else split))
         with console.progress(total if ranks.is_main else 0, "film", f"predict {name}") as bar:
             predict(ensemble, films, folder, ranks, options, on_films=bar.update)
         if ranks.is_main:
             print(f"{name} predictions of {len(ensemble.parts)} networks: {folder}")
+
+
+def _check_folder(path: Path) -> None:
+    """Raise InputError where a file stands in the place of a folder that is to be written into."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"--out {path}: is a file; give a folder")
 
 
 def _one_of(first: str, one: object, second: str, other: object) -> None:
@@ -153,7 +163,7 @@ def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks
 @CPU
 @click.option("--fold", "folds", type=int, multiple=True, help="Fold to take; may be repeated.  [default: all]")
 @click.option("--bundle", type=FOLDER, help="Write networks, preprocessing and thresholds into this file.")
-@click.option("--rule", default="triplet", show_default=True, help="The bundle's rule for masks; see submit.")
+@RULE
 def average(
     config_path: Path | None,
     overrides: tuple[str, ...],
@@ -162,13 +172,16 @@ def average(
     cpu: bool,
     folds: tuple[int, ...],
     bundle: Path | None,
-    rule: str,
+    rule: str | None,
 ) -> None:
     """Average the weights that an ensemble asks for, and write it as one file that predict and segment take alone."""
     from pneumo_dist.distributed import process_group
 
     if config_path is None:
         raise InputError("give --config, an experiment or an ensemble")
+    if bundle is not None and bundle.is_dir():
+        raise InputError(f"--bundle {bundle}: is a folder; give the file to write")
+    picked = _bundled_rule(config_path, overrides, rule, runs) if bundle is not None else None
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
         ensemble = _resolved(config_path, overrides, runs, shards, ranks, folds)
@@ -176,14 +189,23 @@ def average(
             return
         for part in ensemble.parts:
             print(part.name)
-        if bundle is not None:
+        if bundle is not None and picked is not None:
             from pneumo_dist.inference.bundle import write_bundle
             from pneumo_dist.inference.thresholds import THRESHOLDS, read_scores
 
-            chosen, expected = rule_for(config_path, overrides, runs, rule)
-            scores = None if expected is None else read_scores(runs / ensemble.name / "oof" / THRESHOLDS)
-            write_bundle(bundle, ensemble, chosen, scores)
+            tuned = runs / ensemble.name / "oof" / THRESHOLDS
+            scores = None if picked.name is None else {**read_scores(tuned), "rule": picked.name}
+            write_bundle(bundle, ensemble, picked.rule, scores)
             print(f"bundle of {len(ensemble.parts)} networks: {bundle}")
+
+
+def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | None, runs: Path) -> "Picked":
+    """Return the rule of a bundle, before hours go into averages that it has no use for."""
+    from pneumo_dist.config_ensemble import load_either
+    from pneumo_dist.inference.rules import rule_for
+
+    config = load_either(config_path, overrides)
+    return rule_for(config, rule, runs / config.name)
 
 
 @click.command()
@@ -212,6 +234,7 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, al
 
     paths, rules = film_paths(films), FilmRules(any_film, allow_burned_in)
     check_distinct(paths)
+    _check_folder(out)
     ensemble, rule = read_bundle(bundle)
     with process_group(cpu) as ranks, tempfile.TemporaryDirectory() as scratch:
         shards, refused = film_shards(paths, Path(scratch) / "films", ensemble.image_size, rules)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pneumo_dist.inference.measures import Floats, Names, estimate
-from pneumo_dist.inference.report_inputs import Scored
+from pneumo_dist.inference.measures import Names, estimate
+from pneumo_dist.inference.outcome import Floats
+from pneumo_dist.inference.report_inputs import Judged
 from pneumo_dist.inference.tune import Estimate
-from pneumo_dist.metrics import Triplet, film_dice
 from shards.errors import InputError
 
 
@@ -41,7 +41,7 @@ def paired(name: str, mine: Floats, other: Floats, groups: Names) -> Paired:
     )
 
 
-def differences(split: str, mine: Scored, triplet: Triplet, other: Scored, other_triplet: Triplet) -> list[Paired]:
+def differences(split: str, mine: Judged, other: Judged) -> list[Paired]:
     """Return the paired differences over all films that both have, and over the positive ones of these.
 
     Raises InputError where they share no film and where a film's labels differ.
@@ -61,8 +61,8 @@ def differences(split: str, mine: Scored, triplet: Triplet, other: Scored, other
                 f"{other.predictions.folder}: {key} has another label than in {mine.predictions.folder}; predict both "
                 "with the same shards"
             )
-    dices = film_dice(mine.histograms[own], triplet), film_dice(other.histograms[theirs], other_triplet)
-    groups, positive = mine.groups[own], mine.positive[own]
+    dices = mine.outcome.dice[own], other.outcome.dice[theirs]
+    groups, positive = mine.groups[own], mine.outcome.positive[own]
     found = [paired(f"{split}, all films", dices[0], dices[1], groups)]
     if positive.any():
         found.append(paired(f"{split}, positive films", dices[0][positive], dices[1][positive], groups[positive]))

@@ -12,6 +12,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from pneumo_dist.inference.calibration import Calibration
 from pneumo_dist.inference.components import SizeCurve
 from pneumo_dist.inference.evaluate import PLATEAU, SizeRow, Surface
+from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.metrics import Triplet
 
 WIDTH = 9.0
@@ -98,12 +99,13 @@ def draw_surface(found: Surface, triplet: Triplet) -> bytes:
     return _png(figure)
 
 
-def draw_curve(curve: SizeCurve, threshold: float) -> bytes:
-    """Return a PNG of the mean Dice against the size of the smallest part that is kept, at a fixed threshold."""
+def draw_curve(curve: SizeCurve, rule: Rule) -> bytes:
+    """Draw the mean Dice against the size of the smallest part that is kept, at the fixed threshold of a rule."""
     figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.step(curve.sizes, curve.dice, where="post")
-    size, dice = curve.best
+    size, threshold = rule.smallest_part, rule.triplet.bottom
+    dice = float(curve.dice[curve.sizes == size][0])
     axes.plot(size, dice, "o", color="red", markeredgecolor="white", label=f"{size} px: {dice:.4f}")
     axes.set_xscale("symlog", linthresh=10)
     axes.set(

@@ -1,6 +1,5 @@
 """What an ensemble came to, on one self-contained HTML page: scores, curves, subgroups and films."""
 
-import base64
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,54 +11,41 @@ import jinja2
 import numpy as np
 
 from pneumo_dist.inference import plots
-from pneumo_dist.inference.calibration import calibrate
-from pneumo_dist.inference.evaluate import by_size, surface
-from pneumo_dist.inference.measures import (
-    AVERAGED,
-    FalsePositives,
-    Measures,
-    false_positives,
-    fold_average,
-    image_scores,
-    measure,
-    predicted_pixels,
-)
+from pneumo_dist.inference.evaluate import surface
+from pneumo_dist.inference.measures import AVERAGED, fold_average, measure
 from pneumo_dist.inference.paired import Paired, differences
-from pneumo_dist.inference.report_films import (
-    CELL,
-    choose_films,
-    contact_sheet,
-    draw_film,
-    encode_png,
-    sheet_films,
-)
+from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.report_inputs import (
+    Judged,
     RunFigures,
     Scored,
-    Thresholds,
     environment,
     experiments_of,
-    lesion_sensitivity,
-    open_predictions,
+    judge,
     read_history,
     run_figures,
     score_films,
+    score_with_rules,
     shard_rows,
     split_counts,
-    thresholds_of,
 )
-from pneumo_dist.inference.store import MANIFEST, Predictions
-from pneumo_dist.inference.subgroups import SMALLEST_CELL, cells, split_by
-from pneumo_dist.inference.tune import Estimate
-from pneumo_dist.metrics import Score, Triplet, film_dice, score
+from pneumo_dist.inference.report_splits import holdout_part, inline, out_of_fold_part, overlay_sheet
+from pneumo_dist.inference.rules import Wanted, in_words
+from pneumo_dist.inference.store import MANIFEST, Predictions, open_predictions
+from pneumo_dist.inference.subgroups import SMALLEST_CELL
+from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules
+from pneumo_dist.metrics import Score
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.table import Shards
 
 PAGE, OVERLAYS = "report.html", "overlays.png"
 COLUMNS = ("view", "sex", "age")
-# Films on the page are drawn with this many pixels along their longer edge.
-SIDE = 480
+RULE_TITLES = {
+    "triplet": "triplet",
+    "components": "fixed threshold without small parts",
+    "gate": "triplet with the classification gate",
+}
 
 
 @dataclass(frozen=True)
@@ -72,25 +58,41 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Headline:
-    """What is said of all films of a split; `lesions` counts label parts, `lesion_sensitivity` is the share touched."""
+class RuleRow:
+    """A rule for masks, what it says, and over the out-of-fold films its mean Dice and the share called positive."""
 
     title: str
-    measures: Measures
-    wrong: FalsePositives
-    lesions: int
-    lesion_sensitivity: Estimate
-    unseen: Estimate | None
+    words: str
+    dice: float
+    called: float
+    is_taken: bool
 
 
 @dataclass(frozen=True)
 class Written:
-    """The files of a report, and the figures that its command prints: of the out-of-fold films and of training."""
+    """The files of a report, and what its command prints: figures of the out-of-fold films and of training.
+
+    `retuned` says why the rules were tuned anew, None where they were not.
+    """
 
     page: Path
     overlays: Path
     score: Score
     figures: RunFigures
+    retuned: str | None
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run's films under the rule that was picked, which is the tuned rule `name` or, where that is None, another."""
+
+    scored: Scored
+    tuned: TunedRules
+    retuned: str | None
+    rule: Rule
+    name: str | None
+    out_of_fold: Judged
+    held_out: Judged | None
 
 
 def write_report(
@@ -99,73 +101,74 @@ def write_report(
     name: str,
     against: str | None = None,
     by: Sequence[str] = COLUMNS,
+    wanted: Wanted | None = None,
     on_film: Callable[[], None] | None = None,
 ) -> Written:
     """Write report.html and overlays.png below RUNS/NAME, for its out-of-fold and, where there, holdout predictions.
 
-    `against` names another run for paired differences, `by` columns of the sample table. `on_film` is called for each
-    film that was scored. Raises InputError for missing predictions, other shards and an unknown column.
+    `against` names another run for paired differences, `by` columns of the sample table, `wanted` the rule for masks
+    (the tuned triplet unless given). `on_film` is called for each film that was scored. Raises InputError for missing
+    predictions, other shards, an unknown column and a rule that was not tuned.
     """
     if against == name:
         raise InputError(f"--against {against}: is the ensemble of the report itself; name another one of {runs}")
     _check_columns(shards, by)
+    asked = wanted or Wanted()
     predictions = open_predictions(runs / name / "oof" / "predictions")
+    shard_rows(shards, predictions)
     other = None if against is None else open_predictions(runs / against / "oof" / "predictions")
-    rows = shard_rows(shards, predictions)
-    scored = score_films(predictions, on_film)
-    thresholds = thresholds_of(scored)
-    held_out = _holdout(runs / name, on_film)
-    triplet = thresholds.triplet
+    run = _judged(runs / name, predictions, asked, on_film)
     compared: list[Paired] = []
+    rival: _Run | None = None
     if other is not None and against is not None:
-        rival = score_films(other, on_film)
-        rival_triplet = thresholds_of(rival).triplet
-        compared = differences("out of fold", scored, triplet, rival, rival_triplet)
-        rival_held_out = _holdout(runs / against, on_film)
-        if held_out is not None and rival_held_out is not None:
-            compared += differences("holdout", held_out, triplet, rival_held_out, rival_triplet)
+        rival = _judged(runs / against, other, Wanted(asked.name), on_film)
+        compared = differences("out of fold", run.out_of_fold, rival.out_of_fold)
+        if run.held_out is not None and rival.held_out is not None:
+            compared += differences("holdout", run.held_out, rival.held_out)
     histories = {each: read_history(runs / each) for each in experiments_of(predictions, runs, name)}
     figures = run_figures(list(histories.values()))
-    sheet = _sheet(shards, rows.tolist(), scored, triplet)
-    headlines = [_headline("Out of fold", scored, triplet, thresholds.unseen)]
-    if held_out is not None:
-        headlines.insert(0, _headline("Holdout", held_out, triplet, None))
+    unseen = run.tuned.unseen if run.name == "triplet" else None
+    parts = [out_of_fold_part(shards, run.out_of_fold, by, unseen)]
+    if run.held_out is not None:
+        parts.insert(0, holdout_part(shards, run.held_out, by, run.out_of_fold))
+    groups = run.out_of_fold.groups
     content = {
         "name": name,
         "against": against,
-        "headlines": headlines,
-        "lead": headlines[0],
-        "is_held_out": held_out is not None,
-        "thresholds": thresholds,
-        "folds": _fold_rows(scored, triplet),
+        "parts": parts,
+        "lead": parts[0],
+        "is_held_out": run.held_out is not None,
+        "rule": in_words(run.rule),
+        "rival_rule": None if rival is None else in_words(rival.rule),
+        "rule_source": _source(run, asked),
+        "is_fixed": asked.is_fixed,
+        "rules": _rule_rows(run),
+        "objective": run.tuned.objective,
+        "surface": _surface(run),
+        "components_plot": _components_plot(run.tuned),
+        "folds": _fold_rows(run.out_of_fold),
         "curves": [
-            (f"{each}, stage {stage}" if len(histories) > 1 else f"Stage {stage}", _inline(plots.draw_curves(folds)))
+            (f"{each}, stage {stage}" if len(histories) > 1 else f"Stage {stage}", inline(plots.draw_curves(folds)))
             for each, stages in histories.items()
             for stage, folds in stages.items()
         ],
         "figures": figures,
-        "ranking": _ranking(scored, held_out, triplet),
-        "surface": _surface(scored, thresholds),
-        "parts": _parts(predictions),
+        "ranking": _ranking(run),
+        "networks": _networks(predictions),
         "predicted": _how_predicted(predictions),
         "differences": compared,
         "counts": split_counts(shards),
         "manifest": shards.manifest["counts"],
         "environment": environment(predictions),
         "smallest": SMALLEST_CELL,
-        "grouped": len(np.unique(scored.groups)) < len(scored.groups),
-        "groups": len(np.unique(scored.groups)),
-        "films": _films(shards, rows.tolist(), scored, triplet),
-        "subgroups": [
-            (column, cells(split_by(column, shards.column(column)[rows]), scored.histograms, triplet)) for column in by
-        ],
-        **_sizes(scored, triplet),
-        **_calibration(scored, triplet),
+        "grouped": len(np.unique(groups)) < len(groups),
+        "groups": len(np.unique(groups)),
     }
     page, overlays = runs / name / PAGE, runs / name / OVERLAYS
+    sheet, text = overlay_sheet(shards, run.out_of_fold), render(content)
     atomic_write(overlays, sheet)
-    atomic_write(page, render(content))
-    return Written(page, overlays, score(scored.histograms, triplet), figures)
+    atomic_write(page, text)
+    return Written(page, overlays, run.out_of_fold.outcome.score(), figures, run.retuned)
 
 
 def render(content: Mapping[str, Any]) -> str:
@@ -189,57 +192,71 @@ def _check_columns(shards: Shards, by: Sequence[str]) -> None:
             raise InputError(f"--by {column}: the sample table of {shards.folder} has no such column; {hint}")
 
 
-def _holdout(run: Path, on_film: Callable[[], None] | None) -> Scored | None:
+def _judged(run: Path, predictions: Predictions, wanted: Wanted, on_film: Callable[[], None] | None) -> _Run:
+    scored, tuned, retuned = score_with_rules(predictions, on_film)
+    picked = wanted.pick(lambda: tuned)
+    rule = picked.rule
     folder = run / "holdout" / "predictions"
-    return score_films(open_predictions(folder), on_film) if (folder / MANIFEST).exists() else None
+    is_held_out = (folder / MANIFEST).exists()
+    held_out = judge(score_films(open_predictions(folder), on_film), rule) if is_held_out else None
+    return _Run(scored, tuned, retuned, rule, picked.name, judge(scored, rule), held_out)
 
 
-def _headline(title: str, scored: Scored, triplet: Triplet, unseen: Estimate | None) -> Headline:
-    lesions, touched = lesion_sensitivity(scored, triplet)
-    measures = measure(scored.histograms, scored.groups, triplet)
-    return Headline(title, measures, false_positives(scored.histograms, triplet), lesions, touched, unseen)
+def _source(run: _Run, wanted: Wanted) -> str:
+    if wanted.is_fixed:
+        return "the config's own, tuned on none of these films"
+    tuned = THRESHOLDS if run.retuned is None else f"tuned for this report, as {run.retuned}"
+    return tuned if run.name else f"{tuned}; the smallest part is the config's own"
 
 
-def _fold_rows(scored: Scored, triplet: Triplet) -> dict[str, Any]:
-    folds = np.unique(scored.folds)
-    own = [scored.folds == fold for fold in folds]
-    found = [measure(scored.histograms[films], scored.groups[films], triplet) for films in own]
+def _rule_rows(run: _Run) -> list[RuleRow]:
+    """Return every tuned rule, and first the one that was taken where it is none of these."""
+    rows = [
+        RuleRow(RULE_TITLES[name], in_words(found.rule), found.dice, found.called, name == run.name)
+        for name, found in run.tuned.rules.items()
+    ]
+    if run.name is None:
+        outcome = run.out_of_fold.outcome
+        own = RuleRow(
+            "the config's own", in_words(run.rule), float(outcome.dice.mean()), float(outcome.called.mean()), True
+        )
+        rows.insert(0, own)
+    return rows
+
+
+def _surface(run: _Run) -> str:
+    # A rule by parts has no triplet to mark on a map of triplets: the tuned one stands in.
+    triplet = run.rule.triplet if run.name != "components" else run.tuned.rule("triplet").rule.triplet
+    weights = run.tuned.objective.film_weights(run.out_of_fold.outcome.positive)
+    return inline(plots.draw_surface(surface(run.scored.histograms, triplet, weights), triplet))
+
+
+def _components_plot(tuned: TunedRules) -> str | None:
+    if tuned.curve is None or "components" not in tuned.rules:
+        return None
+    return inline(plots.draw_curve(tuned.curve, tuned.rules["components"].rule))
+
+
+def _fold_rows(judged: Judged) -> dict[str, Any]:
+    folds = np.unique(judged.folds)
+    own = [judged.folds == fold for fold in folds]
+    found = [measure(judged.outcome.part(films), judged.scores[films], judged.groups[films]) for films in own]
     names = [f"fold {fold}" if fold >= 0 else "no fold" for fold in folds.tolist()]
     averages = {name: fold_average(found, name) for name in AVERAGED} if len(found) > 1 else None
     return {"rows": list(zip(names, found, strict=True)), "averages": averages}
 
 
-def _ranking(scored: Scored, held_out: Scored | None, triplet: Triplet) -> str | None:
-    named = {"holdout": held_out, "out of fold": scored}
+def _ranking(run: _Run) -> str | None:
+    named = {"holdout": run.held_out, "out of fold": run.out_of_fold}
     curves = {
-        title: (films.positive, image_scores(films.histograms, triplet.area))
+        title: (films.outcome.positive, films.scores)
         for title, films in named.items()
-        if films is not None and 0 < films.positive.sum() < len(films.positive)
+        if films is not None and 0 < films.outcome.positive.sum() < len(films)
     }
-    return _inline(plots.draw_ranking(curves)) if curves else None
+    return inline(plots.draw_ranking(curves)) if curves else None
 
 
-def _surface(scored: Scored, thresholds: Thresholds) -> str:
-    weights = thresholds.objective.film_weights(scored.positive)
-    return _inline(plots.draw_surface(surface(scored.histograms, thresholds.triplet, weights), thresholds.triplet))
-
-
-def _sizes(scored: Scored, triplet: Triplet) -> dict[str, Any]:
-    # Ten parts where each then has enough films to be shown.
-    parts = min(10, int(scored.positive.sum()) // SMALLEST_CELL)
-    sizes = by_size(scored.histograms, triplet, parts) if parts else []
-    return {"sizes": sizes, "sizes_plot": _inline(plots.draw_sizes(sizes)) if sizes else None}
-
-
-def _calibration(scored: Scored, triplet: Triplet) -> dict[str, Any]:
-    found = calibrate(image_scores(scored.histograms, triplet.area), scored.positive, scored.folds)
-    return {
-        "calibration": found,
-        "calibration_plot": None if found is None else _inline(plots.draw_reliability(found)),
-    }
-
-
-def _parts(predictions: Predictions) -> list[Part]:
+def _networks(predictions: Predictions) -> list[Part]:
     manifest = predictions.manifest
     parts = manifest.get("parts") or [{"name": name} for name in manifest.get("members", [])]
     return [Part(str(part["name"]), float(part.get("weight", math.nan)), part.get("fold")) for part in parts]
@@ -258,36 +275,3 @@ def _in_words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return " and ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _films(
-    shards: Shards, rows: Sequence[int], scored: Scored, triplet: Triplet
-) -> list[tuple[str, list[dict[str, Any]]]]:
-    dices, pixels = film_dice(scored.histograms, triplet), predicted_pixels(scored.histograms, triplet)
-    truth = scored.histograms[:, 1].sum(-1)
-    return [
-        (
-            choice.title,
-            [
-                {
-                    "picture": _inline(encode_png(draw_film(shards, rows[i], scored.predictions, i, triplet, SIDE))),
-                    "id": scored.predictions.rows[i]["image_id"],
-                    "dice": float(dices[i]),
-                    "label": int(truth[i]),
-                    "predicted": int(pixels[i]),
-                }
-                for i in choice.films
-            ],
-        )
-        for choice in choose_films(scored.histograms, triplet)
-    ]
-
-
-def _sheet(shards: Shards, rows: Sequence[int], scored: Scored, triplet: Triplet) -> bytes:
-    dices, shown = film_dice(scored.histograms, triplet), sheet_films(scored.histograms, triplet)
-    pictures = [draw_film(shards, rows[i], scored.predictions, i, triplet, CELL) for i in shown]
-    return encode_png(contact_sheet(pictures, [f"Dice {dices[i]:.2f}" for i in shown]))
-
-
-def _inline(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

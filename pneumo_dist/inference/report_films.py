@@ -7,10 +7,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.inference.measures import predicted_pixels
+from pneumo_dist.inference.outcome import Outcome
 from pneumo_dist.inference.postprocess import Map, Rule, apply_rule, label_map
 from pneumo_dist.inference.store import Predictions
-from pneumo_dist.metrics import Histograms, Triplet, film_dice
 from pneumo_dist.monitor import LABEL_COLOUR, PREDICTION_COLOUR
 from shards import rle
 from shards.show import stored_content
@@ -21,6 +20,8 @@ Picture = npt.NDArray[np.uint8]
 CELL = 256
 COLUMNS = 4
 SHOWN = 4
+# Of the films on the page; the sheet is PNG.
+JPEG_QUALITY = 88
 # polylines takes coordinates in 1/16 pixel.
 SHIFT = 4
 
@@ -33,36 +34,33 @@ class Choice:
     films: tuple[int, ...]
 
 
-def choose_films(histograms: Histograms, triplet: Triplet, count: int = SHOWN) -> list[Choice]:
+def choose_films(outcome: Outcome, count: int = SHOWN) -> list[Choice]:
     """Return the best, median and worst positive films by Dice, and the negative ones with the most predicted pixels.
 
     No film stands twice; a heading without films is left out.
     """
-    dices, pixels = film_dice(histograms, triplet), predicted_pixels(histograms, triplet)
-    positive = histograms[:, 1].sum(-1) > 0
-    ranked = ranked_films(histograms, triplet)
+    pixels, ranked = outcome.predicted, ranked_films(outcome)
     best, rest = ranked[:count], ranked[count:]
     worst, rest = rest[-count:][::-1], rest[:-count]
     start = max(0, (len(rest) - count) // 2)
-    wrong = np.flatnonzero(~positive & (pixels > 0))
+    wrong = np.flatnonzero(~outcome.positive & outcome.called)
     choices = [
         ("Best positive films", best),
         ("Positive films around the median", rest[start : start + count]),
         ("Worst positive films", worst),
         ("Negative films with the largest false-positive area", wrong[np.argsort(-pixels[wrong], kind="stable")]),
     ]
-    assert np.all(np.diff(dices[ranked]) <= 0)
+    assert np.all(np.diff(outcome.dice[ranked]) <= 0)
     return [Choice(title, tuple(films[:count].tolist())) for title, films in choices if len(films)]
 
 
-def ranked_films(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.int64]:
+def ranked_films(outcome: Outcome) -> npt.NDArray[np.int64]:
     """Return the positions of the positive films from the best Dice to the worst."""
-    dices = film_dice(histograms, triplet)
-    positive = np.flatnonzero(histograms[:, 1].sum(-1) > 0)
-    return positive[np.argsort(-dices[positive], kind="stable")]
+    positive = np.flatnonzero(outcome.positive)
+    return positive[np.argsort(-outcome.dice[positive], kind="stable")]
 
 
-def draw_film(shards: Shards, row: int, predictions: Predictions, index: int, triplet: Triplet, side: int) -> Picture:
+def draw_film(shards: Shards, row: int, predictions: Predictions, index: int, rule: Rule, side: int) -> Picture:
     """Return one film, RGB uint8 with `side` pixels along its longer edge, outlined.
 
     `row` is the film's in the shards, `index` its position in the predictions.
@@ -76,7 +74,7 @@ def draw_film(shards: Shards, row: int, predictions: Predictions, index: int, tr
     canvas = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
     facts = predictions.rows[index]
     truth = rle.decode(str(facts["rle"]), grid.height, grid.width)
-    predicted = apply_rule(label_map(predictions.p8(index), grid), Rule(triplet))
+    predicted = apply_rule(label_map(predictions.p8(index), grid), rule, facts["class_probability"])
     _outline(canvas, truth, LABEL_COLOUR)
     _outline(canvas, predicted, PREDICTION_COLOUR)
     return canvas
@@ -103,11 +101,11 @@ def contact_sheet(pictures: Sequence[Picture], captions: Sequence[str], cell: in
     return np.vstack([np.hstack(cells[start : start + COLUMNS]) for start in range(0, len(cells), COLUMNS)])
 
 
-def sheet_films(histograms: Histograms, triplet: Triplet, count: int = 12) -> list[int]:
+def sheet_films(outcome: Outcome, count: int = 12) -> list[int]:
     """Return up to `count` positive films evenly from the best Dice to the worst; any films where none is positive."""
-    ranked = ranked_films(histograms, triplet)
+    ranked = ranked_films(outcome)
     if not len(ranked):
-        ranked = np.arange(len(histograms))
+        ranked = np.arange(len(outcome))
     return [
         int(i) for i in ranked[np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))]
     ]
@@ -116,5 +114,14 @@ def sheet_films(histograms: Histograms, triplet: Triplet, count: int = 12) -> li
 def encode_png(picture: Picture) -> bytes:
     """Return an RGB picture as a PNG file."""
     done, encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    assert done
+    return bytes(encoded.tobytes())
+
+
+def encode_jpeg(picture: Picture) -> bytes:
+    """Return an RGB picture as a JPEG file, its colours at full resolution as outlines are thin."""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
+    settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, encoded = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), settings)
     assert done
     return bytes(encoded.tobytes())

@@ -1,11 +1,10 @@
-"""What a report reads: scored predictions, their thresholds, the logs of training, counts and versions."""
+"""What a report reads: scored predictions under a rule, the logs of training, counts and versions."""
 
 import datetime
 import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ import yaml
 
 from pneumo_dist import __version__
 from pneumo_dist.distributed import Ranks
-from pneumo_dist.inference.evaluate import cross_tuned
-from pneumo_dist.inference.measures import Counts, Floats, Names, Truths, estimate, touched_parts
-from pneumo_dist.inference.objective import Objective
+from pneumo_dist.inference.measures import Names, estimate, image_scores, touched_parts
+from pneumo_dist.inference.outcome import Counts, Floats, Outcome, Truths, triplet_outcome
 from pneumo_dist.inference.postprocess import Rule, apply_rule, label_map
-from pneumo_dist.inference.store import MANIFEST, Predictions
-from pneumo_dist.inference.thresholds import THRESHOLDS, read_scores
-from pneumo_dist.inference.tune import Estimate, prediction_histograms
-from pneumo_dist.metrics import Histograms, Triplet
+from pneumo_dist.inference.store import MANIFEST, Predictions, check_gate
+from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules, read_rules, rules_of
+from pneumo_dist.inference.tune import Estimate, film_measures, prediction_histograms, tune
+from pneumo_dist.metrics import Histograms
 from pneumo_dist.monitor import METRICS, read_epochs
 from shards import rle
 from shards.errors import InputError
@@ -32,6 +30,7 @@ from shards.table import Shards
 
 Epochs = list[dict[str, Any]]
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "scikit-learn", "scipy", "webdataset")
+ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,22 @@ class Scored:
     predictions: Predictions
     histograms: Histograms
 
+
+@dataclass(frozen=True)
+class Judged:
+    """Labelled predictions under a rule, in the order of their table.
+
+    `scores` float64 (n,) are the image scores, `lesions` counts the labels' 8-connected parts, `lesion_sensitivity` is
+    the share of these that a mask touches by a pixel.
+    """
+
+    predictions: Predictions
+    rule: Rule
+    outcome: Outcome
+    scores: Floats
+    lesions: int
+    lesion_sensitivity: Estimate
+
     @property
     def folds(self) -> Counts:
         return self.predictions.folds
@@ -49,23 +64,8 @@ class Scored:
     def groups(self) -> Names:
         return self.predictions.groups
 
-    @cached_property
-    def positive(self) -> Truths:
-        """Whether each film's label has any pixel."""
-        return np.asarray(self.histograms[:, 1].sum(-1) > 0)
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """A triplet, what it was tuned for and where it comes from.
-
-    `unseen` is the mean Dice with thresholds of the other folds, None for films of one fold.
-    """
-
-    objective: Objective
-    triplet: Triplet
-    source: str
-    unseen: Estimate | None
+    def __len__(self) -> int:
+        return len(self.outcome)
 
 
 @dataclass(frozen=True)
@@ -86,63 +86,59 @@ class SplitCount:
     groups: int
 
 
-def open_predictions(folder: Path) -> Predictions:
-    """Open predictions with at least one film. Raises InputError where there are none."""
-    predictions = Predictions(folder)
-    if not len(predictions):
-        raise InputError(f"{folder}: holds no films; predict again with shards that have some")
-    return predictions
-
-
 def score_films(predictions: Predictions, on_film: Callable[[], None] | None = None) -> Scored:
     """Look at every film once, in this process. Raises InputError where one has no label."""
-    return Scored(predictions, prediction_histograms(predictions, Ranks(0, 1, 0, torch.device("cpu")), on_film))
+    return Scored(predictions, prediction_histograms(predictions, ALONE, on_film))
 
 
-def thresholds_of(scored: Scored) -> Thresholds:
-    """Return the thresholds that `tune` found for these out-of-fold predictions; those of other ones are tuned anew.
+def score_with_rules(
+    predictions: Predictions, on_film: Callable[[], None] | None = None
+) -> tuple[Scored, TunedRules, str | None]:
+    """Look at every out-of-fold film once; return also the rules that `tune` found for these predictions.
 
-    Raises InputError where thresholds.json is damaged.
+    Rules of other predictions, or none, are tuned anew for mean Dice: the text says why, and is None where they were
+    not. Raises InputError where a film has no label and where thresholds.json is damaged.
     """
-    path = scored.predictions.folder.parent / THRESHOLDS
-    content = read_scores(path) if path.exists() else {}
-    if content.get("predictions_sha256") == scored.predictions.digest:
-        try:
-            objective, triplet = Objective.parse(content["objective"]), Triplet(**content["triplet"])
-            unseen = content["dice_tuned_on_other_folds"]
-            found = None if unseen is None else Estimate(*(_number(unseen[end]) for end in ("mean", "low", "high")))
-        except (KeyError, TypeError):
-            raise InputError(f"{path}: not a thresholds file; run 'python -m pneumo_dist tune' again") from None
-        return Thresholds(objective, triplet, THRESHOLDS, found)
-    objective, reason = Objective(), "out of date" if content else "missing"
-    dices = cross_tuned(scored.histograms, scored.folds, objective)
-    return Thresholds(
-        objective=objective,
-        triplet=objective.search(scored.histograms),
-        source=f"tuned for this report, as {THRESHOLDS} is {reason}",
-        unseen=None if dices is None else estimate(dices, scored.groups),
+    path = predictions.folder.parent / THRESHOLDS
+    found = read_rules(path) if path.exists() else None
+    if found is not None and found.digest == predictions.digest:
+        return score_films(predictions, on_film), found, None
+    histograms, parts = film_measures(predictions, ALONE, 0.5, on_film)
+    tuned = tune(predictions, histograms, None, parts, 0.5)
+    reason = "missing" if found is None else "out of date"
+    return Scored(predictions, histograms), rules_of(tuned, predictions, path), f"{THRESHOLDS} is {reason}"
+
+
+def judge(scored: Scored, rule: Rule) -> Judged:
+    """Return what a rule makes of the films.
+
+    A second look, at the masks themselves, is taken of films with lesions to count, and where small parts go. Raises
+    InputError for a gate where the networks gave no class probability.
+    """
+    predictions, found = scored.predictions, triplet_outcome(scored.histograms, rule.triplet)
+    check_gate(predictions, rule)
+    if rule.gate > 0:
+        found = found.emptied(np.array([row["class_probability"] for row in predictions.rows]) <= rule.gate)
+    looked = found.positive | (found.called if rule.smallest_part > 1 else False)
+    predicted, hits = found.predicted.copy(), found.hits.copy()
+    touched: list[Truths] = [np.zeros(0, np.bool_)]
+    owners: list[Names] = [np.zeros(0, np.str_)]
+    for index in np.flatnonzero(looked).tolist():
+        row, grid = predictions.rows[index], predictions.grid(index)
+        truth = rle.decode(str(row["rle"]), grid.height, grid.width)
+        mask = apply_rule(label_map(predictions.p8(index), grid), rule, row["class_probability"])
+        predicted[index], hits[index] = np.count_nonzero(mask), np.count_nonzero(mask & truth)
+        touched.append(touched_parts(truth, mask))
+        owners.append(np.repeat(predictions.groups[index], len(touched[-1])))
+    lesions = np.concatenate(touched)
+    return Judged(
+        predictions=predictions,
+        rule=rule,
+        outcome=Outcome(predicted, hits, found.truth),
+        scores=image_scores(scored.histograms, rule.triplet.area),
+        lesions=len(lesions),
+        lesion_sensitivity=estimate(lesions.astype(np.float64), np.concatenate(owners)),
     )
-
-
-def _number(value: float | None) -> float:
-    """JSON has no nan: null stands for it."""
-    return math.nan if value is None else float(value)
-
-
-def lesion_sensitivity(scored: Scored, triplet: Triplet) -> tuple[int, Estimate]:
-    """Return how many 8-connected label parts the films have, and the share that their masks touch by a pixel."""
-    found: list[Truths] = []
-    groups: list[Names] = []
-    for index in np.flatnonzero(scored.positive).tolist():
-        grid = scored.predictions.grid(index)
-        truth = rle.decode(str(scored.predictions.rows[index]["rle"]), grid.height, grid.width)
-        mask = apply_rule(label_map(scored.predictions.p8(index), grid), Rule(triplet))
-        found.append(touched_parts(truth, mask))
-        groups.append(np.repeat(scored.groups[index], len(found[-1])))
-    if not found:
-        return 0, Estimate(math.nan, math.nan, math.nan)
-    touched: Floats = np.concatenate(found).astype(np.float64)
-    return len(touched), estimate(touched, np.concatenate(groups))
 
 
 def shard_rows(shards: Shards, predictions: Predictions) -> Counts:

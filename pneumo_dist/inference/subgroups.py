@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.inference.evaluate import is_shown
-from pneumo_dist.metrics import Histograms, Triplet, film_dice
+from pneumo_dist.inference.outcome import Outcome
 from shards.errors import InputError
 
 # A score of fewer films says little, and something about single patients.
@@ -91,10 +90,9 @@ def _parts(names: npt.NDArray[np.object_], order: Sequence[str]) -> list[Part]:
     return [part for part in parts if part.films.any()]
 
 
-def cells(parts: Sequence[Part], histograms: Histograms, triplet: Triplet) -> list[Cell]:
-    """Return the scores of each part of the films (n, 2, 256)."""
-    positive = histograms[:, 1].sum(-1) > 0
-    dices, shown = film_dice(histograms, triplet), is_shown(histograms, triplet)
+def cells(parts: Sequence[Part], outcome: Outcome) -> list[Cell]:
+    """Return the scores of each part of the films."""
+    positive, dices, shown = outcome.positive, outcome.dice, outcome.called
     return [
         Cell(
             name=part.name,

@@ -2,11 +2,11 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pneumo_dist.inference.postprocess import Rule, apply_rule, label_map
-from pneumo_dist.inference.store import Predictions
+from pneumo_dist.inference.postprocess import Map, Rule, apply_rule, label_map
+from pneumo_dist.inference.store import Predictions, check_gate
 from shards import rle
 from shards.errors import InputError
 from shards.files import atomic_write
@@ -18,27 +18,43 @@ HEADER = ("ImageId", "EncodedPixels")
 CALLED_DRIFT = 0.03
 
 
-def submission_rows(predictions: Predictions, rule: Rule) -> dict[str, str]:
+def submission_rows(predictions: Predictions, rule: Rule, on_film: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Return image id -> run-length mask on the film's label grid, in table order.
 
     Raises InputError for a rule with a gate where the networks gave no class probability.
     """
     rows = {}
-    for index, (row, p8) in enumerate(predictions):
-        if rule.gate > 0 and row["class_probability"] is None:
-            raise InputError(
-                f"{predictions.folder}: no class probability for the gate; its networks have no classification head"
-            )
-        mask = apply_rule(label_map(p8, predictions.grid(index)), rule, row["class_probability"])
+    for image_id, mask in _masks(predictions, rule):
         text = rle.encode(mask)
         # A wrong string would be noticed only on the leaderboard, so each is read back before anything is written.
         assert (rle.decode(text, *mask.shape) == mask).all()
-        rows[str(row["image_id"])] = text
+        rows[image_id] = text
+        on_film()
     return rows
 
 
-def drift_warning(rows: Mapping[str, str], expected: float) -> str | None:
-    """Return a line where the share of films with a mask differs from that out of fold by more than CALLED_DRIFT."""
+def called_share(predictions: Predictions, rule: Rule, on_film: Callable[[], None] = lambda: None) -> float:
+    """Return the share of films whose masks are not empty. Raises InputError as `submission_rows` does."""
+    called = 0
+    for _, mask in _masks(predictions, rule):
+        called += bool(mask.any())
+        on_film()
+    return called / len(predictions)
+
+
+def _masks(predictions: Predictions, rule: Rule) -> Iterator[tuple[str, Map]]:
+    check_gate(predictions, rule)
+    for index, (row, p8) in enumerate(predictions):
+        yield str(row["image_id"]), apply_rule(label_map(p8, predictions.grid(index)), rule, row["class_probability"])
+
+
+def drift_warning(rows: Mapping[str, str], expected: float | None) -> str | None:
+    """Return a line where the share of films with a mask differs from that out of fold by more than CALLED_DRIFT.
+
+    None also where that out of fold is not known.
+    """
+    if expected is None:
+        return None
     found = sum(text != rle.EMPTY for text in rows.values()) / len(rows)
     if abs(found - expected) <= CALLED_DRIFT:
         return None
@@ -73,8 +89,8 @@ def write_submission(path: Path, rows: Mapping[str, str], order: Sequence[str] |
     missing = [image_id for image_id in ids if image_id not in rows]
     if missing:
         raise InputError(
-            f"{len(missing)} ids of the sample submission have no prediction, first {missing[0]}; "
-            "build the shards with all test films and predict again"
+            f"{path} is not written: {len(missing)} ids of the sample submission have no prediction, first "
+            f"{missing[0]}; build the shards with all test films and predict again"
         )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -2,10 +2,15 @@
 
 import json
 import math
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pneumo_dist.inference.components import SizeCurve
+from pneumo_dist.inference.objective import Objective
 from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.inference.tune import Alternative, Estimate, Tuned
@@ -14,15 +19,52 @@ from shards.errors import InputError
 from shards.files import atomic_write
 
 THRESHOLDS, SURFACE, CURVE = "thresholds.json", "thresholds.png", "components.png"
+RULES = ("triplet", "components", "gate")
+# Points of the curve that are kept: every size of ten thousand films' parts would make megabytes.
+CURVE_POINTS = 200
 
 
-def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None:
-    """Write thresholds.json with the digest of the predictions that it was tuned on."""
-    rules = {
+@dataclass(frozen=True)
+class TunedRules:
+    """What thresholds.json keeps for other commands.
+
+    `rules` are those of RULES that there was something to tune on, `unseen` is the mean Dice with the triplets of the
+    other folds, None for films of one fold, `curve` that by the size of the smallest part, thinned, and `digest` that
+    of the predictions.
+    """
+
+    objective: Objective
+    rules: Mapping[str, Alternative]
+    unseen: Estimate | None
+    curve: SizeCurve | None
+    digest: str
+    source: Path
+
+    def rule(self, name: str) -> Alternative:
+        """Return a rule by its name. Raises InputError where it was not tuned."""
+        if name not in self.rules:
+            needed = "a classification head" if name == "gate" else "to be tuned"
+            raise InputError(f"{self.source}: has no rule {name}, which needs {needed}; it has {', '.join(self.rules)}")
+        return self.rules[name]
+
+
+def rules_of(tuned: Tuned, predictions: Predictions, source: Path) -> TunedRules:
+    """Return the part of a tuning that thresholds.json keeps for other commands."""
+    found = {
         "triplet": Alternative(Rule(tuned.triplet), tuned.score.dice, tuned.called),
         "components": tuned.components,
         "gate": tuned.gate,
     }
+    rules = {name: value for name, value in found.items() if value is not None}
+    curve = None
+    if tuned.curve is not None and tuned.components is not None:
+        curve = tuned.curve.thinned(CURVE_POINTS, tuned.components.rule.smallest_part)
+    return TunedRules(tuned.objective, rules, tuned.unseen, curve, predictions.digest, source)
+
+
+def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None:
+    """Write thresholds.json with the digest of the predictions that it was tuned on."""
+    kept = rules_of(tuned, predictions, path)
     content = {
         "objective": str(tuned.objective),
         "triplet": asdict(tuned.triplet),
@@ -35,9 +77,12 @@ def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None
         "plateau": tuned.plateau,
         "by_size": [asdict(row) for row in tuned.by_size],
         "patients": tuned.patients,
-        "rules": {name: asdict(value) for name, value in rules.items() if value is not None},
-        "experiment": predictions.manifest["experiment"],
-        "predictions_sha256": predictions.digest,
+        "rules": {name: asdict(value) for name, value in kept.rules.items()},
+        "experiment": predictions.manifest.get("experiment"),
+        "predictions_sha256": kept.digest,
+        "components_curve": None
+        if kept.curve is None
+        else {"sizes": kept.curve.sizes.tolist(), "dice": kept.curve.dice.tolist()},
     }
     atomic_write(path, json.dumps(content, indent=1) + "\n")
 
@@ -45,6 +90,15 @@ def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None
 def _plain(values: Score | Estimate) -> dict[str, float | int | None]:
     """JSON has no nan: a mean over no films is null."""
     return {name: None if value != value else value for name, value in asdict(values).items()}
+
+
+def _estimate(values: Mapping[str, float | None]) -> Estimate:
+    return Estimate(*(_number(values[end]) for end in ("mean", "low", "high")))
+
+
+def _number(value: float | None) -> float:
+    """JSON has no nan: null stands for it."""
+    return math.nan if value is None else float(value)
 
 
 def summary_lines(tuned: Tuned) -> list[str]:
@@ -78,27 +132,45 @@ def summary_lines(tuned: Tuned) -> list[str]:
     ]
 
 
+def read_rules(path: Path) -> TunedRules:
+    """Return what a thresholds.json keeps for other commands. Raises InputError where it is missing or damaged."""
+    content = read_scores(path)
+    try:
+        unseen, curve = content["dice_tuned_on_other_folds"], content["components_curve"]
+        if "triplet" not in content["rules"]:
+            raise KeyError("triplet")
+        return TunedRules(
+            objective=Objective.parse(content["objective"]),
+            rules={name: _alternative(content["rules"][name]) for name in RULES if name in content["rules"]},
+            unseen=None if unseen is None else _estimate(unseen),
+            curve=None
+            if curve is None
+            else SizeCurve(np.array(curve["sizes"], np.int64), np.array(curve["dice"], np.float64)),
+            digest=str(content["predictions_sha256"]),
+            source=path,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _unreadable(path) from None
+
+
+def _alternative(found: Mapping[str, Any]) -> Alternative:
+    """Raise ValueError, KeyError or TypeError for what is no rule."""
+    parts = found["rule"]
+    triplet = Triplet(float(parts["triplet"]["top"]), int(parts["triplet"]["area"]), float(parts["triplet"]["bottom"]))
+    if not (0 <= triplet.top <= 1 and 0 <= triplet.bottom <= 1 and triplet.area >= 0):
+        raise ValueError(triplet)
+    return Alternative(
+        Rule(triplet, int(parts["smallest_part"]), float(parts["gate"])), float(found["dice"]), float(found["called"])
+    )
+
+
 def read_thresholds(path: Path, rule: str = "triplet") -> tuple[Rule, float]:
     """Return a rule of a thresholds.json and the share of out-of-fold films that it calls positive.
 
     Raises InputError where the file is missing or damaged, or has no such rule.
     """
-    content = read_scores(path)
-    try:
-        if rule not in content["rules"]:
-            needed = "a classification head" if rule == "gate" else "to be tuned"
-            raise InputError(f"{path}: has no rule {rule}, which needs {needed}; it has {', '.join(content['rules'])}")
-        found = content["rules"][rule]
-        parts = found["rule"]
-        triplet, called = Triplet(**parts["triplet"]), float(found["called"])
-        chosen = Rule(triplet, int(parts["smallest_part"]), float(parts["gate"]))
-        if not (0 <= triplet.top <= 1 and 0 <= triplet.bottom <= 1 and triplet.area >= 0):
-            raise ValueError
-        return chosen, called
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not a thresholds file; run 'python -m pneumo_dist tune' again") from None
+    found = read_rules(path).rule(rule)
+    return found.rule, found.called
 
 
 def read_scores(path: Path) -> dict[str, Any]:
@@ -110,7 +182,11 @@ def read_scores(path: Path) -> dict[str, Any]:
             f"{path}: no thresholds; run 'python -m pneumo_dist tune' first, or give --triplet TOP AREA BOTTOM"
         ) from None
     except ValueError:
-        raise InputError(f"{path}: not a thresholds file; run 'python -m pneumo_dist tune' again") from None
+        raise _unreadable(path) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: not a thresholds file; run 'python -m pneumo_dist tune' again")
+        raise _unreadable(path)
     return content
+
+
+def _unreadable(path: Path) -> InputError:
+    return InputError(f"{path}: not a thresholds file of this version; run 'python -m pneumo_dist tune' again")

@@ -7,21 +7,21 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.distributed import Ranks
-from pneumo_dist.inference.components import FilmComponents, SizeCurve, film_components, size_curve
-from pneumo_dist.inference.evaluate import (
-    SizeRow,
-    bootstrap_interval,
-    by_size,
-    cross_tuned,
-    given_up,
-    is_shown,
-    plateau,
+from pneumo_dist.inference.components import (
+    FilmComponents,
+    SizeCurve,
+    best_size,
+    components_outcome,
+    film_components,
+    size_curve,
 )
+from pneumo_dist.inference.evaluate import SizeRow, bootstrap_interval, by_size, cross_tuned, given_up, plateau
 from pneumo_dist.inference.gate import best_gate
 from pneumo_dist.inference.objective import Objective
+from pneumo_dist.inference.outcome import Outcome, triplet_outcome
 from pneumo_dist.inference.postprocess import Rule, label_map
 from pneumo_dist.inference.store import Predictions
-from pneumo_dist.metrics import Histograms, Score, Triplet, film_dice, film_histograms, score
+from pneumo_dist.metrics import Histograms, Score, Triplet, film_histograms
 from pneumo_dist.validation import gather_histograms
 from shards import rle
 from shards.errors import InputError
@@ -38,7 +38,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another rule for masks, its mean Dice over the films it was tuned on, and the share whose masks are not empty."""
+    """A rule for masks, its mean Dice over the films it was tuned on, and the share whose masks are not empty.
+
+    Whatever it was tuned for, every film counts once in `dice`: rules are compared by it.
+    """
 
     rule: Rule
     dice: float
@@ -110,9 +113,11 @@ def film_measures(
     if threshold is None:
         return histograms, []
     rows = np.concatenate(ranks.gather_array(np.concatenate([np.zeros((0, 3), np.int64), *parts])))
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    starts = np.searchsorted(rows[:, 0], np.arange(len(histograms) + 1))
     return histograms, [
-        FilmComponents(rows[rows[:, 0] == index, 1], rows[rows[:, 0] == index, 2], int(truth))
-        for index, truth in enumerate(histograms[:, 1].sum(-1))
+        FilmComponents(rows[start:end, 1], rows[start:end, 2], int(truth))
+        for start, end, truth in zip(starts[:-1], starts[1:], histograms[:, 1].sum(-1), strict=True)
     ]
 
 
@@ -130,45 +135,53 @@ def tune(
     chosen = objective or Objective()
     triplet = chosen.search(histograms)
     folds, groups = predictions.folds, predictions.groups
-    weights = chosen.film_weights(histograms[:, 1].sum(-1) > 0)
+    outcome = triplet_outcome(histograms, triplet)
+    weights = chosen.film_weights(outcome.positive)
     unseen = cross_tuned(histograms, folds, chosen)
     curve = size_curve(components, weights) if components else None
     return Tuned(
         objective=chosen,
         triplet=triplet,
-        score=score(histograms, triplet),
-        folds={int(fold): score(histograms[folds == fold], triplet) for fold in np.unique(folds)},
-        dice=_estimate(film_dice(histograms, triplet), groups),
+        score=outcome.score(),
+        folds={int(fold): outcome.part(folds == fold).score() for fold in np.unique(folds)},
+        dice=_estimate(outcome.dice, groups),
         unseen=None if unseen is None else _estimate(unseen, groups),
-        called=float(is_shown(histograms, triplet).mean()),
+        called=float(outcome.called.mean()),
         given_up=given_up(histograms, triplet),
         plateau=plateau(histograms, triplet, weights),
-        by_size=by_size(histograms, triplet),
+        by_size=by_size(outcome),
         patients=len(np.unique(groups)),
-        components=None if curve is None else _smallest_part(curve, components, threshold),
-        gate=_gate(predictions, histograms, triplet, weights),
+        components=None if curve is None else _smallest_part(curve, components, threshold, chosen),
+        gate=_gate(predictions, outcome, triplet, chosen),
         curve=curve,
     )
 
 
-def _smallest_part(curve: SizeCurve, components: Sequence[FilmComponents], threshold: float) -> Alternative:
-    size, dice = curve.best
-    called = np.mean([bool((film.sizes >= size).any()) for film in components])
-    return Alternative(Rule(Triplet(threshold, 0, threshold), smallest_part=size), dice, float(called))
+def _smallest_part(
+    curve: SizeCurve, components: Sequence[FilmComponents], threshold: float, objective: Objective
+) -> Alternative:
+    size = best_size(curve, components, objective.specificity)
+    return _alternative(
+        Rule(Triplet(threshold, 0, threshold), smallest_part=size), components_outcome(components, size)
+    )
 
 
-def _gate(
-    predictions: Predictions, histograms: Histograms, triplet: Triplet, weights: npt.NDArray[np.float64]
-) -> Alternative | None:
+def _gate(predictions: Predictions, outcome: Outcome, triplet: Triplet, objective: Objective) -> Alternative | None:
     """Return the triplet with its best gate, None where a film has no class probability."""
     found = [row["class_probability"] for row in predictions.rows]
     if None in found:
         return None
     probabilities = np.array(found, np.float64)
-    hidden = (histograms[:, 1].sum(-1) == 0).astype(np.float64)
-    gate, dice = best_gate(probabilities, film_dice(histograms, triplet), hidden, weights)
-    called = is_shown(histograms, triplet) & ((probabilities > gate) | (gate == 0))
-    return Alternative(Rule(triplet, gate=gate), dice, float(called.mean()))
+    weights, hidden = objective.film_weights(outcome.positive), (~outcome.positive).astype(np.float64)
+    below = np.inf
+    if objective.specificity is not None:  # a gate adds to specificity, and must not take from sensitivity
+        below = float(probabilities[outcome.positive & outcome.called].min(initial=np.inf))
+    gate, _ = best_gate(probabilities, outcome.dice, hidden, weights, below)
+    return _alternative(Rule(triplet, gate=gate), outcome.emptied((probabilities <= gate) & (gate > 0)))
+
+
+def _alternative(rule: Rule, outcome: Outcome) -> Alternative:
+    return Alternative(rule, float(outcome.dice.mean()), float(outcome.called.mean()))
 
 
 def _estimate(values: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> Estimate:

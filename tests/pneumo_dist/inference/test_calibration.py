@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumo_dist.inference.calibration import calibrate, cross_calibrated, reliability
+from pneumo_dist.inference.calibration import calibrate, calibrate_by, cross_calibrated, reliability
 
 
 def films(count: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -69,3 +69,27 @@ def test_scores_of_0_and_1_have_a_place() -> None:
     assert found.films.tolist() == [1, 2] and found.error == 0
     calibrated = cross_calibrated(np.array([0.0, 1.0] * 4), np.array([False, True] * 4), np.array([0, 0, 1, 1] * 2))
     assert calibrated is not None and np.isfinite(calibrated).all()
+
+
+def test_calibration_by_other_films_is_fitted_on_these_alone() -> None:
+    scores, positive, _ = films(900)
+    fitted, own = (scores[:600], positive[:600]), (scores[600:], positive[600:])
+    found = calibrate_by(*fitted, *own)
+    assert found is not None
+    assert found.brier_after < found.brier_before and found.after.error < found.before.error
+    # Films of two folds are calibrated each by the other: the same chances, for the same fit.
+    crossed = cross_calibrated(scores, positive, (np.arange(900) >= 600).astype(np.int64))
+    assert crossed is not None
+    assert found.brier_after == pytest.approx(np.mean((crossed[600:] - own[1]) ** 2), abs=1e-12)
+    turned = calibrate_by(*fitted, own[0], ~own[1])
+    assert turned is not None
+    assert turned.after.score.tolist() == found.after.score.tolist()
+    assert turned.after.share == pytest.approx(1 - found.after.share)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_films_of_one_kind_have_no_calibration(place: int) -> None:
+    scores, positive, _ = films(40)
+    truths = [positive, positive]
+    truths[place] = np.zeros(40, np.bool_)
+    assert calibrate_by(scores, truths[0], scores, truths[1]) is None

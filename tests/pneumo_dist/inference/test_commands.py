@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from film_files import noise, write_film
 from tiny_runs import PLAIN, Trained
 
 from pneumo_dist.__main__ import app
@@ -29,6 +30,9 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["segment", "nowhere.dcm", "--bundle", "b", "--out", "o"], "nowhere.dcm: no such file"),
         (["tune", "--config", "c.yaml", "--runs", "r"], "c.yaml: no such config"),
         (["submit", "--config", "c.yaml", "--runs", "r", "--rule", "best"], "'best' is not one of"),
+        (["average", "--config", "c.yaml", "--runs", "r", "--rule", "best"], "'best' is not one of"),
+        (["predict", "--config", "c.yaml", "--runs", "r", "--shards", "s", "--top-k", "0"], "0 is not in the range"),
+        (["predict", "--config", "c.yaml", "--runs", "r", "--shards", "s"], "s: no such shards folder"),
     ],
 )
 def test_what_is_missing_or_contradicts_is_named(
@@ -72,3 +76,57 @@ def test_members_that_average_other_checkpoints_keep_each_their_own(
     names = [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()]
     made = {path.name for path in (trained.runs / "two").rglob("step-*.pt")}
     assert len(set(names)) == 2 and made == set(names)
+
+
+def test_files_in_the_place_of_folders_are_named_before_anything_is_done(
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    blend, bundle, film = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "film.dcm"
+    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    write_film(film, noise(64, 64))
+    average = ("average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle")
+    assert f"--bundle {tmp_path}: is a folder; give the file to write" in line_of(capsys, *average, tmp_path)
+    assert run(app, "pneumo_dist", list(map(str, (*average, bundle)))) == EXIT_DONE
+    capsys.readouterr()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for command in (("segment", film), ("predict", "--shards", trained.shards.folder)):
+        line = line_of(capsys, command[0], "--cpu", *command[1:], "--bundle", bundle, "--out", blend)
+        assert line == f"error: --out {blend}: is a file; give a folder"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_damaged_bundle_leaves_nothing(trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    blend, bundle, out = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "out"
+    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    film = write_film(tmp_path / "film.dcm", noise(64, 64))
+    given = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
+    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    capsys.readouterr()
+    whole = bundle.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 1
+    for content in (whole[:-100], whole[: len(whole) // 2], b"", bytes(flipped)):
+        bundle.write_bytes(content)
+        for command in (("segment", film), ("predict", "--shards", trained.shards.folder)):
+            line = line_of(capsys, command[0], "--cpu", *command[1:], "--bundle", bundle, "--out", out)
+            assert line.startswith(f"error: {bundle}: damaged or no bundle")
+            assert not list(out.rglob("*.tar")) + list(out.rglob("*.png")) + list(out.rglob("*.dcm"))
+
+
+def test_unreadable_films_are_named_and_the_others_segmented(
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    blend, bundle, out = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "out"
+    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    film, text = write_film(tmp_path / "film.dcm", noise(64, 64)), tmp_path / "text.dcm"
+    text.write_text("no film")
+    given = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
+    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    capsys.readouterr()
+    line = line_of(capsys, "segment", "--cpu", text, "--bundle", bundle, "--out", out)
+    assert line.startswith(f"error: {text}: refused, ") and not out.exists()
+    arguments = ["segment", "--cpu", film, text, "--bundle", bundle, "--out", out]
+    assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_USAGE
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1 and told.out.count("\n") == 1
+    assert sorted(path.name for path in out.iterdir()) == ["film.mask.png", "film.overlay.png", "film.seg.dcm"]

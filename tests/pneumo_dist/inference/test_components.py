@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pneumo_dist.inference.components import film_components, size_curve
+from pneumo_dist.inference.components import FilmComponents, best_size, film_components, size_curve
 from pneumo_dist.inference.postprocess import remove_small
 
 Map = npt.NDArray[np.uint8]
@@ -85,3 +85,39 @@ def test_film_of_twice_the_weight_counts_as_two(chosen: list[tuple[Map, Map]], w
     whole, repeated = size_curve(parts, weights), size_curve([*parts, *parts[:1] * (weight - 1)])
     np.testing.assert_array_equal(whole.sizes, repeated.sizes)
     np.testing.assert_allclose(whole.dice, repeated.dice, rtol=0, atol=1e-12)
+
+
+@settings(deadline=None)
+@given(films, st.sampled_from([0.0, 0.3, 0.5, 0.75, 1.0]))
+def test_size_of_a_specificity_is_the_best_of_all_that_reach_it(
+    chosen: list[tuple[Map, Map]], specificity: float
+) -> None:
+    parts = [film_components(film, truth, 0.5) for film, truth in chosen]
+    ranked = []
+    for size in range(40):
+        masks = [remove_small((film > 127).astype(np.uint8), size) for film, _ in chosen]
+        called = [(bool(truth.any()), bool(mask.any())) for mask, (_, truth) in zip(masks, chosen, strict=True)]
+        wrong, right = called.count((False, True)), called.count((True, True))
+        if wrong <= (1 - specificity) * sum(not positive for positive, _ in called) + 1e-9:
+            ranked.append((-right, -round(mean_dice(chosen, size), 10), size))
+    curve = size_curve(parts)
+    size = best_size(curve, parts, specificity)
+    assert size == min(ranked)[2]
+    assert best_size(curve, parts) == curve.best[0]
+
+
+def test_thinned_curve_keeps_its_ends_its_best_and_exact_points() -> None:
+    random = np.random.default_rng(0)
+    parts = [
+        FilmComponents(sizes, np.minimum(sizes, random.integers(0, 900, len(sizes))), int(random.integers(0, 4000)))
+        for sizes in (random.integers(1, 3000, 40) for _ in range(30))
+    ]
+    curve = size_curve(parts)
+    thin = curve.thinned(20, curve.best[0])
+    assert len(curve.sizes) > 500 and 10 < len(thin.sizes) <= 23
+    assert thin.best == curve.best
+    assert (thin.sizes[0], thin.sizes[-1]) == (curve.sizes[0], curve.sizes[-1])
+    exact = dict(zip(curve.sizes.tolist(), curve.dice.tolist(), strict=True))
+    assert [exact[size] for size in thin.sizes.tolist()] == thin.dice.tolist()
+    nothing = np.zeros(0, np.int64)
+    assert size_curve([FilmComponents(nothing, nothing, 5)]).thinned(20, 0).sizes.tolist() == [0]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +14,11 @@ from pneumo_dist.inference.evaluate import (
     by_size,
     cross_tuned,
     given_up,
-    is_called,
     plateau,
     surface,
 )
 from pneumo_dist.inference.objective import Objective
+from pneumo_dist.inference.outcome import triplet_outcome
 from pneumo_dist.inference.postprocess import apply_triplet
 from pneumo_dist.metrics import Histograms, Triplet, film_dice, film_histograms
 
@@ -47,7 +48,7 @@ def histograms(films: list[Film]) -> Histograms:
 def test_called_and_given_up_films_are_those_of_the_rule(films: list[Film], histograms: Histograms) -> None:
     masks = [apply_triplet(values, TRIPLET) for values, _ in films]
     counts = [int((values > 153).sum()) for values, _ in films]
-    assert is_called(histograms, TRIPLET).tolist() == [count >= 5 for count in counts]
+    assert triplet_outcome(histograms, replace(TRIPLET, bottom=TRIPLET.top)).called.tolist() == [c >= 5 for c in counts]
     lost = [
         truth.any() and not mask.any() and (values > 76).any()
         for (values, truth), mask in zip(films, masks, strict=True)
@@ -56,7 +57,7 @@ def test_called_and_given_up_films_are_those_of_the_rule(films: list[Film], hist
 
 
 def test_rows_by_size_hold_each_positive_film_once(films: list[Film], histograms: Histograms) -> None:
-    rows = by_size(histograms, TRIPLET, rows=4)
+    rows = by_size(triplet_outcome(histograms, TRIPLET), rows=4)
     assert [row.films for row in rows] == [4, 4, 4, 3]
     sizes = sorted(int(truth.sum()) for _, truth in films if truth.any())
     assert (rows[0].smallest, rows[-1].largest) == (sizes[0], sizes[-1])
@@ -68,7 +69,7 @@ def test_rows_by_size_hold_each_positive_film_once(films: list[Film], histograms
 
 
 def test_no_positive_film_makes_no_row(histograms: Histograms) -> None:
-    assert by_size(histograms[::2], TRIPLET) == []
+    assert by_size(triplet_outcome(histograms[::2], TRIPLET)) == []
     assert given_up(histograms[::2], TRIPLET) == 0
 
 

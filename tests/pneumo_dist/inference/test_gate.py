@@ -34,3 +34,13 @@ def test_gate_between_two_kinds_of_films() -> None:
     assert best_gate(probabilities, shown, hidden, np.ones(4)) == (0.2, 3.3 / 4)
     assert best_gate(1 - probabilities, shown, hidden, np.ones(4))[0] == 0.9
     assert best_gate(probabilities, hidden, shown, np.ones(4)) == (0.0, 0.5)
+
+
+@given(st.lists(FILM, min_size=1, max_size=12), st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+def test_gate_stays_below_the_films_that_must_keep_their_masks(
+    films: list[tuple[float, float, float, float]], below: float
+) -> None:
+    gate, found = best_gate(*(np.array(column) for column in zip(*films, strict=True)), below)
+    allowed = [0.0, *(p for p, *_ in films if p < below)]
+    assert gate in allowed
+    assert abs(found - max(mean_with(value, films) for value in allowed)) < 1e-9

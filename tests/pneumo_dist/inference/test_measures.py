@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from pneumo_dist.inference.measures import (
+    Measures,
     auprc,
     auroc,
     drawn_areas,
@@ -16,16 +17,20 @@ from pneumo_dist.inference.measures import (
     fold_average,
     image_scores,
     measure,
-    predicted_pixels,
     ranked_estimates,
     touched_parts,
 )
+from pneumo_dist.inference.outcome import triplet_outcome
 from pneumo_dist.inference.paired import paired
 from pneumo_dist.inference.postprocess import apply_triplet, image_score
 from pneumo_dist.metrics import Histograms, Triplet, film_histograms
 
 TRIPLET = Triplet(0.7, 9, 0.4)
 Maps = list[npt.NDArray[np.uint8]]
+
+
+def measured(histograms: Histograms, names: npt.NDArray[np.str_]) -> Measures:
+    return measure(triplet_outcome(histograms, TRIPLET), image_scores(histograms, TRIPLET.area), names)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def test_measures_equal_those_of_the_masks(films: tuple[Maps, Maps, Histograms])
     maps, labels, histograms = films
     masks = [apply_triplet(p8, TRIPLET) for p8 in maps]
     positive = [bool(label.any()) for label in labels]
-    found = measure(histograms, np.array([str(i) for i in range(40)]), TRIPLET)
+    found = measured(histograms, np.array([str(i) for i in range(40)]))
     called = [bool(mask.any()) for mask in masks]
     hits = [c for c, p in zip(called, positive, strict=True) if p]
     empties = [not c for c, p in zip(called, positive, strict=True) if not p]
@@ -93,7 +98,7 @@ def naive_average_precision(positive: list[bool], scores: list[float]) -> float:
 @pytest.mark.parametrize("kind", [0, 1])
 def test_films_of_one_kind_have_no_ranking(films: tuple[Maps, Maps, Histograms], kind: int) -> None:
     own = films[2][kind::2]
-    found = measure(own, np.array([str(i) for i in range(20)]), TRIPLET)
+    found = measured(own, np.array([str(i) for i in range(20)]))
     assert math.isnan(found.auroc.mean) and math.isnan(found.auprc.mean)
     assert math.isnan((found.specificity if kind else found.sensitivity).mean)
     assert not math.isnan((found.sensitivity if kind else found.specificity).mean)
@@ -135,14 +140,14 @@ def test_interval_draws_groups_and_not_films() -> None:
 def test_false_positives_are_the_pixels_predicted_on_negative_films(films: tuple[Maps, Maps, Histograms]) -> None:
     maps, _, histograms = films
     pixels = [int(apply_triplet(p8, TRIPLET).sum()) for p8 in maps]
-    assert predicted_pixels(histograms, TRIPLET).tolist() == pixels
+    assert triplet_outcome(histograms, TRIPLET).predicted.tolist() == pixels
     negative = pixels[0::2]
     called = [count for count in negative if count]
-    found = false_positives(histograms, TRIPLET)
+    found = false_positives(triplet_outcome(histograms, TRIPLET))
     assert (found.negatives, found.called) == (20, len(called))
     assert (found.mean, found.median) == (np.mean(negative), np.median(negative))
     assert (found.called_mean, found.called_median) == (np.mean(called), np.median(called))
-    none = false_positives(histograms[1::2], TRIPLET)
+    none = false_positives(triplet_outcome(histograms[1::2], TRIPLET))
     assert (none.negatives, none.called) == (0, 0) and math.isnan(none.mean) and math.isnan(none.called_median)
 
 
@@ -160,7 +165,7 @@ def test_a_lesion_is_found_where_one_of_its_pixels_is() -> None:
 
 def test_average_over_folds_leaves_out_folds_without_a_value(films: tuple[Maps, Maps, Histograms]) -> None:
     names = np.array([str(i) for i in range(20)])
-    rows = [measure(part, names, TRIPLET) for part in (films[2][:20], films[2][20:], films[2][0::2])]
+    rows = [measured(part, names) for part in (films[2][:20], films[2][20:], films[2][0::2])]
     values = [rows[0].sensitivity.mean, rows[1].sensitivity.mean]
     assert fold_average(rows, "sensitivity") == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert fold_average(rows[:1], "dice")[0] == rows[0].dice.mean and math.isnan(fold_average(rows[:1], "dice")[1])

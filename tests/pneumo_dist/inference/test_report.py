@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from report_runs import Page, log_epochs, store
+from report_runs import Page, log_epochs, store, tune_run
 
 from pneumo_dist.inference.mask_commands import report
-from pneumo_dist.inference.postprocess import apply_triplet, label_map
+from pneumo_dist.inference.postprocess import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.inference.report import write_report
 from pneumo_dist.inference.report_inputs import read_history
+from pneumo_dist.inference.rules import Wanted, in_words
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.metrics import Triplet
 from shards import rle
@@ -27,20 +28,28 @@ FIXED = Triplet(0.5, 40, 0.4)
 
 def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED, **changes: object) -> None:
     """Write thresholds.json as `tune` does, with a triplet of our choice."""
+    rule = {"triplet": vars(triplet), "smallest_part": 0, "gate": 0.0}
+    parts = {"triplet": {"top": 0.5, "area": 0, "bottom": 0.5}, "smallest_part": 30, "gate": 0.0}
     content = {
         "objective": "dice",
         "triplet": vars(triplet),
         "dice_tuned_on_other_folds": {"mean": 0.4321, "low": 0.1234, "high": None},
+        "rules": {
+            "triplet": {"rule": rule, "dice": 0.4444, "called": 0.5},
+            "components": {"rule": parts, "dice": 0.3333, "called": 0.25},
+        },
+        "components_curve": {"sizes": [0, 10, 30, 200], "dice": [0.2, 0.3, 0.3333, 0.1]},
         "predictions_sha256": predictions.digest,
     }
     path = predictions.folder.parent / "thresholds.json"
     path.write_text(json.dumps({**content, **changes}))
 
 
-def naive_dices(predictions: Predictions, triplet: Triplet = FIXED) -> dict[str, float]:
+def naive_dices(predictions: Predictions, rule: Triplet | Rule = FIXED) -> dict[str, float]:
     dices = {}
+    taken = Rule(rule) if isinstance(rule, Triplet) else rule
     for index, (row, p8) in enumerate(predictions):
-        mask = apply_triplet(label_map(p8, predictions.grid(index)), triplet)
+        mask = apply_rule(label_map(p8, predictions.grid(index)), taken, row["class_probability"])
         truth = rle.decode(row["rle"], *mask.shape)
         total = int(mask.sum()) + int(truth.sum())
         dices[row["key"]] = 2 * int((mask & truth).sum()) / total if total else 1.0
@@ -61,18 +70,30 @@ def written(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return runs, predictions, found.page.read_text()
 
 
+def shown_films(predictions: Predictions) -> int:
+    """How many films the page shows of at most twelve positive ones: these, and four negative ones with a mask."""
+    positive = [row["rle"] != "-1" for row in predictions.rows]
+    wrong = [not p and dice < 1 for p, dice in zip(positive, naive_dices(predictions).values(), strict=True)]
+    assert 0 < sum(positive) <= 12
+    return sum(positive) + min(4, sum(wrong))
+
+
 def test_page_is_whole_and_asks_for_nothing_else(written: tuple[Path, Predictions, str]) -> None:
     page = Page(written[2])
     assert page.wrong == []
     assert not {"script", "link", "iframe", "object"} & page.tags
     for word in ("http:", "https:", "url(", "@import", "javascript", "onload"):
         assert word not in written[2], word
-    assert len(page.pictures) == 10, "four plots and six films"
+    runs = written[0] / "exp"
+    films = sum(shown_films(Predictions(runs / split / "predictions")) for split in ("oof", "holdout"))
+    kinds = {"png": 0, "jpeg": 0}
     for picture in page.pictures:
         head, _, body = str(picture["src"]).partition(",")
-        assert head == "data:image/png;base64" and picture["alt"]
+        assert picture["alt"]
+        kinds[head.removeprefix("data:image/").removesuffix(";base64")] += 1
         decoded = cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_COLOR)
         assert decoded is not None and decoded.std() > 5
+    assert kinds == {"png": 6, "jpeg": films}, "curves, ranking, two calibrations, heat map, smallest parts; films"
     assert 'name="viewport"' in written[2] and written[2].count("Not for diagnosis") == 2
 
 
@@ -134,12 +155,128 @@ def test_small_cells_are_not_shown(written: tuple[Path, Predictions, str], films
     page = Page(written[2])
     views = films.column("view").tolist()
     for view in sorted(set(views)):
-        count, row = views.count(view), page.row(view)
-        if count < 10:
+        *held_out, row = page.rows_of(view)
+        assert held_out == [["fewer than 10", "fewer than 10", "–", "–", "–", "–"]] * (view in views[:7])
+        if views.count(view) < 10:
             assert row == ["fewer than 10", "fewer than 10", "–", "–", "–", "–"]
         else:
-            assert row[0] == str(count) and row[2] != "–"
-    assert "fewer than 10 positive films" in written[2]
+            assert row[0] == str(views.count(view)) and row[2] != "–"
+    assert written[2].count("fewer than 10 positive films") == 2
+
+
+def part_of(text: str, section: str) -> str:
+    """The page between a section's heading and the next one."""
+    return text.split(f'<h2 id="{section}">')[1].split("</section>")[0]
+
+
+def test_holdout_and_out_of_fold_films_stand_side_by_side(films: Shards, tmp_path: Path) -> None:
+    fix_thresholds(store(films, tmp_path / "exp"))
+    held_out = store(films, tmp_path / "exp", split="holdout", noise=60, shift=6)
+    text = write_report(films, tmp_path, "exp", by=["has_mask"]).page.read_text()
+    for section in ("sizes", "subgroups", "calibration", "films"):
+        part = part_of(text, section)
+        assert part.index("<h3>Holdout</h3>") < part.index('<h3>Out of fold <span class="range">selection-biased')
+    page, dices = Page(text), naive_dices(held_out)
+    # Six films of each kind: no cell has ten.
+    assert page.rows_of("yes") == [["fewer than 10", "fewer than 10", "–", "–", "–", "–"]] * 2
+    assert page.rows_of("calibrated on the out-of-fold films") != page.rows_of("calibrated on the other folds")
+    best = max(dice for key, dice in dices.items() if key in positives(held_out))
+    assert f"<b>Dice {best:.2f}</b>" in part_of(text, "films").split("Out of fold")[0]
+    fix_thresholds(store(films, tmp_path / "alone"))
+    alone = write_report(films, tmp_path, "alone").page.read_text()
+    assert "<h3>Holdout</h3>" not in alone and "<h3>Out of fold" in alone
+
+
+def positives(predictions: Predictions) -> set[str]:
+    return {row["key"] for row in predictions.rows if row["rle"] != "-1"}
+
+
+def test_holdout_of_other_shards_is_an_input_error(films: Shards, shapes: Shards, tmp_path: Path) -> None:
+    store(films, tmp_path / "exp")
+    store(shapes, tmp_path / "exp", split="holdout")
+    with pytest.raises(InputError, match=r"has no film .* of .*exp/holdout/predictions \(4 missing in all\)"):
+        write_report(films, tmp_path, "exp")
+    assert not (tmp_path / "exp/report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def classed(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Predictions]:
+    """A run whose specks and class probabilities make all three rules differ, with its thresholds."""
+    runs = tmp_path_factory.mktemp("classed")
+    predictions = store(films, runs / "exp", specks=0.001, wrong=25, with_classes=True)
+    store(films, runs / "exp", split="holdout", rows=range(8), specks=0.001, wrong=25, with_classes=True)
+    tune_run(predictions)
+    return runs, predictions
+
+
+@pytest.mark.parametrize("name", [None, "triplet", "components", "gate"])
+def test_figures_are_those_of_the_masks_of_the_rule_that_is_taken(
+    films: Shards, classed: tuple[Path, Predictions], name: str | None
+) -> None:
+    runs, predictions = classed
+    rules = tune_run(predictions).rules
+    found = write_report(films, runs, "exp", wanted=Wanted(name))
+    text = found.page.read_text()
+    page, rule = Page(text), rules[name or "triplet"].rule
+    dices = naive_dices(predictions, rule)
+    held_out = naive_dices(Predictions(runs / "exp/holdout/predictions"), rule)
+    assert found.retuned is None and found.score.dice == pytest.approx(np.mean(list(dices.values())), abs=1e-12)
+    cells = page.row("Mean Dice")
+    assert cells[0].startswith(f"{np.mean(list(held_out.values())):.3f}")
+    assert cells[1].startswith(f"{np.mean(list(dices.values())):.3f}")
+    assert f"Rule for masks: {in_words(rule)} (thresholds.json)." in text.replace("\n", " ")
+    assert (page.row("… thresholds of the other folds")[1] == "–") == (name in ("components", "gate"))
+    touched, total = 0, 0
+    for index, (row, p8) in enumerate(predictions):
+        mask = apply_rule(label_map(p8, predictions.grid(index)), rule, row["class_probability"])
+        count, parts = cv2.connectedComponents(rle.decode(row["rle"], *mask.shape), connectivity=8)
+        total += count - 1
+        touched += sum(bool(mask[parts == part].any()) for part in range(1, count))
+    assert page.row("Lesion sensitivity")[1].startswith(f"{touched / total:.3f}")
+
+
+def test_tuned_rules_stand_side_by_side_with_the_curve(films: Shards, classed: tuple[Path, Predictions]) -> None:
+    runs, predictions = classed
+    rules = tune_run(predictions).rules
+    assert len({round(found.dice, 4) for found in rules.values()}) == 3, "the rules differ"
+    assert rules["components"].rule.smallest_part > 1 and rules["gate"].rule.gate > 0
+    text = write_report(films, runs, "exp", wanted=Wanted("components")).page.read_text()
+    part = part_of(text, "thresholds")
+    titles = ("triplet", "fixed threshold without small parts", "triplet with the classification gate")
+    for title, found in zip(titles, rules.values(), strict=True):
+        row = next(row for row in Page(part).rows if row and row[0] == title)
+        assert row[1] == in_words(found.rule)
+        mean = np.mean(list(naive_dices(predictions, found.rule).values()))
+        assert row[2] == f"{mean:.4f}"
+        assert (f'<tr class="whole"><th scope="row">{title}</th>' in part) == (title == titles[1])
+    assert part.count("<img") == 2 and 'alt="Mean Dice by the size of the smallest part that is kept"' in part
+
+
+def test_config_own_thresholds_come_first(films: Shards, classed: tuple[Path, Predictions], tmp_path: Path) -> None:
+    runs, predictions = classed
+    config = tmp_path / "exp.yaml"
+    fixed = "thresholds: {top: 0.6, area: 50, bottom: 0.45}\nsmallest_part: 12\n"
+    config.write_text(f"name: exp\nmembers: [{{experiment: exp}}]\n{fixed}")
+    own = Rule(Triplet(0.6, 50, 0.45), smallest_part=12)
+    for options, rule in (([], own), (["--rule", "triplet"], tune_run(predictions).rules["triplet"].rule)):
+        arguments = ["--config", config, "--shards", films.folder, "--runs", runs, *options]
+        result = CliRunner().invoke(report, [str(argument) for argument in arguments], catch_exceptions=False)
+        mean = np.mean(list(naive_dices(predictions, rule).values()))
+        assert result.stdout.startswith(f"out-of-fold mean Dice   {mean:.4f} ")
+        text = (runs / "exp/report.html").read_text()
+        assert ("the config's own" in part_of(text, "thresholds").replace("&#39;", "'")) == (rule == own)
+        assert ("the epochs and\nthe top-k checkpoints were picked" in text) == (rule == own)
+
+
+def test_rule_without_what_it_needs_is_an_input_error(films: Shards, tmp_path: Path) -> None:
+    tune_run(store(films, tmp_path / "exp"))
+    with pytest.raises(InputError, match=r"thresholds\.json: has no rule gate, which needs a classification head"):
+        write_report(films, tmp_path, "exp", wanted=Wanted("gate"))
+    tune_run(store(films, tmp_path / "head", with_classes=True, wrong=25))
+    store(films, tmp_path / "head", split="holdout")
+    with pytest.raises(InputError, match=r"head/holdout/predictions: no class probability for the gate"):
+        write_report(films, tmp_path, "head", wanted=Wanted("gate"))
+    assert not list(tmp_path.rglob("report.html")) and not list(tmp_path.rglob("overlays.png"))
 
 
 def test_parts_counts_and_versions_are_named(written: tuple[Path, Predictions, str], films: Shards) -> None:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from report_runs import store
 
+from pneumo_dist.inference.outcome import Outcome, triplet_outcome
+from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.report_films import choose_films, contact_sheet, draw_film, sheet_films
-from pneumo_dist.metrics import Histograms, Triplet
+from pneumo_dist.metrics import Triplet
 from pneumo_dist.monitor import LABEL_COLOUR, PREDICTION_COLOUR
 from shards import rle
 from shards.table import Shards
@@ -16,7 +18,7 @@ from shards.table import Shards
 HALF = Triplet(0.5, 1, 0.5)
 
 
-def histograms(overlaps: list[int], wrong: list[int]) -> Histograms:
+def outcome(overlaps: list[int], wrong: list[int]) -> Outcome:
     """Films with a label of 10 pixels of which so many are predicted, then negative ones with so many predicted."""
     found = np.zeros((len(overlaps) + len(wrong), 2, 256), np.int64)
     for film, overlap in enumerate(overlaps):
@@ -25,28 +27,28 @@ def histograms(overlaps: list[int], wrong: list[int]) -> Histograms:
     for film, pixels in enumerate(wrong, len(overlaps)):
         found[film, 0, 255] = pixels
     found[:, 0, 0] = 100 - found[:, 0, 255]
-    return found
+    return triplet_outcome(found, HALF)
 
 
 def test_best_median_worst_and_most_wrong_films() -> None:
     overlaps = [3, 9, 1, 10, 5, 0, 7, 2, 8, 4, 6]
-    shown = {choice.title: choice.films for choice in choose_films(histograms(overlaps, [0, 4, 9, 1]), HALF, count=2)}
+    shown = {choice.title: choice.films for choice in choose_films(outcome(overlaps, [0, 4, 9, 1]), count=2)}
     assert [[overlaps[i] for i in films] for films in list(shown.values())[:3]] == [[10, 9], [6, 5], [0, 1]]
     assert shown["Negative films with the largest false-positive area"] == (13, 12)
 
 
 @pytest.mark.parametrize("count", range(14))
 def test_no_film_stands_twice_and_few_films_are_all_shown(count: int) -> None:
-    films = [i for choice in choose_films(histograms(list(range(count))[:11], [0]), HALF) for i in choice.films]
+    films = [i for choice in choose_films(outcome(list(range(count))[:11], [0])) for i in choice.films]
     assert len(films) == len(set(films)) == min(count, 11)
 
 
 def test_sheet_goes_from_best_to_worst() -> None:
     overlaps = np.random.default_rng(0).integers(0, 11, 40).tolist()
-    shown = [overlaps[i] for i in sheet_films(histograms(overlaps, [5]), HALF)]
+    shown = [overlaps[i] for i in sheet_films(outcome(overlaps, [5]))]
     assert len(shown) == 12 and shown == sorted(shown, reverse=True)
     assert (shown[0], shown[-1]) == (max(overlaps), min(overlaps))
-    assert sheet_films(histograms([], [0, 3]), HALF) == [0, 1], "without positive films, the negative ones"
+    assert sheet_films(outcome([], [0, 3])) == [0, 1], "without positive films, the negative ones"
 
 
 def test_outlines_lie_on_the_edges_of_label_and_prediction(jpeg_films: Shards, tmp_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_outlines_lie_on_the_edges_of_label_and_prediction(jpeg_films: Shards, t
     for index, row in enumerate(predictions.rows):
         grid = predictions.grid(index)
         place = jpeg_films.column("key").tolist().index(row["key"])
-        picture = draw_film(jpeg_films, place, predictions, index, Triplet(0.5, 0, 0.5), side=260)
+        picture = draw_film(jpeg_films, place, predictions, index, Rule(Triplet(0.5, 0, 0.5)), side=260)
         assert max(picture.shape) == 260
         assert picture.shape[0] / picture.shape[1] == pytest.approx(grid.height / grid.width, rel=0.01)
         label = rle.decode(str(row["rle"]), grid.height, grid.width)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pneumo_dist.inference.outcome import triplet_outcome
 from pneumo_dist.inference.subgroups import Part, cells, split_by
 from pneumo_dist.metrics import Triplet, film_dice, film_histograms
 from shards.errors import InputError
@@ -53,7 +54,7 @@ def test_what_rests_on_fewer_than_ten_films_is_not_shown() -> None:
     )
     triplet = Triplet(0.9, 6, 0.5)
     names = np.repeat(np.array(["a", "b", "c"], object), [9, 10, 41])
-    small, ten, large = cells(split_by("view", names), histograms, triplet)
+    small, ten, large = cells(split_by("view", names), triplet_outcome(histograms, triplet))
     assert (small.films, small.positives, small.dice, small.sensitivity, small.specificity) == (None,) * 5
     assert (ten.films, ten.positives, ten.positive_dice, ten.specificity) == (10, None, None, None)
     dices = film_dice(histograms, triplet)

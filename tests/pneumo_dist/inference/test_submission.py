@@ -4,10 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from report_runs import store
 
 from pneumo_dist.inference.postprocess import Rule, apply_triplet, label_map, remove_small
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
-from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
+from pneumo_dist.inference.submission import (
+    called_share,
+    drift_warning,
+    sample_order,
+    submission_rows,
+    write_submission,
+)
 from pneumo_dist.metrics import Triplet
 from shards import rle
 from shards.errors import InputError
@@ -109,3 +116,12 @@ def test_other_share_of_positive_films_is_told() -> None:
         assert warning is not None and warning.startswith(
             f"25.0% of the test films are called positive, {expected:.1%}"
         )
+
+
+def test_share_of_called_films_is_that_of_the_rows(films: Shards, tmp_path: Path) -> None:
+    predictions = store(films, tmp_path / "exp", noise=40, specks=0.003)
+    for rule in (Rule(Triplet(0.5, 30, 0.3)), Rule(Triplet(0.5, 0, 0.5), smallest_part=10)):
+        share = called_share(predictions, rule)
+        texts = submission_rows(predictions, rule).values()
+        assert share == sum(text != "-1" for text in texts) / 12
+    assert drift_warning({"a": "3 4"}, None) is None

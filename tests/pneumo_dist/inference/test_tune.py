@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from report_runs import store, tune_run
 
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.evaluate import surface
@@ -15,11 +16,7 @@ from pneumo_dist.inference.objective import Objective
 from pneumo_dist.inference.plots import draw_curve, draw_surface
 from pneumo_dist.inference.postprocess import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
-from pneumo_dist.inference.thresholds import (
-    read_thresholds,
-    summary_lines,
-    write_thresholds,
-)
+from pneumo_dist.inference.thresholds import read_rules, read_thresholds, summary_lines, write_thresholds
 from pneumo_dist.inference.tune import film_measures, prediction_histograms, tune
 from pneumo_dist.metrics import Triplet
 from shards import rle
@@ -191,8 +188,8 @@ def test_every_rule_in_the_file_is_worth_what_it_says(films: Shards, tmp_path: P
     assert written["components"]["rule"]["smallest_part"] > 1
     text = "\n".join(summary_lines(tuned))
     assert f"without parts below {written['components']['rule']['smallest_part']} px" in text
-    assert tuned.curve is not None
-    picture = cv2.imdecode(np.frombuffer(draw_curve(tuned.curve, 0.1), np.uint8), 1)
+    assert tuned.curve is not None and tuned.components is not None
+    picture = cv2.imdecode(np.frombuffer(draw_curve(tuned.curve, tuned.components.rule), np.uint8), 1)
     assert picture is not None and picture.std() > 5
 
 
@@ -203,3 +200,39 @@ def test_rule_that_was_not_tuned_is_an_input_error(films: Shards, tmp_path: Path
     )
     with pytest.raises(InputError, match="no rule gate, which needs a classification head; it has triplet"):
         read_thresholds(tmp_path / "thresholds.json", "gate")
+
+
+def test_rules_are_compared_by_one_mean_whatever_they_are_tuned_for(films: Shards, tmp_path: Path) -> None:
+    predictions = store(films, tmp_path / "exp", specks=0.001, wrong=25, with_classes=True)
+    for objective in (Objective(), Objective(prevalence=0.9), Objective(specificity=0.5)):
+        kept = tune_run(predictions, objective)
+        assert kept.objective == objective and kept.digest == predictions.digest
+        for found in kept.rules.values():
+            assert mean_dice_of(predictions, found.rule) == pytest.approx((found.dice, found.called), abs=1e-12)
+
+
+def test_what_other_commands_read_is_what_was_tuned(films: Shards, tmp_path: Path) -> None:
+    predictions = store(films, tmp_path / "exp", specks=0.003)
+    histograms, parts = film_measures(predictions, ALONE, 0.4)
+    tuned = tune(predictions, histograms, None, parts, 0.4)
+    path = tmp_path / "thresholds.json"
+    write_thresholds(path, tuned, predictions)
+    kept = read_rules(path)
+    assert kept.unseen == tuned.unseen
+    assert kept.rules["components"] == tuned.components and kept.rules["components"].rule.triplet.bottom == 0.4
+    assert tuned.curve is not None and kept.curve is not None and kept.curve.best == tuned.curve.best
+    write_thresholds(path, tune(predictions, histograms), predictions)
+    assert read_rules(path).curve is None and list(read_rules(path).rules) == ["triplet"]
+
+
+@pytest.mark.parametrize("damage", ["rules", "objective", "predictions_sha256", "components_curve"])
+def test_thresholds_without_a_part_are_an_input_error(films: Shards, tmp_path: Path, damage: str) -> None:
+    tune_run(store(films, tmp_path / "exp"))
+    path = tmp_path / "exp/oof/thresholds.json"
+    content = json.loads(path.read_text())
+    for changed in ({key: value for key, value in content.items() if key != damage}, {**content, damage: [7]}):
+        if changed.get(damage) == [7] and damage == "predictions_sha256":
+            continue  # a digest of other predictions is told as such
+        path.write_text(json.dumps(changed))
+        with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of this version; run"):
+            read_rules(path)

@@ -1,0 +1,68 @@
+"""What a rule makes of films, in label-grid pixels: the counts that every score of masks comes from."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from pneumo_dist.metrics import Histograms, Score, Triplet, counts_above, dice, level
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Truths = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Films under a rule, int64 (n,) each: pixels of their masks, how many of these are labelled, and the labels'."""
+
+    predicted: Counts
+    hits: Counts
+    truth: Counts
+
+    @cached_property
+    def dice(self) -> Floats:
+        """The Dice of each film, float64 (n,)."""
+        return dice(self.hits, self.predicted, self.truth)
+
+    @property
+    def positive(self) -> Truths:
+        """Whether each film's label has any pixel."""
+        return np.asarray(self.truth > 0)
+
+    @property
+    def called(self) -> Truths:
+        """Whether each film is called positive: its mask has any pixel."""
+        return np.asarray(self.predicted > 0)
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def part(self, films: npt.NDArray[np.bool_] | Counts) -> "Outcome":
+        """Return some of the films, by truths (n,) or by positions (k,)."""
+        return Outcome(self.predicted[films], self.hits[films], self.truth[films])
+
+    def emptied(self, films: Truths) -> "Outcome":
+        """Return the outcome with the masks of these films empty."""
+        return Outcome(np.where(films, 0, self.predicted), np.where(films, 0, self.hits), self.truth)
+
+    def score(self) -> Score:
+        """Return the means over films; each counts once."""
+        positive = self.positive
+        return Score(
+            dice=float(self.dice.mean()),
+            positive_dice=float(self.dice[positive].mean()) if positive.any() else math.nan,
+            always_empty=float((~positive).mean()),
+            films=len(self),
+            positives=int(positive.sum()),
+        )
+
+
+def triplet_outcome(histograms: Histograms, triplet: Triplet) -> Outcome:
+    """Return what the triplet rule makes of films (n, 2, 256), exactly, without looking at a mask."""
+    above = counts_above(histograms)
+    kept = above[:, 0, level(triplet.top)] >= triplet.area
+    predicted, hits = above[:, :, level(triplet.bottom)].T
+    return Outcome(np.where(kept, predicted, 0), np.where(kept, hits, 0), histograms[:, 1].sum(-1))
