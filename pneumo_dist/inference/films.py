@@ -51,7 +51,10 @@ def film_paths(given: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            found = find_sources([], [], None, None, None, [path], [])
+            try:
+                found = find_sources([], [], None, None, None, [path], [])
+            except InputError:  # its mend is one of the build's options
+                raise InputError(f"{path}: holds no films; give a folder with DICOM files") from None
             paths += sorted([*(source.path for source in found.test), *(source.path for source, _ in found.duplicates)])
         elif path.is_file():
             paths.append(path)

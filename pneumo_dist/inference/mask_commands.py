@@ -23,6 +23,13 @@ RULE = click.option(
 )
 
 
+def check_folder(path: Path) -> None:
+    """Raise InputError where a file stands in the place of a folder that is to be written into, or of one above it."""
+    standing = next((each for each in (path, *path.parents) if each.exists()), path)
+    if standing.exists() and not standing.is_dir():
+        raise InputError(f"--out {path}: {standing} is a file; give a folder")
+
+
 @click.command()
 @CONFIG
 @RUNS
@@ -120,11 +127,14 @@ def submit(
         chosen, expected = picked.rule, picked.called
     if smallest_part is not None and smallest_part != chosen.smallest_part:
         chosen, expected = replace(chosen, smallest_part=smallest_part), None
+    path = out or run / "test" / "submission.csv"
+    check_folder(path.parent)
+    if path.is_dir():
+        raise InputError(f"--out {path}: is a folder; give the file to write")
     order = sample_order(sample_submission, keep_repeats) if sample_submission else None
     predictions = open_predictions(folder or run / "test" / "predictions")
     with console.progress(len(predictions), "film", "submit") as bar:
         rows = submission_rows(predictions, chosen, lambda: bar.update(1))
-    path = out or run / "test" / "submission.csv"
     write_submission(path, rows, order)
     ids = order or list(rows)
     warning = drift_warning(rows, _expected_share(run, chosen) if expected is None else expected)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumo_dist.command_options import CPU, FOLDER, OVERRIDES, RUNS
-from pneumo_dist.inference.mask_commands import RULE
+from pneumo_dist.inference.mask_commands import RULE, check_folder
 from shards import console
 from shards.errors import InputError
 from shards.table import Shards
@@ -83,19 +83,13 @@ def predict(
             raise InputError("give --out, the folder of the predictions, or --runs")
         name = "dicom" if dicom_dir is not None else split
         folder = out if out is not None else Path(str(runs)) / ensemble.name / name / "predictions"
-        _check_folder(folder)
+        check_folder(folder)
         films = shards if shards is not None else _new_films(dicom_dir, folder, ensemble, ranks)
         total = len(films.indices("train" if split == "oof" else split))
         with console.progress(total if ranks.is_main else 0, "film", f"predict {name}") as bar:
             predict(ensemble, films, folder, ranks, options, on_films=bar.update)
         if ranks.is_main:
             print(f"{name} predictions of {len(ensemble.parts)} networks: {folder}")
-
-
-def _check_folder(path: Path) -> None:
-    """Raise InputError where a file stands in the place of a folder that is to be written into."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"--out {path}: is a file; give a folder")
 
 
 def _one_of(first: str, one: object, second: str, other: object) -> None:
@@ -144,8 +138,14 @@ def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks
     scratch = folder.parent / "films"
 
     def build() -> bool:
+        paths, is_begun = film_paths([dicom_dir]), scratch.exists()
         salt = load_salt(scratch.with_name("films.salt"), create=True)
-        shards, refused = film_shards(film_paths([dicom_dir]), scratch, ensemble.image_size, salt=salt)
+        try:
+            shards, refused = film_shards(paths, scratch, ensemble.image_size, salt=salt)
+        except InputError:
+            if not is_begun:
+                raise
+            raise InputError(f"{scratch}: was made of other films; remove it, or give another --out") from None
         for each in refused:
             print(f"warning: {each.path}: refused, {each.reason}", file=sys.stderr)
         return shards is not None
@@ -234,7 +234,7 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, al
 
     paths, rules = film_paths(films), FilmRules(any_film, allow_burned_in)
     check_distinct(paths)
-    _check_folder(out)
+    check_folder(out)
     ensemble, rule = read_bundle(bundle)
     with process_group(cpu) as ranks, tempfile.TemporaryDirectory() as scratch:
         shards, refused = film_shards(paths, Path(scratch) / "films", ensemble.image_size, rules)

@@ -91,7 +91,7 @@ def test_files_in_the_place_of_folders_are_named_before_anything_is_done(
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for command in (("segment", film), ("predict", "--shards", trained.shards.folder)):
         line = line_of(capsys, command[0], "--cpu", *command[1:], "--bundle", bundle, "--out", blend)
-        assert line == f"error: --out {blend}: is a file; give a folder"
+        assert line == f"error: --out {blend}: {blend} is a file; give a folder"
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -130,3 +130,23 @@ def test_unreadable_films_are_named_and_the_others_segmented(
     told = capsys.readouterr()
     assert told.err.count("\n") == 1 and told.out.count("\n") == 1
     assert sorted(path.name for path in out.iterdir()) == ["film.mask.png", "film.overlay.png", "film.seg.dcm"]
+
+
+def test_folder_of_new_films_that_changed_or_holds_none_is_named(
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    blend, bundle, films = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "films"
+    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    average = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
+    assert run(app, "pneumo_dist", list(map(str, average))) == EXIT_DONE
+    given = ["predict", "--cpu", "--bundle", bundle, "--dicom", films, "--out", tmp_path / "new/maps"]
+    films.mkdir()
+    capsys.readouterr()
+    assert line_of(capsys, *given) == f"error: {films}: holds no films; give a folder with DICOM files"
+    assert not (tmp_path / "new").exists()
+    write_film(films / "one.dcm", noise(64, 64))
+    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    write_film(films / "two.dcm", noise(64, 64, seed=1))
+    capsys.readouterr()
+    line = line_of(capsys, *given)
+    assert line == f"error: {tmp_path}/new/films: was made of other films; remove it, or give another --out"
