@@ -7,7 +7,7 @@ import pydantic
 from pydantic import Field, model_validator
 
 from pneumo_dist.config import Experiment
-from pneumo_dist.config_file import OVERRIDE, load_config, parse_override, put, read_tree
+from pneumo_dist.config_file import OVERRIDE, first_error, load_config, mend_for, parse_override, put, read_tree
 from pneumo_dist.schema import Positive, Probability, Schema
 from shards.errors import InputError
 
@@ -77,6 +77,10 @@ class EnsembleConfig(Schema):
     """Connected parts of fewer label-grid pixels are removed by `submit`."""
 
 
+# What stands below the ensemble's own keys.
+PARTS: dict[Any, type[Schema]] = {"members": MemberConfig, "tta": TtaConfig, "thresholds": TripletConfig}
+
+
 def alone(experiment: Experiment, stage: str | None, top_k: int | None, hflip: bool) -> EnsembleConfig:
     """Return the ensemble of one experiment's folds."""
     member = MemberConfig(experiment=experiment.name, stage=stage, top_k=top_k)
@@ -94,8 +98,11 @@ def load_either(path: Path, overrides: tuple[str, ...] = ()) -> Experiment | Ens
     try:
         return EnsembleConfig.model_validate(tree)
     except pydantic.ValidationError as error:
-        first: dict[str, Any] = dict(error.errors()[0])
+        first = first_error(error)
         key = ".".join(map(str, first["loc"])) or "config"
         given = any(override.startswith(f"{key}=") for override in overrides)
-        message = "unknown key; remove it" if first["type"] == "extra_forbidden" else first["msg"]
+        message = first["msg"]
+        if first["type"] == "extra_forbidden":
+            schema = PARTS[first["loc"][0]] if len(first["loc"]) > 1 else EnsembleConfig
+            message = f"unknown key; {mend_for(str(first['loc'][-1]), schema.model_fields)}"
         raise InputError(f"{OVERRIDE if given else path}: {key}: {message}") from None

@@ -1,7 +1,7 @@
 """Experiments from YAML: inheritance by `base:`, dotted overrides, origins, errors that name file and key."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such config{_near_file(path)}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: a config is a mapping of keys to values")
@@ -172,7 +172,7 @@ def put(tree: Tree, parts: Sequence[str], value: Any) -> None:
 
 
 def _explain(error: pydantic.ValidationError, path: Path, stages: Sequence[Tree], origins: Mapping[str, str]) -> str:
-    first = error.errors()[0]
+    first = first_error(error)
     location = [str(part) for part in first["loc"]]
     inner = location
     if location[:1] == ["stages"] and len(location) > 1:
@@ -182,10 +182,21 @@ def _explain(error: pydantic.ValidationError, path: Path, stages: Sequence[Tree]
     file = _given_in([key, ".".join(inner)], origins) or str(path)
     more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], _valid_names(inner, in_stage=inner is not location), n=1)
-        hint = f"; did you mean {near[0]}?" if near else "; remove it"
-        return f"{file}: unknown key {key}{hint}{more}"
+        hint = mend_for(location[-1], _valid_names(inner, in_stage=inner is not location))
+        return f"{file}: unknown key {key}; {hint}{more}"
     return f"{file}: {key or 'config'}: {first['msg']}{more}"
+
+
+def first_error(error: pydantic.ValidationError) -> Any:
+    """Return the error to tell of: an unknown key before others, as it may be what another one misses, misspelt."""
+    errors = error.errors()
+    return next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+
+
+def mend_for(name: str, valid: Iterable[str]) -> str:
+    """Return what to do with a name that is none of the valid ones."""
+    near = difflib.get_close_matches(name, list(valid), n=1)
+    return f"did you mean {near[0]}?" if near else "remove it"
 
 
 def _given_in(keys: Sequence[str], origins: Mapping[str, str]) -> str | None:

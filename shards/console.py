@@ -21,6 +21,7 @@ _MENDS = {
     errno.EPERM: "change its permissions or give another folder",
     errno.EISDIR: "a file is expected there",
     errno.ENOTDIR: "a folder is expected there",
+    errno.EEXIST: "a folder is expected there",
     errno.ENAMETOOLONG: "give a shorter path",
 }
 

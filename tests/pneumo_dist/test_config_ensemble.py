@@ -58,7 +58,9 @@ def test_experiment_is_an_ensemble_of_itself() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("wieght: 1", "members.0.wieght: unknown key"),
+        ("wieght: 1", "members.0.wieght: unknown key; did you mean weight\\?"),
+        ("height: 1", "members.0.height: unknown key; did you mean weight\\?"),
+        ("zzz: 1", "members.0.zzz: unknown key; remove it"),
         ("weight: 0", "members.0.weight: Input should be greater than 0"),
         ("average: both", "members.0.average: Input should be 'predictions' or 'weights'"),
         ("folds: []", "members.0.folds: Tuple should have at least 1 item"),
@@ -67,6 +69,21 @@ def test_experiment_is_an_ensemble_of_itself() -> None:
 def test_bad_keys_are_named_with_their_file(tmp_path: Path, change: str, message: str) -> None:
     path = tmp_path / "blend.yaml"
     path.write_text(f"name: blend\nmembers:\n  - experiment: a\n    {change}\n")
+    with pytest.raises(InputError, match=rf"blend\.yaml: {message}"):
+        load_either(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("tta: {hflp: true}", "tta.hflp: unknown key; did you mean hflip"),
+        ("thresholds: {top: 1, area: 1, botom: 0}", "thresholds.botom: unknown key; did you mean bottom"),
+        ("smalest_part: 3", "smalest_part: unknown key; did you mean smallest_part"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "blend.yaml"
+    path.write_text(f"name: blend\nmembers: [{{experiment: a}}]\n{line}\n")
     with pytest.raises(InputError, match=rf"blend\.yaml: {message}"):
         load_either(path)
 

@@ -453,3 +453,11 @@ def test_gold_medal_recipe_uses_the_gold_medals_ideas(name: str) -> None:
     assert (main.always_train, second.always_train) == (False, True)
     for stage in (main, second):
         assert stage.optim.ema_decay == 0.99 and stage.loss.classification > 0 and stage.size_classes is not None
+
+
+@pytest.mark.parametrize("content", [b"name: [\n", b"\x89PNG\r\n\x1a\n", b"name: \xff\n"])
+def test_what_is_no_yaml_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "exp.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"exp\.yaml: not valid YAML"):
+        load_config(path)
