@@ -18,6 +18,8 @@ from pneumo_dist.preemption import MARKER, SIGNALS, Request, StopAgreement, exit
 @pytest.fixture
 def stop() -> Iterator[StopAgreement]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    # A shell that runs the tests in the background has SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     agreement = StopAgreement(Ranks(0, 1, 0, torch.device("cpu")))
     try:
         yield agreement
