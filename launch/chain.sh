@@ -10,15 +10,14 @@ films_of() {
 #   predict_chain CONFIG SHARDS RUNS [--cpu]
 # The caller defines on_ranks, which runs a command of pneumo_dist on all ranks, and on_one_node, which runs any.
 predict_chain() {
-  local config=$1 shards=$2 runs=$3 device=("${@:4}") split
+  local config=$1 shards=$2 runs=$3 device=("${@:4}") split films
   on_ranks predict --config "$config" --shards "$shards" --runs "$runs" --split oof "${device[@]}" || return
   on_ranks tune --config "$config" --runs "$runs" || return
   for split in holdout test; do
-    (($(films_of "$shards" $split))) || continue
+    films=$(films_of "$shards" $split) || return
+    ((films)) || continue
     on_ranks predict --config "$config" --shards "$shards" --runs "$runs" --split $split "${device[@]}" || return
+    [[ $split == holdout ]] || on_one_node python -m pneumo_dist submit --config "$config" --runs "$runs" || return
   done
-  if (($(films_of "$shards" test))); then
-    on_one_node python -m pneumo_dist submit --config "$config" --runs "$runs" || return
-  fi
   on_one_node python -m pneumo_dist report --config "$config" --shards "$shards" --runs "$runs"
 }

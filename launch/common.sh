@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 bash launch/setup.sh || exit $?
 source .venv/bin/activate
+source launch/shell.sh
 # Each rank computes with its own threads; without a limit they would fight for the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
@@ -17,7 +18,8 @@ shielded() {
   "$@" &
   local child=$!
   trap 'kill -USR1 "$child" 2>/dev/null' USR1 TERM INT
-  while kill -0 "$child" 2>/dev/null; do wait "$child" || true; done
+  local code=0
+  wait_for "$child" || code=$?
   trap - USR1 TERM INT
-  wait "$child"
+  return "$code"
 }

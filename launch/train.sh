@@ -62,8 +62,7 @@ if ((fold_per_gpu)); then
   trap 'kill -USR1 "${children[@]}" 2>/dev/null' USR1 TERM INT
   worst=0
   for child in "${children[@]}"; do
-    while kill -0 "$child" 2>/dev/null; do wait "$child"; done
-    wait "$child"
+    wait_for "$child"
     code=$?
     # A fold that only stopped can go on: a failure weighs more.
     ((code != 0 && (worst == 0 || worst == 75))) && worst=$code
@@ -76,13 +75,7 @@ trap stopping=1 USR1 TERM INT
 
 # Bad input is found here by one process with one clear line, not by every rank under torchrun.
 plan=$(python -m pneumo_dist train "${arguments[@]}" --dry-run --world-size $((nodes * ranks))) || exit $?
-folder=$(sed -n 's/^folder: //p' <<<"$plan")
-if grep -q '^state: done$' <<<"$plan"; then
-  echo "trained to its end already: $folder"
-  exit 0
-fi
-marker=$folder/preempted.json
-rm -f "$marker"
+begin_fold "$plan"
 ((stopping)) && exit 75
 
 options=()

@@ -9,6 +9,7 @@ trap 'told=USR1; [[ $step ]] && pass_on' USR1
 trap 'told=TERM; [[ $step ]] && pass_on' TERM
 
 source slurm/site.sh
+source launch/shell.sh
 eval "$PNEUMO_SETUP"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # srun does not take this over from sbatch by itself, and would bind each node's ranks to one CPU.
@@ -41,8 +42,7 @@ on_ranks() {
     bash "$PNEUMO_RANKS_PER_NODE" "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" "$address:$port" "$PNEUMO_RESTARTS" "$@" &
   step=$!
   [[ $told ]] && pass_on
-  while kill -0 "$step" 2>/dev/null; do wait "$step"; done
-  wait "$step"
+  wait_for "$step"
   local code=$?
   step=""
   return "$code"
