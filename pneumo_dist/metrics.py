@@ -53,10 +53,15 @@ def film_dice(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.float6
 
 def dice_of_counts(above: Histograms, truth: Histograms, triplet: Triplet) -> npt.NDArray[np.float64]:
     """Return the Dice of each film from what `counts_above` found, int64 (n, 2, 256), and label pixels, int64 (n,)."""
+    predicted, hits = triplet_counts(above, triplet)
+    return dice(hits, predicted, truth)
+
+
+def triplet_counts(above: Histograms, triplet: Triplet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the pixels of each film's mask and how many of them are labelled, int64 (n,) each, from `counts_above`."""
     kept = above[:, 0, level(triplet.top)] >= triplet.area
-    predicted = np.where(kept, above[:, 0, level(triplet.bottom)], 0)
-    intersection = np.where(kept, above[:, 1, level(triplet.bottom)], 0)
-    return dice(intersection, predicted, truth)
+    predicted, hits = above[:, :, level(triplet.bottom)].T
+    return np.where(kept, predicted, 0), np.where(kept, hits, 0)
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,11 @@ class Score:
 
 def score(histograms: Histograms, triplet: Triplet) -> Score:
     """Return the scores of a triplet; each film of `histograms` (n, 2, 256) counts once."""
-    dices = film_dice(histograms, triplet)
-    positive = histograms[:, 1].sum(-1) > 0
+    return score_of(film_dice(histograms, triplet), histograms[:, 1].sum(-1) > 0)
+
+
+def score_of(dices: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> Score:
+    """Return the scores of films, from the Dice of each and whether its label has any pixel, (n,) each."""
     return Score(
         dice=float(dices.mean()),
         positive_dice=float(dices[positive].mean()) if positive.any() else math.nan,

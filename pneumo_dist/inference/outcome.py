@@ -1,13 +1,12 @@
 """What a rule makes of films, in label-grid pixels: the counts that every score of masks comes from."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.metrics import Histograms, Score, Triplet, counts_above, dice, level
+from pneumo_dist.metrics import Histograms, Score, Triplet, counts_above, dice, score_of, triplet_counts
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -50,19 +49,9 @@ class Outcome:
 
     def score(self) -> Score:
         """Return the means over films; each counts once."""
-        positive = self.positive
-        return Score(
-            dice=float(self.dice.mean()),
-            positive_dice=float(self.dice[positive].mean()) if positive.any() else math.nan,
-            always_empty=float((~positive).mean()),
-            films=len(self),
-            positives=int(positive.sum()),
-        )
+        return score_of(self.dice, self.positive)
 
 
 def triplet_outcome(histograms: Histograms, triplet: Triplet) -> Outcome:
     """Return what the triplet rule makes of films (n, 2, 256), exactly, without looking at a mask."""
-    above = counts_above(histograms)
-    kept = above[:, 0, level(triplet.top)] >= triplet.area
-    predicted, hits = above[:, :, level(triplet.bottom)].T
-    return Outcome(np.where(kept, predicted, 0), np.where(kept, hits, 0), histograms[:, 1].sum(-1))
+    return Outcome(*triplet_counts(counts_above(histograms), triplet), histograms[:, 1].sum(-1))

@@ -164,15 +164,6 @@ def _alternative(found: Mapping[str, Any]) -> Alternative:
     )
 
 
-def read_thresholds(path: Path, rule: str = "triplet") -> tuple[Rule, float]:
-    """Return a rule of a thresholds.json and the share of out-of-fold films that it calls positive.
-
-    Raises InputError where the file is missing or damaged, or has no such rule.
-    """
-    found = read_rules(path).rule(rule)
-    return found.rule, found.called
-
-
 def read_scores(path: Path) -> dict[str, Any]:
     """Return what thresholds.json says. Raises InputError where it is missing or damaged."""
     try:

@@ -16,7 +16,7 @@ from pneumo_dist.inference.objective import Objective
 from pneumo_dist.inference.plots import draw_curve, draw_surface
 from pneumo_dist.inference.postprocess import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
-from pneumo_dist.inference.thresholds import read_rules, read_thresholds, summary_lines, write_thresholds
+from pneumo_dist.inference.thresholds import read_rules, summary_lines, write_thresholds
 from pneumo_dist.inference.tune import film_measures, prediction_histograms, tune
 from pneumo_dist.metrics import Triplet
 from shards import rle
@@ -94,7 +94,8 @@ def test_thresholds_come_back_exactly_with_the_digest_of_their_predictions(films
     predictions = stored(films, tmp_path)
     tuned = tune(predictions, prediction_histograms(predictions, ALONE))
     write_thresholds(tmp_path / "thresholds.json", tuned, predictions)
-    assert read_thresholds(tmp_path / "thresholds.json") == (Rule(tuned.triplet), tuned.called)
+    found = read_rules(tmp_path / "thresholds.json").rule("triplet")
+    assert (found.rule, found.called) == (Rule(tuned.triplet), tuned.called)
     content = json.loads((tmp_path / "thresholds.json").read_text())
     assert content["predictions_sha256"] == predictions.digest and content["experiment"] == "exp"
     assert content["folds"]["1"]["films"] == tuned.folds[1].films
@@ -115,12 +116,12 @@ def test_thresholds_are_valid_json_without_any_positive_film(films: Shards, tmp_
 def test_damaged_thresholds_are_an_input_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "thresholds.json").write_text(text)
     with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file"):
-        read_thresholds(tmp_path / "thresholds.json")
+        read_rules(tmp_path / "thresholds.json").rule("triplet")
 
 
 def test_missing_thresholds_name_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tune.*--triplet"):
-        read_thresholds(tmp_path / "thresholds.json")
+        read_rules(tmp_path / "thresholds.json").rule("triplet")
 
 
 def test_what_is_told_and_written_are_the_same_figures(films: Shards, tmp_path: Path) -> None:
@@ -182,8 +183,8 @@ def test_every_rule_in_the_file_is_worth_what_it_says(films: Shards, tmp_path: P
     written = json.loads((tmp_path / "thresholds.json").read_text())["rules"]
     assert list(written) == ["triplet", "components", "gate"]
     for name in written:
-        rule, called = read_thresholds(tmp_path / "thresholds.json", name)
-        assert mean_dice_of(predictions, rule) == pytest.approx((written[name]["dice"], called), abs=1e-12)
+        found = read_rules(tmp_path / "thresholds.json").rule(name)
+        assert mean_dice_of(predictions, found.rule) == pytest.approx((written[name]["dice"], found.called), abs=1e-12)
     assert written["gate"]["dice"] >= written["triplet"]["dice"]
     assert written["components"]["rule"]["smallest_part"] > 1
     text = "\n".join(summary_lines(tuned))
@@ -199,7 +200,7 @@ def test_rule_that_was_not_tuned_is_an_input_error(films: Shards, tmp_path: Path
         tmp_path / "thresholds.json", tune(predictions, prediction_histograms(predictions, ALONE)), predictions
     )
     with pytest.raises(InputError, match="no rule gate, which needs a classification head; it has triplet"):
-        read_thresholds(tmp_path / "thresholds.json", "gate")
+        read_rules(tmp_path / "thresholds.json").rule("gate")
 
 
 def test_rules_are_compared_by_one_mean_whatever_they_are_tuned_for(films: Shards, tmp_path: Path) -> None:
