@@ -56,7 +56,7 @@ from benchmarks.gpu_store import (
     read_rows,
     tasks,
 )
-from benchmarks.input_pipeline import _shards
+from benchmarks.input_pipeline import built_shards
 from benchmarks.shards import ROOT
 from pneumo_dist import __version__
 
@@ -99,8 +99,8 @@ def main() -> int:
     print(f"{name}: {len(wanted) - len(left)} of {len(wanted)} rows are there, rows go to {out}", flush=True)
     if not left:
         return 0
-    films = argparse.Namespace(work=arguments.work, films=counts.films, size=counts.stored)
-    shards = {codec: str(_shards(films, codec, counts.stored)) for codec in ("png", "jpeg")}
+    side = counts.stored
+    shards = {codec: str(built_shards(arguments.work, counts.films, side, codec, side)) for codec in ("png", "jpeg")}
     failed = 0
     for task in left:
         settings = settings_of(task, device, shards, counts, read_rows(out), name, arguments.peaks)

@@ -141,12 +141,16 @@ def main() -> int:
 
 
 def _shards(arguments: argparse.Namespace, codec: str, size: int) -> Path:
-    """Build the films, once a run."""
-    out: Path = arguments.work / f"shards-{codec}-{arguments.films}-{arguments.size}-{size}"
+    return built_shards(arguments.work, arguments.films, arguments.size, codec, size)
+
+
+def built_shards(work: Path, films: int, film_size: int, codec: str, size: int) -> Path:
+    """Build so many films with a side of `film_size` pixels, stored with `size`, once a run; return the folder."""
+    out = work / f"shards-{codec}-{films}-{film_size}-{size}"
     if out not in _BUILT:
-        films = _films(arguments.work, arguments.films, arguments.size)
+        made = _films(work, films, film_size)
         shutil.rmtree(out, ignore_errors=True)
-        build(_sources(films), out, BuildOptions(image_size=size, codec=codec), SALT)
+        build(_sources(made), out, BuildOptions(image_size=size, codec=codec), SALT)
         _BUILT.add(out)
     return out
 

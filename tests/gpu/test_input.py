@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dali_films import RECIPE, every_slot, one_batch
 
 from pneumo_dist.config import DataConfig
 from pneumo_dist.config_augment import AugmentConfig
-from pneumo_dist.data.batch import Batch, Input, Slot, Source
+from pneumo_dist.data.batch import Input, Slot, Source
 from pneumo_dist.data.host import Films
 from pneumo_dist.distributed import Ranks
 from shards.table import Shards
@@ -16,14 +17,6 @@ from shards.table import Shards
 dali = pytest.importorskip("pneumo_dist.data.dali")
 
 PLAIN = DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), loader="dali")
-RECIPE: dict[str, Any] = {
-    "hflip": 0.5,
-    "shift_scale_rotate": {"p": 0.7, "shift": 0.0625, "scale": 0.1, "rotate": 45},
-    "random_resized_crop": {"p": 0.5},
-    "clahe": {"p": 0.3},
-    "tone": {"p": 0.7, "contrast": 0.2, "gamma": [0.8, 1.2], "brightness": 0.2},
-    "noise": {"p": 0.5},
-}
 DISTORTIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "elastic": {"distortion": {"p": 0.7, "grid": None, "optical": None}},
@@ -34,16 +27,6 @@ DISTORTIONS: dict[str, dict[str, Any]] = {
 def source_of(shards: Shards, ranks: Ranks, size: int = 96, augment: AugmentConfig | None = None) -> Source:
     spec = Input(size, 1, PLAIN, ranks.device_id)
     return Source(shards, spec, with_mask=True, augment=augment, seed=11)
-
-
-def every_slot(shards: Shards, epochs: int) -> list[Slot]:
-    return [Slot(row, epoch, 0) for epoch in range(epochs) for row in range(len(shards))]
-
-
-def one_batch(source: Source, slots: list[Slot]) -> Batch:
-    (batch,) = dali.dali_batches(source, [slots], len(slots))
-    assert isinstance(batch, Batch)
-    return batch
 
 
 @pytest.mark.parametrize("codec", ["png", "jpeg"])

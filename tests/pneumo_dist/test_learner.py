@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gpu.learners import parts_of
 
 from benchmarks.equality import same_bits
 from pneumo_dist.config import Experiment
@@ -44,13 +45,6 @@ def batch_of(count: int, seed: int = 0) -> Batch:
         top, left, height, width = chance.integers(2, SIZE // 2, 4).tolist()
         masks[film, 0, top : top + height, left : left + width] = 1
     return Batch(images + masks, masks, np.arange(count))
-
-
-def parts_of(batch: Batch, size: int) -> list[Batch]:
-    return [
-        Batch(batch.images[start:][:size], batch.masks[start:][:size], batch.indices[start:][:size])
-        for start in range(0, len(batch.indices), size)
-    ]
 
 
 def no_seed(micro: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from dali_films import RECIPE, every_slot, one_batch
 
 from pneumo_dist.config import DataConfig
 from pneumo_dist.config_augment import AugmentConfig
@@ -23,15 +24,6 @@ dali = pytest.importorskip("pneumo_dist.data.dali")
 
 PLAIN = DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 KINDS = ("elastic", "grid", "optical")
-# The first place's recipe at higher probabilities, and the rest of what there is.
-RECIPE: dict[str, Any] = {
-    "hflip": 0.5,
-    "shift_scale_rotate": {"p": 0.7, "shift": 0.0625, "scale": 0.1, "rotate": 45},
-    "random_resized_crop": {"p": 0.5},
-    "clahe": {"p": 0.3},
-    "tone": {"p": 0.7, "contrast": 0.2, "gamma": [0.8, 1.2], "brightness": 0.2},
-    "noise": {"p": 0.5},
-}
 
 
 def recipe(kind: str | None, **changes: Any) -> AugmentConfig:
@@ -43,16 +35,6 @@ def recipe(kind: str | None, **changes: Any) -> AugmentConfig:
 def source_of(shards: Shards, augment: AugmentConfig | None, size: int = 96, channels: int = 1, **data: Any) -> Source:
     spec = Input(size, channels, PLAIN.model_copy(update=data))
     return Source(shards, spec, with_mask=True, augment=augment, seed=11)
-
-
-def every_slot(shards: Shards, epochs: int) -> list[Slot]:
-    return [Slot(row, epoch, 0) for epoch in range(epochs) for row in range(len(shards))]
-
-
-def one_batch(source: Source, slots: list[Slot]) -> Batch:
-    (batch,) = dali.dali_batches(source, [slots], len(slots))
-    assert isinstance(batch, Batch)
-    return batch
 
 
 def assert_same_films(source: Source, slots: list[Slot]) -> None:

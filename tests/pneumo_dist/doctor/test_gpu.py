@@ -4,9 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from only_finding import only
 
 from pneumo_dist.doctor.driver import DriverFiles, Smi, SmiGpu
-from pneumo_dist.doctor.findings import Finding, Status
+from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.gpu import check_driver, check_gpus, check_links, check_settings, driver_cuda, runs_on
 from pneumo_dist.doctor.probes import GpuFacts, TorchFacts
 
@@ -22,13 +23,6 @@ NEW = Smi(gpus=(replace(LISTED, driver="580.65.06"),), cuda=(13, 0))
 def torch_of(**given: Any) -> TorchFacts:
     facts = {"version": "2.15.0", "cuda": "13.2", "archs": ARCHS, "has_gloo": True, "nccl": "2.30.7"}
     return TorchFacts.model_validate(facts | given)
-
-
-def only(findings: list[Finding], status: Status, *words: str) -> None:
-    (found,) = findings
-    assert found.status is status, found
-    for word in words:
-        assert word in f"{found.found} -> {found.mend}"
 
 
 def test_gpu_that_torch_can_use() -> None:

@@ -8,18 +8,12 @@ from typing import Any
 
 import pytest
 from damage import flip_bit, truncate
+from only_finding import only
 
 from pneumo_dist.config_model import ModelConfig
-from pneumo_dist.doctor.findings import Finding, Status
+from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.inputs import check_shards, check_weights, is_cached, train_tars
 from shards.table import MANIFEST, TABLE, Shards
-
-
-def only(findings: list[Finding], status: Status, *words: str) -> None:
-    (found,) = findings
-    assert found.status is status, found
-    for word in words:
-        assert word in f"{found.found} -> {found.mend}"
 
 
 @pytest.fixture

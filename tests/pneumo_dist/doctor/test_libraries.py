@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from only_finding import only
 
-from pneumo_dist.doctor.findings import Finding, Status
+from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.job import job_of
 from pneumo_dist.doctor.libraries import (
     EXTRAS,
@@ -27,13 +28,6 @@ DALI_12, DALI_13 = "nvidia-dali-cuda120", "nvidia-dali-cuda130"
 def torch_of(**given: Any) -> TorchFacts:
     facts = {"version": "2.15.0+cu132", "cuda": "13.2", "archs": ("sm_75",), "has_gloo": True, "nccl": "2.30.7"}
     return TorchFacts.model_validate(facts | given)
-
-
-def only(findings: list[Finding], status: Status, *words: str) -> None:
-    (found,) = findings
-    assert found.status is status, found
-    for word in words:
-        assert word in f"{found.found} -> {found.mend}"
 
 
 @pytest.mark.parametrize("version", ["2.11.0a0+git12", "2.15.0+cu132", "3.0"])

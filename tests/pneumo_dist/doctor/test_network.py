@@ -4,8 +4,9 @@ import socket
 from typing import Any
 
 import pytest
+from only_finding import only
 
-from pneumo_dist.doctor.findings import Finding, Status
+from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.job import Job, job_of
 from pneumo_dist.doctor.network import (
     GLOO,
@@ -36,13 +37,6 @@ tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0
 
 def job(nodes: int = 1, ranks: int = 2, gpus: int = 0, **env: str) -> Job:
     return Job("n0", nodes, ranks, gpus, env)
-
-
-def only(findings: list[Finding], status: Status, *words: str) -> None:
-    (found,) = findings
-    assert found.status is status, found
-    for word in words:
-        assert word in f"{found.found} -> {found.mend}"
 
 
 def test_default_route_is_the_one_of_least_metric() -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from only_finding import only
 
 from pneumo_dist.config import Experiment
-from pneumo_dist.doctor.findings import Finding, Status
+from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.job import job_of
 from pneumo_dist.doctor.node import (
     allowed_cpus,
@@ -30,13 +31,6 @@ def experiment_of(**data: Any) -> Experiment:
     ]
     given = {"name": "x", "model": {"in_channels": 1}, "data": {"loader": "host", **data}, "stages": stages}
     return Experiment.model_validate(given)
-
-
-def only(findings: list[Finding], status: Status, *words: str) -> None:
-    (found,) = findings
-    assert found.status is status, found
-    for word in words:
-        assert word in f"{found.found} -> {found.mend}"
 
 
 def test_batches_in_shared_memory() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from only_finding import only
 
 from pneumo_dist.doctor import run_folder
-from pneumo_dist.doctor.findings import Finding, Status
+from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.run_folder import check_clock, check_room, check_run_folder, check_sharing, file_system
 
 MOUNTS = """\
@@ -21,13 +22,6 @@ MOUNTS = """\
 25 24 0:33 / /scratch rw - lustre mds@tcp:/scratch rw
 """
 NOW = time.mktime((2026, 6, 1, 12, 0, 0, 0, 0, 0))
-
-
-def only(findings: list[Finding], status: Status, *words: str) -> None:
-    (found,) = findings
-    assert found.status is status, found
-    for word in words:
-        assert word in f"{found.found} -> {found.mend}"
 
 
 def test_folder_that_will_do_is_left_as_it_was(tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""Films in batches of the DALI graph, for the tests on either device."""
+
+from typing import Any
+
+from pneumo_dist.data.batch import Batch, Slot, Source
+from shards.table import Shards
+
+# The first place's recipe at higher probabilities, and the rest of what there is.
+RECIPE: dict[str, Any] = {
+    "hflip": 0.5,
+    "shift_scale_rotate": {"p": 0.7, "shift": 0.0625, "scale": 0.1, "rotate": 45},
+    "random_resized_crop": {"p": 0.5},
+    "clahe": {"p": 0.3},
+    "tone": {"p": 0.7, "contrast": 0.2, "gamma": [0.8, 1.2], "brightness": 0.2},
+    "noise": {"p": 0.5},
+}
+
+
+def every_slot(shards: Shards, epochs: int) -> list[Slot]:
+    """Return each film once in each epoch."""
+    return [Slot(row, epoch, 0) for epoch in range(epochs) for row in range(len(shards))]
+
+
+def one_batch(source: Source, slots: list[Slot]) -> Batch:
+    """Return the films of these slots; DALI is looked for when it is asked for."""
+    from pneumo_dist.data import dali
+
+    (batch,) = dali.dali_batches(source, [slots], len(slots))
+    assert isinstance(batch, Batch)
+    return batch

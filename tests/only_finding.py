@@ -1,0 +1,11 @@
+"""What a check of doctor is to say."""
+
+from pneumo_dist.doctor.findings import Finding, Status
+
+
+def only(findings: list[Finding], status: Status, *words: str) -> None:
+    """There is one finding, of that status, and it or its mend says these words."""
+    (found,) = findings
+    assert found.status is status, found
+    for word in words:
+        assert word in f"{found.found} -> {found.mend}"
