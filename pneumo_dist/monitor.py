@@ -28,11 +28,11 @@ LABEL_COLOUR, PREDICTION_COLOUR = (80, 220, 80), (235, 80, 60)
 class Monitor:
     """Writes the logs of one stage; on ranks other than 0 every method does nothing.
 
-    `position` is the length of metrics.jsonl at the checkpoint that training goes on from: what a killed run wrote
-    after it is cut off, so that no line stands twice.
+    Training goes on after `step` optimizer steps and `epochs` validated epochs of its stage: lines of metrics.jsonl
+    that a killed run wrote after them are cut off, so that no line is there twice.
     """
 
-    def __init__(self, folder: Path, active: bool, position: int, step: int, first_step: bool) -> None:
+    def __init__(self, folder: Path, active: bool, step: int, epochs: int, first_step: bool) -> None:
         self._folder = folder
         self._active = active
         self._bar: Any = None
@@ -40,17 +40,14 @@ class Monitor:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = (folder / METRICS).open("ab")
-        self._metrics.truncate(min(position, self._metrics.tell()))
+        self._metrics.truncate(logged_bytes(folder / METRICS, step, epochs))
         self._board = SummaryWriter(folder / BOARD, purge_step=None if first_step else step + 1)
 
-    @property
-    def position(self) -> int:
-        """Bytes of metrics.jsonl so far, on disk."""
-        if not self._active:
-            return 0
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
-        return self._metrics.seek(0, os.SEEK_END)
+    def sync(self) -> None:
+        """Bring metrics.jsonl to the disk, before a checkpoint that its lines belong to."""
+        if self._active:
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
 
     def describe(self, config: str) -> None:
         """Note the resolved config as text."""
@@ -148,15 +145,39 @@ def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str,
     }
 
 
-def read_epochs(path: Path, end: int | None = None) -> list[dict[str, Any]]:
-    """Return the validated epochs that metrics.jsonl, or its first `end` bytes, tells of."""
-    lines = [json.loads(line) for line in path.read_bytes()[:end].splitlines()]
-    return [line for line in lines if "score" in line]
+def logged_bytes(path: Path, step: int, epochs: int) -> int:
+    """Return the length of the lines of metrics.jsonl up to `step` optimizer steps and `epochs` validated epochs.
+
+    A checkpoint that held this length would differ between two equal runs, whose lines hold speeds.
+    """
+    length = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+            is_before = record["epoch"] < epochs if "score" in record else record["step"] <= step
+        except (ValueError, KeyError, TypeError):  # a line that was cut off by a crash
+            is_before = False
+        if not is_before or not line.endswith(b"\n"):
+            break
+        length += len(line)
+    return length
 
 
-def write_summary(folder: Path, position: int) -> None:
-    """Write summary.csv, one row per validated epoch, from the part of metrics.jsonl that a checkpoint knows of."""
-    epochs = read_epochs(folder / METRICS, position) if (folder / METRICS).exists() else []
+def read_epochs(path: Path, epochs: int | None = None) -> list[dict[str, Any]]:
+    """Return the validated epochs that metrics.jsonl tells of, the first `epochs` of them where given."""
+    found = []
+    for line in path.read_bytes().splitlines():
+        if epochs is not None and len(found) == epochs:
+            break  # what follows may be a line that was cut off by a crash
+        record = json.loads(line)
+        if "score" in record:
+            found.append(record)
+    return found
+
+
+def write_summary(folder: Path, count: int) -> None:
+    """Write summary.csv, one row for each of the first `count` validated epochs of metrics.jsonl."""
+    epochs = read_epochs(folder / METRICS, count) if (folder / METRICS).exists() else []
     if not epochs:
         return
     text = io.StringIO()

@@ -96,7 +96,7 @@ class StageRun:
         if self.start.state is not None:
             self.position, self.history = Position(**self.start.state["position"]), self.start.state["history"]
             # A run killed right after its save has left this undone.
-            self._tidy(self.history, int(self.start.state["metrics_bytes"]))
+            self._tidy(self.history)
         self._tell()
         if self.position.finished:
             return self.history
@@ -142,8 +142,7 @@ class StageRun:
         if state is not None:
             self.learner.restore(state)
             self.log.restore(state["sums"])
-        logged = int(state["metrics_bytes"]) if state else 0
-        self.monitor = Monitor(self.folder, ranks.is_main, logged, self.position.total, state is None)
+        self.monitor = Monitor(self.folder, ranks.is_main, self.position.total, len(self.history), state is None)
         if state is None:
             self.monitor.describe(experiment.model_dump_json(indent=1))
         self.writer = CheckpointWriter(self.checkpoints)
@@ -266,7 +265,8 @@ class StageRun:
         sums = self.log.totals()
         if not self.ranks.is_main:
             return
-        history, logged = list(self.history), self.monitor.position
+        self.monitor.sync()
+        history = list(self.history)
         state = {
             "version": __version__,
             "experiment": self.experiment.model_dump(mode="json"),
@@ -277,16 +277,15 @@ class StageRun:
             "position": dict(vars(self.position)),
             "history": history,
             "sums": sums,
-            "metrics_bytes": logged,
             **self.learner.state(),
         }
-        self.writer.save(self.position.total, state, after=lambda: self._tidy(history, logged))
+        self.writer.save(self.position.total, state, after=lambda: self._tidy(history))
 
-    def _tidy(self, history: list[dict[str, Any]], logged: int) -> None:
+    def _tidy(self, history: list[dict[str, Any]]) -> None:
         """Bring what follows from history and log up to date: kept files, links, summary.csv."""
         if self.ranks.is_main:
             keep_only(self.checkpoints, top_steps(history, self.stage.top_k))
-            write_summary(self.folder, logged)
+            write_summary(self.folder, len(history))
 
     def _finish_saving(self) -> None:
         """Wait for the last checkpoint, without which the stage is not done. Raises OSError where it is not written."""

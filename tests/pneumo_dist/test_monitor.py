@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from pneumo_dist.metrics import Score, Triplet
-from pneumo_dist.monitor import METRICS, SUMMARY, Monitor, draw_overlay, pr_curve, read_epochs, write_summary
+from pneumo_dist.monitor import (
+    METRICS,
+    SUMMARY,
+    Monitor,
+    draw_overlay,
+    logged_bytes,
+    pr_curve,
+    read_epochs,
+    write_summary,
+)
 from pneumo_dist.validation import Overlay, Validation
 
 SCORE = Score(0.5, 0.4, 0.3, 4, 2)
@@ -34,13 +43,12 @@ def write_epochs(monitor: Monitor, *epochs: int) -> None:
 
 def test_what_a_killed_run_wrote_after_its_checkpoint_is_cut_off(tmp_path: Path) -> None:
     monitor = Monitor(tmp_path, True, 0, 0, True)
-    write_epochs(monitor, 0)
-    position = monitor.position
-    write_epochs(monitor, 1)
+    write_epochs(monitor, 0, 1)
     monitor.close()
     whole = (tmp_path / METRICS).read_text()
-    again = Monitor(tmp_path, True, position, 3, False)
-    assert again.position == position < len(whole)
+    again = Monitor(tmp_path, True, 3, 1, False)
+    again.sync()
+    assert (tmp_path / METRICS).read_text() == "".join(whole.splitlines(keepends=True)[:2])
     write_epochs(again, 1)
     again.close()
     assert (tmp_path / METRICS).read_text() == whole
@@ -49,11 +57,28 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_cut_off(tmp_path: Path)
     assert json.loads(whole.splitlines()[0])["bad_step_films"] == ["a", "b"]
 
 
-def test_log_that_is_shorter_than_the_checkpoint_knows_is_not_filled_up(tmp_path: Path) -> None:
-    (tmp_path / METRICS).write_text("{}\n")
-    monitor = Monitor(tmp_path, True, 99, 0, False)
-    assert monitor.position == 3
+@pytest.mark.parametrize(
+    ("step", "epochs", "kept"),
+    [(0, 0, 0), (1, 0, 0), (2, 0, 1), (3, 0, 1), (3, 1, 2), (5, 1, 3), (6, 1, 3), (6, 2, 4), (99, 99, 4)],
+    ids=lambda value: str(value),
+)
+def test_lines_up_to_a_checkpoint_are_kept(tmp_path: Path, step: int, epochs: int, kept: int) -> None:
+    """Bad steps are 2 and 5; epochs end after 3 and 6. After step 6 an epoch may still be without its validation."""
+    monitor = Monitor(tmp_path, True, 0, 0, True)
+    write_epochs(monitor, 0, 1)
     monitor.close()
+    lines = (tmp_path / METRICS).read_bytes().splitlines(keepends=True)
+    assert logged_bytes(tmp_path / METRICS, step, epochs) == sum(map(len, lines[:kept]))
+
+
+@pytest.mark.parametrize("end", ['{"stage": "ma', "\0\0\0\0", "[]\n", '{"step": "x"}\n', json.dumps(record_of(1))])
+def test_line_that_a_crash_cut_off_is_dropped(tmp_path: Path, end: str) -> None:
+    whole = json.dumps(record_of(0)) + "\n"
+    (tmp_path / METRICS).write_text(whole + end)
+    Monitor(tmp_path, True, 99, 99, False).close()
+    assert (tmp_path / METRICS).read_text() == whole
+    write_summary(tmp_path, 1)
+    assert len(list(csv.DictReader((tmp_path / SUMMARY).open()))) == 1
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
@@ -62,14 +87,15 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     write_epochs(monitor, 0)
     monitor.outcome({"lr": 0.1}, 0.5)
     monitor.close()
-    assert monitor.position == 0 and list(tmp_path.iterdir()) == []
+    monitor.sync()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_summary_has_a_row_for_each_epoch_that_the_checkpoint_knows_of(tmp_path: Path) -> None:
     lines = [record_of(0), {"stage": "main", "epoch": 1, "step": 4, "bad_step_films": ["a"]}, record_of(1, scale=2.0)]
     content = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / METRICS).write_text(content + json.dumps(record_of(2)) + "\n")
-    write_summary(tmp_path, len(content))
+    write_summary(tmp_path, 2)
     rows = list(csv.DictReader((tmp_path / SUMMARY).open()))
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert rows[0] == {**{name: str(value) for name, value in lines[0].items()}, "scale": ""}
