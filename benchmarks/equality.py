@@ -9,6 +9,9 @@ import torch
 
 from pneumo_dist.epoch_log import MEASURED
 
+# The code that wrote a checkpoint is noted for information.
+NOT_COMPARED = {"version", "source"}
+
 
 def run_differences(one: Path, other: Path) -> list[str]:
     """Return what differs between two folders of one fold, empty where nothing does; tolerance 0.
@@ -37,7 +40,7 @@ def _differences(one: Path, other: Path) -> list[str]:
     found = []
     for link in ("last", "best"):
         states = [torch.load(stage / "checkpoints" / link, weights_only=True) for stage in (one, other)]
-        parts = sorted({*states[0], *states[1]})
+        parts = sorted({*states[0], *states[1]} - NOT_COMPARED)
         found += [f"{part} in {link}" for part in parts if not same_bits(*(state.get(part) for state in states))]
     if _summary(one) != _summary(other):
         found.append("summary.csv")

@@ -17,6 +17,7 @@ from pneumo_dist.config_file import LoadedConfig, dump_resolved, load_config
 from pneumo_dist.doctor.command import doctor
 from pneumo_dist.heartbeat import is_finished, running
 from pneumo_dist.inference import mask_commands, network_commands
+from pneumo_dist.source import source_digest
 from pneumo_dist.status import status
 from shards import console
 from shards.errors import InputError
@@ -74,7 +75,7 @@ def train(
     plan = _plan_lines(config, shards, fold, world, rate)
     folder = runs / config.experiment.name / f"fold{fold}"
     facts = {
-        "code": __version__,
+        "code": f"{__version__}, source {source_digest()}",
         "config": hashlib.sha256(config.experiment.model_dump_json().encode()).hexdigest(),
         "shards": shards.manifest["table_sha256"],
     }

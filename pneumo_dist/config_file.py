@@ -10,6 +10,7 @@ import pydantic
 import yaml
 
 from pneumo_dist.config import Experiment, StageConfig
+from pneumo_dist.config_record import without_dropped
 from shards.errors import InputError
 
 STAGE_KEYS = frozenset(StageConfig.model_fields) - {"name"}
@@ -43,7 +44,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     for override in overrides:
         _apply_override(override, tree, merged, origins)
     try:
-        experiment = Experiment.model_validate({**tree, "stages": merged})
+        experiment = Experiment.model_validate(without_dropped({**tree, "stages": merged}))
     except pydantic.ValidationError as error:
         raise InputError(_explain(error, path, merged, origins)) from None
     return LoadedConfig(experiment, origins, path)

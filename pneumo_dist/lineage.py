@@ -7,6 +7,7 @@ from typing import Any
 
 from pneumo_dist.checkpoint import keys_digest
 from pneumo_dist.config import Experiment, StageConfig
+from pneumo_dist.config_record import with_present_defaults
 from pneumo_dist.data.plan import split_fold
 from shards.errors import InputError
 from shards.table import Shards
@@ -72,8 +73,12 @@ def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards
 def check_same_run(
     state: Mapping[str, Any], path: Path, experiment: Experiment, stage: StageConfig, lineage: Lineage
 ) -> None:
-    """Raise InputError, naming the keys, where going on from a checkpoint would be meaningless."""
-    saved, wanted = dict(state["experiment"]), experiment.model_dump(mode="json")
+    """Raise InputError, naming the keys, where going on from a checkpoint would be meaningless.
+
+    Configs are compared with the defaults of the present schema filled in: a new option at its default is no
+    difference.
+    """
+    saved, wanted = with_present_defaults(state["experiment"]), experiment.model_dump(mode="json")
     saved_stage: dict[str, Any] = next((s for s in saved["stages"] if s["name"] == stage.name), {})
     wanted_stage = next(s for s in wanted["stages"] if s["name"] == stage.name)
     different = [

@@ -165,7 +165,7 @@ def logged_bytes(path: Path, step: int, epochs: int) -> int:
 
 def read_epochs(path: Path, epochs: int | None = None) -> list[dict[str, Any]]:
     """Return the validated epochs that metrics.jsonl tells of, the first `epochs` of them where given."""
-    found = []
+    found: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines():
         if epochs is not None and len(found) == epochs:
             break  # what follows may be a line that was cut off by a crash

@@ -1,10 +1,12 @@
 """The stages of one fold, in order: where each starts, and which are done."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pneumo_dist import __version__
 from pneumo_dist.checkpoint import (
     best_files,
     check_whole,
@@ -20,6 +22,7 @@ from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.heartbeat import Heartbeat
 from pneumo_dist.lineage import Ancestor, Lineage, check_same_run, stage_lineage
 from pneumo_dist.preemption import StopAgreement
+from pneumo_dist.source import source_digest
 from pneumo_dist.trainer import StageRun, Start
 from shards.files import atomic_write
 from shards.table import Shards
@@ -104,6 +107,17 @@ def best_repetition(stage: StageConfig, folder: Path) -> str:
     return name
 
 
+def _warn_of_other_code(state: State, path: Path) -> None:
+    """Warn where a stage that is not finished goes on with other code than it was trained with so far."""
+    code = (state["version"], state.get("source", "not noted"))
+    if code != (__version__, source_digest()) and not state["position"]["finished"]:
+        warnings.warn(
+            f"{path}: was written by pneumo_dist {code[0]} (source {code[1]}), this is {__version__} (source "
+            f"{source_digest()}); training goes on, and may not end with the same bits",
+            stacklevel=2,
+        )
+
+
 def _initial(experiment: Experiment, folder: Path, ranks: Ranks) -> Trained | None:
     """Return the other experiment's stage that the first one starts from, where the config names one."""
     if experiment.init is None:
@@ -137,6 +151,7 @@ def _start(
     if own is not None:
         state = read_checkpoint(Path(own))
         check_same_run(state, Path(own), experiment, stage, lineage)
+        _warn_of_other_code(state, Path(own))
         return Start(state, None, lineage)
     if before is None:
         return Start(None, None, lineage)

@@ -32,6 +32,7 @@ from pneumo_dist.monitor import BOARD, Monitor, settings, write_summary
 from pneumo_dist.precision import resolve_amp
 from pneumo_dist.preemption import Preempted, Request, StopAgreement, write_marker
 from pneumo_dist.profiling import TRACE, StepTrace
+from pneumo_dist.source import source_digest
 from pneumo_dist.validation import Validation, validate
 from pneumo_dist.watchdog import Watchdog
 from shards.errors import InputError
@@ -269,6 +270,7 @@ class StageRun:
         history = list(self.history)
         state = {
             "version": __version__,
+            "source": source_digest(),
             "experiment": self.experiment.model_dump(mode="json"),
             "stage": self.stage.name,
             "fold": self.fold,

@@ -24,6 +24,7 @@ from pneumo_dist.checkpoint import (
 )
 from pneumo_dist.config import Experiment
 from pneumo_dist.config_ensemble import MemberConfig
+from pneumo_dist.config_record import with_present_defaults
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
@@ -76,7 +77,7 @@ def averaged_checkpoint(
             "average' with their --shards"
         )
     check_unseen(state["lineage"], name, shards, source.fold)
-    experiment = Experiment.model_validate(state["experiment"])
+    experiment = Experiment.model_validate(with_present_defaults(state["experiment"]))
     model = build_model(experiment.model, pretrained=False)
     model.load_state_dict(average_weights([weights_of(each) for each in states]))
     model.to(ranks.device)

@@ -14,6 +14,7 @@ from pneumo_dist.config import DataConfig, Experiment, StageConfig
 from pneumo_dist.config_ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config_file import load_config
 from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config_record import with_present_defaults
 from pneumo_dist.data.batch import Input
 from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.models import build_model
@@ -135,9 +136,8 @@ def trained_folds(run: Path) -> list[int]:
 def read_network(path: Path) -> Network:
     """Load a checkpoint's network. Raises InputError where it is damaged."""
     state = load_checkpoint(path)
-    return Network(
-        ModelConfig.model_validate(state["experiment"]["model"]), weights_of(state), state["amp"], state["lineage"]
-    )
+    model = ModelConfig.model_validate(with_present_defaults(state["experiment"])["model"])
+    return Network(model, weights_of(state), state["amp"], state["lineage"])
 
 
 def resolve(

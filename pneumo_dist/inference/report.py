@@ -152,7 +152,6 @@ def write_report(
             for each, stages in histories.items()
             for stage, folds in stages.items()
         ],
-        "figures": figures,
         "ranking": _ranking(run),
         "networks": _networks(predictions),
         "predicted": _how_predicted(predictions),

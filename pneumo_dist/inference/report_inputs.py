@@ -1,6 +1,5 @@
 """What a report reads: scored predictions under a rule, the logs of training, counts and versions."""
 
-import datetime
 import math
 import platform
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.measures import Names, estimate, image_scores, touched_parts
 from pneumo_dist.inference.outcome import Counts, Floats, Outcome, Truths, triplet_outcome
 from pneumo_dist.inference.postprocess import Rule, apply_rule, label_map
-from pneumo_dist.inference.store import MANIFEST, Predictions, check_gate
+from pneumo_dist.inference.store import Predictions, check_gate
 from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules, read_rules, rules_of
 from pneumo_dist.inference.tune import Estimate, film_measures, prediction_histograms, tune
 from pneumo_dist.metrics import Histograms
@@ -221,13 +220,11 @@ def split_counts(shards: Shards) -> list[SplitCount]:
 
 def environment(predictions: Predictions) -> list[tuple[str, str]]:
     """Return names and values of what the figures were made with."""
-    written = (predictions.folder / MANIFEST).stat().st_mtime
     packages = [(name, _version(name)) for name in PACKAGES]
     return [
         ("pneumo_dist", __version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *((name, version) for name, version in packages if version),
-        ("predictions written", datetime.datetime.fromtimestamp(written, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ("SHA-256 of the predictions", predictions.digest),
         ("SHA-256 of the dataset", str(predictions.manifest.get("dataset", "not noted"))),
     ]
