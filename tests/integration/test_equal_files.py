@@ -1,0 +1,45 @@
+"""Two runs that nobody disturbs give the same files: what the README promises of `sha256sum`."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from integration.conftest import must, run_module, write_config
+
+pytestmark = pytest.mark.slow
+
+# Logs, which tell of speed, memory, hosts and times.
+MEASURED = {"metrics.jsonl", "summary.csv", "heartbeat.json"}
+
+
+def test_two_runs_of_two_ranks_give_equal_files(dataset: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "tiny.yaml")
+    digests = [digests_of(whole_job(config, dataset, tmp_path / name)) for name in ("one", "other")]
+    assert digests[0] == digests[1]
+    kinds = {Path(name).suffix for name in digests[0]}
+    assert {".pt", ".yaml", ".tar", ".parquet", ".json", ".png", ".csv", ".html", ".bundle"} <= kinds
+
+
+def whole_job(config: Path, shards: Path, runs: Path) -> Path:
+    """Train both folds on two ranks, predict, tune, submit, report, and write a bundle."""
+    common = ("--config", config, "--runs", runs)
+    for fold in (0, 1):
+        must(run_module("pneumo_dist", "train", *common, "--shards", shards, "--fold", fold, "--cpu", ranks=2))
+    for split in ("oof", "test"):
+        must(run_module("pneumo_dist", "predict", *common, "--shards", shards, "--split", split, "--cpu", ranks=2))
+    must(run_module("pneumo_dist", "tune", *common))
+    must(run_module("pneumo_dist", "submit", *common))
+    must(run_module("pneumo_dist", "report", *common, "--shards", shards))
+    bundle = runs / "tiny" / "tiny.bundle"
+    must(run_module("pneumo_dist", "average", *common, "--shards", shards, "--cpu", "--bundle", bundle))
+    return runs
+
+
+def digests_of(runs: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file but logs and TensorBoard's; a link counts as the file it names."""
+    files = [path for path in runs.rglob("*") if path.is_file() and path.name not in MEASURED]
+    return {
+        str(path.relative_to(runs)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(files)
+        if "tensorboard" not in path.parts
+    }
