@@ -44,7 +44,7 @@ from shards.errors import InputError, RejectedFilm
 from shards.finish import finalize
 from shards.labels import load_labels
 from shards.options import BuildOptions
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.sample import build_sample
 from shards.sources import Source, find_sources
 from shards.table import MANIFEST, TABLE, Shards

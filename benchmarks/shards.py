@@ -47,7 +47,7 @@ from shards.dicom import read_film
 from shards.finish import finalize
 from shards.labels import Labels, load_labels
 from shards.options import BuildOptions
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.sources import Sources, find_sources
 from shards.table import Shards
 

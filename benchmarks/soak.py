@@ -25,7 +25,7 @@ import yaml
 from benchmarks.equality import run_differences
 from shards.build import BuildOptions, build
 from shards.labels import load_labels
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.sources import find_sources
 
 ROOT = Path(__file__).parents[1]

@@ -37,7 +37,7 @@ def app() -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 def synth(out: Path, images: int, size: int, positive_rate: float, seed: int) -> None:
     """Write synthetic chest films (DICOM) and their label CSV to OUT, in the SIIM layout."""
-    from shards.phantom import synthesize
+    from shards.phantom.dataset import synthesize
 
     with console.progress(images, "film", "synth") as bar:
         made = synthesize(

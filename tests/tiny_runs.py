@@ -16,7 +16,7 @@ from pneumo_dist.inference.ensemble import Ensemble, Source, resolve
 from pneumo_dist.stages import train_fold
 from shards.build import BuildOptions, build
 from shards.labels import load_labels
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.sources import find_sources
 from shards.table import Shards
 

@@ -20,7 +20,7 @@ from pneumo_dist.distributed import Ranks, pick_device
 from pneumo_dist.precision import configure
 from shards.build import BuildOptions, build
 from shards.labels import load_labels
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.sources import find_sources
 from shards.table import Shards
 

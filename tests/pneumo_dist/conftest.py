@@ -13,7 +13,7 @@ import pytest
 
 from shards.build import BuildOptions, build
 from shards.labels import load_labels
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.sources import find_sources
 from shards.table import TABLE, Shards, save_table
 

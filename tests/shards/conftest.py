@@ -20,7 +20,7 @@ from shards import console
 from shards.__main__ import app
 from shards.build import BuildOptions, BuildSummary, build
 from shards.labels import load_labels
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.sources import find_sources
 
 SALT = b"a salt for the tests only"

@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 
 from shards.dicom import Film, FilmRules, parse_age, read_film, strip_jpeg_metadata
 from shards.errors import RejectedFilm
-from shards.phantom import render_film
+from shards.phantom.dataset import render_film
 
 WriteFilm = Callable[..., Path]
 Pixels = npt.NDArray[Any]

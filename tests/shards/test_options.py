@@ -17,7 +17,7 @@ from pydicom.pixels import pixel_array
 from shards import build as build_module
 from shards import files, rle
 from shards import finish as finish_module
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.table import Shards
 from shards.verify import verify
 

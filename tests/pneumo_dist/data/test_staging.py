@@ -23,7 +23,7 @@ from shards.errors import InputError
 from shards.finish import finalize
 from shards.labels import load_labels
 from shards.members import CorruptSample
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.sources import find_sources
 from shards.table import Shards, staged_name
 

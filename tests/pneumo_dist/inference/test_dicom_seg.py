@@ -20,7 +20,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, SegmentationStor
 from pneumo_dist.inference.dicom_seg import LONGEST_TEXT, Algorithm, segmentation_object
 from shards.dicom import read_film
 from shards.errors import InputError, RejectedFilm
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 
 Mask = npt.NDArray[np.uint8]
 

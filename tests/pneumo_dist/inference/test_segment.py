@@ -19,7 +19,7 @@ from pneumo_dist.inference.segment import EMPTY, FOUND, draw_film, measured_area
 from pneumo_dist.metrics import Triplet
 from shards.dicom import FilmInfo, FilmRules, read_film
 from shards.errors import InputError, RejectedFilm
-from shards.phantom import synthesize
+from shards.phantom.dataset import synthesize
 from shards.table import LabelGrid
 
 SIZE = 64

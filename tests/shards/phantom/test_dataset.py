@@ -13,7 +13,7 @@ import pytest
 
 from shards import rle
 from shards.errors import InputError
-from shards.phantom import SynthSummary, render_film, synthesize
+from shards.phantom.dataset import SynthSummary, render_film, synthesize
 
 IMAGES, SIZE, SEED = 60, 128, 7
 

@@ -21,8 +21,8 @@ from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 from shards import rle
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.phantom_canvas import Binary
-from shards.phantom_film import Film, render_film
+from shards.phantom.canvas import Binary
+from shards.phantom.film import Film, render_film
 
 __all__ = ["Film", "SynthSummary", "render_film", "synthesize"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.phantom_canvas import Binary, Canvas, Points
+from shards.phantom.canvas import Binary, Canvas, Points
 
 SMALLEST_AREA, MEDIAN_AREA, LARGEST_AREA = 0.01, 0.033, 0.12
 MULTI_ROW_SHARE = 1 / 3

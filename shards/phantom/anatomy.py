@@ -1,10 +1,10 @@
-"""Outlines of a synthetic chest, in chest units (see shards.phantom_canvas): drawn anew for every film."""
+"""Outlines of a synthetic chest, in chest units (see shards.phantom.canvas): drawn anew for every film."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from shards.phantom_canvas import Points, Stroke, ellipse, spline
+from shards.phantom.canvas import Points, Stroke, ellipse, spline
 
 # Right lung as seen on a film's left half; the left lung differs along the heart. (|x|, y) from apex to base.
 WALL = ((0.078, 0.165), (0.095, 0.105), (0.15, 0.075), (0.225, 0.105), (0.29, 0.2), (0.335, 0.34), (0.36, 0.5),

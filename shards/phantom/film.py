@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards import phantom_anatomy as anatomy
-from shards.phantom_canvas import Binary, Canvas, Layer, Stroke, ellipse, spline
-from shards.phantom_pneumothorax import Pneumothorax, draw_pneumothorax, label_parts
+from shards.phantom import anatomy
+from shards.phantom.canvas import Binary, Canvas, Layer, Stroke, ellipse, spline
+from shards.phantom.pneumothorax import Pneumothorax, draw_pneumothorax, label_parts
 
 # Small films are drawn larger and averaged down, as thin lines would break up on their own grid.
 FINEST_GRID = 400

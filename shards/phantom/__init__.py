@@ -1,0 +1,1 @@
+"""Synthetic films with a pneumothorax and their labels."""
