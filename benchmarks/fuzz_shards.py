@@ -39,7 +39,7 @@ import pydicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from shards.build import build
-from shards.dicom import FilmRules, read_film, strip_jpeg_metadata
+from shards.dicom.film import FilmRules, read_film, strip_jpeg_metadata
 from shards.errors import InputError, RejectedFilm
 from shards.finish import finalize
 from shards.labels import load_labels

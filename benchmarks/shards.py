@@ -43,7 +43,7 @@ from pydicom.encaps import get_frame
 
 from shards import rle, sample
 from shards.build import Task, build
-from shards.dicom import read_film
+from shards.dicom.film import read_film
 from shards.finish import finalize
 from shards.labels import Labels, load_labels
 from shards.options import BuildOptions

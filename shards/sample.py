@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards import dicom, rle
+from shards import rle
+from shards.dicom import film as dicom
 from shards.duplicates import perceptual_hash
 from shards.errors import InputError, RejectedFilm
 from shards.grid import fit_square, mask_to_size, mask_to_square, to_square

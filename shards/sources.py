@@ -4,7 +4,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shards import dicom
+from shards.dicom import film as dicom
 from shards.errors import InputError
 from shards.keys import image_pseudonym, sample_key
 from shards.labels import LabelRow, Labels

@@ -14,7 +14,7 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from pneumo_dist.inference.postprocess import Map
-from shards.dicom_rules import frame_count
+from shards.dicom.rules import frame_count
 from shards.errors import InputError
 
 PNEUMOTHORAX = Code("36118008", "SCT", "Pneumothorax")

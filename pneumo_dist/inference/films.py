@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.build import build
-from shards.dicom import SUFFIXES, FilmRules
+from shards.dicom.film import SUFFIXES, FilmRules
 from shards.errors import InputError
 from shards.keys import SALT_BYTES, sample_key
 from shards.options import BuildOptions

@@ -230,7 +230,7 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, al
     from pneumo_dist.inference.predict import PredictOptions, predict
     from pneumo_dist.inference.segment import segment_film
     from pneumo_dist.inference.store import Predictions
-    from shards.dicom import FilmRules
+    from shards.dicom.film import FilmRules
 
     paths, rules = film_paths(films), FilmRules(any_film, allow_burned_in)
     check_distinct(paths)

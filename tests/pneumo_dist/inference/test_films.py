@@ -8,7 +8,7 @@ import pytest
 from film_files import PATIENT_ID, noise, write_film
 
 from pneumo_dist.inference.films import check_distinct, film_name, film_paths, film_shards, row_paths
-from shards.dicom import FilmRules, read_film
+from shards.dicom.film import FilmRules, read_film
 from shards.errors import InputError, RejectedFilm
 from shards.grid import to_square
 from shards.table import Shards

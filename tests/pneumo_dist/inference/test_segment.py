@@ -17,7 +17,7 @@ from pneumo_dist.inference.films import film_shards
 from pneumo_dist.inference.postprocess import Map, Rule, apply_rule, image_score, label_map
 from pneumo_dist.inference.segment import EMPTY, FOUND, draw_film, measured_area, segment_film
 from pneumo_dist.metrics import Triplet
-from shards.dicom import FilmInfo, FilmRules, read_film
+from shards.dicom.film import FilmInfo, FilmRules, read_film
 from shards.errors import InputError, RejectedFilm
 from shards.phantom.dataset import synthesize
 from shards.table import LabelGrid

@@ -17,9 +17,9 @@ from pydicom.encaps import get_frame
 from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_color_lut, get_decoder
 
-from shards.dicom_grey import luma, to_grey8
-from shards.dicom_jpeg import is_grey_baseline, strip_jpeg_metadata
-from shards.dicom_rules import FilmRules, frame_count, screen, text
+from shards.dicom.grey import luma, to_grey8
+from shards.dicom.jpeg import is_grey_baseline, strip_jpeg_metadata
+from shards.dicom.rules import FilmRules, frame_count, screen, text
 from shards.errors import RejectedFilm
 
 __all__ = ["SUFFIXES", "Film", "FilmInfo", "FilmRules", "parse_age", "read_film", "strip_jpeg_metadata"]

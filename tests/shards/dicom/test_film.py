@@ -16,7 +16,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
-from shards.dicom import Film, FilmRules, parse_age, read_film, strip_jpeg_metadata
+from shards.dicom.film import Film, FilmRules, parse_age, read_film, strip_jpeg_metadata
 from shards.errors import RejectedFilm
 from shards.phantom.dataset import render_film
 

@@ -1,0 +1,1 @@
+"""DICOM films: what is accepted, and how their values become grey levels."""
