@@ -23,7 +23,7 @@ from benchmarks.gpu_roofline import Operator, roofline_seconds, seconds_by_name,
 from benchmarks.gpu_steps import Maker, Settings, cores, films, learner_steps, plain_steps, stage_of, synchronize, timed
 from benchmarks.gpu_store import LOADER, LOADERS, WAYS
 from benchmarks.input_pipeline import Films, UsualFilms, _calm
-from pneumo_dist.config import DataConfig
+from pneumo_dist.config.experiment import DataConfig
 from shards.table import Shards
 
 LOADER_BATCH = 16

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.shards import _status
-from pneumo_dist.config import DataConfig
-from pneumo_dist.config_ensemble import TtaConfig
-from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config.ensemble import TtaConfig
+from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.distributed import process_group
 from pneumo_dist.inference.ensemble import Ensemble, Network, Part
 from pneumo_dist.inference.predict import PredictOptions, predict

@@ -48,8 +48,8 @@ from albumentations.pytorch import ToTensorV2
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.shards import ROOT, SALT, Report, _films, _sources, _status
-from pneumo_dist.config import DataConfig, StageConfig
-from pneumo_dist.config_augment import AugmentConfig, Distortion
+from pneumo_dist.config.augment import AugmentConfig, Distortion
+from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.batch import Batch, Input
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
@@ -340,7 +340,7 @@ def train_turn(folder: Path, loader: str, threads: int) -> Pace:
     """Return the steps/s of an epoch by TensorBoard's times, its first steps left out, and the share that it waited."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from pneumo_dist.config_file import dump_resolved, load_config
+    from pneumo_dist.config.load import dump_resolved, load_config
     from pneumo_dist.distributed import Ranks
     from pneumo_dist.stages import train_fold
 

@@ -24,8 +24,8 @@ import torch
 from albumentations.pytorch import ToTensorV2
 from torch.utils.data import DataLoader, Dataset
 
-from pneumo_dist.config import StageConfig
-from pneumo_dist.config_file import load_config
+from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.load import load_config
 from pneumo_dist.data.plan import Indices, split_fold
 from pneumo_dist.inference.postprocess import label_map, to_p8
 from pneumo_dist.losses import combo_loss

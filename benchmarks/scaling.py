@@ -92,7 +92,7 @@ def encoder_parameters(encoder: str) -> int:
 def _parameters(encoder: str, part: str) -> int:
     import torch
 
-    from pneumo_dist.config_model import ModelConfig
+    from pneumo_dist.config.model import ModelConfig
     from pneumo_dist.models import build_model
 
     with torch.device("meta"):

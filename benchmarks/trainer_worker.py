@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.shards import _status
 from benchmarks.trainer_shared import step_times
-from pneumo_dist.config import Experiment
-from pneumo_dist.config_file import load_config
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.load import load_config
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold

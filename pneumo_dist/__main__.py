@@ -12,8 +12,8 @@ import click
 
 from pneumo_dist import __version__
 from pneumo_dist.command_options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
-from pneumo_dist.config import BatchError
-from pneumo_dist.config_file import LoadedConfig, dump_resolved, load_config
+from pneumo_dist.config.experiment import BatchError
+from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config
 from pneumo_dist.doctor.command import doctor
 from pneumo_dist.heartbeat import is_finished, running
 from pneumo_dist.inference import mask_commands, network_commands

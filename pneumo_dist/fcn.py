@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import nn
 
-from pneumo_dist.config_model import FcnConfig
+from pneumo_dist.config.model import FcnConfig
 
 
 class Fcn(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from pneumo_dist.config import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.batch import Batch
 from pneumo_dist.distributed import Ranks, put_back, wrap_ddp
 from pneumo_dist.losses import combo_loss, loss_terms

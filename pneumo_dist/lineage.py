@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pneumo_dist.checkpoint import keys_digest
-from pneumo_dist.config import Experiment, StageConfig
-from pneumo_dist.config_record import with_present_defaults
+from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.plan import split_fold
 from shards.errors import InputError
 from shards.table import Shards

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from pneumo_dist.config_loss import LossConfig
+from pneumo_dist.config.loss import LossConfig
 from shards.errors import InputError
 
 TERMS = ("bce", "dice", "focal", "lovasz", "classification")

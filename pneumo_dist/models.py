@@ -10,7 +10,7 @@ import safetensors.torch
 import segmentation_models_pytorch as smp
 import torch
 
-from pneumo_dist.config_model import FcnConfig, ModelConfig
+from pneumo_dist.config.model import FcnConfig, ModelConfig
 from pneumo_dist.fcn import Fcn
 from shards.errors import InputError
 

@@ -10,8 +10,8 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pneumo_dist.config import StageConfig
-from pneumo_dist.config_optim import ScheduleConfig
+from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.optim import ScheduleConfig
 
 Schedule = LRScheduler | ReduceLROnPlateau
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from pneumo_dist.config import RuntimeConfig
+from pneumo_dist.config.experiment import RuntimeConfig
 
 Resolved = Literal["bf16", "fp16", "float32"]
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -17,7 +17,7 @@ from pneumo_dist.checkpoint import (
     remove_stale_temporaries,
     weights_of,
 )
-from pneumo_dist.config import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.heartbeat import Heartbeat
 from pneumo_dist.lineage import Ancestor, Lineage, check_same_run, stage_lineage

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pneumo_dist.config_loss import LossConfig
+from pneumo_dist.config.loss import LossConfig
 from pneumo_dist.data.loader import EvalLoader
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.postprocess import label_map, to_p8

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import torch
 
-from pneumo_dist.config import Experiment
-from pneumo_dist.config_ensemble import EnsembleConfig, MemberConfig
+from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.average import averaged_checkpoint
 from pneumo_dist.inference.ensemble import Ensemble, Source, resolve

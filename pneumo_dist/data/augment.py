@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pneumo_dist.config_augment import AugmentConfig, Distortion, Elastic, Optical, RandomResizedCrop, Tone
+from pneumo_dist.config.augment import AugmentConfig, Distortion, Elastic, Optical, RandomResizedCrop, Tone
 from pneumo_dist.data.geometry import ElasticField, Geometry, GridSteps, Lens, Warp
 from pneumo_dist.data.plan import stream
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pneumo_dist.config import DataConfig
-from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.config.augment import AugmentConfig
+from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import IDENTITY, Parameters, draw
 from pneumo_dist.data.geometry import Stored
 from pneumo_dist.data.plan import Indices

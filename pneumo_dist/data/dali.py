@@ -20,7 +20,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import do_not_convert
 
-from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.batch import Batch, Slot, Source
 from pneumo_dist.data.dali_gpu import canvas_of, warped_by_lattice, warped_by_matrix

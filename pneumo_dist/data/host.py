@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.batch import Batch, Slot, Source
 from pneumo_dist.data.geometry import lattice, matrix

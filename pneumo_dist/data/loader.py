@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import cv2
 
-from pneumo_dist.config import StageConfig
+from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.data.batch import Batch, Input, Slot, Source
 from pneumo_dist.data.plan import EpochPlan, Indices, fixed_batches
 from shards.table import Shards

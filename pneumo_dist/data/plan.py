@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.config import StageConfig, accumulation
+from pneumo_dist.config.experiment import StageConfig, accumulation
 from shards.errors import InputError
 from shards.table import Shards
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumo_dist.config import Experiment
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor import gpu, inputs, libraries, network, node, probes, run_folder
 from pneumo_dist.doctor.driver import Smi, ask_smi, driver_files, visible_gpus
 from pneumo_dist.doctor.findings import Finding, guarded

@@ -30,8 +30,8 @@ def doctor(
 
     Works alone, and on each node under srun or torchrun.
     """
-    from pneumo_dist.config import Experiment, StageConfig
-    from pneumo_dist.config_file import load_config
+    from pneumo_dist.config.experiment import Experiment, StageConfig
+    from pneumo_dist.config.load import load_config
     from pneumo_dist.doctor.checks import Asked, examine
     from pneumo_dist.doctor.findings import as_json, as_text, would_fail
     from pneumo_dist.doctor.job import number_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.doctor.findings import Finding, error, ok, warning
 from shards.errors import InputError
 from shards.files import sha256_file

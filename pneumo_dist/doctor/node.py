@@ -4,7 +4,7 @@ import os
 import resource
 from pathlib import Path
 
-from pneumo_dist.config import Experiment
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor.findings import Finding, error, ok, warning
 from pneumo_dist.doctor.job import Job
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
 
-from pneumo_dist.schema import Schema
+from pneumo_dist.config.schema import Schema
 
 # The first import from a slow file system takes minutes.
 SECONDS = 300.0

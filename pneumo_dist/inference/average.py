@@ -22,9 +22,9 @@ from pneumo_dist.checkpoint import (
     save_checkpoint,
     weights_of,
 )
-from pneumo_dist.config import Experiment
-from pneumo_dist.config_ensemble import MemberConfig
-from pneumo_dist.config_record import with_present_defaults
+from pneumo_dist.config.ensemble import MemberConfig
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold

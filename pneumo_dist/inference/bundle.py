@@ -17,9 +17,9 @@ import pydantic
 import safetensors.torch
 
 from pneumo_dist import __version__
-from pneumo_dist.config import DataConfig
-from pneumo_dist.config_ensemble import TtaConfig
-from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config.ensemble import TtaConfig
+from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.inference.ensemble import Ensemble, Network, Part, shares
 from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.metrics import Triplet

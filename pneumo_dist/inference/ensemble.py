@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from pneumo_dist.checkpoint import CheckpointFile, load_checkpoint, newest_good, top_files, weights_of
-from pneumo_dist.config import DataConfig, Experiment, StageConfig
-from pneumo_dist.config_ensemble import EnsembleConfig, MemberConfig, TtaConfig
-from pneumo_dist.config_file import load_config
-from pneumo_dist.config_model import ModelConfig
-from pneumo_dist.config_record import with_present_defaults
+from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
+from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
+from pneumo_dist.config.load import load_config
+from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.batch import Input
 from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.models import build_model

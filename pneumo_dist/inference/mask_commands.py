@@ -49,7 +49,7 @@ def check_folder(path: Path) -> None:
 )
 def tune(config_path: Path, runs: Path, objective_text: str, component_threshold: float) -> None:
     """Find the exact best thresholds on the out-of-fold predictions."""
-    from pneumo_dist.config_ensemble import load_either
+    from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.distributed import process_group
     from pneumo_dist.inference.evaluate import surface
     from pneumo_dist.inference.objective import Objective
@@ -106,7 +106,7 @@ def submit(
         return
     from dataclasses import replace
 
-    from pneumo_dist.config_ensemble import load_either
+    from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.inference.postprocess import Rule
     from pneumo_dist.inference.rules import rule_for
     from pneumo_dist.inference.store import open_predictions
@@ -180,7 +180,7 @@ def report(
     """Write report.html and overlays.png for the out-of-fold and holdout predictions and print the figures."""
     if int(os.environ.get("RANK", 0)) != 0:
         return
-    from pneumo_dist.config_ensemble import load_either
+    from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.inference.report import write_report
     from pneumo_dist.inference.rules import wanted_rule
 

@@ -107,8 +107,8 @@ def _resolved(
     of_experiment: tuple[str | None, int | None, bool] = (None, None, True),
 ) -> "Ensemble":
     """Return the networks of an experiment or an ensemble, with averaged weights made where they are asked for."""
-    from pneumo_dist.config import Experiment
-    from pneumo_dist.config_ensemble import MemberConfig, alone, load_either
+    from pneumo_dist.config.ensemble import MemberConfig, alone, load_either
+    from pneumo_dist.config.experiment import Experiment
     from pneumo_dist.inference.average import averaged_checkpoint
     from pneumo_dist.inference.ensemble import Source, resolve
 
@@ -201,7 +201,7 @@ def average(
 
 def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | None, runs: Path) -> "Picked":
     """Return the rule of a bundle, before hours go into averages that it has no use for."""
-    from pneumo_dist.config_ensemble import load_either
+    from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.inference.rules import rule_for
 
     config = load_either(config_path, overrides)

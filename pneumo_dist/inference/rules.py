@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pneumo_dist.config import Experiment
-from pneumo_dist.config_ensemble import EnsembleConfig
+from pneumo_dist.config.ensemble import EnsembleConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.store import stored_digest
 from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules, read_rules

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from pneumo_dist.config_ensemble import TtaConfig
+from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.models import split_outputs
 from pneumo_dist.precision import Resolved, autocast
 

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_cards import CARDS, Card, card_of
 from benchmarks.gpu_roofline import Operator, roofline_seconds, seconds_by_name, total_flops, trace
-from pneumo_dist.config_loss import LossConfig
-from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config.loss import LossConfig
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.losses import combo_loss
 from pneumo_dist.models import build_model
 

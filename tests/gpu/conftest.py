@@ -15,7 +15,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import pytest
 import torch
 
-from pneumo_dist.config import RuntimeConfig
+from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.distributed import Ranks, pick_device
 from pneumo_dist.precision import configure
 from shards.build import BuildOptions, build

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pneumo_dist.config import Experiment
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.batch import Batch
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.learner import Learner, Step

@@ -7,8 +7,8 @@ import pytest
 import torch
 from dali_films import RECIPE, every_slot, one_batch
 
-from pneumo_dist.config import DataConfig
-from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.config.augment import AugmentConfig
+from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.batch import Input, Slot, Source
 from pneumo_dist.data.host import Films
 from pneumo_dist.distributed import Ranks

@@ -12,7 +12,7 @@ import tiny_runs
 import torch
 
 from benchmarks.equality import run_differences
-from pneumo_dist.config import Experiment, RuntimeConfig
+from pneumo_dist.config.experiment import Experiment, RuntimeConfig
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions

@@ -8,7 +8,7 @@ import torch
 from gpu.learners import FCN_NORM, MODELS, SGD, UNET, batch_of, cases, copied, learner_of, parts_of, take, weights
 
 from benchmarks.equality import same_bits
-from pneumo_dist.config import RuntimeConfig
+from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.epoch_log import EpochLog
 from pneumo_dist.learner import Learner

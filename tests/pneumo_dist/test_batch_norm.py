@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from pneumo_dist.batch_norm import recompute_statistics
-from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.batch import Batch
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.models import build_model

@@ -12,7 +12,7 @@ import torch
 from gpu.learners import parts_of
 
 from benchmarks.equality import same_bits
-from pneumo_dist.config import Experiment
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.batch import Batch
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.learner import Learner, Step

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pneumo_dist.config import Experiment
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.lineage import Lineage, check_same_run, check_unseen, stage_lineage, training_digest
 from shards.errors import InputError
 from shards.table import Shards

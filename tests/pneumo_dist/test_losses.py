@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
 
 from pneumo_dist import losses
-from pneumo_dist.config_loss import LossConfig
+from pneumo_dist.config.loss import LossConfig
 from pneumo_dist.distributed import process_group
 from pneumo_dist.losses import combo_loss, loss_terms
 from shards.errors import InputError

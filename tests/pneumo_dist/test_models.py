@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.models import build_model, encoder_state, freeze_encoder, split_outputs
 from shards.errors import InputError
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pneumo_dist.config import StageConfig
+from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
 
 LR = 0.1

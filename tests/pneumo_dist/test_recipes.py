@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pneumo_dist.checkpoint import load_checkpoint
-from pneumo_dist.config_file import load_config
+from pneumo_dist.config.load import load_config
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.learner import Learner
 from pneumo_dist.stages import train_fold

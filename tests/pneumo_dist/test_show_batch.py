@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pneumo_dist.config import Experiment
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.show_batch import CAPTION, GAP, OUTLINE, show_batch
 from shards.errors import InputError
 from shards.table import Shards

@@ -16,9 +16,9 @@ import torch
 from pneumo_dist import trainer
 from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, weights_of
-from pneumo_dist.config import Experiment
-from pneumo_dist.config_ensemble import EnsembleConfig, MemberConfig, TtaConfig
-from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold

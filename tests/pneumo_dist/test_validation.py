@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from pneumo_dist.config import DataConfig, StageConfig
-from pneumo_dist.config_model import ModelConfig
+from pneumo_dist.config.experiment import DataConfig, StageConfig
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import EvalLoader, eval_loader
 from pneumo_dist.data.plan import split_fold

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import IDENTITY, NOISE_OFFSETS, WHOLE, Parameters, draw
 from pneumo_dist.data.geometry import ElasticField, GridSteps, Lens
 
@@ -130,7 +130,7 @@ def test_global_random_state_plays_no_part() -> None:
 
 def test_another_process_with_other_hashes_draws_the_same() -> None:
     code = (
-        "import sys; from pneumo_dist.config_augment import AugmentConfig; from pneumo_dist.data.augment import draw;"
+        "import sys; from pneumo_dist.config.augment import AugmentConfig; from pneumo_dist.data.augment import draw;"
         "print([draw(AugmentConfig.model_validate_json(sys.argv[1]), 1, 2, k) for k in ('a', 'film.b')])"
     )
     command = [sys.executable, "-c", code, CERTAIN.model_dump_json()]

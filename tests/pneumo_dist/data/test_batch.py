@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pneumo_dist.config import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.batch import Batch, Input
 from pneumo_dist.data.loader import eval_loader
 from shards.table import Shards

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pneumo_dist.config import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
 from shards.build import BuildOptions, build

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pneumo_dist.config import DataConfig
-from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.config.augment import AugmentConfig
+from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.batch import Input, Slot, Source
 from pneumo_dist.data.geometry import Geometry, GridSteps, Lens, Stored, lattice
 from pneumo_dist.data.host import Films

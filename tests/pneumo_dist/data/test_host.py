@@ -23,7 +23,7 @@ RANK = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from pneumo_dist.config import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit

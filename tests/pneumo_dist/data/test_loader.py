@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from pneumo_dist.config import DataConfig, StageConfig
-from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.config.augment import AugmentConfig
+from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data import loader
 from pneumo_dist.data.batch import Batch, Input, Slot, Source
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pneumo_dist.config import BatchError, StageConfig
+from pneumo_dist.config.experiment import BatchError, StageConfig
 from pneumo_dist.data.plan import EpochPlan, FoldSplit, fixed_batches, size_classes, split_fold, stream, stretch
 from shards.errors import InputError
 from shards.table import Shards

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from pneumo_dist.config import DataConfig
-from pneumo_dist.config_augment import AugmentConfig
+from pneumo_dist.config.augment import AugmentConfig
+from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import NOISE_OFFSETS, Parameters, draw
 from pneumo_dist.data.batch import Batch, Input, Slot, Source
 from pneumo_dist.data.geometry import Geometry, Lens, Stored, Warp, lattice, matrix

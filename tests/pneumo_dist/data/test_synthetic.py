@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pneumo_dist.config import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from only_finding import only
 
-from pneumo_dist.config import Experiment
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.job import job_of
 from pneumo_dist.doctor.node import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from report_runs import store, tune_run
 
-from pneumo_dist.config_ensemble import EnsembleConfig
+from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.rules import Wanted, in_words, rule_for, tuned_rules, wanted_rule
 from pneumo_dist.metrics import Triplet

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from pneumo_dist.config import Experiment
-from pneumo_dist.config_record import with_present_defaults, without_dropped
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.record import with_present_defaults, without_dropped
 
 GIVEN: dict[str, Any] = {
     "name": "exp",

@@ -9,11 +9,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.config_augment import AugmentConfig
-from pneumo_dist.config_loss import LossConfig
-from pneumo_dist.config_model import ModelConfig
-from pneumo_dist.config_optim import OptimConfig, ScheduleConfig
-from pneumo_dist.schema import Positive, Schema
+from pneumo_dist.config.augment import AugmentConfig
+from pneumo_dist.config.loss import LossConfig
+from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.config.optim import OptimConfig, ScheduleConfig
+from pneumo_dist.config.schema import Positive, Schema
 from shards.errors import InputError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pydantic
 import yaml
 
-from pneumo_dist.config import Experiment, StageConfig
-from pneumo_dist.config_record import without_dropped
+from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.record import without_dropped
 from shards.errors import InputError
 
 STAGE_KEYS = frozenset(StageConfig.model_fields) - {"name"}

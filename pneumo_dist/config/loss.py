@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.schema import NotNegative, Schema
+from pneumo_dist.config.schema import NotNegative, Schema
 
 
 class LossConfig(Schema):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pneumo_dist.config import StageConfig, accumulation
-from pneumo_dist.config_file import LoadedConfig, dump_resolved, load_config
-from pneumo_dist.config_model import FcnConfig
+from pneumo_dist.config.experiment import StageConfig, accumulation
+from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config
+from pneumo_dist.config.model import FcnConfig
 from shards.errors import InputError
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 TWO_STAGES = """
 name: two
 epochs: 5

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.schema import NotNegative, Positive, Probability, Schema
+from pneumo_dist.config.schema import NotNegative, Positive, Probability, Schema
 
 
 class ShiftScaleRotate(Schema):

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field, model_validator
 
-from pneumo_dist.config import Experiment
-from pneumo_dist.config_file import OVERRIDE, first_error, load_config, mend_for, parse_override, put, read_tree
-from pneumo_dist.schema import Positive, Probability, Schema
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.load import OVERRIDE, first_error, load_config, mend_for, parse_override, put, read_tree
+from pneumo_dist.config.schema import Positive, Probability, Schema
 from shards.errors import InputError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

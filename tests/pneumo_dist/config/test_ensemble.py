@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pneumo_dist.config import Experiment
-from pneumo_dist.config_ensemble import EnsembleConfig, alone, load_either
-from pneumo_dist.config_file import load_config
+from pneumo_dist.config.ensemble import EnsembleConfig, alone, load_either
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.load import load_config
 from shards.errors import InputError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 BLENDS = {
     "recipe_a_first": ((0.4, 0.2, 0.2, 0.2), (0.7, 800, 0.3)),
     "recipe_a_second": ((0.2, 0.15, 0.4, 0.25), (0.75, 1500, 0.3)),

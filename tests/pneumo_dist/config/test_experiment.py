@@ -5,9 +5,9 @@ from typing import Any, get_args
 import pydantic
 import pytest
 
-from pneumo_dist.config import BatchError, Experiment, StageConfig, accumulation
-from pneumo_dist.config_loss import LossConfig
-from pneumo_dist.schema import Schema
+from pneumo_dist.config.experiment import BatchError, Experiment, StageConfig, accumulation
+from pneumo_dist.config.loss import LossConfig
+from pneumo_dist.config.schema import Schema
 
 
 def stage_of(**values: Any) -> StageConfig:

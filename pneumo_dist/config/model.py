@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.schema import Schema
+from pneumo_dist.config.schema import Schema
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 

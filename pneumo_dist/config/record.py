@@ -5,7 +5,7 @@ from typing import Any
 
 import pydantic
 
-from pneumo_dist.config import Experiment
+from pneumo_dist.config.experiment import Experiment
 
 # Options that the schema no longer has, by dotted key (`stages.KEY` for a stage's own), with the default that they had.
 DROPPED: Mapping[str, Any] = {}

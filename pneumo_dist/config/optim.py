@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.schema import NotNegative, Positive, Schema
+from pneumo_dist.config.schema import NotNegative, Positive, Schema
 
 Count = Annotated[int, Field(ge=1)]
 
