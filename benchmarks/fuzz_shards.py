@@ -39,6 +39,8 @@ import pydicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from shards.build import build
+from shards.dataset.table import MANIFEST, TABLE, Shards
+from shards.dataset.verify import verify
 from shards.dicom.film import FilmRules, read_film, strip_jpeg_metadata
 from shards.errors import InputError, RejectedFilm
 from shards.finish import finalize
@@ -47,8 +49,6 @@ from shards.options import BuildOptions
 from shards.phantom.dataset import synthesize
 from shards.sample import build_sample
 from shards.sources import Source, find_sources
-from shards.table import MANIFEST, TABLE, Shards
-from shards.verify import verify
 
 ROOT = Path(__file__).resolve().parents[1]
 SALT = b"a salt for fuzzing only"

@@ -24,7 +24,7 @@ from benchmarks.gpu_steps import Maker, Settings, cores, films, learner_steps, p
 from benchmarks.gpu_store import LOADER, LOADERS, WAYS
 from benchmarks.input_pipeline import Films, UsualFilms, _calm
 from pneumo_dist.config.experiment import DataConfig
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 LOADER_BATCH = 16
 # Worker processes that are far ahead would be measured instead of the rate at which they work.

@@ -29,7 +29,7 @@ from pneumo_dist.learner import Learner
 from pneumo_dist.losses import combo_loss
 from pneumo_dist.models import build_model
 from pneumo_dist.precision import configure, resolve_amp
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 # Films of the plan: those that there are, named again and again.
 PLANNED = 4096

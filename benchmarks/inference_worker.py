@@ -19,7 +19,7 @@ from pneumo_dist.inference.ensemble import Ensemble, Network, Part
 from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.models import build_model
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 
 def main() -> int:

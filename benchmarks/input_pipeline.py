@@ -54,8 +54,8 @@ from pneumo_dist.data.batch import Batch, Input
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.build import build
+from shards.dataset.table import Shards
 from shards.options import BuildOptions
-from shards.table import Shards
 
 RECIPE_A = AugmentConfig(border="reflect", distortion=Distortion(p=0.3))
 BATCH = 8

@@ -32,7 +32,7 @@ from pneumo_dist.losses import combo_loss
 from pneumo_dist.metrics import best_triplet, film_histograms, score
 from pneumo_dist.models import build_model
 from pneumo_dist.validation import truth_mask
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 WORKERS = 2
 

@@ -41,15 +41,16 @@ import numpy.typing as npt
 import pydicom
 from pydicom.encaps import get_frame
 
-from shards import rle, sample
+from shards import sample
 from shards.build import Task, build
+from shards.dataset import rle
+from shards.dataset.table import Shards
 from shards.dicom.film import read_film
 from shards.finish import finalize
 from shards.labels import Labels, load_labels
 from shards.options import BuildOptions
 from shards.phantom.dataset import synthesize
 from shards.sources import Sources, find_sources
-from shards.table import Shards
 
 ROOT = Path(__file__).resolve().parents[1]
 SALT = b"a salt for benchmarks only"

@@ -32,7 +32,7 @@ from pneumo_dist.models import build_model
 from pneumo_dist.precision import autocast, resolve_amp
 from pneumo_dist.stages import train_fold
 from pneumo_dist.validation import validate
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 Settings = Mapping[str, Any]
 

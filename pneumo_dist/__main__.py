@@ -20,8 +20,8 @@ from pneumo_dist.inference import mask_commands, network_commands
 from pneumo_dist.source import source_digest
 from pneumo_dist.status import status
 from shards import console
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 if TYPE_CHECKING:
     from pneumo_dist.distributed import Ranks

@@ -9,8 +9,8 @@ from pneumo_dist.checkpoint import keys_digest
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.plan import split_fold
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 # These change how long or how a stage runs, not what its steps compute.
 HARMLESS_STAGE_KEYS = frozenset({"epochs", "early_stop", "top_k", "save_every", "save_minutes", "eval_batch", "repeat"})

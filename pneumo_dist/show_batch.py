@@ -10,8 +10,8 @@ from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
 from pneumo_dist.data.batch import Batch, Input, Slot, Source
 from pneumo_dist.data.loader import make_batches
 from pneumo_dist.data.plan import Indices, split_fold
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 Picture = npt.NDArray[np.uint8]
 

@@ -24,8 +24,8 @@ from pneumo_dist.lineage import Ancestor, Lineage, check_same_run, stage_lineage
 from pneumo_dist.preemption import StopAgreement
 from pneumo_dist.source import source_digest
 from pneumo_dist.trainer import StageRun, Start
+from shards.dataset.table import Shards
 from shards.files import atomic_write
-from shards.table import Shards
 
 State = dict[str, Any]
 

@@ -35,8 +35,8 @@ from pneumo_dist.profiling import TRACE, StepTrace
 from pneumo_dist.source import source_digest
 from pneumo_dist.validation import Validation, validate
 from pneumo_dist.watchdog import Watchdog
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 OVERLAYS = 4
 

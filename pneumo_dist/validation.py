@@ -15,8 +15,8 @@ from pneumo_dist.losses import combo_loss
 from pneumo_dist.metrics import Histograms, Score, Triplet, best_triplet, film_dice, film_histograms, score
 from pneumo_dist.models import split_outputs
 from pneumo_dist.precision import Resolved, autocast
-from shards import rle
-from shards.table import Shards
+from shards.dataset import rle
+from shards.dataset.table import Shards
 
 PLAIN = Triplet(top=0.5, area=0, bottom=0.5)
 

@@ -10,16 +10,16 @@ import click
 
 from shards import console
 from shards.build import BuildSummary, Task, build
+from shards.dataset.keys import image_pseudonym, load_salt, save_pseudonyms
+from shards.dataset.table import MANIFEST, Shards
+from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.finish import finalize, options_of
-from shards.keys import image_pseudonym, load_salt, save_pseudonyms
 from shards.labels import load_labels
 from shards.options import CODECS, BuildOptions
 from shards.parts import PARTS, PLAN, refuse_foreign_folder
 from shards.sources import find_sources
-from shards.table import MANIFEST, Shards
-from shards.verify import verify
 
 FOLDER = click.Path(path_type=Path)
 
@@ -180,7 +180,7 @@ def show_command(folder: Path, out: Path, count: int, seed: int, positives: bool
     """Write a contact sheet of films with their masks outlined."""
     import cv2
 
-    from shards.show import choose, contact_sheet
+    from shards.dataset.show import choose, contact_sheet
 
     shards = Shards(folder)
     sheet = contact_sheet(shards, choose(shards, count, seed, positives))
@@ -196,7 +196,7 @@ def show_command(folder: Path, out: Path, count: int, seed: int, positives: bool
 @click.option("--nnunet", type=FOLDER, help="Folder for a raw dataset of nnU-Net v2, with the same folds.")
 def export_command(folder: Path, png: Path | None, nnunet: Path | None) -> None:
     """Write the films, masks and folds for other tools."""
-    from shards.export import export_nnunet, export_png
+    from shards.dataset.export import export_nnunet, export_png
 
     if (png is None) == (nnunet is None):
         raise InputError("give one of --png DIR and --nnunet DIR")

@@ -17,12 +17,13 @@ from typing import Any
 
 import cv2
 
-from shards import rle
+from shards.dataset import rle
+from shards.dataset.keys import salt_check
+from shards.dataset.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
+from shards.dataset.tar import index_tar
 from shards.errors import InputError, RejectedFilm
 from shards.files import atomic_open, atomic_write, sha256_file
 from shards.finish import BuildSummary, finish, summary_of
-from shards.keys import salt_check
-from shards.members import index_tar
 from shards.options import BuildOptions
 from shards.parts import (
     Part,
@@ -37,7 +38,6 @@ from shards.parts import (
 )
 from shards.sample import build_sample
 from shards.sources import Source, Sources
-from shards.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
 
 __all__ = ["BuildOptions", "BuildSummary", "build", "build_shard", "refuse_foreign_folder"]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.dataset.table import SCHEMA, TABLE, read_manifest, read_table, save_table, write_manifest
 from shards.errors import InputError
 from shards.files import sha256_file
 from shards.options import BuildOptions
@@ -27,7 +28,6 @@ from shards.parts import (
     write_list,
 )
 from shards.split import split_table
-from shards.table import SCHEMA, TABLE, read_manifest, read_table, save_table, write_manifest
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards import rle
+from shards.dataset import rle
 from shards.errors import InputError
 
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.dataset.table import MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.table import MANIFEST
 
 PARTS, PLAN, LOCK = ".build", "plan.json", "lock"
 REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"

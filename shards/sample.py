@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards import rle
+from shards.dataset import rle
+from shards.dataset.grid import fit_square, mask_to_size, mask_to_square, to_square
+from shards.dataset.keys import patient_group
 from shards.dicom import film as dicom
 from shards.duplicates import perceptual_hash
 from shards.errors import InputError, RejectedFilm
-from shards.grid import fit_square, mask_to_size, mask_to_square, to_square
-from shards.keys import patient_group
 from shards.options import BuildOptions
 from shards.sources import Source
 

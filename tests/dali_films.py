@@ -3,7 +3,7 @@
 from typing import Any
 
 from pneumo_dist.data.batch import Batch, Slot, Source
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 # The first place's recipe at higher probabilities, and the rest of what there is.
 RECIPE: dict[str, Any] = {

@@ -15,8 +15,8 @@ from pneumo_dist.inference.objective import Objective
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.inference.thresholds import TunedRules, read_rules, write_thresholds
 from pneumo_dist.inference.tune import film_measures, tune
-from shards import rle
-from shards.table import Shards
+from shards.dataset import rle
+from shards.dataset.table import Shards
 
 
 def store(

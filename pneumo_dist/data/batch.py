@@ -12,9 +12,9 @@ from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import IDENTITY, Parameters, draw
 from pneumo_dist.data.geometry import Stored
 from pneumo_dist.data.plan import Indices
+from shards.dataset.table import Shards
+from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
-from shards.members import CorruptSample
-from shards.table import Shards
 
 Encoded = npt.NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ import cv2
 from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.data.batch import Batch, Input, Slot, Source
 from pneumo_dist.data.plan import EpochPlan, Indices, fixed_batches
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 
 def train_batches(shards: Shards, plan: EpochPlan, spec: Input, rank: int, epoch: int, step: int) -> Iterator[Batch]:

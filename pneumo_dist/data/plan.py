@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.config.experiment import StageConfig, accumulation
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 Indices = npt.NDArray[np.int64]
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shards.dataset.table import Shards, staged_name
 from shards.errors import InputError
 from shards.files import atomic_open
-from shards.table import Shards, staged_name
 
 BLOCK = 8 * 2**20
 LOCK = ".pneumo_dist.lock"

@@ -7,9 +7,9 @@ import numpy as np
 
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.doctor.findings import Finding, error, ok, warning
+from shards.dataset.table import MEMBERS, TABLE, Shards
 from shards.errors import InputError
 from shards.files import sha256_file
-from shards.table import MEMBERS, TABLE, Shards
 
 LOOKED_AT = 16
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

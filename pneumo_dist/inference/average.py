@@ -32,8 +32,8 @@ from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.inference.ensemble import Source, agreed_files
 from pneumo_dist.lineage import check_unseen
 from pneumo_dist.models import build_model
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 State = dict[str, Any]
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.build import build
+from shards.dataset.keys import SALT_BYTES, sample_key
+from shards.dataset.table import Shards
 from shards.dicom.film import SUFFIXES, FilmRules
 from shards.errors import InputError
-from shards.keys import SALT_BYTES, sample_key
 from shards.options import BuildOptions
 from shards.parts import REJECTED, read_list
 from shards.sources import IMAGE_SUFFIXES, Source, Sources, find_sources
-from shards.table import Shards
 
 _DEFAULT_RULES = FilmRules()
 

@@ -9,8 +9,8 @@ import click
 
 from pneumo_dist.command_options import CONFIG, FOLDER, RUNS, SHARDS
 from shards import console
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 if TYPE_CHECKING:
     from pneumo_dist.inference.postprocess import Rule

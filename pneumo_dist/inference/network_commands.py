@@ -10,8 +10,8 @@ import click
 from pneumo_dist.command_options import CPU, FOLDER, OVERRIDES, RUNS
 from pneumo_dist.inference.mask_commands import RULE, check_folder
 from shards import console
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 if TYPE_CHECKING:
     from pneumo_dist.distributed import Ranks
@@ -132,7 +132,7 @@ def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks
     """Return the films of a folder as a dataset beside the predictions; say which were refused, and why."""
     from pneumo_dist.distributed import on_rank_0
     from pneumo_dist.inference.films import film_paths, film_shards
-    from shards.keys import load_salt
+    from shards.dataset.keys import load_salt
 
     assert dicom_dir is not None
     scratch = folder.parent / "films"

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import torch
 
 from pneumo_dist.metrics import Triplet, level
-from shards.grid import content_box
-from shards.table import LabelGrid
+from shards.dataset.grid import content_box
+from shards.dataset.table import LabelGrid
 
 Map = npt.NDArray[np.uint8]
 

@@ -28,10 +28,10 @@ from pneumo_dist.inference.store import MANIFEST, film_facts, is_whole, write_bl
 from pneumo_dist.inference.views import mean_view
 from pneumo_dist.lineage import check_unseen
 from pneumo_dist.precision import Resolved, resolve_amp
+from shards.dataset.table import Shards
+from shards.dataset.verify import dataset_digest
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.table import Shards
-from shards.verify import dataset_digest
 
 SPLITS = ("oof", "holdout", "test")
 PARTS = ".parts"

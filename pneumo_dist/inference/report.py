@@ -35,9 +35,9 @@ from pneumo_dist.inference.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.inference.subgroups import SMALLEST_CELL
 from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules
 from pneumo_dist.metrics import Score
+from shards.dataset.table import Shards
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.table import Shards
 
 PAGE, OVERLAYS = "report.html", "overlays.png"
 COLUMNS = ("view", "sex", "age")

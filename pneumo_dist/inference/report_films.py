@@ -11,9 +11,9 @@ from pneumo_dist.inference.outcome import Outcome
 from pneumo_dist.inference.postprocess import Map, Rule, apply_rule, label_map
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.monitor import LABEL_COLOUR, PREDICTION_COLOUR
-from shards import rle
-from shards.show import stored_content
-from shards.table import Shards
+from shards.dataset import rle
+from shards.dataset.show import stored_content
+from shards.dataset.table import Shards
 
 Picture = npt.NDArray[np.uint8]
 

@@ -23,9 +23,9 @@ from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules, read_rules,
 from pneumo_dist.inference.tune import Estimate, film_measures, prediction_histograms, tune
 from pneumo_dist.metrics import Histograms
 from pneumo_dist.monitor import METRICS, read_epochs
-from shards import rle
+from shards.dataset import rle
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 Epochs = list[dict[str, Any]]
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "scikit-learn", "scipy", "webdataset")

@@ -20,7 +20,7 @@ from pneumo_dist.inference.report_films import (
 from pneumo_dist.inference.report_inputs import Judged, shard_rows
 from pneumo_dist.inference.subgroups import SMALLEST_CELL, Cell, cells, split_by
 from pneumo_dist.inference.tune import Estimate
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 HOLDOUT, OUT_OF_FOLD = "Holdout", "Out of fold"
 # Films on the page are drawn with this many pixels along their longer edge.

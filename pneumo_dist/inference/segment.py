@@ -12,9 +12,9 @@ import pydicom
 from pneumo_dist.inference.dicom_seg import Algorithm, segmentation_object
 from pneumo_dist.inference.films import film_name
 from pneumo_dist.inference.postprocess import Map, Rule, apply_rule, image_score, label_map
+from shards.dataset.table import LabelGrid
 from shards.dicom.film import FilmInfo, FilmRules, read_film
 from shards.files import atomic_open, atomic_write
-from shards.table import LabelGrid
 
 # A chest film shows 25 to 50 cm; a width outside that tells that its spacing is that of another grid.
 NARROWEST_MM, WIDEST_MM = 250.0, 500.0

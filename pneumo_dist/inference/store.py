@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import webdataset
 
 from pneumo_dist.inference.postprocess import Map, Rule
+from shards.dataset.grid import Padding
+from shards.dataset.table import LabelGrid, Shards
+from shards.dataset.tar import MemberReader, index_tar
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write, sha256_file
-from shards.grid import Padding
-from shards.members import MemberReader, index_tar
-from shards.table import LabelGrid, Shards
 
 FORMAT, FORMAT_VERSION = "pneumo_dist-predictions", 2
 MANIFEST, TABLE = "manifest.json", "predictions.parquet"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pneumo_dist.inference.postprocess import Map, Rule, apply_rule, label_map
 from pneumo_dist.inference.store import Predictions, check_gate
-from shards import rle
+from shards.dataset import rle
 from shards.errors import InputError
 from shards.files import atomic_write
 

@@ -23,7 +23,7 @@ from pneumo_dist.inference.postprocess import Rule, label_map
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.metrics import Histograms, Score, Triplet, film_histograms
 from pneumo_dist.validation import gather_histograms
-from shards import rle
+from shards.dataset import rle
 from shards.errors import InputError
 
 

@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from shards import rle
+from shards.dataset import rle
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.phantom.canvas import Binary

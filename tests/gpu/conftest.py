@@ -19,10 +19,10 @@ from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.distributed import Ranks, pick_device
 from pneumo_dist.precision import configure
 from shards.build import BuildOptions, build
+from shards.dataset.table import Shards
 from shards.labels import load_labels
 from shards.phantom.dataset import synthesize
 from shards.sources import find_sources
-from shards.table import Shards
 
 SALT = b"a salt for tests only"
 

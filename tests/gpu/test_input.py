@@ -12,7 +12,7 @@ from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.batch import Input, Slot, Source
 from pneumo_dist.data.host import Films
 from pneumo_dist.distributed import Ranks
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 dali = pytest.importorskip("pneumo_dist.data.dali")
 

@@ -21,7 +21,7 @@ from pneumo_dist.models import split_outputs
 from pneumo_dist.precision import configure
 from pneumo_dist.preemption import Preempted
 from pneumo_dist.stages import train_fold
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 pytestmark = pytest.mark.slow
 

@@ -16,8 +16,8 @@ from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.inference.submission import submission_rows
 from pneumo_dist.metrics import Triplet
-from shards import rle
-from shards.table import Shards
+from shards.dataset import rle
+from shards.dataset.table import Shards
 
 pytestmark = pytest.mark.slow
 

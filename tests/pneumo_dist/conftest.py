@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from shards.build import BuildOptions, build
+from shards.dataset.table import TABLE, Shards, save_table
 from shards.labels import load_labels
 from shards.phantom.dataset import synthesize
 from shards.sources import find_sources
-from shards.table import TABLE, Shards, save_table
 
 SALT = b"a salt for tests only"
 

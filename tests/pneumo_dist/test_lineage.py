@@ -7,8 +7,8 @@ import pytest
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.lineage import Lineage, check_same_run, check_unseen, stage_lineage, training_digest
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 PATH = Path("step-00000001-0123456789abcdef.pt")
 PLAIN: dict[str, Any] = {

@@ -13,7 +13,7 @@ from pneumo_dist.config.load import load_config
 from pneumo_dist.distributed import Ranks
 from pneumo_dist.learner import Learner
 from pneumo_dist.stages import train_fold
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ import pytest
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.show_batch import CAPTION, GAP, OUTLINE, show_batch
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 STILL = {"hflip": 0, "shift_scale_rotate": {"p": 0}, "tone": {"p": 0}}
 

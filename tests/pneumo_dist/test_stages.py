@@ -21,8 +21,8 @@ from pneumo_dist.distributed import Ranks
 from pneumo_dist.learner import Learner
 from pneumo_dist.stages import best_repetition, next_name, train_fold
 from pneumo_dist.validation import Validation, validate
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 PLAIN: dict[str, Any] = {

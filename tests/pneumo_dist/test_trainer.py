@@ -29,7 +29,7 @@ from pneumo_dist.profiling import TRACE
 from pneumo_dist.stages import train_fold
 from pneumo_dist.validation import validate
 from shards import console
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 SGD = {"name": "sgd", "lr": 0.05}

@@ -34,10 +34,10 @@ from pneumo_dist.processes import die_with_parent
 from pneumo_dist.stages import train_fold
 from pneumo_dist.validation import Validation, validate
 from shards.build import BuildOptions, build
+from shards.dataset.table import Shards
 from shards.labels import load_labels
 from shards.phantom.dataset import synthesize
 from shards.sources import find_sources
-from shards.table import Shards
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from pneumo_dist.distributed import Ranks
 from pneumo_dist.losses import combo_loss
 from pneumo_dist.models import build_model
 from pneumo_dist.validation import truth_mask, validate
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 STAGE = StageConfig.model_validate({"name": "main", "image_size": 64, "eval_batch": 4})

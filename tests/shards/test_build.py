@@ -18,9 +18,9 @@ import pytest
 import webdataset
 
 from shards.build import BuildOptions
+from shards.dataset.table import Shards
+from shards.dataset.verify import verify
 from shards.errors import InputError
-from shards.table import Shards
-from shards.verify import verify
 
 Mask = npt.NDArray[np.uint8]
 Decode = Callable[[list[str], int, int], Mask]

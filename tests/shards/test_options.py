@@ -15,11 +15,12 @@ import pytest
 from pydicom.pixels import pixel_array
 
 from shards import build as build_module
-from shards import files, rle
+from shards import files
 from shards import finish as finish_module
+from shards.dataset import rle
+from shards.dataset.table import Shards
+from shards.dataset.verify import verify
 from shards.phantom.dataset import synthesize
-from shards.table import Shards
-from shards.verify import verify
 
 Cli = Callable[..., Any]
 

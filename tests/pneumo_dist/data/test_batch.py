@@ -6,7 +6,7 @@ import torch
 from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.batch import Batch, Input
 from pneumo_dist.data.loader import eval_loader
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 
 def first_batch(films: Shards, loader: str, dtype: str, channels_last: bool = False) -> Batch:

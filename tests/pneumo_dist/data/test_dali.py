@@ -17,8 +17,8 @@ from pneumo_dist.data.batch import Batch, Input, Slot, Source
 from pneumo_dist.data.geometry import Stored, matrix
 from pneumo_dist.data.host import Films, host_batches
 from pneumo_dist.data.resample import NOISE_LEVEL, noise_window
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 dali = pytest.importorskip("pneumo_dist.data.dali")
 

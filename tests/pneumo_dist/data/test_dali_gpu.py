@@ -14,7 +14,7 @@ from pneumo_dist.data.batch import Input, Slot, Source
 from pneumo_dist.data.geometry import Geometry, GridSteps, Lens, Stored, lattice
 from pneumo_dist.data.host import Films
 from pneumo_dist.data.resample import by_lattice
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 dali_gpu = pytest.importorskip("pneumo_dist.data.dali_gpu")
 dali = pytest.importorskip("nvidia.dali")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pneumo_dist.processes import become_worker
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 
@@ -28,7 +28,7 @@ from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.errors import InputError
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 folder, name, count, ends = sys.argv[1:]
 shards, rows = Shards(Path(folder)), np.arange(12)

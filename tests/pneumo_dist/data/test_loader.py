@@ -19,9 +19,9 @@ from pneumo_dist.data import loader
 from pneumo_dist.data.batch import Batch, Input, Slot, Source
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
+from shards.dataset.table import Shards
+from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
-from shards.members import CorruptSample
-from shards.table import Shards
 
 STRONG = AugmentConfig.model_validate(
     {

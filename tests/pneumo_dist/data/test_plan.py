@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from pneumo_dist.config.experiment import BatchError, StageConfig
 from pneumo_dist.data.plan import EpochPlan, FoldSplit, fixed_batches, size_classes, split_fold, stream, stretch
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 
 def split_of(positives: int, negatives: int, areas: list[int] | None = None) -> FoldSplit:

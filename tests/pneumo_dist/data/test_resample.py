@@ -20,7 +20,7 @@ from pneumo_dist.data.batch import Batch, Input, Slot, Source
 from pneumo_dist.data.geometry import Geometry, Lens, Stored, Warp, lattice, matrix
 from pneumo_dist.data.host import Films
 from pneumo_dist.data.resample import NOISE_LEVEL, add_noise, by_lattice, by_matrix, noise_window
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 Image = npt.NDArray[np.uint8]
 

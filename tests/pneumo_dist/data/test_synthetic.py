@@ -8,7 +8,7 @@ from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 
 def spec_of(channels: int, channels_last: bool = False) -> Input:

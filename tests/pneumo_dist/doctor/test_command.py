@@ -15,7 +15,7 @@ from pneumo_dist.__main__ import app
 from pneumo_dist.doctor import probes
 from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts
 from shards.console import EXIT_DONE, EXIT_USAGE, run
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 CONFIG = "name: x\nstages: [{name: main}]\n"
 Doctor = Callable[..., tuple[int, str]]

@@ -13,7 +13,7 @@ from only_finding import only
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.inputs import check_shards, check_weights, is_cached, train_tars
-from shards.table import MANIFEST, TABLE, Shards
+from shards.dataset.table import MANIFEST, TABLE, Shards
 
 
 @pytest.fixture

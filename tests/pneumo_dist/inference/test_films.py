@@ -8,10 +8,10 @@ import pytest
 from film_files import PATIENT_ID, noise, write_film
 
 from pneumo_dist.inference.films import check_distinct, film_name, film_paths, film_shards, row_paths
+from shards.dataset.grid import to_square
+from shards.dataset.table import Shards
 from shards.dicom.film import FilmRules, read_film
 from shards.errors import InputError, RejectedFilm
-from shards.grid import to_square
-from shards.table import Shards
 
 
 def stored_image(shards: Shards, row: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from report_runs import log_epochs, store, tune_run
 from pneumo_dist.__main__ import app
 from pneumo_dist.inference.store import MANIFEST, Predictions, write_table
 from shards.console import EXIT_DONE, EXIT_USAGE, run
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 
 def config_of(folder: Path, more: str = "") -> Path:

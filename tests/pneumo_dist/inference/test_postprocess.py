@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 
 from pneumo_dist.inference.postprocess import apply_triplet, image_score, label_map, to_p8
 from pneumo_dist.metrics import Triplet, film_dice, film_histograms
-from shards.grid import Padding, fit_square
-from shards.table import LabelGrid
+from shards.dataset.grid import Padding, fit_square
+from shards.dataset.table import LabelGrid
 
 Map = npt.NDArray[np.uint8]
 

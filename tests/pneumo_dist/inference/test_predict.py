@@ -16,8 +16,8 @@ from pneumo_dist.inference.ensemble import Ensemble, Part, shares
 from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.models import split_outputs
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 BOTH = [{"experiment": "plain", "weight": 3, "top_k": 1}, {"experiment": "head", "weight": 1}]
 NO_TTA = {"hflip": False}

@@ -18,9 +18,9 @@ from pneumo_dist.inference.report_inputs import read_history
 from pneumo_dist.inference.rules import Wanted, in_words
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.metrics import Triplet
-from shards import rle
+from shards.dataset import rle
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 ROOT = Path(__file__).parents[3]
 FIXED = Triplet(0.5, 40, 0.4)

@@ -13,7 +13,7 @@ from report_runs import Page, log_epochs, store
 
 from pneumo_dist.inference.report import write_report
 from pneumo_dist.monitor import LABEL_COLOUR, PREDICTION_COLOUR
-from shards.table import Shards
+from shards.dataset.table import Shards
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PDFTOTEXT = shutil.which("pdftotext")

@@ -12,8 +12,8 @@ from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.report_films import choose_films, contact_sheet, draw_film, sheet_films
 from pneumo_dist.metrics import Triplet
 from pneumo_dist.monitor import LABEL_COLOUR, PREDICTION_COLOUR
-from shards import rle
-from shards.table import Shards
+from shards.dataset import rle
+from shards.dataset.table import Shards
 
 HALF = Triplet(0.5, 1, 0.5)
 

@@ -10,8 +10,8 @@ from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.rules import Wanted, in_words, rule_for, tuned_rules, wanted_rule
 from pneumo_dist.metrics import Triplet
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 FIXED = {"top": 0.7, "area": 800, "bottom": 0.3}
 

@@ -17,10 +17,10 @@ from pneumo_dist.inference.films import film_shards
 from pneumo_dist.inference.postprocess import Map, Rule, apply_rule, image_score, label_map
 from pneumo_dist.inference.segment import EMPTY, FOUND, draw_film, measured_area, segment_film
 from pneumo_dist.metrics import Triplet
+from shards.dataset.table import LabelGrid
 from shards.dicom.film import FilmInfo, FilmRules, read_film
 from shards.errors import InputError, RejectedFilm
 from shards.phantom.dataset import synthesize
-from shards.table import LabelGrid
 
 SIZE = 64
 RULE = Rule(Triplet(0.8, 20, 0.4))

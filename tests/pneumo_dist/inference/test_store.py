@@ -19,9 +19,9 @@ from pneumo_dist.inference.store import (
     write_block,
     write_table,
 )
+from shards.dataset.table import Shards
+from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
-from shards.members import CorruptSample
-from shards.table import Shards
 
 Map = npt.NDArray[np.uint8]
 

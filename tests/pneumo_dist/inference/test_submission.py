@@ -16,9 +16,9 @@ from pneumo_dist.inference.submission import (
     write_submission,
 )
 from pneumo_dist.metrics import Triplet
-from shards import rle
+from shards.dataset import rle
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 ROWS = {"b": "3 4", "a": "-1", "c": "0 1 2 3"}
 

@@ -19,9 +19,9 @@ from pneumo_dist.inference.store import Predictions, film_facts, write_block, wr
 from pneumo_dist.inference.thresholds import read_rules, summary_lines, write_thresholds
 from pneumo_dist.inference.tune import film_measures, prediction_histograms, tune
 from pneumo_dist.metrics import Triplet
-from shards import rle
+from shards.dataset import rle
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pydicom
 import pytest
 
-from shards import rle
+from shards.dataset import rle
 from shards.errors import InputError
 from shards.phantom.dataset import SynthSummary, render_film, synthesize
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards import rle
+from shards.dataset import rle
+from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.table import Shards
 
 Image = npt.NDArray[np.uint8]
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 
+from shards.dataset.grid import Padding
+from shards.dataset.tar import MemberReader
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write
-from shards.grid import Padding
-from shards.members import MemberReader
 
 FORMAT = "pneumo_dist-shards"
 FORMAT_VERSION = 2

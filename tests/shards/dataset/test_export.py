@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 
-from shards import export
+from shards.dataset import export
+from shards.dataset.export import export_nnunet, export_png, fold_lists
+from shards.dataset.table import TABLE, Shards, write_table
 from shards.errors import InputError
-from shards.export import export_nnunet, export_png, fold_lists
-from shards.table import TABLE, Shards, write_table
 
 Image = npt.NDArray[np.uint8]
 Decode = Callable[[list[str], int, int], Image]

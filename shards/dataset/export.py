@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards import rle
+from shards.dataset import rle
+from shards.dataset.show import stored_content
+from shards.dataset.table import Shards
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.show import stored_content
-from shards.table import Shards
 
 Image = npt.NDArray[np.uint8]
 

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from shards.dataset.grid import Padding
+from shards.dataset.table import SCHEMA, LabelGrid, Shards, staged_name
+from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
-from shards.grid import Padding
-from shards.members import CorruptSample
-from shards.table import SCHEMA, LabelGrid, Shards, staged_name
 
 
 def digest_of(shards: Shards) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from shards.dataset.table import MANIFEST, TABLE, Shards, write_table
+from shards.dataset.verify import dataset_digest, verify
 from shards.files import sha256_file
-from shards.table import MANIFEST, TABLE, Shards, write_table
-from shards.verify import dataset_digest, verify
 
 TAR = "train-00001.tar"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.grid import Padding, content_box, fit_square, mask_to_square, to_square
+from shards.dataset.grid import Padding, content_box, fit_square, mask_to_square, to_square
 
 sides = st.integers(1, 3000)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shards import rle
+from shards.dataset import rle
 from shards.errors import InputError
 
 Mask = npt.NDArray[np.uint8]

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards import rle
+from shards.dataset import rle
+from shards.dataset.grid import mask_to_size, mask_to_square
+from shards.dataset.keys import LONGEST_KEY
+from shards.dataset.table import TABLE, Shards
+from shards.dataset.tar import index_tar
 from shards.errors import InputError
 from shards.files import sha256_file
-from shards.grid import mask_to_size, mask_to_square
-from shards.keys import LONGEST_KEY
-from shards.members import index_tar
-from shards.table import TABLE, Shards
 
 Mask = npt.NDArray[np.uint8]
 

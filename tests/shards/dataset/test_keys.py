@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.dataset.keys import LONGEST_KEY, load_salt, patient_group, salt_check, sample_key
 from shards.errors import InputError
-from shards.keys import LONGEST_KEY, load_salt, patient_group, salt_check, sample_key
 
 SALT, OTHER = b"0123456789abcdef", b"fedcba9876543210"
 
