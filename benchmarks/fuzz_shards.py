@@ -38,17 +38,17 @@ import numpy as np
 import pydicom
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
-from shards.build import build
+from shards.build.assemble import finalize
+from shards.build.build import build
+from shards.build.labels import load_labels
+from shards.build.options import BuildOptions
+from shards.build.sample import build_sample
+from shards.build.sources import Source, find_sources
 from shards.dataset.table import MANIFEST, TABLE, Shards
 from shards.dataset.verify import verify
 from shards.dicom.film import FilmRules, read_film, strip_jpeg_metadata
 from shards.errors import InputError, RejectedFilm
-from shards.finish import finalize
-from shards.labels import load_labels
-from shards.options import BuildOptions
 from shards.phantom.dataset import synthesize
-from shards.sample import build_sample
-from shards.sources import Source, find_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 SALT = b"a salt for fuzzing only"

@@ -36,9 +36,9 @@ from benchmarks.shards import ROOT, SALT, Report, _films, _links, _sources, _sta
 from benchmarks.trainer_shared import FilmSet, environment, torchrun, write_config
 from pneumo_dist.inference.postprocess import apply_triplet, label_map
 from pneumo_dist.metrics import Histograms, Triplet, best_triplet, counts_above, film_histograms
-from shards.build import build
-from shards.options import BuildOptions
-from shards.sources import find_sources
+from shards.build.build import build
+from shards.build.options import BuildOptions
+from shards.build.sources import find_sources
 
 PARTS = ("search", "histograms", "memory", "ranks")
 SEARCHED, SIDE = 2000, 1024

@@ -53,9 +53,9 @@ from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.batch import Batch, Input
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
-from shards.build import build
+from shards.build.build import build
+from shards.build.options import BuildOptions
 from shards.dataset.table import Shards
-from shards.options import BuildOptions
 
 RECIPE_A = AugmentConfig(border="reflect", distortion=Distortion(p=0.3))
 BATCH = 8

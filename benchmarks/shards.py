@@ -41,16 +41,16 @@ import numpy.typing as npt
 import pydicom
 from pydicom.encaps import get_frame
 
-from shards import sample
-from shards.build import Task, build
+from shards.build import sample
+from shards.build.assemble import finalize
+from shards.build.build import Task, build
+from shards.build.labels import Labels, load_labels
+from shards.build.options import BuildOptions
+from shards.build.sources import Sources, find_sources
 from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.dicom.film import read_film
-from shards.finish import finalize
-from shards.labels import Labels, load_labels
-from shards.options import BuildOptions
 from shards.phantom.dataset import synthesize
-from shards.sources import Sources, find_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 SALT = b"a salt for benchmarks only"

@@ -23,10 +23,10 @@ from pathlib import Path
 import yaml
 
 from benchmarks.equality import run_differences
-from shards.build import BuildOptions, build
-from shards.labels import load_labels
+from shards.build.build import BuildOptions, build
+from shards.build.labels import load_labels
+from shards.build.sources import find_sources
 from shards.phantom.dataset import synthesize
-from shards.sources import find_sources
 
 ROOT = Path(__file__).parents[1]
 CONFIG = {

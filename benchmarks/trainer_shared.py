@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from benchmarks.shards import ROOT, SALT, Report, _films, _sources
-from shards.build import build
-from shards.options import BuildOptions
+from shards.build.build import build
+from shards.build.options import BuildOptions
 
 __all__ = ["ROOT", "FilmSet", "Report", "environment", "run_worker", "spread", "step_times", "torchrun", "write_config"]
 

@@ -9,17 +9,17 @@ from typing import Any
 import click
 
 from shards import console
-from shards.build import BuildSummary, Task, build
+from shards.build.assemble import finalize, options_of
+from shards.build.build import BuildSummary, Task, build
+from shards.build.labels import load_labels
+from shards.build.options import CODECS, BuildOptions
+from shards.build.progress import PARTS, PLAN, refuse_foreign_folder
+from shards.build.sources import find_sources
 from shards.dataset.keys import image_pseudonym, load_salt, save_pseudonyms
 from shards.dataset.table import MANIFEST, Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.finish import finalize, options_of
-from shards.labels import load_labels
-from shards.options import CODECS, BuildOptions
-from shards.parts import PARTS, PLAN, refuse_foreign_folder
-from shards.sources import find_sources
 
 FOLDER = click.Path(path_type=Path)
 

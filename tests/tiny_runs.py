@@ -14,11 +14,11 @@ from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.average import averaged_checkpoint
 from pneumo_dist.inference.ensemble import Ensemble, Source, resolve
 from pneumo_dist.stages import train_fold
-from shards.build import BuildOptions, build
+from shards.build.build import BuildOptions, build
+from shards.build.labels import load_labels
+from shards.build.sources import find_sources
 from shards.dataset.table import Shards
-from shards.labels import load_labels
 from shards.phantom.dataset import synthesize
-from shards.sources import find_sources
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 SIZE = 64

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.build import build
+from shards.build.build import build
+from shards.build.options import BuildOptions
+from shards.build.progress import REJECTED, read_list
+from shards.build.sources import IMAGE_SUFFIXES, Source, Sources, find_sources
 from shards.dataset.keys import SALT_BYTES, sample_key
 from shards.dataset.table import Shards
 from shards.dicom.film import SUFFIXES, FilmRules
 from shards.errors import InputError
-from shards.options import BuildOptions
-from shards.parts import REJECTED, read_list
-from shards.sources import IMAGE_SUFFIXES, Source, Sources, find_sources
 
 _DEFAULT_RULES = FilmRules()
 

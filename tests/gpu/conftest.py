@@ -18,11 +18,11 @@ import torch
 from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.distributed import Ranks, pick_device
 from pneumo_dist.precision import configure
-from shards.build import BuildOptions, build
+from shards.build.build import BuildOptions, build
+from shards.build.labels import load_labels
+from shards.build.sources import find_sources
 from shards.dataset.table import Shards
-from shards.labels import load_labels
 from shards.phantom.dataset import synthesize
-from shards.sources import find_sources
 
 SALT = b"a salt for tests only"
 

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shards.build import BuildOptions, build
+from shards.build.build import BuildOptions, build
+from shards.build.labels import load_labels
+from shards.build.sources import find_sources
 from shards.dataset.table import TABLE, Shards, save_table
-from shards.labels import load_labels
 from shards.phantom.dataset import synthesize
-from shards.sources import find_sources
 
 SALT = b"a salt for tests only"
 

@@ -33,11 +33,11 @@ from pneumo_dist.models import build_model
 from pneumo_dist.processes import die_with_parent
 from pneumo_dist.stages import train_fold
 from pneumo_dist.validation import Validation, validate
-from shards.build import BuildOptions, build
+from shards.build.build import BuildOptions, build
+from shards.build.labels import load_labels
+from shards.build.sources import find_sources
 from shards.dataset.table import Shards
-from shards.labels import load_labels
 from shards.phantom.dataset import synthesize
-from shards.sources import find_sources
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from shards import console
 from shards.__main__ import app
-from shards.build import BuildOptions, BuildSummary, build
-from shards.labels import load_labels
+from shards.build.build import BuildOptions, BuildSummary, build
+from shards.build.labels import load_labels
+from shards.build.sources import find_sources
 from shards.phantom.dataset import synthesize
-from shards.sources import find_sources
 
 SALT = b"a salt for the tests only"
 OPTIONS = BuildOptions(image_size=64, folds=3, holdout=0.2, seed=1, samples_per_shard=8)

@@ -9,10 +9,10 @@ import pytest
 from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
-from shards.build import BuildOptions, build
+from shards.build.build import BuildOptions, build
+from shards.build.labels import load_labels
+from shards.build.sources import find_sources
 from shards.dataset.table import Shards
-from shards.labels import load_labels
-from shards.sources import find_sources
 
 
 @pytest.mark.parametrize("shape", [(96, 96), (128, 96), (96, 130)])

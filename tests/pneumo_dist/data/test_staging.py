@@ -18,14 +18,14 @@ import pytest
 
 from pneumo_dist.data import staging
 from pneumo_dist.data.staging import LOCK, needed_bytes, stage_shards
-from shards.build import BuildOptions, build
+from shards.build.assemble import finalize
+from shards.build.build import BuildOptions, build
+from shards.build.labels import load_labels
+from shards.build.sources import find_sources
 from shards.dataset.table import Shards, staged_name
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
-from shards.finish import finalize
-from shards.labels import load_labels
 from shards.phantom.dataset import synthesize
-from shards.sources import find_sources
 
 SALT = b"a salt for tests only"  # that of the fixtures
 BLOCK = 4096

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
+from shards.build.options import BuildOptions
 from shards.dataset import rle
 from shards.dataset.grid import fit_square, to_square
 from shards.dataset.show import GAP, caption, caption_height, choose, contact_sheet, stored_content
 from shards.dataset.table import SCHEMA, CountsModel, Shards, write_manifest, write_table
 from shards.errors import InputError
-from shards.options import BuildOptions
 
 Image = npt.NDArray[np.uint8]
 Make = Callable[..., Shards]

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shards.build.folds import HOLDOUT, assign_folds
 from shards.errors import InputError
-from shards.folds import HOLDOUT, assign_folds
 
 
 def films(patients: int, seed: int = 0) -> tuple[list[str], list[int]]:

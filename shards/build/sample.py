@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from shards.build.duplicates import perceptual_hash
+from shards.build.options import BuildOptions
+from shards.build.sources import Source
 from shards.dataset import rle
 from shards.dataset.grid import fit_square, mask_to_size, mask_to_square, to_square
 from shards.dataset.keys import patient_group
 from shards.dicom import film as dicom
-from shards.duplicates import perceptual_hash
 from shards.errors import InputError, RejectedFilm
-from shards.options import BuildOptions
-from shards.sources import Source
 
 # Measured by benchmarks/shards.py. Films: two thirds of the time of run-length coding at the same size. Masks: read in
 # a fifth of the time of run-length coding, for 4 kB more; a mask is written once and read in every epoch.

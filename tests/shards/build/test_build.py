@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 import webdataset
 
-from shards.build import BuildOptions
+from shards.build.build import BuildOptions
 from shards.dataset.table import Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
@@ -390,9 +390,9 @@ def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
 KILLED = """
 import os, sys
 from pathlib import Path
-from shards import build as module
-from shards.labels import load_labels
-from shards.sources import find_sources
+from shards.build import build as module
+from shards.build.labels import load_labels
+from shards.build.sources import find_sources
 
 dicom, rle, out, films = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 real, seen = module.build_sample, []

@@ -4,10 +4,10 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shards.build.labels import LabelRow, Labels
 from shards.dataset.keys import image_pseudonym, sample_key
 from shards.dicom import film as dicom
 from shards.errors import InputError
-from shards.labels import LabelRow, Labels
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
 

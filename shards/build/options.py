@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from shards.build.folds import check_split
 from shards.errors import InputError
-from shards.folds import check_split
 
 CODECS = ("png", "jpeg")
 

@@ -9,11 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shards.dataset.table import SCHEMA, TABLE, read_manifest, read_table, save_table, write_manifest
-from shards.errors import InputError
-from shards.files import sha256_file
-from shards.options import BuildOptions
-from shards.parts import (
+from shards.build.options import BuildOptions
+from shards.build.progress import (
     PARTS,
     REJECTED,
     UNLABELLED,
@@ -27,7 +24,10 @@ from shards.parts import (
     refuse_foreign_folder,
     write_list,
 )
-from shards.split import split_table
+from shards.build.split import split_table
+from shards.dataset.table import SCHEMA, TABLE, read_manifest, read_table, save_table, write_manifest
+from shards.errors import InputError
+from shards.files import sha256_file
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,9 @@ from typing import Any
 
 import cv2
 
-from shards.dataset import rle
-from shards.dataset.keys import salt_check
-from shards.dataset.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
-from shards.dataset.tar import index_tar
-from shards.errors import InputError, RejectedFilm
-from shards.files import atomic_open, atomic_write, sha256_file
-from shards.finish import BuildSummary, finish, summary_of
-from shards.options import BuildOptions
-from shards.parts import (
+from shards.build.assemble import BuildSummary, finish, summary_of
+from shards.build.options import BuildOptions
+from shards.build.progress import (
     Part,
     PlanRecord,
     check_rejects,
@@ -36,8 +30,14 @@ from shards.parts import (
     refuse_foreign_folder,
     save_part,
 )
-from shards.sample import build_sample
-from shards.sources import Source, Sources
+from shards.build.sample import build_sample
+from shards.build.sources import Source, Sources
+from shards.dataset import rle
+from shards.dataset.keys import salt_check
+from shards.dataset.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
+from shards.dataset.tar import index_tar
+from shards.errors import InputError, RejectedFilm
+from shards.files import atomic_open, atomic_write, sha256_file
 
 __all__ = ["BuildOptions", "BuildSummary", "build", "build_shard", "refuse_foreign_folder"]
 

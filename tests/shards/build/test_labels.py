@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from shards.build.labels import load_labels
 from shards.errors import InputError
-from shards.labels import load_labels
 
 ROWS = "1.2.3, -1\n1.2.4, 5 3 2 1\n1.2.4, 6 4\n1.2.5,-1"
 EXPECTED = {"1.2.3": ["-1"], "1.2.4": ["5 3 2 1", "6 4"], "1.2.5": ["-1"]}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shards.duplicates import BITS, FEWEST_BITS, NEAR, join_groups, near_duplicates, perceptual_hash
+from shards.build.duplicates import BITS, FEWEST_BITS, NEAR, join_groups, near_duplicates, perceptual_hash
 from shards.phantom.dataset import render_film
 
 Image = npt.NDArray[np.uint8]

@@ -14,9 +14,9 @@ import pydicom
 import pytest
 from pydicom.pixels import pixel_array
 
-from shards import build as build_module
 from shards import files
-from shards import finish as finish_module
+from shards.build import assemble as finish_module
+from shards.build import build as build_module
 from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.dataset.verify import verify
@@ -85,7 +85,7 @@ def test_tasks_of_another_build_and_bad_tasks_are_refused(cli: Cli, films: Path,
 
 
 def test_a_second_build_into_one_folder_is_refused_while_the_first_runs(cli: Cli, films: Path, tmp_path: Path) -> None:
-    from shards.parts import locked
+    from shards.build.progress import locked
 
     with locked(tmp_path / "out"):
         assert "another build is writing" in cli(*build_line(films, tmp_path / "out")).only_line()

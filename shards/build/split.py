@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from shards.build.duplicates import join_groups, near_duplicates
+from shards.build.folds import HOLDOUT, assign_folds, extend_folds, size_strata
+from shards.build.options import BuildOptions
 from shards.dataset.keys import patient_group
-from shards.duplicates import join_groups, near_duplicates
 from shards.errors import InputError
-from shards.folds import HOLDOUT, assign_folds, extend_folds, size_strata
-from shards.options import BuildOptions
 
 LABELLED = ("train", "holdout")
 

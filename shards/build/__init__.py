@@ -1,0 +1,1 @@
+"""Films and labels into a dataset: sources, splits, shards."""
