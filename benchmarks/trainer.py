@@ -124,7 +124,7 @@ def main() -> int:
 
 def _processor() -> str:
     """Return the processor's name and whether `amp: auto` means bf16 on it."""
-    from pneumo_dist.precision import resolve_amp
+    from pneumo_dist.ranks.precision import resolve_amp
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.trainer_shared import ROOT, FilmSet, Report, environment, spread, step_times
-from pneumo_dist.preemption import EXIT_PREEMPTED
+from pneumo_dist.ranks.stop import EXIT_PREEMPTED
 
 RANKS = 2
 DEMO = FilmSet(films=240, size=128, positive_rate=0.5, folds=2)

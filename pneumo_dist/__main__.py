@@ -24,7 +24,7 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 if TYPE_CHECKING:
-    from pneumo_dist.distributed import Ranks
+    from pneumo_dist.ranks.ranks import Ranks
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -86,9 +86,9 @@ def train(
         print(dump_resolved(config), *plan, f"folder: {folder}", f"state: {state}", sep="\n")
         return console.EXIT_DONE
 
-    from pneumo_dist.distributed import check_agreement, process_group
-    from pneumo_dist.precision import configure
-    from pneumo_dist.preemption import MARKER, Preempted, exit_code
+    from pneumo_dist.ranks.precision import configure
+    from pneumo_dist.ranks.ranks import check_agreement, process_group
+    from pneumo_dist.ranks.stop import MARKER, Preempted, exit_code
     from pneumo_dist.stages import train_fold
 
     with process_group(cpu) as ranks:

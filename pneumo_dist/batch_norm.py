@@ -13,8 +13,8 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pneumo_dist.data.batch import Batch
-from pneumo_dist.distributed import Ranks
-from pneumo_dist.precision import Resolved, autocast
+from pneumo_dist.ranks.precision import Resolved, autocast
+from pneumo_dist.ranks.ranks import Ranks
 from shards.errors import InputError
 
 # After its means and variances, a layer's row holds how often it was called, and how often that had a variance.

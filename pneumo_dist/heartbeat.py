@@ -16,7 +16,7 @@ from shards.errors import InputError
 from shards.files import atomic_write
 
 if TYPE_CHECKING:
-    from pneumo_dist.distributed import Ranks
+    from pneumo_dist.ranks.ranks import Ranks
 
 HEARTBEAT, LOCK = "heartbeat.json", "lock"
 RUNNING, PREEMPTED, FAILED, DONE = "running", "preempted", "failed", "done"
@@ -85,8 +85,8 @@ def running(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> Iterator[
 
     Raises InputError, on every rank, where another run holds it: two would write into each other's checkpoints.
     """
-    from pneumo_dist.distributed import on_rank_0
-    from pneumo_dist.preemption import Preempted
+    from pneumo_dist.ranks.ranks import on_rank_0
+    from pneumo_dist.ranks.stop import Preempted
 
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)

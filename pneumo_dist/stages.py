@@ -18,10 +18,10 @@ from pneumo_dist.checkpoint import (
     weights_of,
 )
 from pneumo_dist.config.experiment import Experiment, StageConfig
-from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.heartbeat import Heartbeat
 from pneumo_dist.lineage import Ancestor, Lineage, check_same_run, stage_lineage
-from pneumo_dist.preemption import StopAgreement
+from pneumo_dist.ranks.ranks import Ranks, on_rank_0
+from pneumo_dist.ranks.stop import StopAgreement
 from pneumo_dist.source import source_digest
 from pneumo_dist.trainer import StageRun, Start
 from shards.dataset.table import Shards

@@ -22,19 +22,19 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.batch import Batch, Input
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
-from pneumo_dist.distributed import Ranks
 from pneumo_dist.epoch_log import EpochLog
 from pneumo_dist.heartbeat import Heartbeat
 from pneumo_dist.learner import Learner, Step
 from pneumo_dist.lineage import Lineage
 from pneumo_dist.models import build_model
 from pneumo_dist.monitor import BOARD, Monitor, settings, write_summary
-from pneumo_dist.precision import resolve_amp
-from pneumo_dist.preemption import Preempted, Request, StopAgreement, write_marker
 from pneumo_dist.profiling import TRACE, StepTrace
+from pneumo_dist.ranks.precision import resolve_amp
+from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.ranks.stop import Preempted, Request, StopAgreement, write_marker
+from pneumo_dist.ranks.watchdog import Watchdog
 from pneumo_dist.source import source_digest
 from pneumo_dist.validation import Validation, validate
-from pneumo_dist.watchdog import Watchdog
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

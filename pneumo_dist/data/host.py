@@ -18,7 +18,7 @@ from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.batch import Batch, Slot, Source
 from pneumo_dist.data.geometry import lattice, matrix
 from pneumo_dist.data.resample import Image, add_noise, by_lattice, by_matrix
-from pneumo_dist.processes import become_worker, end_workers
+from pneumo_dist.ranks.processes import become_worker, end_workers
 from shards.errors import InputError
 
 # Before the import: it would ask the network for a newer version of itself.

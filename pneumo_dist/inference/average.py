@@ -28,10 +28,10 @@ from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.inference.ensemble import Source, agreed_files
 from pneumo_dist.lineage import check_unseen
 from pneumo_dist.models import build_model
+from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

@@ -16,9 +16,9 @@ from pneumo_dist.config.load import load_config
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.batch import Input
-from pneumo_dist.distributed import Ranks, on_rank_0
 from pneumo_dist.models import build_model
-from pneumo_dist.precision import Resolved
+from pneumo_dist.ranks.precision import Resolved
+from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.stages import best_repetition
 from shards.errors import InputError
 

@@ -50,13 +50,13 @@ def check_folder(path: Path) -> None:
 def tune(config_path: Path, runs: Path, objective_text: str, component_threshold: float) -> None:
     """Find the exact best thresholds on the out-of-fold predictions."""
     from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.distributed import process_group
     from pneumo_dist.inference.evaluate import surface
     from pneumo_dist.inference.objective import Objective
     from pneumo_dist.inference.plots import draw_curve, draw_surface
     from pneumo_dist.inference.store import open_predictions
     from pneumo_dist.inference.thresholds import CURVE, SURFACE, THRESHOLDS, summary_lines, write_thresholds
     from pneumo_dist.inference.tune import film_measures, tune
+    from pneumo_dist.ranks.ranks import process_group
     from shards.files import atomic_write
 
     objective = Objective.parse(objective_text)

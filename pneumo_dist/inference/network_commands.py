@@ -14,9 +14,9 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 if TYPE_CHECKING:
-    from pneumo_dist.distributed import Ranks
     from pneumo_dist.inference.ensemble import Ensemble
     from pneumo_dist.inference.rules import Picked
+    from pneumo_dist.ranks.ranks import Ranks
 
 ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="Experiment or ensemble, a YAML file.")
 BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle', in place of --config and --runs.")
@@ -61,8 +61,8 @@ def predict(
 
     Out-of-fold films are predicted by the networks of their fold alone, holdout and test films by all.
     """
-    from pneumo_dist.distributed import process_group
     from pneumo_dist.inference.predict import PredictOptions, predict
+    from pneumo_dist.ranks.ranks import process_group
 
     _one_of("--config", config_path, "--bundle", bundle)
     _one_of("--shards", shards_path, "--dicom", dicom_dir)
@@ -130,8 +130,8 @@ def _resolved(
 
 def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks: "Ranks") -> Shards:
     """Return the films of a folder as a dataset beside the predictions; say which were refused, and why."""
-    from pneumo_dist.distributed import on_rank_0
     from pneumo_dist.inference.films import film_paths, film_shards
+    from pneumo_dist.ranks.ranks import on_rank_0
     from shards.dataset.keys import load_salt
 
     assert dicom_dir is not None
@@ -175,7 +175,7 @@ def average(
     rule: str | None,
 ) -> None:
     """Average the weights that an ensemble asks for, and write it as one file that predict and segment take alone."""
-    from pneumo_dist.distributed import process_group
+    from pneumo_dist.ranks.ranks import process_group
 
     if config_path is None:
         raise InputError("give --config, an experiment or an ensemble")
@@ -223,13 +223,13 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, al
     import tempfile
 
     from pneumo_dist import __version__
-    from pneumo_dist.distributed import process_group
     from pneumo_dist.inference.bundle import read_bundle
     from pneumo_dist.inference.dicom_seg import Algorithm
     from pneumo_dist.inference.films import check_distinct, film_paths, film_shards, row_paths
     from pneumo_dist.inference.predict import PredictOptions, predict
     from pneumo_dist.inference.segment import segment_film
     from pneumo_dist.inference.store import Predictions
+    from pneumo_dist.ranks.ranks import process_group
     from shards.dicom.film import FilmRules
 
     paths, rules = film_paths(films), FilmRules(any_film, allow_burned_in)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.components import (
     FilmComponents,
     SizeCurve,
@@ -22,6 +21,7 @@ from pneumo_dist.inference.outcome import Outcome, triplet_outcome
 from pneumo_dist.inference.postprocess import Rule, label_map
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.metrics import Histograms, Score, Triplet, film_histograms
+from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.validation import gather_histograms
 from shards.dataset import rle
 from shards.errors import InputError

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.models import split_outputs
-from pneumo_dist.precision import Resolved, autocast
+from pneumo_dist.ranks.precision import Resolved, autocast
 
 UNIT = 32
 

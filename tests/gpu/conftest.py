@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from pneumo_dist.config.experiment import RuntimeConfig
-from pneumo_dist.distributed import Ranks, pick_device
-from pneumo_dist.precision import configure
+from pneumo_dist.ranks.precision import configure
+from pneumo_dist.ranks.ranks import Ranks, pick_device
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
 from shards.build.sources import find_sources

@@ -11,7 +11,7 @@ from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.batch import Input, Slot, Source
 from pneumo_dist.data.host import Films
-from pneumo_dist.distributed import Ranks
+from pneumo_dist.ranks.ranks import Ranks
 from shards.dataset.table import Shards
 
 dali = pytest.importorskip("pneumo_dist.data.dali")

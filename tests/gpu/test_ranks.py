@@ -16,9 +16,9 @@ import torch.distributed as dist
 from gpu.learners import FCN, FCN_NORM, SGD, batch_of, learner_of, parts_of, take
 
 from pneumo_dist.config.experiment import RuntimeConfig
-from pneumo_dist.distributed import Ranks, pick_device, process_group
-from pneumo_dist.precision import configure
-from pneumo_dist.processes import die_with_parent
+from pneumo_dist.ranks.precision import configure
+from pneumo_dist.ranks.processes import die_with_parent
+from pneumo_dist.ranks.ranks import Ranks, pick_device, process_group
 
 ROOT = Path(__file__).parents[2]
 WORLD = 2

@@ -13,13 +13,13 @@ import torch
 
 from benchmarks.equality import run_differences
 from pneumo_dist.config.experiment import Experiment, RuntimeConfig
-from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.learner import Learner
 from pneumo_dist.models import split_outputs
-from pneumo_dist.precision import configure
-from pneumo_dist.preemption import Preempted
+from pneumo_dist.ranks.precision import configure
+from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.ranks.stop import Preempted
 from pneumo_dist.stages import train_fold
 from shards.dataset.table import Shards
 

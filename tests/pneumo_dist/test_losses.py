@@ -23,8 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pneumo_dist import losses
 from pneumo_dist.config.loss import LossConfig
-from pneumo_dist.distributed import process_group
 from pneumo_dist.losses import combo_loss, loss_terms
+from pneumo_dist.ranks.ranks import process_group
 from shards.errors import InputError
 
 NAMES = ("bce", "dice", "focal", "lovasz", "classification")

@@ -21,11 +21,11 @@ from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.batch import Batch, Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.distributed import Ranks
 from pneumo_dist.models import build_model
 from pneumo_dist.monitor import METRICS, read_epochs
-from pneumo_dist.preemption import Preempted
 from pneumo_dist.profiling import TRACE
+from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.ranks.stop import Preempted
 from pneumo_dist.stages import train_fold
 from pneumo_dist.validation import validate
 from shards import console

@@ -22,7 +22,6 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.batch import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.distributed import Ranks, process_group, wrap_ddp
 from pneumo_dist.inference import ensemble as inference
 from pneumo_dist.inference.average import averaged_checkpoint
 from pneumo_dist.inference.ensemble import resolve, sources_of
@@ -30,7 +29,8 @@ from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.learner import Learner
 from pneumo_dist.models import build_model
-from pneumo_dist.processes import die_with_parent
+from pneumo_dist.ranks.processes import die_with_parent
+from pneumo_dist.ranks.ranks import Ranks, process_group, wrap_ddp
 from pneumo_dist.stages import train_fold
 from pneumo_dist.validation import Validation, validate
 from shards.build.build import BuildOptions, build

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumo_dist.processes import become_worker
+from pneumo_dist.ranks.processes import become_worker
 from shards.dataset.table import Shards
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")

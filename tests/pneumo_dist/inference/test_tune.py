@@ -10,7 +10,6 @@ import pytest
 import torch
 from report_runs import store, tune_run
 
-from pneumo_dist.distributed import Ranks
 from pneumo_dist.inference.evaluate import surface
 from pneumo_dist.inference.objective import Objective
 from pneumo_dist.inference.plots import draw_curve, draw_surface
@@ -19,6 +18,7 @@ from pneumo_dist.inference.store import Predictions, film_facts, write_block, wr
 from pneumo_dist.inference.thresholds import read_rules, summary_lines, write_thresholds
 from pneumo_dist.inference.tune import film_measures, prediction_histograms, tune
 from pneumo_dist.metrics import Triplet
+from pneumo_dist.ranks.ranks import Ranks
 from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.errors import InputError

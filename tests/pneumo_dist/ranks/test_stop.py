@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pneumo_dist.distributed import Ranks, process_group
-from pneumo_dist.preemption import MARKER, SIGNALS, Request, StopAgreement, exit_code, write_marker
+from pneumo_dist.ranks.ranks import Ranks, process_group
+from pneumo_dist.ranks.stop import MARKER, SIGNALS, Request, StopAgreement, exit_code, write_marker
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from pneumo_dist.precision import Resolved, autocast
-from pneumo_dist.processes import die_with_parent
+from pneumo_dist.ranks.precision import Resolved, autocast
+from pneumo_dist.ranks.processes import die_with_parent
 from shards.errors import InputError
 
 

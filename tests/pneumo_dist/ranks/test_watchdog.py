@@ -10,8 +10,8 @@ import pytest
 import torch.distributed as dist
 from integration.conftest import ROOT, environment
 
-from pneumo_dist import watchdog as module
-from pneumo_dist.watchdog import Watchdog
+from pneumo_dist.ranks import watchdog as module
+from pneumo_dist.ranks.watchdog import Watchdog
 
 MINUTES = 30.0
 

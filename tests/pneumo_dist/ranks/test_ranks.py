@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from pneumo_dist import distributed
-from pneumo_dist.distributed import Ranks, check_agreement, pick_device, process_group
+from pneumo_dist.ranks import ranks as distributed
+from pneumo_dist.ranks.ranks import Ranks, check_agreement, pick_device, process_group
 from shards.errors import InputError
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))

@@ -10,7 +10,7 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
-from pneumo_dist.distributed import Ranks
+from pneumo_dist.ranks.ranks import Ranks
 from shards.files import atomic_write
 
 MARKER = "preempted.json"

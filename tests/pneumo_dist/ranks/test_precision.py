@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pneumo_dist import precision
-from pneumo_dist.precision import Resolved, autocast, resolve_amp
+from pneumo_dist.ranks import precision
+from pneumo_dist.ranks.precision import Resolved, autocast, resolve_amp
 
 CPU = torch.device("cpu")
 

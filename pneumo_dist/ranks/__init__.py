@@ -1,0 +1,1 @@
+"""Ranks and what they share: collectives, autocast types, signals, the watchdog."""
