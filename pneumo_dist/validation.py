@@ -9,12 +9,12 @@ import torch
 
 from pneumo_dist.config.loss import LossConfig
 from pneumo_dist.data.loader import EvalLoader
-from pneumo_dist.inference.postprocess import label_map, to_p8
 from pneumo_dist.losses import combo_loss
-from pneumo_dist.metrics import Histograms, Score, Triplet, best_triplet, film_dice, film_histograms, score
 from pneumo_dist.models import split_outputs
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.scoring.masks import label_map, to_p8
+from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, best_triplet, film_dice, film_histograms, score
 from shards.dataset import rle
 from shards.dataset.table import Shards
 

@@ -21,8 +21,8 @@ from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.inference.ensemble import Ensemble, Network, Part, shares
-from pneumo_dist.inference.postprocess import Rule
-from pneumo_dist.metrics import Triplet
+from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError
 from shards.files import atomic_open
 

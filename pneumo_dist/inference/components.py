@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.inference.outcome import Outcome
-from pneumo_dist.inference.postprocess import Map
-from pneumo_dist.metrics import dice, level
+from pneumo_dist.scoring.counts import Outcome
+from pneumo_dist.scoring.masks import Map
+from pneumo_dist.scoring.triplet import dice, level
 
 Counts = npt.NDArray[np.int64]
 

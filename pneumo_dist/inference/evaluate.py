@@ -8,8 +8,17 @@ import numpy.typing as npt
 from scipy import stats
 
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.outcome import Outcome, triplet_outcome
-from pneumo_dist.metrics import Histograms, Levels, Triplet, counts_above, dice, dice_of_counts, film_dice, level
+from pneumo_dist.scoring.counts import Outcome, triplet_outcome
+from pneumo_dist.scoring.triplet import (
+    Histograms,
+    Levels,
+    Triplet,
+    counts_above,
+    dice,
+    dice_of_counts,
+    film_dice,
+    level,
+)
 
 Floats = npt.NDArray[np.float64]
 

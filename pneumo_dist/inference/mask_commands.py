@@ -13,7 +13,7 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 if TYPE_CHECKING:
-    from pneumo_dist.inference.postprocess import Rule
+    from pneumo_dist.scoring.masks import Rule
 
 RULE = click.option(
     "--rule",
@@ -107,11 +107,11 @@ def submit(
     from dataclasses import replace
 
     from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.inference.postprocess import Rule
     from pneumo_dist.inference.rules import rule_for
     from pneumo_dist.inference.store import open_predictions
     from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
-    from pneumo_dist.metrics import Triplet
+    from pneumo_dist.scoring.masks import Rule
+    from pneumo_dist.scoring.triplet import Triplet
 
     config = load_either(config_path)
     run = runs / config.name

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pneumo_dist.inference.evaluate import bootstrap_interval
-from pneumo_dist.inference.outcome import Floats, Outcome, Truths
-from pneumo_dist.inference.postprocess import Map
 from pneumo_dist.inference.tune import Estimate
-from pneumo_dist.metrics import Histograms, Levels
+from pneumo_dist.scoring.counts import Floats, Outcome, Truths
+from pneumo_dist.scoring.masks import Map
+from pneumo_dist.scoring.triplet import Histograms, Levels
 
 Names = npt.NDArray[np.str_]
 

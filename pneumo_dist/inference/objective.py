@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.metrics import Histograms, Triplet, best_triplet
+from pneumo_dist.scoring.triplet import Histograms, Triplet, best_triplet
 from shards.errors import InputError
 
 

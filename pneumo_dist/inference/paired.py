@@ -7,9 +7,9 @@ import numpy as np
 from scipy import stats
 
 from pneumo_dist.inference.measures import Names, estimate
-from pneumo_dist.inference.outcome import Floats
 from pneumo_dist.inference.report_inputs import Judged
 from pneumo_dist.inference.tune import Estimate
+from pneumo_dist.scoring.counts import Floats
 from shards.errors import InputError
 
 

@@ -12,8 +12,8 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from pneumo_dist.inference.calibration import Calibration
 from pneumo_dist.inference.components import SizeCurve
 from pneumo_dist.inference.evaluate import PLATEAU, SizeRow, Surface
-from pneumo_dist.inference.postprocess import Rule
-from pneumo_dist.metrics import Triplet
+from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.triplet import Triplet
 
 WIDTH = 9.0
 

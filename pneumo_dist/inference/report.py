@@ -14,7 +14,6 @@ from pneumo_dist.inference import plots
 from pneumo_dist.inference.evaluate import surface
 from pneumo_dist.inference.measures import AVERAGED, fold_average, measure
 from pneumo_dist.inference.paired import Paired, differences
-from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.report_inputs import (
     Judged,
     RunFigures,
@@ -34,7 +33,8 @@ from pneumo_dist.inference.rules import Wanted, in_words
 from pneumo_dist.inference.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.inference.subgroups import SMALLEST_CELL
 from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules
-from pneumo_dist.metrics import Score
+from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.triplet import Score
 from shards.dataset.table import Shards
 from shards.errors import InputError
 from shards.files import atomic_write

@@ -11,7 +11,7 @@ import pydicom
 
 from pneumo_dist.inference.dicom_seg import Algorithm, segmentation_object
 from pneumo_dist.inference.films import film_name
-from pneumo_dist.inference.postprocess import Map, Rule, apply_rule, image_score, label_map
+from pneumo_dist.scoring.masks import Map, Rule, apply_rule, image_score, label_map
 from shards.dataset.table import LabelGrid
 from shards.dicom.film import FilmInfo, FilmRules, read_film
 from shards.files import atomic_open, atomic_write

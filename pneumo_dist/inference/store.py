@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset
 
-from pneumo_dist.inference.postprocess import Map, Rule
+from pneumo_dist.scoring.masks import Map, Rule
 from shards.dataset.grid import Padding
 from shards.dataset.table import LabelGrid, Shards
 from shards.dataset.tar import MemberReader, index_tar

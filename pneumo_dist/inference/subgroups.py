@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.inference.outcome import Outcome
+from pneumo_dist.scoring.counts import Outcome
 from shards.errors import InputError
 
 # A score of fewer films says little, and something about single patients.

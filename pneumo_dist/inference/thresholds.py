@@ -11,10 +11,10 @@ import numpy as np
 
 from pneumo_dist.inference.components import SizeCurve
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.inference.tune import Alternative, Estimate, Tuned
-from pneumo_dist.metrics import Score, Triplet
+from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.triplet import Score, Triplet
 from shards.errors import InputError
 from shards.files import atomic_write
 

@@ -17,11 +17,11 @@ from pneumo_dist.inference.components import (
 from pneumo_dist.inference.evaluate import SizeRow, bootstrap_interval, by_size, cross_tuned, given_up, plateau
 from pneumo_dist.inference.gate import best_gate
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.outcome import Outcome, triplet_outcome
-from pneumo_dist.inference.postprocess import Rule, label_map
 from pneumo_dist.inference.store import Predictions
-from pneumo_dist.metrics import Histograms, Score, Triplet, film_histograms
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.scoring.counts import Outcome, triplet_outcome
+from pneumo_dist.scoring.masks import Rule, label_map
+from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, film_histograms
 from pneumo_dist.validation import gather_histograms
 from shards.dataset import rle
 from shards.errors import InputError

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from integration.conftest import ROOT, environment, must, run_module, write_config
 
-from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.inference.submission import submission_rows
-from pneumo_dist.metrics import Triplet
+from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset import rle
 from shards.dataset.table import Shards
 

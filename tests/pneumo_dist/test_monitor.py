@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumo_dist.metrics import Score, Triplet
 from pneumo_dist.monitor import (
     METRICS,
     SUMMARY,
@@ -19,6 +18,7 @@ from pneumo_dist.monitor import (
     read_epochs,
     write_summary,
 )
+from pneumo_dist.scoring.triplet import Score, Triplet
 from pneumo_dist.validation import Overlay, Validation
 
 SCORE = Score(0.5, 0.4, 0.3, 4, 2)

@@ -9,10 +9,10 @@ from tiny_runs import ALONE, Trained
 
 from pneumo_dist.inference.bundle import read_bundle, write_bundle
 from pneumo_dist.inference.ensemble import shares
-from pneumo_dist.inference.postprocess import Rule
 from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions
-from pneumo_dist.metrics import Triplet
+from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError
 
 RULE = Rule(Triplet(0.7, 800, 0.3), smallest_part=100, gate=0.25)

@@ -18,9 +18,9 @@ from pneumo_dist.inference.evaluate import (
     surface,
 )
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.outcome import triplet_outcome
-from pneumo_dist.inference.postprocess import apply_triplet
-from pneumo_dist.metrics import Histograms, Triplet, film_dice, film_histograms
+from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.masks import apply_triplet
+from pneumo_dist.scoring.triplet import Histograms, Triplet, film_dice, film_histograms
 
 Film = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 TRIPLET = Triplet(0.6, 5, 0.3)

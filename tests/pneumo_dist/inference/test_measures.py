@@ -20,10 +20,10 @@ from pneumo_dist.inference.measures import (
     ranked_estimates,
     touched_parts,
 )
-from pneumo_dist.inference.outcome import triplet_outcome
 from pneumo_dist.inference.paired import paired
-from pneumo_dist.inference.postprocess import apply_triplet, image_score
-from pneumo_dist.metrics import Histograms, Triplet, film_histograms
+from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.masks import apply_triplet, image_score
+from pneumo_dist.scoring.triplet import Histograms, Triplet, film_histograms
 
 TRIPLET = Triplet(0.7, 9, 0.4)
 Maps = list[npt.NDArray[np.uint8]]

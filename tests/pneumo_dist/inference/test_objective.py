@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.metrics import film_histograms, level
+from pneumo_dist.scoring.triplet import film_histograms, level
 from shards.errors import InputError
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pneumo_dist.inference.outcome import triplet_outcome
 from pneumo_dist.inference.subgroups import Part, cells, split_by
-from pneumo_dist.metrics import Triplet, film_dice, film_histograms
+from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.triplet import Triplet, film_dice, film_histograms
 from shards.errors import InputError
 
 

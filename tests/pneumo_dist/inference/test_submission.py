@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from report_runs import store
 
-from pneumo_dist.inference.postprocess import Rule, apply_triplet, label_map, remove_small
 from pneumo_dist.inference.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.inference.submission import (
     called_share,
@@ -15,7 +14,8 @@ from pneumo_dist.inference.submission import (
     submission_rows,
     write_submission,
 )
-from pneumo_dist.metrics import Triplet
+from pneumo_dist.scoring.masks import Rule, apply_triplet, label_map, remove_small
+from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.errors import InputError

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.metrics import Histograms, Score, Triplet, counts_above, dice, score_of, triplet_counts
+from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, counts_above, dice, score_of, triplet_counts
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pneumo_dist.inference.postprocess import apply_triplet, image_score, label_map, to_p8
-from pneumo_dist.metrics import Triplet, film_dice, film_histograms
+from pneumo_dist.scoring.masks import apply_triplet, image_score, label_map, to_p8
+from pneumo_dist.scoring.triplet import Triplet, film_dice, film_histograms
 from shards.dataset.grid import Padding, fit_square
 from shards.dataset.table import LabelGrid
 

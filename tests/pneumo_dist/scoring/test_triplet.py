@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pneumo_dist.metrics import (
+from pneumo_dist.scoring.triplet import (
     Triplet,
     best_triplet,
     counts_above,

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pneumo_dist.metrics import Triplet, level
+from pneumo_dist.scoring.triplet import Triplet, level
 from shards.dataset.grid import content_box
 from shards.dataset.table import LabelGrid
 

@@ -1,0 +1,1 @@
+"""Exact scores: histograms, Dice, the triplet search, and the one path from a map to a mask."""
