@@ -21,7 +21,7 @@ from benchmarks.input_pipeline import RECIPE_A, _calm, _repeated
 from benchmarks.plain_loop import PlainFilms
 from pneumo_dist.config.experiment import DataConfig, Experiment, RuntimeConfig, StageConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.data.batch import Batch, Input
+from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan
 from pneumo_dist.learner import Learner

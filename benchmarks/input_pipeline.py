@@ -50,7 +50,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.shards import ROOT, SALT, Report, _films, _sources, _status
 from pneumo_dist.config.augment import AugmentConfig, Distortion
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.batch import Batch, Input
+from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.build.build import build
@@ -412,7 +412,7 @@ def measure_start(report: Report, arguments: argparse.Namespace) -> None:
 def start_turn(films: Films, loader: str) -> float:
     """Return the seconds to the first batch; the films stand many times in the plan."""
     import pneumo_dist.data.dali
-    import pneumo_dist.data.host  # noqa: F401
+    import pneumo_dist.data.torch_loader  # noqa: F401
 
     shards = Shards(films.folder)
     split = _repeated(shards, START_FILMS)

@@ -23,7 +23,7 @@ from benchmarks.shards import _status
 from benchmarks.trainer_shared import step_times
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
-from pneumo_dist.data.batch import Input
+from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold
 from pneumo_dist.losses import combo_loss

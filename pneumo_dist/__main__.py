@@ -114,7 +114,7 @@ def _staged(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> 
     """Return the shards to read from: copies on the node's own disk, where the config names a folder for them."""
     import numpy as np
 
-    from pneumo_dist.data.staging import needed_bytes, stage_shards
+    from pneumo_dist.data.local_copy import needed_bytes, stage_shards
 
     cache_dir = config.experiment.data.cache_dir
     if cache_dir is None:
@@ -193,7 +193,7 @@ def show_batch_command(
     """Draw what the network sees: training films with their mask's outline, several epochs of each."""
     import cv2
 
-    from pneumo_dist.show_batch import show_batch
+    from pneumo_dist.data.preview import show_batch
     from shards.files import atomic_write
 
     experiment = load_config(config_path, overrides).experiment

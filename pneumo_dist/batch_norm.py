@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pneumo_dist.data.batch import Batch
+from pneumo_dist.data.films import Batch
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from shards.errors import InputError

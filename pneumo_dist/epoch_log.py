@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from pneumo_dist.data.batch import Batch
+from pneumo_dist.data.films import Batch
 from pneumo_dist.learner import Step
 from pneumo_dist.ranks.ranks import Ranks, peak_memory_mb
 

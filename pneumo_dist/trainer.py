@@ -19,7 +19,7 @@ from pneumo_dist import __version__
 from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import CheckpointWriter, keep_only, top_steps
 from pneumo_dist.config.experiment import Experiment, StageConfig
-from pneumo_dist.data.batch import Batch, Input
+from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
 from pneumo_dist.epoch_log import EpochLog

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pneumo_dist.data.batch import Batch, Slot, Source
+from pneumo_dist.data.films import Batch, Slot, Source
 from shards.dataset.table import Shards
 
 # The first place's recipe at higher probabilities, and the rest of what there is.

@@ -1,1 +1,1 @@
-"""The input pipeline: which sample, when, on which rank; its augmentation; the DALI graph."""
+"""Films on their way to the network: order, augmentation, loaders."""

@@ -22,8 +22,8 @@ from nvidia.dali.pipeline import do_not_convert
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import Parameters
-from pneumo_dist.data.batch import Batch, Slot, Source
 from pneumo_dist.data.dali_gpu import canvas_of, warped_by_lattice, warped_by_matrix
+from pneumo_dist.data.films import Batch, Slot, Source
 from pneumo_dist.data.geometry import lattice, matrix
 from pneumo_dist.data.resample import NOISE_LEVEL, by_lattice, by_matrix, noise_window
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import cv2
 
 from pneumo_dist.config.experiment import StageConfig
-from pneumo_dist.data.batch import Batch, Input, Slot, Source
+from pneumo_dist.data.films import Batch, Input, Slot, Source
 from pneumo_dist.data.plan import EpochPlan, Indices, fixed_batches
 from shards.dataset.table import Shards
 
@@ -79,7 +79,7 @@ def make_batches(source: Source, listed: Iterator[list[Slot]], batch: int) -> It
             batches = dali_batches(source, listed, batch)
             return batches if source.spec.device_id is None else _while_training(batches, source.spec.device_id)
         case "host":
-            from pneumo_dist.data.host import host_batches
+            from pneumo_dist.data.torch_loader import host_batches
 
             return host_batches(source, listed)
         case "synthetic":
@@ -95,7 +95,7 @@ def _while_training(batches: Iterator[Batch], device_id: int) -> Iterator[Batch]
     """
     import torch
 
-    from pneumo_dist.data.ahead import made_ahead
+    from pneumo_dist.data.prefetch import made_ahead
 
     def prepare() -> None:
         torch.cuda.set_device(device_id)

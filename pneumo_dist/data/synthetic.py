@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from pneumo_dist.data.batch import Batch, Slot, Source
+from pneumo_dist.data.films import Batch, Slot, Source
 
 
 def synthetic_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batch]:

@@ -25,7 +25,7 @@ from pneumo_dist.checkpoint import (
 from pneumo_dist.config.ensemble import MemberConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.record import with_present_defaults
-from pneumo_dist.data.batch import Input
+from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.inference.ensemble import Source, agreed_files

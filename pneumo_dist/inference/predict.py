@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pneumo_dist.data.batch import Batch, Source
+from pneumo_dist.data.films import Batch, Source
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices, fixed_batches
 from pneumo_dist.inference.ensemble import Ensemble, Part, shares

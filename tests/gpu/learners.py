@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.data.batch import Batch
+from pneumo_dist.data.films import Batch
 from pneumo_dist.learner import Learner, Step
 from pneumo_dist.models import build_model
 from pneumo_dist.ranks.precision import Resolved

@@ -9,8 +9,8 @@ from dali_films import RECIPE, every_slot, one_batch
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
-from pneumo_dist.data.batch import Input, Slot, Source
-from pneumo_dist.data.host import Films
+from pneumo_dist.data.films import Input, Slot, Source
+from pneumo_dist.data.torch_loader import Films
 from pneumo_dist.ranks.ranks import Ranks
 from shards.dataset.table import Shards
 

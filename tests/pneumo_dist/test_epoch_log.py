@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from pneumo_dist.data.batch import Batch
+from pneumo_dist.data.films import Batch
 from pneumo_dist.epoch_log import EpochLog
 from pneumo_dist.learner import Step
 from pneumo_dist.ranks.ranks import Ranks

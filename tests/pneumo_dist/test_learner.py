@@ -13,7 +13,7 @@ from gpu.learners import parts_of
 
 from benchmarks.equality import same_bits
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.data.batch import Batch
+from pneumo_dist.data.films import Batch
 from pneumo_dist.learner import Learner, Step
 from pneumo_dist.models import build_model
 from pneumo_dist.ranks.precision import Resolved

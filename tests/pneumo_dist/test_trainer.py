@@ -18,7 +18,7 @@ from pneumo_dist.__main__ import app
 from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.data.batch import Batch, Input
+from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.models import build_model

@@ -19,7 +19,7 @@ from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, weights_of
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.data.batch import Input
+from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.inference import ensemble as inference

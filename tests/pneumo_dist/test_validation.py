@@ -7,7 +7,7 @@ import torch
 
 from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.data.batch import Input
+from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import EvalLoader, eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.losses import combo_loss

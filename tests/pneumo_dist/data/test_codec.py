@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.batch import Input
+from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels

@@ -13,10 +13,10 @@ from dali_films import RECIPE, every_slot, one_batch
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import Parameters
-from pneumo_dist.data.batch import Batch, Input, Slot, Source
+from pneumo_dist.data.films import Batch, Input, Slot, Source
 from pneumo_dist.data.geometry import Stored, matrix
-from pneumo_dist.data.host import Films, host_batches
 from pneumo_dist.data.resample import NOISE_LEVEL, noise_window
+from pneumo_dist.data.torch_loader import Films, host_batches
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

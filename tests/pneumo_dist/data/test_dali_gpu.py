@@ -10,10 +10,10 @@ import pytest
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
-from pneumo_dist.data.batch import Input, Slot, Source
+from pneumo_dist.data.films import Input, Slot, Source
 from pneumo_dist.data.geometry import Geometry, GridSteps, Lens, Stored, lattice
-from pneumo_dist.data.host import Films
 from pneumo_dist.data.resample import by_lattice
+from pneumo_dist.data.torch_loader import Films
 from shards.dataset.table import Shards
 
 dali_gpu = pytest.importorskip("pneumo_dist.data.dali_gpu")

@@ -16,7 +16,7 @@ import torch
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data import loader
-from pneumo_dist.data.batch import Batch, Input, Slot, Source
+from pneumo_dist.data.films import Batch, Input, Slot, Source
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.dataset.table import Shards
@@ -296,8 +296,8 @@ def test_films_without_masks_are_read_without_them(films: Shards, name: str) -> 
 
 def test_name_in_the_config_chooses_the_loader(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     import pneumo_dist.data.dali
-    import pneumo_dist.data.host
     import pneumo_dist.data.synthetic
+    import pneumo_dist.data.torch_loader
 
     def marked(mark: int) -> Callable[..., Iterator[Batch]]:
         def made(source: Source, batches: Iterable[list[Slot]], *_: int) -> Iterator[Batch]:

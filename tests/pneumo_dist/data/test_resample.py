@@ -16,10 +16,10 @@ from scipy.ndimage import map_coordinates
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import NOISE_OFFSETS, Parameters, draw
-from pneumo_dist.data.batch import Batch, Input, Slot, Source
+from pneumo_dist.data.films import Batch, Input, Slot, Source
 from pneumo_dist.data.geometry import Geometry, Lens, Stored, Warp, lattice, matrix
-from pneumo_dist.data.host import Films
 from pneumo_dist.data.resample import NOISE_LEVEL, add_noise, by_lattice, by_matrix, noise_window
+from pneumo_dist.data.torch_loader import Films
 from shards.dataset.table import Shards
 
 Image = npt.NDArray[np.uint8]

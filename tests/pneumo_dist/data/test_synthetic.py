@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.batch import Input
+from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold
 from shards.dataset.table import Shards

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import Parameters
-from pneumo_dist.data.batch import Batch, Slot, Source
+from pneumo_dist.data.films import Batch, Slot, Source
 from pneumo_dist.data.geometry import lattice, matrix
 from pneumo_dist.data.resample import Image, add_noise, by_lattice, by_matrix
 from pneumo_dist.ranks.processes import become_worker, end_workers

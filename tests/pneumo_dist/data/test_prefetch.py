@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pneumo_dist.data.ahead import made_ahead
+from pneumo_dist.data.prefetch import made_ahead
 
 
 class Source:
@@ -96,7 +96,7 @@ def test_thread_ends_when_nobody_asks_any_more(is_dropped: bool) -> None:
 def test_process_that_ends_by_an_error_ends_its_thread_first() -> None:
     program = """
 import itertools, time
-from pneumo_dist.data.ahead import made_ahead
+from pneumo_dist.data.prefetch import made_ahead
 def slow():
     try:
         for number in itertools.count():

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pneumo_dist.data import staging
-from pneumo_dist.data.staging import LOCK, needed_bytes, stage_shards
+from pneumo_dist.data import local_copy as staging
+from pneumo_dist.data.local_copy import LOCK, needed_bytes, stage_shards
 from shards.build.assemble import finalize
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
-from pneumo_dist.data.batch import Batch, Input, Slot, Source
+from pneumo_dist.data.films import Batch, Input, Slot, Source
 from pneumo_dist.data.loader import make_batches
 from pneumo_dist.data.plan import Indices, split_fold
 from shards.dataset.table import Shards

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.show_batch import CAPTION, GAP, OUTLINE, show_batch
+from pneumo_dist.data.preview import CAPTION, GAP, OUTLINE, show_batch
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

@@ -24,7 +24,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.batch import Input
+from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.errors import InputError

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.batch import Batch, Input
+from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import eval_loader
 from shards.dataset.table import Shards
 
