@@ -25,8 +25,8 @@ from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan
 from pneumo_dist.learner import Learner
-from pneumo_dist.losses import combo_loss
-from pneumo_dist.models import build_model
+from pneumo_dist.network.build import build_model
+from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import configure, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
 from shards.dataset.table import Shards

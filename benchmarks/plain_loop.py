@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.config.load import load_config
 from pneumo_dist.data.plan import Indices, split_fold
-from pneumo_dist.losses import combo_loss
-from pneumo_dist.models import build_model
+from pneumo_dist.network.build import build_model
+from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.scoring.masks import label_map, to_p8
 from pneumo_dist.scoring.triplet import best_triplet, film_histograms, score
 from pneumo_dist.validation import truth_mask

@@ -93,7 +93,7 @@ def _parameters(encoder: str, part: str) -> int:
     import torch
 
     from pneumo_dist.config.model import ModelConfig
-    from pneumo_dist.models import build_model
+    from pneumo_dist.network.build import build_model
 
     with torch.device("meta"):
         model = build_model(ModelConfig(encoder=encoder), pretrained=False)

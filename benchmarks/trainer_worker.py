@@ -26,8 +26,8 @@ from pneumo_dist.config.load import load_config
 from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold
-from pneumo_dist.losses import combo_loss
-from pneumo_dist.models import build_model
+from pneumo_dist.network.build import build_model
+from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import autocast, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks, process_group, wrap_ddp
 from pneumo_dist.stages import train_fold

@@ -155,7 +155,7 @@ def _ends(count: Callable[[int], int], last: int) -> str:
 @click.option("--out", type=FOLDER, required=True, help="The file to write.")
 def fetch_weights(config_path: Path, overrides: tuple[str, ...], out: Path) -> None:
     """Fetch a config's pretrained encoder weights into a file, for machines that reach no hub."""
-    from pneumo_dist.models import encoder_state
+    from pneumo_dist.network.build import encoder_state
     from shards.files import atomic_write, sha256_file
 
     model = load_config(config_path, overrides).experiment.model

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from pneumo_dist import __version__
-from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import CheckpointWriter, keep_only, top_steps
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.films import Batch, Input
@@ -26,8 +25,9 @@ from pneumo_dist.epoch_log import EpochLog
 from pneumo_dist.heartbeat import Heartbeat
 from pneumo_dist.learner import Learner, Step
 from pneumo_dist.lineage import Lineage
-from pneumo_dist.models import build_model
 from pneumo_dist.monitor import BOARD, Monitor, settings, write_summary
+from pneumo_dist.network.batch_norm import recompute_statistics
+from pneumo_dist.network.build import build_model
 from pneumo_dist.profiling import TRACE, StepTrace
 from pneumo_dist.ranks.precision import resolve_amp
 from pneumo_dist.ranks.ranks import Ranks

@@ -9,8 +9,8 @@ import torch
 
 from pneumo_dist.config.loss import LossConfig
 from pneumo_dist.data.loader import EvalLoader
-from pneumo_dist.losses import combo_loss
-from pneumo_dist.models import split_outputs
+from pneumo_dist.network.build import split_outputs
+from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.masks import label_map, to_p8

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from pneumo_dist import __version__
-from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import (
     CheckpointFile,
     list_checkpoints,
@@ -30,7 +29,8 @@ from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.inference.ensemble import Source, agreed_files
 from pneumo_dist.lineage import check_unseen
-from pneumo_dist.models import build_model
+from pneumo_dist.network.batch_norm import recompute_statistics
+from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from shards.dataset.table import Shards
 from shards.errors import InputError

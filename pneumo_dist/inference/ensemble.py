@@ -16,7 +16,7 @@ from pneumo_dist.config.load import load_config
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.films import Input
-from pneumo_dist.models import build_model
+from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.stages import best_repetition

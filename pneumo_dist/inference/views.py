@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from pneumo_dist.config.ensemble import TtaConfig
-from pneumo_dist.models import split_outputs
+from pneumo_dist.network.build import split_outputs
 from pneumo_dist.ranks.precision import Resolved, autocast
 
 UNIT = 32

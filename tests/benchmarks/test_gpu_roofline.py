@@ -14,8 +14,8 @@ from benchmarks.gpu_cards import CARDS, Card, card_of
 from benchmarks.gpu_roofline import Operator, roofline_seconds, seconds_by_name, total_flops, trace
 from pneumo_dist.config.loss import LossConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.losses import combo_loss
-from pneumo_dist.models import build_model
+from pneumo_dist.network.build import build_model
+from pneumo_dist.network.losses import combo_loss
 
 # One TFLOP/s of each type and one GB/s, so that times can be read off.
 CARD = Card(half=1.0, tf32=0.5, float32=0.25, bandwidth=1.0, source="none")

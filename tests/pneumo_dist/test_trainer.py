@@ -15,14 +15,14 @@ from torch.optim.swa_utils import update_bn
 
 from pneumo_dist import trainer
 from pneumo_dist.__main__ import app
-from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.models import build_model
 from pneumo_dist.monitor import METRICS, read_epochs
+from pneumo_dist.network.batch_norm import recompute_statistics
+from pneumo_dist.network.build import build_model
 from pneumo_dist.profiling import TRACE
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted

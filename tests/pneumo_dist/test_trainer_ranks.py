@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from pneumo_dist import trainer
-from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, weights_of
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import Experiment
@@ -28,7 +27,8 @@ from pneumo_dist.inference.ensemble import resolve, sources_of
 from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions
 from pneumo_dist.learner import Learner
-from pneumo_dist.models import build_model
+from pneumo_dist.network.batch_norm import recompute_statistics
+from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, process_group, wrap_ddp
 from pneumo_dist.stages import train_fold

@@ -10,8 +10,8 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import EvalLoader, eval_loader
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.losses import combo_loss
-from pneumo_dist.models import build_model
+from pneumo_dist.network.build import build_model
+from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.validation import truth_mask, validate
 from shards.dataset.table import Shards

@@ -16,7 +16,7 @@ from pneumo_dist.config.ensemble import MemberConfig
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.inference.average import average_weights, averaged_checkpoint
 from pneumo_dist.inference.ensemble import sources_of
-from pneumo_dist.models import build_model
+from pneumo_dist.network.build import build_model
 from shards.errors import InputError
 
 MEMBER = MemberConfig(experiment="plain", average="weights", folds=(0,))

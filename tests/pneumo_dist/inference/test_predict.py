@@ -15,7 +15,7 @@ from pneumo_dist.inference import predict as prediction
 from pneumo_dist.inference.ensemble import Ensemble, Part, shares
 from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions
-from pneumo_dist.models import split_outputs
+from pneumo_dist.network.build import split_outputs
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

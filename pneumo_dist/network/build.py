@@ -11,7 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from pneumo_dist.config.model import FcnConfig, ModelConfig
-from pneumo_dist.fcn import Fcn
+from pneumo_dist.network.fcn import Fcn
 from shards.errors import InputError
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from pneumo_dist.batch_norm import recompute_statistics
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.films import Batch
-from pneumo_dist.models import build_model
+from pneumo_dist.network.batch_norm import recompute_statistics
+from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.ranks import Ranks
 from shards.errors import InputError
 

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.parallel import DistributedDataParallel
 
-from pneumo_dist import losses
 from pneumo_dist.config.loss import LossConfig
-from pneumo_dist.losses import combo_loss, loss_terms
+from pneumo_dist.network import losses
+from pneumo_dist.network.losses import combo_loss, loss_terms
 from pneumo_dist.ranks.ranks import process_group
 from shards.errors import InputError
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.models import build_model, encoder_state, freeze_encoder, split_outputs
+from pneumo_dist.network.build import build_model, encoder_state, freeze_encoder, split_outputs
 from shards.errors import InputError
 
 TINY = {"arch": "unet", "encoder": "resnet18", "in_channels": 1, "decoder_channels": (16, 16, 8, 8, 8)}

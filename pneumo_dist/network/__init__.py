@@ -1,0 +1,1 @@
+"""The network: architectures, losses, batch-norm statistics."""
