@@ -15,10 +15,10 @@ from pneumo_dist.command_options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SH
 from pneumo_dist.config.experiment import BatchError
 from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config
 from pneumo_dist.doctor.command import doctor
-from pneumo_dist.heartbeat import is_finished, running
 from pneumo_dist.inference import mask_commands, network_commands
+from pneumo_dist.runs.heartbeat import is_finished, running
+from pneumo_dist.runs.status import status
 from pneumo_dist.source import source_digest
-from pneumo_dist.status import status
 from shards import console
 from shards.dataset.table import Shards
 from shards.errors import InputError

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pneumo_dist import __version__
-from pneumo_dist.checkpoint import (
+from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.ranks.ranks import Ranks, on_rank_0
+from pneumo_dist.ranks.stop import StopAgreement
+from pneumo_dist.runs.checkpoint import (
     best_files,
     check_whole,
     newest_good,
@@ -17,11 +20,8 @@ from pneumo_dist.checkpoint import (
     remove_stale_temporaries,
     weights_of,
 )
-from pneumo_dist.config.experiment import Experiment, StageConfig
-from pneumo_dist.heartbeat import Heartbeat
-from pneumo_dist.lineage import Ancestor, Lineage, check_same_run, stage_lineage
-from pneumo_dist.ranks.ranks import Ranks, on_rank_0
-from pneumo_dist.ranks.stop import StopAgreement
+from pneumo_dist.runs.heartbeat import Heartbeat
+from pneumo_dist.runs.lineage import Ancestor, Lineage, check_same_run, stage_lineage
 from pneumo_dist.source import source_digest
 from pneumo_dist.trainer import StageRun, Start
 from shards.dataset.table import Shards

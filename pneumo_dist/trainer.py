@@ -16,15 +16,12 @@ import numpy as np
 import torch
 
 from pneumo_dist import __version__
-from pneumo_dist.checkpoint import CheckpointWriter, keep_only, top_steps
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
 from pneumo_dist.epoch_log import EpochLog
-from pneumo_dist.heartbeat import Heartbeat
 from pneumo_dist.learner import Learner, Step
-from pneumo_dist.lineage import Lineage
 from pneumo_dist.monitor import BOARD, Monitor, settings, write_summary
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
@@ -33,6 +30,9 @@ from pneumo_dist.ranks.precision import resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted, Request, StopAgreement, write_marker
 from pneumo_dist.ranks.watchdog import Watchdog
+from pneumo_dist.runs.checkpoint import CheckpointWriter, keep_only, top_steps
+from pneumo_dist.runs.heartbeat import Heartbeat
+from pneumo_dist.runs.lineage import Lineage
 from pneumo_dist.source import source_digest
 from pneumo_dist.validation import Validation, validate
 from shards.dataset.table import Shards

@@ -11,7 +11,17 @@ from typing import Any
 import torch
 
 from pneumo_dist import __version__
-from pneumo_dist.checkpoint import (
+from pneumo_dist.config.ensemble import MemberConfig
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.record import with_present_defaults
+from pneumo_dist.data.films import Input
+from pneumo_dist.data.loader import eval_loader
+from pneumo_dist.data.plan import split_fold
+from pneumo_dist.inference.ensemble import Source, agreed_files
+from pneumo_dist.network.batch_norm import recompute_statistics
+from pneumo_dist.network.build import build_model
+from pneumo_dist.ranks.ranks import Ranks, on_rank_0
+from pneumo_dist.runs.checkpoint import (
     CheckpointFile,
     list_checkpoints,
     load_checkpoint,
@@ -21,17 +31,7 @@ from pneumo_dist.checkpoint import (
     save_checkpoint,
     weights_of,
 )
-from pneumo_dist.config.ensemble import MemberConfig
-from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.config.record import with_present_defaults
-from pneumo_dist.data.films import Input
-from pneumo_dist.data.loader import eval_loader
-from pneumo_dist.data.plan import split_fold
-from pneumo_dist.inference.ensemble import Source, agreed_files
-from pneumo_dist.lineage import check_unseen
-from pneumo_dist.network.batch_norm import recompute_statistics
-from pneumo_dist.network.build import build_model
-from pneumo_dist.ranks.ranks import Ranks, on_rank_0
+from pneumo_dist.runs.lineage import check_unseen
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

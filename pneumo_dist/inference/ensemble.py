@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from pneumo_dist.checkpoint import CheckpointFile, load_checkpoint, newest_good, top_files, weights_of
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
 from pneumo_dist.config.load import load_config
@@ -19,6 +18,7 @@ from pneumo_dist.data.films import Input
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
+from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, newest_good, top_files, weights_of
 from pneumo_dist.stages import best_repetition
 from shards.errors import InputError
 

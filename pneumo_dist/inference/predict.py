@@ -24,9 +24,9 @@ from pneumo_dist.data.plan import Indices, fixed_batches
 from pneumo_dist.inference.ensemble import Ensemble, Part, shares
 from pneumo_dist.inference.store import MANIFEST, film_facts, is_whole, write_block, write_table
 from pneumo_dist.inference.views import mean_view
-from pneumo_dist.lineage import check_unseen
 from pneumo_dist.ranks.precision import Resolved, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
+from pneumo_dist.runs.lineage import check_unseen
 from pneumo_dist.scoring.masks import to_p8
 from shards.dataset.table import Shards
 from shards.dataset.verify import dataset_digest

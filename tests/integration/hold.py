@@ -21,7 +21,7 @@ IS_LAST_RANK = RANK == WORLD - 1
 
 def during_a_write(hold: Hold) -> None:
     """Hold when half of the first epoch's last checkpoint is written."""
-    from pneumo_dist import checkpoint
+    from pneumo_dist.runs import checkpoint
     from shards.files import atomic_open, atomic_write
 
     def write(path: Path, content: memoryview) -> None:

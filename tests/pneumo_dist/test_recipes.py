@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pneumo_dist.checkpoint import load_checkpoint
 from pneumo_dist.config.load import load_config
 from pneumo_dist.learner import Learner
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.runs.checkpoint import load_checkpoint
 from pneumo_dist.stages import train_fold
 from shards.dataset.table import Shards
 

@@ -15,7 +15,6 @@ from torch.optim.swa_utils import update_bn
 
 from pneumo_dist import trainer
 from pneumo_dist.__main__ import app
-from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import eval_loader
@@ -26,6 +25,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.profiling import TRACE
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
+from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint
 from pneumo_dist.stages import train_fold
 from pneumo_dist.validation import validate
 from shards import console

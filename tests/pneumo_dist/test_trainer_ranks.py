@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from pneumo_dist import trainer
-from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, weights_of
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.model import ModelConfig
@@ -31,6 +30,7 @@ from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, process_group, wrap_ddp
+from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, weights_of
 from pneumo_dist.stages import train_fold
 from pneumo_dist.validation import Validation, validate
 from shards.build.build import BuildOptions, build

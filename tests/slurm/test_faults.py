@@ -14,7 +14,7 @@ from integration.conftest import ROOT, last_state, must, run_module, write_confi
 from slurm.cluster import Cluster, until
 
 from benchmarks.equality import run_differences
-from pneumo_dist.status import read_status
+from pneumo_dist.runs.status import read_status
 
 pytestmark = pytest.mark.slurm
 

@@ -164,7 +164,7 @@ def test_network_of_another_fold_is_refused(trained: Trained, tmp_path: Path, sp
 
 
 def test_network_whose_ancestor_saw_the_fold_is_refused(trained: Trained, tmp_path: Path) -> None:
-    from pneumo_dist.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+    from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
     other = copied(trained, tmp_path / "runs")
     folder = other.runs / "plain/fold0/main/checkpoints"

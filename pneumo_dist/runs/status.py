@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pneumo_dist.command_options import FOLDER
-from pneumo_dist.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
+from pneumo_dist.runs.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
 from shards.errors import InputError
 
 # A run that is silent for longer was killed, or its node is lost.

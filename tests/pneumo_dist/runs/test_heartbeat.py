@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pneumo_dist import heartbeat
-from pneumo_dist.heartbeat import Heartbeat, is_finished, read_heartbeat, running
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
+from pneumo_dist.runs import heartbeat
+from pneumo_dist.runs.heartbeat import Heartbeat, is_finished, read_heartbeat, running
 from shards.errors import InputError
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))

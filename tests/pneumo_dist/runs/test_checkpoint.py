@@ -12,8 +12,8 @@ import pytest
 import torch
 from damage import empty, flip_bit, truncate
 
-from pneumo_dist import checkpoint
-from pneumo_dist.checkpoint import (
+from pneumo_dist.runs import checkpoint
+from pneumo_dist.runs.checkpoint import (
     CheckpointFile,
     CheckpointWriter,
     best_files,

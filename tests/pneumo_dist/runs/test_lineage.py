@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.lineage import Lineage, check_same_run, check_unseen, stage_lineage, training_digest
+from pneumo_dist.runs.lineage import Lineage, check_same_run, check_unseen, stage_lineage, training_digest
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pneumo_dist.checkpoint import keys_digest
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.plan import split_fold
+from pneumo_dist.runs.checkpoint import keys_digest
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

@@ -1,0 +1,1 @@
+"""Run folders: checkpoints, what they were trained on, heartbeats, status."""
