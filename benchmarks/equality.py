@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pneumo_dist.epoch_log import MEASURED
+from pneumo_dist.train.epoch_log import MEASURED
 
 # The code that wrote a checkpoint is noted for information.
 NOT_COMPARED = {"version", "source"}

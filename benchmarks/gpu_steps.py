@@ -24,11 +24,11 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan
-from pneumo_dist.learner import Learner
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import configure, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
 
 # Films of the plan: those that there are, named again and again.

@@ -342,7 +342,7 @@ def train_turn(folder: Path, loader: str, threads: int) -> Pace:
 
     from pneumo_dist.config.load import dump_resolved, load_config
     from pneumo_dist.ranks.ranks import Ranks
-    from pneumo_dist.stages import train_fold
+    from pneumo_dist.train.fold import train_fold
 
     # By default one a core, beside the default of data.threads: what a user of two cores has.
     torch.set_num_threads(threads)

@@ -31,7 +31,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.scoring.masks import label_map, to_p8
 from pneumo_dist.scoring.triplet import best_triplet, film_histograms, score
-from pneumo_dist.validation import truth_mask
+from pneumo_dist.train.validation import truth_mask
 from shards.dataset.table import Shards
 
 WORKERS = 2

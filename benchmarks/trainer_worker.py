@@ -30,8 +30,8 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import autocast, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks, process_group, wrap_ddp
-from pneumo_dist.stages import train_fold
-from pneumo_dist.validation import validate
+from pneumo_dist.train.fold import train_fold
+from pneumo_dist.train.validation import validate
 from shards.dataset.table import Shards
 
 Settings = Mapping[str, Any]

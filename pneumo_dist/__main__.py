@@ -89,7 +89,7 @@ def train(
     from pneumo_dist.ranks.precision import configure
     from pneumo_dist.ranks.ranks import check_agreement, process_group
     from pneumo_dist.ranks.stop import MARKER, Preempted, exit_code
-    from pneumo_dist.stages import train_fold
+    from pneumo_dist.train.fold import train_fold
 
     with process_group(cpu) as ranks:
         _plain_warnings(ranks)

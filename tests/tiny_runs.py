@@ -13,7 +13,7 @@ from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.inference.average import averaged_checkpoint
 from pneumo_dist.inference.ensemble import Ensemble, Source, resolve
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.stages import train_fold
+from pneumo_dist.train.fold import train_fold
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
 from shards.build.sources import find_sources

@@ -68,7 +68,7 @@ def _import_fault(root: str) -> str:
     """Import what training imports and return why that fails; empty where it does not."""
     sys.path.insert(0, root)
     try:
-        importlib.import_module("pneumo_dist.stages")
+        importlib.import_module("pneumo_dist.train.fold")
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return ""

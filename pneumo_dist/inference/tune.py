@@ -22,7 +22,7 @@ from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
 from pneumo_dist.scoring.masks import Rule, label_map
 from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, film_histograms
-from pneumo_dist.validation import gather_histograms
+from pneumo_dist.train.validation import gather_histograms
 from shards.dataset import rle
 from shards.errors import InputError
 

@@ -10,10 +10,10 @@ import torch
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.films import Batch
-from pneumo_dist.learner import Learner, Step
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.train.step import Learner, Step
 
 SIZE = 64
 FCN = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 8, 16)}}

@@ -15,12 +15,12 @@ from benchmarks.equality import run_differences
 from pneumo_dist.config.experiment import Experiment, RuntimeConfig
 from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions
-from pneumo_dist.learner import Learner
 from pneumo_dist.network.build import split_outputs
 from pneumo_dist.ranks.precision import configure
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
-from pneumo_dist.stages import train_fold
+from pneumo_dist.train.fold import train_fold
+from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
 
 pytestmark = pytest.mark.slow

@@ -9,10 +9,10 @@ from gpu.learners import FCN_NORM, MODELS, SGD, UNET, batch_of, cases, copied, l
 
 from benchmarks.equality import same_bits
 from pneumo_dist.config.experiment import RuntimeConfig
-from pneumo_dist.epoch_log import EpochLog
-from pneumo_dist.learner import Learner
 from pneumo_dist.ranks.precision import Resolved, configure
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.train.epoch_log import EpochLog
+from pneumo_dist.train.step import Learner
 
 
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:

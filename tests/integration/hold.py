@@ -37,7 +37,7 @@ def during_a_write(hold: Hold) -> None:
 
 def in_mid_epoch(hold: Hold) -> None:
     """Hold before the second epoch's second step, when the first epoch's last checkpoint stands."""
-    from pneumo_dist.learner import Learner
+    from pneumo_dist.train.step import Learner
 
     step = Learner.step
 
@@ -51,7 +51,7 @@ def in_mid_epoch(hold: Hold) -> None:
 
 def during_validation(hold: Hold) -> None:
     """Hold when the first film of this process's first validation is scored."""
-    from pneumo_dist import validation
+    from pneumo_dist.train import validation
 
     def held(*_: Any) -> Any:
         hold()
@@ -62,7 +62,7 @@ def during_validation(hold: Hold) -> None:
 
 def between_stages(hold: Hold) -> None:
     """Hold before the second stage makes anything."""
-    from pneumo_dist.trainer import StageRun
+    from pneumo_dist.train.stage import StageRun
 
     train = StageRun.train
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pneumo_dist.config.load import load_config
-from pneumo_dist.learner import Learner
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs.checkpoint import load_checkpoint
-from pneumo_dist.stages import train_fold
+from pneumo_dist.train.fold import train_fold
+from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from pneumo_dist import trainer
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.model import ModelConfig
@@ -25,14 +24,15 @@ from pneumo_dist.inference.average import averaged_checkpoint
 from pneumo_dist.inference.ensemble import resolve, sources_of
 from pneumo_dist.inference.predict import PredictOptions, predict
 from pneumo_dist.inference.store import Predictions
-from pneumo_dist.learner import Learner
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, process_group, wrap_ddp
 from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, weights_of
-from pneumo_dist.stages import train_fold
-from pneumo_dist.validation import Validation, validate
+from pneumo_dist.train import stage as trainer
+from pneumo_dist.train.fold import train_fold
+from pneumo_dist.train.step import Learner
+from pneumo_dist.train.validation import Validation, validate
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
 from shards.build.sources import find_sources

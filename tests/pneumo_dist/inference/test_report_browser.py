@@ -12,7 +12,7 @@ import pytest
 from report_runs import Page, log_epochs, store
 
 from pneumo_dist.inference.report import write_report
-from pneumo_dist.monitor import LABEL_COLOUR, PREDICTION_COLOUR
+from pneumo_dist.train.monitor import LABEL_COLOUR, PREDICTION_COLOUR
 from shards.dataset.table import Shards
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

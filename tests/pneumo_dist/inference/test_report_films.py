@@ -8,10 +8,10 @@ import pytest
 from report_runs import store
 
 from pneumo_dist.inference.report_films import choose_films, contact_sheet, draw_film, sheet_films
-from pneumo_dist.monitor import LABEL_COLOUR, PREDICTION_COLOUR
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
+from pneumo_dist.train.monitor import LABEL_COLOUR, PREDICTION_COLOUR
 from shards.dataset import rle
 from shards.dataset.table import Shards
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pneumo_dist.config.experiment import StageConfig
-from pneumo_dist.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
+from pneumo_dist.train.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
 
 LR = 0.1
 EPOCHS = 30

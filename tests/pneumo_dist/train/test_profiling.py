@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pneumo_dist.profiling import TRACE, StepTrace
+from pneumo_dist.train.profiling import TRACE, StepTrace
 
 
 def train(trace: StepTrace, steps: int) -> None:

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from pneumo_dist.config.experiment import Experiment, StageConfig
-from pneumo_dist.validation import Overlay, Validation
+from pneumo_dist.train.validation import Overlay, Validation
 from shards import console
 from shards.files import atomic_write
 

@@ -23,7 +23,7 @@ from pneumo_dist.runs.checkpoint import (
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.lineage import Ancestor, Lineage, check_same_run, stage_lineage
 from pneumo_dist.source import source_digest
-from pneumo_dist.trainer import StageRun, Start
+from pneumo_dist.train.stage import StageRun, Start
 from shards.dataset.table import Shards
 from shards.files import atomic_write
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from pneumo_dist.data.films import Batch
-from pneumo_dist.epoch_log import EpochLog
-from pneumo_dist.learner import Step
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.train.epoch_log import EpochLog
+from pneumo_dist.train.step import Step
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 BATCH = Batch(torch.empty(0), torch.empty(0), np.arange(2))

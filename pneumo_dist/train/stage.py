@@ -20,12 +20,8 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
-from pneumo_dist.epoch_log import EpochLog
-from pneumo_dist.learner import Learner, Step
-from pneumo_dist.monitor import BOARD, Monitor, settings, write_summary
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
-from pneumo_dist.profiling import TRACE, StepTrace
 from pneumo_dist.ranks.precision import resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted, Request, StopAgreement, write_marker
@@ -34,7 +30,11 @@ from pneumo_dist.runs.checkpoint import CheckpointWriter, keep_only, top_steps
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.lineage import Lineage
 from pneumo_dist.source import source_digest
-from pneumo_dist.validation import Validation, validate
+from pneumo_dist.train.epoch_log import EpochLog
+from pneumo_dist.train.monitor import BOARD, Monitor, settings, write_summary
+from pneumo_dist.train.profiling import TRACE, StepTrace
+from pneumo_dist.train.step import Learner, Step
+from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

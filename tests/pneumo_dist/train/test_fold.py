@@ -14,14 +14,15 @@ import torch
 from damage import empty, flip_bit, truncate
 
 from benchmarks.equality import run_differences
-from pneumo_dist import stages, trainer
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.learner import Learner
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs import checkpoint
 from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, weights_of
-from pneumo_dist.stages import best_repetition, next_name, train_fold
-from pneumo_dist.validation import Validation, validate
+from pneumo_dist.train import fold as stages
+from pneumo_dist.train import stage as trainer
+from pneumo_dist.train.fold import best_repetition, next_name, train_fold
+from pneumo_dist.train.step import Learner
+from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

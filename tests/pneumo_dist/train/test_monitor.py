@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pneumo_dist.monitor import (
+from pneumo_dist.scoring.triplet import Score, Triplet
+from pneumo_dist.train.monitor import (
     METRICS,
     SUMMARY,
     Monitor,
@@ -18,8 +19,7 @@ from pneumo_dist.monitor import (
     read_epochs,
     write_summary,
 )
-from pneumo_dist.scoring.triplet import Score, Triplet
-from pneumo_dist.validation import Overlay, Validation
+from pneumo_dist.train.validation import Overlay, Validation
 
 SCORE = Score(0.5, 0.4, 0.3, 4, 2)
 PLANES = np.arange(64, dtype=np.uint8).reshape(8, 8)

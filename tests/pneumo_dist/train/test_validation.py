@@ -13,7 +13,7 @@ from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.validation import truth_mask, validate
+from pneumo_dist.train.validation import truth_mask, validate
 from shards.dataset.table import Shards
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))

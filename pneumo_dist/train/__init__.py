@@ -1,0 +1,1 @@
+"""Training a fold: stages, steps, validation, logs. Never imports prediction."""
