@@ -199,8 +199,8 @@ def histogram_turn(folder: Path) -> tuple[float, float, int]:
     """Return films/s from stored predictions to histograms, their mean size in kB, and their number."""
     import torch
 
-    from pneumo_dist.inference.store import Predictions
     from pneumo_dist.inference.tune import prediction_histograms
+    from pneumo_dist.predict.store import Predictions
     from pneumo_dist.ranks.ranks import Ranks
 
     torch.set_num_threads(1)
@@ -218,7 +218,7 @@ def histogram_turn(folder: Path) -> tuple[float, float, int]:
 
 def png_turn(folder: Path) -> dict[str, tuple[float, float, float]]:
     """Return mean kB and median ms of encoding and decoding the maps, with the stored settings and OpenCV's own."""
-    from pneumo_dist.inference.store import PNG, Predictions
+    from pneumo_dist.predict.store import PNG, Predictions
 
     maps = [p8 for _, p8 in Predictions(folder)]
     found = {}

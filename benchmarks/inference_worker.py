@@ -14,10 +14,10 @@ from benchmarks.shards import _status
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.inference.ensemble import Ensemble, Network, Part
-from pneumo_dist.inference.predict import PredictOptions, predict
-from pneumo_dist.inference.store import Predictions
 from pneumo_dist.network.build import build_model
+from pneumo_dist.predict.ensemble import Ensemble, Network, Part
+from pneumo_dist.predict.predict import PredictOptions, predict
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import process_group
 from shards.dataset.table import Shards
 

@@ -10,8 +10,8 @@ import torch
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.inference.average import averaged_checkpoint
-from pneumo_dist.inference.ensemble import Ensemble, Source, resolve
+from pneumo_dist.predict.average import averaged_checkpoint
+from pneumo_dist.predict.ensemble import Ensemble, Source, resolve
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.fold import train_fold
 from shards.build.build import BuildOptions, build

@@ -53,9 +53,9 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
     from pneumo_dist.inference.evaluate import surface
     from pneumo_dist.inference.objective import Objective
     from pneumo_dist.inference.plots import draw_curve, draw_surface
-    from pneumo_dist.inference.store import open_predictions
     from pneumo_dist.inference.thresholds import CURVE, SURFACE, THRESHOLDS, summary_lines, write_thresholds
     from pneumo_dist.inference.tune import film_measures, tune
+    from pneumo_dist.predict.store import open_predictions
     from pneumo_dist.ranks.ranks import process_group
     from shards.files import atomic_write
 
@@ -108,8 +108,8 @@ def submit(
 
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.inference.rules import rule_for
-    from pneumo_dist.inference.store import open_predictions
     from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
+    from pneumo_dist.predict.store import open_predictions
     from pneumo_dist.scoring.masks import Rule
     from pneumo_dist.scoring.triplet import Triplet
 
@@ -145,8 +145,8 @@ def submit(
 
 def _expected_share(run: Path, rule: "Rule") -> float | None:
     """Return what share of the out-of-fold films a rule calls positive that tune did not count; None without films."""
-    from pneumo_dist.inference.store import MANIFEST, open_predictions
     from pneumo_dist.inference.submission import called_share
+    from pneumo_dist.predict.store import MANIFEST, open_predictions
 
     folder = run / "oof" / "predictions"
     if not (folder / MANIFEST).exists():

@@ -14,8 +14,8 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 if TYPE_CHECKING:
-    from pneumo_dist.inference.ensemble import Ensemble
     from pneumo_dist.inference.rules import Picked
+    from pneumo_dist.predict.ensemble import Ensemble
     from pneumo_dist.ranks.ranks import Ranks
 
 ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="Experiment or ensemble, a YAML file.")
@@ -61,7 +61,7 @@ def predict(
 
     Out-of-fold films are predicted by the networks of their fold alone, holdout and test films by all.
     """
-    from pneumo_dist.inference.predict import PredictOptions, predict
+    from pneumo_dist.predict.predict import PredictOptions, predict
     from pneumo_dist.ranks.ranks import process_group
 
     _one_of("--config", config_path, "--bundle", bundle)
@@ -72,7 +72,7 @@ def predict(
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
         if bundle is not None:
-            from pneumo_dist.inference.bundle import read_bundle
+            from pneumo_dist.predict.bundle import read_bundle
 
             if split == "oof":
                 raise InputError(f"--bundle {bundle}: out-of-fold predictions are made with --config and --runs")
@@ -109,8 +109,8 @@ def _resolved(
     """Return the networks of an experiment or an ensemble, with averaged weights made where they are asked for."""
     from pneumo_dist.config.ensemble import MemberConfig, alone, load_either
     from pneumo_dist.config.experiment import Experiment
-    from pneumo_dist.inference.average import averaged_checkpoint
-    from pneumo_dist.inference.ensemble import Source, resolve
+    from pneumo_dist.predict.average import averaged_checkpoint
+    from pneumo_dist.predict.ensemble import Source, resolve
 
     assert config_path is not None
     if runs is None:
@@ -130,7 +130,7 @@ def _resolved(
 
 def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks: "Ranks") -> Shards:
     """Return the films of a folder as a dataset beside the predictions; say which were refused, and why."""
-    from pneumo_dist.inference.films import film_paths, film_shards
+    from pneumo_dist.predict.new_films import film_paths, film_shards
     from pneumo_dist.ranks.ranks import on_rank_0
     from shards.dataset.keys import load_salt
 
@@ -190,8 +190,8 @@ def average(
         for part in ensemble.parts:
             print(part.name)
         if bundle is not None and picked is not None:
-            from pneumo_dist.inference.bundle import write_bundle
             from pneumo_dist.inference.thresholds import THRESHOLDS, read_scores
+            from pneumo_dist.predict.bundle import write_bundle
 
             tuned = runs / ensemble.name / "oof" / THRESHOLDS
             scores = None if picked.name is None else {**read_scores(tuned), "rule": picked.name}
@@ -223,12 +223,12 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, al
     import tempfile
 
     from pneumo_dist import __version__
-    from pneumo_dist.inference.bundle import read_bundle
     from pneumo_dist.inference.dicom_seg import Algorithm
-    from pneumo_dist.inference.films import check_distinct, film_paths, film_shards, row_paths
-    from pneumo_dist.inference.predict import PredictOptions, predict
     from pneumo_dist.inference.segment import segment_film
-    from pneumo_dist.inference.store import Predictions
+    from pneumo_dist.predict.bundle import read_bundle
+    from pneumo_dist.predict.new_films import check_distinct, film_paths, film_shards, row_paths
+    from pneumo_dist.predict.predict import PredictOptions, predict
+    from pneumo_dist.predict.store import Predictions
     from pneumo_dist.ranks.ranks import process_group
     from shards.dicom.film import FilmRules
 

@@ -30,9 +30,9 @@ from pneumo_dist.inference.report_inputs import (
 )
 from pneumo_dist.inference.report_splits import holdout_part, inline, out_of_fold_part, overlay_sheet
 from pneumo_dist.inference.rules import Wanted, in_words
-from pneumo_dist.inference.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.inference.subgroups import SMALLEST_CELL
 from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules
+from pneumo_dist.predict.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Score
 from shards.dataset.table import Shards

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.inference.store import Predictions
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.counts import Outcome
 from pneumo_dist.scoring.masks import Map, Rule, apply_rule, label_map
 from pneumo_dist.train.monitor import LABEL_COLOUR, PREDICTION_COLOUR

@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 
 from pneumo_dist.inference.dicom_seg import Algorithm, segmentation_object
-from pneumo_dist.inference.films import film_name
+from pneumo_dist.predict.new_films import film_name
 from pneumo_dist.scoring.masks import Map, Rule, apply_rule, image_score, label_map
 from shards.dataset.table import LabelGrid
 from shards.dicom.film import FilmInfo, FilmRules, read_film

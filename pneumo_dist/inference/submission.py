@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pneumo_dist.inference.store import Predictions, check_gate
+from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.scoring.masks import Map, Rule, apply_rule, label_map
 from shards.dataset import rle
 from shards.errors import InputError

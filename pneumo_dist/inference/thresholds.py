@@ -11,8 +11,8 @@ import numpy as np
 
 from pneumo_dist.inference.components import SizeCurve
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.store import Predictions
 from pneumo_dist.inference.tune import Alternative, Estimate, Tuned
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Score, Triplet
 from shards.errors import InputError

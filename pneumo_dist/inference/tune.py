@@ -17,7 +17,7 @@ from pneumo_dist.inference.components import (
 from pneumo_dist.inference.evaluate import SizeRow, bootstrap_interval, by_size, cross_tuned, given_up, plateau
 from pneumo_dist.inference.gate import best_gate
 from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.store import Predictions
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
 from pneumo_dist.scoring.masks import Rule, label_map

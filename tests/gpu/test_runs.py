@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.equality import run_differences
 from pneumo_dist.config.experiment import Experiment, RuntimeConfig
-from pneumo_dist.inference.predict import PredictOptions, predict
-from pneumo_dist.inference.store import Predictions
 from pneumo_dist.network.build import split_outputs
+from pneumo_dist.predict.predict import PredictOptions, predict
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.precision import configure
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted

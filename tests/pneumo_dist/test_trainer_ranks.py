@@ -19,13 +19,13 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.inference import ensemble as inference
-from pneumo_dist.inference.average import averaged_checkpoint
-from pneumo_dist.inference.ensemble import resolve, sources_of
-from pneumo_dist.inference.predict import PredictOptions, predict
-from pneumo_dist.inference.store import Predictions
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
+from pneumo_dist.predict import ensemble as inference
+from pneumo_dist.predict.average import averaged_checkpoint
+from pneumo_dist.predict.ensemble import resolve, sources_of
+from pneumo_dist.predict.predict import PredictOptions, predict
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, process_group, wrap_ddp
 from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, weights_of

@@ -15,7 +15,7 @@ from pneumo_dist.inference.mask_commands import report
 from pneumo_dist.inference.report import write_report
 from pneumo_dist.inference.report_inputs import read_history
 from pneumo_dist.inference.rules import Wanted, in_words
-from pneumo_dist.inference.store import Predictions
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset import rle

@@ -8,7 +8,7 @@ import pytest
 from tiny_runs import PLAIN, Trained
 
 from pneumo_dist.config.ensemble import MemberConfig
-from pneumo_dist.inference.ensemble import sources_of
+from pneumo_dist.predict.ensemble import sources_of
 from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, top_steps
 from shards.errors import InputError
 

@@ -17,9 +17,9 @@ from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.inference.ensemble import Source, agreed_files
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
+from pneumo_dist.predict.ensemble import Source, agreed_files
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.runs.checkpoint import (
     CheckpointFile,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from film_files import PATIENT_ID, noise, write_film
 
-from pneumo_dist.inference.films import check_distinct, film_name, film_paths, film_shards, row_paths
+from pneumo_dist.predict.new_films import check_distinct, film_name, film_paths, film_shards, row_paths
 from shards.dataset.grid import to_square
 from shards.dataset.table import Shards
 from shards.dicom.film import FilmRules, read_film

@@ -21,9 +21,9 @@ import torch
 from pneumo_dist.data.films import Batch, Source
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices, fixed_batches
-from pneumo_dist.inference.ensemble import Ensemble, Part, shares
-from pneumo_dist.inference.store import MANIFEST, film_facts, is_whole, write_block, write_table
-from pneumo_dist.inference.views import mean_view
+from pneumo_dist.predict.ensemble import Ensemble, Part, shares
+from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_block, write_table
+from pneumo_dist.predict.tta import mean_view
 from pneumo_dist.ranks.precision import Resolved, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.runs.lineage import check_unseen

@@ -20,7 +20,7 @@ from pneumo_dist import __version__
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.inference.ensemble import Ensemble, Network, Part, shares
+from pneumo_dist.predict.ensemble import Ensemble, Network, Part, shares
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError

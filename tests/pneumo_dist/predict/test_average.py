@@ -13,9 +13,9 @@ from torch.optim.swa_utils import update_bn
 
 from pneumo_dist.config.ensemble import MemberConfig
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.inference.average import average_weights, averaged_checkpoint
-from pneumo_dist.inference.ensemble import sources_of
 from pneumo_dist.network.build import build_model
+from pneumo_dist.predict.average import average_weights, averaged_checkpoint
+from pneumo_dist.predict.ensemble import sources_of
 from pneumo_dist.runs.checkpoint import load_checkpoint, weights_of
 from shards.errors import InputError
 

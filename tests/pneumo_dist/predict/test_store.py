@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pneumo_dist.inference.store import (
+from pneumo_dist.predict.store import (
     MANIFEST,
     TABLE,
     Predictions,

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from tiny_runs import ALONE, Trained, image
 
-from pneumo_dist.inference import predict as prediction
-from pneumo_dist.inference.ensemble import Ensemble, Part, shares
-from pneumo_dist.inference.predict import PredictOptions, predict
-from pneumo_dist.inference.store import Predictions
 from pneumo_dist.network.build import split_outputs
+from pneumo_dist.predict import predict as prediction
+from pneumo_dist.predict.ensemble import Ensemble, Part, shares
+from pneumo_dist.predict.predict import PredictOptions, predict
+from pneumo_dist.predict.store import Predictions
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

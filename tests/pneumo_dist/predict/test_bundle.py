@@ -7,10 +7,10 @@ import pytest
 from damage import truncate
 from tiny_runs import ALONE, Trained
 
-from pneumo_dist.inference.bundle import read_bundle, write_bundle
-from pneumo_dist.inference.ensemble import shares
-from pneumo_dist.inference.predict import PredictOptions, predict
-from pneumo_dist.inference.store import Predictions
+from pneumo_dist.predict.bundle import read_bundle, write_bundle
+from pneumo_dist.predict.ensemble import shares
+from pneumo_dist.predict.predict import PredictOptions, predict
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError

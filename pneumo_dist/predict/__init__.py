@@ -1,0 +1,1 @@
+"""Prediction: ensembles, averaged weights, bundles, stored maps. Never imports training."""
