@@ -199,9 +199,9 @@ def histogram_turn(folder: Path) -> tuple[float, float, int]:
     """Return films/s from stored predictions to histograms, their mean size in kB, and their number."""
     import torch
 
-    from pneumo_dist.inference.tune import prediction_histograms
     from pneumo_dist.predict.store import Predictions
     from pneumo_dist.ranks.ranks import Ranks
+    from pneumo_dist.thresholds.tune import prediction_histograms
 
     torch.set_num_threads(1)
     predictions = Predictions(folder)

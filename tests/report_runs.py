@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import torch
 
-from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.thresholds import TunedRules, read_rules, write_thresholds
-from pneumo_dist.inference.tune import film_measures, tune
 from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.thresholds.file import TunedRules, read_rules, write_thresholds
+from pneumo_dist.thresholds.objective import Objective
+from pneumo_dist.thresholds.tune import film_measures, tune
 from shards.dataset import rle
 from shards.dataset.table import Shards
 

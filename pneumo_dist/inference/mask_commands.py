@@ -50,13 +50,13 @@ def check_folder(path: Path) -> None:
 def tune(config_path: Path, runs: Path, objective_text: str, component_threshold: float) -> None:
     """Find the exact best thresholds on the out-of-fold predictions."""
     from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.inference.evaluate import surface
-    from pneumo_dist.inference.objective import Objective
     from pneumo_dist.inference.plots import draw_curve, draw_surface
-    from pneumo_dist.inference.thresholds import CURVE, SURFACE, THRESHOLDS, summary_lines, write_thresholds
-    from pneumo_dist.inference.tune import film_measures, tune
     from pneumo_dist.predict.store import open_predictions
     from pneumo_dist.ranks.ranks import process_group
+    from pneumo_dist.thresholds.file import CURVE, SURFACE, THRESHOLDS, summary_lines, write_thresholds
+    from pneumo_dist.thresholds.objective import Objective
+    from pneumo_dist.thresholds.tune import film_measures, tune
+    from pneumo_dist.thresholds.worth import surface
     from shards.files import atomic_write
 
     objective = Objective.parse(objective_text)
@@ -107,11 +107,11 @@ def submit(
     from dataclasses import replace
 
     from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.inference.rules import rule_for
     from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
     from pneumo_dist.predict.store import open_predictions
     from pneumo_dist.scoring.masks import Rule
     from pneumo_dist.scoring.triplet import Triplet
+    from pneumo_dist.thresholds.choose import rule_for
 
     config = load_either(config_path)
     run = runs / config.name
@@ -182,7 +182,7 @@ def report(
         return
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.inference.report import write_report
-    from pneumo_dist.inference.rules import wanted_rule
+    from pneumo_dist.thresholds.choose import wanted_rule
 
     config, shards = load_either(config_path), Shards(shards_path)
     wanted = wanted_rule(config, rule)

@@ -14,9 +14,9 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 if TYPE_CHECKING:
-    from pneumo_dist.inference.rules import Picked
     from pneumo_dist.predict.ensemble import Ensemble
     from pneumo_dist.ranks.ranks import Ranks
+    from pneumo_dist.thresholds.choose import Picked
 
 ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="Experiment or ensemble, a YAML file.")
 BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle', in place of --config and --runs.")
@@ -190,8 +190,8 @@ def average(
         for part in ensemble.parts:
             print(part.name)
         if bundle is not None and picked is not None:
-            from pneumo_dist.inference.thresholds import THRESHOLDS, read_scores
             from pneumo_dist.predict.bundle import write_bundle
+            from pneumo_dist.thresholds.file import THRESHOLDS, read_scores
 
             tuned = runs / ensemble.name / "oof" / THRESHOLDS
             scores = None if picked.name is None else {**read_scores(tuned), "rule": picked.name}
@@ -202,7 +202,7 @@ def average(
 def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | None, runs: Path) -> "Picked":
     """Return the rule of a bundle, before hours go into averages that it has no use for."""
     from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.inference.rules import rule_for
+    from pneumo_dist.thresholds.choose import rule_for
 
     config = load_either(config_path, overrides)
     return rule_for(config, rule, runs / config.name)

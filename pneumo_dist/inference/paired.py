@@ -8,8 +8,8 @@ from scipy import stats
 
 from pneumo_dist.inference.measures import Names, estimate
 from pneumo_dist.inference.report_inputs import Judged
-from pneumo_dist.inference.tune import Estimate
 from pneumo_dist.scoring.counts import Floats
+from pneumo_dist.thresholds.tune import Estimate
 from shards.errors import InputError
 
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumo_dist.inference.calibration import Calibration
-from pneumo_dist.inference.components import SizeCurve
-from pneumo_dist.inference.evaluate import PLATEAU, SizeRow, Surface
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
+from pneumo_dist.thresholds.components import SizeCurve
+from pneumo_dist.thresholds.worth import PLATEAU, SizeRow, Surface
 
 WIDTH = 9.0
 

@@ -11,7 +11,6 @@ import jinja2
 import numpy as np
 
 from pneumo_dist.inference import plots
-from pneumo_dist.inference.evaluate import surface
 from pneumo_dist.inference.measures import AVERAGED, fold_average, measure
 from pneumo_dist.inference.paired import Paired, differences
 from pneumo_dist.inference.report_inputs import (
@@ -29,12 +28,13 @@ from pneumo_dist.inference.report_inputs import (
     split_counts,
 )
 from pneumo_dist.inference.report_splits import holdout_part, inline, out_of_fold_part, overlay_sheet
-from pneumo_dist.inference.rules import Wanted, in_words
 from pneumo_dist.inference.subgroups import SMALLEST_CELL
-from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules
 from pneumo_dist.predict.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Score
+from pneumo_dist.thresholds.choose import Wanted, in_words
+from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules
+from pneumo_dist.thresholds.worth import surface
 from shards.dataset.table import Shards
 from shards.errors import InputError
 from shards.files import atomic_write

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from pneumo_dist.inference import plots
 from pneumo_dist.inference.calibration import Calibration, calibrate, calibrate_by
-from pneumo_dist.inference.evaluate import SizeRow, by_size
 from pneumo_dist.inference.measures import FalsePositives, Measures, false_positives, measure
 from pneumo_dist.inference.report_films import (
     CELL,
@@ -19,7 +18,8 @@ from pneumo_dist.inference.report_films import (
 )
 from pneumo_dist.inference.report_inputs import Judged, shard_rows
 from pneumo_dist.inference.subgroups import SMALLEST_CELL, Cell, cells, split_by
-from pneumo_dist.inference.tune import Estimate
+from pneumo_dist.thresholds.tune import Estimate
+from pneumo_dist.thresholds.worth import SizeRow, by_size
 from shards.dataset.table import Shards
 
 HOLDOUT, OUT_OF_FOLD = "Holdout", "Out of fold"

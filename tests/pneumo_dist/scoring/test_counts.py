@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from pneumo_dist.inference.components import components_outcome, film_components
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
 from pneumo_dist.scoring.masks import Map, Rule, apply_rule
 from pneumo_dist.scoring.triplet import Triplet, film_histograms, score
+from pneumo_dist.thresholds.components import components_outcome, film_components
 
 TRIPLET = Triplet(0.8, 20, 0.6)
 Films = list[tuple[Map, Map]]

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pneumo_dist.inference.components import FilmComponents, best_size, film_components, size_curve
 from pneumo_dist.scoring.masks import remove_small
+from pneumo_dist.thresholds.components import FilmComponents, best_size, film_components, size_curve
 
 Map = npt.NDArray[np.uint8]
 masks = hnp.arrays(np.uint8, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(0, 1))

@@ -7,9 +7,9 @@ import pytest
 from report_runs import store, tune_run
 
 from pneumo_dist.config.ensemble import EnsembleConfig
-from pneumo_dist.inference.rules import Wanted, in_words, rule_for, tuned_rules, wanted_rule
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
+from pneumo_dist.thresholds.choose import Wanted, in_words, rule_for, tuned_rules, wanted_rule
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from pneumo_dist.inference.objective import Objective
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
 from pneumo_dist.scoring.triplet import (
     Histograms,
@@ -19,6 +18,7 @@ from pneumo_dist.scoring.triplet import (
     film_dice,
     level,
 )
+from pneumo_dist.thresholds.objective import Objective
 
 Floats = npt.NDArray[np.float64]
 

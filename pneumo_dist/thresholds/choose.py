@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.inference.thresholds import THRESHOLDS, TunedRules, read_rules
 from pneumo_dist.predict.store import stored_digest
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
+from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules, read_rules
 from shards.errors import InputError
 
 

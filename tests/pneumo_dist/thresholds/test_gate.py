@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pneumo_dist.inference.gate import best_gate
+from pneumo_dist.thresholds.gate import best_gate
 
 FILM = st.tuples(
     st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]) | st.floats(0, 1),

@@ -8,7 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pneumo_dist.inference.evaluate import (
+from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.masks import apply_triplet
+from pneumo_dist.scoring.triplet import Histograms, Triplet, film_dice, film_histograms
+from pneumo_dist.thresholds.objective import Objective
+from pneumo_dist.thresholds.worth import (
     PLATEAU,
     bootstrap_interval,
     by_size,
@@ -17,10 +21,6 @@ from pneumo_dist.inference.evaluate import (
     plateau,
     surface,
 )
-from pneumo_dist.inference.objective import Objective
-from pneumo_dist.scoring.counts import triplet_outcome
-from pneumo_dist.scoring.masks import apply_triplet
-from pneumo_dist.scoring.triplet import Histograms, Triplet, film_dice, film_histograms
 
 Film = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 TRIPLET = Triplet(0.6, 5, 0.3)

@@ -6,7 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.inference.components import (
+from pneumo_dist.predict.store import Predictions
+from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.scoring.counts import Outcome, triplet_outcome
+from pneumo_dist.scoring.masks import Rule, label_map
+from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, film_histograms
+from pneumo_dist.thresholds.components import (
     FilmComponents,
     SizeCurve,
     best_size,
@@ -14,14 +19,9 @@ from pneumo_dist.inference.components import (
     film_components,
     size_curve,
 )
-from pneumo_dist.inference.evaluate import SizeRow, bootstrap_interval, by_size, cross_tuned, given_up, plateau
-from pneumo_dist.inference.gate import best_gate
-from pneumo_dist.inference.objective import Objective
-from pneumo_dist.predict.store import Predictions
-from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.scoring.counts import Outcome, triplet_outcome
-from pneumo_dist.scoring.masks import Rule, label_map
-from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, film_histograms
+from pneumo_dist.thresholds.gate import best_gate
+from pneumo_dist.thresholds.objective import Objective
+from pneumo_dist.thresholds.worth import SizeRow, bootstrap_interval, by_size, cross_tuned, given_up, plateau
 from pneumo_dist.train.validation import gather_histograms
 from shards.dataset import rle
 from shards.errors import InputError

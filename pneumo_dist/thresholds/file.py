@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pneumo_dist.inference.components import SizeCurve
-from pneumo_dist.inference.objective import Objective
-from pneumo_dist.inference.tune import Alternative, Estimate, Tuned
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Score, Triplet
+from pneumo_dist.thresholds.components import SizeCurve
+from pneumo_dist.thresholds.objective import Objective
+from pneumo_dist.thresholds.tune import Alternative, Estimate, Tuned
 from shards.errors import InputError
 from shards.files import atomic_write
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pneumo_dist.inference.objective import Objective
 from pneumo_dist.scoring.triplet import film_histograms, level
+from pneumo_dist.thresholds.objective import Objective
 from shards.errors import InputError
 
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from report_runs import store, tune_run
 
-from pneumo_dist.inference.evaluate import surface
-from pneumo_dist.inference.objective import Objective
 from pneumo_dist.inference.plots import draw_curve, draw_surface
-from pneumo_dist.inference.thresholds import read_rules, summary_lines, write_thresholds
-from pneumo_dist.inference.tune import film_measures, prediction_histograms, tune
 from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.masks import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet
+from pneumo_dist.thresholds.file import read_rules, summary_lines, write_thresholds
+from pneumo_dist.thresholds.objective import Objective
+from pneumo_dist.thresholds.tune import film_measures, prediction_histograms, tune
+from pneumo_dist.thresholds.worth import surface
 from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.errors import InputError
