@@ -107,7 +107,7 @@ def submit(
     from dataclasses import replace
 
     from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.inference.submission import drift_warning, sample_order, submission_rows, write_submission
+    from pneumo_dist.output.submission import drift_warning, sample_order, submission_rows, write_submission
     from pneumo_dist.predict.store import open_predictions
     from pneumo_dist.scoring.masks import Rule
     from pneumo_dist.scoring.triplet import Triplet
@@ -145,7 +145,7 @@ def submit(
 
 def _expected_share(run: Path, rule: "Rule") -> float | None:
     """Return what share of the out-of-fold films a rule calls positive that tune did not count; None without films."""
-    from pneumo_dist.inference.submission import called_share
+    from pneumo_dist.output.submission import called_share
     from pneumo_dist.predict.store import MANIFEST, open_predictions
 
     folder = run / "oof" / "predictions"

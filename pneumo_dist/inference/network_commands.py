@@ -223,8 +223,8 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, al
     import tempfile
 
     from pneumo_dist import __version__
-    from pneumo_dist.inference.dicom_seg import Algorithm
-    from pneumo_dist.inference.segment import segment_film
+    from pneumo_dist.output.dicom_seg import Algorithm
+    from pneumo_dist.output.segment import segment_film
     from pneumo_dist.predict.bundle import read_bundle
     from pneumo_dist.predict.new_films import check_distinct, film_paths, film_shards, row_paths
     from pneumo_dist.predict.predict import PredictOptions, predict

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from integration.conftest import ROOT, environment, must, run_module, write_config
 
-from pneumo_dist.inference.submission import submission_rows
+from pneumo_dist.output.submission import submission_rows
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet

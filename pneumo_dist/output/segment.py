@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pydicom
 
-from pneumo_dist.inference.dicom_seg import Algorithm, segmentation_object
+from pneumo_dist.output.dicom_seg import Algorithm, segmentation_object
 from pneumo_dist.predict.new_films import film_name
 from pneumo_dist.scoring.masks import Map, Rule, apply_rule, image_score, label_map
 from shards.dataset.table import LabelGrid

@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import DigitalXRayImageStorageForPresentation, SegmentationStorage, generate_uid
 
-from pneumo_dist.inference.dicom_seg import LONGEST_TEXT, Algorithm, segmentation_object
+from pneumo_dist.output.dicom_seg import LONGEST_TEXT, Algorithm, segmentation_object
 from shards.dicom.film import read_film
 from shards.errors import InputError, RejectedFilm
 from shards.phantom.dataset import synthesize

@@ -12,8 +12,8 @@ import pydicom
 import pytest
 from film_files import PATIENT_ID, PATIENT_NAME, noise, write_film
 
-from pneumo_dist.inference.dicom_seg import Algorithm
-from pneumo_dist.inference.segment import EMPTY, FOUND, draw_film, measured_area, segment_film
+from pneumo_dist.output.dicom_seg import Algorithm
+from pneumo_dist.output.segment import EMPTY, FOUND, draw_film, measured_area, segment_film
 from pneumo_dist.predict.new_films import film_shards
 from pneumo_dist.scoring.masks import Map, Rule, apply_rule, image_score, label_map
 from pneumo_dist.scoring.triplet import Triplet

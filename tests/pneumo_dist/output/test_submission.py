@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from report_runs import store
 
-from pneumo_dist.inference.submission import (
+from pneumo_dist.output.submission import (
     called_share,
     drift_warning,
     sample_order,

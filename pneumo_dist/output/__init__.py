@@ -1,0 +1,1 @@
+"""Masks for others: submission, segmented films, DICOM SEG."""
