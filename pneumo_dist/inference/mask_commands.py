@@ -50,9 +50,9 @@ def check_folder(path: Path) -> None:
 def tune(config_path: Path, runs: Path, objective_text: str, component_threshold: float) -> None:
     """Find the exact best thresholds on the out-of-fold predictions."""
     from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.inference.plots import draw_curve, draw_surface
     from pneumo_dist.predict.store import open_predictions
     from pneumo_dist.ranks.ranks import process_group
+    from pneumo_dist.report.plots import draw_curve, draw_surface
     from pneumo_dist.thresholds.file import CURVE, SURFACE, THRESHOLDS, summary_lines, write_thresholds
     from pneumo_dist.thresholds.objective import Objective
     from pneumo_dist.thresholds.tune import film_measures, tune
@@ -181,7 +181,7 @@ def report(
     if int(os.environ.get("RANK", 0)) != 0:
         return
     from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.inference.report import write_report
+    from pneumo_dist.report.page import write_report
     from pneumo_dist.thresholds.choose import wanted_rule
 
     config, shards = load_either(config_path), Shards(shards_path)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from report_runs import Page, log_epochs, store
 
-from pneumo_dist.inference.report import write_report
+from pneumo_dist.report.page import write_report
 from pneumo_dist.train.monitor import LABEL_COLOUR, PREDICTION_COLOUR
 from shards.dataset.table import Shards
 

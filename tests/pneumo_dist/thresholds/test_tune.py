@@ -10,9 +10,9 @@ import pytest
 import torch
 from report_runs import store, tune_run
 
-from pneumo_dist.inference.plots import draw_curve, draw_surface
 from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.report.plots import draw_curve, draw_surface
 from pneumo_dist.scoring.masks import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.file import read_rules, summary_lines, write_thresholds

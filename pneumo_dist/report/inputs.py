@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from pneumo_dist import __version__
-from pneumo_dist.inference.measures import Names, estimate, image_scores, touched_parts
 from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.report.measures import Names, estimate, image_scores, touched_parts
 from pneumo_dist.scoring.counts import Counts, Floats, Outcome, Truths, triplet_outcome
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from pneumo_dist.scoring.triplet import Histograms

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from report_runs import Page, log_epochs, store, tune_run
 
 from pneumo_dist.inference.mask_commands import report
-from pneumo_dist.inference.report import write_report
-from pneumo_dist.inference.report_inputs import read_history
 from pneumo_dist.predict.store import Predictions
+from pneumo_dist.report.inputs import read_history
+from pneumo_dist.report.page import write_report
 from pneumo_dist.scoring.masks import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.choose import Wanted, in_words

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pneumo_dist.inference.measures import Names, estimate
-from pneumo_dist.inference.report_inputs import Judged
+from pneumo_dist.report.inputs import Judged
+from pneumo_dist.report.measures import Names, estimate
 from pneumo_dist.scoring.counts import Floats
 from pneumo_dist.thresholds.tune import Estimate
 from shards.errors import InputError

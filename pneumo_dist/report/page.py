@@ -10,10 +10,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from pneumo_dist.inference import plots
-from pneumo_dist.inference.measures import AVERAGED, fold_average, measure
-from pneumo_dist.inference.paired import Paired, differences
-from pneumo_dist.inference.report_inputs import (
+from pneumo_dist.predict.store import MANIFEST, Predictions, open_predictions
+from pneumo_dist.report import plots
+from pneumo_dist.report.inputs import (
     Judged,
     RunFigures,
     Scored,
@@ -27,9 +26,10 @@ from pneumo_dist.inference.report_inputs import (
     shard_rows,
     split_counts,
 )
-from pneumo_dist.inference.report_splits import holdout_part, inline, out_of_fold_part, overlay_sheet
-from pneumo_dist.inference.subgroups import SMALLEST_CELL
-from pneumo_dist.predict.store import MANIFEST, Predictions, open_predictions
+from pneumo_dist.report.measures import AVERAGED, fold_average, measure
+from pneumo_dist.report.paired import Paired, differences
+from pneumo_dist.report.splits import holdout_part, inline, out_of_fold_part, overlay_sheet
+from pneumo_dist.report.subgroups import SMALLEST_CELL
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Score
 from pneumo_dist.thresholds.choose import Wanted, in_words
@@ -173,14 +173,14 @@ def write_report(
 def render(content: Mapping[str, Any]) -> str:
     """Return the page; every text of `content` is escaped."""
     pages = jinja2.Environment(
-        loader=jinja2.PackageLoader("pneumo_dist.inference", ""),
+        loader=jinja2.PackageLoader("pneumo_dist.report", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     pages.tests["known"] = lambda value: value is not None and not math.isnan(value)
-    return pages.get_template("report.html.j2").render(content)
+    return pages.get_template("page.html.j2").render(content)
 
 
 def _check_columns(shards: Shards, by: Sequence[str]) -> None:

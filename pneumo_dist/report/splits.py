@@ -4,10 +4,9 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pneumo_dist.inference import plots
-from pneumo_dist.inference.calibration import Calibration, calibrate, calibrate_by
-from pneumo_dist.inference.measures import FalsePositives, Measures, false_positives, measure
-from pneumo_dist.inference.report_films import (
+from pneumo_dist.report import plots
+from pneumo_dist.report.calibration import Calibration, calibrate, calibrate_by
+from pneumo_dist.report.films import (
     CELL,
     choose_films,
     contact_sheet,
@@ -16,8 +15,9 @@ from pneumo_dist.inference.report_films import (
     encode_png,
     sheet_films,
 )
-from pneumo_dist.inference.report_inputs import Judged, shard_rows
-from pneumo_dist.inference.subgroups import SMALLEST_CELL, Cell, cells, split_by
+from pneumo_dist.report.inputs import Judged, shard_rows
+from pneumo_dist.report.measures import FalsePositives, Measures, false_positives, measure
+from pneumo_dist.report.subgroups import SMALLEST_CELL, Cell, cells, split_by
 from pneumo_dist.thresholds.tune import Estimate
 from pneumo_dist.thresholds.worth import SizeRow, by_size
 from shards.dataset.table import Shards

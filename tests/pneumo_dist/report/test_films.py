@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from report_runs import store
 
-from pneumo_dist.inference.report_films import choose_films, contact_sheet, draw_film, sheet_films
+from pneumo_dist.report.films import choose_films, contact_sheet, draw_film, sheet_films
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from pneumo_dist.inference.measures import (
+from pneumo_dist.report.measures import (
     Measures,
     auprc,
     auroc,
@@ -20,7 +20,7 @@ from pneumo_dist.inference.measures import (
     ranked_estimates,
     touched_parts,
 )
-from pneumo_dist.inference.paired import paired
+from pneumo_dist.report.paired import paired
 from pneumo_dist.scoring.counts import triplet_outcome
 from pneumo_dist.scoring.masks import apply_triplet, image_score
 from pneumo_dist.scoring.triplet import Histograms, Triplet, film_histograms

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumo_dist.inference.subgroups import Part, cells, split_by
+from pneumo_dist.report.subgroups import Part, cells, split_by
 from pneumo_dist.scoring.counts import triplet_outcome
 from pneumo_dist.scoring.triplet import Triplet, film_dice, film_histograms
 from shards.errors import InputError

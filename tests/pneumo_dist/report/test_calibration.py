@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumo_dist.inference.calibration import calibrate, calibrate_by, cross_calibrated, reliability
+from pneumo_dist.report.calibration import calibrate, calibrate_by, cross_calibrated, reliability
 
 
 def films(count: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
