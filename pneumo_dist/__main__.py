@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumo_dist import __version__
-from pneumo_dist.command_options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
+from pneumo_dist.cli import masks as mask_commands
+from pneumo_dist.cli import predict as network_commands
+from pneumo_dist.cli.options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
 from pneumo_dist.config.experiment import BatchError
 from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config
 from pneumo_dist.doctor.command import doctor
-from pneumo_dist.inference import mask_commands, network_commands
 from pneumo_dist.runs.heartbeat import is_finished, running
 from pneumo_dist.runs.status import status
 from pneumo_dist.source import source_digest

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from pneumo_dist.command_options import FOLDER, OVERRIDES
+from pneumo_dist.cli.options import FOLDER, OVERRIDES
 from shards import console
 
 

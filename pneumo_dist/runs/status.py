@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pneumo_dist.command_options import FOLDER
+from pneumo_dist.cli.options import FOLDER
 from pneumo_dist.runs.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
 from shards.errors import InputError
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from report_runs import Page, log_epochs, store, tune_run
 
-from pneumo_dist.inference.mask_commands import report
+from pneumo_dist.cli.masks import report
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.report.inputs import read_history
 from pneumo_dist.report.page import write_report

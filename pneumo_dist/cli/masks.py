@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumo_dist.command_options import CONFIG, FOLDER, RUNS, SHARDS
+from pneumo_dist.cli.options import CONFIG, FOLDER, RUNS, SHARDS
 from shards import console
 from shards.dataset.table import Shards
 from shards.errors import InputError

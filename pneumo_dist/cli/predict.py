@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumo_dist.command_options import CPU, FOLDER, OVERRIDES, RUNS
-from pneumo_dist.inference.mask_commands import RULE, check_folder
+from pneumo_dist.cli.masks import RULE, check_folder
+from pneumo_dist.cli.options import CPU, FOLDER, OVERRIDES, RUNS
 from shards import console
 from shards.dataset.table import Shards
 from shards.errors import InputError

@@ -1,0 +1,1 @@
+"""The commands: options, checks of what was given, and calls into the rooms."""
