@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from tiny_runs import Trained, make
 
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
@@ -117,3 +118,9 @@ def rewritten(films: Shards, tmp_path: Path) -> Callable[[int, str, Callable[[by
         return Shards(folder)
 
     return rewrite
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two small experiments on two folds; tests that change a run copy it first."""
+    return make(tmp_path_factory.mktemp("trained"))

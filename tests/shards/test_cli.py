@@ -242,6 +242,6 @@ def test_the_module_runs_on_its_own_and_prints_one_line_for_bad_input(tmp_path: 
 
 
 def test_the_reader_imports_neither_torch_nor_the_training_package() -> None:
-    code = "import sys, shards.table; print(sorted({'torch', 'pneumo_dist'} & set(sys.modules)))"
+    code = "import sys, shards.dataset.table; print(sorted({'torch', 'pneumo_dist'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr

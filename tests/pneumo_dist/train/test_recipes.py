@@ -17,7 +17,7 @@ from shards.dataset.table import Shards
 
 pytestmark = pytest.mark.slow
 
-CONFIGS = sorted(path for path in (Path(__file__).parents[2] / "configs").glob("*.yaml") if path.name != "base.yaml")
+CONFIGS = sorted(path for path in (Path(__file__).parents[3] / "configs").glob("*.yaml") if path.name != "base.yaml")
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 # What a laptop without a hub cannot do; optimizer, schedule, loss, sampling, freezing, heads stay the recipe's.
 SMALL = (

@@ -1,1 +1,0 @@
-"""From checkpoints to masks: prediction, thresholds, submission, report."""
