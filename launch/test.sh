@@ -9,6 +9,7 @@ source .venv/bin/activate
 ruff format --check .
 ruff check .
 mypy
+lint-imports
 shellcheck launch/*.sh slurm/*.sh slurm/*.sbatch .ci/run
 export OMP_NUM_THREADS=1
 python -m pytest -q -m "not slow and not slurm" "$@"

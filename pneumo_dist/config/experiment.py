@@ -1,6 +1,6 @@
 """The schema of an experiment: one file, an ordered list of stages, every value checked.
 
-`config_file.py` loads it from YAML. All models are frozen and refuse unknown keys.
+`load.py` loads it from YAML. All models are frozen and refuse unknown keys.
 """
 
 import re

@@ -19,7 +19,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, newest_good, top_files, weights_of
-from pneumo_dist.train.fold import best_repetition
+from pneumo_dist.runs.repetitions import best_repetition
 from shards.errors import InputError
 
 

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.counts import Outcome
 from pneumo_dist.scoring.masks import Map, Rule, apply_rule, label_map
-from pneumo_dist.train.monitor import LABEL_COLOUR, PREDICTION_COLOUR
 from shards.dataset import rle
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
+from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR
 
 Picture = npt.NDArray[np.uint8]
 

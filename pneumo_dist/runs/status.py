@@ -2,15 +2,11 @@
 
 import json
 import re
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
-from pneumo_dist.cli.options import FOLDER
 from pneumo_dist.runs.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
 from shards.errors import InputError
 
@@ -122,21 +118,3 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-@click.command()
-@click.argument("runs", type=FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
-def status(runs: Path, as_json: bool) -> None:
-    """Show what each fold in RUNS is doing: running, preempted, failed or done. Works while jobs run, from any node.
-
-    The score is the best of the stage so far. A run that has sent no heartbeat for a minute counts as failed.
-    """
-    folds = read_status(runs, time.time())
-    if as_json:
-        for each in folds:
-            print(json.dumps(asdict(each)))
-    elif folds:
-        print("\n".join(table(folds)))
-    else:
-        print(f"{runs}: no fold has been started")

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
+from pneumo_dist.scoring.histograms import gather_histograms
 from pneumo_dist.scoring.masks import Rule, label_map
 from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, film_histograms
 from pneumo_dist.thresholds.components import (
@@ -22,7 +23,6 @@ from pneumo_dist.thresholds.components import (
 from pneumo_dist.thresholds.gate import best_gate
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.worth import SizeRow, bootstrap_interval, by_size, cross_tuned, given_up, plateau
-from pneumo_dist.train.validation import gather_histograms
 from shards.dataset import rle
 from shards.errors import InputError
 

@@ -22,6 +22,7 @@ from pneumo_dist.runs.checkpoint import (
 )
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.lineage import Ancestor, Lineage, check_same_run, stage_lineage
+from pneumo_dist.runs.repetitions import best_score, next_name
 from pneumo_dist.source import source_digest
 from pneumo_dist.train.stage import StageRun, Start
 from shards.dataset.table import Shards
@@ -41,11 +42,6 @@ class Trained:
     @property
     def score(self) -> float:
         return best_score(self.history)
-
-
-def best_score(history: Sequence[State]) -> float:
-    """Return the best validation score of a stage's epochs."""
-    return max(float(record["score"]) for record in history)
 
 
 def train_fold(
@@ -85,26 +81,6 @@ def train_fold(
             before = best
     finally:
         stop.close()
-
-
-def next_name(stage: str, repetition: str) -> str:
-    """Return the name of the repetition after this one: NAME, NAME-2, NAME-3, …"""
-    number = 1 if repetition == stage else int(repetition.removeprefix(f"{stage}-"))
-    return f"{stage}-{number + 1}"
-
-
-def best_repetition(stage: StageConfig, folder: Path) -> str:
-    """Return the name of the repetition whose weights go on: the last that gained. `folder` is the fold's."""
-    name, best = stage.name, -1.0
-    repetition = stage.name
-    while stage.repeat is not None:
-        checkpoints = folder / repetition / "checkpoints"
-        newest = newest_good(checkpoints) if checkpoints.is_dir() else None
-        history = read_checkpoint(newest.path)["history"] if newest else []
-        if not history or best_score(history) <= best:
-            break
-        name, best, repetition = repetition, best_score(history), next_name(stage.name, repetition)
-    return name
 
 
 def _warn_of_other_code(state: State, path: Path) -> None:

@@ -29,9 +29,10 @@ from pneumo_dist.ranks.watchdog import Watchdog
 from pneumo_dist.runs.checkpoint import CheckpointWriter, keep_only, top_steps
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.lineage import Lineage
+from pneumo_dist.runs.logs import write_summary
 from pneumo_dist.source import source_digest
 from pneumo_dist.train.epoch_log import EpochLog
-from pneumo_dist.train.monitor import BOARD, Monitor, settings, write_summary
+from pneumo_dist.train.monitor import BOARD, Monitor, settings
 from pneumo_dist.train.profiling import TRACE, StepTrace
 from pneumo_dist.train.step import Learner, Step
 from pneumo_dist.train.validation import Validation, validate

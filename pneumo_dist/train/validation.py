@@ -13,8 +13,9 @@ from pneumo_dist.network.build import split_outputs
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.scoring.histograms import gather_histograms
 from pneumo_dist.scoring.masks import label_map, to_p8
-from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, best_triplet, film_dice, film_histograms, score
+from pneumo_dist.scoring.triplet import Score, Triplet, best_triplet, film_dice, film_histograms, score
 from shards.dataset import rle
 from shards.dataset.table import Shards
 
@@ -127,15 +128,6 @@ def validate(
     total, films = parts[np.argsort(parts[:, 0])][:, 1:].sum(axis=0)
     best, plain = score(histograms, triplet), score(histograms, PLAIN)
     return Validation(triplet, best, plain, float(total / films), tuple(overlays), histograms.sum(axis=0))
-
-
-def gather_histograms(found: list[npt.NDArray[np.int64]], ranks: Ranks) -> Histograms:
-    """Return every rank's films as int64 (n, 2, 256) in table order; entries are [row number, 512 counts]."""
-    mine = np.stack(found) if found else np.zeros((0, 513), np.int64)
-    rows = np.concatenate(ranks.gather_array(mine))
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    assert len(np.unique(rows[:, 0])) == len(rows), "a film was scored twice"
-    return np.asarray(rows[:, 1:].reshape(-1, 2, 256))
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ MOMENTS = {moment.__name__: moment for moment in (during_a_write, in_mid_epoch, 
 
 
 def main(moment: str, marker: Path, arguments: list[str]) -> int:
-    from pneumo_dist.__main__ import app
+    from pneumo_dist.cli.app import app
     from shards import console
 
     def hold() -> None:

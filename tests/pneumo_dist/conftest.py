@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from tiny_runs import Trained, make
 
+from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts, dali_facts, torch_facts
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
 from shards.build.sources import find_sources
@@ -124,3 +125,15 @@ def rewritten(films: Shards, tmp_path: Path) -> Callable[[int, str, Callable[[by
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two small experiments on two folds; tests that change a run copy it first."""
     return make(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def real_torch() -> TorchFacts | Crash:
+    """What torch of this machine says, asked once."""
+    return torch_facts(cpu=True)
+
+
+@pytest.fixture(scope="session")
+def real_dali() -> DaliFacts | Crash:
+    """What DALI of this machine says, asked once."""
+    return dali_facts(on_gpu=False)

@@ -6,7 +6,7 @@ import pytest
 from film_files import noise, write_film
 from tiny_runs import PLAIN, Trained
 
-from pneumo_dist.__main__ import app
+from pneumo_dist.cli.app import app
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from report_runs import log_epochs, store, tune_run
 
-from pneumo_dist.__main__ import app
+from pneumo_dist.cli.app import app
 from pneumo_dist.predict.store import MANIFEST, Predictions, write_table
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 from shards.dataset.table import Shards

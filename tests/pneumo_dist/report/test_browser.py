@@ -12,8 +12,8 @@ import pytest
 from report_runs import Page, log_epochs, store
 
 from pneumo_dist.report.page import write_report
-from pneumo_dist.train.monitor import LABEL_COLOUR, PREDICTION_COLOUR
 from shards.dataset.table import Shards
+from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PDFTOTEXT = shutil.which("pdftotext")

@@ -11,9 +11,9 @@ from pneumo_dist.report.films import choose_films, contact_sheet, draw_film, she
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.train.monitor import LABEL_COLOUR, PREDICTION_COLOUR
 from shards.dataset import rle
 from shards.dataset.table import Shards
+from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR
 
 HALF = Triplet(0.5, 1, 0.5)
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from pneumo_dist.runs.status import LOST_SECONDS, FoldStatus, read_status, status, table
+from pneumo_dist.cli.status import status
+from pneumo_dist.runs.status import LOST_SECONDS, FoldStatus, read_status, table
 from shards.errors import InputError
 
 NOW = 1_000_000.0

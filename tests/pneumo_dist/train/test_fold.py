@@ -18,9 +18,10 @@ from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs import checkpoint
 from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, weights_of
+from pneumo_dist.runs.repetitions import best_repetition, next_name
 from pneumo_dist.train import fold as stages
 from pneumo_dist.train import stage as trainer
-from pneumo_dist.train.fold import best_repetition, next_name, train_fold
+from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards

@@ -8,17 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pneumo_dist.runs.logs import METRICS, SUMMARY, logged_bytes, read_epochs, write_summary
 from pneumo_dist.scoring.triplet import Score, Triplet
-from pneumo_dist.train.monitor import (
-    METRICS,
-    SUMMARY,
-    Monitor,
-    draw_overlay,
-    logged_bytes,
-    pr_curve,
-    read_epochs,
-    write_summary,
-)
+from pneumo_dist.train.monitor import Monitor, draw_overlay, pr_curve
 from pneumo_dist.train.validation import Overlay, Validation
 
 SCORE = Score(0.5, 0.4, 0.3, 4, 2)

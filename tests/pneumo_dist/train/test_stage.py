@@ -13,7 +13,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.swa_utils import update_bn
 
-from pneumo_dist.__main__ import app
+from pneumo_dist.cli.app import app
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.films import Batch, Input
 from pneumo_dist.data.loader import eval_loader
@@ -23,9 +23,9 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
 from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint
+from pneumo_dist.runs.logs import METRICS, read_epochs
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import train_fold
-from pneumo_dist.train.monitor import METRICS, read_epochs
 from pneumo_dist.train.profiling import TRACE
 from pneumo_dist.train.validation import validate
 from shards import console

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pneumo_dist.__main__ import app
+from pneumo_dist.cli.app import app
 from pneumo_dist.doctor import probes
 from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts
 from shards.console import EXIT_DONE, EXIT_USAGE, run
