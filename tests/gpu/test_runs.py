@@ -11,7 +11,6 @@ import pytest
 import tiny_runs
 import torch
 
-from benchmarks.equality import run_differences
 from pneumo_dist.config.experiment import Experiment, RuntimeConfig
 from pneumo_dist.network.build import split_outputs
 from pneumo_dist.predict.predict import PredictOptions, predict
@@ -22,6 +21,7 @@ from pneumo_dist.ranks.stop import Preempted
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
+from tests.tools.equality import run_differences
 
 pytestmark = pytest.mark.slow
 

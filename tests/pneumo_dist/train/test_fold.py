@@ -13,7 +13,6 @@ import pytest
 import torch
 from damage import empty, flip_bit, truncate
 
-from benchmarks.equality import run_differences
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs import checkpoint
@@ -26,6 +25,7 @@ from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
+from tests.tools.equality import run_differences
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 PLAIN: dict[str, Any] = {

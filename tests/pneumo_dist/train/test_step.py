@@ -11,13 +11,13 @@ import pytest
 import torch
 from gpu.learners import parts_of
 
-from benchmarks.equality import same_bits
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.step import Learner, Step
+from tests.tools.equality import same_bits
 
 ALONE = Ranks(0, 1, 0, torch.device("cpu"))
 SIZE = 32

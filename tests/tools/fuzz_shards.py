@@ -1,7 +1,7 @@
 """Feed damaged films, labels and datasets to `shards` and see that each ends in the right result or a clear refusal.
 
-    python -m benchmarks.fuzz_shards --seconds 300 --seed 7
-    python -m benchmarks.fuzz_shards --seed 7 --case 1234          one case again, with its traceback
+    python -m tests.tools.fuzz_shards --seconds 300 --seed 7
+    python -m tests.tools.fuzz_shards --seed 7 --case 1234          one case again, with its traceback
 
 Every case is a function of the seed and its number: bytes of a good file are flipped, cut off, zeroed, moved, repeated
 or overwritten with lengths, or a value of its JSON is replaced. It passes where the code under test returns what it
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 # Before this file's folder, where `shards` would be the benchmark.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import cv2
 import numpy as np
@@ -50,7 +50,7 @@ from shards.dicom.film import FilmRules, read_film, strip_jpeg_metadata
 from shards.errors import InputError, RejectedFilm
 from shards.phantom.dataset import synthesize
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SALT = b"a salt for fuzzing only"
 # A damaged length must not take the machine's memory: what asks for more gets a MemoryError.
 ADDRESS_SPACE = 6 << 30
@@ -450,7 +450,7 @@ def main() -> int:
         alike.setdefault(finding.split(":  ")[0], []).append(case)
     for cases in sorted(alike.values(), key=len, reverse=True):
         print(f"{len(cases)} x {failures[cases[0]]}")
-        print(f"  again: python -m benchmarks.fuzz_shards --seed {arguments.seed} --case {cases[0]}")
+        print(f"  again: python -m tests.tools.fuzz_shards --seed {arguments.seed} --case {cases[0]}")
     return 1 if failures else 0
 
 

@@ -1,7 +1,7 @@
 """Kill a small training at random moments, and count how often it ends with the same bits as one never killed.
 
-    python -m benchmarks.soak --kills 20
-    python -m benchmarks.soak --kills 20 --ranks 4 --seed 7
+    python -m tests.tools.soak --kills 20
+    python -m tests.tools.soak --kills 20 --ranks 4 --seed 7
 
 Run it from the root of the repository. Each run is started, killed (SIGKILL to the launcher and all its ranks) after a
 random time, and started again until it ends undisturbed; then its newest and best checkpoints, summaries and logs are
@@ -22,13 +22,13 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.equality import run_differences
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
 from shards.build.sources import find_sources
 from shards.phantom.dataset import synthesize
+from tests.tools.equality import run_differences
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = {
     "name": "soak",
     "model": {"arch": "unet", "encoder": "resnet18", "in_channels": 1, "decoder_channels": [16, 16, 8, 8, 8]},
