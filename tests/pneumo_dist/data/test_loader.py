@@ -306,8 +306,9 @@ def test_name_in_the_config_chooses_the_loader(films: Shards, monkeypatch: pytes
         return made
 
     names = ("dali", "host", "synthetic")
-    for mark, name in enumerate(names):
-        monkeypatch.setattr(getattr(pneumo_dist.data, name), f"{name}_batches", marked(mark))
+    modules = (pneumo_dist.data.dali, pneumo_dist.data.torch_loader, pneumo_dist.data.synthetic)
+    for mark, (name, module) in enumerate(zip(names, modules, strict=True)):
+        monkeypatch.setattr(module, f"{name}_batches", marked(mark))
     for mark, name in enumerate(names):
         (batch,) = loader.train_batches(films, plan_of(films), spec_of(name), 0, 0, 0)
         assert batch.images.tolist() == [mark]
