@@ -4,7 +4,7 @@ from pneumo_dist.doctor.findings import Finding, Status
 
 
 def only(findings: list[Finding], status: Status, *words: str) -> None:
-    """There is one finding, of that status, and it or its mend says these words."""
+    """Check that there is one finding, that it has this status, and that it says these words."""
     (found,) = findings
     assert found.status is status, found
     for word in words:

@@ -1,6 +1,7 @@
 """Experiments that another version wrote into checkpoints and run folders, as the present schema writes them."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import pydantic
@@ -36,15 +37,14 @@ def with_present_defaults(saved: Mapping[str, Any], dropped: Mapping[str, Any] =
         return Experiment.model_validate(tree).model_dump(mode="json")
     except pydantic.ValidationError as error:
         unknown = [each["loc"] for each in error.errors() if each["type"] == "extra_forbidden"]
-    known: Any = tree
-    for place in unknown:
-        known = _pruned(known, place)
+    known = deepcopy(tree)
+    kept = [(place, _parent(known, place).pop(place[-1])) for place in unknown]
     try:
         filled = Experiment.model_validate(known).model_dump(mode="json")
     except pydantic.ValidationError:
         return tree
-    for place in unknown:
-        _put_back(filled, tree, place)
+    for place, value in kept:
+        _parent(filled, place)[place[-1]] = value
     return filled
 
 
@@ -57,18 +57,8 @@ def _without(tree: Mapping[str, Any], parts: list[str], default: Any) -> Tree:
     return {key: value for key, value in tree.items() if key != name or value != default}
 
 
-def _pruned(tree: Any, place: tuple[int | str, ...]) -> Any:
-    """Return nested mappings and lists without the entry at a place."""
-    name, *rest = place
-    if isinstance(tree, list):
-        assert isinstance(name, int)
-        return [_pruned(item, tuple(rest)) if number == name else item for number, item in enumerate(tree)]
-    if not rest:
-        return {key: value for key, value in tree.items() if key != name}
-    return {**tree, name: _pruned(tree[name], tuple(rest))}
-
-
-def _put_back(filled: Any, tree: Any, place: tuple[int | str, ...]) -> None:
+def _parent(tree: Any, place: tuple[int | str, ...]) -> Any:
+    """Return the mapping of a nested tree that holds the entry at a place."""
     for part in place[:-1]:
-        filled, tree = filled[part], tree[part]
-    filled[place[-1]] = tree[place[-1]]
+        tree = tree[part]
+    return tree

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumo_dist.runs.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
+from pneumo_dist.runs.logs import METRICS
 from shards.errors import InputError
 
 # A run that is silent for longer was killed, or its node is lost.
@@ -77,7 +78,7 @@ def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:
 def _last_epoch(stage: Path) -> dict[str, Any]:
     """Return what metrics.jsonl says of a stage's last validated epoch, and the best score so far."""
     try:
-        lines = (stage / "metrics.jsonl").read_bytes().splitlines()
+        lines = (stage / METRICS).read_bytes().splitlines()
     except OSError:
         return {}
     records = []

@@ -30,6 +30,7 @@ from pneumo_dist.runs.checkpoint import CheckpointWriter, keep_only, top_steps
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.lineage import Lineage
 from pneumo_dist.runs.logs import write_summary
+from pneumo_dist.runs.repetitions import best_score
 from pneumo_dist.source import source_digest
 from pneumo_dist.train.epoch_log import EpochLog
 from pneumo_dist.train.monitor import BOARD, Monitor, settings
@@ -115,8 +116,7 @@ class StageRun:
                 self._average_weights(training)
                 self._end_epoch(self._validate(validation))
             self._finish_saving()
-            best_score = max(record["score"] for record in self.history)
-            self.monitor.outcome(settings(self.experiment, self.stage, self.fold), best_score)
+            self.monitor.outcome(settings(self.experiment, self.stage, self.fold), best_score(self.history))
         finally:
             self.watchdog.close()
             self.writer.wait()

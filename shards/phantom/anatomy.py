@@ -1,4 +1,4 @@
-"""Outlines of a synthetic chest, in chest units (see shards.phantom.canvas): drawn anew for every film."""
+"""Outlines of a synthetic chest, in chest units (see shards.phantom.canvas): drawn again for every film."""
 
 from dataclasses import dataclass
 
