@@ -164,7 +164,7 @@ def test_close_ends_the_thread(watch: Watch, started: Start) -> None:
 
 def test_hanging_process_ends_with_the_message() -> None:
     hang = (
-        "import threading\nfrom pneumo_dist import watchdog\nwatchdog._POLL_SECONDS = 0.01\n"
+        "import threading\nfrom pneumo_dist.ranks import watchdog\nwatchdog._POLL_SECONDS = 0.01\n"
         "watchdog.Watchdog(0, 1, 0.001).beat(9)\nthreading.Event().wait(60)\n"
     )
     result = subprocess.run(
