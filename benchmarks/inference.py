@@ -34,8 +34,9 @@ import numpy.typing as npt
 
 from benchmarks.shards import ROOT, SALT, Report, _films, _links, _sources, _status
 from benchmarks.trainer_shared import FilmSet, environment, torchrun, write_config
+from pneumo_dist.scoring.histograms import Histograms, counts_above, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, label_map
-from pneumo_dist.scoring.triplet import Histograms, Triplet, best_triplet, counts_above, film_histograms
+from pneumo_dist.scoring.triplet import Triplet, best_triplet
 from shards.build.build import build
 from shards.build.options import BuildOptions
 from shards.build.sources import find_sources

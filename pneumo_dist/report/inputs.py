@@ -18,9 +18,10 @@ from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.report.measures import Names, estimate, image_scores, touched_parts
 from pneumo_dist.runs.logs import METRICS, read_epochs
-from pneumo_dist.scoring.counts import Counts, Floats, Outcome, Truths, triplet_outcome
+from pneumo_dist.scoring.counts import Floats, Outcome, Truths, triplet_outcome
+from pneumo_dist.scoring.dice import Counts
+from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
-from pneumo_dist.scoring.triplet import Histograms
 from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules, read_rules, rules_of
 from pneumo_dist.thresholds.tune import Estimate, film_measures, prediction_histograms, tune
 from shards.dataset import rle

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pneumo_dist.scoring.counts import Floats, Outcome, Truths
+from pneumo_dist.scoring.histograms import Histograms, Levels
 from pneumo_dist.scoring.masks import Map
-from pneumo_dist.scoring.triplet import Histograms, Levels
 from pneumo_dist.thresholds.tune import Estimate
 from pneumo_dist.thresholds.worth import bootstrap_interval
 

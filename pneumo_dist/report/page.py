@@ -30,8 +30,8 @@ from pneumo_dist.report.measures import AVERAGED, fold_average, measure
 from pneumo_dist.report.paired import Paired, differences
 from pneumo_dist.report.splits import holdout_part, inline, out_of_fold_part, overlay_sheet
 from pneumo_dist.report.subgroups import SMALLEST_CELL
+from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.masks import Rule
-from pneumo_dist.scoring.triplet import Score
 from pneumo_dist.thresholds.choose import Wanted, in_words
 from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules
 from pneumo_dist.thresholds.worth import surface

@@ -6,9 +6,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, counts_above, dice, score_of, triplet_counts
+from pneumo_dist.scoring.dice import Counts, Score, dice, score_of
+from pneumo_dist.scoring.histograms import Histograms, counts_above, level
+from pneumo_dist.scoring.triplet import Triplet
 
-Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
 
@@ -54,4 +55,11 @@ class Outcome:
 
 def triplet_outcome(histograms: Histograms, triplet: Triplet) -> Outcome:
     """Return what the triplet rule makes of films (n, 2, 256), exactly, without looking at a mask."""
-    return Outcome(*triplet_counts(counts_above(histograms), triplet), histograms[:, 1].sum(-1))
+    return outcome_of_counts(counts_above(histograms), histograms[:, 1].sum(-1), triplet)
+
+
+def outcome_of_counts(above: Histograms, truth: Counts, triplet: Triplet) -> Outcome:
+    """Return the same from what `counts_above` found, int64 (n, 2, 256), and the label's pixels, int64 (n,)."""
+    kept = above[:, 0, level(triplet.top)] >= triplet.area
+    predicted, hits = above[:, :, level(triplet.bottom)].T
+    return Outcome(np.where(kept, predicted, 0), np.where(kept, hits, 0), truth)

@@ -1,10 +1,34 @@
-"""Histograms of films that several ranks scored, each film once."""
+"""Histograms of a film's map: they hold every count that any triplet of thresholds needs.
+
+Films are looked at once, and a search never touches a mask again.
+"""
+
+import math
 
 import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.scoring.triplet import Histograms
+
+Levels = 256
+Histograms = npt.NDArray[np.int64]
+
+
+def level(threshold: float) -> int:
+    """Return t such that p8 > t exactly when p8 / 255 > threshold (guarding thresholds like 0.6 = 153/255)."""
+    return math.floor(threshold * 255 + 1e-6)
+
+
+def film_histograms(label_map: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Histograms:
+    """Return int64 (2, 256): counts of map values over all pixels, and over the pixels where `truth` is not 0."""
+    everywhere = np.bincount(label_map.reshape(-1), minlength=Levels)
+    labelled = np.bincount(label_map[truth != 0], minlength=Levels)
+    return np.stack([everywhere, labelled]).astype(np.int64)
+
+
+def counts_above(histograms: Histograms) -> Histograms:
+    """Return, along the last axis, how many pixels lie above each level 0..255."""
+    return histograms[..., ::-1].cumsum(-1)[..., ::-1] - histograms
 
 
 def gather_histograms(found: list[npt.NDArray[np.int64]], ranks: Ranks) -> Histograms:

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pneumo_dist.scoring.triplet import Triplet, level
+from pneumo_dist.scoring.histograms import level
+from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset.grid import content_box
 from shards.dataset.table import LabelGrid
 

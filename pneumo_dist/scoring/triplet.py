@@ -1,8 +1,4 @@
-"""Exact Dice on the label grid from integer histograms, and the exact best triplet.
-
-The histogram of a film's p8 map over all pixels and over its label's pixels holds every count that any triplet of
-thresholds needs, so films are looked at once and a search never touches a mask again.
-"""
+"""The triplet rule, and the exact search for the best one."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Levels = 256
-Histograms = npt.NDArray[np.int64]
+from pneumo_dist.scoring.dice import dice
+from pneumo_dist.scoring.histograms import Histograms, Levels, counts_above
 
 
 @dataclass(frozen=True)
@@ -21,74 +17,6 @@ class Triplet:
     top: float
     area: int
     bottom: float
-
-
-def level(threshold: float) -> int:
-    """Return t such that p8 > t exactly when p8 / 255 > threshold (guarding thresholds like 0.6 = 153/255)."""
-    return math.floor(threshold * 255 + 1e-6)
-
-
-def film_histograms(label_map: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Histograms:
-    """Return int64 (2, 256): counts of map values over all pixels, and over the pixels where `truth` is not 0."""
-    everywhere = np.bincount(label_map.reshape(-1), minlength=Levels)
-    labelled = np.bincount(label_map[truth != 0], minlength=Levels)
-    return np.stack([everywhere, labelled]).astype(np.int64)
-
-
-def counts_above(histograms: Histograms) -> Histograms:
-    """Return, along the last axis, how many pixels lie above each level 0..255."""
-    return histograms[..., ::-1].cumsum(-1)[..., ::-1] - histograms
-
-
-def dice(intersection: Histograms, predicted: Histograms, truth: Histograms) -> npt.NDArray[np.float64]:
-    """Return 2|X∩Y| / (|X| + |Y|) in float64, 1 where both are empty."""
-    total = predicted + truth
-    return np.where(total == 0, 1.0, 2.0 * intersection / np.maximum(total, 1))
-
-
-def film_dice(histograms: Histograms, triplet: Triplet) -> npt.NDArray[np.float64]:
-    """Return the Dice of each film, float64 (n,), for histograms of shape (n, 2, 256)."""
-    return dice_of_counts(counts_above(histograms), histograms[:, 1].sum(-1), triplet)
-
-
-def dice_of_counts(above: Histograms, truth: Histograms, triplet: Triplet) -> npt.NDArray[np.float64]:
-    """Return the Dice of each film from what `counts_above` found, int64 (n, 2, 256), and label pixels, int64 (n,)."""
-    predicted, hits = triplet_counts(above, triplet)
-    return dice(hits, predicted, truth)
-
-
-def triplet_counts(above: Histograms, triplet: Triplet) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the pixels of each film's mask and how many of them are labelled, int64 (n,) each, from `counts_above`."""
-    kept = above[:, 0, level(triplet.top)] >= triplet.area
-    predicted, hits = above[:, :, level(triplet.bottom)].T
-    return np.where(kept, predicted, 0), np.where(kept, hits, 0)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Mean Dice over films, over positive films (nan without any), and of predicting empty everywhere."""
-
-    dice: float
-    positive_dice: float
-    always_empty: float
-    films: int
-    positives: int
-
-
-def score(histograms: Histograms, triplet: Triplet) -> Score:
-    """Return the scores of a triplet; each film of `histograms` (n, 2, 256) counts once."""
-    return score_of(film_dice(histograms, triplet), histograms[:, 1].sum(-1) > 0)
-
-
-def score_of(dices: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> Score:
-    """Return the scores of films, from the Dice of each and whether its label has any pixel, (n,) each."""
-    return Score(
-        dice=float(dices.mean()),
-        positive_dice=float(dices[positive].mean()) if positive.any() else math.nan,
-        always_empty=float((~positive).mean()),
-        films=len(dices),
-        positives=int(positive.sum()),
-    )
 
 
 def best_triplet(

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.scoring.counts import Outcome
+from pneumo_dist.scoring.dice import dice
+from pneumo_dist.scoring.histograms import level
 from pneumo_dist.scoring.masks import Map
-from pneumo_dist.scoring.triplet import dice, level
 
 Counts = npt.NDArray[np.int64]
 

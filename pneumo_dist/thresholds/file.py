@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from pneumo_dist.predict.store import Predictions
+from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.masks import Rule
-from pneumo_dist.scoring.triplet import Score, Triplet
+from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.components import SizeCurve
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.tune import Alternative, Estimate, Tuned

@@ -7,7 +7,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.scoring.triplet import Histograms, Triplet, best_triplet
+from pneumo_dist.scoring.histograms import Histograms
+from pneumo_dist.scoring.triplet import Triplet, best_triplet
 from shards.errors import InputError
 
 

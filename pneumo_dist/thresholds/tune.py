@@ -9,9 +9,10 @@ import numpy.typing as npt
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
-from pneumo_dist.scoring.histograms import gather_histograms
+from pneumo_dist.scoring.dice import Score
+from pneumo_dist.scoring.histograms import Histograms, film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import Rule, label_map
-from pneumo_dist.scoring.triplet import Histograms, Score, Triplet, film_histograms
+from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.components import (
     FilmComponents,
     SizeCurve,

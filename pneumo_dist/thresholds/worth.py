@@ -7,17 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from pneumo_dist.scoring.counts import Outcome, triplet_outcome
-from pneumo_dist.scoring.triplet import (
-    Histograms,
-    Levels,
-    Triplet,
-    counts_above,
-    dice,
-    dice_of_counts,
-    film_dice,
-    level,
-)
+from pneumo_dist.scoring.counts import Outcome, outcome_of_counts, triplet_outcome
+from pneumo_dist.scoring.dice import dice
+from pneumo_dist.scoring.histograms import Histograms, Levels, counts_above, level
+from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
 
 Floats = npt.NDArray[np.float64]
@@ -54,7 +47,7 @@ def cross_tuned(histograms: Histograms, folds: npt.NDArray[np.int64], objective:
     dices = np.zeros(len(histograms))
     for fold in np.unique(folds):
         own = folds == fold
-        dices[own] = film_dice(histograms[own], objective.search(histograms[~own]))
+        dices[own] = triplet_outcome(histograms[own], objective.search(histograms[~own])).dice
     return dices
 
 
@@ -130,7 +123,7 @@ def plateau(histograms: Histograms, best: Triplet, weights: Floats) -> dict[str,
     }
 
     def mean(**moved: Any) -> float:
-        return float(np.average(dice_of_counts(above, truth, replace(best, **moved)), weights=weights))
+        return float(np.average(outcome_of_counts(above, truth, replace(best, **moved)).dice, weights=weights))
 
     goal = mean() - PLATEAU
     found = {}

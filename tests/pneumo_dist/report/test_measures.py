@@ -22,8 +22,9 @@ from pneumo_dist.report.measures import (
 )
 from pneumo_dist.report.paired import paired
 from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.histograms import Histograms, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, image_score
-from pneumo_dist.scoring.triplet import Histograms, Triplet, film_histograms
+from pneumo_dist.scoring.triplet import Triplet
 
 TRIPLET = Triplet(0.7, 9, 0.4)
 Maps = list[npt.NDArray[np.uint8]]

@@ -5,7 +5,8 @@ import pytest
 
 from pneumo_dist.report.subgroups import Part, cells, split_by
 from pneumo_dist.scoring.counts import triplet_outcome
-from pneumo_dist.scoring.triplet import Triplet, film_dice, film_histograms
+from pneumo_dist.scoring.histograms import film_histograms
+from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError
 
 
@@ -57,7 +58,7 @@ def test_what_rests_on_fewer_than_ten_films_is_not_shown() -> None:
     small, ten, large = cells(split_by("view", names), triplet_outcome(histograms, triplet))
     assert (small.films, small.positives, small.dice, small.sensitivity, small.specificity) == (None,) * 5
     assert (ten.films, ten.positives, ten.positive_dice, ten.specificity) == (10, None, None, None)
-    dices = film_dice(histograms, triplet)
+    dices = triplet_outcome(histograms, triplet).dice
     assert ten.dice == pytest.approx(dices[9:19].mean(), abs=1e-12)
     inside = names == "c"
     assert (large.films, large.positives) == (41, int((positive & inside).sum()))

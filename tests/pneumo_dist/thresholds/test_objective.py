@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pneumo_dist.scoring.triplet import film_histograms, level
+from pneumo_dist.scoring.histograms import film_histograms, level
 from pneumo_dist.thresholds.objective import Objective
 from shards.errors import InputError
 

@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pytest
 
 from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.histograms import Histograms, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet
-from pneumo_dist.scoring.triplet import Histograms, Triplet, film_dice, film_histograms
+from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.worth import (
     PLATEAU,
@@ -65,7 +66,9 @@ def test_rows_by_size_hold_each_positive_film_once(films: list[Film], histograms
     positive = np.array([truth.any() for _, truth in films])
     called = np.array([(values > 153).sum() >= 5 for values, _ in films])
     assert sum(row.films * row.sensitivity for row in rows) == pytest.approx(called[positive].sum())
-    assert sum(row.films * row.dice for row in rows) == pytest.approx(film_dice(histograms, TRIPLET)[positive].sum())
+    assert sum(row.films * row.dice for row in rows) == pytest.approx(
+        triplet_outcome(histograms, TRIPLET).dice[positive].sum()
+    )
 
 
 def test_no_positive_film_makes_no_row(histograms: Histograms) -> None:
@@ -79,7 +82,7 @@ def test_each_fold_is_scored_with_thresholds_of_the_others(histograms: Histogram
     assert dices is not None
     for fold in range(3):
         triplet = Objective().search(histograms[folds != fold])
-        assert dices[folds == fold].tolist() == film_dice(histograms[folds == fold], triplet).tolist()
+        assert dices[folds == fold].tolist() == triplet_outcome(histograms[folds == fold], triplet).dice.tolist()
     assert cross_tuned(histograms, np.zeros(30, int), Objective()) is None
 
 
@@ -90,13 +93,13 @@ def test_surface_is_the_mean_of_the_film_scores(films: list[Film], histograms: H
     assert found.areas[0] == 0 and found.areas[-1] == most + 1 and TRIPLET.area in found.areas
     for top, place in ((0, 0), (0, 1), (153, 5), (254, 3), (100, 20), (100, -1)):
         triplet = Triplet(top / 255, int(found.areas[place]), TRIPLET.bottom)
-        expected = np.average(film_dice(histograms, triplet), weights=weights)
+        expected = np.average(triplet_outcome(histograms, triplet).dice, weights=weights)
         assert found.dice[top, place] == pytest.approx(expected, abs=1e-12)
 
 
 def test_plateau_reaches_as_far_as_nothing_is_lost(histograms: Histograms) -> None:
     best, weights = Objective().search(histograms), np.ones(30)
-    goal = film_dice(histograms, best).mean() - PLATEAU
+    goal = triplet_outcome(histograms, best).dice.mean() - PLATEAU
     ranges = plateau(histograms, best, weights)
     assert set(ranges) == {"top", "area", "bottom"}
     for name, (low, high) in ranges.items():
@@ -105,11 +108,11 @@ def test_plateau_reaches_as_far_as_nothing_is_lost(histograms: Histograms) -> No
         step = 1 if name == "area" else 1 / 255
         for inside in np.arange(low, high + step / 2, step):
             changed = Triplet(**{**vars(best), name: int(inside) if name == "area" else inside})
-            assert film_dice(histograms, changed).mean() > goal
+            assert triplet_outcome(histograms, changed).dice.mean() > goal
         for outside in (low - step, high + step):
             if 0 <= outside <= (144 if name == "area" else 254 / 255):
                 changed = Triplet(**{**vars(best), name: int(outside) if name == "area" else outside})
-                assert film_dice(histograms, changed).mean() <= goal
+                assert triplet_outcome(histograms, changed).dice.mean() <= goal
 
 
 def test_plateau_of_a_bottom_that_empties_every_mask() -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pneumo_dist.runs.logs import METRICS, SUMMARY, logged_bytes, read_epochs, write_summary
-from pneumo_dist.scoring.triplet import Score, Triplet
+from pneumo_dist.scoring.dice import Score
+from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.train.monitor import Monitor, draw_overlay, pr_curve
 from pneumo_dist.train.validation import Overlay, Validation
 

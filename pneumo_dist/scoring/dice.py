@@ -1,0 +1,37 @@
+"""The Dice of films from exact pixel counts, and its means over films."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Counts = npt.NDArray[np.int64]
+
+
+def dice(intersection: Counts, predicted: Counts, truth: Counts) -> npt.NDArray[np.float64]:
+    """Return 2|X∩Y| / (|X| + |Y|) in float64, 1 where both are empty."""
+    total = predicted + truth
+    return np.where(total == 0, 1.0, 2.0 * intersection / np.maximum(total, 1))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean Dice over films, over positive films (nan without any), and of predicting empty everywhere."""
+
+    dice: float
+    positive_dice: float
+    always_empty: float
+    films: int
+    positives: int
+
+
+def score_of(dices: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> Score:
+    """Return the scores of films, from the Dice of each and whether its label has any pixel, (n,) each."""
+    return Score(
+        dice=float(dices.mean()),
+        positive_dice=float(dices[positive].mean()) if positive.any() else math.nan,
+        always_empty=float((~positive).mean()),
+        films=len(dices),
+        positives=int(positive.sum()),
+    )
