@@ -28,8 +28,9 @@ from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
+from pneumo_dist.ranks.ddp import wrap_ddp
 from pneumo_dist.ranks.precision import autocast, resolve_amp
-from pneumo_dist.ranks.ranks import Ranks, process_group, wrap_ddp
+from pneumo_dist.ranks.ranks import Ranks, process_group
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.validation import validate
 from shards.dataset.table import Shards

@@ -1,9 +1,10 @@
-"""What processes owe each other: none outlives the one it works for."""
+"""Processes: none outlives the one it works for, and how much memory this one took."""
 
 import ctypes
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 
@@ -35,3 +36,8 @@ def become_worker(_: int = 0) -> None:
     die_with_parent()
     # What the rank left to its garbage collector is the rank's: a DALI pipeline that ends in a fork takes it along.
     gc.freeze()
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident size of this process so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -12,7 +12,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from pneumo_dist.report.calibration import Calibration
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.components import SizeCurve
+from pneumo_dist.thresholds.refine import SizeCurve
 from pneumo_dist.thresholds.worth import PLATEAU, SizeRow, Surface
 
 WIDTH = 9.0

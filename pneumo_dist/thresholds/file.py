@@ -13,8 +13,8 @@ from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.components import SizeCurve
 from pneumo_dist.thresholds.objective import Objective
+from pneumo_dist.thresholds.refine import SizeCurve
 from pneumo_dist.thresholds.tune import Alternative, Estimate, Tuned
 from shards.errors import InputError
 from shards.files import atomic_write

@@ -13,16 +13,16 @@ from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import Histograms, film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import Rule, label_map
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.components import (
+from pneumo_dist.thresholds.objective import Objective
+from pneumo_dist.thresholds.refine import (
     FilmComponents,
     SizeCurve,
+    best_gate,
     best_size,
     components_outcome,
     film_components,
     size_curve,
 )
-from pneumo_dist.thresholds.gate import best_gate
-from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.worth import SizeRow, bootstrap_interval, by_size, cross_tuned, given_up, plateau
 from shards.dataset import rle
 from shards.errors import InputError

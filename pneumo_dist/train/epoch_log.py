@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from pneumo_dist.data.films import Batch
-from pneumo_dist.ranks.ranks import Ranks, peak_memory_mb
+from pneumo_dist.ranks.processes import peak_memory_mb
+from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.step import Step
 
 # What is summed besides the losses, in the order in which a checkpoint holds it.

@@ -14,8 +14,9 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import freeze_encoder, split_outputs
 from pneumo_dist.network.losses import combo_loss, loss_terms
+from pneumo_dist.ranks.ddp import put_back, wrap_ddp
 from pneumo_dist.ranks.precision import Resolved, autocast
-from pneumo_dist.ranks.ranks import Ranks, put_back, wrap_ddp
+from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
 
 # A scaler that has come down to this finds overflow in what is not too large, but wrong.

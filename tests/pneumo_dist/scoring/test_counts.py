@@ -13,7 +13,7 @@ from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import film_histograms
 from pneumo_dist.scoring.masks import Map, Rule, apply_rule
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.components import components_outcome, film_components
+from pneumo_dist.thresholds.refine import components_outcome, film_components
 
 TRIPLET = Triplet(0.8, 20, 0.6)
 Films = list[tuple[Map, Map]]

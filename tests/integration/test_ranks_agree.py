@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from integration.conftest import ROOT, environment
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import Experiment
@@ -26,8 +27,9 @@ from pneumo_dist.predict.average import averaged_checkpoint
 from pneumo_dist.predict.ensemble import resolve, sources_of
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
+from pneumo_dist.ranks.ddp import wrap_ddp
 from pneumo_dist.ranks.processes import die_with_parent
-from pneumo_dist.ranks.ranks import Ranks, process_group, wrap_ddp
+from pneumo_dist.ranks.ranks import Ranks, process_group
 from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, weights_of
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import train_fold
@@ -219,8 +221,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 @pytest.fixture(scope="module")
 def folder(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with every rank's notes, and the runs of two ranks."""
-    from integration.conftest import ROOT, environment
-
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, __file__, str(shards.folder), str(folder)]
     result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=180)
@@ -289,13 +289,13 @@ def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them_on(folder: Path
     assert {int(value) for value in tracked} == {BATCHES}
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
-
-
 def test_parameters_that_no_output_depends_on_hold_nobody_up(folder: Path) -> None:
     """smp gives the last decoder block, which has no skip connection, an attention that it never asks."""
     one, other = noted(folder, 2, "attention")
     assert one == other
     assert one["silent"] and all(name.startswith("decoder.blocks.4.attention1") for name in one["silent"])
     assert one["trained"] == one["count"] > 60
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
