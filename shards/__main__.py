@@ -178,15 +178,11 @@ def finalize_command(
 @click.option("--positives", is_flag=True, help="Only films with a mask.")
 def show_command(folder: Path, out: Path, count: int, seed: int, positives: bool) -> None:
     """Write a contact sheet of films with their masks outlined."""
-    import cv2
-
     from shards.dataset.show import choose, contact_sheet
+    from shards.drawing import encode
 
     shards = Shards(folder)
-    sheet = contact_sheet(shards, choose(shards, count, seed, positives))
-    done, content = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-    assert done
-    atomic_write(out, content.tobytes())
+    atomic_write(out, encode(contact_sheet(shards, choose(shards, count, seed, positives))))
     print(f"contact sheet: {out}")
 
 

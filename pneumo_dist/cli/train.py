@@ -180,15 +180,11 @@ def show_batch_command(
     out: Path,
 ) -> None:
     """Draw what the network sees: training films with their mask's outline, several epochs of each."""
-    import cv2
-
     from pneumo_dist.data.preview import show_batch
+    from shards.drawing import encode
     from shards.files import atomic_write
 
     experiment = load_config(config_path, overrides).experiment
     chosen = experiment.stage(stage) if stage else experiment.stages[0]
-    picture = show_batch(experiment, chosen, Shards(shards_path), fold, films, epochs)
-    done, content = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    assert done
-    atomic_write(out, content.tobytes())
+    atomic_write(out, encode(show_batch(experiment, chosen, Shards(shards_path), fold, films, epochs)))
     print(f"{out}: {films} films, {epochs} epochs")

@@ -14,6 +14,7 @@ from pneumo_dist.predict.new_films import film_name
 from pneumo_dist.scoring.masks import Map, Rule, apply_rule, image_score, label_map
 from shards.dataset.table import LabelGrid
 from shards.dicom.film import FilmInfo, FilmRules, read_film
+from shards.drawing import encode, outline_pixels
 from shards.files import atomic_open, atomic_write
 
 # A chest film shows 25 to 50 cm; a width outside that tells that its spacing is that of another grid.
@@ -54,8 +55,8 @@ def segment_film(
     segmentation = segmentation_object(source, mask, algorithm, score)
     name = film_name(path)
     files = {"mask": f"{name}.mask.png", "overlay": f"{name}.overlay.png", "segmentation": f"{name}.seg.dcm"}
-    atomic_write(out / files["mask"], _png(mask * np.uint8(255)))
-    atomic_write(out / files["overlay"], _png(draw_film(film.image, mask)[:, :, ::-1]))
+    atomic_write(out / files["mask"], encode(mask * np.uint8(255)))
+    atomic_write(out / files["overlay"], encode(draw_film(film.image, mask)))
     with atomic_open(out / files["segmentation"]) as stream:
         segmentation.save_as(stream)
     return {
@@ -107,8 +108,7 @@ def draw_film(image: Map, mask: Map) -> Map:
     picture = np.repeat(image[:, :, None], 3, axis=2)
     inside = mask != 0
     picture[inside] = np.rint(picture[inside] * (1 - FILL) + np.array(RED) * FILL).astype(np.uint8)
-    outlines, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outlines, -1, RED, max(1, round(max(image.shape) / 600)))
+    outline_pixels(picture, mask, RED, max(1, round(max(image.shape) / 600)))
     lines = [FOUND if inside.any() else EMPTY, NOTE]
     return np.vstack([picture, _margin(image.shape[1], lines)])
 
@@ -130,9 +130,3 @@ def _read_header(path: Path) -> pydicom.Dataset:
         warnings.simplefilter("ignore")
         # Films without file meta information pass the build too.
         return pydicom.dcmread(path, stop_before_pixels=True, force=True)
-
-
-def _png(picture: Map) -> bytes:
-    done, encoded = cv2.imencode(".png", picture)
-    assert done
-    return bytes(encoded.tobytes())

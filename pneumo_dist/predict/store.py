@@ -18,6 +18,7 @@ from pneumo_dist.scoring.masks import Map, Rule
 from shards.dataset.grid import Padding
 from shards.dataset.table import LabelGrid, Shards
 from shards.dataset.tar import MemberReader, index_tar
+from shards.drawing import encode
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write, sha256_file
 
@@ -71,9 +72,7 @@ def write_block(path: Path, films: Sequence[tuple[Mapping[str, Any], Map]]) -> l
     rows = []
     with atomic_open(path) as stream, webdataset.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
         for facts, p8 in films:
-            done, encoded = cv2.imencode(".png", p8, PNG)
-            assert done
-            content = encoded.tobytes()
+            content = encode(p8, settings=PNG)
             writer.write({"__key__": facts["key"], f"{MEMBER}.png": content})
             rows.append({**facts, "tar": path.name, "size": len(content), "crc32": zlib.crc32(content)})
     offsets, _ = index_tar(path)

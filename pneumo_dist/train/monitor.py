@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
@@ -16,7 +15,7 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.runs.logs import METRICS, logged_bytes
 from pneumo_dist.train.validation import Overlay, Validation
 from shards import console
-from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR
+from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, outline_pixels
 
 BOARD = "tensorboard"
 # What says of a record which epoch it is of.
@@ -143,11 +142,10 @@ def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str,
     }
 
 
-def draw_overlay(overlay: Overlay, threshold: float) -> npt.NDArray[np.uint8]:
+def draw_overlay(overlay: Overlay, threshold: float) -> Picture:
     """Return an RGB uint8 (size, size, 3) picture: label outlined green, prediction above `threshold` red."""
     picture = np.repeat(overlay.image[:, :, None], 3, axis=2)
     predicted = (overlay.p8 > threshold * 255).astype(np.uint8)
     for mask, colour in ((overlay.label, LABEL_COLOUR), (predicted, PREDICTION_COLOUR)):
-        outlines, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, outlines, -1, colour, 1)
+        outline_pixels(picture, mask, colour)
     return picture

@@ -17,6 +17,7 @@ from shards.dataset import rle
 from shards.dataset.grid import fit_square, mask_to_size, mask_to_square, to_square
 from shards.dataset.keys import patient_group
 from shards.dicom import film as dicom
+from shards.drawing import encode
 from shards.errors import InputError, RejectedFilm
 
 # Measured by benchmarks/shards.py. Films: two thirds of the time of run-length coding at the same size. Masks: read in
@@ -78,9 +79,9 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
     }
     about = {"key": source.key, "image_id": source.image_id, **label, **facts}
     image = (
-        (film.jpeg or _encode(".jpg", film.image, _JPEG))
+        (film.jpeg or encode(film.image, ".jpg", _JPEG))
         if native
-        else _encode(".png", to_square(film.image, options.image_size), _FILM_PNG)
+        else encode(to_square(film.image, options.image_size), ".png", _FILM_PNG)
     )
     members = {"image.jpg" if native else "image.png": image, "json": json.dumps(about, sort_keys=True).encode()}
     if mask is not None:
@@ -139,16 +140,10 @@ def _read_grey(path: Path) -> npt.NDArray[np.uint8]:
 
 def _mask_png(mask: npt.NDArray[np.uint8], size: tuple[int, int], native: bool) -> bytes:
     stored = mask_to_size(mask, *size) if native else mask_to_square(mask, size[0])
-    return _encode(".png", stored, _MASK_PNG)
+    return encode(stored, ".png", _MASK_PNG)
 
 
 @lru_cache(maxsize=64)
 def _empty_mask_png(size: tuple[int, int]) -> bytes:
     """Most films have no mask, and most of them have one size."""
-    return _encode(".png", np.zeros(size, np.uint8), _MASK_PNG)
-
-
-def _encode(extension: str, image: npt.NDArray[np.uint8], settings: tuple[int, ...]) -> bytes:
-    done, content = cv2.imencode(extension, image, settings)
-    assert done
-    return content.tobytes()
+    return encode(np.zeros(size, np.uint8), ".png", _MASK_PNG)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from shards.dataset import rle
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
+from shards.drawing import encode
 from shards.errors import InputError
 from shards.files import atomic_write
 
@@ -133,9 +134,7 @@ def _refuse_used_folder(out: Path) -> None:
 
 
 def _write_png(path: Path, image: Image) -> None:
-    done, content = cv2.imencode(".png", image, _PNG)
-    assert done
-    atomic_write(path, content.tobytes())
+    atomic_write(path, encode(image, settings=_PNG))
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -8,16 +8,13 @@ import numpy.typing as npt
 
 from shards.dataset import rle
 from shards.dataset.table import Shards
+from shards.drawing import BACKGROUND, OUTLINE_COLOUR, TEXT_COLOUR, Picture, centred, fitted, outline, tiled
 from shards.errors import InputError
 
 Image = npt.NDArray[np.uint8]
 
-OUTLINE, TEXT = (255, 200, 0), (225, 225, 225)
-BACKGROUND = 24
 GAP = 4
 SMALLEST_CELL = 32
-# polylines takes coordinates in 1/16 pixel.
-SHIFT = 4
 
 
 def stored_content(shards: Shards, index: int) -> Image:
@@ -67,7 +64,7 @@ def choose(shards: Shards, count: int, seed: int, positives_only: bool = False) 
     return sorted(dealt[:count], key=lambda film: (order[splits[film], folds[film]], not has_mask[film], film))
 
 
-def contact_sheet(shards: Shards, indices: Sequence[int], columns: int = 6, cell: int = 256) -> Image:
+def contact_sheet(shards: Shards, indices: Sequence[int], columns: int = 6, cell: int = 256) -> Picture:
     """Return the films side by side, RGB uint8 of shape (height, width, 3).
 
     Each film stands centred in a cell of `cell` pixels, aspect kept, without padding, with the outline of its label
@@ -80,18 +77,12 @@ def contact_sheet(shards: Shards, indices: Sequence[int], columns: int = 6, cell
         raise InputError(f"columns {columns}: give at least 1")
     if cell < SMALLEST_CELL:
         raise InputError(f"cell {cell}: give at least {SMALLEST_CELL} pixels")
-    columns = min(columns, len(indices))
-    lines = -(-len(indices) // columns)
-    tile = cell + caption_height(cell)
-    sheet = np.full((lines * (tile + GAP) + GAP, columns * (cell + GAP) + GAP, 3), BACKGROUND, np.uint8)
-    for place, index in enumerate(indices):
-        top = GAP + place // columns * (tile + GAP)
-        left = GAP + place % columns * (cell + GAP)
-        film = _outlined(shards, index, cell)
-        y, x = top + (cell - film.shape[0]) // 2, left + (cell - film.shape[1]) // 2
-        sheet[y : y + film.shape[0], x : x + film.shape[1]] = film
-        _write(sheet[top + cell : top + tile, left : left + cell], caption(shards, index))
-    return sheet
+    cells = []
+    for index in indices:
+        strip = np.full((caption_height(cell), cell, 3), BACKGROUND, np.uint8)
+        _write(strip, caption(shards, index))
+        cells.append(np.vstack([centred(_outlined(shards, index, cell), cell, BACKGROUND), strip]))
+    return tiled(cells, min(columns, len(indices)), GAP, BACKGROUND)
 
 
 def caption_height(cell: int) -> int:
@@ -108,30 +99,22 @@ def caption(shards: Shards, index: int) -> str:
     return "  ".join(part for part in (where, str(shards.column("view")[index]), label) if part)
 
 
-def _outlined(shards: Shards, index: int, cell: int) -> Image:
+def _outlined(shards: Shards, index: int, cell: int) -> Picture:
     film = stored_content(shards, index)
     scale = cell / max(film.shape)
     width, height = (max(1, round(side * scale)) for side in (film.shape[1], film.shape[0]))
-    kind = cv2.INTER_AREA if scale <= 1 else cv2.INTER_CUBIC
-    canvas = cv2.cvtColor(cv2.resize(film, (width, height), interpolation=kind), cv2.COLOR_GRAY2RGB)
+    picture = fitted(film, width, height)
     text = shards.column("rle")[index]
     if text is not None:
         grid = shards.grid(index)
-        mask = rle.decode(str(text), grid.height, grid.width)
-        outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        # Contours are traced through pixel centres on the label grid, which covers the film exactly.
-        factor = np.array([width / grid.width, height / grid.height])
-        points = [np.rint(((outline + 0.5) * factor - 0.5) * 2**SHIFT).astype(np.int32) for outline in outlines]
-        cv2.polylines(canvas, points, True, OUTLINE, max(1, cell // 256), cv2.LINE_AA, SHIFT)
-    return np.asarray(canvas, np.uint8)
+        outline(picture, rle.decode(str(text), grid.height, grid.width), OUTLINE_COLOUR, max(1, cell // 256))
+    return picture
 
 
-def _write(strip: Image, text: str) -> None:
+def _write(strip: Picture, text: str) -> None:
     """Write a line of text into a strip (height, width, 3), as large as fits."""
     height, width = strip.shape[:2]
     font = cv2.FONT_HERSHEY_SIMPLEX
     (wide, high), below = cv2.getTextSize(text, font, 1.0, 1)
     scale = min((height - 2) / (high + below), (width - 2) / wide)
-    line = np.ascontiguousarray(strip)
-    cv2.putText(line, text, (1, round(1 + high * scale)), font, scale, TEXT, 1, cv2.LINE_AA)
-    strip[:] = line
+    cv2.putText(strip, text, (1, round(1 + high * scale)), font, scale, TEXT_COLOUR, 1, cv2.LINE_AA)

@@ -19,6 +19,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from shards.dataset import rle
+from shards.drawing import encode
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.phantom.canvas import Binary
@@ -146,9 +147,7 @@ def _digest(kind: str, seed: int, index: int) -> bytes:
 
 def _dataset(image: Binary, patient: Patient, uids: tuple[UID, UID, UID], view: str) -> Dataset:
     """Return a film (size, size) as a JPEG Baseline DICOM data set with the attributes of SIIM-ACR's files."""
-    encoded, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    if not encoded:
-        raise RuntimeError("OpenCV could not encode a film as JPEG")
+    jpeg = encode(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     study, series, instance = uids
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
@@ -177,6 +176,6 @@ def _dataset(image: Binary, patient: Patient, uids: tuple[UID, UID, UID], view: 
     film.BitsAllocated = film.BitsStored = 8
     film.HighBit, film.PixelRepresentation = 7, 0
     film.LossyImageCompression, film.LossyImageCompressionMethod = "01", "ISO_10918_1"
-    film.PixelData = encapsulate([jpeg.tobytes()])
+    film.PixelData = encapsulate([jpeg])
     film["PixelData"].is_undefined_length = True
     return film

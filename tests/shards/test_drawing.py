@@ -1,0 +1,75 @@
+"""Pictures: what is drawn, against the pixels that it has to cover."""
+
+import cv2
+import numpy as np
+import pytest
+
+from shards.drawing import centred, encode, fitted, outline, outline_pixels, tiled
+
+RED = (255, 0, 0)
+
+
+def ring() -> np.ndarray:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[4:16, 6:24] = 1
+    mask[8:12, 10:20] = 0
+    return mask
+
+
+def test_colours_are_rgb_in_the_file() -> None:
+    picture = np.full((3, 5, 3), RED, np.uint8)
+    read = cv2.imdecode(np.frombuffer(encode(picture), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert np.array_equal(read, picture)
+
+
+def test_grey_images_and_settings_are_kept() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    small = encode(grey, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 5))
+    assert np.array_equal(cv2.imdecode(np.frombuffer(encode(grey), np.uint8), cv2.IMREAD_UNCHANGED), grey)
+    assert small[:2] == b"\xff\xd8" and len(small) < len(encode(grey, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 100)))
+
+
+def test_outline_in_pixels_runs_along_parts_and_holes() -> None:
+    mask, picture = ring(), np.zeros((20, 30, 3), np.uint8)
+    outline_pixels(picture, mask, RED)
+    drawn = picture[..., 0] > 0
+    inside = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), borderValue=0)
+    assert drawn[mask & ~inside == 1].all(), "every pixel of the mask that has a neighbour outside"
+    assert not drawn[inside == 1].any()
+    assert not drawn[:4].any() and not drawn[9:11, 11:19].any()
+
+
+@pytest.mark.parametrize("scale", [0.5, 1, 3])
+def test_outline_covers_the_picture_whatever_its_size(scale: float) -> None:
+    mask = ring()
+    picture = np.zeros((round(20 * scale), round(30 * scale), 3), np.uint8)
+    outline(picture, mask, RED, 1)
+    rows, columns = np.nonzero(picture[..., 0] > 128)
+    edges = ((rows + 0.5).min() / scale, (rows + 0.5).max() / scale, (columns + 0.5).min() / scale)
+    assert edges == pytest.approx((4.5, 15.5, 6.5), abs=0.5 + 0.5 / scale)
+    assert picture[..., 1:].max() == 0
+
+
+def test_films_are_resized_to_grey_pictures() -> None:
+    film = 2 * np.arange(64, dtype=np.uint8).reshape(8, 8)
+    small, same, large = fitted(film, 4, 4), fitted(film, 8, 8), fitted(film, 16, 24)
+    assert np.array_equal(small[..., 1], film.reshape(4, 2, 4, 2).mean((1, 3)))
+    assert np.array_equal(same[..., 2], film)
+    assert large.shape == (24, 16, 3)
+
+
+def test_cells_stand_in_rows_with_gaps() -> None:
+    cells = [np.full((2, 3, 3), value, np.uint8) for value in (10, 20, 30)]
+    sheet = tiled(cells, columns=2, gap=1, background=7)[..., 0]
+    assert sheet.tolist() == [
+        [7] * 9,
+        *[[7, 10, 10, 10, 7, 20, 20, 20, 7]] * 2,
+        [7] * 9,
+        *[[7, 30, 30, 30, 7, 7, 7, 7, 7]] * 2,
+        [7] * 9,
+    ]
+
+
+def test_picture_is_centred() -> None:
+    found = centred(np.full((1, 3, 3), 9, np.uint8), 4, 0)[..., 0]
+    assert found.tolist() == [[0] * 4, [9, 9, 9, 0], [0] * 4, [0] * 4]
