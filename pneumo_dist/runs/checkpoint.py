@@ -19,6 +19,8 @@ import torch
 from shards.errors import InputError
 from shards.files import atomic_symlink, atomic_write, sha256_file
 
+# Checkpoints of before 0.2.0 note none; theirs is 1.
+FORMAT_VERSION = 1
 DIGEST_LENGTH = 16
 # Besides the top-k, so that one damaged file never leaves a run without a checkpoint.
 NEWEST_KEPT = 2
@@ -52,7 +54,7 @@ def save_checkpoint(folder: Path, step: int, state: State) -> CheckpointFile:
     Raises OSError where it cannot be written, as on a full disk; the files that stand are left alone.
     """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
     content = buffer.getbuffer()
     if shutil.disk_usage(folder).free < len(content):
         # An attempt would take what room there is from the logs, until it fails.
@@ -197,6 +199,13 @@ def read_checkpoint(path: Path) -> State:
         raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
     if not isinstance(state, dict) or "model" not in state:
         raise InputError(f"{path}: holds no model")
+    version = state.get("format_version", 1)
+    if version != FORMAT_VERSION:
+        wrote = state.get("version", "version not noted")
+        raise InputError(
+            f"{path}: a checkpoint of format version {version}, this program reads version {FORMAT_VERSION}; "
+            f"use the pneumo_dist that wrote it ({wrote}), or train again"
+        )
     return state
 
 

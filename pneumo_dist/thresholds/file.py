@@ -20,6 +20,8 @@ from shards.errors import InputError
 from shards.files import atomic_write
 
 THRESHOLDS, SURFACE, CURVE = "thresholds.json", "thresholds.png", "components.png"
+# Files of before 0.2.0 note none; theirs is 1.
+FORMAT_VERSION = 1
 RULES = ("triplet", "components", "gate")
 # Points of the curve that are kept: every size of ten thousand films' parts would make megabytes.
 CURVE_POINTS = 200
@@ -67,6 +69,7 @@ def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None
     """Write thresholds.json with the digest of the predictions that it was tuned on."""
     kept = rules_of(tuned, predictions, path)
     content = {
+        "format_version": FORMAT_VERSION,
         "objective": str(tuned.objective),
         "triplet": asdict(tuned.triplet),
         "score": _plain(tuned.score),
@@ -175,10 +178,12 @@ def read_scores(path: Path) -> dict[str, Any]:
         ) from None
     except ValueError:
         raise _unreadable(path) from None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or content.get("format_version", 1) != FORMAT_VERSION:
         raise _unreadable(path)
     return content
 
 
 def _unreadable(path: Path) -> InputError:
-    return InputError(f"{path}: not a thresholds file of this version; run 'python -m pneumo_dist tune' again")
+    return InputError(
+        f"{path}: not a thresholds file of format version {FORMAT_VERSION}; run 'python -m pneumo_dist tune' again"
+    )

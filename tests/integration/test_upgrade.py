@@ -67,7 +67,7 @@ def test_predictions_thresholds_and_submission_are_those_of_before(old: Path) ->
     assert before and digests(run, "*.tar") == before
     thresholds = json.loads((run / "oof/thresholds.json").read_text())
     must(run_module("pneumo_dist", "tune", *common))
-    assert json.loads((run / "oof/thresholds.json").read_text()) == thresholds
+    assert json.loads((run / "oof/thresholds.json").read_text()) == {"format_version": 1, **thresholds}
     must(run_module("pneumo_dist", "report", *common, "--shards", old / "shards"))
 
 

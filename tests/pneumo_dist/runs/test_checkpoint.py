@@ -80,6 +80,21 @@ def test_file_without_a_model_and_missing_file_are_input_errors(tmp_path: Path) 
         load_checkpoint(tmp_path / "last")
 
 
+@pytest.mark.parametrize(("noted", "wrote"), [({"version": "9.0.0"}, "9.0.0"), ({}, "version not noted")])
+def test_other_format_is_refused_with_who_wrote_it(tmp_path: Path, noted: dict[str, str], wrote: str) -> None:
+    torch.save({"format_version": 2, "model": {}, **noted}, tmp_path / "new.pt")
+    with pytest.raises(
+        InputError, match=rf"new\.pt: a checkpoint of format version 2, .* reads version 1; .*\({wrote}\)"
+    ):
+        load_checkpoint(tmp_path / "new.pt")
+
+
+def test_format_is_noted_and_its_absence_is_version_1(tmp_path: Path) -> None:
+    assert load_checkpoint(save_checkpoint(tmp_path, 1, {"model": {}}).path)["format_version"] == 1
+    torch.save({"model": {}}, tmp_path / "old.pt")
+    assert load_checkpoint(tmp_path / "old.pt") == {"model": {}}
+
+
 def test_newest_whole_file_is_taken_without_a_warning(tmp_path: Path) -> None:
     files = save(tmp_path, 10, 30, 20)
     with warnings.catch_warnings():

@@ -235,5 +235,17 @@ def test_thresholds_without_a_part_are_an_input_error(films: Shards, tmp_path: P
         if changed.get(damage) == [7] and damage == "predictions_sha256":
             continue  # a digest of other predictions is told as such
         path.write_text(json.dumps(changed))
-        with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of this version; run"):
+        with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of format version 1; run"):
             read_rules(path)
+
+
+def test_thresholds_of_another_format_are_an_input_error_and_of_none_are_read(films: Shards, tmp_path: Path) -> None:
+    tune_run(store(films, tmp_path / "exp"))
+    path = tmp_path / "exp/oof/thresholds.json"
+    found, content = read_rules(path), json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "format_version": 2}))
+    with pytest.raises(InputError, match=r"not a thresholds file of format version 1; run"):
+        read_rules(path)
+    del content["format_version"]
+    path.write_text(json.dumps(content))
+    assert read_rules(path).rules == found.rules
