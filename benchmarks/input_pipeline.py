@@ -351,7 +351,7 @@ def train_turn(folder: Path, loader: str, threads: int) -> Pace:
     stage = experiment.stages[0]
     ranks = Ranks(0, 1, 0, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-        train_fold(experiment, 0, Shards(folder), Path(out), ranks, dump_resolved(config))
+        train_fold(experiment, 0, Shards(folder), Path(out), ranks, lambda _: dump_resolved(config))
         events = EventAccumulator(str(Path(out) / stage.name / "tensorboard")).Reload()
         times = [event.wall_time for event in events.Scalars("train_step/loss")][WARM_STEPS:]
         record = json.loads((Path(out) / stage.name / "metrics.jsonl").read_text().splitlines()[-1])

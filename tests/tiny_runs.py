@@ -79,8 +79,7 @@ def make(folder: Path) -> Trained:
     for experiment in (PLAIN, HEAD):
         for fold in (0, 1):
             place = folder / "runs" / experiment.name / f"fold{fold}"
-            resolved = experiment.model_dump_json()  # JSON is YAML
-            train_fold(experiment, fold, shards, place, ALONE, resolved)
+            train_fold(experiment, fold, shards, place, ALONE, Experiment.model_dump_json)  # JSON is YAML
     return Trained(shards, folder / "runs")
 
 

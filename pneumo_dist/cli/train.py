@@ -12,8 +12,8 @@ import click
 
 from pneumo_dist import __version__
 from pneumo_dist.cli.options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
-from pneumo_dist.config.experiment import BatchError
-from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config
+from pneumo_dist.config.experiment import BatchError, Experiment
+from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config, told_as
 from pneumo_dist.runs.heartbeat import is_finished, running
 from pneumo_dist.source import source_digest
 from shards import console
@@ -78,7 +78,11 @@ def train(
             with running(folder, ranks, facts) as heartbeat:
                 if ranks.is_main:
                     (folder / MARKER).unlink(missing_ok=True)
-                shards, resolved = _staged(config, shards, fold, ranks), dump_resolved(config)
+                shards = _staged(config, shards, fold, ranks)
+
+                def resolved(as_ran: Experiment) -> str:
+                    return dump_resolved(told_as(config, as_ran))
+
                 train_fold(config.experiment, fold, shards, folder, ranks, resolved, profile, heartbeat)
         except Preempted:
             if ranks.is_main:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +246,15 @@ def dump_resolved(config: LoadedConfig) -> str:
 
     emit(config.experiment.model_dump(mode="json"), "", "")
     return "\n".join(lines) + "\n"
+
+
+def told_as(config: LoadedConfig, experiment: Experiment) -> LoadedConfig:
+    """Return a config with the settings of finished stages as they ran, which is then their origin."""
+    origins = dict(config.origins)
+    for own, ran in zip(config.experiment.stages, experiment.stages, strict=True):
+        before, after = own.model_dump(mode="json"), ran.model_dump(mode="json")
+        origins |= {f"stages.{own.name}.{key}": "as it ran" for key, value in after.items() if value != before[key]}
+    return replace(config, experiment=experiment, origins=origins)
 
 
 def _origin(dotted: str, origins: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -215,7 +215,7 @@ def weights_of(state: State) -> State:
     return weights
 
 
-def top_steps(history: Sequence[State], count: int) -> list[int]:
+def top_steps(history: Sequence[Mapping[str, Any]], count: int) -> list[int]:
     """Return the steps with the best scores, best first; the earlier of two equals wins."""
     ranked = sorted(history, key=lambda entry: (-entry["score"], entry["step"]))
     return [int(entry["step"]) for entry in ranked[:count]]

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.plan import split_fold
@@ -14,18 +16,26 @@ from shards.errors import InputError
 
 # These change how long or how a stage runs, not what its steps compute.
 HARMLESS_STAGE_KEYS = frozenset({"epochs", "early_stop", "top_k", "save_every", "save_minutes", "eval_batch", "repeat"})
-HARMLESS_DATA_KEYS = frozenset({"threads", "prefetch", "cache_dir"})
+HARMLESS_KEYS = frozenset({"data.threads", "data.prefetch", "data.cache_dir", "runtime.watchdog_minutes"})
+# Besides the stage itself.
+COMPARED = ("seed", "amp", "model", "data", "runtime", "init")
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A stage's training films: their digest and how they were chosen."""
+    """What a stage was trained on, as digests: its training films, all its films, and the labels of all of them.
+
+    `keys_sha256` is that of the training films' keys, `films_sha256` that of the keys of training and validation films.
+    The last two are empty in checkpoints of before 0.2.0.
+    """
 
     experiment: str
     stage: str
     fold: int
     always_train: bool
     keys_sha256: str
+    films_sha256: str = ""
+    labels_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,8 +53,17 @@ def stage_lineage(
     experiment: Experiment, stage: StageConfig, fold: int, shards: Shards, previous: Lineage | None
 ) -> Lineage:
     """Return the lineage of a stage that follows `previous`."""
+    split = split_fold(shards, fold, stage.always_train)
+    keys, rle = shards.column("key"), shards.column("rle")
+    films = np.concatenate([split.train, split.validation])
     own = Ancestor(
-        experiment.name, stage.name, fold, stage.always_train, training_digest(shards, fold, stage.always_train)
+        experiment.name,
+        stage.name,
+        fold,
+        stage.always_train,
+        keys_sha256=keys_digest(keys[split.train].tolist()),
+        films_sha256=keys_digest(keys[films].tolist()),
+        labels_sha256=keys_digest(f"{key} {label}" for key, label in zip(keys[films], rle[films], strict=True)),
     )
     return Lineage((*(previous.stages if previous else ()), own))
 
@@ -82,12 +101,10 @@ def check_same_run(
     saved_stage: dict[str, Any] = next((s for s in saved["stages"] if s["name"] == stage.name), {})
     wanted_stage = next(s for s in wanted["stages"] if s["name"] == stage.name)
     different = [
-        *_different(
-            {k: saved.get(k) for k in ("seed", "model", "data")}, {k: wanted[k] for k in ("seed", "model", "data")}
-        ),
+        *_different({key: saved.get(key) for key in COMPARED}, {key: wanted[key] for key in COMPARED}),
         *_different(saved_stage, wanted_stage),
     ]
-    harmless = HARMLESS_STAGE_KEYS | {f"data.{key}" for key in HARMLESS_DATA_KEYS}
+    harmless = HARMLESS_STAGE_KEYS | HARMLESS_KEYS
     if stage.schedule.name in ("cosine", "restarts", "poly") and stage.schedule.t_max is None:
         harmless -= {"epochs"}  # the period of the learning rate follows from it
     if stage.sample_rate_end is not None:
@@ -102,8 +119,30 @@ def check_same_run(
             f"{path}: was trained with another {', '.join(different)}; use the config it was started with, "
             "or another experiment name"
         )
-    if state["lineage"] != lineage.to_plain():
-        raise InputError(f"{path}: was trained on other films; use the shards it was started with, or another --runs")
+    changed = _changed_data(state["lineage"], lineage.to_plain())
+    if changed:
+        raise InputError(
+            f"{path}: was trained on other {changed}; use the shards it was started with, or train with these in "
+            "another --runs"
+        )
+
+
+def _changed_data(saved: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return which of films, folds and labels differ between two lineages; None where none does."""
+    if len(saved) != len(wanted):
+        return "stages"
+    pairs = [({**new, **old}, new) for old, new in zip(saved, wanted, strict=True)]
+
+    def differ(*names: str) -> bool:
+        return any(old[name] != new[name] for old, new in pairs for name in names)
+
+    if differ("films_sha256"):
+        return "films"
+    if differ("experiment", "stage"):
+        return "stages"
+    if differ("fold", "always_train", "keys_sha256"):
+        return "folds" if all(old.get("films_sha256") for old in saved) else "films or folds"
+    return "labels" if differ("labels_sha256") else None
 
 
 def _different(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:

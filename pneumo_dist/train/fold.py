@@ -1,18 +1,20 @@
 """The stages of one fold, in order: where each starts, and which are done."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pneumo_dist import __version__
 from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.ranks.stop import StopAgreement
 from pneumo_dist.runs.checkpoint import (
     best_files,
     check_whole,
+    list_checkpoints,
     newest_good,
     newest_state,
     read_checkpoint,
@@ -24,8 +26,9 @@ from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.lineage import Ancestor, Lineage, check_same_run, stage_lineage
 from pneumo_dist.runs.repetitions import best_score, next_name
 from pneumo_dist.source import source_digest
-from pneumo_dist.train.stage import StageRun, Start
+from pneumo_dist.train.stage import StageRun, Start, on_present_terms
 from shards.dataset.table import Shards
+from shards.errors import InputError
 from shards.files import atomic_write
 
 State = dict[str, Any]
@@ -50,25 +53,31 @@ def train_fold(
     shards: Shards,
     folder: Path,
     ranks: Ranks,
-    resolved: str,
+    resolved: Callable[[Experiment], str],
     profile: bool = False,
     heartbeat: Heartbeat | None = None,
 ) -> None:
     """Train the stages of one fold in `folder`, each from the best checkpoint of the one before.
 
-    `resolved` is the text of config.yaml, written once the first stage has accepted the config. A finished stage is
-    skipped, an unfinished one resumed. `profile` traces a few steps of each stage; `heartbeat` hears of every step.
-    Raises Preempted once a signal's checkpoint is written.
+    A finished stage is skipped, an unfinished one resumed; one that has more epochs now is trained on while nothing has
+    started from it. `resolved` gives the text of config.yaml, which is written before a stage is trained and tells
+    finished stages as they were. `profile` traces a few steps of each stage; `heartbeat` hears of every step. Raises
+    Preempted once a signal's checkpoint is written.
     """
     stop, heartbeat = StopAgreement(ranks), heartbeat or Heartbeat(None, {})
+    as_ran = experiment
     try:
         before = _initial(experiment, folder, ranks)
         for number, stage in enumerate(experiment.stages):
+            followers = [later.name for later in experiment.stages[number + 1 :]]
             repetition, best = stage, None
             while True:
-                start = _start(experiment, stage, repetition, fold, shards, folder, ranks, best or before)
-                if ranks.is_main and number == 0:
-                    atomic_write(folder / "config.yaml", resolved)
+                following = [next_name(stage.name, repetition.name), *followers]
+                start = _start(experiment, stage, repetition, fold, shards, folder, ranks, best or before, following)
+                if start.recorded is not None and start.is_over:
+                    as_ran = _with_stage(as_ran, start.recorded)
+                elif ranks.is_main:
+                    atomic_write(folder / "config.yaml", resolved(as_ran))
                 run = StageRun(experiment, repetition, fold, shards, folder, ranks, stop, heartbeat, start, profile)
                 history = run.train()
                 trained = Trained(folder / repetition.name / "checkpoints", history, start.lineage)
@@ -81,6 +90,12 @@ def train_fold(
             before = best
     finally:
         stop.close()
+
+
+def _with_stage(experiment: Experiment, stage: StageConfig) -> Experiment:
+    """Return an experiment with one of its stages, by name, as given."""
+    stages = tuple(stage if own.name == stage.name else own for own in experiment.stages)
+    return experiment.model_copy(update={"stages": stages})
 
 
 def _warn_of_other_code(state: State, path: Path) -> None:
@@ -117,22 +132,53 @@ def _start(
     folder: Path,
     ranks: Ranks,
     before: Trained | None,
+    following: Sequence[str],
 ) -> Start:
     """Return where a stage goes on from, the same on every rank: its own checkpoint, or the best of the one before.
 
-    Raises InputError, on every rank, where this config or these films cannot go on from it.
+    `following` are the names of the stages that may have started from it. Raises InputError, on every rank, where this
+    config or these films cannot go on from it.
     """
     lineage = stage_lineage(experiment, repetition, fold, shards, before.lineage if before else None)
     own = on_rank_0(ranks, lambda: _newest(folder / repetition.name / "checkpoints"))
     if own is not None:
         state = read_checkpoint(Path(own))
         check_same_run(state, Path(own), experiment, stage, lineage)
+        recorded = _recorded(state, stage.name)
+        state = on_present_terms(state, repetition)
+        if recorded is not None and not state["position"]["finished"]:
+            _check_not_left(recorded, state, folder, following, Path(own), ranks)
         _warn_of_other_code(state, Path(own))
-        return Start(state, None, lineage)
+        return Start(state, None, lineage, recorded)
     if before is None:
         return Start(None, None, lineage)
     best = on_rank_0(ranks, lambda: _best(before))
     return Start(None, weights_of(read_checkpoint(Path(best))), lineage)
+
+
+def _recorded(state: State, name: str) -> StageConfig | None:
+    """Return a stage's settings as a finished stage's checkpoint tells them; None for an unfinished one."""
+    if not state["position"]["finished"]:
+        return None
+    stages = with_present_defaults(state["experiment"])["stages"]
+    return StageConfig.model_validate(next(stage for stage in stages if stage["name"] == name))
+
+
+def _check_not_left(
+    recorded: StageConfig, state: State, folder: Path, following: Sequence[str], path: Path, ranks: Ranks
+) -> None:
+    """Raise InputError where a finished stage would train on and another stage has started from its weights."""
+
+    def started() -> str | None:
+        return next((name for name in following if list_checkpoints(folder / name / "checkpoints")), None)
+
+    follower = on_rank_0(ranks, started)
+    if follower is not None:
+        raise InputError(
+            f"{path}: stage {recorded.name} was finished after {state['position']['epoch']} epochs and stage "
+            f"{follower} has started from it; set its epochs ({recorded.epochs}) and early_stop "
+            f"({recorded.early_stop}) back, or train under another experiment name"
+        )
 
 
 def _newest(checkpoints: Path) -> str | None:

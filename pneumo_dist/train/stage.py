@@ -6,7 +6,7 @@ A run's whole position is (stage, epoch, step): order, augmentation and torch's 
 import math
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -59,11 +59,38 @@ class Position:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a stage starts: the checkpoint that it goes on from, or the weights of another, or neither."""
+    """Where a stage starts: the checkpoint that it goes on from, or the weights of another, or neither.
+
+    `recorded` are its settings where it has been finished before.
+    """
 
     state: dict[str, Any] | None
     weights: dict[str, Any] | None
     lineage: Lineage
+    recorded: StageConfig | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no epoch is left to train."""
+        return self.state is not None and bool(self.state["position"]["finished"])
+
+
+def is_over(stage: StageConfig, epoch: int, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a stage ends before this epoch, counted from 0: at its number of epochs, or by early_stop."""
+    if epoch >= stage.epochs:
+        return True
+    if stage.early_stop is None or not history:
+        return False
+    best = top_steps(history, 1)[0]
+    stale = sum(1 for entry in history if entry["step"] > best)
+    return stale >= stage.early_stop
+
+
+def on_present_terms(state: dict[str, Any], stage: StageConfig) -> dict[str, Any]:
+    """Return a checkpoint's state, finished exactly where the stage's present epochs and early_stop end it."""
+    position = state["position"]
+    finished = is_over(stage, position["epoch"], state["history"])
+    return {**state, "position": {**position, "finished": finished}}
 
 
 class StageRun:
@@ -199,7 +226,7 @@ class StageRun:
         if self.position.bad_steps >= self.stage.optim.max_bad_steps:
             raise InputError(
                 f"stage {self.stage.name}: {self.position.bad_steps} steps in a row had a non-finite gradient, the "
-                f"last with the films {', '.join(keys)}; lower optim.lr or set amp: float32"
+                f"last with the films {', '.join(keys)}; train under another name with a lower optim.lr or amp: float32"
             )
 
     def _average_weights(self, films: EvalLoader) -> None:
@@ -247,11 +274,7 @@ class StageRun:
         self.learner.end_epoch(result.best.dice, result.loss)
         self.log.clear()
         self.position.epoch, self.position.step = self.position.epoch + 1, 0
-        best = top_steps(self.history, 1)[0]
-        stale = sum(entry["step"] > best for entry in self.history)
-        patience = self.stage.early_stop
-        is_last = self.position.epoch == self.stage.epochs
-        self.position.finished = is_last or (patience is not None and stale >= patience)
+        self.position.finished = is_over(self.stage, self.position.epoch, self.history)
         self._save()
 
     def _is_stopping(self) -> bool:

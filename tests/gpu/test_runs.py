@@ -46,7 +46,7 @@ def experiment_of(loader: str, amp: str, **stage: Any) -> Experiment:
 
 def train(experiment: Experiment, films: Shards, folder: Path, ranks: Ranks) -> Path:
     configure(experiment.runtime)
-    train_fold(experiment, 0, films, folder, ranks, experiment.model_dump_json())
+    train_fold(experiment, 0, films, folder, ranks, Experiment.model_dump_json)
     return folder
 
 

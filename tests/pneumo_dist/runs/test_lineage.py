@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.data.plan import split_fold
 from pneumo_dist.runs.lineage import Lineage, check_same_run, check_unseen, stage_lineage, training_digest
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -53,6 +55,9 @@ def test_unchanged_run_goes_on(films: Shards) -> None:
         ({"data": {"channels_last": True}}, "data.channels_last"),
         ({"data": {"loader": "synthetic"}}, "data.loader"),
         ({"model": {"sync_batch_norm": True}}, "model.sync_batch_norm"),
+        ({"amp": "float32"}, "amp"),
+        ({"runtime": {"compile": True, "tf32": False}}, "runtime.compile, runtime.tf32"),
+        ({"init": {"experiment": "x", "stage": "y"}}, "init"),
         ({"first": {"optim": {"ema_decay": 0.9}}}, "optim.ema_decay"),
         ({"first": {"schedule": {"warmup_steps": 9}}}, "schedule.warmup_steps"),
         ({"first": {"freeze_encoder_epochs": 1}}, "freeze_encoder_epochs"),
@@ -71,7 +76,7 @@ def test_changed_key_is_named(films: Shards, values: dict[str, Any], key: str) -
         {"first": {"epochs": 99, "early_stop": 3, "top_k": 1, "save_every": 7, "eval_batch": 2}},
         {"first": {"repeat": "until_no_gain", "save_minutes": 1}},
         {"data": {"threads": 4, "prefetch": 5, "cache_dir": "/local"}},
-        {"runtime": {"compile": True, "tf32": False, "watchdog_minutes": 1}},
+        {"runtime": {"watchdog_minutes": 1}},
         {"stages": [PLAIN["stages"][0]]},
         {"stages": [PLAIN["stages"][0], {"name": "second", "optim": {"lr": 0.7}}]},
     ],
@@ -111,11 +116,55 @@ def test_more_epochs_are_harmless_where_no_rate_follows_from_them(films: Shards,
     check(films, longer, saved)
 
 
-def test_other_films_are_refused(films: Shards) -> None:
+def resumed_with(saved: list[dict[str, Any]], wanted: Lineage) -> None:
     experiment = experiment_of()
-    state = {"experiment": experiment.model_dump(mode="json"), "lineage": lineage_of(films, 0).to_plain()}
-    with pytest.raises(InputError, match="other films"):
-        check_same_run(state, PATH, experiment, experiment.stages[0], lineage_of(films, 1))
+    state = {"experiment": experiment.model_dump(mode="json"), "lineage": saved}
+    check_same_run(state, PATH, experiment, experiment.stages[0], wanted)
+
+
+def changed(shards: Shards, column: str, row: int, value: Any) -> Shards:
+    """The same dataset, one cell of its table another."""
+    copy = Shards(shards.folder)
+    values = copy.table[column].to_pylist()
+    values[row] = value
+    field = copy.table.schema.field(column)
+    place = copy.table.schema.get_field_index(column)
+    copy.table = copy.table.set_column(place, field, pa.array(values, field.type))
+    return copy
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("column", "value", "named"), [("rle", "1 1", "labels"), ("key", "another", "films"), ("fold", None, "folds")]
+)
+def test_refusal_says_which_of_films_folds_and_labels_changed(
+    films: Shards, split: str, column: str, value: Any, named: str
+) -> None:
+    row = int(getattr(split_fold(films, 0, False), split)[0])
+    other = changed(films, column, row, 1 - int(films.column("fold")[row]) if value is None else value)
+    with pytest.raises(InputError, match=rf"was trained on other {named}; use the shards it was started with, or"):
+        resumed_with(lineage_of(films, 0).to_plain(), lineage_of(other, 0))
+
+
+@pytest.mark.parametrize(("column", "value"), [("key", "another"), ("fold", None)])
+def test_record_of_before_tells_films_or_folds_and_takes_labels_as_they_are(
+    films: Shards, column: str, value: Any
+) -> None:
+    old = [
+        {key: entry[key] for key in ("experiment", "stage", "fold", "always_train", "keys_sha256")}
+        for entry in lineage_of(films, 0).to_plain()
+    ]
+    row = int(split_fold(films, 0, False).train[0])
+    resumed_with(old, lineage_of(changed(films, "rle", row, "1 1"), 0))
+    other = changed(films, column, row, 1 - int(films.column("fold")[row]) if value is None else value)
+    with pytest.raises(InputError, match="other films or folds;"):
+        resumed_with(old, lineage_of(other, 0))
+
+
+def test_other_stages_before_are_refused(films: Shards) -> None:
+    for saved in (lineage_of(films, 0, 0).to_plain(), [{**lineage_of(films, 0).to_plain()[0], "stage": "zeroth"}]):
+        with pytest.raises(InputError, match="other stages;"):
+            resumed_with(saved, lineage_of(films, 0))
 
 
 def test_lineage_lists_the_ancestors_oldest_first(films: Shards) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import math
 import shutil
 import subprocess
 import threading
@@ -14,9 +15,12 @@ import torch
 from damage import empty, flip_bit, truncate
 
 from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.data.plan import EpochPlan, split_fold
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.ranks.stop import Preempted, Request
 from pneumo_dist.runs import checkpoint
 from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, weights_of
+from pneumo_dist.runs.logs import METRICS, read_epochs
 from pneumo_dist.runs.repetitions import best_repetition, next_name
 from pneumo_dist.train import fold as stages
 from pneumo_dist.train import stage as trainer
@@ -78,8 +82,96 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
 def train(experiment: Experiment, films: Shards, runs: Path, fold: int = 0) -> Path:
     folder = runs / experiment.name / f"fold{fold}"
-    train_fold(experiment, fold, films, folder, ALONE, "resolved: true\n")
+    train_fold(experiment, fold, films, folder, ALONE, lambda _: "resolved: true\n")
     return folder
+
+
+def logged(folder: Path, stage: str) -> list[int]:
+    """The epochs that a stage has validated, as its log tells them."""
+    return [record["epoch"] for record in read_epochs(folder / stage / METRICS)]
+
+
+def test_more_epochs_train_a_finished_stage_on_as_if_it_had_had_them(films: Shards, tmp_path: Path) -> None:
+    short, long = (experiment_of("x", {"name": "a", "epochs": epochs}) for epochs in (1, 3))
+    straight = train(long, films, tmp_path / "straight")
+    train(short, films, tmp_path / "extended")
+    extended = train(long, films, tmp_path / "extended")
+    assert logged(extended, "a") == [0, 1, 2]
+    assert list(run_differences(straight, extended)) == []
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_fewer_epochs_than_are_done_end_at_once(
+    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The longer run is stopped between two epochs, or within its third."""
+    polls = iter([Request.NONE] * 10**6)
+    monkeypatch.setattr(trainer.StopAgreement, "poll", lambda *_: next(polls))
+    experiment = experiment_of("x", {"name": "a", "epochs": 5}, {"name": "b", "epochs": 1})
+    per_epoch = EpochPlan(split_fold(films, 0, False), experiment.stages[0], 0, 1).steps(0)
+    rounds = math.ceil(len(split_fold(films, 0, False).validation) / 3)
+    polls = iter([Request.NONE] * (2 * (per_epoch + rounds) + step - 1) + [Request.STOP])
+    with pytest.raises(Preempted):
+        train(experiment, films, tmp_path)
+    before = logged(tmp_path / "x/fold0", "a")
+    polls = iter([Request.NONE] * 10**6)
+    folder = train(experiment_of("x", {"name": "a", "epochs": 1}, {"name": "b", "epochs": 1}), films, tmp_path)
+    assert logged(folder, "a") == before and len(before) in (1, 2)
+    assert logged(folder, "b") == [0]
+
+
+@pytest.mark.parametrize("follower", [{"name": "b", "epochs": 1}, None])
+def test_stage_that_another_has_started_from_gets_no_more_epochs(
+    films: Shards, tmp_path: Path, script: Script, follower: dict[str, Any] | None
+) -> None:
+    """The next stage, or a repetition of its own."""
+    own = {"name": "a", "epochs": 1, **({} if follower else {"repeat": "until_no_gain"})}
+    others = [follower] if follower else []
+    script.scores = [0.5, 0.4, 0.3]
+    train(experiment_of("x", own, *others), films, tmp_path)
+    started = "b" if follower else "a-2"
+    before = (tmp_path / "x/fold0/config.yaml").read_text()
+    with pytest.raises(
+        InputError, match=rf"after 1 epochs and stage {started} has started from it; set its epochs \(1\)"
+    ):
+        train(experiment_of("x", {**own, "epochs": 2}, *others), films, tmp_path)
+    assert (tmp_path / "x/fold0/config.yaml").read_text() == before
+
+
+def test_schedule_that_follows_from_the_epochs_keeps_them(films: Shards, tmp_path: Path) -> None:
+    stage = {"name": "a", "epochs": 1, "schedule": {"name": "cosine"}}
+    train(experiment_of("x", stage), films, tmp_path)
+    with pytest.raises(InputError, match="trained with another epochs"):
+        train(experiment_of("x", {**stage, "epochs": 2}), films, tmp_path)
+
+
+def test_patience_that_is_over_ends_a_stage_and_more_of_it_trains_on(
+    films: Shards, tmp_path: Path, script: Script
+) -> None:
+    script.scores = [0.5, 0.4, 0.3, 0.2]
+    patient = [experiment_of("x", {"name": "a", "epochs": 9, "early_stop": patience}) for patience in (1, 3)]
+    assert logged(train(patient[0], films, tmp_path), "a") == [0, 1]
+    assert logged(train(patient[1], films, tmp_path), "a") == [0, 1, 2, 3]
+    assert script.scores == []
+
+
+def test_config_tells_finished_stages_as_they_ran(films: Shards, tmp_path: Path) -> None:
+    first = experiment_of("x", {"name": "a", "epochs": 1, "top_k": 1})
+    folder = tmp_path / "x/fold0"
+    told: list[Experiment] = []
+
+    def resolved(experiment: Experiment) -> str:
+        told.append(experiment)
+        return experiment.model_dump_json()
+
+    for experiment in (
+        first,
+        experiment_of("x", {"name": "a", "epochs": 1, "top_k": 5}),
+        experiment_of("x", {"name": "a", "epochs": 1, "top_k": 7}, {"name": "b", "epochs": 1, "top_k": 7}),
+    ):
+        train_fold(experiment, 0, films, folder, ALONE, resolved)
+    assert [[stage.top_k for stage in experiment.stages] for experiment in told] == [[1], [1, 7]]
+    assert (folder / "config.yaml").read_text() == told[-1].model_dump_json()
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor] | None) -> bool:
@@ -239,7 +331,7 @@ def test_missing_start_is_an_input_error_that_names_the_folder(
 def test_start_that_changed_is_noticed_by_a_resume(films: Shards, first: Path, script: Script) -> None:
     script.scores = [0.1, 0.2]
     train(second_of(), films, first)
-    with pytest.raises(InputError, match="was trained on other films"):
+    with pytest.raises(InputError, match="was trained with another init"):
         train(experiment_of("second", {"name": "main"}), films, first)
 
 

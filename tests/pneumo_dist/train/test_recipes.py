@@ -43,7 +43,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_every_stage_of_a_shipped_config_trains_and_leaves_a_checkpoint(path: Path, films: Shards, runs: Path) -> None:
     experiment = load_config(path, SMALL).experiment
     folder = runs / experiment.name / "fold0"
-    train_fold(experiment, 0, films, folder, ALONE, "resolved: true\n")
+    train_fold(experiment, 0, films, folder, ALONE, lambda _: "resolved: true\n")
     before: list[str] = []
     for stage in experiment.stages:
         state = load_checkpoint(folder / stage.name / "checkpoints" / "best")
