@@ -48,6 +48,18 @@ def with_present_defaults(saved: Mapping[str, Any], dropped: Mapping[str, Any] =
     return filled
 
 
+def differing_keys(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted keys whose values differ between two nested mappings, in order."""
+    keys = []
+    for key in sorted({*saved, *wanted}):
+        before, after = saved.get(key), wanted.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            keys += differing_keys(before, after, f"{prefix}{key}.")
+        elif before != after:
+            keys.append(f"{prefix}{key}")
+    return keys
+
+
 def _without(tree: Mapping[str, Any], parts: list[str], default: Any) -> Tree:
     """Return a mapping without a nested key whose value is the default."""
     name, *rest = parts

@@ -11,11 +11,11 @@ import torch
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
-from pneumo_dist.config.load import load_config
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.films import Input
 from pneumo_dist.network.build import build_model
+from pneumo_dist.predict.trained import check_trained_alike, trained_experiment
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, newest_good, top_files, weights_of
@@ -115,10 +115,9 @@ def sources_of(member: MemberConfig, runs: Path, folds: Sequence[int], own: Expe
         folder = run / f"fold{fold}"
         if not (folder / "config.yaml").exists():
             raise InputError(f"{folder}: not trained; train that fold first, or name the folds that are")
-        given = own is not None and own.name == member.experiment
-        experiment = own if given and own is not None else load_config(folder / "config.yaml").experiment
-        stage = experiment.stage(member.stage) if member.stage else experiment.stages[-1]
+        experiment, stage = trained_experiment(folder, member.stage, own)
         found.append(Source(experiment, stage, fold, folder))
+    check_trained_alike([(source.folder, source.experiment) for source in found])
     return found
 
 

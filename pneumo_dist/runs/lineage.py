@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pneumo_dist.config.experiment import Experiment, StageConfig
-from pneumo_dist.config.record import with_present_defaults
+from pneumo_dist.config.record import differing_keys, with_present_defaults
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.runs.checkpoint import keys_digest
 from shards.dataset.table import Shards
@@ -101,8 +101,8 @@ def check_same_run(
     saved_stage: dict[str, Any] = next((s for s in saved["stages"] if s["name"] == stage.name), {})
     wanted_stage = next(s for s in wanted["stages"] if s["name"] == stage.name)
     different = [
-        *_different({key: saved.get(key) for key in COMPARED}, {key: wanted[key] for key in COMPARED}),
-        *_different(saved_stage, wanted_stage),
+        *differing_keys({key: saved.get(key) for key in COMPARED}, {key: wanted[key] for key in COMPARED}),
+        *differing_keys(saved_stage, wanted_stage),
     ]
     harmless = HARMLESS_STAGE_KEYS | HARMLESS_KEYS
     if stage.schedule.name in ("cosine", "restarts", "poly") and stage.schedule.t_max is None:
@@ -143,14 +143,3 @@ def _changed_data(saved: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[s
     if differ("fold", "always_train", "keys_sha256"):
         return "folds" if all(old.get("films_sha256") for old in saved) else "films or folds"
     return "labels" if differ("labels_sha256") else None
-
-
-def _different(saved: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys = []
-    for key in sorted({*saved, *wanted}):
-        before, after = saved.get(key), wanted.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            keys += _different(before, after, f"{prefix}{key}.")
-        elif before != after:
-            keys.append(f"{prefix}{key}")
-    return keys

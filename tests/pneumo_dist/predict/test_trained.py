@@ -1,0 +1,112 @@
+"""Predictions take what a fold was trained with; a config that says otherwise is told by key."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.predict.trained import check_trained_alike, trained_experiment
+from shards.errors import InputError
+
+STAGES: list[dict[str, Any]] = [{"name": "a", "image_size": 64}, {"name": "b", "image_size": 96, "top_k": 4}]
+
+
+def experiment_of(**values: Any) -> Experiment:
+    return Experiment.model_validate({"name": "x", "data": {"loader": "host"}, "stages": STAGES, **values})
+
+
+def folder_of(tmp_path: Path, experiment: Experiment, fold: int = 0) -> Path:
+    folder = tmp_path / f"x/fold{fold}"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(experiment.model_dump_json())
+    return folder
+
+
+def test_without_a_config_all_is_as_it_was_trained(tmp_path: Path) -> None:
+    trained = experiment_of(seed=5)
+    folder = folder_of(tmp_path, trained)
+    assert trained_experiment(folder, None) == (trained, trained.stages[1])
+    assert trained_experiment(folder, "a") == (trained, trained.stages[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "keys"),
+    [
+        ({"model": {"in_channels": 1}}, "model.in_channels"),
+        ({"model": {"encoder": "resnet18"}}, "model.encoder"),
+        ({"data": {"loader": "host", "mean": [0.5] * 3, "std": [0.2] * 3}}, "data.mean, data.std"),
+        ({"data": {"loader": "host", "image_dtype": "float16"}}, "data.image_dtype"),
+        ({"stages": [STAGES[0], {**STAGES[1], "image_size": 128}]}, "image_size"),
+    ],
+)
+def test_network_and_its_input_must_be_those_of_the_training(tmp_path: Path, values: dict[str, Any], keys: str) -> None:
+    folder = folder_of(tmp_path, experiment_of())
+    with pytest.raises(InputError) as caught:
+        trained_experiment(folder, None, experiment_of(**values))
+    path = folder / "config.yaml"
+    assert str(caught.value).startswith(f"{path}: was trained with another {keys} than the given config asks for;")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"seed": 9, "amp": "float32"},
+        {"stages": [STAGES[0], {**STAGES[1], "epochs": 99, "optim": {"lr": 1.0}}]},
+        {"stages": [{**STAGES[0], "image_size": 128}, STAGES[1]]},
+        {"stages": STAGES[1:]},
+    ],
+)
+def test_settings_that_predictions_do_not_take_may_differ(tmp_path: Path, values: dict[str, Any]) -> None:
+    trained = experiment_of()
+    assert trained_experiment(folder_of(tmp_path, trained), None, experiment_of(**values)) == (
+        trained,
+        trained.stages[1],
+    )
+
+
+def test_way_of_reading_and_what_a_stage_keeps_are_those_of_the_config(tmp_path: Path) -> None:
+    own = experiment_of(
+        data={"loader": "host", "threads": 7, "prefetch": 3},
+        stages=[STAGES[0], {**STAGES[1], "top_k": 1, "eval_batch": 2}],
+    )
+    experiment, stage = trained_experiment(folder_of(tmp_path, experiment_of()), None, own)
+    assert (experiment.data, stage) == (own.data, own.stages[1])
+
+
+def test_another_loader_is_taken_with_a_warning(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, experiment_of())
+    with pytest.warns(UserWarning, match="was trained with data.loader host; films are read with dali, as"):
+        experiment, _ = trained_experiment(folder, None, experiment_of(data={"loader": "dali"}))
+    assert experiment.data.loader == "dali"
+
+
+def test_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, experiment_of())
+    with pytest.raises(InputError, match="has the stages a, b"):
+        trained_experiment(folder, None, experiment_of(stages=[*STAGES, {"name": "c"}]))
+
+
+@pytest.mark.parametrize(
+    ("values", "keys"),
+    [
+        ({"seed": 1}, "seed"),
+        (
+            {"stages": [{**STAGES[0], "epochs": 3}, {**STAGES[1], "optim": {"lr": 0.5}}]},
+            "stages.a.epochs, stages.b.optim.lr",
+        ),
+        ({"stages": [STAGES[0], {**STAGES[1], "augment": {"hflip": 0.0}}]}, "stages.b.augment.hflip"),
+        ({"stages": [STAGES[0], {**STAGES[1], "loss": {"dice": 9.0}}]}, "stages.b.loss.dice"),
+    ],
+)
+def test_folds_of_different_settings_are_no_single_member(values: dict[str, Any], keys: str) -> None:
+    folds = [(Path("x/fold0"), experiment_of()), (Path("x/fold1"), experiment_of(**values))]
+    with pytest.raises(InputError, match=rf"x/fold1: was trained with another {keys} than x/fold0; .* as members"):
+        check_trained_alike(folds)
+
+
+def test_folds_may_differ_in_how_they_were_run() -> None:
+    other = experiment_of(
+        runtime={"compile": True}, data={"loader": "dali", "threads": 4}, stages=[STAGES[0], {**STAGES[1], "top_k": 1}]
+    )
+    check_trained_alike([(Path("x/fold0"), experiment_of()), (Path("x/fold1"), other)])
