@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from integration.conftest import ROOT, environment
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import Experiment
@@ -221,6 +220,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 @pytest.fixture(scope="module")
 def folder(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with every rank's notes, and the runs of two ranks."""
+    # Not above: the ranks run this file as a program, without pytest's paths.
+    from integration.conftest import ROOT, environment
+
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, __file__, str(shards.folder), str(folder)]
     result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=180)
