@@ -18,6 +18,7 @@ from shards.build.sources import find_sources
 from shards.dataset.keys import image_pseudonym, load_salt, save_pseudonyms
 from shards.dataset.table import MANIFEST, Shards
 from shards.dataset.verify import verify
+from shards.dicom.rules import MAX_PIXELS
 from shards.errors import InputError
 from shards.files import atomic_write
 
@@ -97,6 +98,8 @@ def split_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--samples-per-shard", type=int, default=512, show_default=True)
 @click.option("--any-film", is_flag=True, help="Take lateral, multi-frame, FOR PROCESSING and other body parts' films.")
 @click.option("--allow-burned-in", is_flag=True, help="Take films whose tags say that text is burned into them.")
+@click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Pixels of the largest film.")
+@click.option("--strict", is_flag=True, help="Reject films that have a warning.")
 @click.option("--pseudonymise", is_flag=True, help="Replace image ids; OUT.ids.csv keeps the map.")
 @split_options
 @click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores")
@@ -182,7 +185,11 @@ def show_command(folder: Path, out: Path, count: int, seed: int, positives: bool
     from shards.drawing import encode
 
     shards = Shards(folder)
-    atomic_write(out, encode(contact_sheet(shards, choose(shards, count, seed, positives))))
+    films = choose(shards, count, seed, positives)
+    for film in films:
+        for text in shards.warnings(film):
+            print(f"warning: {shards.column('image_id')[film]}: {text}", file=sys.stderr)
+    atomic_write(out, encode(contact_sheet(shards, films)))
     print(f"contact sheet: {out}")
 
 

@@ -68,15 +68,17 @@ def film_shards(
     folder: Path,
     image_size: int,
     rules: FilmRules = _DEFAULT_RULES,
+    strict: bool = False,
     workers: int = 1,
     on_film: Callable[[int], None] | None = None,
     salt: bytes | None = None,
 ) -> tuple[Shards | None, list[Refused]]:
     """Build DICOM files as test films into a new scratch folder, and return the dataset and what it refused.
 
-    Exactly what the build refuses is refused, with its reasons; near-duplicates are kept. Of films with one name the
-    first is taken. None where none is left. `row_paths` tells which row is which file; `on_film` hears how many films a
-    finished shard took. With the `salt` of a build before, a folder that holds these films already is taken as it is.
+    Exactly what the build refuses is refused, with its reasons, and with `strict` films that have a warning;
+    near-duplicates are kept. Of films with one name the first is taken. None where none is left. `row_paths` tells
+    which row is which file; `on_film` hears how many films a finished shard took. With the `salt` of a build before, a
+    folder that holds these films already is taken as it is.
     Raises InputError for no films and for a folder in use.
     """
     if not paths:
@@ -99,6 +101,8 @@ def film_shards(
         image_size=image_size,
         any_film=rules.any_film,
         allow_burned_in=rules.allow_burned_in,
+        max_pixels=rules.max_pixels,
+        strict=strict,
         duplicate_distance=None,
     )
     # Patients are not grouped here: a salt that nobody keeps leaves no trace of them.

@@ -160,7 +160,9 @@ def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes
     dataset = Shards(out)
     if dataset.manifest["salt_check"] != salt_check(salt):
         raise InputError(f"{out}: was built with another patient salt; give its file with --patient-salt-file")
-    different = [k for k, v in options.content().items() if dataset.manifest["arguments"][k] != v]
+    # Options that are newer than the dataset were at their defaults.
+    built = {**BuildOptions().content(), **dataset.manifest["arguments"]}
+    different = [k for k, v in options.content().items() if built[k] != v]
     if different:
         option = different[0].replace("_", "-")
         raise InputError(f"{out}: was built with another --{option}; appended films need the same")

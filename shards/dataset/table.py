@@ -177,6 +177,9 @@ class ArgumentsModel(_Strict):
     codec: str
     any_film: bool
     allow_burned_in: bool
+    # Options that are newer than the format.
+    max_pixels: int = 0
+    strict: bool = False
     pseudonymise: bool
     duplicate_distance: int | None
     groups_csv: bool
@@ -287,6 +290,11 @@ class Shards:
         offset, size, crc = (int(self.column(f"{member}_{what}")[index]) for what in ("offset", "size", "crc32"))
         assert size >= 0, f"{key} has no {member}"
         return self._members.read(shard, offset, size, crc, f"{member} of {key}")
+
+    def warnings(self, index: int) -> list[str]:
+        """Return what the build could only assume of a film; datasets of before 0.2.0 keep their number alone."""
+        about: dict[str, Any] = json.loads(self.read(index, "json"))
+        return list(about.get("warnings", []))
 
     def close(self) -> None:
         """Close the shard files; a later read opens them again."""

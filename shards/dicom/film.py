@@ -70,6 +70,7 @@ class Film:
     info: FilmInfo
     warnings: tuple[str, ...] = ()
     jpeg: bytes | None = None
+    aspect: float = 1.0
 
 
 def read_film(path: Path, rules: FilmRules = _DEFAULT_RULES) -> Film:

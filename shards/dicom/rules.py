@@ -20,6 +20,10 @@ _WITH_INTENT = "1.2.840.10008.5.1.4.1.1.1."
 _FOR_PROCESSING = frozenset({f"{_WITH_INTENT}{kind}.1" for kind in (1, 2, 3)})
 
 
+# The largest detectors have a quarter of this; what claims more is damaged, or made to fill the memory.
+MAX_PIXELS = 12_000 * 12_000
+
+
 @dataclass(frozen=True)
 class FilmRules:
     """Which films are taken: `any_film` also those that are no single frontal chest film for presentation.
@@ -30,6 +34,7 @@ class FilmRules:
 
     any_film: bool = False
     allow_burned_in: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 def screen(dataset: Dataset, rules: FilmRules) -> tuple[str, ...]:

@@ -79,6 +79,7 @@ def test_mask_segmentation_and_findings_are_those_of_the_rule(
         "called": True,
         "image_score": image_score(label_map(blob(), grid), 20),
         "class_probability": 0.75,
+        "warnings": [],
         "area_px": int(expected.sum()),
         "area_mm2": round(int(expected.sum()) * stored_spacing[0] * stored_spacing[1], 2),
         "area_mm2_missing_because": None,
@@ -152,6 +153,19 @@ def test_the_margin_tells_whether_something_was_found(monkeypatch: pytest.Monkey
     draw_film(image, mask)
     assert told[::2] == [EMPTY, FOUND] and EMPTY == "no pneumothorax found"
     assert all("research use only" in text for text in told[1::2])
+
+
+@pytest.mark.parametrize("width", [64, 300, 2000])
+def test_the_margin_tells_every_warning_whole(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    told: list[str] = []
+    draw = cv2.putText
+    monkeypatch.setattr(cv2, "putText", lambda strip, text, *more: told.append(text) or draw(strip, text, *more))
+    image, mask = noise(90, width), np.zeros((90, width), np.uint8)
+    texts = ["no BodyPartExamined: taken as a chest film", "its pixels are not square: " + "resampled " * 9]
+    drawn = draw_film(image, mask, texts)
+    assert " ".join(" ".join(told[2:]).split()) == " ".join(f"warning: {text}".strip() for text in texts)
+    assert drawn.shape[0] > draw_film(image, mask).shape[0]
+    assert drawn[-12 * len(told[2:]) :].any() and not drawn[90:, -1].any(), "a line runs out of the margin"
 
 
 @pytest.mark.parametrize(
