@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,34 @@ import click
 from shards import console
 from shards.build.assemble import finalize, options_of
 from shards.build.build import BuildSummary, Task, build
+from shards.build.films import NO_MASK, Held
+from shards.build.folders import DANGLING
 from shards.build.labels import load_labels
+from shards.build.leaks import known_test_films
+from shards.build.names import ID_KINDS
 from shards.build.options import CODECS, BuildOptions
 from shards.build.progress import PARTS, PLAN, refuse_foreign_folder
-from shards.build.sources import find_sources
-from shards.dataset.keys import image_pseudonym, load_salt, save_pseudonyms
-from shards.dataset.table import MANIFEST, Shards
+from shards.build.sources import ABSENT_MASKS, Sources, find_sources
+from shards.dataset.keys import load_salt, save_pseudonyms
+from shards.dataset.table import MANIFEST, Shards, read_table
 from shards.dataset.verify import verify
 from shards.dicom.rules import MAX_PIXELS
 from shards.errors import InputError
 from shards.files import atomic_write
 
-FOLDER = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path of a name that every stream can print."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        try:
+            os.fsdecode(value).encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value}: this path is not UTF-8; rename it, as with 'convmv -f latin1 -t utf8'", param, context)
+        return super().convert(value, param, context)
+
+
+FOLDER = _Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -48,6 +65,7 @@ def synth(out: Path, images: int, size: int, positive_rate: float, seed: int) ->
     print(f"{made.rle_rows} label rows in {made.labels_csv}")
 
 
+MOST_LISTED = 20
 SPLIT_OPTIONS = (
     click.option("--folds", type=int, default=5, show_default=True),
     click.option(
@@ -86,6 +104,13 @@ def split_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--images", "image_dirs", type=FOLDER, multiple=True, help="Folder of PNG/JPEG films; may be repeated.")
 @click.option("--rle", "labels_path", type=FOLDER, help="Label CSV: image id, run-length mask or -1.")
 @click.option("--masks", type=FOLDER, help="Folder of mask PNGs with the films' names, instead of --rle.")
+@click.option(
+    "--absent-mask",
+    type=click.Choice(ABSENT_MASKS),
+    default=ABSENT_MASKS[0],
+    show_default=True,
+    help="What films are that have no mask in --masks; negative takes an empty mask.",
+)
 @click.option("--always-train", "always_dirs", type=FOLDER, multiple=True, help="Labelled films that only ever train.")
 @click.option("--test-dicom", "test_dicom_dirs", type=FOLDER, multiple=True, help="Unlabelled DICOM films.")
 @click.option("--test-images", "test_image_dirs", type=FOLDER, multiple=True, help="Unlabelled PNG/JPEG films.")
@@ -100,6 +125,13 @@ def split_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--allow-burned-in", is_flag=True, help="Take films whose tags say that text is burned into them.")
 @click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Pixels of the largest film.")
 @click.option("--strict", is_flag=True, help="Reject films that have a warning.")
+@click.option(
+    "--id",
+    type=click.Choice(ID_KINDS),
+    default=BuildOptions.id,
+    show_default=True,
+    help="Image ids: file names, or SOPInstanceUIDs where files share one name. Labels and masks go by them.",
+)
 @click.option("--pseudonymise", is_flag=True, help="Replace image ids; OUT.ids.csv keeps the map.")
 @split_options
 @click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores")
@@ -112,6 +144,7 @@ def build_command(
     image_dirs: tuple[Path, ...],
     labels_path: Path | None,
     masks: Path | None,
+    absent_mask: str,
     always_dirs: tuple[Path, ...],
     test_dicom_dirs: tuple[Path, ...],
     test_image_dirs: tuple[Path, ...],
@@ -129,14 +162,17 @@ def build_command(
     labels = load_labels(labels_path) if labels_path else None
     refuse_foreign_folder(out)
     finished = (out / MANIFEST).exists()
-    held = _held(out) if finished else set()
+    held = Held(_held(out) if finished else frozenset())
     if append and options.pseudonymise:
-        salt = _salt(out, patient_salt_file, create=False)
-        held = {image_id for image_id in labels or () if image_pseudonym(image_id, salt) in held}
+        held = replace(held, salt=_salt(out, patient_salt_file, create=False))
     sources = find_sources(
         *(dicom_dirs, image_dirs, masks, labels, labels_path, test_dicom_dirs, test_image_dirs, always_dirs),
-        known=held if append else frozenset(),
+        known=held if append else Held(),
+        id_kind=options.id,
+        absent_mask=absent_mask,
+        out=out,
     )
+    _describe_skipped(sources)
     # Last of all, so that no salt is made for what is refused; a begun build keeps the one that it began with.
     begun = finished or (out / PARTS / PLAN).exists()
     salt = _salt(out, patient_salt_file, create=patient_salt_file is None and not begun)
@@ -212,9 +248,9 @@ def export_command(folder: Path, png: Path | None, nnunet: Path | None) -> None:
     print(f"exported: {png or nnunet}")
 
 
-def _held(out: Path) -> set[str]:
+def _held(out: Path) -> frozenset[str]:
     dataset = Shards(out)
-    return set(dataset.column("image_id")[dataset.finished_rows()])
+    return frozenset(dataset.column("image_id")[dataset.finished_rows()])
 
 
 def _salt(out: Path, given: Path | None, create: bool) -> bytes:
@@ -235,6 +271,22 @@ def _default(out: Path, suffix: str) -> Path:
     return out.with_name(out.name + suffix)
 
 
+def _describe_skipped(sources: Sources) -> None:
+    """Print how many files and films are passed over and why; a link to nothing may be a film, so it is named."""
+    for reason, count in sources.skipped_counts.items():
+        print(f"skipped: {count} files: {reason}")
+    if sources.unlabelled and sources.unlabelled_reason == NO_MASK:
+        print(f"warning: {len(sources.unlabelled)} films: {NO_MASK}")
+    dangling = [str(item.path) for item in sources.skipped if item.reason == DANGLING]
+    for path in dangling[:MOST_LISTED]:
+        print(
+            f"warning: {console.printable(path)}: a link to nothing; restore its target or remove it", file=sys.stderr
+        )
+    if len(dangling) > MOST_LISTED:
+        more = len(dangling) - MOST_LISTED
+        print(f"warning: {more} more links to nothing; list them with: find FOLDER -xtype l", file=sys.stderr)
+
+
 def _describe(out: Path, made: BuildSummary) -> None:
     print(
         f"{out}: {made.train} training films and {made.holdout} held out, {made.always_train} always trained "
@@ -247,6 +299,12 @@ def _describe(out: Path, made: BuildSummary) -> None:
         print(f"{made.reencoded} films had no JPEG stream that could be taken over and were encoded anew")
     for text, count in made.warnings.items():
         print(f"warning: {count} films: {text}")
+    if made.known_test:
+        shown = ", ".join(known_test_films(read_table(out))[:MOST_LISTED])
+        print(
+            f"warning: {made.known_test} test films look like, or share a patient with, labelled films; "
+            f"a score on them tells nothing of new patients: {shown}{' ...' if made.known_test > MOST_LISTED else ''}"
+        )
     print(f"{made.unlabelled} films without a label, listed in {out / 'unlabelled.csv'}, are left out")
     print(f"{made.rejected} films rejected, listed in {out / 'rejected.csv'}")
 

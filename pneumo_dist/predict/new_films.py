@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.build.build import build
+from shards.build.folders import IMAGE_SUFFIXES
+from shards.build.names import objection
 from shards.build.options import BuildOptions
 from shards.build.progress import REJECTED, read_list
-from shards.build.sources import IMAGE_SUFFIXES, Source, Sources, find_sources
+from shards.build.sources import Source, Sources, dicom_files
 from shards.dataset.keys import SALT_BYTES, sample_key
 from shards.dataset.table import Shards
 from shards.dicom.film import SUFFIXES, FilmRules
@@ -46,16 +48,17 @@ def check_distinct(paths: Sequence[Path]) -> None:
 def film_paths(given: Sequence[Path]) -> list[Path]:
     """Return the given files, and for each folder among them the DICOM files below it, in order.
 
+    Links to nothing that are called like a DICOM file are among them, to be refused by name.
+
     Raises InputError for what is not there, and for a folder without DICOM files.
     """
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            try:
-                found = find_sources([], [], None, None, None, [path], [])
-            except InputError:  # its mend is one of the build's options
-                raise InputError(f"{path}: holds no films; give a folder with DICOM files") from None
-            paths += sorted([*(source.path for source in found.test), *(source.path for source, _ in found.duplicates)])
+            found, others = dicom_files(path)
+            if not found:
+                raise InputError(f"{path}: holds no films{others}; give a folder with DICOM files")
+            paths += found
         elif path.is_file():
             paths.append(path)
         else:
@@ -89,6 +92,8 @@ def film_shards(
         name = film_name(path)
         if path.suffix.lower() in IMAGE_SUFFIXES:
             refused.append(Refused(path, "not a DICOM file: give the film as its maker sent it"))
+        elif (reason := objection(name)) is not None:
+            refused.append(Refused(path, reason))
         elif name in first:
             refused.append(Refused(path, f"same image id as {first[name]}; remove one of the two"))
         else:

@@ -16,7 +16,7 @@ class BuildOptions:
     """What decides a dataset besides its films: first the tars' bytes, then the split, which lives in the table.
 
     `duplicate_distance` is the largest Hamming distance (of 256 bits) between the perceptual hashes of films that count
-    as one picture; None leaves near-duplicates alone.
+    as one picture; None leaves near-duplicates alone. `id` says what image ids are: names of files, or SOPInstanceUIDs.
     """
 
     image_size: int = 512
@@ -34,6 +34,7 @@ class BuildOptions:
     duplicate_distance: int | None = 7
     groups_csv: Path | None = None
     folds_csv: Path | None = None
+    id: str = "name"
 
     def __post_init__(self) -> None:
         if not 32 <= self.image_size <= 8192:

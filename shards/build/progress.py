@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ Part = dict[str, Any]
 class PlanRecord:
     """What plan.json keeps: enough to finish a build without its films.
 
-    `jobs` are (shard name, digest of its inputs); the lists are rows of unlabelled.csv and rejected.csv.
+    `jobs` are (shard name, digest of its inputs); the lists are rows of unlabelled.csv and rejected.csv. `skipped`
+    counts files that are no films, by reason.
     """
 
     digest: str
@@ -39,6 +40,7 @@ class PlanRecord:
     jobs: tuple[tuple[str, str], ...]
     unlabelled: tuple[Row, ...]
     duplicates: tuple[Row, ...]
+    skipped: dict[str, int] = field(default_factory=dict)
 
     def save(self, out: Path) -> None:
         """Write plan.json, unless it stands there already."""
@@ -129,7 +131,7 @@ def read_list(path: Path) -> list[Row]:
     """Return the rows of such a list, none where the file is missing."""
     if not path.exists():
         return []
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         return [tuple(row) for row in csv.reader(stream)][1:]
 
 

@@ -150,7 +150,11 @@ class ShardModel(_Strict):
 
 
 class CountsModel(_Strict):
-    """Films by split, and what was left out."""
+    """Films by split, and what was left out.
+
+    `known_test` counts test films that look like a labelled film or share its patient; `skipped` counts files in the
+    folders that were given last which are no films, by reason.
+    """
 
     train: int
     always_train: int
@@ -163,6 +167,8 @@ class CountsModel(_Strict):
     shards: int
     reencoded: int
     warnings: dict[str, int]
+    known_test: int = 0
+    skipped: dict[str, int] = {}
 
 
 class ArgumentsModel(_Strict):
@@ -184,6 +190,7 @@ class ArgumentsModel(_Strict):
     duplicate_distance: int | None
     groups_csv: bool
     folds_csv: bool
+    id: Literal["name", "sop"] = "name"
 
 
 class ManifestModel(_Strict):

@@ -1,5 +1,6 @@
 """New films go through the ordinary build: what it refuses is refused, and every row knows its file."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -126,6 +127,24 @@ def test_a_folder_stands_for_the_dicom_files_below_it(tmp_path: Path) -> None:
         film_paths([tmp_path / "empty"])
     with pytest.raises(InputError, match="no films given"):
         film_shards([], tmp_path / "scratch", 32)
+
+
+def test_a_link_to_nothing_and_a_name_that_is_no_id_are_refused_by_name(tmp_path: Path) -> None:
+    good = write_film(tmp_path / "in/film.dcm", noise(32, 32))
+    (tmp_path / "in/gone.dcm").symlink_to("nowhere.dcm")
+    (tmp_path / "in/notes").symlink_to("nowhere")
+    write_film(tmp_path / "elsewhere/=1+1.dcm", noise(32, 32, seed=1))
+    write_film(tmp_path / "elsewhere" / os.fsdecode(b"f\xfclm.dcm"), noise(32, 32, seed=2))
+    (tmp_path / "in/more").symlink_to(tmp_path / "elsewhere")
+    shards, refused = film_shards(film_paths([tmp_path / "in"]), tmp_path / "scratch", 32)
+    assert shards is not None and shards.column("image_id").tolist() == [good.stem]
+    reasons = {film.path.name: film.reason for film in refused}
+    assert reasons.keys() == {"gone.dcm", "=1+1.dcm", os.fsdecode(b"f\xfclm.dcm")}
+    assert "formula" in reasons["=1+1.dcm"] and "not UTF-8" in reasons[os.fsdecode(b"f\xfclm.dcm")]
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.tif").write_bytes(b"II*")
+    with pytest.raises(InputError, match=r"pictures: holds no films but 1 \.tif files; give a folder with DICOM files"):
+        film_paths([tmp_path / "pictures"])
 
 
 def test_a_scratch_folder_in_use_is_left_alone(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def bare_manifest() -> dict[str, Any]:
     return {
         "codec": "png",
         "image_size": 64,
-        "counts": {name: {} if name == "warnings" else 0 for name in CountsModel.model_fields},
+        "counts": {name: 0 for name, field in CountsModel.model_fields.items() if field.is_required()}
+        | {"warnings": {}},
         "arguments": BuildOptions().public(),
         **dict.fromkeys(("salt_check", "build_digest", "table_sha256"), ""),
         "shards": [],
