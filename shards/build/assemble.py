@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.build.doubts import split_doubts
 from shards.build.options import BuildOptions
 from shards.build.progress import (
     PARTS,
@@ -32,7 +33,10 @@ from shards.files import sha256_file
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """Counts of a finished dataset; `groups` counts patients joined with near-duplicates over labelled films."""
+    """Counts of a finished dataset; `groups` counts patients joined with near-duplicates over labelled films.
+
+    `warnings` are those of single films, `doubts` those of groups and folds.
+    """
 
     train: int
     always_train: int
@@ -45,6 +49,7 @@ class BuildSummary:
     shards: int
     reencoded: int
     warnings: dict[str, int]
+    doubts: list[str]
     reused_shards: int = 0
 
     @property
@@ -55,9 +60,12 @@ class BuildSummary:
 def summary_of(manifest: dict[str, Any]) -> BuildSummary:
     """Return the counts of a manifest."""
     counts = {
-        field.name: manifest["counts"][field.name] for field in fields(BuildSummary) if field.name != "reused_shards"
+        field.name: manifest["counts"][field.name]
+        for field in fields(BuildSummary)
+        if field.name not in ("doubts", "reused_shards")
     }
-    return BuildSummary(**counts)
+    # Manifests of version 0.2.0 tell none.
+    return BuildSummary(**counts, doubts=list(manifest["counts"].get("doubts", [])))
 
 
 def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int = 0) -> BuildSummary:
@@ -78,7 +86,8 @@ def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int =
             raise InputError(f"{out}: its folds came from a CSV; give it again with --folds-csv, or --folds for others")
         options = options_of({**manifest["arguments"], **changes})
         table = split_table(read_table(out), options, salt)
-        summary = _write(out, table, {**manifest, "arguments": options.public()})
+        doubts = split_doubts(table, options, salt)
+        summary = _write(out, table, {**manifest, "arguments": options.public()}, doubts)
         shutil.rmtree(out / PARTS)
         return summary
 
@@ -136,7 +145,7 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
         "counts": {"warnings": dict(sorted(warnings.items()))},
         "shards": shards,
     }
-    summary = _write(out, table, manifest)
+    summary = _write(out, table, manifest, split_doubts(table, options, salt, appended=plan.appends))
     shutil.rmtree(out / PARTS)
     return summary
 
@@ -145,7 +154,7 @@ def _described(part: Part) -> dict[str, Any]:
     return {**{name: part[name] for name in ("name", "sha256", "bytes", "reencoded")}, "samples": len(part["rows"])}
 
 
-def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary:
+def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[str]) -> BuildSummary:
     splits = table["split"].to_pylist()
     groups = {
         group for group, split in zip(table["group"].to_pylist(), splits, strict=True) if split in ("train", "holdout")
@@ -159,6 +168,7 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary
         "shards": len(manifest["shards"]),
         "reencoded": sum(shard["reencoded"] for shard in manifest["shards"]),
         "warnings": manifest["counts"]["warnings"],
+        "doubts": doubts,
     }
     save_table(out / TABLE, table)
     arguments = manifest["arguments"]

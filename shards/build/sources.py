@@ -4,7 +4,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shards.build.labels import LabelRow, Labels
+from shards.build.labels import LabelRow, Labels, match_labels
 from shards.dataset.keys import image_pseudonym, sample_key
 from shards.dicom import film as dicom
 from shards.errors import InputError
@@ -102,6 +102,7 @@ def find_sources(
     train = [source for source in sources if source.split != "test"]
     test = tuple(source for source in sources if source.split == "test")
     if labels is not None:
+        labels = match_labels(labels, [source.image_id for source in sources], known)
         _check_labels_have_films(labels, sources, labels_path, known)
         labelled = [replace(source, labels=labels[source.image_id]) for source in train if source.image_id in labels]
         unlabelled = [source for source in train if source.image_id not in labels]

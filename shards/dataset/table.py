@@ -163,6 +163,7 @@ class CountsModel(_Strict):
     shards: int
     reencoded: int
     warnings: dict[str, int]
+    doubts: list[str] = []
 
 
 class ArgumentsModel(_Strict):

@@ -48,7 +48,7 @@ def test_a_repeated_empty_row_stays_empty(tmp_path: Path) -> None:
         ("x, 3 0", "below 1"),
         ("x, 3 four", "'four'"),
         ("x,", "empty"),
-        ("x", "1 cells"),
+        ("x", "1 cell "),
         ("x,1 2,3 4", "3 cells"),
         (",1 2", "id is missing"),
         ("1.2.4, -1", "-1"),
