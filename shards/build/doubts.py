@@ -102,7 +102,7 @@ def _one_sided(films: Sequence[dict[str, Any]], folds: Sequence[int]) -> list[st
     positives = Counter(film["fold"] for film in films if film["has_mask"])
     empty = [fold for fold in folds if not sizes[fold]]
     without = [fold for fold in folds if sizes[fold] and not positives[fold]]
-    way_out = f"give fewer with --folds, or {_SAY}"
+    way_out = "give fewer with --folds, or other groups with --groups"
     if empty:
         found.append(f"{_named(empty)} no film: {way_out}")
     if without:

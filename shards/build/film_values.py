@@ -1,7 +1,7 @@
 """What a CSV says of single films: their folds (`--folds-csv`) or their groups (`--groups`)."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,11 +13,13 @@ from shards.build.rows import (
     check_commas,
     check_id,
     check_spreadsheet,
+    explain_stray,
     plain,
     read_rows,
     shown,
     without_suffix,
 )
+from shards.dataset.keys import image_pseudonym
 from shards.errors import InputError
 
 FOLD_NAMES = ("fold", "folds", "foldid", "foldnumber", "kfold", "cvfold")
@@ -27,7 +29,6 @@ GROUP_NAMES = (
 )
 LARGEST_FOLD = 999
 
-Find = Callable[[str], str | None]
 Value = TypeVar("Value", int, str)
 
 # What published files write for films that train in every fold: stage_2 is that of the SIIM-ACR competition's winner.
@@ -46,22 +47,39 @@ class Given:
     split: str
 
 
-def given_groups(path: Path, find: Find) -> dict[str, str]:
+@dataclass(frozen=True)
+class Films:
+    """The image ids of a table, and the `salt` under which they are pseudonyms, None where they are ids as found."""
+
+    ids: frozenset[str]
+    salt: bytes | None = None
+
+    def find(self, image_id: str) -> str | None:
+        """Return a film's id in the table; in a CSV it may have a suffix, or be what a pseudonym replaced."""
+        for name in (image_id, without_suffix(image_id)):
+            if name in self.ids:
+                return name
+            if self.salt is not None and image_pseudonym(name, self.salt) in self.ids:
+                return image_pseudonym(name, self.salt)
+        return None
+
+
+def given_groups(path: Path, films: Films) -> dict[str, str]:
     """Return film -> group for the rows whose group is not blank.
 
-    `find` returns the film of an image id, None where there is no such film. Raises InputError for a CSV that cannot
-    be meant, for one that names none of the films, and for a film in two groups.
+    Raises InputError for a CSV that cannot be meant, for one that names none of the films, for an id that a
+    spreadsheet changed, and for a film in two groups.
     """
     rows = _read(path, "--groups", "group", GROUP_NAMES)
     for row in rows:
         check_spreadsheet(path, row.line, "group", row.value)
-    return _by_film(path, "group", rows, [row.value or None for row in rows], find)
+    return _by_film(path, "group", rows, [row.value or None for row in rows], films)
 
 
-def given_folds(path: Path, find: Find) -> dict[str, int]:
+def given_folds(path: Path, films: Films) -> dict[str, int]:
     """Return film -> fold, HOLDOUT or ALWAYS; films with a blank fold are left out. As `given_groups`."""
     rows = _read(path, "--folds-csv", "fold", FOLD_NAMES)
-    return _by_film(path, "fold", rows, [_fold(path, row) for row in rows], find)
+    return _by_film(path, "fold", rows, [_fold(path, row) for row in rows], films)
 
 
 def _fold(path: Path, row: Given) -> int | None:
@@ -90,17 +108,21 @@ def _fold(path: Path, row: Given) -> int | None:
 
 
 def _by_film(
-    path: Path, what: str, rows: Sequence[Given], values: Sequence[Value | None], find: Find
+    path: Path, what: str, rows: Sequence[Given], values: Sequence[Value | None], films: Films
 ) -> dict[str, Value]:
-    """Put values under the films' ids. Raises InputError for a film with two, and where no row is of a film."""
-    films = [find(row.image_id) or find(without_suffix(row.image_id)) for row in rows]
-    if not any(films):
+    """Put values under the films' ids."""
+    named = [films.find(row.image_id) for row in rows]
+    strays = {row.image_id: row.line for row, film in zip(rows, named, strict=True) if film is None}
+    change = explain_stray(strays, films.ids.difference(filter(None, named)))
+    if change is not None:
+        raise InputError(f"{path} line {strays[change[0]]}: no film is called {change[0]}: {change[1]}")
+    if not any(named):
         raise InputError(
             f"{path}: none of its image ids is a film of this dataset, first {shown([rows[0].image_id])}; "
             "image ids are the films' file names without .dcm, .png or .jpg"
         )
     first: dict[str, tuple[Given, Value]] = {}
-    for row, film, value in zip(rows, films, values, strict=True):
+    for row, film, value in zip(rows, named, values, strict=True):
         if value is None:
             continue
         earlier, other = first.setdefault(film or without_suffix(row.image_id), (row, value))
@@ -109,8 +131,7 @@ def _by_film(
                 f"{path} line {row.line}: {row.image_id} has {what} {_named(value)} here and {_named(other)} in line "
                 f"{earlier.line}; give it one"
             )
-    found = set(films)
-    return {film: value for film, (_, value) in first.items() if film in found}
+    return {film: value for film, (_, value) in first.items() if film in films.ids}
 
 
 def _named(value: int | str) -> str:
@@ -166,7 +187,8 @@ def _given(path: Path, row: Row, columns: Mapping[str, int]) -> Given:
     width = columns.get("width", 2)
     if len(row.cells) > width or len(row.cells) < 2:
         check_commas(path, row)
-        raise InputError(f"{path} line {row.line}: {len(row.cells)} cells instead of {width}: {shown(row.cells)}")
+        count = "1 cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
+        raise InputError(f"{path} line {row.line}: {count} instead of {width}: {shown(row.cells)}")
     cells = [*row.cells, *[""] * (width - len(row.cells))]
     image_id, value = cells[columns["id"]], cells[columns["value"]]
     check_id(path, row.line, image_id)

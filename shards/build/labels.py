@@ -9,10 +9,10 @@ from shards.build.rows import (
     Row,
     check_commas,
     check_id,
+    explain_stray,
     plain,
     read_rows,
     shown,
-    spreadsheet_change,
     without_suffix,
 )
 from shards.dataset import rle
@@ -78,23 +78,12 @@ def match_labels(labels: Labels, film_ids: Collection[str], known: Container[str
         is_film = image_id in films or image_id in known
         name = shorter if not is_film and (shorter in films or shorter in known) else image_id
         rows.setdefault(name, []).extend(found)
-    stray = next((name for name in rows if name not in films and name not in known), None)
-    if stray is not None:
-        _explain(stray, rows[stray][0], films)
-    return _checked(rows)
-
-
-def _explain(image_id: str, row: LabelRow, films: Collection[str]) -> None:
-    place = f"{row.path} line {row.line}"
-    other = next((film for film in sorted(films) if film.casefold() == without_suffix(image_id).casefold()), None)
-    if other is not None:
-        raise InputError(f"{place}: no film is called {image_id}, but one is {other}; write capitals alike")
-    change = spreadsheet_change(image_id, films)
+    change = explain_stray((name for name in rows if name not in films and name not in known), films.difference(rows))
     if change is not None:
-        raise InputError(
-            f"{place}: no film is called {image_id}; a spreadsheet or a program changed the ids ({change}); "
-            "take the file from before, or format the column as text"
-        )
+        image_id, why = change
+        row = rows[image_id][0]
+        raise InputError(f"{row.path} line {row.line}: no film is called {image_id}: {why}")
+    return _checked(rows)
 
 
 def _checked(rows: Mapping[str, list[LabelRow]]) -> Labels:

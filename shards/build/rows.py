@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ _FOREIGN = (
     (b"version https://git-lfs", "a pointer of Git LFS and not the file itself; run: git lfs pull"),
     (b"<", "a web page or XML; download the file itself"),
 )
+_BEFORE = "take the file from before it was opened there, or format the column as text"
 _SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
 # 1.2.276.0.7230010E+23 and 1,2E+23: what spreadsheets make of long numbers. #NAME? and its like: of formulas.
 _NUMBER_FORMAT = re.compile(r"[0-9.,]*[0-9]E\+[0-9]+", re.IGNORECASE)
@@ -57,9 +58,8 @@ def read_rows(path: Path, option: str) -> list[Row]:
         line = 1
         try:
             for cells in reader:
-                found = [
-                    cell.replace("\ufeff", "").strip() for cell in cells
-                ]  # files joined by `cat` have a BOM inside
+                # Files joined by `cat` have a BOM inside.
+                found = [cell.replace("\ufeff", "").strip() for cell in cells]
                 while len(found) > 2 and not found[-1]:
                     found.pop()
                 if any(found):
@@ -72,7 +72,7 @@ def read_rows(path: Path, option: str) -> list[Row]:
 
 
 def _text(path: Path, option: str) -> str:
-    if not path.is_file():
+    if path.is_dir() or not path.exists():  # a pipe is no file, and good
         what = "is a folder" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}; give the CSV file with {option}")
     try:
@@ -123,16 +123,19 @@ def _csv_fault(error: csv.Error) -> str:
 def _check_separator(path: Path, rows: Sequence[Row]) -> None:
     for separator, name in _SEPARATORS.items():
         if rows and all(len(row.cells) == 1 and separator in row.cells[0] for row in rows[:20]):
+            for row in rows[:20]:
+                check_spreadsheet(path, row.line, "image id", row.cells[0].split(separator)[0].strip())
             raise InputError(f"{path}: its cells are separated by {name}; save it with commas")
 
 
 def check_commas(path: Path, row: Row) -> None:
-    """Raise InputError for a row that makes no sense with commas and has another separator: 1,2E+23;-1."""
-    for separator in _SEPARATORS:
-        if separator != " " and any(separator in cell for cell in row.cells):
-            raise InputError(
-                f"{path} line {row.line}: its cells are separated by {_SEPARATORS[separator]}; save it with commas"
-            )
+    """Raise InputError for a row that makes no sense with commas where it is plain why: 1,2E+23;-1 or 1,2E+23,-1."""
+    for separator, name in _SEPARATORS.items():
+        if separator in row.cells[-1] and separator != " ":
+            check_spreadsheet(path, row.line, "image id", ",".join(row.cells).split(separator)[0].strip())
+            raise InputError(f"{path} line {row.line}: its cells are separated by {name}; save it with commas")
+    for cell in row.cells:
+        check_spreadsheet(path, row.line, "image id", cell)
 
 
 def plain(name: str) -> str:
@@ -159,6 +162,8 @@ def check_id(path: Path, line: int, image_id: str) -> None:
     if not image_id:
         raise InputError(f"{path} line {line}: the image id is missing")
     check_spreadsheet(path, line, "image id", image_id)
+    if image_id.startswith(("'", '="')):  # how people keep a spreadsheet from changing ids
+        raise InputError(f"{path} line {line}: the image id {shown([image_id])} has a spreadsheet's signs; remove them")
     if len((image_id + ".").splitlines()) > 1 or any(ord(character) < 32 for character in image_id):
         raise InputError(
             f"{path} line {line}: the image id {shown([image_id])} holds a line break or control character"
@@ -168,22 +173,28 @@ def check_id(path: Path, line: int, image_id: str) -> None:
 def check_spreadsheet(path: Path, line: int, what: str, text: str) -> None:
     """Raise InputError for a text that a spreadsheet made of another: 1.2276E+23, #NAME?."""
     if _NUMBER_FORMAT.fullmatch(text) or _SPREADSHEET_ERROR.fullmatch(text):
-        raise InputError(
-            f"{path} line {line}: a spreadsheet changed the {what} to {text[:80]}; "
-            "take the file from before it was opened there, or format the column as text"
-        )
+        raise InputError(f"{path} line {line}: a spreadsheet changed the {what} to {text[:80]}; {_BEFORE}")
 
 
-def spreadsheet_change(image_id: str, film_ids: Collection[str]) -> str | None:
-    """Return how a spreadsheet made an image id, which is no film's, of a film's; None where it does not look so."""
-    if re.fullmatch(r"[0-9]{15}0+", image_id) and any(
-        film.isdecimal() and len(film) == len(image_id) and film[:14] == image_id[:14] for film in film_ids
-    ):
-        return "it has 15 digits and then zeros, as spreadsheets cut long numbers"
-    if image_id.isdecimal() and any(film != image_id and film.lstrip("0") == image_id for film in film_ids):
-        return "a film's id has zeros before it, which spreadsheets drop"
-    if image_id.endswith(".0") and image_id[:-2] in film_ids:
-        return "a film's id stands before its '.0', which programs add to numbers"
-    if re.fullmatch(r"[0-9]{1,2}-[A-Za-z]{3}(-[0-9]{2,4})?", image_id):
-        return "it is a date, as spreadsheets make of ids"
+def explain_stray(image_ids: Iterable[str], film_ids: Collection[str]) -> tuple[str, str] | None:
+    """Return the first image id that is a film's id changed, and how; None where none of them looks so.
+
+    `image_ids` are no film's.
+    """
+    spelt = {film.casefold(): film for film in sorted(film_ids, reverse=True)}
+    numbers = [film for film in film_ids if film.isdecimal()]
+    without_zeros = {film.lstrip("0") for film in numbers if film.startswith("0")}
+    cut = {(len(film), film[:14]) for film in numbers if len(film) > 15}
+    for image_id in image_ids:
+        other = spelt.get(image_id.casefold()) or spelt.get(without_suffix(image_id).casefold())
+        if other is not None:
+            return image_id, f"a film is {other}; write capitals alike"
+        if image_id in without_zeros:
+            return image_id, f"a film's id has zeros before it, as spreadsheets drop them; {_BEFORE}"
+        if re.fullmatch(r"[0-9]{15}0+", image_id) and (len(image_id), image_id[:14]) in cut:
+            return image_id, f"it has 15 digits and then zeros, as spreadsheets cut long numbers; {_BEFORE}"
+        if image_id.endswith(".0") and image_id[:-2] in film_ids:
+            return image_id, f"a film is {image_id[:-2]}, and spreadsheets add '.0' to numbers; {_BEFORE}"
+        if re.fullmatch(r"[0-9]{1,2}-[A-Za-z]{3}(-[0-9]{2,4})?", image_id):
+            return image_id, f"it is a date, as spreadsheets make of ids; {_BEFORE}"
     return None

@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from shards.build.duplicates import join_groups, near_duplicates
-from shards.build.film_values import Find, given_folds, given_groups
+from shards.build.film_values import Films, given_folds, given_groups
 from shards.build.folds import ALWAYS, HOLDOUT, assign_folds, extend_folds, size_strata
 from shards.build.options import BuildOptions
-from shards.dataset.keys import image_pseudonym, patient_group
+from shards.dataset.keys import patient_group
 from shards.errors import InputError
 
 LABELLED = ("train", "holdout")
@@ -23,8 +23,8 @@ def split_table(table: pa.Table, options: BuildOptions, salt: bytes, kept: int =
     always_train films get a group and no fold. Raises InputError for CSVs that do not fit the films, and for groups
     that would stand in two folds.
     """
-    find = _finder(table, options, salt)
-    table = _with_given_groups(table, options, salt, find)
+    films = Films(frozenset(table["image_id"].to_pylist()), salt if options.pseudonymise and salt else None)
+    table = _with_given_groups(table, options, salt, films)
     groups = np.array(_groups(table, options), object)
     split = np.array(table["split"].to_pylist(), object)
     fold = np.array(table["fold"].fill_null(HOLDOUT).to_pylist(), np.int64)
@@ -33,7 +33,7 @@ def split_table(table: pa.Table, options: BuildOptions, salt: bytes, kept: int =
     new = labelled[labelled >= kept]
     areas = np.array(table["mask_area"].fill_null(0).to_pylist(), np.int64)
     if len(new) and options.folds_csv is not None:
-        fold[new] = _published_folds(options.folds_csv, table, split, kept, find)[new]
+        fold[new] = _published_folds(options.folds_csv, table, split, kept, films)[new]
     elif len(new):
         fold[new] = _own_folds(options, groups, areas, fold, old, new)
     split[new] = np.select([fold[new] == HOLDOUT, fold[new] == ALWAYS], ["holdout", "always_train"], "train")
@@ -48,26 +48,15 @@ def split_table(table: pa.Table, options: BuildOptions, salt: bytes, kept: int =
     return table
 
 
-def _finder(table: pa.Table, options: BuildOptions, salt: bytes) -> Find:
-    """Return what tells the film of an image id in a CSV: a film is known by its pseudonym and by its own id."""
-    ids = frozenset(table["image_id"].to_pylist())
-
-    def find(image_id: str) -> str | None:
-        names = (image_id, image_pseudonym(image_id, salt)) if options.pseudonymise else (image_id,)
-        return next((name for name in names if name in ids), None)
-
-    return find
-
-
 def _set(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
 
 
-def _with_given_groups(table: pa.Table, options: BuildOptions, salt: bytes, find: Find) -> pa.Table:
+def _with_given_groups(table: pa.Table, options: BuildOptions, salt: bytes, films: Films) -> pa.Table:
     """Put the groups of `--groups` in the place of the patients, for this split and later ones."""
     if options.groups_csv is None:
         return table
-    given = given_groups(options.groups_csv, find)
+    given = given_groups(options.groups_csv, films)
     known = zip(table["image_id"].to_pylist(), table["film_group"].to_pylist(), strict=True)
     groups = [patient_group(given[image_id], salt) if image_id in given else group for image_id, group in known]
     return _set(table, "film_group", pa.array(groups))
@@ -99,13 +88,13 @@ def _groups(table: pa.Table, options: BuildOptions) -> list[str]:
 
 
 def _published_folds(
-    path: Path, table: pa.Table, split: npt.NDArray[np.object_], kept: int, find: Find
+    path: Path, table: pa.Table, split: npt.NDArray[np.object_], kept: int, films: Films
 ) -> npt.NDArray[np.int64]:
     """Return a fold per film, HOLDOUT where none is needed.
 
     Raises InputError where a labelled film has none, and where a film of `--always-train` has one.
     """
-    given = given_folds(path, find)
+    given = given_folds(path, films)
     ids = table["image_id"].to_pylist()
     new = [(ids[index], split[index]) for index in range(kept, len(ids))]
     missing = [image_id for image_id, part in new if part in LABELLED and image_id not in given]

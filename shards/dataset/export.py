@@ -28,9 +28,9 @@ _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 def export_png(shards: Shards, out: Path, on_film: Callable[[], None] | None = None) -> None:
     """Write OUT/images/{image_id}.png, OUT/masks/{image_id}.png (0 and 255) and, last, OUT/films.csv.
 
-    Films are without padding and resized to their label grid, masks exact on it; test films have no mask. `on_film` is
-    called after each film. films.csv is also what `--folds-csv` and `--groups` of a build read. Raises InputError for an OUT that is not an empty or new folder, for an image id that is
-    no file name, and as `stored_content` does.
+    Films are without padding and resized to their label grid, masks exact on it; test films have no mask. films.csv
+    is also what `--folds-csv` and `--groups` of a build read. `on_film` is called after each film. Raises InputError
+    for an OUT that is not an empty or new folder, for an image id that is no file name, and as `stored_content` does.
     """
     _refuse_used_folder(out)
     ids = [str(image_id) for image_id in shards.column("image_id")]
