@@ -64,8 +64,7 @@ def summary_of(manifest: dict[str, Any]) -> BuildSummary:
         for field in fields(BuildSummary)
         if field.name not in ("doubts", "reused_shards")
     }
-    # Manifests of version 0.2.0 tell none.
-    return BuildSummary(**counts, doubts=list(manifest["counts"].get("doubts", [])))
+    return BuildSummary(**counts, doubts=manifest.get("doubts", []))
 
 
 def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int = 0) -> BuildSummary:
@@ -168,7 +167,6 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[st
         "shards": len(manifest["shards"]),
         "reencoded": sum(shard["reencoded"] for shard in manifest["shards"]),
         "warnings": manifest["counts"]["warnings"],
-        "doubts": doubts,
     }
     save_table(out / TABLE, table)
     arguments = manifest["arguments"]
@@ -180,7 +178,8 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[st
             "codec": arguments["codec"],
             "image_size": arguments["image_size"],
             "counts": counts,
+            "doubts": doubts,
             "table_sha256": sha256_file(out / TABLE),
         },
     )
-    return summary_of({"counts": counts})
+    return summary_of({"counts": counts, "doubts": doubts})

@@ -56,6 +56,10 @@ def _with_given_groups(table: pa.Table, options: BuildOptions, salt: bytes, film
     """Put the groups of `--groups` in the place of the patients, for this split and later ones."""
     if options.groups_csv is None:
         return table
+    if not salt:
+        raise InputError(
+            "the names in --groups are kept as hashes, keyed by the patient salt; give --patient-salt-file"
+        )
     given = given_groups(options.groups_csv, films)
     known = zip(table["image_id"].to_pylist(), table["film_group"].to_pylist(), strict=True)
     groups = [patient_group(given[image_id], salt) if image_id in given else group for image_id, group in known]

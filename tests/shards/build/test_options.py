@@ -228,6 +228,21 @@ def test_published_folds_say_which_films_train_in_every_fold(cli: Cli, films: Pa
     assert "is a film that trains in every fold" in line and str(published) in line
 
 
+def test_groups_of_tasks_are_hashed_with_the_salt_of_the_build(cli: Cli, films: Path, tmp_path: Path) -> None:
+    ids = sorted({path.stem for path in films.rglob("*.dcm")})
+    groups = tmp_path / "groups.csv"
+    groups.write_text("".join(f"{i},ward {number}\n" for number, i in enumerate(ids)))
+    whole, tasks, salt = tmp_path / "whole", tmp_path / "tasks", tmp_path / "secret"
+    salt.write_text("for the tests only, and long enough")
+    salt.chmod(0o600)
+    given = ("--groups", groups, "--duplicate-distance", -1, "--patient-salt-file", salt)
+    good(cli(*build_line(films, whole), *given))
+    good(cli(*build_line(films, tasks), *given, "--task", "1/1"))
+    assert "give --patient-salt-file" in cli("finalize", tasks).only_line()
+    good(cli("finalize", tasks, "--patient-salt-file", salt))
+    assert Shards(tasks).column("group").tolist() == Shards(whole).column("group").tolist()
+
+
 def test_published_folds_find_films_by_their_pseudonyms(cli: Cli, films: Path, tmp_path: Path) -> None:
     ids = sorted({path.stem for path in films.rglob("*.dcm")})
     published = tmp_path / "folds.csv"
