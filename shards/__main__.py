@@ -72,8 +72,12 @@ SPLIT_OPTIONS = (
         "--holdout", type=float, default=0.0, show_default=True, help="Share never trained, selected or tuned on."
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the folds."),
-    click.option("--groups", "groups_csv", type=FOLDER, help="CSV of image id and group, instead of patient ids."),
-    click.option("--folds-csv", type=FOLDER, help="CSV of image id and fold (-1: holdout): published folds."),
+    click.option("--groups", "groups_csv", type=FOLDER, help="CSV of image_id and group, instead of patient ids."),
+    click.option(
+        "--folds-csv",
+        type=FOLDER,
+        help="CSV of image_id and fold: published folds. -1: holdout; stage_2, always_train: in every fold.",
+    ),
     click.option(
         *("--duplicate-distance", "duplicate_distance"),
         type=int,
@@ -205,7 +209,9 @@ def finalize_command(
         for name, value in arguments.items()
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }
-    salt = _salt(out, patient_salt_file, create=False) if given.get("groups_csv") else b""
+    # Without --groups the salt only tells which patient ids name nobody.
+    needed = given.get("groups_csv") or patient_salt_file
+    salt = _salt(out, patient_salt_file, create=False) if needed else _salt_if_readable(_default(out, ".salt"))
     _describe(out, finalize(out, given, salt, max_rejects))
 
 
@@ -260,6 +266,13 @@ def _salt(out: Path, given: Path | None, create: bool) -> bytes:
     return load_salt(path, create=create)
 
 
+def _salt_if_readable(path: Path) -> bytes:
+    try:
+        return load_salt(path, create=False)
+    except (InputError, OSError):
+        return b""
+
+
 def _task(text: str) -> Task:
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal()):
@@ -305,6 +318,8 @@ def _describe(out: Path, made: BuildSummary) -> None:
             f"warning: {made.known_test} test films look like, or share a patient with, labelled films; "
             f"a score on them tells nothing of new patients: {shown}{' ...' if made.known_test > MOST_LISTED else ''}"
         )
+    for text in made.doubts:
+        print(f"warning: {text}")
     print(f"{made.unlabelled} films without a label, listed in {out / 'unlabelled.csv'}, are left out")
     print(f"{made.rejected} films rejected, listed in {out / 'rejected.csv'}")
 

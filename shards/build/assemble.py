@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.build.doubts import split_doubts
 from shards.build.leaks import known_test_films
 from shards.build.options import BuildOptions
 from shards.build.progress import (
@@ -35,7 +36,8 @@ from shards.files import sha256_file
 class BuildSummary:
     """Counts of a finished dataset, as its manifest keeps them.
 
-    `groups` counts patients joined with near-duplicates over labelled films.
+    `groups` counts patients joined with near-duplicates over labelled films; `warnings` are those of single films,
+    `doubts` those of groups, folds and labels.
     """
 
     train: int
@@ -51,6 +53,7 @@ class BuildSummary:
     warnings: dict[str, int]
     known_test: int
     skipped: dict[str, int]
+    doubts: list[str]
     reused_shards: int = 0
 
     @property
@@ -62,7 +65,8 @@ def summary_of(manifest: dict[str, Any]) -> BuildSummary:
     """Return the counts of a manifest."""
     # With the defaults of what older builds did not count.
     counts = CountsModel.model_validate(manifest["counts"]).model_dump()
-    return BuildSummary(**{field.name: counts[field.name] for field in fields(BuildSummary) if field.name in counts})
+    found = {field.name: counts[field.name] for field in fields(BuildSummary) if field.name in counts}
+    return BuildSummary(**found, doubts=manifest.get("doubts", []))
 
 
 def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int = 0) -> BuildSummary:
@@ -86,7 +90,8 @@ def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int =
             raise InputError(f"{out}: its folds came from a CSV; give it again with --folds-csv, or --folds for others")
         options = options_of({**manifest["arguments"], **changes})
         table = split_table(read_table(out), options, salt)
-        summary = _write(out, table, {**manifest, "arguments": options.public()})
+        doubts = split_doubts(table, options, salt)
+        summary = _write(out, table, {**manifest, "arguments": options.public()}, doubts)
         shutil.rmtree(out / PARTS)
         return summary
 
@@ -145,7 +150,7 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
         "counts": {"warnings": dict(sorted(warnings.items())), "skipped": plan.skipped},
         "shards": shards,
     }
-    summary = _write(out, table, manifest)
+    summary = _write(out, table, manifest, split_doubts(table, options, salt, appended=plan.appends))
     shutil.rmtree(out / PARTS)
     return summary
 
@@ -154,7 +159,7 @@ def _described(part: Part) -> dict[str, Any]:
     return {**{name: part[name] for name in ("name", "sha256", "bytes", "reencoded")}, "samples": len(part["rows"])}
 
 
-def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary:
+def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[str]) -> BuildSummary:
     splits = table["split"].to_pylist()
     groups = {
         group for group, split in zip(table["group"].to_pylist(), splits, strict=True) if split in ("train", "holdout")
@@ -181,7 +186,8 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary
             "codec": arguments["codec"],
             "image_size": arguments["image_size"],
             "counts": counts,
+            "doubts": doubts,
             "table_sha256": sha256_file(out / TABLE),
         },
     )
-    return summary_of({"counts": counts})
+    return summary_of({"counts": counts, "doubts": doubts})

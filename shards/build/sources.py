@@ -16,8 +16,9 @@ from shards.build.folders import (
     kinds,
     list_folders,
 )
-from shards.build.labels import LabelRow, Labels
+from shards.build.labels import LabelRow, Labels, match_labels
 from shards.build.names import name_id, objection, sop_id, spelling
+from shards.build.rows import without_suffix
 from shards.dataset import rle
 from shards.dataset.keys import sample_key
 from shards.errors import InputError
@@ -78,7 +79,7 @@ def find_sources(
     nameless: list[SetAside] = []
     if id_kind == "sop":
         found, nameless = _under_sop_ids(found)
-    spelt = spelling(() if labels is None else labels.keys())
+    spelt = spelling(dict.fromkeys([*(labels or ()), *map(without_suffix, labels or ())]))
     names = {source.path: spelt(source.image_id) for source in found}
     _check_names(names)
     found = [replace(source, key=sample_key(name), image_id=name) for source in found for name in [names[source.path]]]
@@ -87,6 +88,7 @@ def find_sources(
     test = tuple(source for source in sources if source.split == "test")
     labelled: list[Source] = []
     if labels is not None:
+        labels = match_labels(labels, [source.image_id for source in sources], known)
         _check_labels_have_films(labels, sources, labels_path, known, nameless)
         labelled = [replace(source, labels=labels[source.image_id]) for source in train if source.image_id in labels]
     elif masks is not None:

@@ -194,7 +194,7 @@ class ArgumentsModel(_Strict):
 
 
 class ManifestModel(_Strict):
-    """What manifest.json must hold."""
+    """What manifest.json must hold; `doubts` are those of groups and folds, which 0.2.0 did not write."""
 
     codec: Literal["png", "jpeg"]
     image_size: int
@@ -204,6 +204,7 @@ class ManifestModel(_Strict):
     build_digest: str
     table_sha256: str
     shards: list[ShardModel]
+    doubts: list[str] = []
 
 
 def staged_name(shard: Mapping[str, Any]) -> str:
