@@ -17,10 +17,10 @@ Floats = npt.NDArray[np.float64]
 _LUMA = np.array([0.299, 0.587, 0.114])
 # Beyond every lookup table's reach, and still exact as a whole number.
 _FAR = 2.0**40
-# Of the pixels between a film's extremes, fewer than this share left grey, and so many values lost, make its window a
-# placeholder: one of width 1, or one of another modality.
-_FEWEST_GREY, _FEWEST_VALUES = 0.05, 32
-PLACEHOLDER = "its window or lookup table leaves almost only black and white: taken without it"
+# A window is a placeholder, or that of other data, where a film of so many values has less than this share of the
+# pixels between its extremes left grey, or less than this range of greys and a fourth of that without the window.
+_MANY_VALUES, _FEWEST_GREY, _SHORTEST_RANGE, _FOURTH = 32, 0.05, 20, 4
+PLACEHOLDER = "its window or lookup table leaves hardly any greys: taken without it"
 
 
 def luma(rgb: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -52,8 +52,10 @@ def to_grey8(pixels: npt.NDArray[np.generic], dataset: Dataset) -> tuple[npt.NDA
     image, unchanged = shown(whole_range() if unit is None else unit)
     if image.min() == image.max():
         raise RejectedFilm("all pixels have one value once its window or lookup is applied; export it again")
-    if unit is not None and _is_placeholder(image, index, padding):
-        return *shown(whole_range()), (PLACEHOLDER,)
+    if unit is not None and _has_few_greys(image, index, padding):
+        whole, is_whole = shown(whole_range())
+        if np.ptp(image) >= _SHORTEST_RANGE or np.ptp(whole) >= _FOURTH * np.ptp(image):
+            return whole, is_whole, (PLACEHOLDER,)
     return image, unchanged, ()
 
 
@@ -124,17 +126,19 @@ def _present(index: npt.NDArray[np.generic], count: int) -> npt.NDArray[np.bool_
     return present
 
 
-def _is_placeholder(
+def _has_few_greys(
     image: npt.NDArray[np.uint8], index: npt.NDArray[np.generic], padding: npt.NDArray[np.bool_]
 ) -> bool:
-    """Tell whether a window leaves two greys of a film that has many: collimated borders are black and white too."""
-    greys = cv2.calcHist([image], [0], None, [256], [0, 256])[1:255].sum()
-    if greys >= _FEWEST_GREY * image.size:
+    """Tell whether a film of many values is shown in few greys; collimated borders are black and white by right."""
+    counts = cv2.calcHist([image], [0], None, [256], [0, 256])
+    greys = counts[1:255].sum()
+    span = np.ptp(np.flatnonzero(counts))
+    if greys >= _FEWEST_GREY * image.size and span >= _SHORTEST_RANGE:
         return False
-    counts = np.bincount(index.ravel(), minlength=len(padding))
-    seen = np.flatnonzero((counts > 0) & ~padding)
-    between = counts[seen[1:-1]].sum()
-    return bool(len(seen) >= _FEWEST_VALUES and greys < _FEWEST_GREY * between)
+    stored = np.bincount(index.ravel(), minlength=len(padding))
+    seen = np.flatnonzero((stored > 0) & ~padding)
+    between = stored[seen[1:-1]].sum()
+    return len(seen) >= _MANY_VALUES and bool(greys < _FEWEST_GREY * between or span < _SHORTEST_RANGE)
 
 
 def _modality(stored: npt.NDArray[np.int64], dataset: Dataset) -> tuple[Floats, bool]:

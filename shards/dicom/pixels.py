@@ -35,6 +35,9 @@ _PLUGINS = {
 _SILENT = frozenset({uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1})
 _FILLER = b"\x55\xaa\x33\xcc\x0f\x5a" * 100
 _END = b"\xff\xd9"
+# How far the chroma of a grey film strays from its zero, in a lossy stream too.
+_CHROMA_ZERO, _CHROMA_STRAY = 128, 8
+CHROMA = "its Photometric Interpretation is RGB, its colours are luma and chroma: the luma is taken"
 WRAPPED = "its values have more bits than Bits Stored: the upper ones are cut off"
 
 
@@ -67,6 +70,8 @@ def read_pixels(dataset: Dataset, layout: Layout) -> Pixels:
         warnings = (*warnings, WRAPPED)
     if frame is not None and syntax in _SILENT and len(values) > 1 and np.array_equal(values[-1], values[-2]):
         _check_scan(frame, dataset, syntax)
+    if photometric == "RGB" and values.ndim == 3 and values.dtype == np.uint8 and _is_chroma(values[..., 1:]):
+        return Pixels(values[..., 0], "RGB", (*warnings, CHROMA))
     return Pixels(*_grey(values, photometric, dataset), warnings)
 
 
@@ -117,6 +122,11 @@ def _has_overlay_bits(dataset: Dataset, layout: Layout) -> bool:
     """Tell whether overlays are kept in bits above those stored, as the standard once had it."""
     planes = (0x6000 + 2 * number for number in range(16))
     return any((plane, 0x0102) in dataset and (plane, 0x3000) not in dataset for plane in planes)
+
+
+def _is_chroma(values: Values) -> bool:
+    """Tell whether the second and third samples of a film are those of grey in luma and chroma, in no colour of RGB."""
+    return int(values.min()) >= _CHROMA_ZERO - _CHROMA_STRAY and int(values.max()) <= _CHROMA_ZERO + _CHROMA_STRAY
 
 
 def _check_scan(frame: bytes, dataset: Dataset, syntax: uid.UID) -> None:

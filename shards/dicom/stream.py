@@ -14,6 +14,7 @@ _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_2000_START, _START_OF_TILE = b"\xff\x4f\xff\x51", 0xFF90
 # A pattern of rows counts as their length where so many rows of so many pixels show it.
 _FEWEST_ROWS, _SHORTEST_ROW = 16, 16
+_LONGEST_RUN = 128
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,11 @@ def shows_rows(ends: list[int], length: int) -> bool:
 
 
 def other_row_length(ends: list[int], rows: int, columns: int) -> int | None:
-    """Return the length of row, not `columns`, that all runs of a segment show; None where there is none."""
+    """Return the length of row, not `columns`, that all runs of a segment show; None where there is none.
+
+    Noise that was coded without regard to rows ends a run after every 128 bytes, which shows nothing.
+    """
     longest = rows * columns // _FEWEST_ROWS
-    lengths = [n for n in range(_SHORTEST_ROW, longest + 1) if rows * columns % n == 0 and n != columns]
+    step = _LONGEST_RUN if shows_rows(ends, _LONGEST_RUN) else longest + 1
+    lengths = [n for n in range(_SHORTEST_ROW, longest + 1) if rows * columns % n == 0 and n != columns and n % step]
     return next((n for n in sorted(lengths, key=lambda n: n != rows) if shows_rows(ends, n)), None)
