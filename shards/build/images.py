@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngImageFile
 from pydicom.dataset import Dataset
 
 from shards.dicom.grey import luma, to_grey8
+from shards.dicom.jpeg import check_jpeg
 from shards.errors import RejectedFilm
 
 Pixels = npt.NDArray[Any]
@@ -28,6 +29,7 @@ _FEW_VALUES = 16
 _LABEL_SHARE = 0.01
 _EXPECTED = "masks hold 0 and 1, or 0 and 255"
 _EXIF_ORIENTATION = 0x112
+_JPEG_START = b"\xff\xd8"
 TURNED = "its EXIF orientation is not applied: film and mask are taken as they are stored"
 
 
@@ -62,7 +64,7 @@ def read_image_film(path: Path, max_pixels: int) -> tuple[Grey, tuple[str, ...]]
         warnings.append("a colour image: its brightness is taken")
     if grey.min() == grey.max():
         raise RejectedFilm("all its pixels have one value; export it again")
-    film, _ = to_grey8(grey, Dataset())
+    film, _, _ = to_grey8(grey, Dataset())
     if _value_count(film) == 2:
         warnings.append("a film of two greys: is it a mask?")
     return film, tuple(warnings)
@@ -123,6 +125,8 @@ def _read(path: Path, max_pixels: int) -> ImageFile:
         # strerror alone: the text of the whole error names the file.
         raise RejectedFilm(f"its image file cannot be read ({error.strerror})") from None
     warnings = _screened(content, max_pixels)
+    if content.startswith(_JPEG_START):
+        warnings = (*warnings, *check_jpeg(content))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # its text holds paths of the machine that built OpenCV
@@ -142,7 +146,7 @@ def _read(path: Path, max_pixels: int) -> ImageFile:
 def _screened(content: bytes, max_pixels: int) -> tuple[str, ...]:
     """Judge a file by its header alone, before its pixels take memory, and return what it leaves open."""
     # The readers themselves: Image.open has a limit of its own.
-    reader = JpegImageFile if content.startswith(b"\xff\xd8") else PngImageFile
+    reader = JpegImageFile if content.startswith(_JPEG_START) else PngImageFile
     try:
         image = reader(io.BytesIO(content))
         (width, height), channels = image.size, len(image.getbands())

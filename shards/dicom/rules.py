@@ -18,10 +18,6 @@ MAX_PIXELS = 144_000_000
 _POLARITY = {"IDENTITY": "MONOCHROME2", "INVERSE": "MONOCHROME1"}
 
 
-# The largest detectors have a quarter of this; what claims more is damaged, or made to fill the memory.
-MAX_PIXELS = 12_000 * 12_000
-
-
 @dataclass(frozen=True)
 class FilmRules:
     """Which films are taken: `any_film` also those that are no single frontal chest film for presentation.
