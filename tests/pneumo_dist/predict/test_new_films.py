@@ -130,11 +130,11 @@ def test_a_folder_stands_for_the_dicom_files_below_it(tmp_path: Path) -> None:
 
 
 def test_a_link_to_nothing_and_a_name_that_is_no_id_are_refused_by_name(tmp_path: Path) -> None:
-    good = write_film(tmp_path / "in/film.dcm", noise(32, 32))
+    good = write_film(tmp_path / "in/film.dcm", noise(64, 64))
     (tmp_path / "in/gone.dcm").symlink_to("nowhere.dcm")
     (tmp_path / "in/notes").symlink_to("nowhere")
-    write_film(tmp_path / "elsewhere/=1+1.dcm", noise(32, 32, seed=1))
-    write_film(tmp_path / "elsewhere" / os.fsdecode(b"f\xfclm.dcm"), noise(32, 32, seed=2))
+    write_film(tmp_path / "elsewhere/=1+1.dcm", noise(64, 64, seed=1))
+    write_film(tmp_path / "elsewhere" / os.fsdecode(b"f\xfclm.dcm"), noise(64, 64, seed=2))
     (tmp_path / "in/more").symlink_to(tmp_path / "elsewhere")
     shards, refused = film_shards(film_paths([tmp_path / "in"]), tmp_path / "scratch", 32)
     assert shards is not None and shards.column("image_id").tolist() == [good.stem]

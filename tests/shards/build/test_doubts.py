@@ -29,6 +29,8 @@ def table_of(patients: list[str], positive: list[bool], **changes: list[Any]) ->
         "split": ["train"] * count,
         "has_mask": positive,
         "mask_area": [int(each) * (number + 1) for number, each in enumerate(positive)],
+        "label_height": [100] * count,
+        "label_width": [200] * count,
         **changes,
     }
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -116,7 +118,7 @@ def test_a_dataset_without_any_positive_says_so_once() -> None:
 def test_films_that_all_train_in_every_fold_leave_none_to_validate_on(tmp_path: Path) -> None:
     path = tmp_path / "folds.csv"
     path.write_text("".join(f"film{number},stage_2\n" for number in range(4)))
-    (doubt,) = doubts_of(table_of(numbered(4), [True] * 4), replace(OPTIONS, folds_csv=path))
+    (doubt,) = doubts_of(table_of(numbered(4), [True, False] * 2), replace(OPTIONS, folds_csv=path))
     assert doubt == "every film trains in every fold: none is left to validate on"
 
 
@@ -147,3 +149,19 @@ def test_a_build_tells_them_and_another_split_tells_its_own(cli: Any, write_film
     assert grouped.code == 0 and "warning" not in grouped.out
     assert read_manifest(out)["doubts"] == []
     assert len(set(Shards(out).column("group"))) == 8
+
+
+def test_labels_of_one_kind_are_told() -> None:
+    assert "every labelled film has a pneumothorax: films without one are needed to learn what has none" in doubts_of(
+        table_of(numbered(30), [True] * 30)
+    )
+    assert doubts_of(table_of(numbered(30), [False] * 30)) == ["no labelled film has a pneumothorax"]
+
+
+@pytest.mark.parametrize(("smallest", "is_doubted"), [(10_001, True), (10_000, False)])
+def test_masks_that_all_cover_more_than_half_are_told(smallest: int, is_doubted: bool) -> None:
+    positive = [number % 2 == 0 for number in range(30)]
+    areas = [15_000 if each else 0 for each in positive]
+    areas[4] = smallest
+    doubt = "all 15 masks cover more than half of their films: are they inverted?"
+    assert doubts_of(table_of(numbered(30), positive, mask_area=areas)) == [doubt] * is_doubted

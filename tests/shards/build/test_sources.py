@@ -26,7 +26,7 @@ SALT = b"a salt for these tests"
 OPTIONS = BuildOptions(image_size=32, folds=2)
 
 
-def noise(seed: int, side: int = 32) -> npt.NDArray[np.uint8]:
+def noise(seed: int, side: int = 64) -> npt.NDArray[np.uint8]:
     coarse = np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)
     return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
 
@@ -38,7 +38,7 @@ def write_png(path: Path, image: npt.NDArray[np.uint8]) -> Path:
 
 
 def square(value: int = 255) -> npt.NDArray[np.uint8]:
-    mask = np.zeros((32, 32), np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
     mask[8:16, 8:16] = value
     return mask
 
