@@ -70,7 +70,10 @@ def layout_of(dataset: Dataset, rules: FilmRules) -> Layout:
         is_signed=_whole(dataset, "PixelRepresentation", 0) == 1,
         photometric=text(dataset, "PhotometricInterpretation"),
     )
-    if (pixels := layout.rows * layout.columns) > rules.max_pixels:
+    pixels = layout.rows * layout.columns
+    if not pixels:
+        raise RejectedFilm(f"it is {layout.size} pixels large; export it again")
+    if pixels > rules.max_pixels:
         raise RejectedFilm(
             f"it is {layout.size} pixels large, more than {rules.max_pixels}; pass --max-pixels {pixels} to take it"
         )
@@ -120,7 +123,7 @@ def _check_native(dataset: Dataset, layout: Layout) -> tuple[str, ...]:
     expected = -(-layout.frame_bits * layout.frames // 8)
     excess = actual - expected
     # What is missing a row or a column, or has one too many, is no frame with padding.
-    line = min(layout.rows, layout.columns) * layout.frame_bits // (8 * max(1, layout.rows * layout.columns))
+    line = min(layout.rows, layout.columns) * layout.frame_bits // (8 * layout.rows * layout.columns)
     if excess < 0 or excess > max(1, line - 1):
         frames = f"{layout.frames} frames of {layout.size}" if layout.frames > 1 else layout.size
         raise RejectedFilm(
@@ -178,7 +181,9 @@ def _check_rle(frame: bytes, layout: Layout) -> tuple[str, ...]:
             if ends and ends[-1] > plane + 1:
                 raise RejectedFilm(longer_rle(layout))
     # The last has the lowest bits, whose runs are short and many.
-    if shows_rows(rle_run_ends(segments[-1], plane, _RUNS), layout.columns):
+    ends = rle_run_ends(segments[-1], plane, _RUNS)
+    is_half_row = layout.columns % layout.rows == 0 and layout.rows != layout.columns and shows_rows(ends, layout.rows)
+    if shows_rows(ends, layout.columns) and not is_half_row:
         return ()
     length = other_row_length(rle_run_ends(segments[-1], plane, plane), layout.rows, layout.columns)
     if length is None:

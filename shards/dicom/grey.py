@@ -5,6 +5,7 @@ modality LUT overflows on signed pixels, and none of them inverts MONOCHROME1.
 """
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -70,7 +71,8 @@ def _distinct(pixels: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], n
         values, index = np.unique(pixels, return_inverse=True)
         return values.astype(np.int64), index.reshape(pixels.shape)
     low, high = int(pixels.min()), int(pixels.max())
-    return np.arange(low, high + 1), pixels.astype(np.int32) - low
+    wide: npt.NDArray[Any] = pixels.astype(np.int32) if pixels.dtype.kind == "i" else pixels
+    return np.arange(low, high + 1), wide - wide.dtype.type(low)
 
 
 def _padding(stored: npt.NDArray[np.int64], dataset: Dataset) -> npt.NDArray[np.bool_]:

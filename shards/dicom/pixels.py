@@ -66,7 +66,7 @@ def read_pixels(dataset: Dataset, layout: Layout) -> Pixels:
         warnings = (*warnings, *check_jpeg(frame))
     values, photometric = _decode(dataset, syntax)
     values, has_wrapped = cut_bits(values, layout)
-    if has_wrapped and not _has_overlay_bits(dataset, layout):
+    if has_wrapped and not _has_overlay_bits(dataset):
         warnings = (*warnings, WRAPPED)
     if frame is not None and syntax in _SILENT and len(values) > 1 and np.array_equal(values[-1], values[-2]):
         _check_scan(frame, dataset, syntax)
@@ -118,7 +118,7 @@ def cut_bits(values: Values, layout: Layout) -> tuple[Values, bool]:
     return ((values & (whole - 1)) ^ half) - half, has_more
 
 
-def _has_overlay_bits(dataset: Dataset, layout: Layout) -> bool:
+def _has_overlay_bits(dataset: Dataset) -> bool:
     """Tell whether overlays are kept in bits above those stored, as the standard once had it."""
     planes = (0x6000 + 2 * number for number in range(16))
     return any((plane, 0x0102) in dataset and (plane, 0x3000) not in dataset for plane in planes)

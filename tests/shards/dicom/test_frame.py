@@ -151,6 +151,24 @@ def test_rle_runs_that_cross_rows_are_a_warning(tmp_path: Path) -> None:
     assert got.warnings[0] == "its RLE runs cross the ends of its rows: Columns may be wrong"
 
 
+def test_a_film_whose_columns_are_twice_its_rows_may_be_one_on_its_side(tmp_path: Path) -> None:
+    tall = np.ascontiguousarray(render_film(np.random.default_rng(6), 160, True).image[:, :80])
+    dataset = film_dataset(tall)
+    dataset.compress(uid.RLELossless)
+    pydicom.dcmwrite(tmp_path / "a.dcm", dataset, enforce_file_format=True)
+    np.testing.assert_array_equal(read_film(tmp_path / "a.dcm").image, tall)
+    dataset.Rows, dataset.Columns = 80, 160
+    pydicom.dcmwrite(tmp_path / "a.dcm", dataset, enforce_file_format=True)
+    with pytest.raises(RejectedFilm, match="rows of 80 pixels, Columns is 160"):
+        read_film(tmp_path / "a.dcm")
+    wide = film_dataset(np.ascontiguousarray(tall.T))
+    wide.compress(uid.RLELossless)
+    pydicom.dcmwrite(tmp_path / "b.dcm", wide, enforce_file_format=True)
+    film = read_film(tmp_path / "b.dcm")
+    np.testing.assert_array_equal(film.image, tall.T)
+    assert film.warnings == ()
+
+
 def test_noise_coded_without_regard_to_rows_does_not_show_others(tmp_path: Path) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (96, 80), np.uint8)
     content = noise.tobytes()
@@ -178,6 +196,7 @@ def test_rle_data_longer_than_the_frame_by_more_than_a_byte_are_refused(tmp_path
         ({"Rows": ROWS // 2}, "15360 bytes long, Columns x Rows of 80x48 take 7680"),
         ({"Columns": COLUMNS - 1}, "15360 bytes long, Columns x Rows of 79x96 take 15168"),
         ({"Rows": ROWS + 1}, "take 15520"),
+        ({"Rows": 0}, "it is 80x0 pixels large"),
         ({"NumberOfFrames": "2"}, "15360 bytes long, Columns x Rows of 2 frames of 80x96 take 30720"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "take 46080"),
     ],
