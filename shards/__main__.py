@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,16 @@ import click
 
 from shards import console
 from shards.build.assemble import finalize, options_of
-from shards.build.build import BuildSummary, Task, build
-from shards.build.films import NO_MASK, Held
-from shards.build.folders import DANGLING
+from shards.build.build import Task, build
+from shards.build.films import Held
 from shards.build.labels import load_labels
-from shards.build.leaks import known_test_films
+from shards.build.messages import skipped_lines, summary_lines
 from shards.build.names import ID_KINDS
 from shards.build.options import CODECS, BuildOptions
 from shards.build.progress import PARTS, PLAN, refuse_foreign_folder
-from shards.build.sources import ABSENT_MASKS, Sources, find_sources
+from shards.build.sources import ABSENT_MASKS, find_sources
 from shards.dataset.keys import load_salt, save_pseudonyms
-from shards.dataset.table import MANIFEST, Shards, read_table
+from shards.dataset.table import MANIFEST, Shards
 from shards.dataset.verify import verify
 from shards.dicom.rules import MAX_PIXELS
 from shards.errors import InputError
@@ -65,7 +64,6 @@ def synth(out: Path, images: int, size: int, positive_rate: float, seed: int) ->
     print(f"{made.rle_rows} label rows in {made.labels_csv}")
 
 
-MOST_LISTED = 20
 SPLIT_OPTIONS = (
     click.option("--folds", type=int, default=5, show_default=True),
     click.option(
@@ -176,7 +174,7 @@ def build_command(
         absent_mask=absent_mask,
         out=out,
     )
-    _describe_skipped(sources)
+    _tell(skipped_lines(sources))
     # Last of all, so that no salt is made for what is refused; a begun build keeps the one that it began with.
     begun = finished or (out / PARTS / PLAN).exists()
     salt = _salt(out, patient_salt_file, create=patient_salt_file is None and not begun)
@@ -188,7 +186,7 @@ def build_command(
     if made is None:
         print(f"{out}: task {task} is built; when all are, run: python -m shards finalize {out}")
     else:
-        _describe(out, made)
+        print(*summary_lines(out, made), sep="\n")
 
 
 @app.command("finalize")
@@ -212,7 +210,7 @@ def finalize_command(
     # Without --groups the salt only tells which patient ids name nobody.
     needed = given.get("groups_csv") or patient_salt_file
     salt = _salt(out, patient_salt_file, create=False) if needed else _salt_if_readable(_default(out, ".salt"))
-    _describe(out, finalize(out, given, salt, max_rejects))
+    print(*summary_lines(out, finalize(out, given, salt, max_rejects)), sep="\n")
 
 
 @app.command("show")
@@ -273,6 +271,11 @@ def _salt_if_readable(path: Path) -> bytes:
         return b""
 
 
+def _tell(lines: Iterable[tuple[str, bool]]) -> None:
+    for line, is_error in lines:
+        print(line, file=sys.stderr if is_error else sys.stdout)
+
+
 def _task(text: str) -> Task:
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal()):
@@ -282,46 +285,6 @@ def _task(text: str) -> Task:
 
 def _default(out: Path, suffix: str) -> Path:
     return out.with_name(out.name + suffix)
-
-
-def _describe_skipped(sources: Sources) -> None:
-    """Print how many files and films are passed over and why; a link to nothing may be a film, so it is named."""
-    for reason, count in sources.skipped_counts.items():
-        print(f"skipped: {count} files: {reason}")
-    if sources.unlabelled and sources.unlabelled_reason == NO_MASK:
-        print(f"warning: {len(sources.unlabelled)} films: {NO_MASK}")
-    dangling = [str(item.path) for item in sources.skipped if item.reason == DANGLING]
-    for path in dangling[:MOST_LISTED]:
-        print(
-            f"warning: {console.printable(path)}: a link to nothing; restore its target or remove it", file=sys.stderr
-        )
-    if len(dangling) > MOST_LISTED:
-        more = len(dangling) - MOST_LISTED
-        print(f"warning: {more} more links to nothing; list them with: find FOLDER -xtype l", file=sys.stderr)
-
-
-def _describe(out: Path, made: BuildSummary) -> None:
-    print(
-        f"{out}: {made.train} training films and {made.holdout} held out, {made.always_train} always trained "
-        f"({made.positives} positive), {made.test} test films, {made.shards} shards ({made.reused_shards} reused)"
-    )
-    print(f"{made.labelled} films of {made.groups} groups (patients joined with near-duplicates) are split into folds")
-    if made.labelled and made.groups == made.labelled:
-        print("every film is a group of its own: grouping had no effect")
-    if made.reencoded:
-        print(f"{made.reencoded} films had no JPEG stream that could be taken over and were encoded anew")
-    for text, count in made.warnings.items():
-        print(f"warning: {count} films: {text}")
-    if made.known_test:
-        shown = ", ".join(known_test_films(read_table(out))[:MOST_LISTED])
-        print(
-            f"warning: {made.known_test} test films look like, or share a patient with, labelled films; "
-            f"a score on them tells nothing of new patients: {shown}{' ...' if made.known_test > MOST_LISTED else ''}"
-        )
-    for text in made.doubts:
-        print(f"warning: {text}")
-    print(f"{made.unlabelled} films without a label, listed in {out / 'unlabelled.csv'}, are left out")
-    print(f"{made.rejected} films rejected, listed in {out / 'rejected.csv'}")
 
 
 @app.command("verify")

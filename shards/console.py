@@ -81,3 +81,8 @@ def _escaped(character: str) -> str:
 def progress(total: int, unit: str, label: str) -> "tqdm[None]":
     """Return a progress bar on stderr; it stays silent where stderr is no terminal."""
     return tqdm(total=total, unit=unit, desc=label, disable=None, dynamic_ncols=True, leave=False)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, as in `1 film` and `8 films`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from shards.build.options import BuildOptions
 from shards.build.split import LABELLED
+from shards.console import counted
 from shards.dataset.keys import patient_group
 
 _COLUMNS = (
@@ -51,7 +52,7 @@ def split_doubts(table: pa.Table, options: BuildOptions, salt: bytes, appended: 
         # As sample.py names the group of a film without a patient.
         alone = sum(film["film_group"] == patient_group(f"film {film['image_id']}", salt) for film in trained)
         if alone:
-            found.append(f"{_films(alone)} without a patient id: each is a group of its own; {_SAY}")
+            found.append(f"{counted(alone, 'film')} without a patient id: each is a group of its own; {_SAY}")
     found += _masks(trained)
     if labelled:
         numbers = {film["fold"] for film in labelled} - {None}
@@ -72,7 +73,7 @@ def _nameless(films: Sequence[dict[str, Any]], words: dict[str, str], given: boo
     counts = Counter(words[film["film_group"]] for film in films if film["film_group"] in words)
     # Groups that are given may well be numbered from 0.
     return [
-        f"{_films(count)} with the patient id {word}, which names nobody: they count as one patient; {_SAY}"
+        f"{counted(count, 'film')} with the patient id {word}, which names nobody: they count as one patient; {_SAY}"
         for word, count in counts.most_common(5)
         if count > 1 and not (given and word.isdecimal())
     ]
@@ -86,15 +87,15 @@ def _frequent(films: Sequence[dict[str, Any]], words: dict[str, str], folds: int
     for group, count in patients.most_common(5):
         if count >= _FEWEST and count > share and group not in words:
             found.append(
-                f"{_films(count)} with one patient id, more than a fold's share of {share:.1f}: if it names nobody, "
-                f"{_SAY}"
+                f"{counted(count, 'film')} with one patient id, more than a fold's share of {share:.1f}: if it "
+                f"names nobody, {_SAY}"
             )
     for group, count in Counter(film["group"] for film in films).most_common(5):
         largest = max(patients[film["film_group"]] for film in films if film["group"] == group)
         if count >= _FEWEST and count > share >= largest:
             found.append(
-                f"{_films(count)} of one group, more than a fold's share of {share:.1f}, as films of several patients "
-                "look alike: --duplicate-distance -1 leaves them apart"
+                f"{counted(count, 'film')} of one group, more than a fold's share of {share:.1f}, as films of "
+                "several patients look alike: --duplicate-distance -1 leaves them apart"
             )
     return found
 
@@ -140,7 +141,3 @@ def _named(folds: Sequence[int]) -> str:
     if len(folds) == 1:
         return f"fold {folds[0]} has"
     return f"folds {', '.join(map(str, folds[:-1]))} and {folds[-1]} have"
-
-
-def _films(count: int) -> str:
-    return "1 film" if count == 1 else f"{count} films"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shards.console import counted
 from shards.dataset.table import MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
@@ -109,12 +110,12 @@ def refuse_foreign_folder(out: Path) -> None:
 
 
 def check_rejects(out: Path, count: int, most: int, rejected: Sequence[Row] = ()) -> None:
-    """Raise InputError where more films were rejected than are put up with."""
+    """Raise InputError where more films were rejected than are allowed."""
     if count > most:
         first = f": first {rejected[0][1] or rejected[0][0]}: {rejected[0][2]}" if rejected else ""
         raise InputError(
-            f"{count} films rejected, --max-rejects {most} allows fewer{first}; "
-            f"all in {out / REJECTED}; mend or remove them, or raise --max-rejects"
+            f"{counted(count, 'film')} rejected, --max-rejects {most} allows fewer{first}; "
+            f"all in {out / REJECTED}; correct or remove them, or raise --max-rejects"
         )
 
 

@@ -68,6 +68,9 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
         mask = _decode_labels(source, label_height, label_width)
     native = options.codec == "jpeg"
     picture = square_pixels(film.image, film.aspect)
+    own = film.jpeg if film.aspect == 1 else None
+    if film.aspect != 1:
+        warnings.append("its pixels are not square: resampled to square ones")
     height, width = picture.shape
     padding = fit_square(height, width, max(height, width) if native else options.image_size)
     facts = {
@@ -89,7 +92,7 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
     if warnings:
         about["warnings"] = warnings
     image = (
-        (film.jpeg or encode(picture, ".jpg", _JPEG))
+        (own or encode(picture, ".jpg", _JPEG))
         if native
         else encode(to_square(picture, options.image_size), ".png", _FILM_PNG)
     )
@@ -109,7 +112,7 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
         "image_height": height if native else options.image_size,
         "image_width": width if native else options.image_size,
     }
-    return Sample(row, members, tuple(warnings), native and film.jpeg is None)
+    return Sample(row, members, tuple(warnings), native and own is None)
 
 
 def _read_film(source: Source, options: BuildOptions) -> dicom.Film:

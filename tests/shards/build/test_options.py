@@ -146,7 +146,7 @@ def test_an_append_that_failed_on_its_rejects_lists_each_once(cli: Cli, films: P
     with (first / "train-rle.csv").open("a") as stream:
         stream.write("broken, -1\n")
     for _ in range(2):
-        assert "1 films rejected" in cli(*build_line(first, tmp_path / "out", "--append")).only_line()
+        assert "1 film rejected" in cli(*build_line(first, tmp_path / "out", "--append")).only_line()
     good(cli(*build_line(first, tmp_path / "out", "--append", "--max-rejects", 1)))
     assert [row[0] for row in csv.reader((tmp_path / "out/rejected.csv").open())] == ["image_id", "broken"]
 
@@ -304,7 +304,7 @@ def test_jpeg_shards_hold_the_films_own_streams_and_size(cli: Cli, films: Path, 
     text = good(cli(*line))
     shards = Shards(tmp_path / "out")
     assert verify(tmp_path / "out") == []
-    assert ("were encoded anew" in text) is not square
+    assert ("were encoded again" in text) is not square
     for index in range(len(shards)):
         image = cv2.imdecode(np.frombuffer(shards.read(index, "image"), np.uint8), cv2.IMREAD_GRAYSCALE)
         mask = cv2.imdecode(np.frombuffer(shards.read(index, "mask"), np.uint8), cv2.IMREAD_GRAYSCALE)

@@ -365,7 +365,7 @@ def test_the_build_says_what_it_skips_and_the_manifest_counts_it(
     done = cli(*given)
     assert done.code == 0
     assert "skipped: 3 files: compressed (.gz); unpack them" in done.out.splitlines()
-    assert "skipped: 1 files: links to nothing" in done.out.splitlines()
+    assert "skipped: 1 file: links to nothing" in done.out.splitlines()
     assert "2 test films" in done.out
     assert f"{tmp_path}/in/gone.dcm: a link to nothing" in done.err
     counts = Shards(tmp_path / "out").manifest["counts"]
