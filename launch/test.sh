@@ -12,4 +12,5 @@ mypy
 lint-imports
 shellcheck launch/*.sh slurm/*.sh slurm/*.sbatch .ci/run
 export OMP_NUM_THREADS=1
-python -m pytest -q -m "not slow and not slurm" "$@"
+# Each file stays with one worker: its fixtures are made once.
+python -m pytest -q -m "not slow and not slurm" -n 2 --dist loadfile "$@"

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,34 @@ import click
 
 from shards import console
 from shards.build.assemble import finalize, options_of
-from shards.build.build import BuildSummary, Task, build
+from shards.build.build import Task, build
+from shards.build.films import Held
 from shards.build.labels import load_labels
+from shards.build.messages import skipped_lines, summary_lines
+from shards.build.names import ID_KINDS
 from shards.build.options import CODECS, BuildOptions
 from shards.build.progress import PARTS, PLAN, refuse_foreign_folder
-from shards.build.sources import find_sources
-from shards.dataset.keys import image_pseudonym, load_salt, save_pseudonyms
+from shards.build.sources import ABSENT_MASKS, find_sources
+from shards.dataset.keys import load_salt, save_pseudonyms
 from shards.dataset.table import MANIFEST, Shards
 from shards.dataset.verify import verify
+from shards.dicom.rules import MAX_PIXELS
 from shards.errors import InputError
 from shards.files import atomic_write
 
-FOLDER = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path of a name that every stream can print."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        try:
+            os.fsdecode(value).encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value}: this path is not UTF-8; rename it, as with 'convmv -f latin1 -t utf8'", param, context)
+        return super().convert(value, param, context)
+
+
+FOLDER = _Path(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -53,8 +70,12 @@ SPLIT_OPTIONS = (
         "--holdout", type=float, default=0.0, show_default=True, help="Share never trained, selected or tuned on."
     ),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the folds."),
-    click.option("--groups", "groups_csv", type=FOLDER, help="CSV of image id and group, instead of patient ids."),
-    click.option("--folds-csv", type=FOLDER, help="CSV of image id and fold (-1: holdout): published folds."),
+    click.option("--groups", "groups_csv", type=FOLDER, help="CSV of image_id and group, instead of patient ids."),
+    click.option(
+        "--folds-csv",
+        type=FOLDER,
+        help="CSV of image_id and fold: published folds. -1: holdout; stage_2, always_train: in every fold.",
+    ),
     click.option(
         *("--duplicate-distance", "duplicate_distance"),
         type=int,
@@ -85,6 +106,13 @@ def split_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--images", "image_dirs", type=FOLDER, multiple=True, help="Folder of PNG/JPEG films; may be repeated.")
 @click.option("--rle", "labels_path", type=FOLDER, help="Label CSV: image id, run-length mask or -1.")
 @click.option("--masks", type=FOLDER, help="Folder of mask PNGs with the films' names, instead of --rle.")
+@click.option(
+    "--absent-mask",
+    type=click.Choice(ABSENT_MASKS),
+    default=ABSENT_MASKS[0],
+    show_default=True,
+    help="What films are that have no mask in --masks; negative takes an empty mask.",
+)
 @click.option("--always-train", "always_dirs", type=FOLDER, multiple=True, help="Labelled films that only ever train.")
 @click.option("--test-dicom", "test_dicom_dirs", type=FOLDER, multiple=True, help="Unlabelled DICOM films.")
 @click.option("--test-images", "test_image_dirs", type=FOLDER, multiple=True, help="Unlabelled PNG/JPEG films.")
@@ -97,6 +125,15 @@ def split_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--samples-per-shard", type=int, default=512, show_default=True)
 @click.option("--any-film", is_flag=True, help="Take lateral, multi-frame, FOR PROCESSING and other body parts' films.")
 @click.option("--allow-burned-in", is_flag=True, help="Take films whose tags say that text is burned into them.")
+@click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Pixels of the largest film.")
+@click.option("--strict", is_flag=True, help="Reject films that have a warning.")
+@click.option(
+    "--id",
+    type=click.Choice(ID_KINDS),
+    default=BuildOptions.id,
+    show_default=True,
+    help="Image ids: file names, or SOPInstanceUIDs where files share one name. Labels and masks go by them.",
+)
 @click.option("--pseudonymise", is_flag=True, help="Replace image ids; OUT.ids.csv keeps the map.")
 @split_options
 @click.option("--workers", type=click.IntRange(min=1), default=os.cpu_count() or 1, show_default="all cores")
@@ -109,6 +146,7 @@ def build_command(
     image_dirs: tuple[Path, ...],
     labels_path: Path | None,
     masks: Path | None,
+    absent_mask: str,
     always_dirs: tuple[Path, ...],
     test_dicom_dirs: tuple[Path, ...],
     test_image_dirs: tuple[Path, ...],
@@ -126,14 +164,17 @@ def build_command(
     labels = load_labels(labels_path) if labels_path else None
     refuse_foreign_folder(out)
     finished = (out / MANIFEST).exists()
-    held = _held(out) if finished else set()
+    held = Held(_held(out) if finished else frozenset())
     if append and options.pseudonymise:
-        salt = _salt(out, patient_salt_file, create=False)
-        held = {image_id for image_id in labels or () if image_pseudonym(image_id, salt) in held}
+        held = replace(held, salt=_salt(out, patient_salt_file, create=False))
     sources = find_sources(
         *(dicom_dirs, image_dirs, masks, labels, labels_path, test_dicom_dirs, test_image_dirs, always_dirs),
-        known=held if append else frozenset(),
+        known=held if append else Held(),
+        id_kind=options.id,
+        absent_mask=absent_mask,
+        out=out,
     )
+    _tell(skipped_lines(sources))
     # Last of all, so that no salt is made for what is refused; a begun build keeps the one that it began with.
     begun = finished or (out / PARTS / PLAN).exists()
     salt = _salt(out, patient_salt_file, create=patient_salt_file is None and not begun)
@@ -145,7 +186,7 @@ def build_command(
     if made is None:
         print(f"{out}: task {task} is built; when all are, run: python -m shards finalize {out}")
     else:
-        _describe(out, made)
+        print(*summary_lines(out, made), sep="\n")
 
 
 @app.command("finalize")
@@ -166,8 +207,10 @@ def finalize_command(
         for name, value in arguments.items()
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
     }
-    salt = _salt(out, patient_salt_file, create=False) if given.get("groups_csv") else b""
-    _describe(out, finalize(out, given, salt, max_rejects))
+    # Without --groups the salt only tells which patient ids name nobody.
+    needed = given.get("groups_csv") or patient_salt_file
+    salt = _salt(out, patient_salt_file, create=False) if needed else _salt_if_readable(_default(out, ".salt"))
+    print(*summary_lines(out, finalize(out, given, salt, max_rejects)), sep="\n")
 
 
 @app.command("show")
@@ -182,7 +225,11 @@ def show_command(folder: Path, out: Path, count: int, seed: int, positives: bool
     from shards.drawing import encode
 
     shards = Shards(folder)
-    atomic_write(out, encode(contact_sheet(shards, choose(shards, count, seed, positives))))
+    films = choose(shards, count, seed, positives)
+    for film in films:
+        for text in shards.warnings(film):
+            print(f"warning: {shards.column('image_id')[film]}: {text}", file=sys.stderr)
+    atomic_write(out, encode(contact_sheet(shards, films)))
     print(f"contact sheet: {out}")
 
 
@@ -205,9 +252,9 @@ def export_command(folder: Path, png: Path | None, nnunet: Path | None) -> None:
     print(f"exported: {png or nnunet}")
 
 
-def _held(out: Path) -> set[str]:
+def _held(out: Path) -> frozenset[str]:
     dataset = Shards(out)
-    return set(dataset.column("image_id")[dataset.finished_rows()])
+    return frozenset(dataset.column("image_id")[dataset.finished_rows()])
 
 
 def _salt(out: Path, given: Path | None, create: bool) -> bytes:
@@ -215,6 +262,18 @@ def _salt(out: Path, given: Path | None, create: bool) -> bytes:
     if out.resolve() in path.resolve().parents:
         raise InputError(f"{path}: the patient salt must not lie in the dataset that it protects; move it out of {out}")
     return load_salt(path, create=create)
+
+
+def _salt_if_readable(path: Path) -> bytes:
+    try:
+        return load_salt(path, create=False)
+    except (InputError, OSError):
+        return b""
+
+
+def _tell(lines: Iterable[tuple[str, bool]]) -> None:
+    for line, is_error in lines:
+        print(line, file=sys.stderr if is_error else sys.stdout)
 
 
 def _task(text: str) -> Task:
@@ -226,22 +285,6 @@ def _task(text: str) -> Task:
 
 def _default(out: Path, suffix: str) -> Path:
     return out.with_name(out.name + suffix)
-
-
-def _describe(out: Path, made: BuildSummary) -> None:
-    print(
-        f"{out}: {made.train} training films and {made.holdout} held out, {made.always_train} always trained "
-        f"({made.positives} positive), {made.test} test films, {made.shards} shards ({made.reused_shards} reused)"
-    )
-    print(f"{made.labelled} films of {made.groups} groups (patients joined with near-duplicates) are split into folds")
-    if made.labelled and made.groups == made.labelled:
-        print("every film is a group of its own: grouping had no effect")
-    if made.reencoded:
-        print(f"{made.reencoded} films had no JPEG stream that could be taken over and were encoded anew")
-    for text, count in made.warnings.items():
-        print(f"warning: {count} films: {text}")
-    print(f"{made.unlabelled} films without a label, listed in {out / 'unlabelled.csv'}, are left out")
-    print(f"{made.rejected} films rejected, listed in {out / 'rejected.csv'}")
 
 
 @app.command("verify")

@@ -40,14 +40,14 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
         usage.show()
         return EXIT_USAGE
     except click.ClickException as usage:
-        print(f"error: {' '.join(usage.format_message().split())} (see {name} --help)", file=sys.stderr)
+        print(f"error: {printable(' '.join(usage.format_message().split()))} (see {name} --help)", file=sys.stderr)
         return EXIT_USAGE
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _MENDS:
             raise
         if debug:
             traceback.print_exc()
-        print(f"error: {' '.join(_explain(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(_explain(error).split()))}", file=sys.stderr)
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
@@ -62,6 +62,27 @@ def _explain(error: InputError | OSError) -> str:
     return f"{error.filename or 'output'}: {error.strerror}; {_MENDS[error.errno]}, then run the same command again"
 
 
+def printable(text: str) -> str:
+    """Return a text in which bytes that are not UTF-8 and characters without a glyph are escaped.
+
+    Names of files may hold both: no stream takes the first, and a terminal obeys the second.
+    """
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else _escaped(character) for character in text)
+
+
+def _escaped(character: str) -> str:
+    # Python stands in for a byte that is no UTF-8 with one of these code points.
+    byte = ord(character) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
+
+
 def progress(total: int, unit: str, label: str) -> "tqdm[None]":
     """Return a progress bar on stderr; it stays silent where stderr is no terminal."""
     return tqdm(total=total, unit=unit, desc=label, disable=None, dynamic_ncols=True, leave=False)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, as in `1 film` and `8 films`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

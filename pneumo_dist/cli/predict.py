@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pneumo_dist.thresholds.choose import Picked
 
 ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="Experiment or ensemble, a YAML file.")
+STRICT = click.option("--strict", is_flag=True, help="Of new films: refuse those that have a warning.")
 BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle', in place of --config and --runs.")
 
 
@@ -28,6 +29,7 @@ BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle
 @BUNDLE
 @click.option("--shards", "shards_path", type=FOLDER, help="Folder that 'shards build' made.")
 @click.option("--dicom", "dicom_dir", type=FOLDER, help="Folder of new DICOM films, in place of --shards.")
+@STRICT
 @click.option("--runs", type=FOLDER, help="Folder of all runs.")
 @CPU
 @click.option("--split", type=click.Choice(["oof", "holdout", "test"]), default="test", show_default=True)
@@ -46,6 +48,7 @@ def predict(
     bundle: Path | None,
     shards_path: Path | None,
     dicom_dir: Path | None,
+    strict: bool,
     runs: Path | None,
     cpu: bool,
     split: str,
@@ -68,6 +71,8 @@ def predict(
     _one_of("--shards", shards_path, "--dicom", dicom_dir)
     if dicom_dir is not None and split != "test":
         raise InputError(f"--dicom {dicom_dir}: its films have no folds; predict them with --split test")
+    if dicom_dir is None and strict:
+        raise InputError("--strict is for new films, given with --dicom; films of --shards were taken by their build")
     options = PredictOptions(split, folds, block, models)
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
@@ -84,7 +89,7 @@ def predict(
         name = "dicom" if dicom_dir is not None else split
         folder = out if out is not None else Path(str(runs)) / ensemble.name / name / "predictions"
         check_folder(folder)
-        films = shards if shards is not None else _new_films(dicom_dir, folder, ensemble, ranks)
+        films = shards if shards is not None else _new_films(dicom_dir, folder, ensemble, ranks, strict)
         total = len(films.indices("train" if split == "oof" else split))
         with console.progress(total if ranks.is_main else 0, "film", f"predict {name}") as bar:
             predict(ensemble, films, folder, ranks, options, on_films=bar.update)
@@ -128,9 +133,9 @@ def _resolved(
     return resolve(ensemble, runs, folds or (shards.folds() if shards else []), ranks, averaged, own)
 
 
-def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks: "Ranks") -> Shards:
-    """Return the films of a folder as a dataset beside the predictions; say which were refused, and why."""
-    from pneumo_dist.predict.new_films import film_paths, film_shards
+def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks: "Ranks", strict: bool) -> Shards:
+    """Return the films of a folder as a dataset beside the predictions; say which were refused or doubtful, and why."""
+    from pneumo_dist.predict.new_films import film_paths, film_shards, row_paths
     from pneumo_dist.ranks.ranks import on_rank_0
     from shards.dataset.keys import load_salt
 
@@ -141,14 +146,19 @@ def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks
         paths, is_begun = film_paths([dicom_dir]), scratch.exists()
         salt = load_salt(scratch.with_name("films.salt"), create=True)
         try:
-            shards, refused = film_shards(paths, scratch, ensemble.image_size, salt=salt)
+            shards, refused = film_shards(paths, scratch, ensemble.image_size, strict=strict, salt=salt)
         except InputError:
             if not is_begun:
                 raise
             raise InputError(f"{scratch}: was made of other films; remove it, or give another --out") from None
         for each in refused:
             print(f"warning: {each.path}: refused, {each.reason}", file=sys.stderr)
-        return shards is not None
+        if shards is None:
+            return False
+        for row, path in enumerate(row_paths(shards, paths)):
+            for text in shards.warnings(row):
+                print(f"warning: {path}: {text}", file=sys.stderr)
+        return True
 
     if not on_rank_0(ranks, build):
         raise InputError(f"--dicom {dicom_dir}: all its films were refused")
@@ -214,8 +224,11 @@ def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | Non
 @click.option("--out", type=FOLDER, required=True, help="Folder of the masks, overlays and DICOM objects.")
 @click.option("--any-film", is_flag=True, help="Take lateral films and others that the build refuses.")
 @click.option("--allow-burned-in", is_flag=True, help="Take films whose tags say that text is burned into them.")
+@STRICT
 @CPU
-def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, allow_burned_in: bool, cpu: bool) -> int:
+def segment(
+    films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, allow_burned_in: bool, strict: bool, cpu: bool
+) -> int:
     """Segment new DICOM films, or folders of them; print a line of JSON for each. For research, not for diagnosis."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("segment works alone; for many films on several ranks use predict --bundle --dicom")
@@ -237,7 +250,7 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, al
     check_folder(out)
     ensemble, rule = read_bundle(bundle)
     with process_group(cpu) as ranks, tempfile.TemporaryDirectory() as scratch:
-        shards, refused = film_shards(paths, Path(scratch) / "films", ensemble.image_size, rules)
+        shards, refused = film_shards(paths, Path(scratch) / "films", ensemble.image_size, rules, strict)
         for each in refused:
             print(f"error: {each.path}: refused, {each.reason}", file=sys.stderr)
         is_whole = not refused
@@ -255,6 +268,8 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, al
                     print(f"error: {error}", file=sys.stderr)
                     is_whole = False
                 else:
+                    for text in found["warnings"]:
+                        print(f"warning: {path}: {text}", file=sys.stderr)
                     print(json.dumps(found))
             shards.close()
     return console.EXIT_DONE if is_whole else console.EXIT_USAGE

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @RUNS
 @CPU
 @click.option("--fold", type=int, required=True, help="Fold that is validated on.")
+@click.option("--allow-empty-fold", is_flag=True, help="Train although no film of the fold has a pneumothorax.")
 @click.option("--profile", is_flag=True, help="Trace six steps of each stage on rank 0, for TensorBoard or perfetto.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved config and the steps per stage, train nothing.")
 @click.option("--world-size", type=int, help="With --dry-run: ranks to plan for.  [default: those of torchrun]")
@@ -42,16 +43,21 @@ def train(
     runs: Path,
     cpu: bool,
     fold: int,
+    allow_empty_fold: bool,
     profile: bool,
     dry_run: bool,
     world_size: int | None,
     rate: float | None,
 ) -> int:
     """Train one fold of an experiment, stage by stage; run again to go on where it stopped."""
+    from pneumo_dist.data.plan import check_validation
+
     config = load_config(config_path, overrides)
     shards = Shards(shards_path)
     world = world_size or int(os.environ.get("WORLD_SIZE", 1))
     plan = _plan_lines(config, shards, fold, world, rate)
+    if not allow_empty_fold:
+        check_validation(shards, fold)
     folder = runs / config.experiment.name / f"fold{fold}"
     facts = {
         "code": f"{__version__}, source {source_digest()}",
@@ -113,7 +119,9 @@ def _plan_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rat
     """Check that every stage can be planned, and say what it amounts to."""
     from pneumo_dist.data.plan import EpochPlan, split_fold
 
-    lines = []
+    _, validation = shards.fold_rows(fold, always_train=False)
+    positives = int(shards.column("has_mask")[validation].sum())
+    lines = [f"validation: {len(validation)} films, {positives} of them with a pneumothorax"]
     for stage in config.experiment.stages:
         plan = EpochPlan(split_fold(shards, fold, stage.always_train), stage, config.experiment.seed, world)
         last = stage.epochs - 1

@@ -89,6 +89,18 @@ def split_fold(shards: Shards, fold: int, always_train: bool) -> FoldSplit:
     return FoldSplit(train, positives, train[~positive], validation, shards.column("mask_area")[positives])
 
 
+def check_validation(shards: Shards, fold: int) -> None:
+    """Raise InputError for a fold that holds no film with a pneumothorax: its Dice tells nothing of finding one."""
+    _, validation = shards.fold_rows(fold, always_train=False)
+    if not shards.column("has_mask")[validation].any():
+        films = f"{len(validation)} film{'s' * (len(validation) != 1)}"
+        raise InputError(
+            f"{shards.folder}: no film of fold {fold} ({films}) has a pneumothorax, so no epoch can be chosen on it; "
+            f"give other folds with 'python -m shards finalize {shards.folder}' and --folds, --seed or --groups, or "
+            "train all the same with --allow-empty-fold"
+        )
+
+
 @dataclass(frozen=True)
 class EpochPlan:
     """Order of the training films of a stage; epochs are counted from 0.

@@ -1,5 +1,6 @@
 """One new film and its prediction become a mask, an overlay, a DICOM Segmentation object and a line of findings."""
 
+import textwrap
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def segment_film(
     name = film_name(path)
     files = {"mask": f"{name}.mask.png", "overlay": f"{name}.overlay.png", "segmentation": f"{name}.seg.dcm"}
     atomic_write(out / files["mask"], encode(mask * np.uint8(255)))
-    atomic_write(out / files["overlay"], encode(draw_film(film.image, mask)))
+    atomic_write(out / files["overlay"], encode(draw_film(film.image, mask, film.warnings)))
     with atomic_open(out / files["segmentation"]) as stream:
         segmentation.save_as(stream)
     return {
@@ -65,6 +66,7 @@ def segment_film(
         "called": bool(mask.any()),
         "image_score": score,
         "class_probability": class_probability,
+        "warnings": list(film.warnings),
         **measured_area(mask, film.info),
         "files": files,
         "for_research_use_only": True,
@@ -100,8 +102,8 @@ def measured_area(mask: Map, info: FilmInfo) -> dict[str, Any]:
     }
 
 
-def draw_film(image: Map, mask: Map) -> Map:
-    """Return a film with its mask outlined in red and lightly filled, over a margin with what it shows.
+def draw_film(image: Map, mask: Map, warnings: Sequence[str] = ()) -> Map:
+    """Return a film, its mask outlined in red and lightly filled, over a margin with what it shows and its warnings.
 
     Both are uint8 (height, width), the mask of 0 and 1; the picture is RGB uint8 (height + margin, width, 3).
     """
@@ -110,16 +112,22 @@ def draw_film(image: Map, mask: Map) -> Map:
     picture[inside] = np.rint(picture[inside] * (1 - FILL) + np.array(RED) * FILL).astype(np.uint8)
     outline_pixels(picture, mask, RED, max(1, round(max(image.shape) / 600)))
     lines = [FOUND if inside.any() else EMPTY, NOTE]
-    return np.vstack([picture, _margin(image.shape[1], lines)])
+    return np.vstack([picture, _margin(image.shape[1], lines, [f"warning: {text}" for text in warnings])])
 
 
-def _margin(width: int, lines: Sequence[str]) -> Map:
-    """Return a dark strip, uint8 (height, width, 3), with lines of text whose size follows the width."""
+def _margin(width: int, lines: Sequence[str], warnings: Sequence[str]) -> Map:
+    """Return a dark strip, uint8 (height, width, 3), with lines of text whose size follows the width.
+
+    Warnings are as large, and are wrapped.
+    """
     sizes = [cv2.getTextSize(line, _FONT, 1.0, 1) for line in lines]
     scale = TEXT_SHARE * width / max(size[0] for size, _ in sizes)
     step = max(4, round(scale * 1.3 * max(size[1] + below for size, below in sizes)))
-    strip = np.zeros((step * len(lines) + step // 2, width, 3), np.uint8)
-    for number, line in enumerate(lines, 1):
+    letter = max(size[0] / len(line) for line, (size, _) in zip(lines, sizes, strict=True))
+    columns = max(1, int((width - step) / (letter * scale)))
+    wrapped = [part for text in warnings for part in textwrap.wrap(text, columns, subsequent_indent="  ")]
+    strip = np.zeros((step * (len(lines) + len(wrapped)) + step // 2, width, 3), np.uint8)
+    for number, line in enumerate([*lines, *wrapped], 1):
         place = (step // 2, number * step)
         cv2.putText(strip, line, place, _FONT, scale, (255, 255, 255), max(1, round(scale)), cv2.LINE_AA)
     return strip

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.build.build import build
+from shards.build.folders import IMAGE_SUFFIXES
+from shards.build.names import objection
 from shards.build.options import BuildOptions
 from shards.build.progress import REJECTED, read_list
-from shards.build.sources import IMAGE_SUFFIXES, Source, Sources, find_sources
+from shards.build.sources import Source, Sources, dicom_files
 from shards.dataset.keys import SALT_BYTES, sample_key
 from shards.dataset.table import Shards
 from shards.dicom.film import SUFFIXES, FilmRules
@@ -46,16 +48,17 @@ def check_distinct(paths: Sequence[Path]) -> None:
 def film_paths(given: Sequence[Path]) -> list[Path]:
     """Return the given files, and for each folder among them the DICOM files below it, in order.
 
+    Links to nothing that are called like a DICOM file are among them, to be refused by name.
+
     Raises InputError for what is not there, and for a folder without DICOM files.
     """
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            try:
-                found = find_sources([], [], None, None, None, [path], [])
-            except InputError:  # its mend is one of the build's options
-                raise InputError(f"{path}: holds no films; give a folder with DICOM files") from None
-            paths += sorted([*(source.path for source in found.test), *(source.path for source, _ in found.duplicates)])
+            found, others = dicom_files(path)
+            if not found:
+                raise InputError(f"{path}: holds no films{others}; give a folder with DICOM files")
+            paths += found
         elif path.is_file():
             paths.append(path)
         else:
@@ -68,15 +71,17 @@ def film_shards(
     folder: Path,
     image_size: int,
     rules: FilmRules = _DEFAULT_RULES,
+    strict: bool = False,
     workers: int = 1,
     on_film: Callable[[int], None] | None = None,
     salt: bytes | None = None,
 ) -> tuple[Shards | None, list[Refused]]:
     """Build DICOM files as test films into a new scratch folder, and return the dataset and what it refused.
 
-    Exactly what the build refuses is refused, with its reasons; near-duplicates are kept. Of films with one name the
-    first is taken. None where none is left. `row_paths` tells which row is which file; `on_film` hears how many films a
-    finished shard took. With the `salt` of a build before, a folder that holds these films already is taken as it is.
+    Exactly what the build refuses is refused, with its reasons, and with `strict` films that have a warning;
+    near-duplicates are kept. Of films with one name the first is taken. None where none is left. `row_paths` tells
+    which row is which file; `on_film` hears how many films a finished shard took. With the `salt` of a build before, a
+    folder that holds these films already is taken as it is.
     Raises InputError for no films and for a folder in use.
     """
     if not paths:
@@ -87,6 +92,8 @@ def film_shards(
         name = film_name(path)
         if path.suffix.lower() in IMAGE_SUFFIXES:
             refused.append(Refused(path, "not a DICOM file: give the film as its maker sent it"))
+        elif (reason := objection(name)) is not None:
+            refused.append(Refused(path, reason))
         elif name in first:
             refused.append(Refused(path, f"same image id as {first[name]}; remove one of the two"))
         else:
@@ -99,6 +106,8 @@ def film_shards(
         image_size=image_size,
         any_film=rules.any_film,
         allow_burned_in=rules.allow_burned_in,
+        max_pixels=rules.max_pixels,
+        strict=strict,
         duplicate_distance=None,
     )
     # Patients are not grouped here: a salt that nobody keeps leaves no trace of them.

@@ -32,8 +32,8 @@ class TunedRules:
     """What thresholds.json keeps for other commands.
 
     `rules` are those of RULES that there was something to tune on, `unseen` is the mean Dice with the triplets of the
-    other folds, None for films of one fold, `curve` that by the size of the smallest part, thinned, and `digest` that
-    of the predictions.
+    other folds, None where none could be tuned, `curve` that by the size of the smallest part, thinned, and `digest`
+    that of the predictions.
     """
 
     objective: Objective
@@ -119,6 +119,8 @@ def summary_lines(tuned: Tuned) -> list[str]:
     if tuned.unseen is not None:
         low, high = tuned.unseen.low, tuned.unseen.high
         lines.append(f"with thresholds of the other folds {tuned.unseen.mean:.4f}, 95 % {low:.4f} to {high:.4f}")
+    else:
+        lines.append(f"no score with thresholds of the other folds: {tuned.no_unseen}")
     drawn = "patients" if tuned.patients < result.films else "films, each a patient of its own or of none known"
     lines.append(f"intervals draw from {tuned.patients} {drawn}")
     lines.append(f"called positive: {tuned.called:.1%}; area gives up {tuned.given_up} positive films")

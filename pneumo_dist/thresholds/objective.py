@@ -54,6 +54,14 @@ class Objective:
         weights = np.where(positive, self.prevalence / share, (1.0 - self.prevalence) / (1.0 - share))
         return np.asarray(weights, np.float64)
 
+    def lacks(self, positive: npt.NDArray[np.bool_]) -> str | None:
+        """Return which films it needs and there are none of, in words; None where there are all."""
+        if self.prevalence is None and self.specificity is None:
+            return None
+        if not positive.any():
+            return "films with a pneumothorax"
+        return "films without a pneumothorax" if positive.all() else None
+
     def search(self, histograms: Histograms) -> Triplet:
         """Return the best triplet for films of shape (n, 2, 256), by the exact search."""
         weights = self.film_weights(histograms[:, 1].sum(-1) > 0)

@@ -23,7 +23,15 @@ from pneumo_dist.thresholds.refine import (
     film_components,
     size_curve,
 )
-from pneumo_dist.thresholds.worth import SizeRow, bootstrap_interval, by_size, cross_tuned, given_up, plateau
+from pneumo_dist.thresholds.worth import (
+    SizeRow,
+    bootstrap_interval,
+    by_size,
+    cross_tuned,
+    given_up,
+    not_cross_tuned,
+    plateau,
+)
 from shards.dataset import rle
 from shards.errors import InputError
 
@@ -54,11 +62,11 @@ class Tuned:
     """The best triplet and its scores over the films it was tuned on, and per fold.
 
     `dice` is the mean Dice of these films. `unseen` is it under thresholds that were tuned on the other folds, None
-    for films of one fold. `called` is the share of films whose masks are not empty, `given_up` the positive films that
-    only `area` makes empty, `plateau` how far each threshold can move alone, `by_size` the positive films in parts of
-    equal number. `patients` counts the groups that intervals draw from: as many as films where patients are unknown.
-    `components` is a fixed threshold without small parts, `curve` its Dice by their size, and `gate` the triplet with
-    the classification gate: None where there is nothing to tune them on.
+    where they could not be, and `no_unseen` says why. `called` is the share of films whose masks are not empty,
+    `given_up` the positive films that only `area` makes empty, `plateau` how far each threshold can move alone,
+    `by_size` the positive films in parts of equal number. `patients` counts the groups that intervals draw from: as
+    many as films where patients are unknown. `components` is a fixed threshold without small parts, `curve` its Dice
+    by their size, and `gate` the triplet with the classification gate: None where there is nothing to tune them on.
     """
 
     objective: Objective
@@ -75,6 +83,7 @@ class Tuned:
     components: Alternative | None = None
     gate: Alternative | None = None
     curve: SizeCurve | None = None
+    no_unseen: str | None = None
 
 
 def prediction_histograms(
@@ -155,6 +164,7 @@ def tune(
         components=None if curve is None else _smallest_part(curve, components, threshold, chosen),
         gate=_gate(predictions, outcome, triplet, chosen),
         curve=curve,
+        no_unseen=not_cross_tuned(outcome.positive, folds, chosen),
     )
 
 

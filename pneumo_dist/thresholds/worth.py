@@ -40,9 +40,23 @@ class Surface:
     dice: Floats
 
 
-def cross_tuned(histograms: Histograms, folds: npt.NDArray[np.int64], objective: Objective) -> Floats | None:
-    """Return the Dice of each film under thresholds tuned on the other folds; None for films of one fold."""
+def not_cross_tuned(positive: npt.NDArray[np.bool_], folds: npt.NDArray[np.int64], objective: Objective) -> str | None:
+    """Return why no thresholds can be tuned on the other folds of each fold, in words; None where they can.
+
+    `positive` bool (n,) and `folds` (n,) are those of the films.
+    """
     if len(np.unique(folds)) < 2:
+        return "all films are of one fold"
+    for fold in np.unique(folds):
+        lack = objective.lacks(positive[folds != fold])
+        if lack is not None:
+            return f"besides fold {fold} there are no {lack}"
+    return None
+
+
+def cross_tuned(histograms: Histograms, folds: npt.NDArray[np.int64], objective: Objective) -> Floats | None:
+    """Return the Dice of each film under thresholds tuned on the other folds; None where `not_cross_tuned` says why."""
+    if not_cross_tuned(histograms[:, 1].sum(-1) > 0, folds, objective) is not None:
         return None
     dices = np.zeros(len(histograms))
     for fold in np.unique(folds):

@@ -9,6 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.build.doubts import split_doubts
+from shards.build.leaks import known_test_films
 from shards.build.options import BuildOptions
 from shards.build.progress import (
     PARTS,
@@ -25,14 +27,18 @@ from shards.build.progress import (
     write_list,
 )
 from shards.build.split import split_table
-from shards.dataset.table import SCHEMA, TABLE, read_manifest, read_table, save_table, write_manifest
+from shards.dataset.table import SCHEMA, TABLE, CountsModel, read_manifest, read_table, save_table, write_manifest
 from shards.errors import InputError
 from shards.files import sha256_file
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """Counts of a finished dataset; `groups` counts patients joined with near-duplicates over labelled films."""
+    """Counts of a finished dataset, as its manifest keeps them.
+
+    `groups` counts patients joined with near-duplicates over labelled films; `warnings` are those of single films,
+    `doubts` those of groups, folds and labels.
+    """
 
     train: int
     always_train: int
@@ -45,6 +51,9 @@ class BuildSummary:
     shards: int
     reencoded: int
     warnings: dict[str, int]
+    known_test: int
+    skipped: dict[str, int]
+    doubts: list[str]
     reused_shards: int = 0
 
     @property
@@ -54,10 +63,10 @@ class BuildSummary:
 
 def summary_of(manifest: dict[str, Any]) -> BuildSummary:
     """Return the counts of a manifest."""
-    counts = {
-        field.name: manifest["counts"][field.name] for field in fields(BuildSummary) if field.name != "reused_shards"
-    }
-    return BuildSummary(**counts)
+    # With the defaults of what older builds did not count.
+    counts = CountsModel.model_validate(manifest["counts"]).model_dump()
+    found = {field.name: counts[field.name] for field in fields(BuildSummary) if field.name in counts}
+    return BuildSummary(**found, doubts=manifest.get("doubts", []))
 
 
 def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int = 0) -> BuildSummary:
@@ -72,19 +81,23 @@ def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int =
     with locked(out):
         plan = load_plan(out)
         if plan is not None:
+            for name, option in (("groups_csv", "--groups"), ("folds_csv", "--folds-csv")):
+                if plan.arguments[name] is True and name not in changes:
+                    raise InputError(f"{out}: was built with {option} and --pseudonymise; give the CSV again, {option}")
             return finish(out, plan, options_of({**plan.arguments, **changes}), salt, max_rejects)
         manifest = read_manifest(out)
         if manifest["arguments"]["folds_csv"] is True and not {"folds", "folds_csv"} & set(changes):
             raise InputError(f"{out}: its folds came from a CSV; give it again with --folds-csv, or --folds for others")
         options = options_of({**manifest["arguments"], **changes})
         table = split_table(read_table(out), options, salt)
-        summary = _write(out, table, {**manifest, "arguments": options.public()})
+        doubts = split_doubts(table, options, salt)
+        summary = _write(out, table, {**manifest, "arguments": options.public()}, doubts)
         shutil.rmtree(out / PARTS)
         return summary
 
 
 def options_of(arguments: dict[str, Any]) -> BuildOptions:
-    """Return the options that a plan or a manifest was made with; a manifest does not keep the paths of CSVs."""
+    """Return the options of a plan or a manifest; a manifest, and a plan of pseudonyms, does not keep paths of CSVs."""
     kept = dict(arguments)
     for name in ("groups_csv", "folds_csv"):
         kept[name] = Path(kept[name]) if isinstance(kept[name], str | Path) else None
@@ -111,8 +124,9 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
             shards.append(_described(part))
     if missing:
         raise InputError(f"{out}: {len(missing)} shards are not built yet, first {missing[0]}; run their tasks again")
-    # Each once: an append that failed on its rejects has listed them already.
-    rejected = list(dict.fromkeys([*(read_list(out / REJECTED) if old else []), *sorted(map(tuple, rejected))]))
+    # An append that failed on its rejects has listed them already. Under pseudonyms, films of one name have equal rows.
+    listed = Counter(read_list(out / REJECTED) if old else [])
+    rejected = list((listed | Counter(sorted(map(tuple, rejected)))).elements())
     write_list(out / REJECTED, rejected)
     check_rejects(out, len(rejected), max_rejects, rejected)
     # Only what the manifest knows: a killed append may have written its table already.
@@ -133,10 +147,10 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
         "arguments": options.public(),
         "salt_check": plan.salt_check,
         "build_digest": plan.digest,
-        "counts": {"warnings": dict(sorted(warnings.items()))},
+        "counts": {"warnings": dict(sorted(warnings.items())), "skipped": plan.skipped},
         "shards": shards,
     }
-    summary = _write(out, table, manifest)
+    summary = _write(out, table, manifest, split_doubts(table, options, salt, appended=plan.appends))
     shutil.rmtree(out / PARTS)
     return summary
 
@@ -145,7 +159,7 @@ def _described(part: Part) -> dict[str, Any]:
     return {**{name: part[name] for name in ("name", "sha256", "bytes", "reencoded")}, "samples": len(part["rows"])}
 
 
-def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary:
+def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[str]) -> BuildSummary:
     splits = table["split"].to_pylist()
     groups = {
         group for group, split in zip(table["group"].to_pylist(), splits, strict=True) if split in ("train", "holdout")
@@ -159,6 +173,8 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary
         "shards": len(manifest["shards"]),
         "reencoded": sum(shard["reencoded"] for shard in manifest["shards"]),
         "warnings": manifest["counts"]["warnings"],
+        "known_test": len(known_test_films(table)),
+        "skipped": manifest["counts"].get("skipped", {}),
     }
     save_table(out / TABLE, table)
     arguments = manifest["arguments"]
@@ -170,7 +186,8 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any]) -> BuildSummary
             "codec": arguments["codec"],
             "image_size": arguments["image_size"],
             "counts": counts,
+            "doubts": doubts,
             "table_sha256": sha256_file(out / TABLE),
         },
     )
-    return summary_of({"counts": counts})
+    return summary_of({"counts": counts, "doubts": doubts})

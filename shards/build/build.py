@@ -125,12 +125,18 @@ def build(
 def _record(
     jobs: Sequence["_ShardJob"], sources: Sources, options: BuildOptions, salt: bytes, append: bool
 ) -> PlanRecord:
-    unlabelled = tuple((s.image_id, s.listed_path, "no row in the labels") for s in sources.unlabelled)
-    duplicates = tuple((s.image_id, s.listed_path, reason) for s, reason in sources.duplicates)
+    unlabelled = tuple((s.image_id, s.listed_path, sources.unlabelled_reason) for s in sources.unlabelled)
+    duplicates = tuple((item.source.image_id, item.source.listed_path, str(item)) for item in sources.set_aside)
     named = tuple((job.name, job.digest) for job in jobs)
     arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
-    digest = digest_of([arguments, named, unlabelled, duplicates, append])
-    return PlanRecord(digest, arguments, salt_check(salt), append, named, unlabelled, duplicates)
+    # What image ids are shows in the films, and counts of other files change with what lies beside the films.
+    decisive = {name: value for name, value in arguments.items() if name != "id"}
+    digest = digest_of([decisive, named, unlabelled, duplicates, append])
+    if options.pseudonymise:  # the plan lies in OUT, where no path may name anybody
+        arguments |= {name: True for name in ("groups_csv", "folds_csv") if arguments[name]}
+    return PlanRecord(
+        digest, arguments, salt_check(salt), append, named, unlabelled, duplicates, sources.skipped_counts
+    )
 
 
 def _agree(out: Path, record: PlanRecord, task: Task | None) -> None:
@@ -160,7 +166,10 @@ def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes
     dataset = Shards(out)
     if dataset.manifest["salt_check"] != salt_check(salt):
         raise InputError(f"{out}: was built with another patient salt; give its file with --patient-salt-file")
-    different = [k for k, v in options.content().items() if dataset.manifest["arguments"][k] != v]
+    decisive = {**options.content(), "id": options.id}
+    # Options that are newer than the dataset were at their defaults.
+    built = {**vars(BuildOptions()), **dataset.manifest["arguments"]}
+    different = [k for k, v in decisive.items() if built[k] != v]
     if different:
         option = different[0].replace("_", "-")
         raise InputError(f"{out}: was built with another --{option}; appended films need the same")
@@ -266,5 +275,12 @@ def _tar_writer() -> Any:
 
 
 def _fingerprint(source: Source) -> list[tuple[int, int]]:
-    paths = [source.path] + ([source.mask_path] if source.mask_path else [])
-    return [(status.st_size, status.st_mtime_ns) for status in (path.stat() for path in paths)]
+    return [_size_and_time(path) for path in (source.path, source.mask_path) if path]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # gone since it was found: reading it says so
+        return -1, -1
+    return status.st_size, status.st_mtime_ns

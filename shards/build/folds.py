@@ -12,6 +12,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from shards.errors import InputError
 
 HOLDOUT = -1
+# Trains in every fold and is never validated on; only a CSV of folds says so.
+ALWAYS = -2
 
 
 def assign_folds(

@@ -1,12 +1,28 @@
 """The competition's label CSV, in the forms in which it is really found."""
 
-import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.build.rows import (
+    ID_NAMES,
+    Row,
+    check_commas,
+    check_id,
+    explain_stray,
+    plain,
+    read_rows,
+    shown,
+    without_suffix,
+)
 from shards.dataset import rle
 from shards.errors import InputError
+
+MASK_NAMES = ("encodedpixels", "encodedpixel", "rle", "rlemask", "maskrle", "mask", "pixels", "label")
+# What programs write where a mask is missing.
+_MISSING = frozenset({"", "nan", "na", "n/a", "none", "null"})
+# Spreadsheets keep no more of a cell.
+_SPREADSHEET_CELL = 32_767
 
 
 @dataclass(frozen=True)
@@ -24,50 +40,95 @@ Labels = Mapping[str, tuple[LabelRow, ...]]
 def load_labels(path: Path) -> Labels:
     """Return image id -> its rows, in file order.
 
-    Accepts a BOM, any header or none, spaces around ids and masks, and repeated ids. Raises InputError with the
-    line number for a row that has not two cells, a malformed mask, or a film that is both empty and not.
+    Accepts a BOM, any header or none, spaces around ids and masks, and repeated ids. Raises InputError for a file that
+    is no such CSV, and with the line number for a row that has not two cells, an id that a spreadsheet changed, a
+    malformed mask, or a film that is both empty and not.
     """
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path}: no such label CSV; give the file with --rle")
+    found = read_rows(path, "--rle")
+    swapped = False
+    if found and _is_header(found[0].cells):
+        names = found.pop(0).cells
+        if len(names) != 2:
+            raise InputError(
+                f"{path}: its header does not name two columns but {len(names)} ({shown(names)}); "
+                "keep two, image id and mask"
+            )
+        swapped = plain(names[0]) in MASK_NAMES and plain(names[1]) in ID_NAMES
     rows: dict[str, list[LabelRow]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream)
-            first = True
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                header, first = first and _is_header(cells), False
-                if header:
-                    continue
-                image_id, row = _parse_row(path, reader.line_num, cells)
-                rows.setdefault(image_id, []).append(row)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason}); save the label CSV as UTF-8") from None
-    except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from None
+    for row in found:
+        image_id, label = _parse_row(path, row, swapped)
+        rows.setdefault(image_id, []).append(label)
     if not rows:
         raise InputError(f"{path}: holds no label row")
+    return _checked(rows)
+
+
+def match_labels(labels: Labels, film_ids: Collection[str], known: Container[str] = frozenset()) -> Labels:
+    """Return the labels under the ids of the films: an id with an image file's suffix is that of the film without it.
+
+    An id that is a film's, or one of `known`, stays as it is. Raises InputError for an id that is no film's where it
+    can be told why: its case differs from a film's, or a spreadsheet changed it.
+    """
+    films = frozenset(film_ids)
+    rows: dict[str, list[LabelRow]] = {}
+    for image_id, found in labels.items():
+        shorter = without_suffix(image_id)
+        is_film = image_id in films or image_id in known
+        name = shorter if not is_film and (shorter in films or shorter in known) else image_id
+        rows.setdefault(name, []).extend(found)
+    change = explain_stray((name for name in rows if name not in films and name not in known), films.difference(rows))
+    if change is not None:
+        image_id, why = change
+        row = rows[image_id][0]
+        raise InputError(f"{row.path} line {row.line}: no film is called {image_id}: {why}")
+    return _checked(rows)
+
+
+def _checked(rows: Mapping[str, list[LabelRow]]) -> Labels:
     for image_id, found in rows.items():
-        empty = [row.line for row in found if row.rle == rle.EMPTY]
+        empty = [row for row in found if row.rle == rle.EMPTY]
         if empty and len(empty) < len(found):
-            raise InputError(f"{path} line {empty[0]}: {image_id} is marked -1 but has a mask in another row; drop one")
+            raise InputError(
+                f"{empty[0].path} line {empty[0].line}: {image_id} is marked -1 but has a mask in another row; drop one"
+            )
     return {image_id: tuple(found) for image_id, found in rows.items()}
 
 
-def _is_header(cells: list[str]) -> bool:
+def _is_header(cells: tuple[str, ...]) -> bool:
+    """Known names, or two cells of which the first has no digit and the second is a word."""
+    if any(_is_mask(cell) for cell in cells[1:]):
+        return False
+    if plain(cells[0]) in ID_NAMES:
+        return True
     # Image ids start with a digit or end in one; no header's first cell does.
-    return len(cells) == 2 and cells[1].strip().isidentifier() and not any(map(str.isdigit, cells[0]))
+    if any(map(str.isdigit, cells[0])):
+        return False
+    is_word = len(cells) == 2 and any(map(str.isalpha, cells[1])) and not any(map(str.isdigit, cells[1]))
+    return is_word or any(plain(cell) in MASK_NAMES for cell in cells[1:])
 
 
-def _parse_row(path: Path, line: int, cells: list[str]) -> tuple[str, LabelRow]:
-    if len(cells) != 2:
-        raise InputError(f"{path} line {line}: {len(cells)} cells instead of two (image id, mask)")
-    image_id, text = cells[0].strip(), cells[1].strip()
-    if not image_id:
-        raise InputError(f"{path} line {line}: the image id is missing")
+def _is_mask(cell: str) -> bool:
+    """Whether a cell stands where a mask does, be it good or not."""
+    return cell.lower() in _MISSING or all(token.lstrip("+-").isdecimal() for token in cell.split())
+
+
+def _parse_row(path: Path, row: Row, swapped: bool) -> tuple[str, LabelRow]:
+    if len(row.cells) != 2:
+        check_commas(path, row)
+        count = "1 cell" if len(row.cells) == 1 else f"{len(row.cells)} cells"
+        raise InputError(f"{path} line {row.line}: {count} instead of two (image id, mask): {shown(row.cells)}")
+    image_id, text = reversed(row.cells) if swapped else row.cells
+    check_id(path, row.line, image_id)
     try:
         rle.parse(text)
     except InputError as error:
-        raise InputError(f"{path} line {line} ({image_id}): {error}") from None
-    return image_id, LabelRow(line, text, path)
+        check_commas(path, row)
+        raise InputError(f"{path} line {row.line} ({image_id}): {error}") from None
+    if len(text) == _SPREADSHEET_CELL:
+        raise InputError(
+            f"{path} line {row.line} ({image_id}): the mask has {_SPREADSHEET_CELL:,} characters, where spreadsheets "
+            "cut it off; take the file from before, or give a mask that is whole in two rows"
+        )
+    return image_id, LabelRow(row.line, text, path)

@@ -10,10 +10,11 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shards.console import counted
 from shards.dataset.table import MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
@@ -29,7 +30,8 @@ Part = dict[str, Any]
 class PlanRecord:
     """What plan.json keeps: enough to finish a build without its films.
 
-    `jobs` are (shard name, digest of its inputs); the lists are rows of unlabelled.csv and rejected.csv.
+    `jobs` are (shard name, digest of its inputs); the lists are rows of unlabelled.csv and rejected.csv. `skipped`
+    counts files that are no films, by reason.
     """
 
     digest: str
@@ -39,6 +41,7 @@ class PlanRecord:
     jobs: tuple[tuple[str, str], ...]
     unlabelled: tuple[Row, ...]
     duplicates: tuple[Row, ...]
+    skipped: dict[str, int] = field(default_factory=dict)
 
     def save(self, out: Path) -> None:
         """Write plan.json, unless it stands there already."""
@@ -107,12 +110,12 @@ def refuse_foreign_folder(out: Path) -> None:
 
 
 def check_rejects(out: Path, count: int, most: int, rejected: Sequence[Row] = ()) -> None:
-    """Raise InputError where more films were rejected than are put up with."""
+    """Raise InputError where more films were rejected than are allowed."""
     if count > most:
         first = f": first {rejected[0][1] or rejected[0][0]}: {rejected[0][2]}" if rejected else ""
         raise InputError(
-            f"{count} films rejected, --max-rejects {most} allows fewer{first}; "
-            f"all in {out / REJECTED}; mend or remove them, or raise --max-rejects"
+            f"{counted(count, 'film')} rejected, --max-rejects {most} allows fewer{first}; "
+            f"all in {out / REJECTED}; correct or remove them, or raise --max-rejects"
         )
 
 
@@ -129,7 +132,7 @@ def read_list(path: Path) -> list[Row]:
     """Return the rows of such a list, none where the file is missing."""
     if not path.exists():
         return []
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         return [tuple(row) for row in csv.reader(stream)][1:]
 
 

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.build.duplicates import perceptual_hash
+from shards.build.images import read_image_film, read_image_mask
 from shards.build.options import BuildOptions
 from shards.build.sources import Source
 from shards.dataset import rle
-from shards.dataset.grid import fit_square, mask_to_size, mask_to_square, to_square
+from shards.dataset.grid import Padding, fit_square, mask_to_size, mask_to_square, square_pixels, to_square
 from shards.dataset.keys import patient_group
 from shards.dicom import film as dicom
 from shards.drawing import encode
@@ -30,6 +30,8 @@ _MASK_PNG = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 1),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
 )
+# A pneumothorax that fills more of a film has not been seen; a mask whose background is set does.
+LARGEST_SHARE = 0.6
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 97)
 
 
@@ -52,19 +54,24 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
     Raises RejectedFilm for a film that cannot be read, InputError for a label that does not fit it.
     """
     film = _read_film(source, options)
-    height, width = film.image.shape
+    warnings = list(film.warnings)
     mask: npt.NDArray[np.uint8] | None = None
-    label_height, label_width = height, width
+    label_height, label_width = film.image.shape
     if source.mask_path is not None:
-        mask = _read_mask(source.mask_path)
+        mask, doubts = read_image_mask(source.mask_path, options.max_pixels)
+        warnings.extend(doubts)
+        _check_shape(mask, film.image)
         label_height, label_width = mask.shape
-        if abs(label_height * width - label_width * height) > max(height, width):
-            raise RejectedFilm(f"its mask is {label_width}x{label_height}, the film {width}x{height}: not one shape")
     elif options.label_size is not None:
         label_height = label_width = options.label_size
     if source.labels is not None:
         mask = _decode_labels(source, label_height, label_width)
     native = options.codec == "jpeg"
+    picture = square_pixels(film.image, film.aspect)
+    own = film.jpeg if film.aspect == 1 else None
+    if film.aspect != 1:
+        warnings.append("its pixels are not square: resampled to square ones")
+    height, width = picture.shape
     padding = fit_square(height, width, max(height, width) if native else options.image_size)
     facts = {
         "label_height": label_height,
@@ -77,33 +84,49 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
         "has_mask": None if area is None else area > 0,
         "rle": None if mask is None else rle.encode(mask) if area else rle.EMPTY,
     }
+    if area is not None and area > LARGEST_SHARE * label_height * label_width:
+        warnings.append(f"its mask covers more than {LARGEST_SHARE:.0%} of the film: is it inverted?")
     about = {"key": source.key, "image_id": source.image_id, **label, **facts}
+    if warnings and options.strict:
+        raise RejectedFilm(f"{'; '.join(warnings)}; --strict takes no film with a warning")
+    if warnings:
+        about["warnings"] = warnings
     image = (
-        (film.jpeg or encode(film.image, ".jpg", _JPEG))
+        (own or encode(picture, ".jpg", _JPEG))
         if native
-        else encode(to_square(film.image, options.image_size), ".png", _FILM_PNG)
+        else encode(to_square(picture, options.image_size), ".png", _FILM_PNG)
     )
     members = {"image.jpg" if native else "image.png": image, "json": json.dumps(about, sort_keys=True).encode()}
     if mask is not None:
         size = (height, width) if native else (options.image_size, options.image_size)
-        members["mask.png"] = _mask_png(mask, size, native) if label["has_mask"] else _empty_mask_png(size)
+        members["mask.png"] = (
+            _mask_png(mask, size, None if native else padding) if label["has_mask"] else _empty_mask_png(size)
+        )
     row = {
-        **about,
+        **{name: value for name, value in about.items() if name != "warnings"},
         # Without a patient id every film is a group of its own.
         "film_group": patient_group(film.info.patient_id or f"film {source.image_id}", salt),
-        "perceptual_hash": perceptual_hash(film.image).hex(),
+        "perceptual_hash": perceptual_hash(picture).hex(),
         "split": source.split,
         "mask_area": area,
         "image_height": height if native else options.image_size,
         "image_width": width if native else options.image_size,
     }
-    return Sample(row, members, film.warnings, native and film.jpeg is None)
+    return Sample(row, members, tuple(warnings), native and own is None)
 
 
 def _read_film(source: Source, options: BuildOptions) -> dicom.Film:
     if source.is_dicom:
-        return dicom.read_film(source.path, dicom.FilmRules(options.any_film, options.allow_burned_in))
-    return dicom.Film(_read_grey(source.path), dicom.FilmInfo())
+        rules = dicom.FilmRules(options.any_film, options.allow_burned_in, options.max_pixels)
+        return dicom.read_film(source.path, rules)
+    image, warnings = read_image_film(source.path, options.max_pixels)
+    return dicom.Film(image, dicom.FilmInfo(), warnings)
+
+
+def _check_shape(mask: npt.NDArray[np.uint8], film: npt.NDArray[np.uint8]) -> None:
+    (rows, columns), (height, width) = mask.shape, film.shape
+    if abs(rows * width - columns * height) > max(height, width):
+        raise RejectedFilm(f"its mask is {columns}x{rows}, the film {width}x{height}: not one shape")
 
 
 def _decode_labels(source: Source, height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -119,27 +142,8 @@ def _decode_labels(source: Source, height: int, width: int) -> npt.NDArray[np.ui
     return rle.decode_union([row.rle for row in source.labels], height, width)
 
 
-def _read_mask(path: Path) -> npt.NDArray[np.uint8]:
-    """Return a 0/1 mask: files hold 0 and 1, or 0 and 255 with grey edges (set from 128 on)."""
-    values = _read_grey(path)
-    brightest = int(values.max())
-    if 1 < brightest < 128:
-        raise RejectedFilm(f"its mask {path.name} has a largest value of {brightest}; masks hold 0 and 1, or 0 and 255")
-    return (values >= (1 if brightest == 1 else 128)).astype(np.uint8)
-
-
-def _read_grey(path: Path) -> npt.NDArray[np.uint8]:
-    try:
-        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
-    except (OSError, cv2.error) as error:
-        raise RejectedFilm(f"unreadable image ({error})") from None
-    if image is None:
-        raise RejectedFilm("not a readable PNG or JPEG image")
-    return np.asarray(image, np.uint8)
-
-
-def _mask_png(mask: npt.NDArray[np.uint8], size: tuple[int, int], native: bool) -> bytes:
-    stored = mask_to_size(mask, *size) if native else mask_to_square(mask, size[0])
+def _mask_png(mask: npt.NDArray[np.uint8], size: tuple[int, int], padding: Padding | None) -> bytes:
+    stored = mask_to_size(mask, *size) if padding is None else mask_to_square(mask, size[0], padding)
     return encode(stored, ".png", _MASK_PNG)
 
 

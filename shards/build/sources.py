@@ -1,73 +1,31 @@
 """Which films go into a build: folders and labels become an ordered list of sources."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from shards.build.labels import LabelRow, Labels
-from shards.dataset.keys import image_pseudonym, sample_key
-from shards.dicom import film as dicom
+from shards.build.films import NO_MASK, NO_ROW, SetAside, Source, Sources
+from shards.build.folders import (
+    DANGLING,
+    DICOM,
+    FILMS,
+    IMAGES,
+    TWICE,
+    FileKind,
+    Skipped,
+    kinds,
+    list_folders,
+)
+from shards.build.labels import LabelRow, Labels, match_labels
+from shards.build.names import name_id, objection, sop_id, spelling
+from shards.build.rows import without_suffix
+from shards.dataset import rle
+from shards.dataset.keys import sample_key
 from shards.errors import InputError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+__all__ = ["ABSENT_MASKS", "Source", "Sources", "dicom_files", "find_sources"]
 
-
-@dataclass(frozen=True)
-class Source:
-    """One film to build: where it is and what its label is. `labels` is None for test films and mask files."""
-
-    key: str
-    image_id: str
-    path: Path
-    root: Path
-    split: str
-    labels: tuple[LabelRow, ...] | None = None
-    mask_path: Path | None = None
-    pseudonymous: bool = False
-
-    @property
-    def is_dicom(self) -> bool:
-        return self.path.suffix.lower() not in IMAGE_SUFFIXES
-
-    @property
-    def listed_path(self) -> str:
-        """The path below the folder that was given, for lists that people read; empty under a pseudonym."""
-        return "" if self.pseudonymous else str(self.path.relative_to(self.root))
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Films in key order, films without a label, and films set aside before reading (with the reason)."""
-
-    train: tuple[Source, ...]
-    test: tuple[Source, ...]
-    unlabelled: tuple[Source, ...]
-    duplicates: tuple[tuple[Source, str], ...]
-
-    def without(self, image_ids: Container[str]) -> "Sources":
-        """Return the films whose image id is not among the given ones."""
-
-        def rest(films: Iterable[Source]) -> tuple[Source, ...]:
-            return tuple(source for source in films if source.image_id not in image_ids)
-
-        duplicates = tuple((s, reason) for s, reason in self.duplicates if s.image_id not in image_ids)
-        return Sources(rest(self.train), rest(self.test), rest(self.unlabelled), duplicates)
-
-    def pseudonymise(self, salt: bytes) -> tuple["Sources", dict[str, str]]:
-        """Return the films under keyed pseudonyms, in the pseudonyms' order, and image id -> pseudonym."""
-        names: dict[str, str] = {}
-
-        def hide(source: Source) -> Source:
-            name = names.setdefault(source.image_id, image_pseudonym(source.image_id, salt))
-            return replace(source, key=name, image_id=name, pseudonymous=True)
-
-        def hidden(films: Iterable[Source]) -> tuple[Source, ...]:
-            return tuple(sorted(map(hide, films), key=lambda source: source.key))
-
-        duplicates = tuple(
-            (hide(source), "the same image id stands twice; remove one") for source, _ in self.duplicates
-        )
-        return Sources(hidden(self.train), hidden(self.test), hidden(self.unlabelled), duplicates), names
+ABSENT_MASKS = ("unlabelled", "negative")
 
 
 def find_sources(
@@ -80,98 +38,188 @@ def find_sources(
     test_image_dirs: Sequence[Path],
     always_train_dirs: Sequence[Path] = (),
     known: Container[str] = frozenset(),
+    *,
+    id_kind: str = "name",
+    absent_mask: str = "unlabelled",
+    out: Path | None = None,
 ) -> Sources:
     """Pair films with labels; `known` are the films of a dataset that these are added to.
 
     `always_train_dirs` hold labelled films (DICOM or images) that train in every fold and are never validated on.
-    Raises InputError for a missing or empty folder, for labels of films that are not there, and where neither or both
-    kinds of label are given.
+    `id_kind` sop takes the DICOM files' SOPInstanceUIDs for image ids in place of their names; `absent_mask` negative
+    takes an empty mask where `masks` holds none. Below `out`, the dataset
+    itself, nothing is read.
+
+    Raises InputError for a missing or empty folder, for names that cannot be image ids, for labels of films that are
+    not there, and where neither or both kinds of label are given.
     """
     if (dicom_dirs or image_dirs or always_train_dirs) and (labels is None) == (masks is None):
         raise InputError("give labels for the films either with --rle CSV or with --masks DIR")
     if not (dicom_dirs or image_dirs or always_train_dirs or test_dicom_dirs or test_image_dirs):
         raise InputError("no films: give --dicom DIR, --images DIR, --test-dicom DIR or --test-images DIR")
-    found = [
-        *_scan(dicom_dirs, "train", _dicom_files, "--dicom"),
-        *_scan(image_dirs, "train", _image_files, "--images"),
-        *_scan(always_train_dirs, "always_train", _any_files, "--always-train"),
-        *_scan(test_dicom_dirs, "test", _dicom_files, "--test-dicom"),
-        *_scan(test_image_dirs, "test", _image_files, "--test-images"),
-    ]
-    sources, duplicates = _distinct(found)
+    if absent_mask != "unlabelled" and masks is None:
+        raise InputError(f"--absent-mask {absent_mask}: goes with --masks DIR; a CSV of --rle says -1 for no mask")
+    film_dirs = (*dicom_dirs, *image_dirs, *always_train_dirs, *test_dicom_dirs, *test_image_dirs)
+    if masks is not None and masks.resolve() in {folder.resolve() for folder in film_dirs}:
+        raise InputError(f"{masks}: --masks is a folder of films too; put the masks into a folder of their own")
+    out_dirs = () if out is None else (out,)
+    beside_films = out_dirs if masks is None else (*out_dirs, masks)
+    found: list[Source] = []
+    skipped: list[Skipped] = []
+    for folders, split, kind, option in (
+        (dicom_dirs, "train", DICOM, "--dicom"),
+        (image_dirs, "train", IMAGES, "--images"),
+        (always_train_dirs, "always_train", FILMS, "--always-train"),
+        (test_dicom_dirs, "test", DICOM, "--test-dicom"),
+        (test_image_dirs, "test", IMAGES, "--test-images"),
+    ):
+        more_found, more_skipped = _scan(folders, split, kind, option, beside_films)
+        found += more_found
+        skipped += more_skipped
+    nameless: list[SetAside] = []
+    if id_kind == "sop":
+        found, nameless = _under_sop_ids(found)
+    spelt = spelling(dict.fromkeys([*(labels or ()), *map(without_suffix, labels or ())]))
+    names = {source.path: spelt(source.image_id) for source in found}
+    _check_names(names)
+    found = [replace(source, key=sample_key(name), image_id=name) for source in found for name in [names[source.path]]]
+    sources, duplicates, linked_twice = _distinct(found, id_kind)
     train = [source for source in sources if source.split != "test"]
     test = tuple(source for source in sources if source.split == "test")
+    labelled: list[Source] = []
     if labels is not None:
-        _check_labels_have_films(labels, sources, labels_path, known)
+        labels = match_labels(labels, [source.image_id for source in sources], known)
+        _check_labels_have_films(labels, sources, labels_path, known, nameless)
         labelled = [replace(source, labels=labels[source.image_id]) for source in train if source.image_id in labels]
-        unlabelled = [source for source in train if source.image_id not in labels]
     elif masks is not None:
-        mask_of: dict[str, Path] = {}
-        for path in _image_files(_existing(masks, "--masks")):
-            first = mask_of.setdefault(path.stem, path)
-            if first is not path:
-                raise InputError(f"{path}: a second mask for {path.stem} besides {first}; remove one of the two")
-        labelled = [replace(s, mask_path=mask_of[s.image_id]) for s in train if s.image_id in mask_of]
-        unlabelled = [source for source in train if source.image_id not in mask_of]
-        stray = sorted(set(mask_of) - {source.image_id for source in train})
-        if stray:
-            raise InputError(f"{mask_of[stray[0]]}: a mask without a film ({len(stray)} in all); add or remove it")
-    else:
-        labelled, unlabelled = [], []
-    return Sources(tuple(labelled), test, tuple(unlabelled), tuple(duplicates))
+        mask_of, other_files = _masks(masks, (*out_dirs, *film_dirs))
+        skipped += other_files
+        labelled = _with_masks(train, mask_of, known, absent_mask)
+    taken = {source.key for source in labelled}
+    return Sources(
+        train=tuple(labelled),
+        test=test,
+        unlabelled=tuple(source for source in train if source.key not in taken),
+        set_aside=(*duplicates, *nameless),
+        unlabelled_reason=NO_ROW if masks is None else NO_MASK,
+        skipped=(*skipped, *linked_twice),
+    )
+
+
+def dicom_files(folder: Path) -> tuple[list[Path], str]:
+    """Return the DICOM files below a folder in order, and in words what else lies there, an empty text for nothing.
+
+    Links to nothing that are called like a DICOM file are among them.
+    """
+    (listing,) = list_folders([folder], DICOM)
+    gone = [item.path for item in listing.skipped if item.reason == DANGLING and not DICOM.judge(item.path)]
+    return sorted([*listing.files, *gone]), f" but {kinds(listing.skipped)}" if listing.skipped else ""
 
 
 def _existing(folder: Path, option: str) -> Path:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; check {option}")
-    return folder
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise InputError(f"{folder}: is no folder; give the folder that holds the file with {option}")
+    raise InputError(f"{folder}: no such folder; check {option}")
 
 
-def _scan(folders: Iterable[Path], split: str, files: Callable[[Path], list[Path]], option: str) -> list[Source]:
-    result = []
-    for folder in folders:
-        paths = files(_existing(folder, option))
-        if not paths:
-            raise InputError(f"{folder}: holds no films; check {option}")
-        for path in paths:
-            image_id = path.stem if path.suffix.lower() in dicom.SUFFIXES | IMAGE_SUFFIXES else path.name
-            result.append(Source(sample_key(image_id), image_id, path, folder, split))
-    return result
+def _scan(
+    folders: Sequence[Path], split: str, kind: FileKind, option: str, leave_out: Sequence[Path]
+) -> tuple[list[Source], list[Skipped]]:
+    found: list[Source] = []
+    skipped: list[Skipped] = []
+    for listing in list_folders([_existing(folder, option) for folder in folders], kind, leave_out):
+        if not listing.files and not listing.is_shared:
+            raise InputError(
+                f"{listing.folder}: holds no films; {option} takes {kind.words}, and found {kinds(listing.skipped)}"
+            )
+        skipped += listing.skipped
+        found += [Source("", name_id(path), path, listing.folder, split) for path in listing.files]
+    return found, skipped
 
 
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+def _under_sop_ids(found: Sequence[Source]) -> tuple[list[Source], list[SetAside]]:
+    """Return the films under their SOPInstanceUIDs, and those without one under their paths."""
+    image = next((source for source in found if not source.is_dicom), None)
+    if image:
+        raise InputError(f"{image.path}: a PNG or JPEG has no SOPInstanceUID; build it without --id sop")
+    named, nameless = [], []
+    for source in found:
+        uid = sop_id(source.path)
+        if uid is None:
+            named_by_path = replace(source, image_id=source.listed_path)
+            nameless.append(SetAside(named_by_path, "no SOPInstanceUID can be read in it; export it again"))
+        else:
+            named.append(replace(source, image_id=uid))
+    return named, nameless
 
 
-def _dicom_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and _looks_like_dicom(path))
+def _check_names(image_ids: Mapping[Path, str]) -> None:
+    wrong = [(path, text) for path, image_id in image_ids.items() if (text := objection(image_id))]
+    if wrong:
+        path, text = wrong[0]
+        more = f" ({len(wrong)} such names in all)" if len(wrong) > 1 else ""
+        raise InputError(f"{path}: {text}{more}")
 
 
-def _any_files(folder: Path) -> list[Path]:
-    return sorted([*_image_files(folder), *_dicom_files(folder)])
-
-
-def _looks_like_dicom(path: Path) -> bool:
-    if path.suffix.lower() in dicom.SUFFIXES:
-        return True
-    if path.name.startswith(".") or path.name == "DICOMDIR":
-        return False
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
-def _distinct(found: Iterable[Source]) -> tuple[list[Source], list[tuple[Source, str]]]:
+def _distinct(found: Iterable[Source], id_kind: str) -> tuple[list[Source], list[SetAside], list[Skipped]]:
+    """Return the films in key order, those whose image id another has, and links to the very film that is taken."""
     by_key: dict[str, Source] = {}
-    duplicates = []
+    twins: list[SetAside] = []
+    linked: list[Skipped] = []
     for source in found:
         first = by_key.setdefault(source.key, source)
-        if first is not source:
-            duplicates.append((source, f"same image id as {first.listed_path}; remove one of the two"))
-    return sorted(by_key.values(), key=lambda source: source.key), duplicates
+        if first is source:
+            continue
+        if source.split == first.split and source.path.resolve() == first.path.resolve():
+            linked.append(Skipped(source.path, TWICE))
+            continue
+        mend = "remove one of the two"
+        if id_kind == "name" and source.is_dicom and first.is_dicom:
+            mend += ", or pass --id sop where different films have one file name"
+        twins.append(SetAside(source, mend, first))
+    return sorted(by_key.values(), key=lambda source: source.key), twins, linked
+
+
+def _masks(folder: Path, leave_out: Sequence[Path]) -> tuple[dict[str, Path], tuple[Skipped, ...]]:
+    """Return the mask files by their names without suffix, and the other files of their folder."""
+    (listing,) = list_folders([_existing(folder, "--masks")], IMAGES, leave_out)
+    if not listing.files:
+        raise InputError(f"{folder}: holds no masks; --masks takes {IMAGES.words}, and found {kinds(listing.skipped)}")
+    _check_names({path: path.stem for path in listing.files})
+    mask_of: dict[str, Path] = {}
+    for path in listing.files:
+        first = mask_of.setdefault(path.stem, path)
+        if first.resolve() != path.resolve():
+            raise InputError(f"{path}: a second mask for {path.stem} besides {first}; remove one of the two")
+    return mask_of, listing.skipped
+
+
+def _with_masks(
+    train: Sequence[Source], mask_of: Mapping[str, Path], known: Container[str], absent_mask: str
+) -> list[Source]:
+    spelt = spelling(mask_of.keys())
+    labelled = []
+    for source in train:
+        path = mask_of.get(spelt(source.image_id))
+        if path is not None:
+            labelled.append(replace(source, mask_path=path))
+        elif absent_mask == "negative":
+            labelled.append(replace(source, labels=(LabelRow(0, rle.EMPTY),)))
+    used = {source.mask_path for source in labelled}
+    stray = sorted(name for name, path in mask_of.items() if path not in used and name not in known)
+    if stray:
+        raise InputError(f"{mask_of[stray[0]]}: a mask without a film ({len(stray)} in all); add or remove it")
+    return labelled
 
 
 def _check_labels_have_films(
-    labels: Labels, sources: Iterable[Source], path: Path | None, known: Container[str]
+    labels: Labels,
+    sources: Iterable[Source],
+    path: Path | None,
+    known: Container[str],
+    nameless: Sequence[SetAside],
 ) -> None:
     split_of = {source.image_id: source.split for source in sources}
     missing = [
@@ -185,6 +233,8 @@ def _check_labels_have_films(
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     if missing[0] in split_of:
         raise InputError(f"{path} line {line}: {missing[0]}{more} has a label but is given as a test film; drop one")
+    if nameless:
+        more += f" ({len(nameless)} films have no readable SOPInstanceUID, first {nameless[0].source.path})"
     raise InputError(
         f"{path} line {line}: no film for the label of {missing[0]}{more}; add its folder with --dicom or --images, "
         "or remove the row"

@@ -21,16 +21,16 @@ from shards.files import atomic_write
 
 Image = npt.NDArray[np.uint8]
 
-FACTS = ("split", "fold", "has_mask", "mask_area", "view", "sex", "age")
+FACTS = ("group", "split", "fold", "has_mask", "mask_area", "view", "sex", "age")
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 
 
 def export_png(shards: Shards, out: Path, on_film: Callable[[], None] | None = None) -> None:
     """Write OUT/images/{image_id}.png, OUT/masks/{image_id}.png (0 and 255) and, last, OUT/films.csv.
 
-    Films are without padding and resized to their label grid, masks exact on it; test films have no mask. `on_film` is
-    called after each film. Raises InputError for an OUT that is not an empty or new folder, for an image id that is
-    no file name, and as `stored_content` does.
+    Films are without padding and resized to their label grid, masks exact on it; test films have no mask. films.csv
+    is also what `--folds-csv` and `--groups` of a build read. `on_film` is called after each film. Raises InputError
+    for an OUT that is not an empty or new folder, for an image id that is no file name, and as `stored_content` does.
     """
     _refuse_used_folder(out)
     ids = [str(image_id) for image_id in shards.column("image_id")]
@@ -142,7 +142,10 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def _write_films_csv(path: Path, shards: Shards, names: Sequence[str]) -> None:
-    """Write one row per film; what is unknown is left blank, truths are 0 and 1."""
+    """Write one row per film; what is unknown is left blank, truths are 0 and 1.
+
+    A film without a fold has its split: --folds-csv reads both columns.
+    """
     columns: list[list[Any]] = [shards.table[name].to_pylist() for name in (*names, *FACTS)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

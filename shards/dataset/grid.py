@@ -1,6 +1,6 @@
 """Geometry between a film's own grid, the stored square image and a network's input."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
@@ -28,13 +28,22 @@ def fit_square(height: int, width: int, size: int) -> Padding:
     return Padding(top, size - rows - top, left, size - columns - left)
 
 
-def to_square(image: Image, size: int) -> Image:
-    """Resize a (height, width) uint8 image into a (size, size) square; padding is 0.
+def square_pixels(image: Image, aspect: float) -> Image:
+    """Return a uint8 image whose pixels are `aspect` times as high as wide with square ones, enlarged one way."""
+    if aspect == 1:
+        return image
+    height, width = image.shape
+    size = (max(1, round(width * max(1.0, 1 / aspect))), max(1, round(height * max(1.0, aspect))))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def to_square(image: Image, size: int, padding: Padding | None = None) -> Image:
+    """Resize a (height, width) uint8 image into a (size, size) square; the padding, else its own, is 0.
 
     Area averaging shrinks, cubic interpolation enlarges.
     """
     height, width = image.shape
-    padding = fit_square(height, width, size)
+    padding = padding or fit_square(height, width, size)
     rows, columns = size - padding.top - padding.bottom, size - padding.left - padding.right
     if (rows, columns) != (height, width):
         shrinks = rows <= height and columns <= width
@@ -47,9 +56,15 @@ def to_square(image: Image, size: int) -> Image:
     return np.asarray(cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=0), np.uint8)
 
 
-def mask_to_square(mask: Image, size: int) -> Image:
-    """Resize a 0/1 mask into a (size, size) square of 0 and 255: by area, then re-binarised at one half."""
-    return _binarised(to_square(mask * np.uint8(255), size))
+def mask_to_square(mask: Image, size: int, film: Padding) -> Image:
+    """Resize a 0/1 mask into a (size, size) square of 0 and 255: by area, then re-binarised at one half.
+
+    `film` is the padding of its film in that square.
+    """
+    own = fit_square(mask.shape[0], mask.shape[1], size)
+    apart = max(abs(a - b) for a, b in zip(astuple(own), astuple(film), strict=True))
+    # A pixel is rounding, and datasets of before have it; more is a label grid of other proportions.
+    return _binarised(to_square(mask * np.uint8(255), size, own if apart <= 1 else film))
 
 
 def mask_to_size(mask: Image, height: int, width: int) -> Image:

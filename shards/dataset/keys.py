@@ -67,7 +67,7 @@ def save_pseudonyms(path: Path, names: Mapping[str, str]) -> None:
     """Add image id -> pseudonym pairs to the map file, which only its owner may read."""
     known = {}
     if path.exists():
-        with path.open(newline="") as stream:
+        with path.open(newline="", encoding="utf-8") as stream:
             known = dict(row for row in csv.reader(stream) if len(row) == 2)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(sorted({**known, **names}.items()))

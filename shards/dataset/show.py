@@ -91,12 +91,13 @@ def caption_height(cell: int) -> int:
 
 
 def caption(shards: Shards, index: int) -> str:
-    """Return `fold 2  PA  8,630 px` or the like."""
+    """Return `fold 2  PA  8,630 px` or the like; an exclamation mark tells that the film has warnings."""
     split = str(shards.column("split")[index])
     area = int(shards.column("mask_area")[index])
     where = f"fold {shards.column('fold')[index]}" if split == "train" else split.replace("_", " ")
     label = "no label" if area < 0 else f"{area:,} px" if area else "no mask"
-    return "  ".join(part for part in (where, str(shards.column("view")[index]), label) if part)
+    mark = "!" if shards.warnings(index) else ""
+    return "  ".join(part for part in (where, str(shards.column("view")[index]), label, mark) if part)
 
 
 def _outlined(shards: Shards, index: int, cell: int) -> Picture:

@@ -150,7 +150,11 @@ class ShardModel(_Strict):
 
 
 class CountsModel(_Strict):
-    """Films by split, and what was left out."""
+    """Films by split, and what was left out.
+
+    `known_test` counts test films that look like a labelled film or share its patient; `skipped` counts files in the
+    folders that were given last which are no films, by reason.
+    """
 
     train: int
     always_train: int
@@ -163,6 +167,8 @@ class CountsModel(_Strict):
     shards: int
     reencoded: int
     warnings: dict[str, int]
+    known_test: int = 0
+    skipped: dict[str, int] = {}
 
 
 class ArgumentsModel(_Strict):
@@ -177,14 +183,18 @@ class ArgumentsModel(_Strict):
     codec: str
     any_film: bool
     allow_burned_in: bool
+    # Options that are newer than the format.
+    max_pixels: int = 0
+    strict: bool = False
     pseudonymise: bool
     duplicate_distance: int | None
     groups_csv: bool
     folds_csv: bool
+    id: Literal["name", "sop"] = "name"
 
 
 class ManifestModel(_Strict):
-    """What manifest.json must hold."""
+    """What manifest.json must hold; `doubts` are those of groups and folds, which 0.2.0 did not write."""
 
     codec: Literal["png", "jpeg"]
     image_size: int
@@ -194,6 +204,7 @@ class ManifestModel(_Strict):
     build_digest: str
     table_sha256: str
     shards: list[ShardModel]
+    doubts: list[str] = []
 
 
 def staged_name(shard: Mapping[str, Any]) -> str:
@@ -287,6 +298,11 @@ class Shards:
         offset, size, crc = (int(self.column(f"{member}_{what}")[index]) for what in ("offset", "size", "crc32"))
         assert size >= 0, f"{key} has no {member}"
         return self._members.read(shard, offset, size, crc, f"{member} of {key}")
+
+    def warnings(self, index: int) -> list[str]:
+        """Return what the build could only assume of a film; datasets of before 0.2.0 keep their number alone."""
+        about: dict[str, Any] = json.loads(self.read(index, "json"))
+        return list(about.get("warnings", []))
 
     def close(self) -> None:
         """Close the shard files; a later read opens them again."""

@@ -114,7 +114,7 @@ def _stored_mask(shards: Shards, truth: Mask, index: int) -> Mask:
     height, width = (int(shards.column(name)[index]) for name in ("image_height", "image_width"))
     if shards.manifest["codec"] == "jpeg":
         return mask_to_size(truth, height, width)
-    return mask_to_square(truth, height)
+    return mask_to_square(truth, height, shards.grid(index).padding)
 
 
 def _decode(content: bytes) -> Mask | None:

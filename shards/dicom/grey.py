@@ -5,7 +5,9 @@ modality LUT overflows on signed pixels, and none of them inverts MONOCHROME1.
 """
 
 import math
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
@@ -16,6 +18,10 @@ Floats = npt.NDArray[np.float64]
 _LUMA = np.array([0.299, 0.587, 0.114])
 # Beyond every lookup table's reach, and still exact as a whole number.
 _FAR = 2.0**40
+# A window is a placeholder, or that of other data, where a film of so many values has less than this share of the
+# pixels between its extremes left grey, or less than this range of greys and a fourth of that without the window.
+_MANY_VALUES, _FEWEST_GREY, _SHORTEST_RANGE, _FOURTH = 32, 0.05, 20, 4
+PLACEHOLDER = "its window or lookup table leaves hardly any greys: taken without it"
 
 
 def luma(rgb: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
@@ -23,23 +29,35 @@ def luma(rgb: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
     return np.asarray(np.rint(rgb @ _LUMA), rgb.dtype)
 
 
-def to_grey8(pixels: npt.NDArray[np.generic], dataset: Dataset) -> tuple[npt.NDArray[np.uint8], bool]:
-    """Turn stored values (height, width) into uint8 as displayed, dark = air, and tell whether none was changed.
+def to_grey8(pixels: npt.NDArray[np.generic], dataset: Dataset) -> tuple[npt.NDArray[np.uint8], bool, tuple[str, ...]]:
+    """Turn stored values (height, width) into uint8 as displayed, dark = air; tell whether none was changed, and warn.
 
     Without a window or lookup, 8-bit pixels are kept and deeper ones span their own range. Padding becomes 0. Raises
     RejectedFilm for an image of one value, and whatever a damaged lookup leads to (ValueError, TypeError, IndexError).
     """
     stored, index = _distinct(pixels)
     padding = _padding(stored, dataset)
-    unit = _displayed(stored, ~padding, index, dataset, pixels.dtype == np.uint8)
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        unit = 1.0 - unit
-    table = np.rint(np.where(padding, 0.0, unit) * 255.0).astype(np.uint8)
-    unchanged = pixels.dtype == np.uint8 and np.array_equal(table, stored)
-    image = np.asarray(pixels, np.uint8) if unchanged else table[index]
+    values, is_plain = _modality(stored, dataset)
+    is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
+
+    def shown(unit: Floats) -> tuple[npt.NDArray[np.uint8], bool]:
+        table = np.rint(np.where(padding, 0.0, 1.0 - unit if is_inverted else unit) * 255.0).astype(np.uint8)
+        unchanged = pixels.dtype == np.uint8 and np.array_equal(table, stored)
+        return (np.asarray(pixels, np.uint8) if unchanged else table[index]), unchanged
+
+    def whole_range() -> Floats:
+        most = _byte_range(pixels, dataset) if is_plain else None
+        return _whole_range(values, ~padding, index, most)
+
+    unit = _voi(values, dataset)
+    image, unchanged = shown(whole_range() if unit is None else unit)
     if image.min() == image.max():
         raise RejectedFilm("all pixels have one value once its window or lookup is applied; export it again")
-    return image, unchanged
+    if unit is not None and _has_few_greys(image, index, padding):
+        whole, is_whole = shown(whole_range())
+        if np.ptp(image) >= _SHORTEST_RANGE or np.ptp(whole) >= _FOURTH * np.ptp(image):
+            return whole, is_whole, (PLACEHOLDER,)
+    return image, unchanged, ()
 
 
 def _distinct(pixels: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.generic]]:
@@ -53,7 +71,8 @@ def _distinct(pixels: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], n
         values, index = np.unique(pixels, return_inverse=True)
         return values.astype(np.int64), index.reshape(pixels.shape)
     low, high = int(pixels.min()), int(pixels.max())
-    return np.arange(low, high + 1), pixels.astype(np.int32) - low
+    wide: npt.NDArray[Any] = pixels.astype(np.int32) if pixels.dtype.kind == "i" else pixels
+    return np.arange(low, high + 1), wide - wide.dtype.type(low)
 
 
 def _padding(stored: npt.NDArray[np.int64], dataset: Dataset) -> npt.NDArray[np.bool_]:
@@ -73,31 +92,55 @@ def _as_stored(value: int, dataset: Dataset) -> int:
     return (value - lowest) % span + lowest
 
 
-def _displayed(
-    stored: npt.NDArray[np.int64],
-    counted: npt.NDArray[np.bool_],
-    index: npt.NDArray[np.generic],
-    dataset: Dataset,
-    is_byte: bool,
-) -> Floats:
-    """Return the displayed grey, 0 to 1 before polarity, of each stored value.
+def _voi(values: Floats, dataset: Dataset) -> Floats | None:
+    """Return the displayed grey, 0 to 1 before polarity, of each value by a VOI LUT or window; None without one.
 
     0 and 1 are where the window or table sends the extremes, not what this film happens to reach, so that MONOCHROME1
-    can be inverted within them. `counted` leaves padding out of the range of a film without a window.
+    can be inverted within them.
     """
-    values, is_plain = _modality(stored, dataset)
     if dataset.get("VOILUTSequence"):
         whole = np.rint(np.clip(values, -_FAR, _FAR)).astype(np.int64)
         looked_up, table = _look_up(whole, dataset.VOILUTSequence[0], dataset)
         return _stretch(looked_up, table)
     center, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
-    if center is not None and width is not None:
-        return _window(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR").upper())
-    if is_byte and is_plain:
-        return values / 255.0
-    present = np.zeros(stored.shape, bool)
+    if center is None or width is None:
+        return None
+    return _window(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR").upper())
+
+
+def _whole_range(
+    values: Floats, counted: npt.NDArray[np.bool_], index: npt.NDArray[np.generic], most: int | None
+) -> Floats:
+    """Return values from 0 to `most` as 0 to 1; without it the range of those present and counted: padding is not."""
+    if most is not None:
+        return np.clip(values / most, 0.0, 1.0)
+    return _stretch(values, values[_present(index, len(values)) & counted])
+
+
+def _byte_range(pixels: npt.NDArray[np.generic], dataset: Dataset) -> int | None:
+    """Return the largest value that 8-bit pixels may have (PS3.3 C.7.6.3: Bits Stored), None for deeper ones."""
+    return (1 << min(8, int(dataset.get("BitsStored") or 8))) - 1 if pixels.dtype == np.uint8 else None
+
+
+def _present(index: npt.NDArray[np.generic], count: int) -> npt.NDArray[np.bool_]:
+    present = np.zeros(count, bool)
     present[index] = True
-    return _stretch(values, values[present & counted])
+    return present
+
+
+def _has_few_greys(
+    image: npt.NDArray[np.uint8], index: npt.NDArray[np.generic], padding: npt.NDArray[np.bool_]
+) -> bool:
+    """Tell whether a film of many values is shown in few greys; collimated borders are black and white by right."""
+    counts = cv2.calcHist([image], [0], None, [256], [0, 256])
+    greys = counts[1:255].sum()
+    span = np.ptp(np.flatnonzero(counts))
+    if greys >= _FEWEST_GREY * image.size and span >= _SHORTEST_RANGE:
+        return False
+    stored = np.bincount(index.ravel(), minlength=len(padding))
+    seen = np.flatnonzero((stored > 0) & ~padding)
+    between = stored[seen[1:-1]].sum()
+    return len(seen) >= _MANY_VALUES and bool(greys < _FEWEST_GREY * between or span < _SHORTEST_RANGE)
 
 
 def _modality(stored: npt.NDArray[np.int64], dataset: Dataset) -> tuple[Floats, bool]:

@@ -1,17 +1,22 @@
-"""A JPEG stream without the segments that may name a patient; nothing is decoded."""
+"""A JPEG stream is decoded without forgiving anything, and loses the segments that may name a patient."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 
 from shards.errors import RejectedFilm
 
-_SOI, _EOI, _SOS, _SOF0, _COM, _TEM = 0xD8, 0xD9, 0xDA, 0xC0, 0xFE, 0x01
+_SOI, _EOI, _SOS, _COM, _TEM = 0xD8, 0xD9, 0xDA, 0xFE, 0x01
 _APP = range(0xE0, 0xF0)
 _STANDALONE = frozenset({_TEM, *range(0xD0, 0xD9)})
 _FIRST_RESTART, _LAST_RESTART = 0xD0, 0xD7
+_END, _SCAN = b"\xff\xd9", b"\xff\xda"
+# Progressive streams have about ten; each is work for every pixel.
+_MOST_SCANS = 64
+NO_END = "its JPEG stream has no end marker: its picture is whole"
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,37 @@ def strip_jpeg_metadata(stream: bytes) -> bytes:
     return b"".join(kept)
 
 
-def is_grey_baseline(stream: bytes, height: int, width: int) -> bool:
-    """Tell whether a stream's frame is 8-bit sequential baseline of one component and height x width pixels.
+def decode_grey_jpeg(stream: bytes) -> npt.NDArray[np.uint8]:
+    """Return an 8-bit JPEG stream as grey (height, width), the image that every decoder of libjpeg-turbo gives.
 
-    Raises RejectedFilm as strip_jpeg_metadata does.
+    Raises RejectedFilm for what the decoder complains of, although it would go on: half of a scan, a wrong code.
     """
-    for part in _parts(stream):
-        if part.marker == _SOF0:
-            header = stream[part.body : part.body + 6]
-            return header == b"\x08" + height.to_bytes(2, "big") + width.to_bytes(2, "big") + b"\x01"
-    return False
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(stream, "GRAY", strict=True)[..., 0], np.uint8)
+    except ValueError as error:
+        raise RejectedFilm(_complaint(error)) from None
+
+
+def check_jpeg(stream: bytes) -> tuple[str, ...]:
+    """Raise RejectedFilm as decode_grey_jpeg does, at a part of the time; return a warning for a missing end marker."""
+    if stream.count(_SCAN) > _MOST_SCANS:
+        raise RejectedFilm(f"its JPEG stream has more than {_MOST_SCANS} scans; export it again")
+    try:
+        simplejpeg.decode_jpeg(stream, "GRAY", min_factor=8, strict=True)
+        return ()
+    except ValueError as error:
+        complaint = _complaint(error)
+    if stream.rstrip(b"\0").endswith(_END):
+        raise RejectedFilm(complaint)
+    try:
+        simplejpeg.decode_jpeg(stream + _END, "GRAY", min_factor=8, strict=True)
+    except ValueError as error:
+        raise RejectedFilm(_complaint(error)) from None
+    return (NO_END,)
+
+
+def _complaint(error: ValueError) -> str:
+    return f"damaged JPEG stream ({' '.join(str(error).split())}); export it again"
 
 
 def _parts(stream: bytes) -> Iterator[_Part]:

@@ -1,23 +1,21 @@
 """Which DICOM images pass as a frontal chest film for presentation, and what is only assumed of them."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
+from shards.dicom.words import Meaning, modality_meaning, part_meaning, view_meaning
 from shards.errors import RejectedFilm
 
-# Defined terms of ViewPosition for lateral, oblique and decubitus films, and how vendors spell them out.
-_NOT_FRONTAL = re.compile(r"\b[LR]L[OD]?\b|(?<!BI)LAT|OBL|DECUB")
-_CHEST = re.compile(r"CHEST|THORAX|THORACIC|T[OÓ]RAX|LUNG|PULMO")
-_SPINE = re.compile(r"SPINE|VERTEBRA")
-_NO_RADIOGRAPH = frozenset(
-    {"CT", "MR", "US", "NM", "PT", "MG", "XA", "RF", "SM", "ES", "OP", "OCT", "SR", "SEG", "ECG"}
-)
 # DX, mammography and intra-oral images, each with a class "for processing"; only these have PresentationIntentType.
 _WITH_INTENT = "1.2.840.10008.5.1.4.1.1.1."
 _FOR_PROCESSING = frozenset({f"{_WITH_INTENT}{kind}.1" for kind in (1, 2, 3)})
+_SMALLEST_SIDE = 64
+# 12,000 x 12,000: no detector or scanner of films has more.
+MAX_PIXELS = 144_000_000
+# What goes with each (PS3.3 C.8.11.3.1.2); others are no polarity that this package knows.
+_POLARITY = {"IDENTITY": "MONOCHROME2", "INVERSE": "MONOCHROME1"}
 
 
 @dataclass(frozen=True)
@@ -25,11 +23,12 @@ class FilmRules:
     """Which films are taken: `any_film` also those that are no single frontal chest film for presentation.
 
     `allow_burned_in` takes films that say that text is burned into their pixels, which may name the patient;
-    `any_film` does not.
+    `any_film` does not. A film of more than `max_pixels` is refused before it is decoded.
     """
 
     any_film: bool = False
     allow_burned_in: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 def screen(dataset: Dataset, rules: FilmRules) -> tuple[str, ...]:
@@ -47,6 +46,15 @@ def screen(dataset: Dataset, rules: FilmRules) -> tuple[str, ...]:
     return tuple(_assumptions(dataset))
 
 
+def check_side(rows: int, columns: int, rules: FilmRules) -> None:
+    """Raise RejectedFilm for an icon or a test image, unless the rules take any film."""
+    if min(rows, columns) < _SMALLEST_SIDE and not rules.any_film:
+        raise RejectedFilm(
+            f"it is {columns}x{rows} pixels, less than {_SMALLEST_SIDE} a side: too small for a chest film; "
+            "pass --any-film to take it"
+        )
+
+
 def frame_count(dataset: Dataset) -> int:
     """Return the number of frames, 1 where it is not given. Raises ValueError or TypeError for a damaged value."""
     return int(dataset.get("NumberOfFrames") or 1)
@@ -61,13 +69,12 @@ def text(dataset: Dataset, keyword: str) -> str:
 def _objections(dataset: Dataset) -> Iterator[str]:
     if (frames := frame_count(dataset)) > 1:
         yield f"multi-frame object with {frames} frames, of which only the first could be used"
-    if (modality := text(dataset, "Modality").upper()) in _NO_RADIOGRAPH:
+    if modality_meaning(modality := text(dataset, "Modality").upper()) is Meaning.NO:
         yield f"its modality is {modality}, not a radiograph"
-    view = _view(dataset)
-    if _NOT_FRONTAL.search(view):
+    view, part = _view(dataset), _body_part(dataset)
+    if view and view_meaning(view) is Meaning.NO:
         yield f"its view is {view}: lateral, oblique or decubitus, not a frontal film"
-    part = _body_part(dataset)
-    if part and (not _CHEST.search(part) or _SPINE.search(part)):
+    if part and part_meaning(part) is Meaning.NO:
         yield f"its body part is {part}, not the chest"
     if _is_for_processing(dataset):
         yield "its pixels are FOR PROCESSING, not for display: send the FOR PRESENTATION image"
@@ -76,12 +83,23 @@ def _objections(dataset: Dataset) -> Iterator[str]:
 def _assumptions(dataset: Dataset) -> Iterator[str]:
     if (frames := frame_count(dataset)) > 1:
         yield f"only the first of its {frames} frames is taken"
-    if not _view(dataset):
+    if modality_meaning(text(dataset, "Modality")) is Meaning.UNKNOWN:
+        yield "an unknown Modality: taken as a radiograph"
+    if not (view := _view(dataset)):
         yield "no ViewPosition: taken as a frontal film"
-    if not _body_part(dataset):
+    elif view_meaning(view) is Meaning.UNKNOWN:
+        yield "an unknown ViewPosition: taken as a frontal film"
+    if not (part := _body_part(dataset)):
         yield "no BodyPartExamined: taken as a chest film"
+    elif part_meaning(part) is Meaning.UNKNOWN:
+        yield "an unknown BodyPartExamined: taken as a chest film"
     if text(dataset, "SOPClassUID").startswith(_WITH_INTENT) and not _intent(dataset):
         yield "no PresentationIntentType: taken as for presentation"
+    shape, photometric = text(dataset, "PresentationLUTShape").upper(), text(dataset, "PhotometricInterpretation")
+    if shape and photometric in _POLARITY.values() and _POLARITY.get(shape) != photometric:
+        yield "its PresentationLUTShape does not go with its Photometric Interpretation: the latter counts"
+    if dataset.get("PresentationLUTSequence"):
+        yield "its Presentation LUT is not applied"
 
 
 def _is_for_processing(dataset: Dataset) -> bool:

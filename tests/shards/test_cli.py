@@ -173,7 +173,7 @@ def test_an_unreadable_film_fails_the_build_with_its_list_written(
     assert tree_of(film_set.dicom) == films
     allowed = cli(*argv, "--max-rejects", 1)
     assert allowed.code == 0
-    assert "1 films rejected" in allowed.out
+    assert "1 film rejected" in allowed.out
 
 
 def test_a_finished_build_still_counts_its_rejects(cli: Cli, film_set: Any, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The commands' own bad input: one line that says what to give."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from film_files import noise, write_film
 from tiny_runs import PLAIN, Trained
 
 from pneumo_dist.cli.app import app
+from pneumo_dist.predict.store import Predictions
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 
 
@@ -150,3 +152,34 @@ def test_folder_of_new_films_that_changed_or_holds_none_is_named(
     capsys.readouterr()
     line = line_of(capsys, *given)
     assert line == f"error: {tmp_path}/new/films: was made of other films; remove it, or give another --out"
+
+
+def test_warnings_of_new_films_are_told_and_strict_refuses_them(
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    blend, bundle, films, out = (tmp_path / name for name in ("blend.yaml", "b", "films", "out"))
+    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    average = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
+    assert run(app, "pneumo_dist", list(map(str, average))) == EXIT_DONE
+    films.mkdir()
+    good = write_film(films / "good.dcm", noise(64, 64))
+    unsure = write_film(films / "unsure.dcm", noise(64, 64, seed=1), BodyPartExamined="")
+    told = f"warning: {unsure}: no BodyPartExamined: taken as a chest film"
+    capsys.readouterr()
+    segment = ["segment", "--cpu", good, unsure, "--bundle", bundle, "--out", out]
+    assert run(app, "pneumo_dist", list(map(str, segment))) == EXIT_DONE
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [told]
+    found = {line["film"]: line["warnings"] for line in map(json.loads, printed.out.splitlines())}
+    assert found == {"good.dcm": [], "unsure.dcm": ["no BodyPartExamined: taken as a chest film"]}
+    predict = ["predict", "--cpu", "--bundle", bundle, "--dicom", films, "--out"]
+    assert run(app, "pneumo_dist", [*map(str, predict), str(tmp_path / "new/maps")]) == EXIT_DONE
+    assert told in capsys.readouterr().err
+    assert run(app, "pneumo_dist", [*map(str, segment), "--strict"]) == EXIT_USAGE
+    printed = capsys.readouterr()
+    assert "unsure.dcm: refused, no BodyPartExamined" in printed.err and printed.out.count("\n") == 1
+    assert run(app, "pneumo_dist", [*map(str, predict), str(tmp_path / "strict/maps"), "--strict"]) == EXIT_DONE
+    assert "unsure.dcm: refused, no BodyPartExamined" in capsys.readouterr().err
+    assert len(Predictions(tmp_path / "strict/maps")) == 1
+    shards = ("predict", "--cpu", "--bundle", bundle, "--shards", trained.shards.folder, "--out", tmp_path / "s")
+    assert "--strict is for new films" in line_of(capsys, *shards, "--strict")

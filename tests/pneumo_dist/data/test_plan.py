@@ -14,7 +14,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pneumo_dist.config.experiment import BatchError, StageConfig
-from pneumo_dist.data.plan import EpochPlan, FoldSplit, fixed_batches, size_classes, split_fold, stream, stretch
+from pneumo_dist.data.plan import (
+    EpochPlan,
+    FoldSplit,
+    check_validation,
+    fixed_batches,
+    size_classes,
+    split_fold,
+    stream,
+    stretch,
+)
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -62,6 +71,20 @@ def fake_shards(**columns: list[object]) -> Shards:
             fold_rows=lambda fold, always_train: Shards.fold_rows(fake, fold, always_train),
         ),
     )
+
+
+def test_a_fold_without_a_positive_film_is_none_to_validate_on() -> None:
+    shards = fake_shards(
+        split=["train", "train", "train", "holdout", "always_train"],
+        fold=[0, 0, 1, -1, -1],
+        group=list("abcde"),
+        has_mask=[True, False, False, True, True],
+    )
+    check_validation(shards, 0)
+    with pytest.raises(
+        InputError, match=r"^shards: no film of fold 1 \(1 film\) has a pneumothorax.*--allow-empty-fold$"
+    ):
+        check_validation(shards, 1)
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,12 @@ def segmented(path: Path, tmp_path: Path, p8: Map | None = None, **more: Any) ->
     return segment_film(path, blob() if p8 is None else p8, grid, out=out, **arguments), out
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (131, 97), (50, 77)])
+@pytest.mark.parametrize("shape", [(64, 64), (131, 97), (70, 77)])
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
 def test_mask_segmentation_and_findings_are_those_of_the_rule(
     shape: tuple[int, int], photometric: str, tmp_path: Path
 ) -> None:
-    spacing = [0.21, 300 / shape[1]]
+    spacing = [0.995 * 300 / shape[1], 300 / shape[1]]
     film = write_film(
         tmp_path / "1.2.3.dcm", noise(*shape), PhotometricInterpretation=photometric, PixelSpacing=spacing
     )
@@ -79,6 +79,7 @@ def test_mask_segmentation_and_findings_are_those_of_the_rule(
         "called": True,
         "image_score": image_score(label_map(blob(), grid), 20),
         "class_probability": 0.75,
+        "warnings": [],
         "area_px": int(expected.sum()),
         "area_mm2": round(int(expected.sum()) * stored_spacing[0] * stored_spacing[1], 2),
         "area_mm2_missing_because": None,
@@ -91,14 +92,14 @@ def test_mask_segmentation_and_findings_are_those_of_the_rule(
 
 
 def test_a_film_without_a_finding_has_all_its_files(tmp_path: Path) -> None:
-    film = write_film(tmp_path / "film.dcm", noise(50, 70))
+    film = write_film(tmp_path / "film.dcm", noise(70, 90))
     p8 = np.full((SIZE, SIZE), 150, np.uint8)
     line, out = segmented(film, tmp_path, p8)
     assert (line["called"], line["area_px"], line["image_score"]) == (False, 0, 150 / 255)
     assert picture(out / "film.mask.png").max() == 0
     assert pydicom.dcmread(out / "film.seg.dcm").pixel_array.max() == 0
     np.testing.assert_array_equal(
-        picture(out / "film.overlay.png"), draw_film(read_film(film).image, np.zeros((50, 70), np.uint8))
+        picture(out / "film.overlay.png"), draw_film(read_film(film).image, np.zeros((70, 90), np.uint8))
     )
 
 
@@ -152,6 +153,19 @@ def test_the_margin_tells_whether_something_was_found(monkeypatch: pytest.Monkey
     draw_film(image, mask)
     assert told[::2] == [EMPTY, FOUND] and EMPTY == "no pneumothorax found"
     assert all("research use only" in text for text in told[1::2])
+
+
+@pytest.mark.parametrize("width", [64, 300, 2000])
+def test_the_margin_tells_every_warning_whole(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    told: list[str] = []
+    draw = cv2.putText
+    monkeypatch.setattr(cv2, "putText", lambda strip, text, *more: told.append(text) or draw(strip, text, *more))
+    image, mask = noise(90, width), np.zeros((90, width), np.uint8)
+    texts = ["no BodyPartExamined: taken as a chest film", "its pixels are not square: " + "resampled " * 9]
+    drawn = draw_film(image, mask, texts)
+    assert " ".join(" ".join(told[2:]).split()) == " ".join(f"warning: {text}".strip() for text in texts)
+    assert drawn.shape[0] > draw_film(image, mask).shape[0]
+    assert drawn[-12 * len(told[2:]) :].any() and not drawn[90:, -1].any(), "a line runs out of the margin"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +225,7 @@ def test_films_that_the_rules_let_in_are_segmented(tmp_path: Path) -> None:
 
 def test_another_grid_than_the_films_own_is_a_fault(tmp_path: Path) -> None:
     film = write_film(tmp_path / "film.dcm", noise(64, 64))
-    other = grid_of(write_film(tmp_path / "other.dcm", noise(64, 60)), tmp_path / "scratch")
+    other = grid_of(write_film(tmp_path / "other.dcm", noise(64, 66)), tmp_path / "scratch")
     with pytest.raises(AssertionError):
         segment_film(film, blob(), other, RULE, None, ALGORITHM, tmp_path / "out")
 

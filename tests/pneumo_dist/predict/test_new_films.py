@@ -1,5 +1,6 @@
 """New films go through the ordinary build: what it refuses is refused, and every row knows its file."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,7 @@ def test_films_become_test_films_and_rows_know_their_files(tmp_path: Path) -> No
     # In key order they stand otherwise than given, and dots in a name are not a suffix.
     names = ["z.dcm", "1.2.840.77", "a b.DCM", "m.dicom"]
     paths = [
-        write_film(tmp_path / str(number) / name, noise(40 + number, 64, seed=number))
+        write_film(tmp_path / str(number) / name, noise(70 + number, 64, seed=number))
         for number, name in enumerate(names)
     ]
     shards, refused = film_shards(paths, tmp_path / "scratch", 64)
@@ -38,10 +39,10 @@ def test_films_become_test_films_and_rows_know_their_files(tmp_path: Path) -> No
 
 
 def test_what_the_build_refuses_is_refused_with_its_reason(tmp_path: Path) -> None:
-    good = write_film(tmp_path / "good.dcm", noise(32, 32))
-    lateral = write_film(tmp_path / "lateral.dcm", noise(32, 32, seed=1), ViewPosition="LL")
-    flat = write_film(tmp_path / "flat.dcm", np.full((32, 32), 7, np.uint8))
-    burned = write_film(tmp_path / "burned.dcm", noise(32, 32, seed=2), BurnedInAnnotation="YES")
+    good = write_film(tmp_path / "good.dcm", noise(64, 64))
+    lateral = write_film(tmp_path / "lateral.dcm", noise(64, 64, seed=1), ViewPosition="LL")
+    flat = write_film(tmp_path / "flat.dcm", np.full((64, 64), 7, np.uint8))
+    burned = write_film(tmp_path / "burned.dcm", noise(64, 64, seed=2), BurnedInAnnotation="YES")
     broken = tmp_path / "broken.dcm"
     broken.write_bytes(good.read_bytes()[:200])
     bad = [lateral, flat, burned, broken]
@@ -55,8 +56,8 @@ def test_what_the_build_refuses_is_refused_with_its_reason(tmp_path: Path) -> No
 
 
 def test_the_rules_take_what_they_name(tmp_path: Path) -> None:
-    lateral = write_film(tmp_path / "lateral.dcm", noise(32, 32), ViewPosition="LL")
-    burned = write_film(tmp_path / "burned.dcm", noise(32, 32, seed=1), BurnedInAnnotation="YES")
+    lateral = write_film(tmp_path / "lateral.dcm", noise(64, 64), ViewPosition="LL")
+    burned = write_film(tmp_path / "burned.dcm", noise(64, 64, seed=1), BurnedInAnnotation="YES")
     shards, refused = film_shards([lateral, burned], tmp_path / "any", 32, FilmRules(any_film=True))
     assert shards is not None and row_paths(shards, [lateral, burned]) == [lateral]
     assert [film.path for film in refused] == [burned]
@@ -65,33 +66,33 @@ def test_the_rules_take_what_they_name(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_films_that_are_all_refused(tmp_path: Path) -> None:
-    lateral = write_film(tmp_path / "lateral.dcm", noise(32, 32), ViewPosition="LL")
+    lateral = write_film(tmp_path / "lateral.dcm", noise(64, 64), ViewPosition="LL")
     shards, refused = film_shards([lateral], tmp_path / "scratch", 32)
     assert shards is None and [film.path for film in refused] == [lateral]
 
 
 def test_a_picture_is_no_dicom_film(tmp_path: Path) -> None:
     picture = tmp_path / "film.png"
-    assert cv2.imwrite(str(picture), noise(32, 32))
+    assert cv2.imwrite(str(picture), noise(64, 64))
     shards, refused = film_shards([picture], tmp_path / "scratch", 32)
     assert shards is None
     assert [(film.path, film.reason.split(":")[0]) for film in refused] == [(picture, "not a DICOM file")]
 
 
 def test_near_duplicates_are_films_of_their_own(tmp_path: Path) -> None:
-    first = write_film(tmp_path / "first.dcm", noise(32, 32))
-    second = write_film(tmp_path / "second.dcm", noise(32, 32), PatientID="another patient")
+    first = write_film(tmp_path / "first.dcm", noise(64, 64))
+    second = write_film(tmp_path / "second.dcm", noise(64, 64), PatientID="another patient")
     shards, refused = film_shards([first, second], tmp_path / "scratch", 32)
     assert shards is not None and sorted(row_paths(shards, [first, second])) == [first, second]
     assert refused == [] and len(set(shards.column("group"))) == 2
 
 
 def test_the_second_of_two_equal_names_is_refused(tmp_path: Path) -> None:
-    first = write_film(tmp_path / "one/film.dcm", noise(32, 32, seed=1))
-    second = write_film(tmp_path / "two/film.dcm", noise(32, 32, seed=2))
+    first = write_film(tmp_path / "one/film.dcm", noise(64, 64, seed=1))
+    second = write_film(tmp_path / "two/film.dcm", noise(64, 64, seed=2))
     for given in ([first, second], [second, first]):
         scratch = tmp_path / f"scratch {given[0].parent.name}"
-        shards, refused = film_shards(given, scratch, 32)
+        shards, refused = film_shards(given, scratch, 64)
         assert shards is not None and row_paths(shards, given) == given[:1]
         np.testing.assert_array_equal(stored_image(shards, 0), read_film(given[0]).image)
         assert [film.path for film in refused] == given[1:]
@@ -115,9 +116,9 @@ def test_a_films_name_is_its_image_id(name: str, expected: str) -> None:
 
 
 def test_a_folder_stands_for_the_dicom_files_below_it(tmp_path: Path) -> None:
-    inside = [write_film(tmp_path / "in" / place, noise(32, 32)) for place in ("b/film.dcm", "a/film.dcm", "a/1.2.3")]
+    inside = [write_film(tmp_path / "in" / place, noise(64, 64)) for place in ("b/film.dcm", "a/film.dcm", "a/1.2.3")]
     (tmp_path / "in/notes.txt").write_text("no film")
-    alone = write_film(tmp_path / "alone.dcm", noise(32, 32))
+    alone = write_film(tmp_path / "alone.dcm", noise(64, 64))
     assert film_paths([alone, tmp_path / "in"]) == [alone, *sorted(inside)]
     with pytest.raises(InputError, match=r"missing\.dcm: no such file"):
         film_paths([tmp_path / "missing.dcm"])
@@ -128,22 +129,40 @@ def test_a_folder_stands_for_the_dicom_files_below_it(tmp_path: Path) -> None:
         film_shards([], tmp_path / "scratch", 32)
 
 
+def test_a_link_to_nothing_and_a_name_that_is_no_id_are_refused_by_name(tmp_path: Path) -> None:
+    good = write_film(tmp_path / "in/film.dcm", noise(64, 64))
+    (tmp_path / "in/gone.dcm").symlink_to("nowhere.dcm")
+    (tmp_path / "in/notes").symlink_to("nowhere")
+    write_film(tmp_path / "elsewhere/=1+1.dcm", noise(64, 64, seed=1))
+    write_film(tmp_path / "elsewhere" / os.fsdecode(b"f\xfclm.dcm"), noise(64, 64, seed=2))
+    (tmp_path / "in/more").symlink_to(tmp_path / "elsewhere")
+    shards, refused = film_shards(film_paths([tmp_path / "in"]), tmp_path / "scratch", 32)
+    assert shards is not None and shards.column("image_id").tolist() == [good.stem]
+    reasons = {film.path.name: film.reason for film in refused}
+    assert reasons.keys() == {"gone.dcm", "=1+1.dcm", os.fsdecode(b"f\xfclm.dcm")}
+    assert "formula" in reasons["=1+1.dcm"] and "not UTF-8" in reasons[os.fsdecode(b"f\xfclm.dcm")]
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures/a.tif").write_bytes(b"II*")
+    with pytest.raises(InputError, match=r"pictures: holds no films but 1 \.tif files; give a folder with DICOM files"):
+        film_paths([tmp_path / "pictures"])
+
+
 def test_a_scratch_folder_in_use_is_left_alone(tmp_path: Path) -> None:
-    film = write_film(tmp_path / "in/film.dcm", noise(32, 32))
+    film = write_film(tmp_path / "in/film.dcm", noise(64, 64))
     with pytest.raises(InputError, match="not empty"):
         film_shards([film], tmp_path / "in", 32)
 
 
 def test_the_scratch_folder_does_not_name_the_patient(tmp_path: Path) -> None:
-    film = write_film(tmp_path / "film.dcm", noise(32, 32))
+    film = write_film(tmp_path / "film.dcm", noise(64, 64))
     film_shards([film], tmp_path / "scratch", 32)
     files = [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()]
     assert files and not any(PATIENT_ID.encode() in path.read_bytes() for path in files)
 
 
 def test_a_folder_of_these_films_is_taken_as_it_is_with_its_salt(tmp_path: Path) -> None:
-    good = write_film(tmp_path / "good.dcm", noise(32, 32))
-    lateral = write_film(tmp_path / "lateral.dcm", noise(32, 32, seed=1), ViewPosition="LL")
+    good = write_film(tmp_path / "good.dcm", noise(64, 64))
+    lateral = write_film(tmp_path / "lateral.dcm", noise(64, 64, seed=1), ViewPosition="LL")
     salt, scratch = b"0123456789abcdef", tmp_path / "scratch"
     for given in ([good, lateral], [lateral]):
         folder = scratch / str(len(given))

@@ -65,3 +65,12 @@ def test_specificity_is_kept() -> None:
     called = [(film > level(triplet.top)).sum() >= triplet.area for film, _ in films]
     assert sum(called[0::2]) <= 1, "ten negative films"
     assert sum(called[1::2]) > 0
+
+
+@pytest.mark.parametrize("text", ["dice@prevalence=0.2", "sensitivity@specificity=0.9"])
+def test_a_kind_of_films_that_is_missing_is_named(text: str) -> None:
+    objective = Objective.parse(text)
+    assert objective.lacks(np.array([True, False])) is None
+    assert objective.lacks(np.array([False, False])) == "films with a pneumothorax"
+    assert objective.lacks(np.array([True, True])) == "films without a pneumothorax"
+    assert Objective().lacks(np.array([False])) is None

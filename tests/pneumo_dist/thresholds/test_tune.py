@@ -226,6 +226,28 @@ def test_what_other_commands_read_is_what_was_tuned(films: Shards, tmp_path: Pat
     assert read_rules(path).curve is None and list(read_rules(path).rules) == ["triplet"]
 
 
+@pytest.mark.parametrize("objective", [Objective(prevalence=0.1), Objective(specificity=0.8)])
+def test_one_positive_film_is_enough_to_tune_but_not_to_tune_on_the_other_folds(
+    films: Shards, tmp_path: Path, objective: Objective
+) -> None:
+    positive = films.column("has_mask")
+    chosen = [*np.flatnonzero(positive)[:1].tolist(), *np.flatnonzero(~positive).tolist()]
+    predictions = store(films, tmp_path / "exp", rows=chosen)
+    fold = films.column("fold")[chosen[0]]
+    assert {row["fold"] for row in predictions.rows} == {0, 1}
+    kept = tune_run(predictions, objective)
+    assert kept.unseen is None and "triplet" in kept.rules
+    content = json.loads((tmp_path / "exp/oof/thresholds.json").read_text())
+    assert content["dice_tuned_on_other_folds"] is None and content["score"]["positives"] == 1
+    histograms = prediction_histograms(predictions, ALONE)
+    text = "\n".join(summary_lines(tune(predictions, histograms, objective)))
+    assert (
+        f"no score with thresholds of the other folds: besides fold {fold} there are no films with a pneumothorax"
+        in text
+    )
+    assert "with thresholds of the other folds 0" in "\n".join(summary_lines(tune(predictions, histograms)))
+
+
 @pytest.mark.parametrize("damage", ["rules", "objective", "predictions_sha256", "components_curve"])
 def test_thresholds_without_a_part_are_an_input_error(films: Shards, tmp_path: Path, damage: str) -> None:
     tune_run(store(films, tmp_path / "exp"))

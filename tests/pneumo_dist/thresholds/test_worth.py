@@ -19,6 +19,7 @@ from pneumo_dist.thresholds.worth import (
     by_size,
     cross_tuned,
     given_up,
+    not_cross_tuned,
     plateau,
     surface,
 )
@@ -84,6 +85,23 @@ def test_each_fold_is_scored_with_thresholds_of_the_others(histograms: Histogram
         triplet = Objective().search(histograms[folds != fold])
         assert dices[folds == fold].tolist() == triplet_outcome(histograms[folds == fold], triplet).dice.tolist()
     assert cross_tuned(histograms, np.zeros(30, int), Objective()) is None
+
+
+@pytest.mark.parametrize("objective", [Objective(prevalence=0.1), Objective(specificity=0.8)])
+def test_no_thresholds_are_tuned_on_folds_that_lack_a_kind_of_film(
+    histograms: Histograms, objective: Objective
+) -> None:
+    positive = histograms[:, 1].sum(-1) > 0
+    folds = np.where(positive, 3, np.arange(30) // 2 % 3)
+    assert not_cross_tuned(positive, folds, objective) == "besides fold 3 there are no films with a pneumothorax"
+    assert cross_tuned(histograms, folds, objective) is None
+    negative_folds = np.where(positive, np.arange(30) // 2 % 3, 7)
+    assert not_cross_tuned(positive, negative_folds, objective) == (
+        "besides fold 7 there are no films without a pneumothorax"
+    )
+    assert not_cross_tuned(positive, folds, Objective()) is None
+    assert cross_tuned(histograms, folds, Objective()) is not None
+    assert not_cross_tuned(positive, np.zeros(30, int), objective) == "all films are of one fold"
 
 
 def test_surface_is_the_mean_of_the_film_scores(films: list[Film], histograms: Histograms) -> None:

@@ -69,7 +69,9 @@ CLOSED = [
 ]
 
 
-@pytest.mark.parametrize(("schedule", "closed", "arguments"), CLOSED, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("schedule", "closed", "arguments"), CLOSED, ids=lambda value: getattr(value, "__name__", str(value)[:60])
+)
 def test_rate_of_each_epoch_is_the_closed_form(
     schedule: dict[str, Any], closed: Any, arguments: tuple[Any, ...]
 ) -> None:

@@ -146,7 +146,7 @@ def test_an_append_that_failed_on_its_rejects_lists_each_once(cli: Cli, films: P
     with (first / "train-rle.csv").open("a") as stream:
         stream.write("broken, -1\n")
     for _ in range(2):
-        assert "1 films rejected" in cli(*build_line(first, tmp_path / "out", "--append")).only_line()
+        assert "1 film rejected" in cli(*build_line(first, tmp_path / "out", "--append")).only_line()
     good(cli(*build_line(first, tmp_path / "out", "--append", "--max-rejects", 1)))
     assert [row[0] for row in csv.reader((tmp_path / "out/rejected.csv").open())] == ["image_id", "broken"]
 
@@ -206,6 +206,54 @@ def test_published_folds_and_groups_are_taken_over(cli: Cli, films: Path, tmp_pa
     assert ids[0] in cli("finalize", out, "--folds-csv", path).only_line()
 
 
+def test_published_folds_say_which_films_train_in_every_fold(cli: Cli, films: Path, tmp_path: Path) -> None:
+    ids = sorted({path.stem for path in films.rglob("*.dcm")})
+    fold_of = {i: "stage_2" if number < 4 else str(number % 3) for number, i in enumerate(ids)}
+    published = tmp_path / "folds.csv"
+    published.write_text("fname,fold,exist_labels\n" + "".join(f"{i}.png,{f},0\n" for i, f in fold_of.items()))
+    groups = tmp_path / "groups.csv"
+    groups.write_text("\n".join(["fname,patient_id", *(f"{i}.dcm,{i}" for i in ids)]))
+    given = ("--folds-csv", published, "--groups", groups, "--duplicate-distance", -1)
+    made = good(cli(*build_line(films, tmp_path / "out"), *given))
+    assert "4 always trained" in made
+    shards = Shards(tmp_path / "out")
+    found = dict(zip(shards.column("image_id"), shards.column("fold"), strict=True))
+    assert found == {i: -1 if f == "stage_2" else int(f) for i, f in fold_of.items()}
+    for fold in range(3):
+        train, validation = shards.fold_rows(fold, always_train=True)
+        assert set(shards.indices("always_train")) <= set(train) and not set(train) & set(validation)
+    # A film that trains in every fold has no fold, whoever says so.
+    published.write_text("".join(f"{i},{number % 3}\n" for number, i in enumerate(ids)))
+    line = cli("finalize", tmp_path / "out", "--folds-csv", published).only_line()
+    assert "is a film that trains in every fold" in line and str(published) in line
+
+
+def test_groups_of_tasks_are_hashed_with_the_salt_of_the_build(cli: Cli, films: Path, tmp_path: Path) -> None:
+    ids = sorted({path.stem for path in films.rglob("*.dcm")})
+    groups = tmp_path / "groups.csv"
+    groups.write_text("".join(f"{i},ward {number}\n" for number, i in enumerate(ids)))
+    whole, tasks, salt = tmp_path / "whole", tmp_path / "tasks", tmp_path / "secret"
+    salt.write_text("for the tests only, and long enough")
+    salt.chmod(0o600)
+    given = ("--groups", groups, "--duplicate-distance", -1, "--patient-salt-file", salt)
+    good(cli(*build_line(films, whole), *given))
+    good(cli(*build_line(films, tasks), *given, "--task", "1/1"))
+    assert "give --patient-salt-file" in cli("finalize", tasks).only_line()
+    good(cli("finalize", tasks, "--patient-salt-file", salt))
+    assert Shards(tasks).column("group").tolist() == Shards(whole).column("group").tolist()
+
+
+def test_published_folds_find_films_by_their_pseudonyms(cli: Cli, films: Path, tmp_path: Path) -> None:
+    ids = sorted({path.stem for path in films.rglob("*.dcm")})
+    published = tmp_path / "folds.csv"
+    published.write_text("".join(f"{i},{number % 2}\n" for number, i in enumerate(ids)))
+    groups = tmp_path / "groups.csv"
+    groups.write_text("".join(f"{i},{number}\n" for number, i in enumerate(ids)))
+    given = ("--pseudonymise", "--groups", groups, "--folds-csv", published, "--duplicate-distance", -1)
+    good(cli(*build_line(films, tmp_path / "out"), *given))
+    assert sorted(Shards(tmp_path / "out").column("fold")) == sorted(number % 2 for number in range(len(ids)))
+
+
 def test_near_duplicates_share_a_group_unless_told_otherwise(cli: Cli, films: Path, tmp_path: Path) -> None:
     copy = tmp_path / "films"
     shutil.copytree(films, copy)
@@ -256,7 +304,7 @@ def test_jpeg_shards_hold_the_films_own_streams_and_size(cli: Cli, films: Path, 
     text = good(cli(*line))
     shards = Shards(tmp_path / "out")
     assert verify(tmp_path / "out") == []
-    assert ("were encoded anew" in text) is not square
+    assert ("were encoded again" in text) is not square
     for index in range(len(shards)):
         image = cv2.imdecode(np.frombuffer(shards.read(index, "image"), np.uint8), cv2.IMREAD_GRAYSCALE)
         mask = cv2.imdecode(np.frombuffer(shards.read(index, "mask"), np.uint8), cv2.IMREAD_GRAYSCALE)

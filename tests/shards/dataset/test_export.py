@@ -96,11 +96,12 @@ def test_the_list_of_films_leaves_blank_what_is_unknown(dataset: Path, tmp_path:
     export_png(shards, tmp_path)
     with (tmp_path / "films.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert list(rows[0]) == ["image_id", "split", "fold", "has_mask", "mask_area", "view", "sex", "age"]
+    assert list(rows[0]) == ["image_id", "group", "split", "fold", "has_mask", "mask_area", "view", "sex", "age"]
     assert len(rows) == len(shards)
     for index, row in enumerate(rows):
         split = row["split"]
         assert (row["image_id"], split) == (shards.column("image_id")[index], shards.column("split")[index])
+        assert row["group"] == shards.column("group")[index]
         assert row["fold"] == (str(shards.column("fold")[index]) if split == "train" else "")
         area = shards.column("mask_area")[index]
         wanted = ("", "") if split == "test" else (str(int(area > 0)), str(area))
@@ -230,3 +231,34 @@ def test_a_dataset_without_training_films_has_no_folds(own_dataset: Path, tmp_pa
     with pytest.raises(InputError, match="no training films"):
         export_nnunet(shards, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_films_csv_brings_groups_and_folds_back(cli: Any, film_set: Any, tmp_path: Path) -> None:
+    """From films to shards, to PNGs and to shards again: same labels, folds, holdout and patients."""
+    first, again, png = tmp_path / "first", tmp_path / "again", tmp_path / "png"
+    published = tmp_path / "folds.csv"
+    made = ("--dicom", film_set.dicom, "--rle", film_set.labels, "--test-dicom", film_set.test_dicom)
+    settings = ("--image-size", 64, "--workers", 1)
+    assert cli("build", *made, "--out", first, "--folds", 3, "--holdout", 0.2, *settings).code == 0
+    # Two films train in every fold, as published files say it.
+    before = Shards(first)
+    chosen = before.column("image_id")[before.indices("train")][:2].tolist()
+    folds = zip(before.column("image_id"), before.column("fold"), before.column("split"), strict=True)
+    rows = [f"{i}.png,{'stage_2' if i in chosen else fold},0" for i, fold, split in folds if split != "test"]
+    published.write_text("\n".join(["fname,fold,exist_labels", *rows]))
+    assert cli("finalize", first, "--folds-csv", published).code == 0
+    assert cli("export", first, "--png", png).code == 0
+
+    films = ("--images", png / "images", "--masks", png / "masks", "--out", again, *settings)
+    found = cli("build", *films, "--folds-csv", png / "films.csv", "--groups", png / "films.csv")
+    assert (found.code, found.err) == (0, "")
+    before, after = Shards(first), Shards(again)
+    row_of = {image_id: row for row, image_id in enumerate(after.column("image_id"))}
+    labelled = before.indices("train", "holdout", "always_train")
+    assert len(after) == len(labelled) == len(before) - 4, "test films have no mask"
+    assert sorted(before.column("image_id")[before.indices("always_train")]) == sorted(chosen)
+    rows_after = np.array([row_of[before.column("image_id")[row]] for row in labelled])
+    for column in ("split", "fold", "rle", "mask_area", "has_mask"):
+        assert after.column(column)[rows_after].tolist() == before.column(column)[labelled].tolist(), column
+    pairs = set(zip(before.column("group")[labelled], after.column("group")[rows_after], strict=True))
+    assert len(pairs) == len({old for old, _ in pairs}) == len({new for _, new in pairs}) < len(labelled)

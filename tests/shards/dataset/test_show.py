@@ -1,5 +1,6 @@
 """Contact sheets: the right film, without padding, with its outline where its label is."""
 
+import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -55,7 +56,8 @@ def bare_manifest() -> dict[str, Any]:
     return {
         "codec": "png",
         "image_size": 64,
-        "counts": {name: {} if name == "warnings" else 0 for name in CountsModel.model_fields},
+        "counts": {name: 0 for name, field in CountsModel.model_fields.items() if field.is_required()}
+        | {"warnings": {}},
         "arguments": BuildOptions().public(),
         **dict.fromkeys(("salt_check", "build_digest", "table_sha256"), ""),
         "shards": [],
@@ -67,11 +69,14 @@ def make(tmp_path: Path) -> Make:
     """Write a dataset of rows and image members by hand, so that any codec and table can be shown."""
 
     def write(films: Sequence[tuple[dict[str, Any], bytes]]) -> Shards:
-        content = b"".join(image for _, image in films)
-        rows, offset = [], 0
-        for number, (row, image) in enumerate(films):
-            rows.append({**row, "key": f"film{number}", "shard": "train-00000.tar", "image_offset": offset})
-            offset += len(image)
+        content, rows = b"", []
+        for number, (facts, image) in enumerate(films):
+            row = {**facts, "key": f"film{number}", "shard": "train-00000.tar", "image_offset": len(content)}
+            about = json.dumps({"warnings": row.pop("warnings", [])}).encode()
+            content += image
+            row |= {"json_offset": len(content), "json_size": len(about), "json_crc32": zlib.crc32(about)}
+            content += about
+            rows.append(row)
         (tmp_path / "train-00000.tar").write_bytes(content)
         write_table(tmp_path / "samples.parquet", rows)
         write_manifest(tmp_path, bare_manifest())
@@ -179,12 +184,14 @@ def test_captions_tell_fold_or_split_view_and_area(make: Make) -> None:
             film_row(film, mask, 32, fold=2, view="PA"),
             film_row(film, mask * np.uint8(0), 32, split="always_train", fold=None, view="AP"),
             film_row(film, None, 32, split="test"),
+            film_row(film, None, 32, split="test", warnings=["no ViewPosition: taken as a frontal film"]),
         ]
     )
-    assert [caption(shards, index) for index in range(3)] == [
+    assert [caption(shards, index) for index in range(4)] == [
         "fold 2  PA  1,600 px",
         "always train  AP  no mask",
         "test  no label",
+        "test  no label  !",
     ]
     sheet = contact_sheet(shards, [0], cell=128)
     strip = sheet[GAP + 128 : -GAP, GAP:-GAP]

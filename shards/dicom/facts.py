@@ -1,0 +1,83 @@
+"""What is kept of a film besides its pixels, and the shape of a pixel."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from shards.dicom.rules import text
+
+# Ages from 90 identify people; HIPAA's safe harbour pools them.
+OLDEST_AGE = 90
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
+_SQUARE = 0.01
+# No detector or scanner has pixels of another shape; a spacing that says so has lost its point or is a placeholder.
+_WIDEST = 4.0
+NO_SHAPE = "its pixel spacing or aspect ratio is not plausible: taken as square pixels"
+
+
+@dataclass(frozen=True)
+class FilmInfo:
+    """What is kept of a film besides its pixels. Empty text and None mean unknown; spacing is in mm per pixel."""
+
+    patient_id: str = ""
+    view: str = ""
+    sex: str = ""
+    age: int | None = None
+    spacing_row: float | None = None
+    spacing_column: float | None = None
+    spacing_tag: str = ""
+
+
+def film_info(dataset: Dataset) -> FilmInfo:
+    """Return the facts of a film; a PixelSpacing of zeros or of no plausible pixel gives way to ImagerPixelSpacing."""
+    spacings = ((tag, _pair(dataset.get(tag))) for tag in _SPACINGS)
+    tag, spacing = next(((tag, pair) for tag, pair in spacings if pair), ("", None))
+    return FilmInfo(
+        patient_id=text(dataset, "PatientID"),
+        view=text(dataset, "ViewPosition").upper(),
+        sex=text(dataset, "PatientSex").upper(),
+        age=parse_age(text(dataset, "PatientAge")),
+        spacing_row=spacing[0] if spacing else None,
+        spacing_column=spacing[1] if spacing else None,
+        spacing_tag=tag,
+    )
+
+
+def pixel_aspect(dataset: Dataset) -> tuple[float, tuple[str, ...]]:
+    """Return the height of a pixel by its width (PS3.3 C.7.6.3.1.7), 1.0 within a hundredth of it, and warnings."""
+    tags = [tag for tag in (*_SPACINGS, "NominalScannedPixelSpacing", "PixelAspectRatio") if _numbers(dataset.get(tag))]
+    pair = next((pair for tag in tags if (pair := _pair(dataset.get(tag)))), None)
+    if pair is None:
+        return 1.0, (NO_SHAPE,) if tags else ()
+    aspect = pair[0] / pair[1]
+    return (1.0 if abs(aspect - 1.0) <= _SQUARE else aspect), ()
+
+
+def parse_age(text: str) -> int | None:
+    """Return whole years from a DICOM age (`038Y`, `11M`, or SIIM's bare `38`), pooled at 90; None if unknown."""
+    found = re.fullmatch(r"0*(\d{1,3})([YMWD]?)", text.strip().upper())
+    if not found:
+        return None
+    number = int(found[1])
+    years = {"Y": number, "": number, "M": number // 12, "W": number // 52, "D": number // 365}[found[2]]
+    return min(years, OLDEST_AGE)
+
+
+def _pair(value: Any) -> tuple[float, float] | None:
+    """Return a height and a width of a plausible pixel; None for anything else."""
+    numbers = _numbers(value)
+    if len(numbers) != 2 or max(numbers) > _WIDEST * min(numbers):
+        return None
+    return numbers[0], numbers[1]
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """Return two positive numbers; nothing where they are others (some writers fill the tag with zeros)."""
+    try:
+        numbers = tuple(float(v) for v in value)
+    except (TypeError, ValueError):
+        return ()
+    return numbers if len(numbers) == 2 and all(math.isfinite(v) and v > 0 for v in numbers) else ()
