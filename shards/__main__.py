@@ -22,9 +22,9 @@ from shards.build.sources import ABSENT_MASKS, find_sources
 from shards.dataset.keys import load_salt, save_pseudonyms
 from shards.dataset.table import MANIFEST, Shards
 from shards.dataset.verify import verify
-from shards.dicom.rules import MAX_PIXELS
 from shards.errors import InputError
 from shards.files import atomic_write
+from shards.film_options import film_options
 
 
 class _Path(click.Path):
@@ -123,10 +123,7 @@ def split_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--label-size", type=int, help="Side of the labels' grid where it is not the film's own (PNG exports).")
 @click.option("--samples-per-shard", type=int, default=512, show_default=True)
-@click.option("--any-film", is_flag=True, help="Take lateral, multi-frame, FOR PROCESSING and other body parts' films.")
-@click.option("--allow-burned-in", is_flag=True, help="Take films whose tags say that text is burned into them.")
-@click.option("--max-pixels", type=int, default=MAX_PIXELS, show_default=True, help="Pixels of the largest film.")
-@click.option("--strict", is_flag=True, help="Reject films that have a warning.")
+@film_options
 @click.option(
     "--id",
     type=click.Choice(ID_KINDS),

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,9 @@ from pneumo_dist.cli.masks import RULE, check_folder
 from pneumo_dist.cli.options import CPU, FOLDER, OVERRIDES, RUNS
 from shards import console
 from shards.dataset.table import Shards
+from shards.dicom.rules import FilmRules
 from shards.errors import InputError
+from shards.film_options import film_options
 
 if TYPE_CHECKING:
     from pneumo_dist.predict.ensemble import Ensemble
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from pneumo_dist.thresholds.choose import Picked
 
 ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="Experiment or ensemble, a YAML file.")
-STRICT = click.option("--strict", is_flag=True, help="Of new films: refuse those that have a warning.")
 BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle', in place of --config and --runs.")
 
 
@@ -29,7 +30,7 @@ BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle
 @BUNDLE
 @click.option("--shards", "shards_path", type=FOLDER, help="Folder that 'shards build' made.")
 @click.option("--dicom", "dicom_dir", type=FOLDER, help="Folder of new DICOM films, in place of --shards.")
-@STRICT
+@film_options
 @click.option("--runs", type=FOLDER, help="Folder of all runs.")
 @CPU
 @click.option("--split", type=click.Choice(["oof", "holdout", "test"]), default="test", show_default=True)
@@ -59,6 +60,7 @@ def predict(
     block: int,
     models: int,
     out: Path | None,
+    **rules: Any,
 ) -> None:
     """Predict a split, averaged over networks and views.
 
@@ -71,8 +73,12 @@ def predict(
     _one_of("--shards", shards_path, "--dicom", dicom_dir)
     if dicom_dir is not None and split != "test":
         raise InputError(f"--dicom {dicom_dir}: its films have no folds; predict them with --split test")
-    if dicom_dir is None and strict:
-        raise InputError("--strict is for new films, given with --dicom; films of --shards were taken by their build")
+    film_rules = FilmRules(**rules)
+    if dicom_dir is None and (strict or film_rules != FilmRules()):
+        raise InputError(
+            "--strict, --any-film, --allow-burned-in and --max-pixels go with --dicom; "
+            "films of --shards were taken by their build"
+        )
     options = PredictOptions(split, folds, block, models)
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
@@ -89,7 +95,7 @@ def predict(
         name = "dicom" if dicom_dir is not None else split
         folder = out if out is not None else Path(str(runs)) / ensemble.name / name / "predictions"
         check_folder(folder)
-        films = shards if shards is not None else _new_films(dicom_dir, folder, ensemble, ranks, strict)
+        films = shards if shards is not None else _new_films(dicom_dir, folder, ensemble, ranks, film_rules, strict)
         total = len(films.indices("train" if split == "oof" else split))
         with console.progress(total if ranks.is_main else 0, "film", f"predict {name}") as bar:
             predict(ensemble, films, folder, ranks, options, on_films=bar.update)
@@ -133,7 +139,9 @@ def _resolved(
     return resolve(ensemble, runs, folds or (shards.folds() if shards else []), ranks, averaged, own)
 
 
-def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks: "Ranks", strict: bool) -> Shards:
+def _new_films(
+    dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks: "Ranks", rules: FilmRules, strict: bool
+) -> Shards:
     """Return the films of a folder as a dataset beside the predictions; say which were refused or doubtful, and why."""
     from pneumo_dist.predict.new_films import film_paths, film_shards, row_paths
     from pneumo_dist.ranks.ranks import on_rank_0
@@ -146,7 +154,7 @@ def _new_films(dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks
         paths, is_begun = film_paths([dicom_dir]), scratch.exists()
         salt = load_salt(scratch.with_name("films.salt"), create=True)
         try:
-            shards, refused = film_shards(paths, scratch, ensemble.image_size, strict=strict, salt=salt)
+            shards, refused = film_shards(paths, scratch, ensemble.image_size, rules, strict, salt=salt)
         except InputError:
             if not is_begun:
                 raise
@@ -222,13 +230,9 @@ def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | Non
 @click.argument("films", nargs=-1, required=True, type=FOLDER)
 @click.option("--bundle", type=FOLDER, required=True, help="A file of 'average --bundle'.")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the masks, overlays and DICOM objects.")
-@click.option("--any-film", is_flag=True, help="Take lateral films and others that the build refuses.")
-@click.option("--allow-burned-in", is_flag=True, help="Take films whose tags say that text is burned into them.")
-@STRICT
+@film_options
 @CPU
-def segment(
-    films: tuple[Path, ...], bundle: Path, out: Path, any_film: bool, allow_burned_in: bool, strict: bool, cpu: bool
-) -> int:
+def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu: bool, **rules: Any) -> int:
     """Segment new DICOM films, or folders of them; print a line of JSON for each. For research, not for diagnosis."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("segment works alone; for many films on several ranks use predict --bundle --dicom")
@@ -243,14 +247,13 @@ def segment(
     from pneumo_dist.predict.predict import PredictOptions, predict
     from pneumo_dist.predict.store import Predictions
     from pneumo_dist.ranks.ranks import process_group
-    from shards.dicom.film import FilmRules
 
-    paths, rules = film_paths(films), FilmRules(any_film, allow_burned_in)
+    paths, film_rules = film_paths(films), FilmRules(**rules)
     check_distinct(paths)
     check_folder(out)
     ensemble, rule = read_bundle(bundle)
     with process_group(cpu) as ranks, tempfile.TemporaryDirectory() as scratch:
-        shards, refused = film_shards(paths, Path(scratch) / "films", ensemble.image_size, rules, strict)
+        shards, refused = film_shards(paths, Path(scratch) / "films", ensemble.image_size, film_rules, strict)
         for each in refused:
             print(f"error: {each.path}: refused, {each.reason}", file=sys.stderr)
         is_whole = not refused
@@ -263,7 +266,7 @@ def segment(
             for number, (row, p8) in enumerate(predictions):
                 grid, path = predictions.grid(number), path_of[row["key"]]
                 try:
-                    found = segment_film(path, p8, grid, rule, row["class_probability"], algorithm, out, rules)
+                    found = segment_film(path, p8, grid, rule, row["class_probability"], algorithm, out, film_rules)
                 except InputError as error:  # the other films are none the worse for it
                     print(f"error: {error}", file=sys.stderr)
                     is_whole = False

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-from pydicom.dataset import Dataset
+from typing import TYPE_CHECKING
 
 from shards.dicom.words import Meaning, modality_meaning, part_meaning, view_meaning
 from shards.errors import RejectedFilm
+
+if TYPE_CHECKING:  # command lines name these rules, and pydicom takes 0.1 s to import
+    from pydicom.dataset import Dataset
 
 # DX, mammography and intra-oral images, each with a class "for processing"; only these have PresentationIntentType.
 _WITH_INTENT = "1.2.840.10008.5.1.4.1.1.1."
@@ -31,7 +33,7 @@ class FilmRules:
     max_pixels: int = MAX_PIXELS
 
 
-def screen(dataset: Dataset, rules: FilmRules) -> tuple[str, ...]:
+def screen(dataset: "Dataset", rules: FilmRules) -> tuple[str, ...]:
     """Return warnings about what a data set leaves open.
 
     Raises RejectedFilm, with the reason and the option that takes the film, for what the rules refuse.
@@ -55,18 +57,18 @@ def check_side(rows: int, columns: int, rules: FilmRules) -> None:
         )
 
 
-def frame_count(dataset: Dataset) -> int:
+def frame_count(dataset: "Dataset") -> int:
     """Return the number of frames, 1 where it is not given. Raises ValueError or TypeError for a damaged value."""
     return int(dataset.get("NumberOfFrames") or 1)
 
 
-def text(dataset: Dataset, keyword: str) -> str:
+def text(dataset: "Dataset", keyword: str) -> str:
     """Return an element's value as stripped text, empty where there is none."""
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip()
 
 
-def _objections(dataset: Dataset) -> Iterator[str]:
+def _objections(dataset: "Dataset") -> Iterator[str]:
     if (frames := frame_count(dataset)) > 1:
         yield f"multi-frame object with {frames} frames, of which only the first could be used"
     if modality_meaning(modality := text(dataset, "Modality").upper()) is Meaning.NO:
@@ -80,7 +82,7 @@ def _objections(dataset: Dataset) -> Iterator[str]:
         yield "its pixels are FOR PROCESSING, not for display: send the FOR PRESENTATION image"
 
 
-def _assumptions(dataset: Dataset) -> Iterator[str]:
+def _assumptions(dataset: "Dataset") -> Iterator[str]:
     if (frames := frame_count(dataset)) > 1:
         yield f"only the first of its {frames} frames is taken"
     if modality_meaning(text(dataset, "Modality")) is Meaning.UNKNOWN:
@@ -102,22 +104,22 @@ def _assumptions(dataset: Dataset) -> Iterator[str]:
         yield "its Presentation LUT is not applied"
 
 
-def _is_for_processing(dataset: Dataset) -> bool:
+def _is_for_processing(dataset: "Dataset") -> bool:
     return "PROCESSING" in _intent(dataset) or text(dataset, "SOPClassUID") in _FOR_PROCESSING
 
 
-def _intent(dataset: Dataset) -> str:
+def _intent(dataset: "Dataset") -> str:
     return text(dataset, "PresentationIntentType").upper()
 
 
-def _view(dataset: Dataset) -> str:
+def _view(dataset: "Dataset") -> str:
     return text(dataset, "ViewPosition").upper() or _code_meaning(dataset, "ViewCodeSequence")
 
 
-def _body_part(dataset: Dataset) -> str:
+def _body_part(dataset: "Dataset") -> str:
     return text(dataset, "BodyPartExamined").upper() or _code_meaning(dataset, "AnatomicRegionSequence")
 
 
-def _code_meaning(dataset: Dataset, keyword: str) -> str:
+def _code_meaning(dataset: "Dataset", keyword: str) -> str:
     items = dataset.get(keyword)
     return text(items[0], "CodeMeaning").upper() if items else ""

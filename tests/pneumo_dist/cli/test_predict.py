@@ -182,4 +182,33 @@ def test_warnings_of_new_films_are_told_and_strict_refuses_them(
     assert "unsure.dcm: refused, no BodyPartExamined" in capsys.readouterr().err
     assert len(Predictions(tmp_path / "strict/maps")) == 1
     shards = ("predict", "--cpu", "--bundle", bundle, "--shards", trained.shards.folder, "--out", tmp_path / "s")
-    assert "--strict is for new films" in line_of(capsys, *shards, "--strict")
+    assert "go with --dicom" in line_of(capsys, *shards, "--strict")
+    assert "go with --dicom" in line_of(capsys, *shards, "--max-pixels", 5000)
+
+
+@pytest.mark.parametrize(
+    ("tags", "option"),
+    [
+        ({"ViewPosition": "LATERAL"}, ["--any-film"]),
+        ({"BurnedInAnnotation": "YES"}, ["--allow-burned-in"]),
+        ({}, ["--max-pixels", "4096"]),
+    ],
+)
+def test_an_option_that_a_refusal_names_takes_the_film(
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path, tags: dict[str, str], option: list[str]
+) -> None:
+    blend, bundle, film = (tmp_path / name for name in ("blend.yaml", "b", "films/one.dcm"))
+    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    average = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
+    assert run(app, "pneumo_dist", list(map(str, average))) == EXIT_DONE
+    film.parent.mkdir()
+    write_film(film, noise(64, 64), **tags)
+    stricter = ["--max-pixels", "4095"] if option[0] == "--max-pixels" else []
+    predict = ["predict", "--cpu", "--bundle", bundle, "--dicom", film.parent, "--out", tmp_path / "new/maps"]
+    segment = ["segment", "--cpu", film, "--bundle", bundle, "--out", tmp_path / "out"]
+    for command in (predict, segment):
+        given = list(map(str, command))
+        capsys.readouterr()
+        assert run(app, "pneumo_dist", [*given, *stricter]) == EXIT_USAGE
+        assert f"pass {' '.join(option)} to take it" in capsys.readouterr().err
+        assert run(app, "pneumo_dist", [*given, *option]) == EXIT_DONE
