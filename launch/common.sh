@@ -17,9 +17,9 @@ count_ranks() {
 shielded() {
   "$@" &
   local child=$!
-  trap 'kill -USR1 "$child" 2>/dev/null' USR1 TERM INT
+  trap 'kill -USR1 "$child" 2>/dev/null' USR1 TERM INT HUP
   local code=0
   wait_for "$child" || code=$?
-  trap - USR1 TERM INT
+  trap - USR1 TERM INT HUP
   return "$code"
 }

@@ -30,7 +30,7 @@ on_ranks() {
   if ((ranks == 1)); then
     python -m pneumo_dist "$@"
   else
-    python -m torch.distributed.run --standalone --nproc-per-node "$ranks" -m pneumo_dist "$@"
+    python -m pneumo_dist.ranks.agent --standalone --nproc-per-node "$ranks" -m pneumo_dist "$@"
   fi
 }
 predict_chain "$config" "$shards" "$runs" "${cpu[@]}"

@@ -10,7 +10,7 @@
 #   bash launch/train.sh --nodes 2 --node 1 --head alpha:29400 --config … --fold 0 --shards SHARDS --runs RUNS
 # --max-restarts N starts all ranks again when one dies, up to N times, from the newest checkpoint.
 # On a GPU node with several NUMA nodes, each rank is bound to the CPUs beside its GPU where numactl is installed.
-# SIGTERM, SIGINT and SIGUSR1 save a checkpoint and stop. Exit code: 0 done, 2 bad input, 75 stopped, run it again.
+# SIGTERM, SIGINT, SIGHUP and SIGUSR1 save a checkpoint and stop. Exit code: 0 done, 2 bad input, 75 stopped, run it again.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 source launch/common.sh
@@ -59,7 +59,7 @@ if ((fold_per_gpu)); then
     CUDA_VISIBLE_DEVICES=$((fold - first)) bash launch/train.sh --ranks 1 --fold "$fold" "${arguments[@]}" &
     children+=($!)
   done
-  trap 'kill -USR1 "${children[@]}" 2>/dev/null' USR1 TERM INT
+  trap 'kill -USR1 "${children[@]}" 2>/dev/null' USR1 TERM INT HUP
   worst=0
   for child in "${children[@]}"; do
     wait_for "$child"
@@ -71,7 +71,7 @@ if ((fold_per_gpu)); then
 fi
 
 stopping=0
-trap stopping=1 USR1 TERM INT
+trap stopping=1 USR1 TERM INT HUP
 
 # Bad input is found here by one process with one clear line, not by every rank under torchrun.
 plan=$(python -m pneumo_dist train "${arguments[@]}" --dry-run --world-size $((nodes * ranks))) || exit $?
@@ -91,10 +91,11 @@ else
 fi
 under_torchrun=$((nodes * ranks > 1 || ${#options[@]} > 1))
 train=(python -m pneumo_dist train "${arguments[@]}")
-((under_torchrun)) && train=(python -m torch.distributed.run --nproc-per-node "$ranks" "${options[@]}" "${train[@]:1}")
+((under_torchrun)) && train=(python -m pneumo_dist.ranks.agent --nproc-per-node "$ranks" \
+  --signals-to-handle SIGQUIT "${options[@]}" "${train[@]:1}")
 
-# torchrun dies of SIGUSR1 and kills its workers 30 s after SIGTERM, so it is shielded and the workers get the signal.
-(trap '' USR1 TERM INT; exec "${train[@]}") &
+# torchrun dies of SIGUSR1 and kills its workers 30 s after other signals, so it is shielded and the workers get the signal.
+(trap '' USR1 TERM INT HUP; exec "${train[@]}") &
 agent=$!
 while kill -0 "$agent" 2>/dev/null; do
   if ((stopping)); then

@@ -1,9 +1,12 @@
 """What the command lines of both packages share: exit codes, one-line errors, progress bars."""
 
+import contextlib
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO
 
 import click
 from tqdm import tqdm
@@ -36,12 +39,17 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         code = command.main(args=arguments, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as usage:
         usage.show()
         return EXIT_USAGE
     except click.ClickException as usage:
         print(f"error: {printable(' '.join(usage.format_message().split()))} (see {name} --help)", file=sys.stderr)
         return EXIT_USAGE
+    except BrokenPipeError:
+        _forget_output()
+        print("error: nothing reads the output any more (a closed pipe); run the same command again", file=sys.stderr)
+        return EXIT_FAULT
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _MENDS:
             raise
@@ -53,6 +61,17 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
         print("stopped", file=sys.stderr)
         return 130
     return code if isinstance(code, int) else EXIT_DONE
+
+
+def _forget_output() -> None:
+    """Send standard output nowhere: Python would complain at its exit of what it cannot write any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def flush(stream: TextIO) -> None:
+    """Write out what a stream still holds, if anybody reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
 
 
 def _explain(error: InputError | OSError) -> str:
@@ -76,6 +95,14 @@ def _escaped(character: str) -> str:
     # Python stands in for a byte that is no UTF-8 with one of these code points.
     byte = ord(character) - 0xDC00
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
+
+
+def say(text: str) -> None:
+    """Print a line of progress; work that takes days does not end because nothing reads it any more."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _forget_output()
 
 
 def progress(total: int, unit: str, label: str) -> "tqdm[None]":

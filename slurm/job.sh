@@ -33,10 +33,10 @@ on_ranks() {
   port=$((20000 + SLURM_JOB_ID % 20000))
   # shellcheck disable=SC2016  # what stands in single quotes is expanded on each node
   srun "${srun_options[@]}" --kill-on-bad-exit=1 "${inside[@]}" bash -c 'ranks=$1 id=$2 endpoint=$3 restarts=$4
-    [[ $5 == train ]] && { trap "" USR1 TERM; handled=SIGINT; }
+    [[ $5 == train ]] && { trap "" USR1 TERM HUP; handled=SIGINT; }
     source launch/numa.sh
     is_host=$([[ $SLURM_NODEID == 0 ]] && echo 1 || echo 0)
-    exec python -m torch.distributed.run --nnodes="$SLURM_NNODES" --nproc-per-node="$ranks" --max-restarts="$restarts" \
+    exec python -m pneumo_dist.ranks.agent --nnodes="$SLURM_NNODES" --nproc-per-node="$ranks" --max-restarts="$restarts" \
       --rdzv-backend=c10d --rdzv-id="$id" --rdzv-endpoint="$endpoint" --rdzv-conf="is_host=$is_host" \
       --signals-to-handle="${handled:-SIGTERM,SIGINT}" $(numa_binding "$ranks") -m pneumo_dist "${@:5}"' \
     bash "$PNEUMO_RANKS_PER_NODE" "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" "$address:$port" "$PNEUMO_RESTARTS" "$@" &

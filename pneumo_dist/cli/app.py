@@ -1,6 +1,5 @@
 """python -m pneumo_dist: from shards to trained folds, masks and reports. Each works alone or under torchrun."""
 
-import sys
 from typing import NoReturn
 
 import click
@@ -10,6 +9,7 @@ from pneumo_dist.cli.masks import report, submit, tune
 from pneumo_dist.cli.predict import average, predict, segment
 from pneumo_dist.cli.status import status
 from pneumo_dist.cli.train import fetch_weights, show_batch_command, train
+from pneumo_dist.ranks.ending import end_after
 from shards import console
 
 
@@ -36,4 +36,4 @@ for command in (
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
-    sys.exit(console.run(app, "python -m pneumo_dist"))
+    end_after(lambda: console.run(app, "python -m pneumo_dist"))

@@ -145,6 +145,7 @@ def _new_films(
     """Return the films of a folder as a dataset beside the predictions; say which were refused or doubtful, and why."""
     from pneumo_dist.predict.new_films import film_paths, film_shards, row_paths
     from pneumo_dist.ranks.ranks import on_rank_0
+    from pneumo_dist.ranks.watchdog import FILMS
     from shards.dataset.keys import load_salt
 
     assert dicom_dir is not None
@@ -154,7 +155,9 @@ def _new_films(
         paths, is_begun = film_paths([dicom_dir]), scratch.exists()
         salt = load_salt(scratch.with_name("films.salt"), create=True)
         try:
-            shards, refused = film_shards(paths, scratch, ensemble.image_size, rules, strict, salt=salt)
+            shards, refused = film_shards(
+                paths, scratch, ensemble.image_size, rules, strict, on_film=lambda _: ranks.beat(FILMS), salt=salt
+            )
         except InputError:
             if not is_begun:
                 raise

@@ -74,11 +74,13 @@ def train(
     from pneumo_dist.ranks.precision import configure
     from pneumo_dist.ranks.ranks import check_agreement, process_group
     from pneumo_dist.ranks.stop import MARKER, Preempted, exit_code
+    from pneumo_dist.ranks.watchdog import Limits
     from pneumo_dist.train.fold import train_fold
 
-    with process_group(cpu) as ranks:
+    runtime = config.experiment.runtime
+    with process_group(cpu, Limits(runtime.start_minutes, runtime.watchdog_minutes)) as ranks:
         _plain_warnings(ranks)
-        configure(config.experiment.runtime)
+        configure(runtime)
         check_agreement(ranks, facts)
         try:
             with running(folder, ranks, facts) as heartbeat:
@@ -92,10 +94,10 @@ def train(
                 train_fold(config.experiment, fold, shards, folder, ranks, resolved, profile, heartbeat)
         except Preempted:
             if ranks.is_main:
-                print(f"stopped by a signal, checkpoint written in {folder}; run the same command to go on")
+                console.say(f"stopped by a signal, checkpoint written in {folder}; run the same command to go on")
             return exit_code()
         if ranks.is_main:
-            print(f"fold {fold} of {config.experiment.name} is trained: {folder}")
+            console.say(f"fold {fold} of {config.experiment.name} is trained: {folder}")
     return console.EXIT_DONE
 
 
@@ -104,6 +106,7 @@ def _staged(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> 
     import numpy as np
 
     from pneumo_dist.data.local_copy import needed_bytes, stage_shards
+    from pneumo_dist.ranks.watchdog import START
 
     cache_dir = config.experiment.data.cache_dir
     if cache_dir is None:
@@ -112,7 +115,12 @@ def _staged(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> 
     rows = np.concatenate(shards.fold_rows(fold, always_train))
     total = needed_bytes(shards, rows) if ranks.local_rank == 0 else 0
     with console.progress(total, "B", f"copy shards to {cache_dir}") as bar:
-        return stage_shards(shards, rows, Path(cache_dir), bar.update)
+
+        def copied(count: int) -> None:
+            ranks.beat(START)
+            bar.update(count)
+
+        return stage_shards(shards, rows, Path(cache_dir), copied)
 
 
 def _plan_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rate: float | None) -> list[str]:

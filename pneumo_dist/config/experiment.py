@@ -123,8 +123,10 @@ class RuntimeConfig(Schema):
     """Use the optimizer's fused kernels."""
     deterministic: bool = False
     """Refuse operations whose result depends on timing."""
+    start_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """Minutes without progress before a stage's first step (loading, compiling) that end the run."""
     watchdog_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """Minutes without a step, after a stage's first one, that end the run and name the rank that hangs."""
+    """Minutes without progress of any rank in a step, a validation, a save that end the run; the slow rank is named."""
 
 
 class Experiment(Schema):

@@ -6,9 +6,11 @@ For machines without DALI, and the reference that the DALI graph is tested again
 import atexit
 import multiprocessing
 import os
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -78,15 +80,17 @@ def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batc
     data = source.spec.data
     # Handlers run last in, first out: before the one of multiprocessing, which the import of torch has registered.
     atexit.register(end_workers)
+    # The rank has threads, and a fork of it could inherit a lock that one of them held.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pneumo_dist.data.worker_server"])
     loader: Any = iter(
         DataLoader(
             Films(source),
             batch_sampler=batches,
             num_workers=data.threads,
             prefetch_factor=data.prefetch,
-            worker_init_fn=become_worker,
-            # Workers that start anew would import torch again, for seconds.
-            multiprocessing_context=multiprocessing.get_context("fork"),
+            worker_init_fn=_begin,
+            multiprocessing_context=context,
             pin_memory=source.spec.device_id is not None,
         )
     )
@@ -100,10 +104,23 @@ def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batc
         loader._shutdown_workers()
 
 
+def _begin(number: int) -> None:
+    become_worker(number)
+    cv2.setNumThreads(0)
+
+
 def _in_one_line(batches: Iterable[Collated]) -> Iterator[Collated]:
     """Pass batches on; torch wraps a worker's error in its traceback, of which the last line is what a person reads."""
     try:
         yield from batches
+    except RuntimeError as error:
+        ended = re.search(r"DataLoader worker .*?(killed by signal: \w+|exited unexpectedly)", str(error))
+        if ended is None:
+            raise
+        raise InputError(
+            f"a loader's worker ended ({ended[1]}); is /dev/shm full (df -h /dev/shm; containers: --shm-size), or the "
+            "memory? fewer data.threads need less of both"
+        ) from None
     except InputError as error:
         last = str(error).strip().splitlines()[-1]
         raise type(error)(last.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")) from None

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pneumo_dist.data.films import Batch
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.ranks.watchdog import STATISTICS
 from shards.errors import InputError
 
 # After its means and variances, a layer's row holds how often it was called, and how often that had a variance.
@@ -46,6 +47,7 @@ def recompute_statistics(
     total = np.zeros(sum(map(_width, layers.values())))
     own = iter(batches)
     while True:
+        ranks.beat(STATISTICS)
         if stopping():
             return False
         batch = next(own, None)

@@ -26,6 +26,7 @@ from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_bloc
 from pneumo_dist.predict.tta import mean_view
 from pneumo_dist.ranks.precision import Resolved, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
+from pneumo_dist.ranks.watchdog import PREDICTION
 from pneumo_dist.runs.lineage import check_unseen
 from pneumo_dist.scoring.masks import to_p8
 from shards.dataset.table import Shards
@@ -95,6 +96,7 @@ def predict(
     rows: list[dict[str, Any]] = []
     for block, is_done in zip(blocks, done, strict=True):
         if not is_done:
+            ranks.beat(PREDICTION)
             count = len(_own(block, ensemble, ranks))
             films = _gather(_predict_block(list(itertools.islice(batches, count)), block.parts, networks), ranks)
             if ranks.is_main:
@@ -189,6 +191,7 @@ def _predict_block(batches: Sequence[Batch], parts: Sequence[Part], networks: "_
             break
         model, amp = networks(part)
         for number, each in enumerate(images):
+            networks.ranks.beat(PREDICTION)
             seen, head = mean_view(model, each, networks.ensemble.tta, amp)
             sums[number] += share * seen
             if head is not None:

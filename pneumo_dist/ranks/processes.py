@@ -1,7 +1,6 @@
 """Processes: none outlives the one it works for, and how much memory this one took."""
 
 import ctypes
-import gc
 import multiprocessing
 import os
 import resource
@@ -29,13 +28,13 @@ def end_workers() -> None:
 
 
 def become_worker(_: int = 0) -> None:
-    """Make this process a loader's worker: signals are the rank's to answer, which may still want a batch to save at
-    a step's boundary, and a worker ends when its rank does."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    """Make this process a loader's worker, or the server of these: it ends with the process that started it.
+
+    Signals are left to the rank, which may still want a batch to save at a step's boundary.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
-    # What the rank left to its garbage collector is the rank's: a DALI pipeline that ends in a fork takes it along.
-    gc.freeze()
 
 
 def peak_memory_mb() -> float:

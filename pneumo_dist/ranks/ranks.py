@@ -1,11 +1,13 @@
 """Ranks and what they tell each other. Nothing is pickled: messages are bytes, JSON or arrays."""
 
 import io
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,46 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from pneumo_dist.ranks.ending import ToldElsewhere
 from pneumo_dist.ranks.processes import die_with_parent
+from pneumo_dist.ranks.watchdog import END, Limits, Watchdog
 from shards.errors import InputError
+
+# A store's wait is refused after the group's timeout; what rank 0 does alone may take longer.
+_WAIT = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others. Collectives run on a gloo group; alone they return what they were given."""
+    """This process among the others. Collectives run on a gloo group; alone they return what they were given.
+
+    `store` holds what rank 0 finds alone, `watchdog` hears of progress.
+    """
 
     rank: int
     world: int
     local_rank: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    store: dist.Store | None = None
+    watchdog: Watchdog | None = None
+    _answers: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
+
+    def beat(self, phase: str, step: int | None = None) -> None:
+        """Note progress: a run in which no rank makes any for the phase's limit is ended."""
+        if self.watchdog is not None:
+            self.watchdog.beat(phase, step)
+
+    def from_rank_0(self, find: Callable[[], Any]) -> Any:
+        """Return on every rank what rank 0 finds (plain JSON types). Others wait for as long as it makes progress."""
+        if self.store is None:
+            return json.loads(json.dumps(find()))
+        key = f"answer {next(self._answers)}"
+        if self.is_main:
+            self.store.set(key, json.dumps(find()))
+        while not _is_there(self.store, key):
+            continue
+        return json.loads(self.store.get(key))
 
     @property
     def is_main(self) -> bool:
@@ -96,17 +125,26 @@ def on_rank_0(ranks: Ranks, look: Callable[[], Any]) -> Any:
 
     The other ranks would otherwise wait for an answer of one that has ended.
     """
-    answer: dict[str, Any] | None = None
-    if ranks.is_main:
+
+    def answer() -> dict[str, Any]:
         try:
-            answer = {"found": look()}
+            return {"found": look()}
         except InputError as error:
-            answer = {"error": str(error)}
-    answer = ranks.broadcast_json(answer)
-    assert answer is not None
-    if "error" in answer:
-        raise InputError(answer["error"])
-    return answer["found"]
+            return {"error": str(error)}
+
+    answered = ranks.from_rank_0(answer)
+    if "error" in answered:
+        raise InputError(answered["error"])
+    return answered["found"]
+
+
+def _is_there(store: dist.Store, key: str) -> bool:
+    """Wait for a key, for a minute at the most."""
+    try:
+        store.wait([key], _WAIT)
+    except dist.DistStoreError:
+        return False
+    return True
 
 
 def pick_device(local_rank: int, cpu: bool) -> torch.device:
@@ -128,14 +166,14 @@ def pick_device(local_rank: int, cpu: bool) -> torch.device:
     return torch.device("cpu")
 
 
-def _attempt_store() -> dist.Store:
+def _attempt_store(timeout: timedelta) -> dist.Store:
     """Return the store in which the ranks of this attempt find each other.
 
     torchrun's agent keeps one store for all its attempts: a rank that is started again would find the addresses of
     those that are gone. The count of restarts tells attempts apart, but on several nodes the agents' counts differ:
     there torchrun has to make a store for each attempt. Raises InputError where it does not.
     """
-    store: dist.Store = next(dist.rendezvous("env://"))[0]
+    store: dist.Store = next(dist.rendezvous("env://", timeout=timeout))[0]
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return store
     if os.environ["GROUP_WORLD_SIZE"] == "1":
@@ -148,23 +186,41 @@ def _attempt_store() -> dist.Store:
 
 
 @contextmanager
-def process_group(cpu: bool) -> Iterator[Ranks]:
-    """Join torchrun's process group (gloo, and NCCL on GPUs), or stand alone without torchrun; leave it at the end."""
+def process_group(cpu: bool, limits: Limits | None = None) -> Iterator[Ranks]:
+    """Join torchrun's process group (gloo, and NCCL on GPUs), or work alone without torchrun; leave it at the end.
+
+    A run without progress for longer than `limits` ends; without any, a process alone is not watched. An error is
+    raised on the first rank that has one, and ToldElsewhere on the others. The group is then not left, and the process
+    has to end, as `end_after` does.
+    """
     rank, world, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
     device = pick_device(local, cpu)
     if "MASTER_ADDR" not in os.environ:
-        yield Ranks(0, 1, 0, device)
+        alone = Watchdog(0, 1, 0, limits, None) if limits is not None else None
+        try:
+            yield Ranks(0, 1, 0, device, watchdog=alone)
+        finally:
+            if alone is not None:
+                alone.close()
         return
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # torchrun gives ranks sessions of their own: a killed agent would leave them behind, writing into the run that
         # its successor resumes.
         die_with_parent()
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=_attempt_store(), rank=rank, world_size=world
-    )
+    limits = limits or Limits()
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store = _attempt_store(limits.longest)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limits.longest)
+    watchdog = Watchdog(rank, world, local, limits, store)
     try:
-        control = dist.new_group(backend="gloo")
+        control = dist.new_group(backend="gloo", timeout=limits.longest)
         assert isinstance(control, dist.ProcessGroup)
-        yield Ranks(rank, world, local, device, control)
-    finally:
-        dist.destroy_process_group()
+        yield Ranks(rank, world, local, device, control, dist.PrefixStore("answers", store), watchdog)
+    except BaseException as error:
+        if watchdog.claim():
+            raise
+        raise ToldElsewhere from error
+    # All ranks come here at the same point: none of them waits in a collective.
+    watchdog.beat(END)
+    dist.destroy_process_group()
+    watchdog.close()

@@ -6,6 +6,7 @@ import signal
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,7 @@ from shards.files import atomic_write
 
 MARKER = "preempted.json"
 EXIT_PREEMPTED = 75
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Preempted(Exception):
@@ -33,6 +34,7 @@ class Request(IntEnum):
 class StopAgreement:
     """Turns a signal to any rank, or one rank's wish to save, into one decision of all, two polls later at the latest.
 
+    As a context it is closed at its end; after an error the last reduction is left, as other ranks may not poll again.
     Each poll starts an asynchronous MAX reduction of the flags and reads the previous one, so it waits for nothing.
     """
 
@@ -63,12 +65,19 @@ class StopAgreement:
             self._pending = None
         return Request(int(self._flag.item()))
 
-    def close(self) -> None:
-        """Finish the last reduction and put back what handled the signals before.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Preempted):
+            self._finish()
+        self._restore()
+
+    def _restore(self) -> None:
+        """Put back what handled the signals before.
 
         A launcher that signals again and again has them ignored before: a rank that has saved must not die of it.
         """
-        self._finish()
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 

@@ -16,7 +16,9 @@ from shards.errors import InputError
 
 # These change how long or how a stage runs, not what its steps compute.
 HARMLESS_STAGE_KEYS = frozenset({"epochs", "early_stop", "top_k", "save_every", "save_minutes", "eval_batch", "repeat"})
-HARMLESS_KEYS = frozenset({"data.threads", "data.prefetch", "data.cache_dir", "runtime.watchdog_minutes"})
+HARMLESS_KEYS = frozenset(
+    {"data.threads", "data.prefetch", "data.cache_dir", "runtime.watchdog_minutes", "runtime.start_minutes"}
+)
 # Besides the stage itself.
 COMPARED = ("seed", "amp", "model", "data", "runtime", "init")
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.ranks.watchdog import SCORING
 from pneumo_dist.scoring.counts import Outcome, triplet_outcome
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import Histograms, film_histograms, gather_histograms
@@ -107,6 +108,7 @@ def film_measures(
     found: list[npt.NDArray[np.int64]] = []
     parts: list[npt.NDArray[np.int64]] = []
     for index in range(ranks.rank, len(predictions), ranks.world):
+        ranks.beat(SCORING)
         text, grid = predictions.rows[index]["rle"], predictions.grid(index)
         if text is None:
             raise InputError(

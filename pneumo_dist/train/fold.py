@@ -64,9 +64,9 @@ def train_fold(
     finished stages as they were. `profile` traces a few steps of each stage; `heartbeat` hears of every step. Raises
     Preempted once a signal's checkpoint is written.
     """
-    stop, heartbeat = StopAgreement(ranks), heartbeat or Heartbeat(None, {})
+    heartbeat = heartbeat or Heartbeat(None, {})
     as_ran = experiment
-    try:
+    with StopAgreement(ranks) as stop:
         before = _initial(experiment, folder, ranks)
         for number, stage in enumerate(experiment.stages):
             followers = [later.name for later in experiment.stages[number + 1 :]]
@@ -88,8 +88,6 @@ def train_fold(
                     break
                 repetition = stage.model_copy(update={"name": next_name(stage.name, repetition.name)})
             before = best
-    finally:
-        stop.close()
 
 
 def _with_stage(experiment: Experiment, stage: StageConfig) -> Experiment:

@@ -99,10 +99,9 @@ class Monitor:
         # TensorBoard draws no more than 127 thresholds.
         self._board.add_pr_curve_raw("validation/pixels", true, false, rest, miss, precision, recall, step, 127)
         self._board.flush()
-        print(
+        console.say(
             f"{record['stage']} epoch {record['epoch'] + 1}: loss {record['loss']:.4f}, score {record['score']:.4f}, "
-            f"positive Dice {record['positive_dice']:.4f}, {record['images_per_s']:.1f} images/s",
-            flush=True,
+            f"positive Dice {record['positive_dice']:.4f}, {record['images_per_s']:.1f} images/s"
         )
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted, Request, StopAgreement, write_marker
-from pneumo_dist.ranks.watchdog import Watchdog
+from pneumo_dist.ranks.watchdog import FIRST_BATCH, SAVE, START, TRAINING
 from pneumo_dist.runs.checkpoint import CheckpointWriter, keep_only, top_steps
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.lineage import Lineage
@@ -37,6 +37,7 @@ from pneumo_dist.train.monitor import BOARD, Monitor, settings
 from pneumo_dist.train.profiling import TRACE, StepTrace
 from pneumo_dist.train.step import Learner, Step
 from pneumo_dist.train.validation import Validation, validate
+from shards import console
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -131,13 +132,14 @@ class StageRun:
         if self.position.finished:
             return self.history
         if self.start.state is not None and self.ranks.is_main:
-            print(f"{self.stage.name} goes on after step {self.position.total}", flush=True)
+            console.say(f"{self.stage.name} goes on after step {self.position.total}")
         self._prepare()
         try:
             place = (self.ranks.rank, self.position.epoch, self.position.step)
             batches = self.log.timed(train_batches(self.shards, self.plan, self.input, *place))
             training = self._each_film(self.split.train, with_mask=False)
             validation = self._each_film(self.split.validation, with_mask=True)
+            self.ranks.beat(FIRST_BATCH)
             while not self.position.finished:
                 self._train_epoch(batches)
                 self._average_weights(training)
@@ -145,7 +147,6 @@ class StageRun:
             self._finish_saving()
             self.monitor.outcome(settings(self.experiment, self.stage, self.fold), best_score(self.history))
         finally:
-            self.watchdog.close()
             self.writer.wait()
             self.monitor.close()
         return self.history
@@ -153,6 +154,7 @@ class StageRun:
     def _prepare(self) -> None:
         """Make the network, what trains it and the logs; restore them from a checkpoint or the stage before."""
         state, ranks, experiment = self.start.state, self.ranks, self.experiment
+        ranks.beat(START)
         amp = state["amp"] if state else resolve_amp(experiment.amp, ranks.device)
         torch.manual_seed(experiment.seed)
         # A checkpoint replaces fetched weights, and the other ranks receive rank 0's through DDP.
@@ -176,7 +178,6 @@ class StageRun:
             self.monitor.describe(experiment.model_dump_json(indent=1))
         self.writer = CheckpointWriter(self.checkpoints)
         self.saved_at = time.monotonic()
-        self.watchdog = Watchdog(ranks.rank, ranks.world, experiment.runtime.watchdog_minutes)
 
     def _each_film(self, films: Indices, with_mask: bool) -> EvalLoader:
         """Return this rank's share of films that are read as they are, each once a pass."""
@@ -202,11 +203,10 @@ class StageRun:
             if self.position.step < steps and (request is Request.SAVE or (every and self.position.total % every == 0)):
                 self._save()
             self.trace.step()
-            self.watchdog.beat(self.position.total)
+            self.ranks.beat(TRAINING, self.position.total)
             self._tell()
         self.trace.stop()
         self.log.stop()
-        self.watchdog.pause()
 
     def _tell(self) -> None:
         self.heartbeat.note(self.stage.name, self.position.epoch, self.stage.epochs, self.position.total)
@@ -276,6 +276,7 @@ class StageRun:
         self.position.epoch, self.position.step = self.position.epoch + 1, 0
         self.position.finished = is_over(self.stage, self.position.epoch, self.history)
         self._save()
+        self.ranks.beat(TRAINING)
 
     def _is_stopping(self) -> bool:
         return self.stop.poll() is Request.STOP
@@ -285,6 +286,7 @@ class StageRun:
         return self.ranks.is_main and time.monotonic() - self.saved_at > self.stage.save_minutes * 60.0
 
     def _save(self) -> None:
+        self.ranks.beat(SAVE)
         self.learner.share_buffers()
         self.saved_at = time.monotonic()
         sums = self.log.totals()
@@ -315,6 +317,7 @@ class StageRun:
 
     def _finish_saving(self) -> None:
         """Wait for the last checkpoint, without which the stage is not done. Raises OSError where it is not written."""
+        self.ranks.beat(SAVE)
         error = self.writer.wait()
         if error is not None:
             raise error

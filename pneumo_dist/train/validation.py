@@ -13,6 +13,7 @@ from pneumo_dist.network.build import split_outputs
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.ranks.watchdog import GATHER, VALIDATION
 from pneumo_dist.scoring.counts import triplet_outcome
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import film_histograms, gather_histograms
@@ -94,6 +95,7 @@ def validate(
     losses: list[tuple[float, float, float]] = []
     batches = iter(loader)
     for _ in range(rounds):
+        ranks.beat(VALIDATION)
         if stopping():
             return None
         batch = next(batches, None)
@@ -119,6 +121,7 @@ def validate(
                 fixed += [look] if index in shown else []
                 worst = sorted([*worst, look] if is_worse else worst, key=lambda each: each.order)[: len(shown)]
     model.train()
+    ranks.beat(GATHER)
     histograms = gather_histograms(found, ranks)
     keys = shards.column("key")
     overlays = [Overlay(f"fixed/{keys[look.index]}", *look.planes) for look in _gather(fixed, ranks)]

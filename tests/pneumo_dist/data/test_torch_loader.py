@@ -1,6 +1,5 @@
 """The host loader's worker processes: deaf to the rank's signals, gone when the rank is; and DALI, which has none."""
 
-import gc
 import os
 import signal
 import subprocess
@@ -75,13 +74,19 @@ class Rank:
                 return line.strip()
         raise AssertionError(f"no line {start}; {self.log.read_text()}")
 
-    def workers(self) -> set[int]:
+    def children(self) -> set[int]:
+        """The processes that it started, the server of its workers and Python's tracker among them."""
         return {pid for pid in alive() if parent_of(pid) == self.process.pid}
+
+    def workers(self) -> set[int]:
+        """The loaders' workers, which the server forks."""
+        children = self.children()
+        return {pid for pid in alive() if parent_of(pid) in children}
 
     def shared_memory(self) -> set[Path]:
         """Shared memory that the rank and its workers have mapped or opened, deleted or not."""
         found = set()
-        for pid in {self.process.pid, *self.workers()}:
+        for pid in {self.process.pid, *self.children(), *self.workers()}:
             folder = Path(f"/proc/{pid}")
             try:
                 names = [line.split(maxsplit=5)[-1] for line in (folder / "maps").read_text().splitlines()]
@@ -109,6 +114,11 @@ def parent_of(pid: int) -> int | None:
     return None if state == "Z" else int(parent)
 
 
+def server_of(workers: set[int]) -> set[int]:
+    """The process that forked them."""
+    return {parent for parent in map(parent_of, workers) if parent is not None}
+
+
 def until(done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not done():
@@ -127,7 +137,7 @@ def start(films: Shards, tmp_path: Path) -> Iterator[Callable[..., Rank]]:
 
     yield begin
     for rank in ranks:
-        workers = rank.workers()
+        workers = rank.workers() | rank.children()
         rank.process.kill()
         rank.process.communicate()
         until(gone(workers), "a worker outlived its rank")
@@ -150,8 +160,8 @@ def test_workers_are_deaf_to_the_ranks_signals_and_the_stream_goes_on(start: Cal
     rank.line("batch")
     workers, memory = rank.workers(), rank.shared_memory()
     assert len(workers) == 4, "two of each loader"
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        for worker in workers:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        for worker in workers | server_of(workers):
             os.kill(worker, number)
         for _ in range(5):
             rank.line("batch")
@@ -170,6 +180,7 @@ def test_workers_die_when_their_rank_is_killed(start: Callable[..., Rank], numbe
     rank.line("batch")
     workers = rank.workers()
     assert len(workers) == 4
+    workers |= rank.children()
     os.kill(rank.process.pid, number)
     rank.output()
     assert rank.process.returncode == -number
@@ -208,7 +219,7 @@ def test_dali_has_no_process_and_no_shared_memory_of_its_own(start: Callable[...
     rank = start("dali", count=10)
     for _ in range(5):
         rank.line("batch")
-        assert rank.workers() == set()
+        assert rank.workers() == rank.children() == set()
         assert rank.shared_memory() == set()
     rank.output()
     assert rank.process.returncode == 0, rank.log.read_text()
@@ -231,33 +242,3 @@ def test_worker_whose_rank_is_already_dead_ends_itself(monkeypatch: pytest.Monke
     assert os.read(read, 10) == b""
     os.close(read)
     assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -signal.SIGKILL
-
-
-def test_worker_never_ends_what_its_rank_left_to_the_garbage_collector() -> None:
-    """A DALI pipeline that ends in a process that was forked from its own brings this process down."""
-    read, write = os.pipe()
-
-    class Left:
-        def __init__(self) -> None:
-            self.own = self
-
-        def __del__(self) -> None:
-            os.write(write, str(os.getpid()).encode())
-
-    gc.disable()
-    try:
-        Left()
-        worker = os.fork()
-        if worker == 0:
-            try:
-                become_worker()
-                gc.collect()
-            finally:
-                os._exit(0)
-        assert os.waitpid(worker, 0)[1] == 0
-    finally:
-        gc.enable()
-    gc.collect()
-    assert os.read(read, 100).decode() == str(os.getpid())
-    for end in (read, write):
-        os.close(end)

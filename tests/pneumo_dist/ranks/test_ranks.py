@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def test_ranks_that_are_started_again_find_nothing_of_those_before(tmp_path: Pat
 def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The second attempt of an agent, without the agent."""
     store = torch.distributed.HashStore()
-    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url: iter([(store, 0, 2)]))
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url, timeout: iter([(store, 0, 2)]))
     variables = {"USE_AGENT_STORE": "True", "RESTART_COUNT": "1", "MAX_RESTARTS": "2"}
     for name, value in variables.items():
         monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
@@ -182,18 +183,18 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_attempts_are_apart_on_one_node_and_need_a_store_each_on_several(torchrun: pytest.MonkeyPatch) -> None:
     torchrun.setenv("GROUP_WORLD_SIZE", "1")
-    second = distributed._attempt_store()
+    second = distributed._attempt_store(timedelta(minutes=1))
     second.set("key", "value")
     torchrun.setenv("TORCHELASTIC_RESTART_COUNT", "2")
-    assert not distributed._attempt_store().check(["key"])
+    assert not distributed._attempt_store(timedelta(minutes=1)).check(["key"])
     torchrun.setenv("GROUP_WORLD_SIZE", "2")
     with pytest.raises(InputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
-        distributed._attempt_store()
+        distributed._attempt_store(timedelta(minutes=1))
     torchrun.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")  # what that variable leads to
-    distributed._attempt_store().set("key", "value")
+    distributed._attempt_store(timedelta(minutes=1)).set("key", "value")
     torchrun.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     torchrun.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
-    assert distributed._attempt_store().check(["key"]), "no second attempt, no prefix"
+    assert distributed._attempt_store(timedelta(minutes=1)).check(["key"]), "no second attempt, no prefix"
 
 
 if __name__ == "__main__":

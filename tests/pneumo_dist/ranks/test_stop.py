@@ -49,7 +49,8 @@ def test_wish_to_save_holds_for_its_poll_and_a_signal_outdoes_it(stop: StopAgree
 
 def test_close_restores_the_default_handlers(stop: StopAgreement) -> None:
     assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
-    stop.close()
+    with stop:
+        pass
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -58,10 +59,9 @@ def test_close_restores_the_default_handlers(stop: StopAgreement) -> None:
 def test_rank_that_has_saved_does_not_die_of_a_signal_that_was_ignored_before() -> None:
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
-        stop = StopAgreement(Ranks(0, 1, 0, torch.device("cpu")))
-        os.kill(os.getpid(), signal.SIGUSR1)
-        assert stop.poll() is Request.STOP
-        stop.close()
+        with StopAgreement(Ranks(0, 1, 0, torch.device("cpu"))) as stop:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert stop.poll() is Request.STOP
         os.kill(os.getpid(), signal.SIGUSR1)
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
     finally:
@@ -108,14 +108,13 @@ def write_polls(folder: Path) -> None:
     found: dict[str, list[int]] = {}
     with process_group(cpu=True) as ranks:
         for name, scenario in SCENARIOS.items():
-            agreement = StopAgreement(ranks)
             said = []
-            for poll in range(POLLS):
-                mine = scenario.get(ranks.rank, {}).get(poll, Request.NONE)
-                if mine is Request.STOP:
-                    os.kill(os.getpid(), signal.SIGUSR1)
-                said.append(int(agreement.poll(wants_save=mine is Request.SAVE)))
-            agreement.close()
+            with StopAgreement(ranks) as agreement:
+                for poll in range(POLLS):
+                    mine = scenario.get(ranks.rank, {}).get(poll, Request.NONE)
+                    if mine is Request.STOP:
+                        os.kill(os.getpid(), signal.SIGUSR1)
+                    said.append(int(agreement.poll(wants_save=mine is Request.SAVE)))
             found[name] = said
         (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
 

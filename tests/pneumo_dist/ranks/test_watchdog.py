@@ -1,4 +1,4 @@
-"""A rank that hangs is told from one that has not begun, waits or works; nothing here waits for real minutes."""
+"""A run that hangs is told from one that works; nothing here waits for real minutes."""
 
 import subprocess
 import sys
@@ -11,13 +11,22 @@ import torch.distributed as dist
 from integration.conftest import ROOT, environment
 
 from pneumo_dist.ranks import watchdog as module
-from pneumo_dist.ranks.watchdog import Watchdog
+from pneumo_dist.ranks.watchdog import (
+    FIRST_BATCH,
+    SAVE,
+    START,
+    TRAINING,
+    VALIDATION,
+    Limits,
+    Watchdog,
+)
 
 MINUTES = 30.0
+LIMITS = Limits(start=2 * MINUTES, work=MINUTES)
 
 
 def watching() -> bool:
-    return any(thread.name == "watchdog" for thread in threading.enumerate())
+    return any(thread.name.startswith("watchdog") for thread in threading.enumerate())
 
 
 class Watch:
@@ -60,21 +69,22 @@ class Watch:
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     made = Watch()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=lambda seconds: None))
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "alpha")
+    monkeypatch.setattr(module, "_POLL_SECONDS", 1e9)  # no jump of this clock is a process that was stopped
     monkeypatch.setattr(module, "threading", SimpleNamespace(Event=made.event, Thread=threading.Thread))
     return made
 
 
 @pytest.fixture
-def started(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Watchdog, list[str]]]]:
+def started(watch: Watch) -> Iterator["Start"]:
     """Starts the watchdog of a rank, with the list of what it told; all share one store."""
     store = dist.HashStore()
-    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
     made: list[Watchdog] = []
 
-    def start(rank: int = 0, world: int = 1) -> tuple[Watchdog, list[str]]:
-        told: list[str] = []
-        made.append(Watchdog(rank, world, MINUTES, told.append))
+    def start(rank: int = 0, world: int = 1) -> tuple[Watchdog, list[str | None]]:
+        told: list[str | None] = []
+        made.append(Watchdog(rank, world, rank, LIMITS, store if world > 1 else None, told.append))
         return made[-1], told
 
     yield start
@@ -82,80 +92,125 @@ def started(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         one.close()
 
 
-Start = Callable[..., tuple[Watchdog, list[str]]]
+Start = Callable[..., tuple[Watchdog, list[str | None]]]
 
 
-def ended(watch: Watch, told: list[str]) -> str:
-    """Return the one message of a watchdog that must have fired."""
-    watch.look()
-    (message,) = told
-    return message
-
-
-def test_rank_without_a_step_for_the_limit_is_told_with_its_step(watch: Watch, started: Start) -> None:
+@pytest.mark.parametrize(
+    ("phase", "limit", "option"),
+    [
+        (START, 2 * MINUTES, "1:00:00 (runtime.start_minutes)"),
+        (FIRST_BATCH, 2 * MINUTES, "1:00:00 (runtime.start_minutes)"),
+        (TRAINING, MINUTES, "0:30:00 (runtime.watchdog_minutes)"),
+        (VALIDATION, MINUTES, "0:30:00 (runtime.watchdog_minutes)"),
+        (SAVE, MINUTES, "0:30:00 (runtime.watchdog_minutes)"),
+    ],
+)
+def test_every_phase_has_its_limit(watch: Watch, started: Start, phase: str, limit: float, option: str) -> None:
     one, told = started()
-    one.beat(41)
-    one.beat(42)
-    watch.advance(MINUTES - 0.1)
+    one.beat(phase, 42)
+    watch.advance(limit - 0.1)
     assert told == []
     watch.advance(0.2)
-    assert ended(watch, told) == "rank 0 has not finished a step for 0:30:00 after step 42"
-    watch.advance(10 * MINUTES)
+    watch.look()
+    assert told == [f"rank 0 on alpha in {phase} after step 42 has made no progress for {option}"]
+    watch.advance(10 * limit)
     assert len(told) == 1
 
 
-def test_nothing_is_watched_before_the_first_beat(watch: Watch, started: Start) -> None:
+def test_it_watches_before_the_first_beat(watch: Watch, started: Start) -> None:
     _, told = started()
-    watch.advance(5 * MINUTES)
-    assert told == []
-
-
-def test_nothing_is_watched_in_a_pause_but_after_the_next_beat(watch: Watch, started: Start) -> None:
-    one, told = started()
-    one.beat(1)
-    one.pause()
-    watch.advance(5 * MINUTES)
-    assert told == []
-    one.beat(2)
-    watch.advance(MINUTES - 0.1)
-    assert told == []
-    watch.advance(0.2)
-    assert "after step 2" in ended(watch, told)
+    watch.advance(2 * MINUTES + 0.1)
+    watch.look()
+    assert told == ["rank 0 on alpha in start has made no progress for 1:00:00 (runtime.start_minutes)"]
 
 
 def test_beating_rank_is_left_alone(watch: Watch, started: Start) -> None:
     one, told = started()
     for step in range(8):
-        one.beat(step)
+        one.beat(TRAINING, step)
         watch.advance(0.9 * MINUTES)
     assert told == []
 
 
-def test_late_rank_is_named_among_those_that_wait_for_it(watch: Watch, started: Start) -> None:
+def test_rank_that_waits_for_one_that_works_is_left_alone(watch: Watch, started: Start) -> None:
+    (waits, told), (works, _) = started(0, 2), started(1, 2)
+    waits.beat(TRAINING, 1)
+    for step in range(8):
+        works.beat(TRAINING, step)
+        watch.advance(0.9 * MINUTES)
+    assert told == []
+
+
+def test_late_rank_is_named_once_among_those_that_wait_for_it(watch: Watch, started: Start) -> None:
     ranks = [started(rank, 3) for rank in range(3)]
-    for (one, _), step in zip(ranks, (7, 5, 7), strict=True):
-        one.beat(step)
+    for (one, _), steps in zip(ranks, (7, 5, 7), strict=True):
+        for step in range(1, steps + 1):
+            one.beat(TRAINING, step)
     watch.look()
     watch.advance(MINUTES + 0.1)
-    for rank, (_, told) in enumerate(ranks):
-        step = (7, 5, 7)[rank]
-        assert ended(watch, told) == (
-            f"rank {rank} has not finished a step for 0:30:00 after step {step}; the last known steps are "
-            "{0: 7, 1: 5, 2: 7}: look at rank 1"
-        )
+    for _ in range(5):
+        watch.look()
+    told = [line for _, lines in ranks for line in lines]
+    (line,) = [line for line in told if line is not None]
+    assert len(told) == 3, "the others leave without a word"
+    assert line.endswith("look at rank 1 on alpha in training after step 5")
 
 
-def test_rank_that_never_told_a_step_is_named(watch: Watch, started: Start) -> None:
+def test_rank_that_never_began_is_named(watch: Watch, started: Start) -> None:
     one, told = started(0, 2)
-    one.beat(3)
+    one.beat(TRAINING, 3)
     watch.look()
     watch.advance(MINUTES + 0.1)
-    assert ended(watch, told).endswith("{0: 3, 1: -1}: look at rank 1")
+    for _ in range(5):
+        watch.look()
+    assert told[0] is not None and told[0].endswith("look at rank 1 on an unknown host in start")
 
 
-def test_close_ends_the_thread(watch: Watch, started: Start) -> None:
+def test_first_failure_is_claimed_once_and_ends_the_others_after_a_grace(watch: Watch, started: Start) -> None:
+    (first, _), (second, told) = started(0, 2), started(1, 2)
+    assert [first.claim(), second.claim()] == [True, False]
+    watch.look()
+    watch.look()
+    assert told == []
+    watch.now += module.GRACE_SECONDS
+    watch.look()
+    assert told == [None]
+
+
+def test_another_host_says_where_the_failed_rank_is(
+    watch: Watch, started: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, told = started(0, 2)
+    monkeypatch.setattr(module.socket, "gethostname", lambda: "beta")
+    far, _ = started(1, 2)
+    far.beat(VALIDATION, 9)
+    assert far.claim()
+    watch.look()
+    watch.look()
+    watch.now += module.GRACE_SECONDS
+    watch.look()
+    assert told == [
+        "rank 1 on beta in validation after step 9 has failed, its node says why; rank 0 on alpha in start ends with it"
+    ]
+
+
+def test_time_in_which_the_process_was_stopped_does_not_count(
+    watch: Watch, started: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POLL_SECONDS", 1.0)
     one, told = started()
-    one.beat(1)
+    one.beat(TRAINING, 3)
+    watch.advance(60 * MINUTES)
+    assert told == []
+    for _ in range(31 * 60 // 9):
+        watch.advance(0.15)
+    watch.look()
+    assert len(told) == 1
+
+
+def test_close_ends_the_threads(watch: Watch, started: Start) -> None:
+    one, told = started(0, 2)
+    one.beat(TRAINING, 1)
     one.close()
     assert not watching()
     watch.advance(5 * MINUTES)
@@ -165,10 +220,10 @@ def test_close_ends_the_thread(watch: Watch, started: Start) -> None:
 def test_hanging_process_ends_with_the_message() -> None:
     hang = (
         "import threading\nfrom pneumo_dist.ranks import watchdog\nwatchdog._POLL_SECONDS = 0.01\n"
-        "watchdog.Watchdog(0, 1, 0.001).beat(9)\nthreading.Event().wait(60)\n"
+        "watchdog.Watchdog(0, 1, 0, watchdog.Limits(1, 0.001), None).beat('training', 9)\nthreading.Event().wait(60)\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", hang], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=50
     )
     assert result.returncode == 1
-    assert "error: rank 0 has not finished a step for 0:00:00 after step 9" in result.stderr
+    assert "in training after step 9 has made no progress for 0:00:00" in result.stderr

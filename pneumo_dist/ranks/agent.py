@@ -1,0 +1,88 @@
+"""torchrun, ending with the line of the rank that failed and with its exit code; the options are torchrun's.
+
+    python -m pneumo_dist.ranks.agent --standalone --nproc-per-node 8 -m pneumo_dist train …
+
+torchrun itself follows a rank's error with a report and tracebacks of its own, ends with 1 whatever the rank's code
+was, and where the network is gone, waits for it after its last rank has ended.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+# Read when torch is imported: the agent's own reports. LOGLEVEL=INFO shows them.
+os.environ.setdefault("LOGLEVEL", "CRITICAL")
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
+from torch.distributed.run import parse_args, run
+
+from shards import console
+
+_POLL_SECONDS, _PATIENCE_SECONDS = 1.0, 10.0
+
+
+def main(given: Sequence[str]) -> NoReturn:
+    """Start the ranks of this node, start them again as the options allow, and end as they ended."""
+    threading.Thread(target=_end_with_the_ranks, name="ranks", daemon=True).start()
+    code = console.EXIT_DONE
+    try:
+        run(parse_args(list(given)))  # type: ignore[no-untyped-call]
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        # A rank that ended by itself has said why.
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            print(f"error: rank {rank} was killed ({name}){_likely(-failure.exitcode)}", file=sys.stderr)
+        code = failure.exitcode if failure.exitcode > 0 else console.EXIT_FAULT
+    except SignalException as error:
+        print(f"stopped by {error.sigval.name}", file=sys.stderr)
+        code = 128 + error.sigval.value
+    except RendezvousError as error:
+        text = " ".join(str(error).split())
+        print(f"error: this node does not meet the others: {text}; check --head, port and firewall", file=sys.stderr)
+        code = console.EXIT_FAULT
+    sys.exit(code)
+
+
+def _likely(number: int) -> str:
+    match number:
+        case signal.SIGKILL:
+            return "; out of memory? see dmesg, and give it more or fewer data.threads"
+        case signal.SIGBUS:
+            return "; is /dev/shm full? df -h /dev/shm"
+        case _:
+            return ""
+
+
+def _end_with_the_ranks() -> None:
+    """End this process where all its ranks have ended and it does not notice, as it waits for a lost network."""
+    ended = 0.0
+    while True:
+        threading.Event().wait(_POLL_SECONDS)
+        states = _states_of_children()
+        ended = ended + _POLL_SECONDS if states and set(states) == {"Z"} else 0.0
+        if ended > _PATIENCE_SECONDS:
+            os._exit(console.EXIT_FAULT)
+
+
+def _states_of_children() -> list[str]:
+    """Return the states of this process's children, as /proc names them; nothing where there is no /proc."""
+    states = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        for child in path.read_text().split():
+            try:
+                stat = Path(f"/proc/{child}/stat").read_text()
+            except OSError:
+                continue
+            states.append(stat.rpartition(")")[2].split()[0])
+    return states
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
