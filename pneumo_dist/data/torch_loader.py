@@ -27,6 +27,9 @@ from shards.errors import InputError
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations.augmentations.pixel.functional as tone
 
+# Python's tracker clears away what a killed rank leaves, and would say so after the line that explains the end.
+_QUIET = "ignore:resource_tracker:UserWarning"
+
 Sample = tuple[torch.Tensor, torch.Tensor, int]
 Collated = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -80,6 +83,9 @@ def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batc
     data = source.spec.data
     # Handlers run last in, first out: before the one of multiprocessing, which the import of torch has registered.
     atexit.register(end_workers)
+    told = os.environ.get("PYTHONWARNINGS", "")
+    if _QUIET not in told:
+        os.environ["PYTHONWARNINGS"] = f"{told},{_QUIET}".lstrip(",")
     # The rank has threads, and a fork of it could inherit a lock that one of them held.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pneumo_dist.data.worker_server"])

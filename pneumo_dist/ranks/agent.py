@@ -6,48 +6,55 @@ torchrun itself follows a rank's error with a report and tracebacks of its own, 
 was, and where the network is gone, waits for it after its last rank has ended.
 """
 
+import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
-
-# Read when torch is imported: the agent's own reports. LOGLEVEL=INFO shows them.
-os.environ.setdefault("LOGLEVEL", "CRITICAL")
-
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.elastic.rendezvous.api import RendezvousError
-from torch.distributed.run import parse_args, run
 
 from shards import console
 
-_POLL_SECONDS, _PATIENCE_SECONDS = 1.0, 10.0
+_POLL_SECONDS, _PATIENCE_SECONDS = 1.0, 3.0
 
 
-def main(given: Sequence[str]) -> NoReturn:
-    """Start the ranks of this node, start them again as the options allow, and end as they ended."""
+def main(given: Sequence[str]) -> int:
+    """Start the ranks of this node, start them again as the options allow; return the code that they ended with."""
     threading.Thread(target=_end_with_the_ranks, name="ranks", daemon=True).start()
-    code = console.EXIT_DONE
+    try:
+        return _run(given)
+    except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
+
+
+def _run(given: Sequence[str]) -> int:
+    # Read when torch is imported: the agent's own reports. LOGLEVEL=INFO shows them.
+    level = os.environ.setdefault("LOGLEVEL", "CRITICAL")
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.run import parse_args, run
+
+    logging.getLogger("torch.distributed").setLevel(level)
     try:
         run(parse_args(list(given)))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        # A rank that ended by itself has said why.
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            print(f"error: rank {rank} was killed ({name}){_likely(-failure.exitcode)}", file=sys.stderr)
-        code = failure.exitcode if failure.exitcode > 0 else console.EXIT_FAULT
+        if failure.exitcode > 0:  # a rank that ended by itself has said why
+            return failure.exitcode
+        name = signal.Signals(-failure.exitcode).name
+        print(f"error: rank {rank} was killed ({name}){_likely(-failure.exitcode)}", file=sys.stderr)
+        return console.EXIT_FAULT
     except SignalException as error:
         print(f"stopped by {error.sigval.name}", file=sys.stderr)
-        code = 128 + error.sigval.value
+        return 128 + error.sigval.value
     except RendezvousError as error:
         text = " ".join(str(error).split())
         print(f"error: this node does not meet the others: {text}; check --head, port and firewall", file=sys.stderr)
-        code = console.EXIT_FAULT
-    sys.exit(code)
+        return console.EXIT_FAULT
+    return console.EXIT_DONE
 
 
 def _likely(number: int) -> str:
@@ -85,4 +92,4 @@ def _states_of_children() -> list[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

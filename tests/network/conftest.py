@@ -1,0 +1,3 @@
+"""The tiny dataset of the integration tests."""
+
+from integration.conftest import dataset as dataset
