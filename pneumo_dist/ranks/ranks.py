@@ -46,6 +46,10 @@ class Ranks:
         if self.watchdog is not None:
             self.watchdog.beat(phase, step)
 
+    def idle_seconds(self) -> float:
+        """Return for how long this rank has made no progress; 0 where nobody watches."""
+        return 0.0 if self.watchdog is None else self.watchdog.idle_seconds()
+
     def from_rank_0(self, find: Callable[[], Any]) -> Any:
         """Return on every rank what rank 0 finds (plain JSON types). Others wait for as long as it makes progress."""
         if self.store is None:

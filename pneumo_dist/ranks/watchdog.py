@@ -103,6 +103,10 @@ class Watchdog:
         self._place = replace(place, phase=phase, step=step, beats=place.beats + 1)
         self._moved = time.monotonic()
 
+    def idle_seconds(self) -> float:
+        """Return for how long this rank has made no progress."""
+        return time.monotonic() - self._moved
+
     def claim(self) -> bool:
         """Tell the others that this rank has failed. Return whether it is the first, whose line explains the end."""
         claimed = _in_time(self._claim) if self._store is not None else True
@@ -175,7 +179,7 @@ class Watchdog:
         if len(late) == self._world:
             return f"{waited}, nor has any other rank"
         for each in late:
-            if each.host == place.host and _parent(each.pid) == os.getppid():
+            if each.pid != place.pid and each.host == place.host and _parent(each.pid) == os.getppid():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each.pid, signal.SIGKILL)
         more = f" and {len(late) - 4} others" if len(late) > 4 else ""

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -28,11 +28,24 @@ PATIENCE_SECONDS = 10.0
 class Heartbeat:
     """Writes heartbeat.json from a thread of its own: a long validation is no silence. Without a folder it is mute.
 
-    `facts` say what is trained: the digests of the config and of the sample table, and the number of ranks.
+    `facts` say what is trained: the digests of the config and of the sample table, and the number of ranks. `idle`
+    tells for how many seconds the run has made no progress. A run that fails before its first step leaves what was
+    told of the fold before: a command that was refused has done nothing to it.
     """
 
-    def __init__(self, folder: Path | None, facts: Mapping[str, Any], seconds: float = BEAT_SECONDS) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        facts: Mapping[str, Any],
+        seconds: float = BEAT_SECONDS,
+        idle: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._path = folder / HEARTBEAT if folder is not None else None
+        self._idle = idle
+        before = read_heartbeat(folder) if folder is not None else None
+        self._before = before if before is not None and before.get("state") != RUNNING else None
+        self._first: tuple[str, int] | None = None
+        self._has_moved = False
         self._content: dict[str, Any] = {
             "state": RUNNING,
             "host": socket.gethostname(),
@@ -50,6 +63,8 @@ class Heartbeat:
 
     def note(self, stage: str, epoch: int, epochs: int, step: int) -> None:
         """Note the epoch that a stage is in, counted from 0, of how many, and its optimizer steps so far."""
+        self._first = self._first or (stage, step)
+        self._has_moved = self._has_moved or self._first != (stage, step)
         # One assignment, as the thread may read at any moment.
         self._content = {**self._content, "stage": stage, "epoch": epoch, "epochs": epochs, "step": step}
 
@@ -60,16 +75,24 @@ class Heartbeat:
         self._stopped.set()
         self._thread.join()
         self._content = {**self._content, "state": state}
-        self._write()
+        if state == FAILED and not self._has_moved and self._before is not None:
+            self._store(self._before)
+        else:
+            self._has_moved = True
+            self._write()
 
     def _beat(self) -> None:
         while not self._stopped.wait(self._seconds):
             self._write()
 
     def _write(self) -> None:
+        if self._has_moved or self._before is None or self._before.get("state") != DONE:
+            self._store({**self._content, "time": time.time(), "idle": round(self._idle(), 1)})
+
+    def _store(self, content: Mapping[str, Any]) -> None:
         assert self._path is not None
         with contextlib.suppress(OSError):  # a full disk is the checkpoints' to tell of
-            atomic_write(self._path, json.dumps({**self._content, "time": time.time()}) + "\n")
+            atomic_write(self._path, json.dumps(content) + "\n")
 
 
 def _job(environment: Mapping[str, str]) -> str | None:
@@ -92,7 +115,9 @@ def running(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> Iterator[
         folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a") if ranks.is_main else contextlib.nullcontext() as stream:
         on_rank_0(ranks, lambda: _hold(folder, stream))
-        heartbeat = Heartbeat(folder if ranks.is_main else None, {**facts, "world": ranks.world})
+        heartbeat = Heartbeat(
+            folder if ranks.is_main else None, {**facts, "world": ranks.world}, idle=ranks.idle_seconds
+        )
         state = FAILED
         try:
             yield heartbeat

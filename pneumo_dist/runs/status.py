@@ -13,12 +13,17 @@ from shards.errors import InputError
 
 # A run that is silent for longer was killed, or its node is lost.
 LOST_SECONDS = 4 * BEAT_SECONDS
-UNKNOWN = "unknown"
+# Compiling a network and validating a batch take less.
+STALLED_SECONDS = 300.0
+STALLED, UNKNOWN = "stalled", "unknown"
 
 
 @dataclass(frozen=True)
 class FoldStatus:
-    """One fold. `epoch` counts from 1; `score` is the stage's best; `heard` are seconds since its last heartbeat."""
+    """One fold. `epoch` counts from 1; `score` is the stage's best; `heard` are seconds since its last heartbeat.
+
+    `idle` are seconds without a step, a batch of validation or a save, where the run is alive.
+    """
 
     experiment: str
     fold: int
@@ -31,6 +36,7 @@ class FoldStatus:
     images_per_s: float | None = None
     heard: float | None = None
     job_id: str | None = None
+    idle: float | None = None
 
 
 def read_status(runs: Path, now: float) -> list[FoldStatus]:
@@ -57,6 +63,9 @@ def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:
     state = str(beat.get("state", UNKNOWN))
     if state == RUNNING and heard > LOST_SECONDS:
         state = FAILED
+    idle = float(beat.get("idle", 0)) + heard if state == RUNNING else None
+    if idle is not None and idle > STALLED_SECONDS:
+        state = STALLED
     stage = beat.get("stage")
     scores = _last_epoch(folder / stage) if stage else {}
     epoch = beat.get("epoch")
@@ -72,6 +81,7 @@ def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:
         scores.get("images_per_s"),
         heard,
         beat.get("job_id"),
+        idle,
     )
 
 
@@ -103,7 +113,7 @@ def _cells(fold: FoldStatus) -> tuple[str, ...]:
     return (
         fold.experiment,
         str(fold.fold),
-        fold.state,
+        f"{fold.state} {_duration(fold.idle)}" if fold.state == STALLED and fold.idle is not None else fold.state,
         fold.stage or "-",
         "-" if fold.epoch is None else f"{fold.epoch}/{fold.epochs}",
         "-" if fold.step is None else str(fold.step),

@@ -158,3 +158,34 @@ def test_file_is_plain_json(tmp_path: Path) -> None:
     with running(tmp_path, ALONE, FACTS):
         pass
     assert json.loads((tmp_path / "heartbeat.json").read_text())["config"] == "c"
+
+
+@pytest.mark.parametrize("before", ["done", "preempted", "failed"])
+@pytest.mark.parametrize("steps", [[], [70], [70, 71]])
+def test_a_command_that_fails_before_its_first_step_leaves_what_was_told_before(
+    tmp_path: Path, before: str, steps: list[int]
+) -> None:
+    (tmp_path / "heartbeat.json").write_text(json.dumps({"state": before, "time": 5.0, "stage": "main", "step": 70}))
+    with pytest.raises(ValueError), running(tmp_path, ALONE, FACTS) as beat:
+        for step in steps:
+            beat.note("main", 2, 9, step)
+        raise ValueError
+    found = told(tmp_path)
+    moved = len(steps) > 1
+    assert (found["state"], found["step"]) == (("failed", 71) if moved else (before, 70))
+    assert (found["time"] == 5.0) is not moved
+
+
+def test_a_finished_fold_is_done_until_it_moves_again(tmp_path: Path) -> None:
+    (tmp_path / "heartbeat.json").write_text(json.dumps({"state": "done", "time": 5.0}))
+    beat = Heartbeat(tmp_path, FACTS, seconds=0.01)
+    beat.note("main", 2, 9, 70)
+    time.sleep(0.05)
+    assert told(tmp_path)["state"] == "done"
+    beat.note("main", 2, 9, 71)
+    deadline = time.monotonic() + 10
+    while told(tmp_path)["state"] == "done":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert told(tmp_path)["state"] == "running"
+    beat.end("done")

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from pneumo_dist.cli.status import status
-from pneumo_dist.runs.status import LOST_SECONDS, FoldStatus, read_status, table
+from pneumo_dist.runs.status import LOST_SECONDS, STALLED_SECONDS, FoldStatus, read_status, table
 from shards.errors import InputError
 
 NOW = 1_000_000.0
@@ -41,7 +41,7 @@ def epochs(folder: Path, *scores: float) -> Path:
 def test_running_fold_with_its_best_score_and_last_speed(tmp_path: Path) -> None:
     epochs(fold(tmp_path, "seunet/fold3"), 0.5, 0.8, 0.7)
     (found,) = read_status(tmp_path, NOW)
-    assert found == FoldStatus("seunet", 3, "running", "main", 5, 30, 130, 0.8, 42.0, 3.0, "12")
+    assert found == FoldStatus("seunet", 3, "running", "main", 5, 30, 130, 0.8, 42.0, 3.0, "12", 3.0)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,23 @@ def test_running_fold_with_its_best_score_and_last_speed(tmp_path: Path) -> None
 def test_silence_is_a_failure_of_a_running_fold_alone(tmp_path: Path, state: str, age: float, shown: str) -> None:
     fold(tmp_path, "a/fold0", state=state, time=NOW - age)
     assert read_status(tmp_path, NOW)[0].state == shown
+
+
+@pytest.mark.parametrize(
+    ("state", "idle", "shown", "cell"),
+    [
+        ("running", STALLED_SECONDS - 5, "running", "running"),
+        ("running", 357.0, "stalled", "stalled 6 min"),
+        ("done", 9999.0, "done", "done"),
+    ],
+)
+def test_a_run_that_is_alive_and_does_not_move_is_stalled(
+    tmp_path: Path, state: str, idle: float, shown: str, cell: str
+) -> None:
+    fold(tmp_path, "a/fold0", state=state, idle=idle)
+    found = read_status(tmp_path, NOW)
+    assert found[0].state == shown
+    assert f"  {cell}  " in table(found)[1]
 
 
 def test_clock_of_the_writer_that_is_ahead_counts_as_now(tmp_path: Path) -> None:
