@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import multiprocessing
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -156,6 +157,8 @@ def test_first_batch_at_a_position_reads_nothing_that_came_before(
     whole = itertools.islice(train_batches(films, plan, spec_of(name), 0, 0, 0), len(places(plan)))
     expected = list(whole)[len(places(plan)) - len(places(plan, 0, epoch, step))]
     monkeypatch.setattr(Shards, "read", spy)
+    forked = multiprocessing.get_context("fork")  # its workers know of the spy
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forked)
     stream = train_batches(films, plan, spec_of(name), 0, epoch, step)
     first = next(stream)
     reads = log.read_text().splitlines()
