@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 from tqdm import tqdm
 
-from shards.errors import InputError
+from shards.errors import InputError, InputErrors
 
 EXIT_DONE, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
 
@@ -29,7 +29,7 @@ _MENDS = {
 def run(command: click.Command, name: str, argv: Sequence[str] | None = None) -> int:
     """Run a click command and return its exit code: 0 done, 2 bad usage or input, 1 internal fault.
 
-    Bad input prints one line on stderr; `--debug`, anywhere on the line, adds the traceback.
+    Bad input prints a line on stderr for each of its errors; `--debug`, anywhere on the line, adds the traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -47,7 +47,8 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
             raise
         if debug:
             traceback.print_exc()
-        print(f"error: {printable(' '.join(_explain(error).split()))}", file=sys.stderr)
+        for message in _explain(error):
+            print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
@@ -55,11 +56,13 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
     return code if isinstance(code, int) else EXIT_DONE
 
 
-def _explain(error: InputError | OSError) -> str:
+def _explain(error: InputError | OSError) -> Sequence[str]:
+    if isinstance(error, InputErrors):
+        return error.messages
     if isinstance(error, InputError):
-        return str(error)
+        return [str(error)]
     assert error.errno is not None
-    return f"{error.filename or 'output'}: {error.strerror}; {_MENDS[error.errno]}, then run the same command again"
+    return [f"{error.filename or 'output'}: {error.strerror}; {_MENDS[error.errno]}, then run the same command again"]
 
 
 def printable(text: str) -> str:
