@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from pneumo_dist.ranks.environment import TORCHRUN, place_of
 from pneumo_dist.ranks.processes import die_with_parent
 from shards.errors import InputError
 
@@ -150,12 +151,13 @@ def _attempt_store() -> dist.Store:
 @contextmanager
 def process_group(cpu: bool) -> Iterator[Ranks]:
     """Join torchrun's process group (gloo, and NCCL on GPUs), or stand alone without torchrun; leave it at the end."""
-    rank, world, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    device = pick_device(local, cpu)
-    if "MASTER_ADDR" not in os.environ:
-        yield Ranks(0, 1, 0, device)
+    place = place_of(os.environ)
+    if place is None:
+        yield Ranks(0, 1, 0, pick_device(0, cpu))
         return
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    rank, world, local = place.rank, place.world, place.local_rank
+    device = pick_device(local, cpu)
+    if TORCHRUN in os.environ:
         # torchrun gives ranks sessions of their own: a killed agent would leave them behind, writing into the run that
         # its successor resumes.
         die_with_parent()
