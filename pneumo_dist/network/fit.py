@@ -44,6 +44,16 @@ def check_input(model: torch.nn.Module, films: int, channels: int, size: int, tr
         raise InputError(f"its map is {tuple(logits.shape[1:])}")
 
 
+def check_weights(weights: Mapping[str, torch.Tensor], model: torch.nn.Module, stage: str) -> None:
+    """Raise InputError where a stage cannot start from the weights of another."""
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if {name: value.shape for name, value in weights.items()} != shapes:
+        raise InputError(
+            f"stage {stage}: the checkpoint that it starts from is of another network; give it the same model, or "
+            "change init"
+        )
+
+
 def checkpoint_bytes(model: torch.nn.Module, copies: int) -> int:
     """Return the size of a checkpoint that holds so many values for each weight, in bytes."""
     values: Mapping[str, torch.Tensor] = model.state_dict()
