@@ -23,7 +23,7 @@ from shards.dataset.keys import load_salt, save_pseudonyms
 from shards.dataset.table import MANIFEST, Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import atomic_write, raise_open_files
 from shards.film_options import film_options
 
 
@@ -44,6 +44,7 @@ FOLDER = _Path(path_type=Path)
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def app() -> None:
     """Turn chest films and run-length labels into WebDataset shards with a sample table."""
+    raise_open_files()
 
 
 @app.command()

@@ -43,7 +43,7 @@ def doctor(
         experiment = Experiment(name="default", stages=(StageConfig(name="main"),))
     else:
         experiment = load_config(config_path, overrides).experiment
-    job, findings = examine(Asked(experiment, shards_path, runs, cpu, ranks), os.environ)
+    job, findings = examine(Asked(experiment, config_path, shards_path, runs, cpu, ranks), os.environ)
     if with_json:
         click.echo(as_json(job.host, job.nodes, job.ranks, findings))
     else:

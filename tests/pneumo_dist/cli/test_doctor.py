@@ -18,7 +18,7 @@ from pneumo_dist.ranks.environment import NEEDED, OTHERS
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 from shards.dataset.table import Shards
 
-CONFIG = "name: x\nstages: [{name: main}]\n"
+CONFIG = "name: x\nglobal_batch: 2\nstages: [{name: main}]\n"
 Doctor = Callable[..., tuple[int, str]]
 
 

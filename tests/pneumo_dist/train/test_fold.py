@@ -341,6 +341,10 @@ def refusal(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
 def stages_of(*epochs: int, **first: Any) -> list[dict[str, Any]]:
     named = [{"name": name, "epochs": count} for name, count in zip("ab", epochs, strict=True)]
     return [{**named[0], **first}, *named[1:]]
@@ -361,19 +365,19 @@ def test_a_resume_is_refused_beforehand_with_the_same_words(
     films: Shards, tmp_path: Path, fold: int, experiment: Experiment
 ) -> None:
     folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
-    before = files_of(tmp_path)
+    before = everything(tmp_path)
     told = refusal(lambda: check_resume(experiment, fold, films, folder))
-    assert files_of(tmp_path) == before
+    assert everything(tmp_path) == before
     assert told == refusal(lambda: train_fold(experiment, fold, films, folder, ALONE, lambda _: "resolved: true\n"))
 
 
 def test_what_can_go_on_or_start_is_let_pass_and_nothing_is_written(films: Shards, tmp_path: Path) -> None:
     folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
-    before = files_of(tmp_path)
+    before = everything(tmp_path)
     for epochs in (1, 2):
         check_resume(experiment_of("x", *stages_of(1, epochs)), 0, films, folder)
     check_resume(experiment_of("y", *stages_of(1, 1)), 0, films, tmp_path / "y/fold0")
-    assert files_of(tmp_path) == before and not (tmp_path / "y").exists()
+    assert everything(tmp_path) == before and not (tmp_path / "y").exists()
 
 
 def test_a_start_from_another_network_is_refused_beforehand(films: Shards, first: Path) -> None:
