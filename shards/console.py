@@ -1,9 +1,12 @@
 """What the command lines of both packages share: exit codes, one-line errors, progress bars."""
 
 import errno
+import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import click
 from tqdm import tqdm
@@ -24,6 +27,21 @@ _MENDS = {
     errno.EEXIST: "a folder is expected there",
     errno.ENAMETOOLONG: "give a shorter path",
 }
+
+
+class PathType(click.Path):
+    """A path of a name that every stream can print, on one line."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Refuse bytes that are not UTF-8 and control characters."""
+        name = os.fsdecode(value)
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value}: this path is not UTF-8; rename it, as with 'convmv -f latin1 -t utf8'", param, context)
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            self.fail(f"{name!r}: this path holds a line break or another control character; rename it", param, context)
+        return super().convert(value, param, context)
 
 
 def run(command: click.Command, name: str, argv: Sequence[str] | None = None) -> int:

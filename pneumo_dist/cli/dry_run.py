@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pneumo_dist import __version__
 from pneumo_dist.config.load import LoadedConfig, dump_resolved
@@ -17,6 +18,9 @@ from pneumo_dist.runs.heartbeat import is_finished
 from pneumo_dist.source import source_digest
 from shards.dataset.table import Shards
 from shards.errors import InputError, InputErrors
+
+if TYPE_CHECKING:
+    from pneumo_dist.doctor.prediction import ToPredict
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,19 @@ def print_training(training: Training, warnings: Sequence[str], rate: float | No
             print("", *_plan_lines(config, shards, fold, training.world or 1, rate), sep="\n")
             print(f"folder: {training.folder(fold)}")
             print(f"state: {'done' if fold in trained else 'to be trained'}")
+
+
+def print_prediction(asked: "ToPredict", as_json: bool) -> None:
+    """Look at all that a prediction may end with; print how many films it would be of. Raises InputErrors."""
+    from pneumo_dist.doctor.prediction import film_counts, prediction_findings
+
+    warnings = told(prediction_findings(asked, os.environ))
+    films = film_counts(asked.shards)
+    if as_json:
+        print(json.dumps({"name": asked.config.name, "films": films, "warnings": warnings}))
+        return
+    warn(warnings)
+    print(f"{asked.config.name}: {', '.join(f'{count} {split} films' for split, count in films.items())}")
 
 
 def _plan_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rate: float | None) -> list[str]:

@@ -17,6 +17,8 @@ from shards.errors import InputError
 from shards.film_options import film_options
 
 if TYPE_CHECKING:
+    from pneumo_dist.config.ensemble import EnsembleConfig
+    from pneumo_dist.config.experiment import Experiment
     from pneumo_dist.predict.ensemble import Ensemble
     from pneumo_dist.ranks.ranks import Ranks
     from pneumo_dist.thresholds.choose import Picked
@@ -44,6 +46,9 @@ BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle
 @click.option("--block", type=int, default=64, show_default=True, help="Films per stored tar, the unit of resuming.")
 @click.option("--models-in-memory", "models", type=int, default=4, show_default=True, help="Networks held at a time.")
 @click.option("--out", type=FOLDER, help="Folder of the predictions.  [default: RUNS/NAME/SPLIT/predictions]")
+@click.option("--dry-run", is_flag=True, help="Look for what would go wrong with any split, predict nothing.")
+@click.option("--ranks", "node_ranks", type=click.IntRange(1), help="With --dry-run: ranks that this node is to run.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print one line of JSON.")
 def predict(
     config_path: Path | None,
     overrides: tuple[str, ...],
@@ -61,6 +66,9 @@ def predict(
     block: int,
     models: int,
     out: Path | None,
+    dry_run: bool,
+    node_ranks: int | None,
+    as_json: bool,
     **rules: Any,
 ) -> None:
     """Predict a split, averaged over networks and views.
@@ -81,6 +89,15 @@ def predict(
             "films of --shards were taken by their build"
         )
     options = PredictOptions(split, folds, block, models)
+    if dry_run:
+        if config_path is None or shards_path is None or runs is None:
+            raise InputError("--dry-run: give --config, --shards and --runs")
+        from pneumo_dist.cli.dry_run import print_prediction
+        from pneumo_dist.doctor.prediction import ToPredict
+
+        config, own = _ensemble_of(config_path, overrides, (stage, top_k, hflip))
+        print_prediction(ToPredict(config, own, shards_path, runs, folds, node_ranks, cpu), as_json)
+        return
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
         if bundle is not None:
@@ -119,17 +136,14 @@ def _resolved(
     of_experiment: tuple[str | None, int | None, bool] = (None, None, True),
 ) -> "Ensemble":
     """Return the networks of an experiment or an ensemble, with averaged weights made where they are asked for."""
-    from pneumo_dist.config.ensemble import MemberConfig, alone, load_either
-    from pneumo_dist.config.experiment import Experiment
+    from pneumo_dist.config.ensemble import MemberConfig
     from pneumo_dist.predict.average import averaged_checkpoint
     from pneumo_dist.predict.ensemble import Source, resolve
 
     assert config_path is not None
     if runs is None:
         raise InputError("give --runs, the folder of all runs")
-    config = load_either(config_path, overrides)
-    own = config if isinstance(config, Experiment) else None
-    ensemble = alone(config, *of_experiment) if isinstance(config, Experiment) else config
+    ensemble, own = _ensemble_of(config_path, overrides, of_experiment)
 
     def averaged(member: MemberConfig, source: Source) -> Path:
         # Members that differ in what they average must not replace each other's checkpoint.
@@ -138,6 +152,17 @@ def _resolved(
         return averaged_checkpoint(member, source, folder, shards, ranks)
 
     return resolve(ensemble, runs, folds or (shards.folds() if shards else []), ranks, averaged, own)
+
+
+def _ensemble_of(
+    config_path: Path, overrides: tuple[str, ...], of_experiment: tuple[str | None, int | None, bool]
+) -> "tuple[EnsembleConfig, Experiment | None]":
+    """Return the ensemble that a config asks for, and the experiment where it is one's."""
+    from pneumo_dist.config.ensemble import alone, load_either
+    from pneumo_dist.config.experiment import Experiment
+
+    config = load_either(config_path, overrides)
+    return (alone(config, *of_experiment), config) if isinstance(config, Experiment) else (config, None)
 
 
 def _new_films(
