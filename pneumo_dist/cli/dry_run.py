@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 from pneumo_dist import __version__
 from pneumo_dist.config.load import LoadedConfig, dump_resolved
 from pneumo_dist.doctor.findings import Finding, Status
-from pneumo_dist.doctor.preflight import Planned, check_device, lines, preflight
+from pneumo_dist.doctor.network import check_meeting, local_address
+from pneumo_dist.doctor.preflight import Planned, check_device, judged, lines, preflight
 from pneumo_dist.runs.heartbeat import is_finished
 from pneumo_dist.source import source_digest
 from shards.dataset.table import Shards
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Training:
-    """What the command line of train asks for; `world` None is not known yet, `ranks` None are not of this node."""
+    """What the command line of train asks for; `world` None is not known yet, `ranks` None are not of this node.
+
+    `meeting` is where several nodes meet, as HOST:PORT, and the number of this one.
+    """
 
     config: LoadedConfig
     shards: Path | None
@@ -35,6 +40,7 @@ class Training:
     allow_empty_fold: bool
     world: int | None
     ranks: int | None
+    meeting: tuple[str, int] | None = None
 
     def folder(self, fold: int) -> Path:
         """Return where a fold trains."""
@@ -70,7 +76,10 @@ def check_training(training: Training, resumes: bool = True) -> list[str]:
     )
     findings = preflight(planned, os.environ)
     if training.ranks is not None:
-        findings = [*findings, *check_device(training.cpu, training.ranks, os.environ)]
+        findings += check_device(training.cpu, training.ranks, os.environ)
+    if training.meeting is not None:
+        head, node = training.meeting
+        findings += judged("head", lambda: check_meeting(head, node, socket.gethostname(), os.environ))
     return told(findings)
 
 
@@ -97,6 +106,8 @@ def print_training(training: Training, warnings: Sequence[str], rate: float | No
             for fold in training.folds
         ]
         facts = {"experiment": config.experiment.name, "config": facts_of(config, None)["config"]}
+        if training.meeting is not None:
+            facts["local_addr"] = local_address(training.meeting[0])
         print(json.dumps({**facts, "folds": folds, "warnings": list(warnings)}))
         return
     warn(warnings)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 @click.option(
     "--ranks", "node_ranks", type=click.IntRange(1), help="With --dry-run: how many of them run on this node."
 )
+@click.option("--head", metavar="HOST:PORT", help="With --dry-run: where several nodes are to meet.")
+@click.option("--node", type=click.IntRange(0), help="With --dry-run: number of this node among them.")
 @click.option("--rate", type=float, help="With --dry-run: films/s over all ranks, to print the hours.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print one line of JSON.")
 def train(
@@ -49,6 +51,8 @@ def train(
     dry_run: bool,
     world_size: int | None,
     node_ranks: int | None,
+    head: str | None,
+    node: int | None,
     rate: float | None,
     as_json: bool,
 ) -> int:
@@ -61,9 +65,12 @@ def train(
     config, place = load_config(config_path, overrides), place_of(os.environ)
     if dry_run:
         world = world_size or (place.world if place else None)
-        training = Training(config, shards_path, runs, folds, cpu, allow_empty_fold, world, node_ranks)
+        meeting = (head, node or 0) if head is not None else None
+        training = Training(config, shards_path, runs, folds, cpu, allow_empty_fold, world, node_ranks, meeting)
         print_training(training, check_training(training), rate, as_json)
         return console.EXIT_DONE
+    if any(given is not None for given in (world_size, node_ranks, head, node, rate)) or as_json:
+        raise click.UsageError("--world-size, --ranks, --head, --node, --rate and --json go with --dry-run")
     if shards_path is None or len(folds) != 1:
         raise click.UsageError("give --shards and one --fold")
     world, local_world = (place.world, place.local_world or 1) if place else (1, 1)

@@ -191,9 +191,13 @@ def check_folds(planned: Planned) -> list[Finding]:
 
 
 def _fold_findings(planned: Planned, shards: Shards, fold: int) -> list[Finding]:
-    from pneumo_dist.data.plan import check_validation
+    from pneumo_dist.data.plan import check_validation, split_fold
     from pneumo_dist.train.fold import check_resume
 
+    try:
+        split_fold(shards, fold, always_train=False)
+    except InputError as fault:
+        return [refused("folds", str(fault))]
     looks: list[Callable[[], None]] = [partial(_plan, planned, shards, fold, stage) for stage in planned.stages]
     if not planned.allow_empty_fold:
         looks.append(partial(check_validation, shards, fold))
