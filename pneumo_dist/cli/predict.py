@@ -17,8 +17,6 @@ from shards.errors import InputError
 from shards.film_options import film_options
 
 if TYPE_CHECKING:
-    from pneumo_dist.config.ensemble import EnsembleConfig
-    from pneumo_dist.config.experiment import Experiment
     from pneumo_dist.predict.ensemble import Ensemble
     from pneumo_dist.ranks.ranks import Ranks
     from pneumo_dist.thresholds.choose import Picked
@@ -93,9 +91,10 @@ def predict(
         if config_path is None or shards_path is None or runs is None:
             raise InputError("--dry-run: give --config, --shards and --runs")
         from pneumo_dist.cli.dry_run import print_prediction
+        from pneumo_dist.cli.networks import ensemble_of
         from pneumo_dist.doctor.prediction import ToPredict
 
-        config, own = _ensemble_of(config_path, overrides, (stage, top_k, hflip))
+        config, own = ensemble_of(config_path, overrides, (stage, top_k, hflip))
         print_prediction(ToPredict(config, own, shards_path, runs, folds, node_ranks, cpu), as_json)
         return
     with process_group(cpu) as ranks:
@@ -107,7 +106,9 @@ def predict(
                 raise InputError(f"--bundle {bundle}: out-of-fold predictions are made with --config and --runs")
             ensemble, _ = read_bundle(bundle)
         else:
-            ensemble = _resolved(config_path, overrides, runs, shards, ranks, folds, (stage, top_k, hflip))
+            from pneumo_dist.cli.networks import resolved
+
+            ensemble = resolved(config_path, overrides, runs, shards, ranks, folds, (stage, top_k, hflip))
         if out is None and runs is None:
             raise InputError("give --out, the folder of the predictions, or --runs")
         name = "dicom" if dicom_dir is not None else split
@@ -124,45 +125,6 @@ def predict(
 def _one_of(first: str, one: object, second: str, other: object) -> None:
     if (one is None) == (other is None):
         raise InputError(f"give {first} or {second}{'' if one is None else ', not both'}")
-
-
-def _resolved(
-    config_path: Path | None,
-    overrides: tuple[str, ...],
-    runs: Path | None,
-    shards: Shards | None,
-    ranks: "Ranks",
-    folds: tuple[int, ...],
-    of_experiment: tuple[str | None, int | None, bool] = (None, None, True),
-) -> "Ensemble":
-    """Return the networks of an experiment or an ensemble, with averaged weights made where they are asked for."""
-    from pneumo_dist.config.ensemble import MemberConfig
-    from pneumo_dist.predict.average import averaged_checkpoint
-    from pneumo_dist.predict.ensemble import Source, resolve
-
-    assert config_path is not None
-    if runs is None:
-        raise InputError("give --runs, the folder of all runs")
-    ensemble, own = _ensemble_of(config_path, overrides, of_experiment)
-
-    def averaged(member: MemberConfig, source: Source) -> Path:
-        # Members that differ in what they average must not replace each other's checkpoint.
-        kind = f"{source.stage.name}-{member.checkpoints}-{member.top_k or source.stage.top_k}"
-        folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{source.fold}" / kind
-        return averaged_checkpoint(member, source, folder, shards, ranks)
-
-    return resolve(ensemble, runs, folds or (shards.folds() if shards else []), ranks, averaged, own)
-
-
-def _ensemble_of(
-    config_path: Path, overrides: tuple[str, ...], of_experiment: tuple[str | None, int | None, bool]
-) -> "tuple[EnsembleConfig, Experiment | None]":
-    """Return the ensemble that a config asks for, and the experiment where it is one's."""
-    from pneumo_dist.config.ensemble import alone, load_either
-    from pneumo_dist.config.experiment import Experiment
-
-    config = load_either(config_path, overrides)
-    return (alone(config, *of_experiment), config) if isinstance(config, Experiment) else (config, None)
 
 
 def _new_films(
@@ -219,6 +181,7 @@ def average(
     rule: str | None,
 ) -> None:
     """Average the weights that an ensemble asks for, and write it as one file that predict and segment take alone."""
+    from pneumo_dist.cli.networks import resolved
     from pneumo_dist.ranks.ranks import process_group
 
     if config_path is None:
@@ -228,7 +191,7 @@ def average(
     picked = _bundled_rule(config_path, overrides, rule, runs) if bundle is not None else None
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
-        ensemble = _resolved(config_path, overrides, runs, shards, ranks, folds)
+        ensemble = resolved(config_path, overrides, runs, shards, ranks, folds)
         if not ranks.is_main:
             return
         for part in ensemble.parts:

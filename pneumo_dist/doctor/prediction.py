@@ -71,10 +71,16 @@ def check_networks(asked: ToPredict) -> list[Finding]:
         asked.config, asked.runs, folds, alone, lambda member, source: source.files(member)[0].path, asked.own
     )
     _check_loader(ensemble.data)
-    sources = [each for member in asked.config.members for each in sources_of(member, asked.runs, folds, asked.own)]
-    models = list(dict.fromkeys(source.experiment.model for source in sources))
-    faults = [*_faults(ensemble, models)]
+    faults = check_sizes(ensemble, asked.config, asked.runs, folds, asked.own)
     return faults or [ok(CHECK, f"{len(ensemble.parts)} networks take {ensemble.image_size} px")]
+
+
+def check_sizes(
+    ensemble: Ensemble, config: EnsembleConfig, runs: Path, folds: Sequence[int], own: Experiment | None
+) -> list[Finding]:
+    """Return what the networks of an ensemble, which was made of the rest, cannot take at one of its scales."""
+    sources = [source for member in config.members for source in sources_of(member, runs, folds, own)]
+    return [*_faults(ensemble, list(dict.fromkeys(source.experiment.model for source in sources)))]
 
 
 def _check_loader(data: DataConfig) -> None:
