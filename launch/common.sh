@@ -1,16 +1,12 @@
-# Sourced by the launchers: the environment and the number of ranks of this node.
+# Sourced by the launchers: the environment, and a command that signals reach as one.
 # shellcheck shell=bash
 bash launch/setup.sh || exit $?
 source .venv/bin/activate
 source launch/shell.sh
+source launch/gpus.sh
+leave_other_launchers
 # Each rank computes with its own threads; without a limit they would fight for the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-
-count_ranks() {
-  local gpus
-  gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
-  echo $((gpus > 0 ? gpus : 1))
-}
 
 # Run a command and return its exit code; a signal to this script reaches the command as USR1, at which training saves
 # and ends.

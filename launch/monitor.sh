@@ -10,4 +10,5 @@ if [[ ! -d ${1:-} ]]; then
   exit 2
 fi
 source launch/common.sh
+need_number PORT "${2:-6006}" 1
 exec tensorboard --logdir "$1" --host localhost --port "${2:-6006}"

@@ -1,5 +1,6 @@
 # Sourced by what starts torchrun: binds each rank to the CPUs beside its GPU.
 # shellcheck shell=bash
+source launch/gpus.sh
 
 # Print torchrun's option for RANKS ranks on this node, or nothing where it would not help or not work: it needs a GPU
 # for each rank, numactl, more than one NUMA node with CPUs, and all of the CPUs (a job with a part of them may have none
@@ -8,8 +9,8 @@
 numa_binding() {
   local ranks=$1 sysfs=${2:-/sys} status=${3:-/proc/self/status} nodes gpus
   nodes=$(cat "$sysfs/devices/system/node/has_cpu" 2>/dev/null)
-  gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
-  [[ $nodes == *[-,]* ]] && ((gpus >= ranks)) && command -v numactl >/dev/null || return 0
+  mapfile -t gpus < <(visible_gpus)
+  [[ $nodes == *[-,]* ]] && ((${#gpus[@]} >= ranks)) && command -v numactl >/dev/null || return 0
   [[ $(sed -n 's/^Cpus_allowed_list:\s*//p' "$status") == "$(cat "$sysfs/devices/system/cpu/online")" ]] || return 0
   echo --numa-binding=node
 }

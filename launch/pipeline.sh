@@ -9,42 +9,62 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
 
+need_lines "$@"
 config="" shards="" runs="" folds=5 fold_per_gpu=0
-ranks=()
+ranks=() device=()
 while (($#)); do
   case $1 in
-    --config) config=$2; shift ;;
-    --shards) shards=$2; shift ;;
-    --runs) runs=$2; shift ;;
-    --folds) folds=$2; shift ;;
-    --cpu) ranks=(--cpu "$2"); shift ;;
-    --ranks) ranks=(--ranks "$2"); shift ;;
+    --config) need_value "$@"; config=$2; shift ;;
+    --shards) need_value "$@"; shards=$2; shift ;;
+    --runs) need_value "$@"; runs=$2; shift ;;
+    --folds) need_value "$@"; folds=$2; shift ;;
+    --cpu) need_value "$@"; ranks=(--cpu "$2") device=(--cpu); shift ;;
+    --ranks) need_value "$@"; ranks=(--ranks "$2"); shift ;;
     --fold-per-gpu) fold_per_gpu=1 ;;
     --) shift; break ;;
-    *) echo "error: unknown argument $1 (see the first lines of launch/pipeline.sh)" >&2; exit 2 ;;
+    *) refuse "unknown argument $1 (see the first lines of launch/pipeline.sh)" ;;
   esac
   shift
 done
 if [[ -z $config || -z $shards || -z $runs ]]; then
-  echo "error: --config, --shards and --runs are needed (see the first lines of launch/pipeline.sh)" >&2
-  exit 2
+  refuse "--config, --shards and --runs are needed (see the first lines of launch/pipeline.sh)"
 fi
+if [[ ! -e $shards/manifest.json ]] && (($# == 0)); then
+  refuse "$shards: no shards stand there; name the films after --, or give the folder that holds them"
+fi
+need_number --folds "$folds" 1
+count=$(count_ranks)
+((${#ranks[@]} == 0)) || count=${ranks[1]}
+need_number "${ranks[0]:---ranks}" "$count" 1
+chosen=()
+for ((fold = 0; fold < folds; fold++)); do chosen+=(--fold "$fold"); done
+world=$((fold_per_gpu ? 1 : count))
+
+# Find bad input before hours of work: of the config alone, or with options of train also of shards and folds.
+look() {
+  python -m pneumo_dist train --dry-run --json --config "$config" --runs "$runs" --world-size "$world" \
+    --ranks "$count" "${device[@]}" "$@" >/dev/null
+}
+if [[ -e $shards/manifest.json ]]; then look --shards "$shards" "${chosen[@]}"; else look; fi
+
 started=$SECONDS
 step() { printf '\n== %s (%d s)\n' "$1" $((SECONDS - started)); }
 
 step "shards"
 if (($#)); then
+  begun=$([[ -e $shards/manifest.json ]] && echo 1 || echo 0)
   python -m shards build "$@" --out "$shards" --folds "$folds"
+  ((begun)) || look --shards "$shards" "${chosen[@]}"
 else
   echo "$shards: taken as they stand, no films were named"
 fi
 
 if ((fold_per_gpu)); then
   step "training, one fold on each GPU"
-  gpus=$(count_ranks)
-  for ((first = 0; first < folds; first += gpus)); do
-    last=$((first + gpus < folds ? first + gpus : folds))
-    shielded bash launch/train.sh --fold-per-gpu "$first-$((last - 1))" --config "$config" --shards "$shards" --runs "$runs"
+  for ((first = 0; first < folds; first += count)); do
+    last=$((first + count < folds ? first + count : folds))
+    shielded bash launch/train.sh "${ranks[@]}" --fold-per-gpu "$first-$((last - 1))" --config "$config" \
+      --shards "$shards" --runs "$runs"
   done
 else
   for ((fold = 0; fold < folds; fold++)); do

@@ -8,29 +8,34 @@ cd "$(dirname "$0")/.."
 source launch/common.sh
 source launch/chain.sh
 
+need_lines "$@"
 ranks=$(count_ranks)
 config="" shards="" runs="" cpu=()
 while (($#)); do
   case $1 in
-    --ranks) ranks=$2; shift ;;
-    --config) config=$2; shift ;;
-    --shards) shards=$2; shift ;;
-    --runs) runs=$2; shift ;;
+    --ranks) need_value "$@"; ranks=$2; shift ;;
+    --config) need_value "$@"; config=$2; shift ;;
+    --shards) need_value "$@"; shards=$2; shift ;;
+    --runs) need_value "$@"; runs=$2; shift ;;
     --cpu)
       cpu=(--cpu)
       [[ ${2:-} =~ ^[0-9]+$ ]] && { ranks=$2; shift; }
       ;;
-    *) echo "error: unknown argument $1 (see the first lines of launch/predict.sh)" >&2; exit 2 ;;
+    *) refuse "unknown argument $1 (see the first lines of launch/predict.sh)" ;;
   esac
   shift
 done
+need_number --ranks "$ranks" 1
+if [[ -z $config || -z $shards || -z $runs ]]; then
+  refuse "--config, --shards and --runs are needed (see the first lines of launch/predict.sh)"
+fi
 
-on_one_node() { "$@"; }
 on_ranks() {
   if ((ranks == 1)); then
     python -m pneumo_dist "$@"
   else
-    python -m pneumo_dist.ranks.agent --standalone --nproc-per-node "$ranks" -m pneumo_dist "$@"
+    # By the loopback address: this host's name may have none.
+    python -m pneumo_dist.ranks.agent --standalone --local-addr 127.0.0.1 --nproc-per-node "$ranks" -m pneumo_dist "$@"
   fi
 }
-predict_chain "$config" "$shards" "$runs" "${cpu[@]}"
+predict_chain "$ranks" "$config" "$shards" "$runs" "${cpu[@]}"

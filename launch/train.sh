@@ -16,6 +16,8 @@ cd "$(dirname "$0")/.." || exit
 source launch/common.sh
 source launch/numa.sh
 
+need_lines "$@"
+mapfile -t gpus < <(visible_gpus)
 ranks=$(count_ranks)
 arguments=()
 fold_per_gpu=0 folds=""
@@ -24,94 +26,125 @@ device=gpu
 nodes=1 node=0 head=""
 while (($#)); do
   case $1 in
-    --ranks) ranks=$2; shift ;;
+    --ranks) need_value "$@"; ranks=$2; shift ;;
     --fold-per-gpu)
       fold_per_gpu=1
       [[ ${2:-} =~ ^[0-9]+-[0-9]+$ ]] && { folds=$2; shift; }
       ;;
-    --max-restarts) restarts=$2; shift ;;
-    --nodes) nodes=$2; shift ;;
-    --node) node=$2; shift ;;
-    --head) head=$2; shift ;;
+    --max-restarts) need_value "$@"; restarts=$2; shift ;;
+    --nodes) need_value "$@"; nodes=$2; shift ;;
+    --node) need_value "$@"; node=$2; shift ;;
+    --head) need_value "$@"; head=$2; shift ;;
     --cpu)
       device=cpu
       arguments+=("$1")
       [[ ${2:-} =~ ^[0-9]+$ ]] && { ranks=$2; shift; }
       ;;
+    --ranks=* | --max-restarts=* | --nodes=* | --node=* | --head=* | --cpu=* | --fold-per-gpu=*)
+      refuse "$1: write the value after a space"
+      ;;
     *) arguments+=("$1") ;;
   esac
   shift
 done
+need_number --ranks "$ranks" 1
+need_number --max-restarts "$restarts" 0
+need_number --nodes "$nodes" 1
+need_number --node "$node" 0
+((node < nodes)) || refuse "--node $node: nodes are counted from 0 to $((nodes - 1)) (--nodes $nodes)"
 if ((nodes > 1)) && [[ $head != *:* ]]; then
-  echo "error: --nodes $nodes needs --head HOST:PORT, the first node's name and a free port of it" >&2
-  exit 2
+  refuse "--nodes $nodes needs --head HOST:PORT, the first node's name and a free port of it"
 fi
 
+chosen=()
 if ((fold_per_gpu)); then
+  ((nodes == 1)) || refuse "--fold-per-gpu is for one node; give each node folds of its own"
+  [[ $device == cpu || ${#gpus[@]} == 0 ]] || ((ranks <= ${#gpus[@]})) ||
+    refuse "--ranks $ranks, but ${#gpus[@]} GPUs may be used (CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset})"
   folds=${folds:-0-$((ranks - 1))}
   first=${folds%-*} last=${folds#*-}
+  need_number --fold-per-gpu "$first" 0
+  need_number --fold-per-gpu "$last" "$first"
   if ((last - first >= ranks)); then
-    echo "error: --fold-per-gpu $folds are more folds than the $ranks GPUs of this node; train them in rounds" >&2
-    exit 2
+    refuse "--fold-per-gpu $folds are more folds than the $ranks GPUs of this node; train them in rounds"
   fi
-  children=()
-  for ((fold = first; fold <= last; fold++)); do
-    CUDA_VISIBLE_DEVICES=$((fold - first)) bash launch/train.sh --ranks 1 --fold "$fold" "${arguments[@]}" &
-    children+=($!)
-  done
-  trap 'kill -USR1 "${children[@]}" 2>/dev/null' USR1 TERM INT HUP
-  worst=0
-  for child in "${children[@]}"; do
-    wait_for "$child"
-    code=$?
-    # A fold that only stopped can go on: a failure weighs more.
-    ((code != 0 && (worst == 0 || worst == 75))) && worst=$code
-  done
-  exit "$worst"
+  for ((fold = first; fold <= last; fold++)); do chosen+=(--fold "$fold"); done
 fi
 
 stopping=0
 trap stopping=1 USR1 TERM INT HUP
 
 # Bad input is found here by one process with one clear line, not by every rank under torchrun.
-plan=$(python -m pneumo_dist train "${arguments[@]}" --dry-run --world-size $((nodes * ranks))) || exit $?
-begin_fold "$plan"
+world=$((nodes * ranks))
+look=(--dry-run --json --world-size "$world" --ranks "$ranks")
+((fold_per_gpu)) && look=(--dry-run --json --world-size 1 --ranks $((last - first + 1)))
+((nodes > 1)) && look+=(--head "$head" --node "$node")
+plan=$(python -m pneumo_dist train "${arguments[@]}" "${chosen[@]}" "${look[@]}") || exit $?
 ((stopping)) && exit 75
 
-options=()
-[[ $device == gpu ]] && read -ra options < <(numa_binding "$ranks")
-((restarts > 0)) && options+=(--max-restarts "$restarts")
-if ((nodes > 1)); then
-  options+=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-id pneumo --rdzv-endpoint "$head"
-    --rdzv-conf "is_host=$((node == 0))")
-  # A rank that dies is started again on all nodes: each attempt needs a store of its own.
-  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-else
-  options+=(--standalone)
-fi
-under_torchrun=$((nodes * ranks > 1 || ${#options[@]} > 1))
-train=(python -m pneumo_dist train "${arguments[@]}")
-((under_torchrun)) && train=(python -m pneumo_dist.ranks.agent --nproc-per-node "$ranks" \
-  --signals-to-handle SIGQUIT "${options[@]}" "${train[@]:1}")
-
-# torchrun dies of SIGUSR1 and kills its workers 30 s after other signals, so it is shielded and the workers get the signal.
-(trap '' USR1 TERM INT HUP; exec "${train[@]}") &
-agent=$!
-while kill -0 "$agent" 2>/dev/null; do
-  if ((stopping)); then
-    # Again and again, because a worker that is still importing ignores the first.
-    workers=("$agent")
-    ((under_torchrun)) && read -ra workers < <(cat "/proc/$agent/task/"*/children 2>/dev/null)
-    ((${#workers[@]})) && kill -USR1 "${workers[@]}" 2>/dev/null
-    sleep 1 &
-    pause=$!
-    wait -n "$agent" "$pause"
-    kill "$pause" 2>/dev/null
+# Train one fold of the plan with the given options of train, on all ranks; end with its exit code.
+#   run_fold PLACE RANKS [OPTION …]
+run_fold() {
+  local place=$1 ranks=$2 options=() under_torchrun train agent workers pause code
+  trap stopping=1 USR1 TERM INT HUP  # a subshell has those of its parent no more
+  begin_fold "$plan" "$place"
+  [[ $device == gpu ]] && read -ra options < <(numa_binding "$ranks")
+  ((restarts > 0)) && options+=(--max-restarts "$restarts")
+  if ((nodes > 1)); then
+    local address
+    address=$(json_values local_addr <<<"$plan") || exit
+    options+=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-id pneumo --rdzv-endpoint "$head" --local-addr "$address"
+      --rdzv-conf "is_host=$((node == 0))")
+    # A rank that dies is started again on all nodes: each attempt needs a store of its own.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
   else
-    wait "$agent"
+    # By the loopback address: this host's name may have none.
+    options+=(--standalone --local-addr 127.0.0.1)
   fi
+  under_torchrun=$((nodes * ranks > 1 || ${#options[@]} > 3))
+  train=(python -m pneumo_dist train "${arguments[@]}" "${@:3}")
+  ((under_torchrun)) && train=(python -m pneumo_dist.ranks.agent --nproc-per-node "$ranks" \
+    --signals-to-handle SIGQUIT "${options[@]}" "${train[@]:1}")
+
+  # torchrun dies of SIGUSR1 and kills its workers 30 s after other signals: it is shielded, the workers get the signal.
+  (trap '' USR1 TERM INT HUP; exec "${train[@]}") &
+  agent=$!
+  while kill -0 "$agent" 2>/dev/null; do
+    if ((stopping)); then
+      # Again and again, because a worker that is still importing ignores the first.
+      workers=("$agent")
+      ((under_torchrun)) && read -ra workers < <(cat "/proc/$agent/task/"*/children 2>/dev/null)
+      ((${#workers[@]})) && kill -USR1 "${workers[@]}" 2>/dev/null
+      sleep 1 &
+      pause=$!
+      wait -n "$agent" "$pause"
+      kill "$pause" 2>/dev/null
+    else
+      wait "$agent"
+    fi
+  done
+  wait "$agent"
+  code=$?
+  [[ -e $marker ]] && exit 75
+  exit "$code"
+}
+
+((fold_per_gpu)) || run_fold 0 "$ranks"
+
+children=()
+for ((fold = first; fold <= last; fold++)); do
+  (
+    ((${#gpus[@]})) && export CUDA_VISIBLE_DEVICES=${gpus[fold - first]}
+    run_fold $((fold - first)) 1 --fold "$fold"
+  ) &
+  children+=($!)
 done
-wait "$agent"
-code=$?
-[[ -e $marker ]] && exit 75
-exit "$code"
+trap 'kill -USR1 "${children[@]}" 2>/dev/null' USR1 TERM INT HUP
+worst=0
+for child in "${children[@]}"; do
+  wait_for "$child"
+  code=$?
+  # A fold that only stopped can go on: a failure weighs more.
+  ((code != 0 && (worst == 0 || worst == 75))) && worst=$code
+done
+exit "$worst"

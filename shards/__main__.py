@@ -23,27 +23,16 @@ from shards.dataset.keys import load_salt, save_pseudonyms
 from shards.dataset.table import MANIFEST, Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import atomic_write, raise_open_files
 from shards.film_options import film_options
 
-
-class _Path(click.Path):
-    """A path of a name that every stream can print."""
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        try:
-            os.fsdecode(value).encode()
-        except UnicodeEncodeError:
-            self.fail(f"{value}: this path is not UTF-8; rename it, as with 'convmv -f latin1 -t utf8'", param, context)
-        return super().convert(value, param, context)
-
-
-FOLDER = _Path(path_type=Path)
+FOLDER = console.PathType(path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def app() -> None:
     """Turn chest films and run-length labels into WebDataset shards with a sample table."""
+    raise_open_files()
 
 
 @app.command()

@@ -5,13 +5,14 @@ import errno
 import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 import click
 from tqdm import tqdm
 
-from shards.errors import InputError
+from shards.errors import InputError, InputErrors
 
 EXIT_DONE, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
 
@@ -29,10 +30,25 @@ _MENDS = {
 }
 
 
+class PathType(click.Path):
+    """A path of a name that every stream can print, on one line."""
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """Refuse bytes that are not UTF-8 and control characters."""
+        name = os.fsdecode(value)
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value}: this path is not UTF-8; rename it, as with 'convmv -f latin1 -t utf8'", param, context)
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            self.fail(f"{name!r}: this path holds a line break or another control character; rename it", param, context)
+        return super().convert(value, param, context)
+
+
 def run(command: click.Command, name: str, argv: Sequence[str] | None = None) -> int:
     """Run a click command and return its exit code: 0 done, 2 bad usage or input, 1 internal fault.
 
-    Bad input prints one line on stderr; `--debug`, anywhere on the line, adds the traceback.
+    Bad input prints a line on stderr for each of its errors; `--debug`, anywhere on the line, adds the traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -55,7 +71,8 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
             raise
         if debug:
             traceback.print_exc()
-        print(f"error: {printable(' '.join(_explain(error).split()))}", file=sys.stderr)
+        for message in _explain(error):
+            print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
@@ -74,11 +91,13 @@ def flush(stream: TextIO) -> None:
         stream.flush()
 
 
-def _explain(error: InputError | OSError) -> str:
+def _explain(error: InputError | OSError) -> Sequence[str]:
+    if isinstance(error, InputErrors):
+        return error.messages
     if isinstance(error, InputError):
-        return str(error)
+        return [str(error)]
     assert error.errno is not None
-    return f"{error.filename or 'output'}: {error.strerror}; {_MENDS[error.errno]}, then run the same command again"
+    return [f"{error.filename or 'output'}: {error.strerror}; {_MENDS[error.errno]}, then run the same command again"]
 
 
 def printable(text: str) -> str:

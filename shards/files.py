@@ -1,7 +1,9 @@
 """Files that appear whole or not at all."""
 
+import contextlib
 import hashlib
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +56,13 @@ def sync_directory(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def raise_open_files() -> None:
+    """Raise this process's limit of open files to the hard one, for its workers too: every tar in use stays open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # systems that refuse their own limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def current_umask() -> int:

@@ -12,57 +12,73 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export PNEUMO_HOME=${PNEUMO_HOME:-$PWD}
 source slurm/site.sh
+source launch/shell.sh
 
+need_lines "$@"
 config="" shards="" runs="" folds=5 at_a_time="" nodes=1 tasks=4
 device=()
 while (($#)); do
   case $1 in
-    --config) config=$2; shift ;;
-    --shards) shards=$2; shift ;;
-    --runs) runs=$2; shift ;;
-    --folds) folds=$2; shift ;;
-    --at-a-time) at_a_time=$2; shift ;;
-    --nodes) nodes=$2; shift ;;
-    --build-tasks) tasks=$2; shift ;;
+    --config) need_value "$@"; config=$2; shift ;;
+    --shards) need_value "$@"; shards=$2; shift ;;
+    --runs) need_value "$@"; runs=$2; shift ;;
+    --folds) need_value "$@"; folds=$2; shift ;;
+    --at-a-time) need_value "$@"; at_a_time=$2; shift ;;
+    --nodes) need_value "$@"; nodes=$2; shift ;;
+    --build-tasks) need_value "$@"; tasks=$2; shift ;;
     --cpu) device=(--cpu) ;;
     --) shift; break ;;
-    *) echo "error: unknown argument $1 (see the first lines of slurm/pipeline.sh)" >&2; exit 2 ;;
+    *) refuse "unknown argument $1 (see the first lines of slurm/pipeline.sh)" ;;
   esac
   shift
 done
 if [[ -z $config || -z $shards || -z $runs ]]; then
-  echo "error: --config, --shards and --runs are needed (see the first lines of slurm/pipeline.sh)" >&2
-  exit 2
+  refuse "--config, --shards and --runs are needed (see the first lines of slurm/pipeline.sh)"
 fi
 if [[ ! -e $shards/manifest.json ]] && (($# == 0)); then
-  echo "error: $shards: no shards stand there; name the films after --, or give the folder that holds them" >&2
-  exit 2
+  refuse "$shards: no shards stand there; name the films after --, or give the folder that holds them"
 fi
-mkdir -p "$runs/slurm"
-shards=$(realpath -m "$shards") runs=$(realpath "$runs")
+need_number --folds "$folds" 1
+[[ -z $at_a_time ]] || need_number --at-a-time "$at_a_time" 1
+need_number --nodes "$nodes" 1
+need_number --build-tasks "$tasks" 1
+shards=$(realpath -m "$shards") runs=$(realpath -m "$runs")
 read -ra everywhere <<<"$PNEUMO_SBATCH"
 read -ra with_gpus <<<"$PNEUMO_GPU_SBATCH"
 
-# Bad input is found here rather than in the queue, where this machine can look; folds that are trained are left out.
-look=0
-if [[ -e $shards/manifest.json && -z $PNEUMO_SRUN$PNEUMO_EXEC ]]; then
-  look=1
-  eval "$PNEUMO_SETUP"
-fi
+# Bad input is found here rather than in the queue, where this machine can look: of the config alone until the shards
+# stand, then of every fold. Folds that are trained are left out.
 trained=""
-for ((fold = 0; fold < folds && look; fold++)); do
-  plan=$(python -m pneumo_dist train --config "$config" --shards "$shards" --runs "$runs" --fold "$fold" --dry-run \
-    --world-size 1)
-  grep -q '^state: done$' <<<"$plan" && trained+=" $fold"
-done
+if [[ -z $PNEUMO_SRUN$PNEUMO_EXEC ]]; then
+  eval "$PNEUMO_SETUP"
+  look=(--config "$config" --runs "$runs" "${device[@]}")
+  keys=(experiment config)
+  if [[ -e $shards/manifest.json ]]; then
+    look+=(--shards "$shards")
+    for ((fold = 0; fold < folds; fold++)); do
+      look+=(--fold "$fold")
+      keys+=("folds.$fold.is_trained")
+    done
+  fi
+  plan=$(python -m pneumo_dist train --dry-run --json "${look[@]}") || exit $?
+  mapfile -t found < <(json_values "${keys[@]}" <<<"$plan")
+  name=${found[0]} digest=${found[1]:0:8}
+  for ((fold = 0; fold < ${#found[@]} - 2; fold++)); do
+    [[ ${found[fold + 2]} == True ]] && trained+=" $fold"
+  done
+else
+  [[ -r $config ]] || refuse "$config: no such config"
+  name=$(basename "${config%.*}") digest=$(sha256sum "$config")
+fi
+mkdir -p "$runs/slurm"
 
-# A job's name says what it works on, so that a second run of this script finds it.
+# A job's name says what it works on, so that a second run of this script finds it, and takes no other for it.
 short() { sha256sum <<<"$1" | cut -c1-8; }
-name=$(basename "${config%.*}")
+name=${name//[^A-Za-z0-9_-]/-}
 prepare=pneumo-prepare-$(short "$shards")
 finalize=pneumo-finalize-$(short "$shards")
-train=pneumo-train-$name-$(short "$runs")
-predict=pneumo-predict-$name-$(short "$runs")
+train=pneumo-train-$name-$(short "$digest $runs")
+predict=pneumo-predict-$name-$(short "$digest $runs")
 
 # Print the ids of the jobs of a name that wait or run, each task of an array by itself.
 queued() { squeue --me --noheader --array --format=%i --name="$1" | xargs; }

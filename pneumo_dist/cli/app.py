@@ -11,11 +11,13 @@ from pneumo_dist.cli.status import status
 from pneumo_dist.cli.train import fetch_weights, show_batch_command, train
 from pneumo_dist.ranks.ending import end_after
 from shards import console
+from shards.files import raise_open_files
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def app() -> None:
     """Distributed training and inference for pneumothorax segmentation on chest radiographs."""
+    raise_open_files()
 
 
 for command in (

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pneumo_dist.cli.options import FOLDER, OVERRIDES
+from pneumo_dist.ranks.environment import place_of
 from shards import console
 
 
@@ -34,15 +35,15 @@ def doctor(
     from pneumo_dist.config.load import load_config
     from pneumo_dist.doctor.checks import Asked, examine
     from pneumo_dist.doctor.findings import as_json, as_text, would_fail
-    from pneumo_dist.doctor.job import number_of
 
-    if number_of(os.environ, "LOCAL_RANK"):
+    place = place_of(os.environ)
+    if place is not None and place.local_rank:
         return console.EXIT_DONE  # the node's first rank looks at all that its ranks share
     if config_path is None:
         experiment = Experiment(name="default", stages=(StageConfig(name="main"),))
     else:
         experiment = load_config(config_path, overrides).experiment
-    job, findings = examine(Asked(experiment, shards_path, runs, cpu, ranks), os.environ)
+    job, findings = examine(Asked(experiment, config_path, shards_path, runs, cpu, ranks), os.environ)
     if with_json:
         click.echo(as_json(job.host, job.nodes, job.ranks, findings))
     else:

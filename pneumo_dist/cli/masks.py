@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumo_dist.cli.options import CONFIG, FOLDER, RUNS, SHARDS
+from pneumo_dist.ranks.environment import is_first
 from shards import console
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -102,7 +103,7 @@ def submit(
     out: Path | None,
 ) -> None:
     """Write submission.csv from the test predictions: one row per film, -1 where the mask is empty."""
-    if int(os.environ.get("RANK", 0)) != 0:
+    if not is_first(os.environ):
         return
     from dataclasses import replace
 
@@ -178,7 +179,7 @@ def report(
     config_path: Path, shards_path: Path, runs: Path, rule: str | None, against: str | None, by: tuple[str, ...]
 ) -> None:
     """Write report.html and overlays.png for the out-of-fold and holdout predictions and print the figures."""
-    if int(os.environ.get("RANK", 0)) != 0:
+    if not is_first(os.environ):
         return
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.report.page import write_report

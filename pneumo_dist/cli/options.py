@@ -4,7 +4,9 @@ from pathlib import Path
 
 import click
 
-FOLDER = click.Path(path_type=Path)
+from shards.console import PathType
+
+FOLDER = PathType(path_type=Path)
 CONFIG = click.option("--config", "config_path", type=FOLDER, required=True, help="Experiment, a YAML file.")
 OVERRIDES = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, as optim.lr=1e-4.")
 SHARDS = click.option("--shards", "shards_path", type=FOLDER, required=True, help="Folder that 'shards build' made.")

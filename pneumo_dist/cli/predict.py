@@ -9,6 +9,7 @@ import click
 
 from pneumo_dist.cli.masks import RULE, check_folder
 from pneumo_dist.cli.options import CPU, FOLDER, OVERRIDES, RUNS
+from pneumo_dist.ranks.environment import place_of
 from shards import console
 from shards.dataset.table import Shards
 from shards.dicom.rules import FilmRules
@@ -43,6 +44,9 @@ BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle
 @click.option("--block", type=int, default=64, show_default=True, help="Films per stored tar, the unit of resuming.")
 @click.option("--models-in-memory", "models", type=int, default=4, show_default=True, help="Networks held at a time.")
 @click.option("--out", type=FOLDER, help="Folder of the predictions.  [default: RUNS/NAME/SPLIT/predictions]")
+@click.option("--dry-run", is_flag=True, help="Look for what would go wrong with any split, predict nothing.")
+@click.option("--ranks", "node_ranks", type=click.IntRange(1), help="With --dry-run: ranks that this node is to run.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print one line of JSON.")
 def predict(
     config_path: Path | None,
     overrides: tuple[str, ...],
@@ -60,6 +64,9 @@ def predict(
     block: int,
     models: int,
     out: Path | None,
+    dry_run: bool,
+    node_ranks: int | None,
+    as_json: bool,
     **rules: Any,
 ) -> None:
     """Predict a split, averaged over networks and views.
@@ -80,6 +87,16 @@ def predict(
             "films of --shards were taken by their build"
         )
     options = PredictOptions(split, folds, block, models)
+    if dry_run:
+        if config_path is None or shards_path is None or runs is None:
+            raise InputError("--dry-run: give --config, --shards and --runs")
+        from pneumo_dist.cli.dry_run import print_prediction
+        from pneumo_dist.cli.networks import ensemble_of
+        from pneumo_dist.doctor.prediction import ToPredict
+
+        config, own = ensemble_of(config_path, overrides, (stage, top_k, hflip))
+        print_prediction(ToPredict(config, own, shards_path, runs, folds, node_ranks, cpu), as_json)
+        return
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
         if bundle is not None:
@@ -89,7 +106,9 @@ def predict(
                 raise InputError(f"--bundle {bundle}: out-of-fold predictions are made with --config and --runs")
             ensemble, _ = read_bundle(bundle)
         else:
-            ensemble = _resolved(config_path, overrides, runs, shards, ranks, folds, (stage, top_k, hflip))
+            from pneumo_dist.cli.networks import resolved
+
+            ensemble = resolved(config_path, overrides, runs, shards, ranks, folds, (stage, top_k, hflip))
         if out is None and runs is None:
             raise InputError("give --out, the folder of the predictions, or --runs")
         name = "dicom" if dicom_dir is not None else split
@@ -106,37 +125,6 @@ def predict(
 def _one_of(first: str, one: object, second: str, other: object) -> None:
     if (one is None) == (other is None):
         raise InputError(f"give {first} or {second}{'' if one is None else ', not both'}")
-
-
-def _resolved(
-    config_path: Path | None,
-    overrides: tuple[str, ...],
-    runs: Path | None,
-    shards: Shards | None,
-    ranks: "Ranks",
-    folds: tuple[int, ...],
-    of_experiment: tuple[str | None, int | None, bool] = (None, None, True),
-) -> "Ensemble":
-    """Return the networks of an experiment or an ensemble, with averaged weights made where they are asked for."""
-    from pneumo_dist.config.ensemble import MemberConfig, alone, load_either
-    from pneumo_dist.config.experiment import Experiment
-    from pneumo_dist.predict.average import averaged_checkpoint
-    from pneumo_dist.predict.ensemble import Source, resolve
-
-    assert config_path is not None
-    if runs is None:
-        raise InputError("give --runs, the folder of all runs")
-    config = load_either(config_path, overrides)
-    own = config if isinstance(config, Experiment) else None
-    ensemble = alone(config, *of_experiment) if isinstance(config, Experiment) else config
-
-    def averaged(member: MemberConfig, source: Source) -> Path:
-        # Members that differ in what they average must not replace each other's checkpoint.
-        kind = f"{source.stage.name}-{member.checkpoints}-{member.top_k or source.stage.top_k}"
-        folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{source.fold}" / kind
-        return averaged_checkpoint(member, source, folder, shards, ranks)
-
-    return resolve(ensemble, runs, folds or (shards.folds() if shards else []), ranks, averaged, own)
 
 
 def _new_films(
@@ -196,6 +184,7 @@ def average(
     rule: str | None,
 ) -> None:
     """Average the weights that an ensemble asks for, and write it as one file that predict and segment take alone."""
+    from pneumo_dist.cli.networks import resolved
     from pneumo_dist.ranks.ranks import process_group
 
     if config_path is None:
@@ -205,7 +194,7 @@ def average(
     picked = _bundled_rule(config_path, overrides, rule, runs) if bundle is not None else None
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
-        ensemble = _resolved(config_path, overrides, runs, shards, ranks, folds)
+        ensemble = resolved(config_path, overrides, runs, shards, ranks, folds)
         if not ranks.is_main:
             return
         for part in ensemble.parts:
@@ -237,7 +226,7 @@ def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | Non
 @CPU
 def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu: bool, **rules: Any) -> int:
     """Segment new DICOM films, or folders of them; print a line of JSON for each. For research, not for diagnosis."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if place_of(os.environ) is not None:
         raise InputError("segment works alone; for many films on several ranks use predict --bundle --dicom")
     import json
     import tempfile

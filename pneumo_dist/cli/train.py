@@ -1,21 +1,18 @@
 """train, and what is done before it: fetch-weights and show-batch."""
 
-import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pneumo_dist import __version__
 from pneumo_dist.cli.options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
-from pneumo_dist.config.experiment import BatchError, Experiment
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config, told_as
-from pneumo_dist.runs.heartbeat import is_finished, running
-from pneumo_dist.source import source_digest
+from pneumo_dist.ranks.environment import place_of
+from pneumo_dist.runs.heartbeat import running
 from shards import console
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -27,65 +24,85 @@ if TYPE_CHECKING:
 @click.command()
 @CONFIG
 @OVERRIDES
-@SHARDS
+@click.option("--shards", "shards_path", type=FOLDER, help="Folder that 'shards build' made.")
 @RUNS
 @CPU
-@click.option("--fold", type=int, required=True, help="Fold that is validated on.")
+@click.option("--fold", "folds", type=int, multiple=True, help="Fold that is validated on.")
 @click.option("--allow-empty-fold", is_flag=True, help="Train although no film of the fold has a pneumothorax.")
 @click.option("--profile", is_flag=True, help="Trace six steps of each stage on rank 0, for TensorBoard or perfetto.")
-@click.option("--dry-run", is_flag=True, help="Print the resolved config and the steps per stage, train nothing.")
-@click.option("--world-size", type=int, help="With --dry-run: ranks to plan for.  [default: those of torchrun]")
+@click.option("--dry-run", is_flag=True, help="Look for what would go wrong, print config and steps, train nothing.")
+@click.option("--world-size", type=click.IntRange(1), help="With --dry-run: ranks to plan for.  [default: torchrun's]")
+@click.option(
+    "--ranks", "node_ranks", type=click.IntRange(1), help="With --dry-run: how many of them run on this node."
+)
+@click.option("--head", metavar="HOST:PORT", help="With --dry-run: where several nodes are to meet.")
+@click.option("--node", type=click.IntRange(0), help="With --dry-run: number of this node among them.")
 @click.option("--rate", type=float, help="With --dry-run: films/s over all ranks, to print the hours.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print one line of JSON.")
 def train(
     config_path: Path,
     overrides: tuple[str, ...],
-    shards_path: Path,
+    shards_path: Path | None,
     runs: Path,
     cpu: bool,
-    fold: int,
+    folds: tuple[int, ...],
     allow_empty_fold: bool,
     profile: bool,
     dry_run: bool,
     world_size: int | None,
+    node_ranks: int | None,
+    head: str | None,
+    node: int | None,
     rate: float | None,
+    as_json: bool,
 ) -> int:
-    """Train one fold of an experiment, stage by stage; run again to go on where it stopped."""
-    from pneumo_dist.data.plan import check_validation
+    """Train one fold of an experiment, stage by stage; run again to go on where it stopped.
 
-    config = load_config(config_path, overrides)
-    shards = Shards(shards_path)
-    world = world_size or int(os.environ.get("WORLD_SIZE", 1))
-    plan = _plan_lines(config, shards, fold, world, rate)
-    if not allow_empty_fold:
-        check_validation(shards, fold)
-    folder = runs / config.experiment.name / f"fold{fold}"
-    facts = {
-        "code": f"{__version__}, source {source_digest()}",
-        "config": hashlib.sha256(config.experiment.model_dump_json().encode()).hexdigest(),
-        "shards": shards.manifest["table_sha256"],
-    }
+    With --dry-run, --fold may be repeated, and without --shards the config alone is looked at.
+    """
+    from pneumo_dist.cli.dry_run import Training, check_training, facts_of, print_training, warn
+
+    config, place = load_config(config_path, overrides), place_of(os.environ)
     if dry_run:
-        stages = [stage.name for stage in config.experiment.stages]
-        is_done = is_finished(folder, {name: facts[name] for name in ("config", "shards")}, stages)
-        state = "done" if is_done else "to be trained"
-        print(dump_resolved(config), *plan, f"folder: {folder}", f"state: {state}", sep="\n")
+        world = world_size or (place.world if place else None)
+        meeting = (head, node or 0) if head is not None else None
+        training = Training(config, shards_path, runs, folds, cpu, allow_empty_fold, world, node_ranks, meeting)
+        print_training(training, check_training(training), rate, as_json)
         return console.EXIT_DONE
+    if any(given is not None for given in (world_size, node_ranks, head, node, rate)) or as_json:
+        raise click.UsageError("--world-size, --ranks, --head, --node, --rate and --json go with --dry-run")
+    if shards_path is None or len(folds) != 1:
+        raise click.UsageError("give --shards and one --fold")
+    world, local_world = (place.world, place.local_world or 1) if place else (1, 1)
+    training = Training(config, shards_path, runs, folds, cpu, allow_empty_fold, world, local_world)
+    if place is None:
+        warn(check_training(training, resumes=False))
 
+    from pneumo_dist.network.weights import weights_line
     from pneumo_dist.ranks.precision import configure
-    from pneumo_dist.ranks.ranks import check_agreement, process_group
+    from pneumo_dist.ranks.ranks import check_agreement, on_rank_0, process_group
     from pneumo_dist.ranks.stop import MARKER, Preempted, exit_code
     from pneumo_dist.ranks.watchdog import Limits
+    from pneumo_dist.runs.checkpoint import list_checkpoints
     from pneumo_dist.train.fold import train_fold
 
+    shards, fold = Shards(shards_path), folds[0]
+    folder, facts = training.folder(fold), facts_of(config, shards)
     runtime = config.experiment.runtime
     with process_group(cpu, Limits(runtime.start_minutes, runtime.watchdog_minutes)) as ranks:
         _plain_warnings(ranks)
         configure(runtime)
         check_agreement(ranks, facts)
+        if place is not None:
+            messages = on_rank_0(ranks, lambda: check_training(training, resumes=False))
+            warn(messages if ranks.is_main else ())
         try:
             with running(folder, ranks, facts) as heartbeat:
                 if ranks.is_main:
                     (folder / MARKER).unlink(missing_ok=True)
+                    is_new = not list_checkpoints(folder / config.experiment.stages[0].name / "checkpoints")
+                    if is_new and config.experiment.init is None:
+                        print(weights_line(config.experiment.model), flush=True)
                 shards = _staged(config, shards, fold, ranks)
 
                 def resolved(as_ran: Experiment) -> str:
@@ -121,31 +138,6 @@ def _staged(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> 
             bar.update(count)
 
         return stage_shards(shards, rows, Path(cache_dir), copied)
-
-
-def _plan_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rate: float | None) -> list[str]:
-    """Check that every stage can be planned, and say what it amounts to."""
-    from pneumo_dist.data.plan import EpochPlan, split_fold
-
-    _, validation = shards.fold_rows(fold, always_train=False)
-    positives = int(shards.column("has_mask")[validation].sum())
-    lines = [f"validation: {len(validation)} films, {positives} of them with a pneumothorax"]
-    for stage in config.experiment.stages:
-        plan = EpochPlan(split_fold(shards, fold, stage.always_train), stage, config.experiment.seed, world)
-        last = stage.epochs - 1
-        try:
-            steps = f"{_ends(plan.steps, last)} steps x {stage.epochs} epochs, accumulation {plan.accumulation}"
-        except BatchError as error:
-            raise InputError(f"{config.path}: {error}") from None
-        hours = f", {plan.total_steps * stage.global_batch / rate / 3600:.2f} h" if rate else ""
-        lines.append(f"stage {stage.name}: {_ends(plan.length, last)} films an epoch, {steps} on {world} ranks{hours}")
-    return lines
-
-
-def _ends(count: Callable[[int], int], last: int) -> str:
-    """Return a count of the first epoch, and of the last where it differs."""
-    first, final = count(0), count(last)
-    return str(first) if first == final else f"{first} to {final}"
 
 
 def _plain_warnings(ranks: "Ranks") -> None:

@@ -7,9 +7,9 @@ import pydantic
 from pydantic import Field, model_validator
 
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.config.load import OVERRIDE, first_error, load_config, mend_for, parse_override, put, read_tree
+from pneumo_dist.config.load import OVERRIDE, in_order, load_config, mend_for, parse_override, put, read_tree
 from pneumo_dist.config.schema import Positive, Probability, Schema
-from shards.errors import InputError
+from shards.errors import InputErrors
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -88,7 +88,7 @@ def alone(experiment: Experiment, stage: str | None, top_k: int | None, hflip: b
 
 
 def load_either(path: Path, overrides: tuple[str, ...] = ()) -> Experiment | EnsembleConfig:
-    """Load an experiment or an ensemble, which is known by its `members`. Raises InputError naming file and key."""
+    """Load an experiment or an ensemble, which is known by its `members`. Raises InputErrors naming file and key."""
     tree = read_tree(path)
     if "members" not in tree:
         return load_config(path, overrides).experiment
@@ -98,11 +98,13 @@ def load_either(path: Path, overrides: tuple[str, ...] = ()) -> Experiment | Ens
     try:
         return EnsembleConfig.model_validate(tree)
     except pydantic.ValidationError as error:
-        first = first_error(error)
-        key = ".".join(map(str, first["loc"])) or "config"
-        given = any(override.startswith(f"{key}=") for override in overrides)
-        message = first["msg"]
-        if first["type"] == "extra_forbidden":
-            schema = PARTS[first["loc"][0]] if len(first["loc"]) > 1 else EnsembleConfig
-            message = f"unknown key; {mend_for(str(first['loc'][-1]), schema.model_fields)}"
-        raise InputError(f"{OVERRIDE if given else path}: {key}: {message}") from None
+        messages = []
+        for each in in_order(error):
+            key = ".".join(map(str, each["loc"])) or "config"
+            given = any(override.startswith(f"{key}=") for override in overrides)
+            message = each["msg"]
+            if each["type"] == "extra_forbidden":
+                schema = PARTS[each["loc"][0]] if len(each["loc"]) > 1 else EnsembleConfig
+                message = f"unknown key; {mend_for(str(each['loc'][-1]), schema.model_fields)}"
+            messages.append(f"{OVERRIDE if given else path}: {key}: {message}")
+        raise InputErrors(messages) from None

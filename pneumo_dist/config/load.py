@@ -11,7 +11,7 @@ import yaml
 
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import without_dropped
-from shards.errors import InputError
+from shards.errors import InputError, InputErrors
 
 STAGE_KEYS = frozenset(StageConfig.model_fields) - {"name"}
 OVERRIDE = "--set"
@@ -32,7 +32,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     """Load an experiment. `overrides` are `dotted.key=value` with the value in YAML.
 
     A stage's key (`optim.lr`) is set in every stage, `stages.NAME.optim.lr` in one.
-    Raises InputError naming file, key and the nearest valid name.
+    Raises InputErrors naming file, key and the nearest valid name of everything that is wrong.
     """
     origins: dict[str, str] = {}
     tree = _read(path, (), origins)
@@ -46,7 +46,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
     try:
         experiment = Experiment.model_validate(without_dropped({**tree, "stages": merged}))
     except pydantic.ValidationError as error:
-        raise InputError(_explain(error, path, merged, origins)) from None
+        raise _explain(error, path, merged, origins) from None
     return LoadedConfig(experiment, origins, path)
 
 
@@ -172,26 +172,38 @@ def put(tree: Tree, parts: Sequence[str], value: Any) -> None:
     tree[parts[-1]] = value
 
 
-def _explain(error: pydantic.ValidationError, path: Path, stages: Sequence[Tree], origins: Mapping[str, str]) -> str:
-    first = first_error(error)
-    location = [str(part) for part in first["loc"]]
+def _explain(
+    error: pydantic.ValidationError, path: Path, stages: Sequence[Tree], origins: Mapping[str, str]
+) -> InputErrors:
+    """Return all that is wrong, each with the file that says so; what several stages inherit is told once."""
+    messages = [_explain_one(each, path, stages, origins) for each in in_order(error)]
+    return InputErrors(list(dict.fromkeys(messages)))
+
+
+def _explain_one(error: Any, path: Path, stages: Sequence[Tree], origins: Mapping[str, str]) -> str:
+    location = [str(part) for part in error["loc"]]
     inner = location
     if location[:1] == ["stages"] and len(location) > 1:
         location[1] = str(stages[int(location[1])]["name"])
         inner = location[2:]
-    key = ".".join(location)
-    file = _given_in([key, ".".join(inner)], origins) or str(path)
-    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
+    key, default = ".".join(location), ".".join(inner)
+    file = _given_in([key, default], origins) or str(path)
+    shared = _given_at(default, origins)
+    if shared is not None and _given_at(key, origins) in (None, OVERRIDE):
+        file, key = shared, default  # one key that stages have in common
+    if error["type"] == "extra_forbidden":
         hint = mend_for(location[-1], _valid_names(inner, in_stage=inner is not location))
-        return f"{file}: unknown key {key}; {hint}{more}"
-    return f"{file}: {key or 'config'}: {first['msg']}{more}"
+        return f"{file}: unknown key {key}; {hint}"
+    return f"{file}: {key or 'config'}: {error['msg']}"
 
 
-def first_error(error: pydantic.ValidationError) -> Any:
-    """Return the error to tell of: an unknown key before others, as it may be what another one misses, misspelt."""
+def in_order(error: pydantic.ValidationError) -> list[Any]:
+    """Return the errors to tell of, unknown keys before others, as they may be what another one misses, misspelt."""
     errors = error.errors()
-    return next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    # Where items of a tuple are wrong, pydantic also says that too few are left.
+    items = {each["loc"][:end] for each in errors for end in range(1, len(each["loc"]))}
+    told = [each for each in errors if each["type"] != "too_short" or each["loc"] not in items]
+    return sorted(told, key=lambda each: each["type"] != "extra_forbidden")
 
 
 def mend_for(name: str, valid: Iterable[str]) -> str:
@@ -200,12 +212,17 @@ def mend_for(name: str, valid: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else "remove it"
 
 
+def _given_at(key: str, origins: Mapping[str, str]) -> str | None:
+    """Return where a key, or something below it, was given."""
+    return next((origin for known, origin in origins.items() if known == key or known.startswith(f"{key}.")), None)
+
+
 def _given_in(keys: Sequence[str], origins: Mapping[str, str]) -> str | None:
     """Return where one of the keys was given, else something below it, else a mapping or list that holds it."""
     for key in keys:
-        for known, origin in origins.items():
-            if known == key or known.startswith(f"{key}."):
-                return origin
+        origin = _given_at(key, origins)
+        if origin is not None:
+            return origin
     for key in keys:
         while "." in key:
             key = key.rpartition(".")[0]

@@ -2,9 +2,10 @@
 
 import math
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -114,13 +115,14 @@ class EpochPlan:
     world: int
 
     def __post_init__(self) -> None:
-        for epoch in range(self.stage.epochs):
-            if self.steps(epoch) == 0:
-                # Counted from 1, as the progress bar does.
-                raise InputError(
-                    f"stage {self.stage.name}: epoch {epoch + 1} has {self.length(epoch)} films, fewer than "
-                    f"global_batch {self.stage.global_batch}; lower it"
-                )
+        # The share of positives moves one way only: the first or the last epoch is the shortest.
+        epoch = 0 if self.steps(0) == 0 else self._first_from(0, lambda later: self.steps(later) == 0)
+        if epoch < self.stage.epochs:
+            # Counted from 1, as the progress bar does.
+            raise InputError(
+                f"stage {self.stage.name}: epoch {epoch + 1} has {self.length(epoch)} films, fewer than "
+                f"global_batch {self.stage.global_batch}; lower it"
+            )
 
     def rate(self, epoch: int) -> float | None:
         """Return the share of positives that the config asks for in an epoch, or None where it takes every film.
@@ -154,7 +156,19 @@ class EpochPlan:
     @property
     def total_steps(self) -> int:
         """Optimizer steps of all epochs of the stage."""
-        return sum(map(self.steps, range(self.stage.epochs)))
+        total, epoch = 0, 0
+        while epoch < self.stage.epochs:
+            later = self._first_from(epoch, partial(self._differ, epoch))
+            total, epoch = total + self.steps(epoch) * (later - epoch), later
+        return total
+
+    def _differ(self, epoch: int, other: int) -> bool:
+        return self.steps(epoch) != self.steps(other)
+
+    def _first_from(self, start: int, is_so: Callable[[int], bool]) -> int:
+        """Return the first epoch from `start` on for which something is so, and then stays so; epochs where it never
+        is. A stage may have millions."""
+        return start + bisect_left(range(start, self.stage.epochs), True, key=is_so)
 
     @property
     def accumulation(self) -> int:

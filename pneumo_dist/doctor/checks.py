@@ -1,28 +1,30 @@
 """All checks of a node in the order of the report: gathers the facts of each, and lets it look at them."""
 
-import resource
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor import gpu, inputs, libraries, network, node, probes, run_folder
 from pneumo_dist.doctor.driver import Smi, ask_smi, driver_files, visible_gpus
-from pneumo_dist.doctor.findings import Finding, guarded
+from pneumo_dist.doctor.findings import Finding
 from pneumo_dist.doctor.job import Job, job_of
+from pneumo_dist.doctor.preflight import Check, Planned, judged, preflight_checks
 from pneumo_dist.doctor.probes import Crash, TorchFacts
-
-Check = tuple[str, Callable[[], list[Finding]]]
+from shards.dataset.table import Shards
+from shards.errors import InputError
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to train here: without a config, an experiment of default values; `ranks` None is one per GPU."""
+    """What is to train here; `path` None is an experiment of default values, `ranks` None is one per GPU."""
 
     experiment: Experiment
+    path: Path | None
     shards: Path | None
     runs: Path | None
     cpu: bool
@@ -42,8 +44,19 @@ def examine(asked: Asked, env: Mapping[str, str]) -> tuple[Job, list[Finding]]:
         *_node_checks(job, asked),
         ("network", lambda: _network(job)),
         *_input_checks(job, asked),
+        *preflight_checks(_planned(asked, job, known), env),
     ]
-    return job, [finding for name, look in checks for finding in guarded(name, look)]
+    return job, [finding for name, look in checks for finding in judged(name, look)]
+
+
+def _planned(asked: Asked, job: Job, torch: TorchFacts | None) -> Planned:
+    """Return what this node's job would train: all folds. Without a torch that works, no network is made."""
+    folds: tuple[int, ...] = ()
+    with suppress(InputError, OSError):  # told of the shards
+        folds = tuple(Shards(asked.shards).folds()) if asked.shards is not None else ()
+    path = asked.path if torch is not None and not torch.import_fault else None
+    world, on_gpu = job.world, job.gpus > 0
+    return Planned(asked.experiment, path, asked.shards, asked.runs, folds, world, job.ranks, on_gpu, True)
 
 
 def _library_checks(torch: TorchFacts | None, smi: Smi, job: Job, experiment: Experiment) -> list[Check]:
@@ -78,16 +91,7 @@ def _node_checks(job: Job, asked: Asked) -> list[Check]:
         needed = node.shared_memory_bytes(asked.experiment, job.ranks)
         return node.check_shared_memory(node.free_bytes(Path("/dev/shm")), needed, job.ranks if job.gpus else 0)
 
-    def files() -> list[Finding]:
-        tars = inputs.train_tars(asked.shards) if asked.shards is not None else 0
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return node.check_open_files(*limits, *node.open_files(asked.experiment, tars, job.world))
-
-    checks: list[Check] = [
-        ("open files", files),
-        ("CPUs", lambda: node.check_cpus(node.allowed_cpus(), asked.experiment, job.ranks)),
-        ("NUMA", lambda: node.check_numa(job, shutil.which("numactl") is not None)),
-    ]
+    checks: list[Check] = [("NUMA", lambda: node.check_numa(job, shutil.which("numactl") is not None))]
     # Other systems keep shared memory elsewhere.
     return [("/dev/shm", shared_memory), *checks] if sys.platform == "linux" else checks
 
@@ -104,7 +108,6 @@ def _input_checks(job: Job, asked: Asked) -> list[Check]:
     checks: list[Check] = []
     if shards is not None:
         checks.append(("shards", lambda: inputs.check_shards(shards)))
-    checks.append(("weights", lambda: inputs.check_weights(asked.experiment.model, inputs.is_cached, job.env)))
     if runs is not None:
         checks.append(
             ("run folder", lambda: run_folder.check_run_folder(runs, job.nodes, _text("/proc/self/mountinfo")))

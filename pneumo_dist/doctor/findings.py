@@ -47,6 +47,17 @@ def error(check: str, found: str, mend: str) -> Finding:
     return Finding(check, Status.ERROR, _line(found), _line(mend))
 
 
+def refused(check: str, message: str, status: Status = Status.ERROR) -> Finding:
+    """Return a finding from an error's message, whose mend follows its last semicolon."""
+    found, _, mend = message.rpartition("; ")
+    return Finding(check, status, _line(found or message), _line(mend if found else "look at it before training"))
+
+
+def size_of(count: int) -> str:
+    """Return a number of bytes for people."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
 def _line(text: str) -> str:
     """Messages of drivers and libraries span lines."""
     return " ".join(text.split())

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.doctor.findings import Finding, error, ok, warning
+from pneumo_dist.doctor.findings import Finding, error, ok, refused, warning
 from shards.dataset.table import MEMBERS, TABLE, Shards
 from shards.errors import InputError
 from shards.files import sha256_file
@@ -82,7 +82,8 @@ def check_weights(
             return [error("weights", f"model.encoder_weights_file {path}: {fault.strerror}", mend)]
         if digest != model.encoder_weights_sha256:
             return [error("weights", f"model.encoder_weights_file {path}: its SHA-256 is {digest}", mend)]
-        return [ok("weights", f"{path}, with the config's SHA-256")]
+        misfit = unfitting(model)
+        return [misfit] if misfit else [ok("weights", f"{path}, with the config's SHA-256")]
     if model.encoder_weights is None:
         return []
     name = f"{model.encoder_weights} weights of {model.encoder}"
@@ -97,6 +98,23 @@ def check_weights(
         if env.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
             return [error("weights", f"{found}, and {variable} forbids to fetch them", f"unset it, or {fetch}")]
     return [warning("weights", f"{found}; training would fetch them", f"where this node reaches no hub: {fetch}")]
+
+
+def unfitting(model: ModelConfig) -> Finding | None:
+    """Return why the config's file of weights is none of its encoder; None where it is one."""
+    from pneumo_dist.network.fit import meta_model
+    from pneumo_dist.network.weights import load_encoder_file
+
+    try:
+        # A file is for three channels, whatever the network then takes.
+        encoder = meta_model(model.model_copy(update={"in_channels": 3})).get_submodule("encoder")
+    except InputError:
+        return None  # told of the network
+    try:
+        load_encoder_file(encoder, model, assign=True)
+    except InputError as fault:
+        return refused("weights", str(fault))
+    return None
 
 
 def is_cached(model: ModelConfig) -> bool:

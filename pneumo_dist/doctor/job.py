@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pneumo_dist.ranks.environment import place_of
+
 
 @dataclass(frozen=True)
 class Job:
@@ -28,17 +30,18 @@ class Job:
 
 def job_of(host: str, env: Mapping[str, str], gpus: int, ranks: int | None) -> Job:
     """Return the job that the environment of SLURM or torchrun tells of; alone, one rank per GPU, or one."""
-    return Job(host, node_count(env), ranks or number_of(env, "LOCAL_WORLD_SIZE") or gpus or 1, gpus, env)
+    place = place_of(env)
+    return Job(host, node_count(env), ranks or (place.local_world if place else 0) or gpus or 1, gpus, env)
 
 
 def node_count(env: Mapping[str, str]) -> int:
-    """Return the nodes that train together: those of the SLURM job, or those that WORLD_SIZE spans."""
-    world, local = number_of(env, "WORLD_SIZE"), number_of(env, "LOCAL_WORLD_SIZE")
-    spanned = -(-world // local) if local else 0
-    return max(1, spanned, *(number_of(env, name) for name in ("SLURM_NNODES", "SLURM_JOB_NUM_NODES")))
+    """Return the nodes that train together: those of the SLURM job, or those that torchrun's ranks span."""
+    place = place_of(env)
+    spanned = -(-place.world // place.local_world) if place and place.local_world else 0
+    return max(1, spanned, *(_number(env, name) for name in ("SLURM_NNODES", "SLURM_JOB_NUM_NODES")))
 
 
-def number_of(env: Mapping[str, str], name: str) -> int:
+def _number(env: Mapping[str, str], name: str) -> int:
     """Return a variable's number; 0 where it is unset or no number."""
     text = env.get(name, "")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() else 0

@@ -1,7 +1,9 @@
 """How other nodes would find this one, and the interfaces that gloo and NCCL would take."""
 
+import errno
 import fcntl
 import ipaddress
+import re
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from pneumo_dist.doctor.findings import Finding, error, ok, warning
 from pneumo_dist.doctor.job import Job
+from shards.errors import InputError
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 SIOCGIFADDR = 0x8915
@@ -87,6 +90,58 @@ def check_host_name(addresses: Sequence[str], job: Job, route: str) -> list[Find
         found = f"{host} resolves to {addresses[0]}, a loopback address: other nodes cannot reach this one by it"
         return [grade("host name", found, mend)]
     return [ok("host name", f"{host} resolves to {addresses[0]}")]
+
+
+def check_meeting(head: str, node: int, own: str, env: Mapping[str, str]) -> list[Finding]:
+    """Can the nodes meet at `head` (HOST:PORT), which is node 0's? `own` is this node's name. Raises InputError."""
+    host, port = _parted(head)
+    addresses = host_addresses(host)
+    if not addresses:
+        raise InputError(
+            f"--head {head}: {host} has no address here; add it to /etc/hosts or to DNS, or give its address"
+        )
+    if node == 0:
+        _check_free(head, port)
+    if is_loopback(addresses[0]):
+        return [ok("head", f"{head}: all nodes are on this host")]
+    route = default_route(_routes())
+    grades = check_host_name(host_addresses(own), Job(own, 2, 1, 0, env), route)
+    return [ok("head", f"{head}: {addresses[0]}"), *grades]
+
+
+def _routes() -> str:
+    try:
+        return Path("/proc/net/route").read_text()
+    except OSError:
+        return ""
+
+
+def _parted(head: str) -> tuple[str, int]:
+    host, _, port = head.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise InputError(f"--head {head}: is no HOST:PORT; give the first node's name and a number from 1 to 65535")
+    return host, int(port)
+
+
+def _check_free(head: str, port: int) -> None:
+    """Raise InputError where something listens to a port of this node already, or this user may not."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torchrun's own: what has ended is no hindrance
+        try:
+            probe.bind(("", port))
+        except OSError as fault:
+            reason = "is in use on this node" if fault.errno == errno.EADDRINUSE else f"({fault.strerror})"
+            raise InputError(f"--head {head}: port {port} {reason}; give another") from None
+
+
+def local_address(head: str) -> str:
+    """Return this node's address on the way to `head` (HOST:PORT), at which the others then reach it."""
+    host, port = _parted(head)
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as asking:
+        asking.connect(address)  # of a datagram socket: nothing is sent
+        return str(asking.getsockname()[0])
 
 
 def check_interfaces(interfaces: Sequence[Interface], addresses: Sequence[str], route: str, job: Job) -> list[Finding]:

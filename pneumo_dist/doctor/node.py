@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.doctor.findings import Finding, error, ok, warning
+from pneumo_dist.doctor.findings import Finding, error, ok, size_of, warning
 from pneumo_dist.doctor.job import Job
 
 # What NCCL's documentation asks of a container's /dev/shm.
@@ -37,12 +37,12 @@ def check_shared_memory(free: int | None, needed: int, gpu_ranks: int) -> list[F
     if free is None:
         grade = error if needed else warning
         return [grade("/dev/shm", "there is none", mend)]
-    room = f"{_size(free)} free"
+    room = f"{size_of(free)} free"
     if free < needed:
-        return [error("/dev/shm", f"{room}, the loader's batches take up to {_size(needed)}", mend)]
+        return [error("/dev/shm", f"{room}, the loader's batches take up to {size_of(needed)}", mend)]
     if gpu_ranks > 1 and free < needed + NCCL_BYTES:
-        return [warning("/dev/shm", f"{room}; NCCL may want {_size(NCCL_BYTES)} between ranks", mend)]
-    used = f"the loader's batches take up to {_size(needed)}" if needed else "the loader needs none"
+        return [warning("/dev/shm", f"{room}; NCCL may want {size_of(NCCL_BYTES)} between ranks", mend)]
+    used = f"the loader's batches take up to {size_of(needed)}" if needed else "the loader needs none"
     return [ok("/dev/shm", f"{room}, {used}")]
 
 
@@ -55,10 +55,6 @@ def free_bytes(path: Path) -> int | None:
     return found.f_bavail * found.f_frsize
 
 
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
 def open_files(experiment: Experiment, shards: int, world: int) -> tuple[int, int]:
     """Return how many files a process of a rank certainly opens, and how many it may open.
 
@@ -69,15 +65,17 @@ def open_files(experiment: Experiment, shards: int, world: int) -> tuple[int, in
     return shards + batches, shards + batches + OTHER_FILES + CONNECTIONS * world
 
 
-def check_open_files(soft: int, hard: int, certain: int, likely: int) -> list[Finding]:
-    """Is the limit of open files high enough for the shards, the workers and the connections between ranks?"""
-    if soft in (resource.RLIM_INFINITY, -1) or soft >= likely:
-        limit = "no limit" if soft in (resource.RLIM_INFINITY, -1) else f"a limit of {soft}"
-        return [ok("open files", f"{limit}, a rank may want {likely}")]
-    may = hard in (resource.RLIM_INFINITY, -1) or hard >= likely
-    mend = f"ulimit -n {likely}" if may else f"ulimit -n {hard}, and as root raise nofile in /etc/security/limits.conf"
-    grade = error if soft < certain else warning
-    return [grade("open files", f"a limit of {soft}, a rank may want {likely}", mend)]
+def check_open_files(limit: int, certain: int, likely: int) -> list[Finding]:
+    """Is the limit of open files high enough for the shards, the workers and the connections between ranks?
+
+    Every command raises its own limit to the hard one.
+    """
+    if limit in (resource.RLIM_INFINITY, -1) or limit >= likely:
+        told = "no limit" if limit in (resource.RLIM_INFINITY, -1) else f"a limit of {limit}"
+        return [ok("open files", f"{told}, a rank may want {likely}")]
+    grade = error if limit < certain else warning
+    mend = f"as root raise nofile to {likely} in /etc/security/limits.conf (Docker: --ulimit nofile={likely})"
+    return [grade("open files", f"a limit of {limit}, a rank may want {likely}", mend)]
 
 
 def allowed_cpus(root: Path = Path("/")) -> float:

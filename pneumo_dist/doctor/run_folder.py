@@ -3,16 +3,14 @@
 import errno
 import os
 import secrets
-import shutil
 import tempfile
 import time
 from pathlib import Path
 
-from pneumo_dist.doctor.findings import Finding, error, ok, warning
+from pneumo_dist.doctor.findings import Finding, error, ok, size_of, warning
 from shards.files import atomic_symlink, atomic_write
 
 CONTENT_BYTES = 4 * 2**20
-ROOM_BYTES = 10 * 2**30
 SKEW_SECONDS = 2.0
 YEARS = range(2024, 2100)
 LOCAL_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlay", "f2fs", "vfat"})
@@ -38,7 +36,7 @@ def check_run_folder(runs: Path, nodes: int, mounts: str) -> list[Finding]:
             findings = [*check_writes(Path(scratch), runs), *check_clock(*clock_readings(Path(scratch)))]
     except OSError as fault:
         return [_refused(fault, runs)]
-    return [*findings, *check_room(shutil.disk_usage(folder).free, runs), *check_sharing(folder, nodes, mounts)]
+    return [*findings, *check_sharing(folder, nodes, mounts)]
 
 
 def existing(runs: Path) -> Path:
@@ -103,11 +101,13 @@ def check_clock(before: float, written: float, after: float, drift: float) -> li
     return [ok("clock", f"agrees with the run folder's within {SKEW_SECONDS:.0f} s")]
 
 
-def check_room(free: int, runs: Path) -> list[Finding]:
-    """Is there room for checkpoints?"""
-    found = f"{free / 2**30:.1f} GiB free at {runs}"
-    if free < ROOM_BYTES:
-        mend = "free some space, or give another --runs; a stage keeps its top_k checkpoints and the newest two"
+def check_room(free: int, one: int, needed: int, runs: Path) -> list[Finding]:
+    """Is there room for a checkpoint, of `one` bytes, and for all that training keeps, `needed` bytes more than now?"""
+    found = f"{size_of(free)} free at {runs}, checkpoints take {size_of(max(needed, one))}"
+    mend = "free some space, or give another --runs; a stage keeps its top_k checkpoints and the newest two"
+    if free < one:
+        return [error("room", f"{size_of(free)} free at {runs}, one checkpoint takes {size_of(one)}", mend)]
+    if free < needed:
         return [warning("room", found, mend)]
     return [ok("room", found)]
 

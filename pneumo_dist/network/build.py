@@ -1,18 +1,17 @@
 """Networks by configuration: segmentation_models_pytorch's, and the small FCN."""
 
-import hashlib
+import difflib
 import inspect
 import io
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import segmentation_models_pytorch as smp
 import torch
 
 from pneumo_dist.config.model import FcnConfig, ModelConfig
 from pneumo_dist.network.fcn import Fcn
-from shards.errors import InputError
+from pneumo_dist.network.weights import load_encoder_file
+from shards.errors import InputError, InputErrors
 
 
 def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
@@ -79,8 +78,12 @@ def _create(config: ModelConfig, weights: str | None, in_channels: int) -> torch
             **options,
         )
     except (KeyError, ValueError, TypeError) as error:
+        if "encoder name" in str(error):
+            near = difflib.get_close_matches(config.encoder, smp.encoders.get_encoder_names())
+            hint = f"did you mean {' or '.join(near)}?" if near else "a name of timm's begins with tu-"
+            raise InputError(f"model.encoder {config.encoder}: unknown; {hint}") from None
         raise InputError(
-            f"model {config.arch} with encoder {config.encoder}: {error}; mend model.* in the config"
+            f"model {config.arch} with encoder {config.encoder}: {error}; change model.* in the config"
         ) from None
     except (OSError, RuntimeError) as error:
         if weights is None:
@@ -93,27 +96,8 @@ def _create(config: ModelConfig, weights: str | None, in_channels: int) -> torch
 
 
 def _load_encoder(model: torch.nn.Module, config: ModelConfig) -> None:
-    assert config.encoder_weights_file is not None
-    path = Path(config.encoder_weights_file)
     encoder: Any = model.get_submodule("encoder")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"model.encoder_weights_file {path}: {error.strerror}; give the file of the weights") from None
-    digest = hashlib.sha256(content).hexdigest()
-    if digest != config.encoder_weights_sha256:
-        raise InputError(f"model.encoder_weights_file {path}: its SHA-256 is {digest}; mend the file or the config")
-    try:
-        state = (
-            safetensors.torch.load(content)
-            if path.suffix == ".safetensors"
-            else torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        )
-        encoder.load_state_dict(state)
-    except Exception as error:  # the readers raise many kinds, and a state of another encoder RuntimeError
-        raise InputError(
-            f"model.encoder_weights_file {path}: holds no weights of {config.encoder} ({type(error).__name__})"
-        ) from None
+    load_encoder_file(encoder, config)
     if config.in_channels != 3:
         if config.encoder.startswith("tu-"):
             raise InputError(f"model.in_channels 1: weights of {config.encoder} from a file need in_channels: 3")
@@ -126,6 +110,8 @@ def _check_options(arch: str, options: dict[str, Any]) -> None:
         names = ", ".join([*smp.MODEL_ARCHITECTURES_MAPPING, "fcn"])
         raise InputError(f"model.arch {arch}: unknown; choose from {names}")
     known = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()].__init__).parameters
-    for name in options:
-        if name not in known:
-            raise InputError(f"model.{name}: {arch} has no such option; remove it from the config")
+    unknown = [
+        f"model.{name}: {arch} has no such option; remove it from the config" for name in options if name not in known
+    ]
+    if unknown:
+        raise InputErrors(unknown)

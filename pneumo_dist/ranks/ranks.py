@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from pneumo_dist.ranks.ending import ToldElsewhere
+from pneumo_dist.ranks.environment import TORCHRUN, place_of
 from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.watchdog import END, Limits, Watchdog
 from shards.errors import InputError
@@ -197,17 +198,18 @@ def process_group(cpu: bool, limits: Limits | None = None) -> Iterator[Ranks]:
     raised on the first rank that has one, and ToldElsewhere on the others. The group is then not left, and the process
     has to end, as `end_after` does.
     """
-    rank, world, local = (int(os.environ.get(n, d)) for n, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))
-    device = pick_device(local, cpu)
-    if "MASTER_ADDR" not in os.environ:
+    place = place_of(os.environ)
+    if place is None:
         alone = Watchdog(0, 1, 0, limits, None) if limits is not None else None
         try:
-            yield Ranks(0, 1, 0, device, watchdog=alone)
+            yield Ranks(0, 1, 0, pick_device(0, cpu), watchdog=alone)
         finally:
             if alone is not None:
                 alone.close()
         return
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    rank, world, local = place.rank, place.world, place.local_rank
+    device = pick_device(local, cpu)
+    if TORCHRUN in os.environ:
         # torchrun gives ranks sessions of their own: a killed agent would leave them behind, writing into the run that
         # its successor resumes.
         die_with_parent()

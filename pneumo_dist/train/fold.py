@@ -3,12 +3,16 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import with_present_defaults
+from pneumo_dist.network.fit import check_weights, meta_model
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.ranks.stop import StopAgreement
 from pneumo_dist.runs.checkpoint import (
@@ -66,28 +70,65 @@ def train_fold(
     """
     heartbeat = heartbeat or Heartbeat(None, {})
     as_ran = experiment
+
+    def train(stage: StageConfig, repetition: StageConfig, start: Start) -> Sequence[State]:
+        nonlocal as_ran
+        if start.recorded is not None and start.is_over:
+            as_ran = _with_stage(as_ran, start.recorded)
+        elif ranks.is_main:
+            atomic_write(folder / "config.yaml", resolved(as_ran))
+        run = StageRun(experiment, repetition, fold, shards, folder, ranks, stop, heartbeat, start, profile)
+        return run.train()
+
     with StopAgreement(ranks) as stop:
-        before = _initial(experiment, folder, ranks)
-        for number, stage in enumerate(experiment.stages):
-            followers = [later.name for later in experiment.stages[number + 1 :]]
-            repetition, best = stage, None
-            while True:
-                following = [next_name(stage.name, repetition.name), *followers]
-                start = _start(experiment, stage, repetition, fold, shards, folder, ranks, best or before, following)
-                if start.recorded is not None and start.is_over:
-                    as_ran = _with_stage(as_ran, start.recorded)
-                elif ranks.is_main:
-                    atomic_write(folder / "config.yaml", resolved(as_ran))
-                run = StageRun(experiment, repetition, fold, shards, folder, ranks, stop, heartbeat, start, profile)
-                history = run.train()
-                trained = Trained(folder / repetition.name / "checkpoints", history, start.lineage)
-                gained = best is None or trained.score > best.score
-                if gained:
-                    best = trained
-                if stage.repeat is None or not gained:
-                    break
-                repetition = stage.model_copy(update={"name": next_name(stage.name, repetition.name)})
-            before = best
+        _each_stage(experiment, fold, shards, folder, ranks, _newest, train)
+
+
+def check_resume(experiment: Experiment, fold: int, shards: Shards, folder: Path) -> None:
+    """Raise InputError where `train_fold` would not go on in this folder, or not start; nothing is written."""
+
+    def look(stage: StageConfig, repetition: StageConfig, start: Start) -> Sequence[State] | None:
+        if start.weights is not None:
+            check_weights(start.weights, meta_model(experiment.model), stage.name)
+        return start.state["history"] if start.state is not None and start.is_over else None
+
+    def newest(checkpoints: Path) -> str | None:
+        found = newest_good(checkpoints)
+        return None if found is None else str(found.path)
+
+    alone = Ranks(0, 1, 0, torch.device("cpu"))
+    _each_stage(experiment, fold, shards, folder, alone, newest, look)
+
+
+def _each_stage(
+    experiment: Experiment,
+    fold: int,
+    shards: Shards,
+    folder: Path,
+    ranks: Ranks,
+    newest: Callable[[Path], str | None],
+    train: Callable[[StageConfig, StageConfig, Start], Sequence[State] | None],
+) -> None:
+    """Call `train` for each stage and its repetitions, in order, with where it starts, until it returns no epochs."""
+    before = _initial(experiment, folder, ranks)
+    for number, stage in enumerate(experiment.stages):
+        followers = [later.name for later in experiment.stages[number + 1 :]]
+        repetition, best = stage, None
+        while True:
+            following = [next_name(stage.name, repetition.name), *followers]
+            own = on_rank_0(ranks, partial(newest, folder / repetition.name / "checkpoints"))
+            start = _start(experiment, stage, repetition, fold, shards, folder, ranks, own, best or before, following)
+            history = train(stage, repetition, start)
+            if history is None:
+                return
+            trained = Trained(folder / repetition.name / "checkpoints", history, start.lineage)
+            gained = best is None or trained.score > best.score
+            if gained:
+                best = trained
+            if stage.repeat is None or not gained:
+                break
+            repetition = stage.model_copy(update={"name": next_name(stage.name, repetition.name)})
+        before = best
 
 
 def _with_stage(experiment: Experiment, stage: StageConfig) -> Experiment:
@@ -129,6 +170,7 @@ def _start(
     shards: Shards,
     folder: Path,
     ranks: Ranks,
+    own: str | None,
     before: Trained | None,
     following: Sequence[str],
 ) -> Start:
@@ -138,7 +180,6 @@ def _start(
     config or these films cannot go on from it.
     """
     lineage = stage_lineage(experiment, repetition, fold, shards, before.lineage if before else None)
-    own = on_rank_0(ranks, lambda: _newest(folder / repetition.name / "checkpoints"))
     if own is not None:
         state = read_checkpoint(Path(own))
         check_same_run(state, Path(own), experiment, stage, lineage)

@@ -22,6 +22,7 @@ from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
+from pneumo_dist.network.fit import check_weights
 from pneumo_dist.ranks.precision import resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted, Request, StopAgreement, write_marker
@@ -161,13 +162,8 @@ class StageRun:
         is_fresh = state is None and self.start.weights is None
         model = build_model(experiment.model, pretrained=is_fresh and ranks.is_main)
         if self.start.weights is not None:
-            try:
-                model.load_state_dict(self.start.weights)
-            except RuntimeError:
-                raise InputError(
-                    f"stage {self.stage.name}: the checkpoint that it starts from is of another network; give it the "
-                    "same model, or mend init"
-                ) from None
+            check_weights(self.start.weights, model, self.stage.name)
+            model.load_state_dict(self.start.weights)
         self.learner = Learner(experiment, self.stage, ranks, amp, model)
         self.log = EpochLog(self.learner.terms, self.stage.global_batch, ranks)
         if state is not None:

@@ -1,9 +1,11 @@
 """The launcher: what it gives torchrun, and stopping before there is anything to stop."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -89,7 +91,23 @@ def test_signal_before_the_training_starts_is_75_and_leaves_no_run(dataset: Path
     ("command", "names"),
     [
         (["train.sh", "--nodes", "2"], "--head HOST:PORT"),
+        (["train.sh", "--nodes", "2", "--node", "2", "--head", "a:1"], "--node 2: nodes are counted from 0 to 1"),
+        (["train.sh", "--nodes"], "--nodes needs a value"),
+        (["train.sh", "--ranks=2"], "--ranks=2: write the value after a space"),
+        (["train.sh", "--nodes", "08"], "--nodes 08: give a whole number from 1 on"),
+        (["train.sh", "--cpu", "0"], "--ranks 0: give a whole number from 1 on"),
+        (["train.sh", "--fold-per-gpu", "3-1", "--ranks", "4"], "--fold-per-gpu 1: give a whole number from 3 on"),
         (["train.sh", "--fold-per-gpu", "0-7", "--ranks", "4"], "more folds than the 4 GPUs"),
+        (["train.sh", "--config", "a\nb"], "$'a\\nb' holds a line break"),
+        (["pipeline.sh", "--shards", "a\nb"], "$'a\\nb' holds a line break"),
+        (["predict.sh", "--runs", "a\nb"], "$'a\\nb' holds a line break"),
+        (
+            ["pipeline.sh", "--config", "c", "--shards", "/no/shards", "--runs", "r"],
+            "/no/shards: no shards stand there",
+        ),
+        (["pipeline.sh", "--folds"], "--folds needs a value"),
+        (["predict.sh", "--config"], "--config needs a value"),
+        (["predict.sh", "--cpu"], "--config, --shards and --runs are needed"),
         (["pipeline.sh", "--config", "configs/demo.yaml"], "--config, --shards and --runs are needed"),
         (["pipeline.sh", "--cnofig", "configs/demo.yaml"], "unknown argument --cnofig"),
         (["predict.sh", "--cnofig", "configs/demo.yaml"], "unknown argument --cnofig"),
@@ -104,6 +122,164 @@ def test_bad_usage_is_one_line(command: list[str], names: str) -> None:
     )
     assert done.returncode == 2
     assert names in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+HARM = "a[$(touch harmed)]"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(["launch/train.sh", option, HARM] for option in ("--ranks", "--nodes", "--node", "--max-restarts")),
+        ["launch/train.sh", "--fold-per-gpu", "--ranks", HARM],
+        ["launch/predict.sh", "--config", "c", "--shards", "s", "--runs", "r", "--ranks", HARM],
+        ["launch/pipeline.sh", "--config", "c", "--shards", "s", "--runs", "r", "--folds", HARM, "--", "x"],
+        ["launch/pipeline.sh", "--config", "c", "--shards", "s", "--runs", "r", "--ranks", HARM, "--", "x"],
+        ["launch/pipeline.sh", "--config", "c", "--shards", "s", "--runs", "r", "--cpu", HARM, "--", "x"],
+        *(
+            ["slurm/pipeline.sh", "--config", "c", "--shards", "s", "--runs", "r", option, HARM, "--", "x"]
+            for option in ("--folds", "--nodes", "--at-a-time", "--build-tasks")
+        ),
+    ],
+)
+def test_a_number_is_never_evaluated(command: list[str]) -> None:
+    done = subprocess.run(["bash", *command], env=environment(), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and "give a whole number from" in done.stderr
+    assert not (ROOT / "harmed").exists()
+
+
+def shell(script: str, *arguments: object, **variables: str) -> str:
+    """Return what a script prints that uses the launchers' functions."""
+    done = subprocess.run(
+        ["bash", "-c", f"set -euo pipefail; source launch/shell.sh; source launch/gpus.sh; {script}", "bash"]
+        + [str(each) for each in arguments],
+        env={"PATH": os.environ["PATH"], **variables},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["0", "1"]),
+        ("1", ["1"]),
+        ("1, 0", ["1", "0"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("0,-1,1", ["0"]),
+        ("0,7", ["0"]),
+        ("GPU-8932f937-d72c,MIG-1/2/0", ["GPU-8932f937-d72c", "MIG-1/2/0"]),
+        ("a[$(touch harmed)]", []),
+    ],
+)
+def test_gpus_are_those_that_the_variable_names(node: Path, visible: str | None, expected: list[str]) -> None:
+    variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    path = f"{node / 'bin'}:/usr/bin:/bin"
+    assert shell("visible_gpus", PATH=path, **variables).split() == expected
+    assert shell("count_ranks", PATH=path, **variables).split() == [str(max(1, len(expected)))]
+    assert not (ROOT / "harmed").exists()
+
+
+def test_without_a_driver_there_is_no_gpu_whatever_the_variable_says(tmp_path: Path) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    smi.chmod(0o755)
+    assert shell("visible_gpus; count_ranks", PATH=f"{tmp_path}:/usr/bin:/bin", CUDA_VISIBLE_DEVICES="0,1") == "1\n"
+
+
+def test_values_of_a_json_line_are_as_they_are() -> None:
+    odd = "/a b/'\"$(touch harmed)\\"
+    line = json.dumps({"folds": [{"folder": odd, "is_trained": True}], "name": "x"})
+    python = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    keys = ("folds.0.folder", "folds.0.is_trained", "name")
+    found = shell('json_values "${@:2}" <<<"$1"', f"a banner\n{line}", *keys, PATH=python)
+    assert found.splitlines() == [odd, "True", "x"]
+
+
+def test_ranks_of_another_launcher_are_forgotten() -> None:
+    left = dict.fromkeys(("MASTER_ADDR", "RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "PET_NNODES"), "x")
+    printed = shell("leave_other_launchers; env", **left, TORCHELASTIC_ENABLE_FILE_TIMER="1")
+    assert not any(line.split("=")[0] in left for line in printed.splitlines())
+    assert "TORCHELASTIC_ENABLE_FILE_TIMER=1" in printed
+
+
+def launched(script: str, *arguments: object, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", f"launch/{script}", *map(str, arguments)],
+        env={**environment(), **variables},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_bad_input_is_told_once_whatever_starts_the_training(dataset: Path, tmp_path: Path) -> None:
+    config, runs = write_config(tmp_path / "tiny.yaml", global_batch=3, micro_batch=2), tmp_path / "runs"
+    given = ("--config", config, "--shards", dataset, "--runs", runs)
+    for command in (
+        ("train.sh", "--cpu", 2, *given, "--fold", 0),
+        ("train.sh", "--fold-per-gpu", "--ranks", 2, *given),
+        ("pipeline.sh", "--cpu", 2, "--folds", 2, *given),
+    ):
+        done = launched(*command)
+        assert (done.returncode, done.stdout) == (2, ""), command
+        lines = done.stderr.splitlines()
+        assert len(lines) == 2 and all("global_batch 3 is no multiple" in line for line in lines), lines
+    done = launched("predict.sh", "--cpu", 2, *given)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "fold0: not trained" in done.stderr
+    assert not runs.exists()
+
+
+@pytest.mark.slow
+def test_training_starts_beside_anothers_variables_and_without_an_address(dataset: Path, tmp_path: Path) -> None:
+    """The host's name resolves to nothing, as in some containers."""
+    can = subprocess.run(["unshare", "--uts", "hostname", "no-such-host"], capture_output=True)
+    if can.returncode:
+        pytest.skip("no right to give this process a host name of its own")
+    stages = [{"name": "only", "epochs": 1}]
+    config, runs = write_config(tmp_path / "tiny.yaml", stages=stages), tmp_path / "runs"
+    left = {"MASTER_ADDR": "node1", "MASTER_PORT": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "PET_NNODES": "2"}
+    given = f"--config {config} --shards {dataset} --runs {runs} --fold 0"
+    done = subprocess.run(
+        ["unshare", "--uts", "bash", "-c", f"hostname no-such-host; exec bash launch/train.sh --cpu 2 {given}"],
+        env={**environment(), **left},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "starts from random weights" in done.stdout and "is trained" in done.stdout
+
+
+@pytest.mark.slow
+def test_each_fold_gets_a_gpu_of_those_that_may_be_used(dataset: Path, node: Path, tmp_path: Path) -> None:
+    config, runs = write_config(tmp_path / "tiny.yaml", stages=[{"name": "only", "epochs": 1}]), tmp_path / "runs"
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "words = ' '.join(sys.orig_argv)\n"
+        "if ' train ' in words and '--dry-run' not in words and '--fold' in words:\n"
+        f"    with open({str(notes / 'log')!r}, 'a') as log:\n"
+        "        log.write(words.split('--fold ')[1][0] + ' ' + os.environ['CUDA_VISIBLE_DEVICES'] + chr(10))\n"
+    )
+    variables = {"PATH": f"{node / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": f"{notes}:{ROOT}"}
+    given = ("--config", config, "--shards", dataset, "--runs", runs)
+    done = launched("train.sh", "--fold-per-gpu", *given, CUDA_VISIBLE_DEVICES="GPU-bbb,GPU-aaa", **variables)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = sorted(set((notes / "log").read_text().splitlines()))
+    assert told == ["0 GPU-bbb", "1 GPU-aaa"]
+    done = launched("train.sh", "--fold-per-gpu", "0-1", *given, CUDA_VISIBLE_DEVICES="GPU-bbb", **variables)
+    assert done.returncode == 2 and "more folds than the 1 GPUs" in done.stderr
 
 
 @pytest.mark.parametrize("script", ["prepare", "train_folds", "predict"])

@@ -76,8 +76,9 @@ def test_trained_folds_are_known_and_not_trained_again(chain: tuple[Path, Path, 
     status = must(run_module("pneumo_dist", "status", runs))
     assert [line.split()[:3] for line in status.splitlines()[1:]] == [["tiny", "0", "done"], ["tiny", "1", "done"]]
     arguments = ["--config", config, "--fold", "1", "--shards", dataset, "--runs", runs]
-    changed = must(run_module("pneumo_dist", "train", "--dry-run", *arguments, "--set", "optim.lr=1e-5"))
-    assert changed.endswith("state: to be trained\n")
+    assert must(run_module("pneumo_dist", "train", "--dry-run", *arguments)).endswith("state: done\n")
+    changed = run_module("pneumo_dist", "train", "--dry-run", *arguments, "--set", "optim.lr=1e-5")
+    assert changed.returncode == 2 and "was trained with another optim.lr" in changed.stderr
     command = ["bash", "launch/train.sh", "--cpu", "2", *map(str, arguments)]
     done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert must(done) == f"trained to its end already: {runs}/tiny/fold1\n"

@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+
+from shards import console
+from shards.errors import InputErrors
 
 Cli = Callable[..., Any]
 TreeOf = Callable[[Path], dict[str, str]]
@@ -216,6 +220,15 @@ def test_synth_leaves_a_folder_that_is_not_empty_alone(cli: Cli, tmp_path: Path,
     before = tree_of(tmp_path)
     assert str(tmp_path) in cli("synth", tmp_path, "--images", 2, "--size", 64).only_line()
     assert tree_of(tmp_path) == before
+
+
+def test_several_errors_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    @click.command()
+    def broken() -> None:
+        raise InputErrors(["one: wrong;\nchange it", "two: wrong too"])
+
+    assert console.run(broken, "broken", []) == console.EXIT_USAGE
+    assert capsys.readouterr().err == "error: one: wrong; change it\nerror: two: wrong too\n"
 
 
 def test_debug_adds_the_traceback(cli: Cli, tmp_path: Path) -> None:

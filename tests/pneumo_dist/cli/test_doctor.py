@@ -14,10 +14,11 @@ import pytest
 from pneumo_dist.cli.app import app
 from pneumo_dist.doctor import probes
 from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts
+from pneumo_dist.ranks.environment import NEEDED, OTHERS
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 from shards.dataset.table import Shards
 
-CONFIG = "name: x\nstages: [{name: main}]\n"
+CONFIG = "name: x\nglobal_batch: 2\nstages: [{name: main}]\n"
 Doctor = Callable[..., tuple[int, str]]
 
 
@@ -30,7 +31,7 @@ def doctor(
 ) -> Doctor:
     """Runs the command with this machine's libraries, outside any job; returns its exit code and what it prints."""
     for name in os.environ:
-        if name.startswith("SLURM") or name in ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        if name.startswith("SLURM") or name in (*NEEDED, *OTHERS):
             monkeypatch.delenv(name)
     monkeypatch.setattr(probes, "torch_facts", lambda cpu: real_torch)
     monkeypatch.setattr(probes, "dali_facts", lambda on_gpu: real_dali)
@@ -95,11 +96,12 @@ def test_nodes_of_slurm(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_one_report_per_node_under_torchrun(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in {**torchrun, "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
     assert doctor("--cpu") == (EXIT_DONE, "")
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    monkeypatch.setenv("WORLD_SIZE", "2")
     code, printed = doctor("--cpu")
     assert code == EXIT_DONE and "ranks per node 2" in printed
 

@@ -7,7 +7,7 @@ import pytest
 from pneumo_dist.config.ensemble import EnsembleConfig, alone, load_either
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
-from shards.errors import InputError
+from shards.errors import InputError, InputErrors
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 BLENDS = {
@@ -86,6 +86,15 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path, line: str, message: str) 
     path.write_text(f"name: blend\nmembers: [{{experiment: a}}]\n{line}\n")
     with pytest.raises(InputError, match=rf"blend\.yaml: {message}"):
         load_either(path)
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "blend.yaml"
+    path.write_text("name: blend\nmembers: [{experiment: a, weight: 0}, {experiment: b, top_k: 0}]\nsmalest_part: 3\n")
+    with pytest.raises(InputErrors) as caught:
+        load_either(path, ("eval_batch=0",))
+    keys = [message.split(": ")[1] for message in caught.value.messages]
+    assert keys == ["smalest_part", "members.0.weight", "members.1.top_k", "eval_batch"]
 
 
 def test_overrides_change_an_ensemble_and_are_named_where_they_are_wrong(tmp_path: Path) -> None:

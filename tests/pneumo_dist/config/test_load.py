@@ -7,7 +7,7 @@ import pytest
 from pneumo_dist.config.experiment import StageConfig, accumulation
 from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config
 from pneumo_dist.config.model import FcnConfig
-from shards.errors import InputError
+from shards.errors import InputError, InputErrors
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 TWO_STAGES = """
@@ -107,6 +107,21 @@ def test_error_names_the_base_file_where_the_fault_is(tmp_path: Path, line: str)
 def test_wrong_value_names_file_and_key(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"exp\.yaml: stages\.main\.epochs"):
         load_config(write(tmp_path, exp="name: x\nstages: [{name: main, epochs: none}]\n"))
+
+
+def test_all_that_is_wrong_is_told_at_once_and_what_stages_share_once(tmp_path: Path) -> None:
+    stages = "stages: [{name: one}, {name: two, top_k: 0}]\n"
+    path = write(tmp_path, exp=f"name: x\nbase: root.yaml\nepochs: 0\n{stages}", root="seeed: 1\nmodel: {arch: 3}\n")
+    with pytest.raises(InputErrors) as caught:
+        load_config(path, ["optim.lr=-1"])
+    told = [message.replace(f"{tmp_path}/", "") for message in caught.value.messages]
+    assert [message.split(": ")[:2] for message in told] == [
+        ["root.yaml", "unknown key seeed; did you mean seed?"],
+        ["root.yaml", "model.arch"],
+        ["exp.yaml", "epochs"],
+        ["--set", "optim.lr"],
+        ["exp.yaml", "stages.two.top_k"],
+    ]
 
 
 def test_set_changes_a_default_in_every_stage(tmp_path: Path) -> None:

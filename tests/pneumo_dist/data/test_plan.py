@@ -1,6 +1,7 @@
 """Order and split as pure functions: the same films, in the same order, whatever the ranks."""
 
 import math
+import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -181,6 +182,27 @@ def test_counts_and_effective_rate_are_those_of_the_order(
         steps.append(plan.steps(epoch))
         assert steps[-1] * 8 <= len(order) < (steps[-1] + 1) * 8
     assert plan.total_steps == sum(steps)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.9, 0.1), (0.1, 0.9)])
+def test_a_stage_of_very_many_epochs_is_planned_at_once(schedule: str, start: float, end: float) -> None:
+    given: dict[str, Any] = {"sample_rate": start, "sample_rate_end": end, "sample_rate_schedule": schedule}
+    began = time.monotonic()
+    plan, few = plan_of(40, 400, epochs=10**8, **given), plan_of(40, 400, epochs=10**4, **given)
+    assert plan.total_steps == pytest.approx(10**4 * few.total_steps, rel=1e-3)
+    assert plan.steps(10**8 - 1) == few.steps(10**4 - 1)
+    assert time.monotonic() - began < 2
+
+
+def test_an_epoch_that_becomes_too_short_is_named_however_late_it_is() -> None:
+    with pytest.raises(InputError, match=r"epoch (\d+) has 7 films, fewer than global_batch 8") as caught:
+        plan_of(4, 400, epochs=10**8, sample_rate=0.4, sample_rate_end=0.7)
+    epoch = int(str(caught.value).split("epoch ")[1].split()[0])
+    plan = plan_of(4, 400, epochs=10**8, sample_rate=0.4, sample_rate_end=0.5)
+    assert plan.steps(10**8 - 1) == 1
+    rate = 0.4 + 0.3 * (epoch - 1) / (10**8 - 1)
+    assert round(4 * (1 - rate) / rate) == 3 and round(4 * (1 - rate + 1e-7) / rate) == 4
 
 
 def test_without_a_negative_film_positives_come_alone() -> None:

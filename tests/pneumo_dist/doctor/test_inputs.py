@@ -13,6 +13,7 @@ from only_finding import only
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.inputs import check_shards, check_weights, is_cached, train_tars
+from pneumo_dist.network.build import encoder_state
 from shards.dataset.table import MANIFEST, TABLE, Shards
 
 
@@ -76,9 +77,20 @@ def model_of(**given: Any) -> ModelConfig:
 
 def test_weights_file(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
-    path.write_bytes(b"weights")
-    given = {"encoder_weights_file": str(path), "encoder_weights_sha256": hashlib.sha256(b"weights").hexdigest()}
-    only(check_weights(model_of(**given), is_cached, {}), Status.OK, "with the config's SHA-256")
+    content = encoder_state(model_of(encoder="resnet18"))
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    given = {"encoder": "resnet18", "encoder_weights_file": str(path), "encoder_weights_sha256": digest}
+    for channels in (1, 3):
+        model = model_of(**given, in_channels=channels)
+        only(check_weights(model, is_cached, {}), Status.OK, "with the config's SHA-256")
+    other = model_of(**{**given, "encoder": "resnet34"})
+    words = (
+        "holds no weights of resnet34: of its 216 tensors",
+        "missing (layer1.2.conv1.weight",
+        "give a file of this",
+    )
+    only(check_weights(other, is_cached, {}), Status.ERROR, *words)
     path.write_bytes(b"others")
     words = ("weights.pt: its SHA-256 is", "python -m pneumo_dist fetch-weights")
     only(check_weights(model_of(**given), is_cached, {}), Status.ERROR, *words)

@@ -4,6 +4,8 @@ import pytest
 
 from pneumo_dist.doctor.job import job_of, node_count
 
+LAUNCHED = {"RANK": "0", "WORLD_SIZE": "8", "MASTER_ADDR": "alpha", "MASTER_PORT": "29500"}
+
 
 @pytest.mark.parametrize(
     ("env", "nodes"),
@@ -11,10 +13,11 @@ from pneumo_dist.doctor.job import job_of, node_count
         ({}, 1),
         ({"SLURM_NNODES": "2"}, 2),
         ({"SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES": "4"}, 4),
-        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"}, 1),
-        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 2),
-        ({"WORLD_SIZE": "5", "LOCAL_WORLD_SIZE": "4"}, 2),
-        ({"WORLD_SIZE": "8"}, 1),
+        (LAUNCHED | {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "8"}, 1),
+        (LAUNCHED | {"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 2),
+        (LAUNCHED | {"WORLD_SIZE": "5", "LOCAL_WORLD_SIZE": "4"}, 2),
+        (LAUNCHED | {"WORLD_SIZE": "8"}, 1),
+        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, 1),
         ({"SLURM_NNODES": "n0"}, 1),
     ],
 )
@@ -27,8 +30,9 @@ def test_nodes(env: dict[str, str], nodes: int) -> None:
     [
         ({}, 0, None, 1),
         ({}, 4, None, 4),
-        ({"LOCAL_WORLD_SIZE": "2"}, 4, None, 2),
-        ({"LOCAL_WORLD_SIZE": "2"}, 4, 3, 3),
+        (LAUNCHED | {"LOCAL_WORLD_SIZE": "2"}, 4, None, 2),
+        (LAUNCHED | {"LOCAL_WORLD_SIZE": "2"}, 4, 3, 3),
+        ({"LOCAL_WORLD_SIZE": "2"}, 4, None, 4),
     ],
 )
 def test_ranks(env: dict[str, str], gpus: int, given: int | None, ranks: int) -> None:

@@ -26,8 +26,8 @@ NOW = time.mktime((2026, 6, 1, 12, 0, 0, 0, 0, 0))
 
 def test_folder_that_will_do_is_left_as_it_was(tmp_path: Path) -> None:
     runs = tmp_path / "not" / "yet" / "there"
-    writes, clock, room = check_run_folder(runs, 1, "")
-    assert (writes.status, clock.status, room.check) == (Status.OK, Status.OK, "room")
+    writes, clock = check_run_folder(runs, 1, "")
+    assert (writes.status, clock.status) == (Status.OK, Status.OK)
     assert "write, fsync, rename over a file and links work" in writes.found
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "runs").mkdir()
@@ -105,8 +105,11 @@ def test_clock(readings: tuple[float, float, float, float], status: Status, word
 
 
 def test_room() -> None:
-    only(check_room(20 * 2**30, Path("runs")), Status.OK, "20.0 GiB free at runs")
-    only(check_room(2 * 2**30, Path("runs")), Status.WARNING, "2.0 GiB free", "free some space")
+    runs, gib = Path("runs"), 2**30
+    only(check_room(20 * gib, gib, 5 * gib, runs), Status.OK, "20.0 GiB free at runs, checkpoints take 5.0 GiB")
+    only(check_room(2 * gib, gib, 5 * gib, runs), Status.WARNING, "2.0 GiB free at runs", "take 5.0", "free some space")
+    only(check_room(gib // 2, gib, 5 * gib, runs), Status.ERROR, "512 MiB free", "one checkpoint takes 1.0 GiB")
+    only(check_room(2 * gib, gib, -gib, runs), Status.OK, "checkpoints take 1.0 GiB")
 
 
 @pytest.mark.parametrize(

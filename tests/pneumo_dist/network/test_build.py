@@ -11,7 +11,7 @@ import torch
 
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.network.build import build_model, encoder_state, freeze_encoder, split_outputs
-from shards.errors import InputError
+from shards.errors import InputError, InputErrors
 
 TINY = {"arch": "unet", "encoder": "resnet18", "in_channels": 1, "decoder_channels": (16, 16, 8, 8, 8)}
 
@@ -80,6 +80,22 @@ def test_every_normalisation_that_the_schema_offers_can_be_built(norm: str) -> N
 def test_what_the_library_does_not_have_is_an_input_error(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"model"):
         model_of(**values)
+
+
+def test_an_unknown_encoder_names_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"^model\.encoder resnet35: unknown; did you mean .*resnet34"):
+        model_of(encoder="resnet35")
+    with pytest.raises(InputError, match=r"^model\.encoder zzz: unknown; a name of timm's begins with tu-"):
+        model_of(encoder="zzz")
+
+
+def test_every_option_that_an_architecture_lacks_is_told() -> None:
+    with pytest.raises(InputErrors) as caught:
+        model_of(arch="fpn", decoder_channels=(8, 8), decoder_attention_type="scse")
+    assert [message.split(":")[0] for message in caught.value.messages] == [
+        "model.decoder_channels",
+        "model.decoder_attention_type",
+    ]
 
 
 @pytest.fixture

@@ -48,9 +48,14 @@ def test_buffers_alone_are_left_as_they_are() -> None:
     assert all(torch.equal(one, other) for one, other in zip(norm.buffers(), before, strict=True))
 
 
-def test_without_torchrun_a_process_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MASTER_ADDR", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+@pytest.mark.parametrize(
+    "left", [{}, {"MASTER_ADDR": "node1", "MASTER_PORT": "1"}, {"WORLD_SIZE": "4", "LOCAL_RANK": "3"}]
+)
+def test_without_torchrun_a_process_stands_alone(monkeypatch: pytest.MonkeyPatch, left: dict[str, str]) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
     with process_group(cpu=True) as ranks:
         assert (ranks.rank, ranks.world, ranks.control) == (0, 1, None)
         assert ranks.device == torch.device("cpu")

@@ -24,7 +24,7 @@ from pneumo_dist.runs.logs import METRICS, read_epochs
 from pneumo_dist.runs.repetitions import best_repetition, next_name
 from pneumo_dist.train import fold as stages
 from pneumo_dist.train import stage as trainer
-from pneumo_dist.train.fold import train_fold
+from pneumo_dist.train.fold import check_resume, train_fold
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
@@ -333,6 +333,58 @@ def test_start_that_changed_is_noticed_by_a_resume(films: Shards, first: Path, s
     train(second_of(), films, first)
     with pytest.raises(InputError, match="was trained with another init"):
         train(experiment_of("second", {"name": "main"}), films, first)
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as caught:
+        call()
+    return str(caught.value)
+
+
+def everything(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+def stages_of(*epochs: int, **first: Any) -> list[dict[str, Any]]:
+    named = [{"name": name, "epochs": count} for name, count in zip("ab", epochs, strict=True)]
+    return [{**named[0], **first}, *named[1:]]
+
+
+@pytest.mark.parametrize(
+    ("fold", "experiment"),
+    [
+        (0, experiment_of("x", *stages_of(1, 1), seed=1)),
+        (0, experiment_of("x", *stages_of(1, 1, optim={"lr": 0.5}))),
+        (0, experiment_of("x", *stages_of(2, 1))),
+        (0, experiment_of("x", *stages_of(1, 1), init={"experiment": "nobody", "stage": "main"})),
+        (1, experiment_of("x", *stages_of(1, 1))),
+    ],
+    ids=["seed", "lr", "epochs", "init", "fold"],
+)
+def test_a_resume_is_refused_beforehand_with_the_same_words(
+    films: Shards, tmp_path: Path, fold: int, experiment: Experiment
+) -> None:
+    folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
+    before = everything(tmp_path)
+    told = refusal(lambda: check_resume(experiment, fold, films, folder))
+    assert everything(tmp_path) == before
+    assert told == refusal(lambda: train_fold(experiment, fold, films, folder, ALONE, lambda _: "resolved: true\n"))
+
+
+def test_what_can_go_on_or_start_is_let_pass_and_nothing_is_written(films: Shards, tmp_path: Path) -> None:
+    folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
+    before = everything(tmp_path)
+    for epochs in (1, 2):
+        check_resume(experiment_of("x", *stages_of(1, epochs)), 0, films, folder)
+    check_resume(experiment_of("y", *stages_of(1, 1)), 0, films, tmp_path / "y/fold0")
+    assert everything(tmp_path) == before and not (tmp_path / "y").exists()
+
+
+def test_a_start_from_another_network_is_refused_beforehand(films: Shards, first: Path) -> None:
+    experiment = second_of(model={**PLAIN["model"], "fcn": {"widths": (4, 4, 16), "norm": True}})
+    told = refusal(lambda: check_resume(experiment, 0, films, first / "second/fold0"))
+    assert told.startswith("stage main: the checkpoint that it starts from is of another network")
+    assert told == refusal(lambda: train(experiment, films, first))
 
 
 def test_config_is_written_only_once_the_first_stage_accepts_it(films: Shards, tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""Pretrained weights of an encoder from a file, whatever program wrote it and whatever it calls them."""
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from pneumo_dist.config.model import ModelConfig
+from shards.errors import InputError
+
+# Under which training programs keep a network's weights beside others of its state.
+WRAPPERS = ("averaged", "state_dict", "model_state_dict", "model", "net", "network", "encoder", "backbone", "module")
+NAMED = 3
+
+Weights = dict[str, torch.Tensor]
+
+
+def load_encoder_file(encoder: torch.nn.Module, config: ModelConfig, assign: bool = False) -> None:
+    """Load the config's `encoder_weights_file` into an encoder of three channels.
+
+    `assign` puts the file's tensors in the place of the encoder's, as one on the meta device needs it. Raises
+    InputError where the file is missing, of another digest or of another network, with the names that differ.
+    """
+    path = Path(config.encoder_weights_file or "")
+    state = _unwrapped(_read(path, config))
+    if state is None:
+        raise InputError(f"model.encoder_weights_file {path}: holds no weights of {config.encoder}; give another file")
+    expected: Weights = encoder.state_dict()
+    state = _renamed(state, expected)
+    try:
+        encoder.load_state_dict(dict(state), assign=assign)  # a copy: some encoders take what is a classifier's out
+    except (RuntimeError, TypeError, AttributeError, KeyError):
+        raise InputError(
+            f"model.encoder_weights_file {path}: holds no weights of {config.encoder}: {_difference(state, expected)}; "
+            "give a file of this encoder, or set model.encoder to the file's"
+        ) from None
+
+
+def weights_line(config: ModelConfig) -> str:
+    """Return what a new network starts from."""
+    if config.arch == "fcn":
+        return "the network starts from random weights, as fcn has no pretrained ones"
+    if config.encoder_weights_file is not None:
+        return f"encoder {config.encoder} starts from {config.encoder_weights_file}"
+    if config.encoder_weights is not None:
+        return f"encoder {config.encoder} starts from {config.encoder_weights} weights"
+    return f"encoder {config.encoder} starts from random weights (model.encoder_weights: null)"
+
+
+def _read(path: Path, config: ModelConfig) -> Any:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"model.encoder_weights_file {path}: {error.strerror}; give the file of the weights") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != config.encoder_weights_sha256:
+        raise InputError(f"model.encoder_weights_file {path}: its SHA-256 is {digest}; give that file or that digest")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load(content)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise many kinds
+        raise InputError(
+            f"model.encoder_weights_file {path}: holds no weights of {config.encoder} ({type(error).__name__}); give a "
+            "file of tensors, as safetensors or of torch.save"
+        ) from None
+
+
+def _unwrapped(content: Any) -> Weights | None:
+    """Return the tensors by name that a file holds, itself or under one of the usual names; None where it has none."""
+    if not isinstance(content, Mapping):
+        return None
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    found = [tensors, *(_unwrapped(content.get(name)) or {} for name in WRAPPERS)]
+    return max(found, key=len) or None
+
+
+def _renamed(state: Weights, expected: Collection[str]) -> Weights:
+    """Return the tensors by the encoder's names: without the prefix that fits most, as `module.` or `encoder.`.
+
+    timm's own files lack one instead. What is not of the encoder, as a decoder, is left out.
+    """
+    fits: Counter[tuple[str, str]] = Counter()
+    for name in state:
+        fits.update((prefix, "") for prefix, rest in _splits(name) if rest in expected)
+    for name in expected:
+        fits.update(("", prefix) for prefix, rest in _splits(name) if prefix and rest in state)
+    if not fits:
+        return state
+    (before, after), _ = max(fits.items(), key=lambda item: (item[1], -len(item[0][0] + item[0][1])))
+    return {after + name.removeprefix(before): value for name, value in state.items() if name.startswith(before)}
+
+
+def _splits(name: str) -> Iterator[tuple[str, str]]:
+    """Yield a dotted name as (prefix with its dot, rest), from no prefix on."""
+    parts = name.split(".")
+    for count in range(len(parts)):
+        yield "".join(f"{part}." for part in parts[:count]), ".".join(parts[count:])
+
+
+def _difference(state: Weights, expected: Weights) -> str:
+    """Return how many names are missing, unknown or of another shape, and some of them."""
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    shapes = [
+        f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    unknown = [name for name in state if name not in expected]
+    kinds = {"missing": missing, "of another shape": shapes, "unknown": unknown}
+    told = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
+    return f"of its {len(expected)} tensors {', '.join(told)}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*names[:NAMED], *(["…"] if len(names) > NAMED else [])])
