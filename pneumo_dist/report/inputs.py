@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 
 from pneumo_dist import __version__
+from pneumo_dist.config.load import load_config
 from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.report.measures import Names, estimate, image_scores, touched_parts
@@ -190,9 +190,7 @@ def read_history(run: Path) -> dict[str, dict[str, Epochs]]:
 
 def _stage_names(run: Path) -> list[str]:
     for path in sorted(run.glob("fold*/config.yaml")):
-        content = yaml.safe_load(path.read_text())
-        stages = content.get("stages", []) if isinstance(content, dict) else []
-        return [str(stage["name"]) for stage in stages]
+        return [stage.name for stage in load_config(path).experiment.stages]
     return []
 
 
