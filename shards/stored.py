@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,6 +27,13 @@ class Strict(pydantic.BaseModel):
     """Stored values: of exactly these types, and every number finite. Keys that are not named here are left alone."""
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+class KindModel(Strict):
+    """What a file of any format and version tells."""
+
+    format: Any = None
+    format_version: Any = None
 
 
 def parse_json(content: bytes, model: type[pydantic.BaseModel], where: object, mend: str) -> dict[str, Any]:
@@ -53,11 +61,15 @@ def first_fault(error: pydantic.ValidationError) -> str:
     return f"damaged{f' at {key}' if key else ''} ({first['msg']})"
 
 
-def read_json(path: Path, model: type[pydantic.BaseModel], mend: str) -> dict[str, Any]:
-    """Return the mapping of a JSON file as `parse_json` does. Raises FileNotFoundError where it is missing."""
+def read_json(path: Path, model: type[pydantic.BaseModel], mend: str, kind: str = "") -> dict[str, Any]:
+    """Return the mapping of a JSON file as `parse_json` does; `kind` says in an error what it is not.
+
+    Raises FileNotFoundError where it is missing.
+    """
+    where = f"{path}: {kind}" if kind else path
     if path.stat().st_size > MOST_JSON:
-        raise InputError(f"{path}: larger than {MOST_JSON >> 20} MiB; {mend}")
-    return parse_json(path.read_bytes(), model, path, mend)
+        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {mend}")
+    return parse_json(path.read_bytes(), model, where, mend)
 
 
 def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, mend: str) -> pa.Table:
@@ -105,6 +117,13 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
     except ValueError:
         return None
     return int(height), int(width)
+
+
+def stored_plainly(archive: zipfile.ZipFile, size: int) -> bool:
+    """Return whether no member of an archive of `size` bytes is compressed or claims more bytes than there are."""
+    members = archive.infolist()
+    plain = all(each.compress_type == zipfile.ZIP_STORED and each.compress_size == each.file_size for each in members)
+    return plain and sum(each.file_size for each in members) <= size
 
 
 def open_append(path: Path) -> BinaryIO:

@@ -18,7 +18,7 @@ from shards.dataset.grid import Padding
 from shards.dataset.tar import CorruptSample, MemberReader
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write
-from shards.stored import Strict, parse_json, picture_size, read_json, read_parquet
+from shards.stored import KindModel, Strict, parse_json, picture_size, read_json, read_parquet
 
 FORMAT = "pneumo_dist-shards"
 FORMAT_VERSION = 2
@@ -120,7 +120,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: no such shards folder; build it with 'python -m shards build'")
     mend = "restore it from a copy or build the shards again"
     try:
-        manifest = read_json(path, _KindModel, mend)
+        manifest = read_json(path, KindModel, mend)
     except FileNotFoundError:
         raise InputError(f"{folder}: no {MANIFEST}; the build is unfinished or this is no shards folder") from None
     if manifest.get("format") != FORMAT:
@@ -137,13 +137,6 @@ Digest = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
 _Whole = Annotated[int, pydantic.Field(ge=0, le=2**60)]
 _Side = Annotated[int, pydantic.Field(ge=32, le=8192)]
 _Texts = Annotated[list[Annotated[str, pydantic.Field(max_length=10_000)]], pydantic.Field(max_length=10_000)]
-
-
-class _KindModel(Strict):
-    """What every version of a manifest tells."""
-
-    format: Any = None
-    format_version: Any = None
 
 
 class _AboutModel(Strict):
