@@ -10,17 +10,17 @@ from typing import Any
 import click
 
 from shards import console
-from shards.build.assemble import finalize, options_of
+from shards.build.assemble import finalize, options_of, recover
 from shards.build.build import Task, build
 from shards.build.films import Held
 from shards.build.labels import load_labels
 from shards.build.messages import skipped_lines, summary_lines
 from shards.build.names import ID_KINDS
 from shards.build.options import CODECS, BuildOptions
-from shards.build.progress import PARTS, PLAN, refuse_foreign_folder
+from shards.build.progress import PLAN, refuse_foreign_folder
 from shards.build.sources import ABSENT_MASKS, find_sources
 from shards.dataset.keys import load_salt, save_pseudonyms
-from shards.dataset.table import MANIFEST, Shards
+from shards.dataset.table import MANIFEST, PARTS, Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import atomic_write, raise_open_files
@@ -149,6 +149,7 @@ def build_command(
     share = _task(task) if task else None
     labels = load_labels(labels_path) if labels_path else None
     refuse_foreign_folder(out)
+    recover(out)
     finished = (out / MANIFEST).exists()
     held = Held(_held(out) if finished else frozenset())
     if append and options.pseudonymise:
@@ -239,8 +240,7 @@ def export_command(folder: Path, png: Path | None, nnunet: Path | None) -> None:
 
 
 def _held(out: Path) -> frozenset[str]:
-    dataset = Shards(out)
-    return frozenset(dataset.column("image_id")[dataset.finished_rows()])
+    return frozenset(Shards(out).column("image_id"))
 
 
 def _salt(out: Path, given: Path | None, create: bool) -> bytes:

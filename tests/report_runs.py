@@ -56,7 +56,13 @@ def store(
     folder = run / split / "predictions"
     folder.mkdir(parents=True)
     parts = [{"name": f"{run.name}/fold{fold}/step-00000010-abc.pt", "weight": 0.5, "fold": fold} for fold in (0, 1)]
-    manifest = {"experiment": run.name, "split": split, "image_size": 96, "tta": {"hflip": True}, "parts": parts}
+    manifest = {
+        "experiment": run.name,
+        "split": split,
+        "image_size": len(content[0][1]),
+        "tta": {"hflip": True},
+        "parts": parts,
+    }
     write_table(folder, write_block(folder / "pred-00000.tar", content), manifest)
     return Predictions(folder)
 

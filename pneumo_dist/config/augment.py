@@ -7,7 +7,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.config.schema import NotNegative, Positive, Probability, Schema
+from pneumo_dist.config.schema import Probability, Schema
+
+# Pixels of a 1024 px film.
+Length = Annotated[float, Field(ge=0, le=1024)]
+Ratio = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class ShiftScaleRotate(Schema):
@@ -26,20 +30,20 @@ class ShiftScaleRotate(Schema):
 class Elastic(Schema):
     """Random smooth displacements; lengths in pixels of a 1024 px film."""
 
-    alpha: NotNegative = 120.0
+    alpha: Annotated[float, Field(ge=0, le=1e5)] = 120.0
     """Factor of the smoothed noise."""
-    sigma: Positive = 6.0
+    sigma: Annotated[float, Field(ge=0.1, le=1024)] = 6.0
     """Gaussian smoothing of the noise."""
-    alpha_affine: NotNegative = 3.6
+    alpha_affine: Length = 3.6
     """Largest shift of the three points that define a random affine part."""
 
 
 class Optical(Schema):
     """Barrel and pincushion distortion, radius r in shares of the side: r·(1 + k·r² + k·r⁴)."""
 
-    distort: NotNegative = 2.0
+    distort: Annotated[float, Field(ge=0, le=1000)] = 2.0
     """Largest k, either sign."""
-    shift: NotNegative = 0.5
+    shift: Length = 0.5
     """Largest shift of the optical axis along each axis, pixels of a 1024 px film."""
 
 
@@ -67,7 +71,7 @@ class RandomResizedCrop(Schema):
     """Probability."""
     area: tuple[Probability, Probability] = (0.6, 1.0)
     """Smallest and largest share of the area."""
-    aspect: tuple[Positive, Positive] = (0.75, 4 / 3)
+    aspect: tuple[Ratio, Ratio] = (0.75, 4 / 3)
     """Smallest and largest ratio of width to height."""
 
     @model_validator(mode="after")
@@ -84,7 +88,7 @@ class Tone(Schema):
     """Probability of any."""
     contrast: Annotated[float, Field(gt=0, lt=1)] | None = 0.2
     """Largest change of contrast: grey values times 1 − contrast to 1 + contrast."""
-    gamma: tuple[Positive, Positive] | None = (0.8, 1.2)
+    gamma: tuple[Ratio, Ratio] | None = (0.8, 1.2)
     """Smallest and largest exponent of grey values in 0..1."""
     brightness: Probability | None = 0.2
     """Largest shift, as a share of full scale."""
@@ -103,7 +107,7 @@ class Noise(Schema):
 
     p: Probability = 0.0
     """Probability."""
-    sigma: tuple[NotNegative, NotNegative] = (0.01, 0.05)
+    sigma: tuple[Probability, Probability] = (0.01, 0.05)
     """Smallest and largest standard deviation, as a share of full scale."""
 
     @model_validator(mode="after")
@@ -118,7 +122,7 @@ class Clahe(Schema):
 
     p: Probability = 0.0
     """Probability."""
-    clip: Annotated[float, Field(ge=1)] = 2.0
+    clip: Annotated[float, Field(ge=1, le=256)] = 2.0
     """Clip limit, in multiples of a flat histogram's bins."""
     tiles: Annotated[int, Field(ge=1, le=64)] = 8
     """Tiles along each axis."""

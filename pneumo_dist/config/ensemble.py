@@ -8,10 +8,8 @@ from pydantic import Field, model_validator
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import OVERRIDE, in_order, load_config, mend_for, parse_override, put, read_tree
-from pneumo_dist.config.schema import Positive, Probability, Schema
+from pneumo_dist.config.schema import Area, Batch, Count, Fold, Name, Probability, Schema, Side, Weight
 from shards.errors import InputErrors
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
 class TtaConfig(Schema):
@@ -19,7 +17,7 @@ class TtaConfig(Schema):
 
     hflip: bool = True
     """Also predict the film flipped."""
-    scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Field(min_length=1, max_length=16)] = (1.0,)
     """Sides of the network's input, in parts of image_size, rounded to multiples of 32."""
 
     @model_validator(mode="after")
@@ -34,25 +32,31 @@ class MemberConfig(Schema):
 
     experiment: Name
     """Its name, which is its folder below --runs."""
-    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    """Folds that predict; null is all of them."""
-    stage: str | None = None
+    folds: Annotated[tuple[Fold, ...], Field(min_length=1)] | None = None
+    """Folds that predict, each once; null is all of them."""
+    stage: Name | None = None
     """Stage whose checkpoints predict; null is the last."""
     checkpoints: Literal["best", "top-k", "last"] = "top-k"
     """Which of a fold's checkpoints: the best, the top_k best, or the last epoch's."""
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_k: Count | None = None
     """Most checkpoints of top-k; null is what the stage keeps."""
-    weight: Positive = 1.0
+    weight: Weight = 1.0
     """How much the member counts, whatever the number of its folds and checkpoints."""
     average: Literal["predictions", "weights"] = "predictions"
     """What is averaged over a fold's checkpoints: their predictions, or their weights, which makes one network."""
+
+    @model_validator(mode="after")
+    def _each_fold_once(self) -> Self:
+        if self.folds is not None and len(set(self.folds)) != len(self.folds):
+            raise ValueError("folds must differ: one that is named twice would count twice")
+        return self
 
 
 class TripletConfig(Schema):
     """Thresholds set by hand."""
 
     top: Probability
-    area: Annotated[int, Field(ge=0)]
+    area: Area
     bottom: Probability
 
 
@@ -61,11 +65,11 @@ class EnsembleConfig(Schema):
 
     name: Name
     """Name of the ensemble and of its folder below --runs."""
-    members: Annotated[tuple[MemberConfig, ...], Field(min_length=1)]
+    members: Annotated[tuple[MemberConfig, ...], Field(min_length=1, max_length=1000)]
     tta: TtaConfig = TtaConfig()
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] | None = None
+    image_size: Side | None = None
     """Side of the networks' input and of the stored maps; null is that of the members' stages."""
-    eval_batch: Annotated[int, Field(ge=1)] | None = None
+    eval_batch: Batch | None = None
     """Films per forward pass; null is the smallest of the members' stages."""
     amp: Literal["auto", "bf16", "fp16", "float32"] | None = None
     """Autocast type; null is what each network was trained with."""
@@ -73,7 +77,7 @@ class EnsembleConfig(Schema):
     """What reads the films; null is the first member's."""
     thresholds: TripletConfig | None = None
     """Thresholds of `submit`, in place of those that `tune` finds."""
-    smallest_part: Annotated[int, Field(ge=0)] = 0
+    smallest_part: Area = 0
     """Connected parts of fewer label-grid pixels are removed by `submit`."""
 
 

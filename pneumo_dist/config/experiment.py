@@ -13,21 +13,34 @@ from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.loss import LossConfig
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.config.optim import OptimConfig, ScheduleConfig
-from pneumo_dist.config.schema import Positive, Schema
+from pneumo_dist.config.schema import (
+    Batch,
+    Count,
+    FilePath,
+    Mean,
+    Name,
+    Schema,
+    Side,
+    Std,
+    Whole,
+)
 from shards.errors import InputError
+
+# At most a year.
+Minutes = Annotated[float, Field(gt=0, le=525_600)]
 
 
 class DataConfig(Schema):
     """How images reach the network."""
 
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    mean: Mean = (0.485, 0.456, 0.406)
     """Channel means on a scale of 0 to 1 (ImageNet's)."""
-    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    std: Std = (0.229, 0.224, 0.225)
     """Channel standard deviations on a scale of 0 to 1 (ImageNet's)."""
     loader: Literal["dali", "host", "synthetic"] = "dali" if sys.platform == "linux" else "host"
     """dali: the DALI graph; host: torch's DataLoader with OpenCV; synthetic: one ready batch again and again, for
     measuring computation alone."""
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """CPU threads of the DALI pipeline, or worker processes of the host loader, per rank."""
     prefetch: Annotated[int, Field(ge=1, le=16)] = 2
     """Batches that the pipeline, or each worker process, prepares ahead."""
@@ -35,26 +48,26 @@ class DataConfig(Schema):
     """Give images and network the memory format channels last."""
     image_dtype: Literal["float32", "float16"] = "float32"
     """What the loader hands over; float16 halves its bytes at a rounding of a twentieth of a grey level."""
-    cache_dir: str | None = None
+    cache_dir: FilePath | None = None
     """Folder on a node's own disk to copy a fold's shards to before training; null reads them where they are."""
 
 
 class StageConfig(Schema):
     """One stage of training; each starts from the best checkpoint of the one before."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    name: Name
     """Name of the stage and of its folder."""
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 512
+    image_size: Side = 512
     """Side of the network's square input, pixels."""
-    epochs: Annotated[int, Field(ge=1)] = 10
+    epochs: Count = 10
     """Most epochs of the stage."""
-    early_stop: Annotated[int, Field(ge=1)] | None = None
+    early_stop: Count | None = None
     """Epochs without a better score that end the stage; null never."""
-    global_batch: Annotated[int, Field(ge=1)] = 8
+    global_batch: Annotated[int, Field(ge=1, le=2**20)] = 8
     """Films per optimizer step, over all ranks."""
-    micro_batch: Annotated[int, Field(ge=1)] = 2
+    micro_batch: Batch = 2
     """Films per rank and forward pass."""
-    eval_batch: Annotated[int, Field(ge=1)] = 8
+    eval_batch: Batch = 8
     """Films per forward pass of validation and prediction."""
     sample_rate: Annotated[float, Field(ge=0.001, le=1)] | None = None
     """Share of positive films in an epoch's draw; 1 takes positives only, null every film once."""
@@ -67,7 +80,7 @@ class StageConfig(Schema):
     positive once an epoch."""
     always_train: bool = False
     """Also train on the films marked always_train."""
-    freeze_encoder_epochs: Annotated[int, Field(ge=0)] = 0
+    freeze_encoder_epochs: Whole = 0
     """First epochs in which the encoder does not train, its batch norms included."""
     repeat: Literal["until_no_gain"] | None = None
     """until_no_gain: run the stage again from its best checkpoint, as NAME-2, NAME-3, …, while the score rises."""
@@ -75,11 +88,11 @@ class StageConfig(Schema):
     schedule: ScheduleConfig = ScheduleConfig()
     loss: LossConfig = LossConfig()
     augment: AugmentConfig = AugmentConfig()
-    top_k: Annotated[int, Field(ge=1)] = 3
+    top_k: Count = 3
     """Checkpoints kept by validation score."""
-    save_every: Annotated[int, Field(ge=1)] | None = None
+    save_every: Count | None = None
     """Optimizer steps between checkpoints within an epoch; null saves by the clock alone."""
-    save_minutes: Annotated[float, Field(gt=0)] = 10.0
+    save_minutes: Minutes = 10.0
     """Most minutes between checkpoints."""
 
     @model_validator(mode="after")
@@ -106,9 +119,9 @@ class StageConfig(Schema):
 class InitConfig(Schema):
     """Another experiment whose best checkpoint of the same fold the first stage starts from."""
 
-    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    experiment: Name
     """Its name, which is its folder beside this experiment's."""
-    stage: str
+    stage: Name
     """Its stage."""
 
 
@@ -123,18 +136,18 @@ class RuntimeConfig(Schema):
     """Use the optimizer's fused kernels."""
     deterministic: bool = False
     """Refuse operations whose result depends on timing."""
-    start_minutes: Annotated[float, Field(gt=0)] = 30.0
+    start_minutes: Minutes = 30.0
     """Minutes without progress before a stage's first step (loading, compiling) that end the run."""
-    watchdog_minutes: Annotated[float, Field(gt=0)] = 30.0
+    watchdog_minutes: Minutes = 30.0
     """Minutes without progress of any rank in a step, a validation, a save that end the run; the slow rank is named."""
 
 
 class Experiment(Schema):
     """Everything that decides a training run but the fold, the shards and the machine."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    name: Name
     """Name of the experiment and of its folder."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of order, augmentation, initial weights and dropout."""
     amp: Literal["auto", "bf16", "fp16", "float32"] = "auto"
     """Autocast type: auto is bf16 where the hardware has it, else fp16 with a scaler on GPU, float32 on CPU."""
@@ -143,7 +156,7 @@ class Experiment(Schema):
     runtime: RuntimeConfig = RuntimeConfig()
     init: InitConfig | None = None
     """Where the first stage starts from; null is new weights."""
-    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=1000)]
     """Ordered stages; a stage's keys at the file's top level are defaults for all of them."""
 
     @model_validator(mode="after")

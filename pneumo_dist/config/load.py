@@ -11,6 +11,7 @@ import yaml
 
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import without_dropped
+from pneumo_dist.config.yaml_text import BadYaml, parse_yaml
 from shards.errors import InputError, InputErrors
 
 STAGE_KEYS = frozenset(StageConfig.model_fields) - {"name"}
@@ -51,14 +52,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
 
 
 def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links that lead back to themselves; a NUL in a name
+        raise InputError(f"{path}: unreadable ({error})") from None
     if resolved in chain:
         raise InputError(f"{path}: 'base' leads back to itself ({' -> '.join(p.name for p in (*chain, resolved))})")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such config{_near_file(path)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except BadYaml as error:
+        raise InputError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: a config is a mapping of keys to values")
@@ -125,8 +131,8 @@ def parse_override(override: str) -> tuple[list[str], Any]:
     if not equals or not all(parts):
         raise InputError(f"{OVERRIDE} {override}: write key=value, as in optim.lr=1e-4")
     try:
-        return parts, _number_or(yaml.safe_load(text))
-    except yaml.YAMLError:
+        return parts, _number_or(parse_yaml(text))
+    except BadYaml:
         raise InputError(f"{OVERRIDE} {override}: the value is not valid YAML") from None
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.config.schema import NotNegative, Schema
+from pneumo_dist.config.schema import LARGEST, NotNegative, Schema
 
 
 class LossConfig(Schema):
@@ -26,7 +26,7 @@ class LossConfig(Schema):
     """batch: Dice of the micro-batch as one vector; image: of each film, averaged."""
     dice_form: Literal["linear", "log"] = "linear"
     """linear: 1 − Dice; log: −log Dice."""
-    dice_epsilon: Annotated[float, Field(ge=1e-12)] = 1e-6
+    dice_epsilon: Annotated[float, Field(ge=1e-12, le=LARGEST)] = 1e-6
     """Added to numerator and denominator of Dice."""
     dice_scope: Literal["rank", "global"] = "rank"
     """rank: Dice of the rank's own micro-batch; global, in training: of all ranks' micro-batches as one vector."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.config.schema import Schema
+from pneumo_dist.config.schema import Channels, FilePath, LibraryName, Schema
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
@@ -12,7 +12,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 class FcnConfig(Schema):
     """The small baseline: three strided convolutions, one 1x1, three transposed convolutions."""
 
-    widths: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
+    widths: Annotated[tuple[Channels, ...], Field(min_length=3, max_length=3)] = (32, 64, 128)
     """Channels after each strided convolution."""
     norm: bool = False
     """Batch norm after each convolution."""
@@ -30,19 +30,19 @@ class ClassificationConfig(Schema):
 class ModelConfig(Schema):
     """A network with one output map: one of segmentation_models_pytorch, or the small `fcn`."""
 
-    arch: str = "unet"
+    arch: LibraryName = "unet"
     """Architecture, by the library's name: unet, unetplusplus, fpn, deeplabv3plus, …; or fcn."""
-    encoder: str = "resnet34"
+    encoder: LibraryName = "resnet34"
     """Encoder, by the library's name: resnet34, se_resnext50_32x4d, senet154, efficientnet-b4, tu-…"""
-    encoder_weights: str | None = None
+    encoder_weights: LibraryName | None = None
     """Pretrained encoder weights by the library's name (imagenet), fetched on rank 0; null starts from scratch."""
-    encoder_weights_file: str | None = None
+    encoder_weights_file: FilePath | None = None
     """A file with the encoder's weights (`fetch-weights` writes one), in place of encoder_weights."""
     encoder_weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """What the file's content must hash to."""
     in_channels: Literal[1, 3] = 3
     """Channels the encoder takes; the grey film is repeated for 3."""
-    decoder_channels: tuple[int, ...] | None = None
+    decoder_channels: Annotated[tuple[Channels, ...], Field(min_length=1, max_length=16)] | None = None
     """Widths of the decoder blocks; null is the library's default."""
     decoder_use_norm: bool | Literal["batchnorm", "identity", "instancenorm"] | None = None
     """Normalisation in the decoder; false is none; null is the library's default."""

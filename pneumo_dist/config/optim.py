@@ -4,9 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.config.schema import NotNegative, Positive, Schema
-
-Count = Annotated[int, Field(ge=1)]
+from pneumo_dist.config.schema import Count, NotNegative, Positive, Schema, Whole
 
 
 class OptimConfig(Schema):
@@ -62,13 +60,13 @@ class ScheduleConfig(Schema):
     name: Literal["constant", "plateau", "cosine", "restarts", "multistep", "poly"] = "constant"
     """constant; plateau = ReduceLROnPlateau; cosine = CosineAnnealingLR; restarts = CosineAnnealingWarmRestarts;
     multistep = MultiStepLR; poly = PolynomialLR."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Whole = 0
     """Optimizer steps at the stage's start over which the rate rises linearly from 0 to the schedule's."""
     watch: Literal["score", "loss"] = "score"
     """plateau: whether the validation score or the validation loss must gain."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """plateau and multistep: factor of a reduction."""
-    patience: Annotated[int, Field(ge=0)] = 2
+    patience: Whole = 2
     """plateau: epochs without a gain before a reduction."""
     threshold: NotNegative = 1e-7
     """plateau: smallest relative gain."""

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import hashlib
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from shards.dataset.table import Shards, staged_name
 from shards.errors import InputError
 from shards.files import atomic_open
+from shards.stored import open_append
 
 BLOCK = 8 * 2**20
 LOCK = ".pneumo_dist.lock"
@@ -82,17 +84,19 @@ def _missing(tars: Sequence[_Tar], cache_dir: Path, heard: _OnBytes) -> list[_Ta
 
 
 def _size(path: Path) -> int:
+    """Return the size of a copy, -1 where there is none. A link is none: it is replaced, and not followed."""
     try:
-        return path.stat().st_size
+        status = path.lstat()
     except OSError:
         return -1  # if the folder is at fault, making the lock says so
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 @contextmanager
 def _try_lock(cache_dir: Path) -> Iterator[bool]:
     """Try to hold the folder's lock, which the system lets go when this process ends; yield whether it is held."""
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with (cache_dir / LOCK).open("a") as stream:
+    with open_append(cache_dir / LOCK) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = True

@@ -230,4 +230,5 @@ class EpochPlan:
 
 def fixed_batches(indices: Indices, batch: int) -> list[Indices]:
     """Return rows in fixed batches in table order; only the last may be short. Every row stands in one batch."""
+    assert batch >= 1, f"batches of {batch} films"
     return [indices[start : start + batch] for start in range(0, len(indices), batch)]

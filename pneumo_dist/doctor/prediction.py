@@ -16,7 +16,8 @@ from pneumo_dist.network.fit import check_input, meta_model
 from pneumo_dist.predict.ensemble import Ensemble, resolve, sources_of
 from pneumo_dist.predict.tta import scaled_side
 from pneumo_dist.ranks.ranks import Ranks
-from shards.dataset.table import SPLITS, Shards
+from shards.dataset.check import SPLITS
+from shards.dataset.table import Shards
 from shards.errors import InputError
 
 CHECK = "networks"

@@ -12,13 +12,12 @@ import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.ensemble import MemberConfig
-from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.films import Input
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
+from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.predict.ensemble import Source, agreed_files
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.runs.checkpoint import (
@@ -26,12 +25,14 @@ from pneumo_dist.runs.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     newest_good,
+    of_training,
     read_checkpoint,
     remove_stale_temporaries,
     save_checkpoint,
     weights_of,
 )
 from pneumo_dist.runs.lineage import check_unseen
+from pneumo_dist.runs.state import experiment_of
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -69,7 +70,7 @@ def averaged_checkpoint(
     standing = on_rank_0(ranks, lambda: _standing(folder, parts))
     if standing is not None:
         return Path(standing)
-    states = [load_checkpoint(path) for path in files]
+    states = [of_training(load_checkpoint(path), path) for path in files]
     state, name = states[0], f"{source.folder.parent.name}/{source.folder.name}/{files[0].name}"
     if shards is None or not len(shards.indices("train")):
         raise InputError(
@@ -77,8 +78,10 @@ def averaged_checkpoint(
             "average' with their --shards"
         )
     check_unseen(state["lineage"], name, shards, source.fold)
-    experiment = Experiment.model_validate(with_present_defaults(state["experiment"]))
+    experiment = experiment_of(state, files[0])
     model = build_model(experiment.model, pretrained=False)
+    for each, path in zip(states, files, strict=True):
+        load_weights(model, weights_of(each), path)  # each alone, so that the one that does not fit is named
     model.load_state_dict(average_weights([weights_of(each) for each in states]))
     model.to(ranks.device)
     # As it was trained: the config may have been changed since.
@@ -102,7 +105,7 @@ def averaged_checkpoint(
 def _standing(folder: Path, parts: list[str]) -> str | None:
     """Return the checkpoint in a folder that is the mean of these parts."""
     newest = newest_good(folder) if folder.is_dir() else None
-    if newest is None or read_checkpoint(newest.path)["parts"] != parts:
+    if newest is None or read_checkpoint(newest.path).get("parts") != parts:
         return None
     return str(newest.path)
 

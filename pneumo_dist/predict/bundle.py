@@ -4,8 +4,10 @@ A ZIP archive of JSON, Markdown and safetensors: nothing in it is code, and ever
 when it is read.
 """
 
+import errno
 import io
 import json
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,20 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pydantic
 import safetensors.torch
 
 from pneumo_dist import __version__
-from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
-from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.network.tensors import check_tensors, is_weights
+from pneumo_dist.predict.bundle_content import FORMAT, FORMAT_VERSION, BundleModel, PartModel
 from pneumo_dist.predict.ensemble import Ensemble, Network, Part, shares
 from pneumo_dist.scoring.masks import Rule
-from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError
 from shards.files import atomic_open
+from shards.stored import KindModel, parse_json, stored_plainly
 
-FORMAT, FORMAT_VERSION = "pneumo_dist-bundle", 1
 CONTENT, CARD = "bundle.json", "MODEL_CARD.md"
 # An archive that says when it was made would differ each time.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
@@ -87,53 +87,62 @@ def read_bundle(path: Path, loader: str | None = None) -> tuple[Ensemble, Rule]:
 
     Raises InputError where the file is missing, damaged or something else.
     """
-    try:
-        content = json.loads(_member(path, CONTENT))
-        if (content["format"], content["format_version"]) != (FORMAT, FORMAT_VERSION):
-            raise InputError(f"{path}: not a bundle of format version {FORMAT_VERSION}; write it again with 'average'")
-        taken, rule = content["preprocessing"], content["rule"]
-        given = {"mean": taken["mean"], "std": taken["std"], **({"loader": loader} if loader else {})}
-        data = DataConfig.model_validate(given)
-        parts = tuple(
-            Part(entry["name"], entry["member"], entry["fold"], entry["weight"], partial(_network, path, entry))
-            for entry in content["parts"]
-        )
-        ensemble = Ensemble(
-            name=content["name"],
-            parts=parts,
-            image_size=taken["image_size"],
-            in_channels=taken["in_channels"],
-            data=data,
-            eval_batch=content["eval_batch"],
-            tta=TtaConfig.model_validate(content["tta"]),
-            amp=content["amp"],
-        )
-        return ensemble, Rule(Triplet(**rule["triplet"]), rule["smallest_part"], rule["gate"])
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a bundle ({type(error).__name__}); write it again with 'average'") from None
+    text, where, mend = _member(path, CONTENT), f"{path}: not a bundle: {CONTENT}", "write it again with 'average'"
+    kind = parse_json(text, KindModel, where, mend)
+    if (kind.get("format"), kind.get("format_version")) != (FORMAT, FORMAT_VERSION):
+        raise InputError(f"{path}: not a bundle of format version {FORMAT_VERSION}; {mend}")
+    parse_json(text, BundleModel, where, mend)
+    content = BundleModel.model_validate_json(text)
+    taken = content.preprocessing
+    given = {"mean": taken.mean, "std": taken.std, **({"loader": loader} if loader else {})}
+    ensemble = Ensemble(
+        name=content.name,
+        parts=tuple(
+            Part(part.name, part.member, part.fold, part.weight, partial(_network, path, part))
+            for part in content.parts
+        ),
+        image_size=taken.image_size,
+        in_channels=taken.in_channels,
+        data=DataConfig.model_validate(given),
+        eval_batch=content.eval_batch,
+        tta=content.tta,
+        amp=content.amp,
+    )
+    return ensemble, content.rule.rule()
 
 
-def _network(path: Path, entry: Mapping[str, Any]) -> Network:
+def _network(path: Path, part: PartModel) -> Network:
+    where, content = f"{path}: {part.file}", _member(path, part.file)
     try:
-        weights = safetensors.torch.load(_member(path, entry["file"]))
-        return Network(ModelConfig.model_validate(entry["model"]), weights, entry["amp"], entry["lineage"])
-    except safetensors.SafetensorError:
-        raise InputError(f"{path}: {entry['file']} is no file of weights; write the bundle again") from None
-    except (pydantic.ValidationError, KeyError) as error:
-        raise InputError(f"{path}: not a bundle ({type(error).__name__}); write it again with 'average'") from None
+        weights = safetensors.torch.load(content)
+    except Exception as error:  # the reader raises many kinds
+        raise InputError(f"{where} is no file of weights ({type(error).__name__}); write the bundle again") from None
+    if not is_weights(weights):
+        raise InputError(f"{where} holds no weights; write the bundle again")
+    check_tensors(weights, where)
+    lineage = [ancestor.model_dump(exclude_unset=True) for ancestor in part.lineage]
+    return Network(part.model, weights, part.amp, lineage)
 
 
 def _member(path: Path, name: str) -> bytes:
     """Return a member's bytes. Raises InputError where they are not those that were written."""
+    mend = "restore it or write it again"
     try:
         with zipfile.ZipFile(io.BytesIO() if path.is_dir() else path) as archive:
+            if not stored_plainly(archive, path.stat().st_size):
+                raise InputError(f"{path}: its members are compressed, as no bundle's are; {mend}")
             return archive.read(name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such bundle; write one with 'python -m pneumo_dist average --bundle'") from None
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError) as error:
-        raise InputError(f"{path}: damaged or no bundle ({error}); restore it or write it again") from None
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, KeyError, EOFError, RuntimeError, ValueError, OverflowError, struct.error) as error:
+        # RuntimeError from a member that says it is encrypted, the others from places that are none of the file's.
+        raise InputError(f"{path}: damaged or no bundle ({error}); {mend}") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise InputError(f"{path}: damaged or no bundle ({error.strerror}); {mend}") from None
 
 
 def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None, trained: Sequence[str]) -> str:

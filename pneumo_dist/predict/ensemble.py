@@ -12,14 +12,15 @@ import torch
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.data.films import Input
 from pneumo_dist.network.build import build_model
+from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.predict.trained import check_trained_alike, trained_experiment
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, newest_good, top_files, weights_of
 from pneumo_dist.runs.repetitions import best_repetition
+from pneumo_dist.runs.state import experiment_of
 from shards.errors import InputError
 
 
@@ -35,10 +36,7 @@ class Network:
     def build(self, name: str) -> torch.nn.Module:
         """Return the network with its weights, on the CPU. Raises InputError where they do not fit."""
         model = build_model(self.model, pretrained=False)
-        try:
-            model.load_state_dict(self.weights)
-        except RuntimeError:
-            raise InputError(f"{name}: its weights do not fit its model; it was written by another version") from None
+        load_weights(model, self.weights, name)
         return model.eval()
 
 
@@ -68,6 +66,10 @@ class Ensemble:
     eval_batch: int
     tta: TtaConfig
     amp: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.parts:  # the mean of nothing would find nothing in every film
+            raise InputError(f"ensemble {self.name}: has no network")
 
     def input(self, ranks: Ranks) -> Input:
         """Return how films reach the networks on a rank."""
@@ -108,6 +110,10 @@ def sources_of(member: MemberConfig, runs: Path, folds: Sequence[int], own: Expe
     """
     run = runs / member.experiment
     chosen = member.folds or folds or trained_folds(run)
+    if len(set(chosen)) != len(chosen):
+        raise InputError(
+            f"folds {', '.join(map(str, chosen))}: one that is named twice would count twice; name it once"
+        )
     if not chosen:
         raise InputError(f"{run}: no trained folds; train experiment {member.experiment} first, or give its --runs")
     found = []
@@ -135,8 +141,7 @@ def trained_folds(run: Path) -> list[int]:
 def read_network(path: Path) -> Network:
     """Load a checkpoint's network. Raises InputError where it is damaged."""
     state = load_checkpoint(path)
-    model = ModelConfig.model_validate(with_present_defaults(state["experiment"])["model"])
-    return Network(model, weights_of(state), state["amp"], state["lineage"])
+    return Network(experiment_of(state, path).model, weights_of(state), state["amp"], state["lineage"])
 
 
 def resolve(

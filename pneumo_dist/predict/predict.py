@@ -23,6 +23,7 @@ from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices, fixed_batches
 from pneumo_dist.predict.ensemble import Ensemble, Part, shares
 from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_block, write_table
+from pneumo_dist.predict.store_content import BlockModel
 from pneumo_dist.predict.tta import mean_view
 from pneumo_dist.ranks.precision import Resolved, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
@@ -33,6 +34,7 @@ from shards.dataset.table import Shards
 from shards.dataset.verify import dataset_digest
 from shards.errors import InputError
 from shards.files import atomic_write
+from shards.stored import read_json
 
 SPLITS = ("oof", "holdout", "test")
 PARTS = ".parts"
@@ -48,6 +50,8 @@ class PredictOptions:
     models: int = 4
 
     def __post_init__(self) -> None:
+        if len(set(self.folds)) != len(self.folds):
+            raise InputError(f"--fold {' '.join(map(str, self.folds))}: name each fold once")
         if self.block < 1:
             raise InputError(f"--block {self.block}: give at least 1")
         if self.models < 1:
@@ -89,7 +93,7 @@ def predict(
     recipe = {**manifest, "eval_batch": ensemble.eval_batch, "amp": ensemble.amp, "channels": ensemble.in_channels}
     recipe |= {"mean": ensemble.data.mean, "std": ensemble.data.std}
     blocks = _blocks(ensemble, shards, options, recipe)
-    done = on_rank_0(ranks, lambda: [_finished(out, block) for block in blocks])
+    done = on_rank_0(ranks, lambda: [_finished(out, block, shards) for block in blocks])
     networks = _Networks(ensemble, shards, ranks, options)
     pending = [block for block, is_done in zip(blocks, done, strict=True) if not is_done]
     batches = _films(ensemble, shards, ranks, pending)
@@ -110,6 +114,7 @@ def predict(
             {"name": part.name, "fold": part.fold, "weight": share}
             for part, share in zip(ensemble.parts, whole, strict=True)
         ]
+        assert len(rows) == sum(len(block.films) for block in blocks), "a film is missing"
         write_table(out, rows, {**manifest, "parts": parts})
         names = {row["tar"] for row in rows}
         for stale in [*out.glob("pred-*.tar"), *(out / PARTS).glob("pred-*.json")]:
@@ -197,6 +202,7 @@ def _predict_block(batches: Sequence[Batch], parts: Sequence[Part], networks: "_
             if head is not None:
                 classes[number] += share * head
         heads += share if head is not None else 0.0
+    _check_finite([*sums, *classes], parts)
     counts = [len(batch.indices) for batch in batches]
     return _Films(
         np.concatenate([np.zeros(0, np.int64), *(batch.indices for batch in batches)]),
@@ -213,6 +219,16 @@ def _predict_block(batches: Sequence[Batch], parts: Sequence[Part], networks: "_
             ]
         ),
     )
+
+
+def _check_finite(sums: Sequence[torch.Tensor], parts: Sequence[Part]) -> None:
+    """Raise InputError where a network gives no number for a pixel: rounded, it would say that there is nothing."""
+    if not all(bool(torch.isfinite(each).all()) for each in sums):
+        more = f" or one of {len(parts) - 1} more" if len(parts) > 1 else ""
+        raise InputError(
+            f"{parts[0].name}{more}: gives values that are not finite numbers; its weights are damaged or too large "
+            "for its precision (amp: float32)"
+        )
 
 
 def _gather(mine: _Films, ranks: Ranks) -> _Films:
@@ -232,13 +248,15 @@ def _write(out: Path, block: _Block, films: _Films, shards: Shards) -> None:
     atomic_write(out / PARTS / f"{block.name}.json", json.dumps({"digest": block.digest, "rows": rows}))
 
 
-def _finished(out: Path, block: _Block) -> bool:
+def _finished(out: Path, block: _Block, shards: Shards) -> bool:
     """Return whether a block of the same films and networks stands, whole: a damaged one is made again."""
     try:
-        content = json.loads((out / PARTS / f"{block.name}.json").read_text())
-        return bool(content["digest"] == block.digest) and is_whole(out, content["rows"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        content = read_json(out / PARTS / f"{block.name}.json", BlockModel, "it is made again")
+    except (FileNotFoundError, InputError):
         return False
+    rows, facts = content["rows"], [film_facts(shards, int(row)) for row in block.films]
+    alike = [{name: row[name] for name in facts[0]} for row in rows] == facts
+    return content["digest"] == block.digest and alike and is_whole(out, rows)
 
 
 class _Networks:

@@ -12,15 +12,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pydantic
 import webdataset
 
+from pneumo_dist.config.schema import LARGEST_SIDE
+from pneumo_dist.predict.store_content import ROWS, ManifestModel
 from pneumo_dist.scoring.masks import Map, Rule
+from shards.dataset import rle
 from shards.dataset.grid import Padding
 from shards.dataset.table import LabelGrid, Shards
 from shards.dataset.tar import MemberReader, index_tar
 from shards.drawing import encode
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write, sha256_file
+from shards.stored import KindModel, first_fault, picture_size, read_json, read_parquet
 
 FORMAT, FORMAT_VERSION = "pneumo_dist-predictions", 2
 MANIFEST, TABLE = "manifest.json", "predictions.parquet"
@@ -98,15 +103,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of finished predictions. Raises InputError where there is none or it is damaged."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        kind = read_json(path, KindModel, "predict again")
     except FileNotFoundError:
         raise InputError(f"{folder}: no finished predictions; run 'python -m pneumo_dist predict' first") from None
-    except ValueError:
-        raise InputError(f"{path}: not valid JSON; predict again") from None
-    named = (manifest.get("format"), manifest.get("format_version")) if isinstance(manifest, dict) else ()
-    if named != (FORMAT, FORMAT_VERSION) or "predictions_sha256" not in manifest:
+    if (kind.get("format"), kind.get("format_version")) != (FORMAT, FORMAT_VERSION):
         raise InputError(f"{path}: not predictions of format version {FORMAT_VERSION}; predict again")
-    return dict(manifest)
+    return read_json(path, ManifestModel, "predict again")
 
 
 def stored_digest(folder: Path) -> str | None:
@@ -117,17 +119,16 @@ def stored_digest(folder: Path) -> str | None:
 class Predictions:
     """Random access to stored predictions, in key order.
 
-    The table holds every map's CRC32, so its digest stands for the maps as well.
+    The table holds every map's CRC32, so its digest stands for the maps as well. Raises InputError where manifest or
+    table are damaged, or hold what no prediction writes.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = read_manifest(folder)
-        if not (folder / TABLE).exists():
-            raise InputError(f"{folder / TABLE}: missing; predict again")
-        if sha256_file(folder / TABLE) != self.digest:
-            raise InputError(f"{folder / TABLE}: differs from the manifest's digest; predict again")
-        self.rows: list[dict[str, Any]] = pq.read_table(folder / TABLE).to_pylist()
+        table = read_parquet(folder / TABLE, SCHEMA, self.digest, "predict again")
+        self.rows: list[dict[str, Any]] = table.to_pylist()
+        _check_rows(self.rows, int(self.manifest["films"]), folder / TABLE)
         self._members = MemberReader(folder)
 
     @property
@@ -158,11 +159,35 @@ class Predictions:
         row = self.rows[index]
         label = f"{MEMBER} of {row['key']}"
         content = self._members.read(row["tar"], row["offset"], row["size"], row["crc32"], label)
-        return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
+        size, side = picture_size(content), self.manifest.get("image_size")
+        # Before it is decoded: a picture takes the memory of the size that it tells, however few bytes it has.
+        known = size is not None and size[0] == size[1] <= LARGEST_SIDE and side in (None, size[0])
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if known else None
+        if image is None or image.shape != size:
+            raise InputError(f"{self.folder / row['tar']}: the {label} is no map of the manifest's size; predict again")
+        return np.asarray(image, np.uint8)
+
+    def truth(self, index: int) -> Map:
+        """Return a film's label on its grid, uint8 of 0 and 1. Raises InputError where it is none."""
+        row = self.rows[index]
+        try:
+            return rle.decode(str(row["rle"]), row["label_height"], row["label_width"])
+        except InputError as error:
+            raise InputError(f"{self.folder / TABLE}: the label of {row['key']}: {error}; predict again") from None
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Map]]:
         for index, row in enumerate(self.rows):
             yield row, self.p8(index)
+
+
+def _check_rows(rows: list[dict[str, Any]], films: int, path: Path) -> None:
+    """Raise InputError where a table holds what no prediction writes, or another number of films than its manifest."""
+    try:
+        ROWS.validate_python(rows)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{path}: {first_fault(error)}; predict again") from None
+    if len(rows) != films or len({row["key"] for row in rows}) != films:
+        raise InputError(f"{path}: holds {len(rows)} rows, each of another film, for {films} films; predict again")
 
 
 def open_predictions(folder: Path) -> Predictions:

@@ -11,20 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 
 from pneumo_dist import __version__
+from pneumo_dist.config.load import read_tree
 from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.report.measures import Names, estimate, image_scores, touched_parts
-from pneumo_dist.runs.logs import METRICS, read_epochs
+from pneumo_dist.runs.logs import METRICS, EpochLineModel, read_epochs
 from pneumo_dist.scoring.counts import Floats, Outcome, Truths, triplet_outcome
 from pneumo_dist.scoring.dice import Counts
 from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules, read_rules, rules_of
 from pneumo_dist.thresholds.tune import Estimate, film_measures, prediction_histograms, tune
-from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -125,7 +124,7 @@ def judge(scored: Scored, rule: Rule) -> Judged:
     owners: list[Names] = [np.zeros(0, np.str_)]
     for index in np.flatnonzero(looked).tolist():
         row, grid = predictions.rows[index], predictions.grid(index)
-        truth = rle.decode(str(row["rle"]), grid.height, grid.width)
+        truth = predictions.truth(index)
         mask = apply_rule(label_map(predictions.p8(index), grid), rule, row["class_probability"])
         predicted[index], hits[index] = np.count_nonzero(mask), np.count_nonzero(mask & truth)
         touched.append(touched_parts(truth, mask))
@@ -170,10 +169,7 @@ def read_history(run: Path) -> dict[str, dict[str, Epochs]]:
     """
     found: dict[str, dict[str, Epochs]] = {}
     for path in sorted(run.glob(f"fold*/*/{METRICS}")):
-        try:
-            epochs = read_epochs(path)
-        except ValueError:
-            raise InputError(f"{path}: not valid JSON lines; restore it from a copy or remove it") from None
+        epochs = read_epochs(path, model=EpochLineModel)
         if epochs:
             found.setdefault(path.parent.name, {})[path.parent.parent.name] = epochs
     order = _stage_names(run)
@@ -190,9 +186,9 @@ def read_history(run: Path) -> dict[str, dict[str, Epochs]]:
 
 def _stage_names(run: Path) -> list[str]:
     for path in sorted(run.glob("fold*/config.yaml")):
-        content = yaml.safe_load(path.read_text())
-        stages = content.get("stages", []) if isinstance(content, dict) else []
-        return [str(stage["name"]) for stage in stages]
+        stages = read_tree(path).get("stages")
+        named = stages if isinstance(stages, list) else []
+        return [str(stage["name"]) for stage in named if isinstance(stage, dict) and "name" in stage]
     return []
 
 

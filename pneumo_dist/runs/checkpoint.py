@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -16,8 +17,10 @@ from typing import Any
 
 import torch
 
+from pneumo_dist.runs.state import MEND, check_state
 from shards.errors import InputError
 from shards.files import atomic_symlink, atomic_write, sha256_file
+from shards.stored import stored_plainly
 
 # Checkpoints of before 0.2.0 note none; theirs is 1.
 FORMAT_VERSION = 1
@@ -192,13 +195,21 @@ def check_whole(file: CheckpointFile) -> None:
 
 
 def read_checkpoint(path: Path) -> State:
-    """Load a checkpoint that is known to be whole onto the CPU. Raises InputError where it is of another kind."""
+    """Load a checkpoint that is known to be whole onto the CPU.
+
+    Raises InputError where it is of another kind, and where a value is none that training writes.
+    """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if not stored_plainly(archive, path.stat().st_size):
+                raise InputError(f"{path}: its members are compressed, as no checkpoint's are; restore it")
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except Exception as error:  # the zip reader and the restricted unpickler raise many kinds
-        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
+        raise InputError(f"{path}: not a readable checkpoint ({type(error).__name__}); {MEND}") from None
     if not isinstance(state, dict) or "model" not in state:
-        raise InputError(f"{path}: holds no model")
+        raise InputError(f"{path}: holds no model; {MEND}")
     version = state.get("format_version", 1)
     if version != FORMAT_VERSION:
         wrote = state.get("version", "version not noted")
@@ -206,6 +217,19 @@ def read_checkpoint(path: Path) -> State:
             f"{path}: a checkpoint of format version {version}, this program reads version {FORMAT_VERSION}; "
             f"use the pneumo_dist that wrote it ({wrote}), or train again"
         )
+    check_state(state, path)
+    return state
+
+
+def read_trained(path: Path) -> State:
+    """Read a checkpoint that training wrote. Raises InputError as `read_checkpoint` does, and for averaged weights."""
+    return of_training(read_checkpoint(path), path)
+
+
+def of_training(state: State, path: Path) -> State:
+    """Return a state that training wrote. Raises InputError for one of averaged weights."""
+    if "position" not in state:
+        raise InputError(f"{path}: holds averaged weights, which have no training to go on with; {MEND}")
     return state
 
 
@@ -243,7 +267,7 @@ def newest_state(folder: Path) -> State:
     newest = newest_good(folder) if folder.is_dir() else None
     if newest is None:
         raise InputError(f"{folder}: no checkpoints; train that fold first")
-    return read_checkpoint(newest.path)
+    return read_trained(newest.path)
 
 
 def top_files(folder: Path, count: int) -> list[CheckpointFile]:

@@ -10,10 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
+from pneumo_dist.config.schema import Name
 from shards.errors import InputError
 from shards.files import atomic_write
+from shards.stored import Strict, open_append, read_json
 
 if TYPE_CHECKING:
     from pneumo_dist.ranks.ranks import Ranks
@@ -23,6 +27,20 @@ RUNNING, PREEMPTED, FAILED, DONE = "running", "preempted", "failed", "done"
 BEAT_SECONDS = 15.0
 # The ranks of a run that was killed die with it, but not in the same instant.
 PATIENCE_SECONDS = 10.0
+
+
+class HeartbeatModel(Strict):
+    """What heartbeat.json must hold; a run that has not begun a stage tells of none."""
+
+    state: Annotated[str, Field(max_length=50)]
+    host: Annotated[str, Field(max_length=300)] | None = None
+    pid: int | None = None
+    job_id: Annotated[str, Field(max_length=300)] | None = None
+    time: Annotated[float, Field(ge=0, le=1e11)]
+    stage: Name | None = None
+    epoch: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    epochs: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    step: Annotated[int, Field(ge=0, le=2**53)] | None = None
 
 
 class Heartbeat:
@@ -113,7 +131,7 @@ def running(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> Iterator[
 
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") if ranks.is_main else contextlib.nullcontext() as stream:
+    with open_append(folder / LOCK) if ranks.is_main else contextlib.nullcontext() as stream:
         on_rank_0(ranks, lambda: _hold(folder, stream))
         heartbeat = Heartbeat(
             folder if ranks.is_main else None, {**facts, "world": ranks.world}, idle=ranks.idle_seconds
@@ -129,7 +147,7 @@ def running(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> Iterator[
             heartbeat.end(state)
 
 
-def _hold(folder: Path, stream: IO[str] | None) -> bool:
+def _hold(folder: Path, stream: IO[bytes] | None) -> bool:
     """Lock an open file, which the system lets go when this process ends in whatever way; return whether it could."""
     assert stream is not None
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -154,12 +172,11 @@ def _whose(folder: Path) -> str:
 
 
 def read_heartbeat(folder: Path) -> dict[str, Any] | None:
-    """Return what a fold's heartbeat.json says, None where there is none or it cannot be read."""
+    """Return what a fold's heartbeat.json says, None where there is none or it says what no run writes."""
     try:
-        content = json.loads((folder / HEARTBEAT).read_bytes())
-    except (OSError, ValueError):
+        return read_json(folder / HEARTBEAT, HeartbeatModel, "it is written again")
+    except (OSError, InputError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 def is_finished(folder: Path, facts: Mapping[str, Any], stages: Sequence[str]) -> bool:

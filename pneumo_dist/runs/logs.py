@@ -4,11 +4,33 @@ import csv
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from shards.files import atomic_write
+from shards.stored import Strict, parse_json
 
 METRICS, SUMMARY = "metrics.jsonl", "summary.csv"
+
+
+class LineModel(Strict):
+    """A line of metrics.jsonl: a validated epoch, or a step that was skipped, which has no score."""
+
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    images_per_s: Annotated[float, Field(ge=0)] | None = None
+
+
+class EpochLineModel(Strict):
+    """What a report takes of a validated epoch."""
+
+    epoch: Annotated[int, Field(ge=0, le=2**53)]
+    step: Annotated[int, Field(ge=0, le=2**53)]
+    score: Annotated[float, Field(ge=0, le=1)]
+    loss: Annotated[float, Field(allow_inf_nan=True)]
+    validation_loss: Annotated[float, Field(allow_inf_nan=True)]
+    images_per_s: Annotated[float, Field(ge=0)]
+    peak_memory_mb: Annotated[float, Field(ge=0)]
 
 
 def logged_bytes(path: Path, step: int, epochs: int) -> int:
@@ -29,15 +51,18 @@ def logged_bytes(path: Path, step: int, epochs: int) -> int:
     return length
 
 
-def read_epochs(path: Path, epochs: int | None = None) -> list[dict[str, Any]]:
-    """Return the validated epochs that metrics.jsonl tells of, the first `epochs` of them where given."""
+def read_epochs(path: Path, epochs: int | None = None, model: type[Strict] = LineModel) -> list[dict[str, Any]]:
+    """Return the validated epochs that metrics.jsonl tells of, the first `epochs` of them where given.
+
+    Raises InputError for a line that is none of training, and for an epoch that is none of `model`.
+    """
+    mend = "restore it from a copy or remove it"
     found: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines():
         if epochs is not None and len(found) == epochs:
             break  # what follows may be a line that was cut off by a crash
-        record = json.loads(line)
-        if "score" in record:
-            found.append(record)
+        if "score" in parse_json(line, LineModel, path, mend):
+            found.append(parse_json(line, model, path, mend))
     return found
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumo_dist.config.experiment import StageConfig
-from pneumo_dist.runs.checkpoint import newest_good, read_checkpoint
+from pneumo_dist.runs.checkpoint import newest_good, read_trained
 
 State = dict[str, Any]
 
@@ -28,7 +28,7 @@ def best_repetition(stage: StageConfig, folder: Path) -> str:
     while stage.repeat is not None:
         checkpoints = folder / repetition / "checkpoints"
         newest = newest_good(checkpoints) if checkpoints.is_dir() else None
-        history = read_checkpoint(newest.path)["history"] if newest else []
+        history = read_trained(newest.path)["history"] if newest else []
         if not history or best_score(history) <= best:
             break
         name, best, repetition = repetition, best_score(history), next_name(stage.name, repetition)

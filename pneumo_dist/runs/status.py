@@ -1,6 +1,5 @@
 """What the runs of a folder are doing, from their heartbeats and their logs; nothing is loaded or locked."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pneumo_dist.runs.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
-from pneumo_dist.runs.logs import METRICS
+from pneumo_dist.runs.logs import METRICS, LineModel
 from shards.errors import InputError
+from shards.stored import parse_json
 
 # A run that is silent for longer was killed, or its node is lost.
 LOST_SECONDS = 4 * BEAT_SECONDS
@@ -91,13 +91,14 @@ def _last_epoch(stage: Path) -> dict[str, Any]:
         lines = (stage / METRICS).read_bytes().splitlines()
     except OSError:
         return {}
-    records = []
+    epochs: list[dict[str, Any]] = []
     for line in lines:
         try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue  # the line that is being written
-    epochs = [record for record in records if "score" in record]
+            record = parse_json(line, LineModel, METRICS, "none")
+        except InputError:
+            continue  # the line that is being written, or a damaged one
+        if record.get("score") is not None:
+            epochs.append(record)
     return {**epochs[-1], "best": max(each["score"] for each in epochs)} if epochs else {}
 
 

@@ -12,17 +12,15 @@ import numpy as np
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.masks import Rule
-from pneumo_dist.scoring.triplet import Triplet
+from pneumo_dist.thresholds.content import FORMAT_VERSION, RULES, ScoresModel, ThresholdsModel, VersionModel
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.refine import SizeCurve
 from pneumo_dist.thresholds.tune import Alternative, Estimate, Tuned
 from shards.errors import InputError
 from shards.files import atomic_write
+from shards.stored import read_json
 
 THRESHOLDS, SURFACE, CURVE = "thresholds.json", "thresholds.png", "components.png"
-# Files of before 0.2.0 note none; theirs is 1.
-FORMAT_VERSION = 1
-RULES = ("triplet", "components", "gate")
 # Points of the curve that are kept: every size of ten thousand films' parts would make megabytes.
 CURVE_POINTS = 200
 
@@ -96,10 +94,6 @@ def _plain(values: Score | Estimate) -> dict[str, float | int | None]:
     return {name: None if value != value else value for name, value in asdict(values).items()}
 
 
-def _estimate(values: Mapping[str, float | None]) -> Estimate:
-    return Estimate(*(_number(values[end]) for end in ("mean", "low", "high")))
-
-
 def _number(value: float | None) -> float:
     """JSON has no nan: null stands for it."""
     return math.nan if value is None else float(value)
@@ -140,52 +134,30 @@ def summary_lines(tuned: Tuned) -> list[str]:
 
 def read_rules(path: Path) -> TunedRules:
     """Return what a thresholds.json keeps for other commands. Raises InputError where it is missing or damaged."""
-    content = read_scores(path)
-    try:
-        unseen, curve = content["dice_tuned_on_other_folds"], content["components_curve"]
-        if "triplet" not in content["rules"]:
-            raise KeyError("triplet")
-        return TunedRules(
-            objective=Objective.parse(content["objective"]),
-            rules={name: _alternative(content["rules"][name]) for name in RULES if name in content["rules"]},
-            unseen=None if unseen is None else _estimate(unseen),
-            curve=None
-            if curve is None
-            else SizeCurve(np.array(curve["sizes"], np.int64), np.array(curve["dice"], np.float64)),
-            digest=str(content["predictions_sha256"]),
-            source=path,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise _unreadable(path) from None
-
-
-def _alternative(found: Mapping[str, Any]) -> Alternative:
-    """Raise ValueError, KeyError or TypeError for what is no rule."""
-    parts = found["rule"]
-    triplet = Triplet(float(parts["triplet"]["top"]), int(parts["triplet"]["area"]), float(parts["triplet"]["bottom"]))
-    if not (0 <= triplet.top <= 1 and 0 <= triplet.bottom <= 1 and triplet.area >= 0):
-        raise ValueError(triplet)
-    return Alternative(
-        Rule(triplet, int(parts["smallest_part"]), float(parts["gate"])), float(found["dice"]), float(found["called"])
+    content = ThresholdsModel.model_validate_json(json.dumps(_read(path, ThresholdsModel)))
+    unseen, curve = content.dice_tuned_on_other_folds, content.components_curve
+    return TunedRules(
+        objective=Objective.parse(content.objective),
+        rules={name: content.rules[name].alternative() for name in RULES if name in content.rules},
+        unseen=None if unseen is None else Estimate(*map(_number, (unseen.mean, unseen.low, unseen.high))),
+        curve=None if curve is None else SizeCurve(np.array(curve.sizes, np.int64), np.array(curve.dice, np.float64)),
+        digest=content.predictions_sha256,
+        source=path,
     )
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Return what thresholds.json says. Raises InputError where it is missing or damaged."""
+    """Return all that thresholds.json says. Raises InputError where it is missing or damaged."""
+    return _read(path, ScoresModel)
+
+
+def _read(path: Path, model: type[ThresholdsModel]) -> dict[str, Any]:
+    mend, kind = "run 'python -m pneumo_dist tune' again", f"not a thresholds file of format version {FORMAT_VERSION}"
     try:
-        content = json.loads(path.read_text())
+        if read_json(path, VersionModel, mend, kind).get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+            raise InputError(f"{path}: {kind}; {mend}")
+        return read_json(path, model, mend, kind)
     except FileNotFoundError:
         raise InputError(
             f"{path}: no thresholds; run 'python -m pneumo_dist tune' first, or give --triplet TOP AREA BOTTOM"
         ) from None
-    except ValueError:
-        raise _unreadable(path) from None
-    if not isinstance(content, dict) or content.get("format_version", 1) != FORMAT_VERSION:
-        raise _unreadable(path)
-    return content
-
-
-def _unreadable(path: Path) -> InputError:
-    return InputError(
-        f"{path}: not a thresholds file of format version {FORMAT_VERSION}; run 'python -m pneumo_dist tune' again"
-    )

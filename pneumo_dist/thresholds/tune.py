@@ -33,7 +33,6 @@ from pneumo_dist.thresholds.worth import (
     not_cross_tuned,
     plateau,
 )
-from shards.dataset import rle
 from shards.errors import InputError
 
 
@@ -114,7 +113,7 @@ def film_measures(
             raise InputError(
                 f"{predictions.folder}: {predictions.rows[index]['key']} has no label to tune on; use --split oof"
             )
-        truth, film = rle.decode(text, grid.height, grid.width), label_map(predictions.p8(index), grid)
+        truth, film = predictions.truth(index), label_map(predictions.p8(index), grid)
         found.append(np.concatenate([[index], film_histograms(film, truth).reshape(-1)]))
         if threshold is not None:
             own = film_components(film, truth, threshold)

@@ -9,6 +9,7 @@ from pneumo_dist.data.films import Batch
 from pneumo_dist.ranks.processes import peak_memory_mb
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.step import Step
+from shards.errors import InputError
 
 # What is summed besides the losses, in the order in which a checkpoint holds it.
 COUNTED = ("overlap", "pixels", "steps", "grad_norm", "overflowed_steps", "bad_steps")
@@ -31,7 +32,9 @@ class EpochLog:
         self._taken = 0
 
     def restore(self, sums: Sequence[float]) -> None:
-        """Take up what `totals` gave; rank 0 holds it for all."""
+        """Take up what `totals` gave; rank 0 holds it for all. Raises InputError for sums of another kind."""
+        if len(sums) > len(self._names):
+            raise InputError(f"a checkpoint with {len(sums)} sums of an epoch, not {len(self._names)}; train again")
         if self._ranks.is_main:
             self._sums[: len(sums)] = sums
 

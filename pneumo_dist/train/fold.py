@@ -11,7 +11,6 @@ import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.experiment import Experiment, StageConfig
-from pneumo_dist.config.record import with_present_defaults
 from pneumo_dist.network.fit import check_weights, meta_model
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.ranks.stop import StopAgreement
@@ -22,6 +21,7 @@ from pneumo_dist.runs.checkpoint import (
     newest_good,
     newest_state,
     read_checkpoint,
+    read_trained,
     remove_newer,
     remove_stale_temporaries,
     weights_of,
@@ -29,6 +29,7 @@ from pneumo_dist.runs.checkpoint import (
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.lineage import Ancestor, Lineage, check_same_run, stage_lineage
 from pneumo_dist.runs.repetitions import best_score, next_name
+from pneumo_dist.runs.state import experiment_of
 from pneumo_dist.source import source_digest
 from pneumo_dist.train.stage import StageRun, Start, on_present_terms
 from shards.dataset.table import Shards
@@ -139,7 +140,7 @@ def _with_stage(experiment: Experiment, stage: StageConfig) -> Experiment:
 
 def _warn_of_other_code(state: State, path: Path) -> None:
     """Warn where a stage that is not finished goes on with other code than it was trained with so far."""
-    code = (state["version"], state.get("source", "not noted"))
+    code = (state.get("version", "not noted"), state.get("source", "not noted"))
     if code != (__version__, source_digest()) and not state["position"]["finished"]:
         warnings.warn(
             f"{path}: was written by pneumo_dist {code[0]} (source {code[1]}), this is {__version__} (source "
@@ -181,9 +182,9 @@ def _start(
     """
     lineage = stage_lineage(experiment, repetition, fold, shards, before.lineage if before else None)
     if own is not None:
-        state = read_checkpoint(Path(own))
+        state = read_trained(Path(own))
         check_same_run(state, Path(own), experiment, stage, lineage)
-        recorded = _recorded(state, stage.name)
+        recorded = _recorded(state, stage.name, Path(own))
         state = on_present_terms(state, repetition)
         if recorded is not None and not state["position"]["finished"]:
             _check_not_left(recorded, state, folder, following, Path(own), ranks)
@@ -195,12 +196,11 @@ def _start(
     return Start(None, weights_of(read_checkpoint(Path(best))), lineage)
 
 
-def _recorded(state: State, name: str) -> StageConfig | None:
+def _recorded(state: State, name: str, path: Path) -> StageConfig | None:
     """Return a stage's settings as a finished stage's checkpoint tells them; None for an unfinished one."""
     if not state["position"]["finished"]:
         return None
-    stages = with_present_defaults(state["experiment"])["stages"]
-    return StageConfig.model_validate(next(stage for stage in stages if stage["name"] == name))
+    return experiment_of(state, path).stage(name)
 
 
 def _check_not_left(

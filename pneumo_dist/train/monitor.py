@@ -16,6 +16,8 @@ from pneumo_dist.runs.logs import METRICS, logged_bytes
 from pneumo_dist.train.validation import Overlay, Validation
 from shards import console
 from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, outline_pixels
+from shards.errors import InputError
+from shards.stored import open_append
 
 BOARD = "tensorboard"
 # What says of a record which epoch it is of.
@@ -36,7 +38,9 @@ class Monitor:
         if not active:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._metrics = (folder / METRICS).open("ab")
+        if (folder / BOARD).is_symlink():
+            raise InputError(f"{folder / BOARD}: is a symbolic link, through which nothing is written; remove it")
+        self._metrics = open_append(folder / METRICS)
         self._metrics.truncate(logged_bytes(folder / METRICS, step, epochs))
         self._board = SummaryWriter(folder / BOARD, purge_step=None if first_step else step + 1)
 

@@ -36,6 +36,7 @@ from pneumo_dist.source import source_digest
 from pneumo_dist.train.epoch_log import EpochLog
 from pneumo_dist.train.monitor import BOARD, Monitor, settings
 from pneumo_dist.train.profiling import TRACE, StepTrace
+from pneumo_dist.train.restore import check_place
 from pneumo_dist.train.step import Learner, Step
 from pneumo_dist.train.validation import Validation, validate
 from shards import console
@@ -167,7 +168,8 @@ class StageRun:
         self.learner = Learner(experiment, self.stage, ranks, amp, model)
         self.log = EpochLog(self.learner.terms, self.stage.global_batch, ranks)
         if state is not None:
-            self.learner.restore(state)
+            check_place(state, self.plan, self.stage, self.checkpoints)
+            self.learner.restore(state, self.checkpoints)
             self.log.restore(state["sums"])
         self.monitor = Monitor(self.folder, ranks.is_main, self.position.total, len(self.history), state is None)
         if state is None:

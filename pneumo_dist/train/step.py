@@ -14,10 +14,13 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import freeze_encoder, split_outputs
 from pneumo_dist.network.losses import combo_loss, loss_terms
+from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.ranks.ddp import put_back, wrap_ddp
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
+from pneumo_dist.train.restore import check_optimizer, check_settings
+from shards.errors import InputError
 
 # A scaler that has come down to this finds overflow in what is not too large, but wrong.
 SMALLEST_SCALE = 1.0
@@ -177,13 +180,21 @@ class Learner:
             "scaler": self.scaler.state_dict(),
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up a checkpoint's state."""
-        self.model.load_state_dict(state["model"])
+    def restore(self, state: dict[str, Any], where: object = "checkpoint") -> None:
+        """Take up a checkpoint's state.
+
+        Raises InputError, naming `where` it is from, where it holds something else than this learner saves.
+        """
+        load_weights(self.model, state["model"], where)
         if self._swa is not None:
             self._swa.n_averaged.fill_(state["averaged_epochs"])
+        if (self.averaged is None) != (state["averaged"] is None):
+            raise InputError(f"{where}: its averaged weights are not those of this stage; restore it or train again")
         if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
+            load_weights(self.averaged, state["averaged"], where)
+        check_optimizer(self.optimizer, state["optimizer"], where)
+        check_settings(self.schedule.state_dict(), state["schedule"], where, "schedule")
+        check_settings(self.scaler.state_dict(), state["scaler"], where, "scaler")
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

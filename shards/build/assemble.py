@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from shards.build.doubts import split_doubts
 from shards.build.leaks import known_test_films
 from shards.build.options import BuildOptions
 from shards.build.progress import (
-    PARTS,
     REJECTED,
     UNLABELLED,
     Part,
@@ -27,9 +25,19 @@ from shards.build.progress import (
     write_list,
 )
 from shards.build.split import split_table
-from shards.dataset.table import SCHEMA, TABLE, CountsModel, read_manifest, read_table, save_table, write_manifest
+from shards.dataset.table import (
+    MANIFEST,
+    PARTS,
+    SCHEMA,
+    TABLE,
+    CountsModel,
+    read_manifest,
+    read_table,
+    save_table,
+    write_manifest,
+)
 from shards.errors import InputError
-from shards.files import sha256_file
+from shards.files import sha256_file, sync_directory
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,12 @@ def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int =
     """Finish a build whose tasks are done, or split a finished dataset anew; no tar is touched.
 
     `changes` are split options that differ from those of the plan or the manifest. Raises InputError naming shards
-    that are missing.
+    that are missing, and for a table or a manifest that is not as a build wrote it.
     """
     if not out.is_dir():
         raise InputError(f"{out}: no such folder; build into it first")
     refuse_foreign_folder(out)
+    recover(out)
     with locked(out):
         plan = load_plan(out)
         if plan is not None:
@@ -89,7 +98,7 @@ def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int =
         if manifest["arguments"]["folds_csv"] is True and not {"folds", "folds_csv"} & set(changes):
             raise InputError(f"{out}: its folds came from a CSV; give it again with --folds-csv, or --folds for others")
         options = options_of({**manifest["arguments"], **changes})
-        table = split_table(read_table(out), options, salt)
+        table = split_table(read_table(out, manifest), options, salt)
         doubts = split_doubts(table, options, salt)
         summary = _write(out, table, {**manifest, "arguments": options.public()}, doubts)
         shutil.rmtree(out / PARTS)
@@ -103,6 +112,9 @@ def options_of(arguments: dict[str, Any]) -> BuildOptions:
         kept[name] = Path(kept[name]) if isinstance(kept[name], str | Path) else None
     if kept["duplicate_distance"] == -1:
         kept["duplicate_distance"] = None
+    unknown = sorted(set(kept) - {field.name for field in fields(BuildOptions)})
+    if unknown:
+        raise InputError(f"arguments of another version, {', '.join(unknown)}; use the version that built the shards")
     return BuildOptions(**kept)
 
 
@@ -129,9 +141,7 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
     rejected = list((listed | Counter(sorted(map(tuple, rejected)))).elements())
     write_list(out / REJECTED, rejected)
     check_rejects(out, len(rejected), max_rejects, rejected)
-    # Only what the manifest knows: a killed append may have written its table already.
-    known = [shard["name"] for shard in old["shards"]] if old else []
-    kept = [read_table(out).filter(pc.field("shard").isin(known))] if old else []
+    kept = [read_table(out, old)] if old else []
     table = pa.concat_tables([*kept, *tables]) if kept or tables else SCHEMA.empty_table()
     table = split_table(table, options, salt, kept=len(kept[0]) if kept else 0)
     if old:
@@ -176,18 +186,35 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[st
         "known_test": len(known_test_films(table)),
         "skipped": manifest["counts"].get("skipped", {}),
     }
-    save_table(out / TABLE, table)
     arguments = manifest["arguments"]
     kept = {name: value for name, value in manifest.items() if name not in ("format", "format_version")}
-    write_manifest(
-        out,
-        {
-            **kept,
-            "codec": arguments["codec"],
-            "image_size": arguments["image_size"],
-            "counts": counts,
-            "doubts": doubts,
-            "table_sha256": sha256_file(out / TABLE),
-        },
-    )
+    # Two files cannot be replaced at once: a kill between them leaves beside them what `recover` ends it with.
+    save_table(out / PARTS / TABLE, table)
+    content = {
+        **kept,
+        "codec": arguments["codec"],
+        "image_size": arguments["image_size"],
+        "counts": counts,
+        "doubts": doubts,
+        "table_sha256": sha256_file(out / PARTS / TABLE),
+    }
+    write_manifest(out / PARTS, content)
+    (out / PARTS / TABLE).replace(out / TABLE)
+    sync_directory(out)
+    write_manifest(out, content)
     return summary_of({"counts": counts, "doubts": doubts})
+
+
+def recover(out: Path) -> None:
+    """Write the manifest of a table that a killed build has written already; do nothing anywhere else."""
+    if not (out / PARTS / MANIFEST).exists():
+        return
+    with locked(out):
+        try:
+            manifest = read_manifest(out / PARTS)
+            read_table(out, manifest)
+        except InputError:  # killed before the table, or in the hands of something else
+            (out / PARTS / MANIFEST).unlink()
+            return
+        write_manifest(out, manifest)
+        shutil.rmtree(out / PARTS)

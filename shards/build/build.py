@@ -17,7 +17,7 @@ from typing import Any
 
 import cv2
 
-from shards.build.assemble import BuildSummary, finish, summary_of
+from shards.build.assemble import BuildSummary, finish, recover, summary_of
 from shards.build.options import BuildOptions
 from shards.build.progress import (
     Part,
@@ -91,6 +91,7 @@ def build(
     shards stay for the next run.
     """
     refuse_foreign_folder(out)
+    recover(out)
     finished = (out / MANIFEST).exists()
     if append and not finished:
         raise InputError(f"{out}: --append needs a finished dataset; build without it first")
@@ -173,7 +174,7 @@ def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes
     if different:
         option = different[0].replace("_", "-")
         raise InputError(f"{out}: was built with another --{option}; appended films need the same")
-    row_of = {str(dataset.column("image_id")[row]): int(row) for row in dataset.finished_rows()}
+    row_of = {str(image_id): row for row, image_id in enumerate(dataset.column("image_id"))}
     for source in (*sources.train, *sources.test):
         if source.image_id in row_of:
             _check_known(source, dataset, row_of[source.image_id])

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from shards.console import counted
-from shards.dataset.table import MANIFEST
+from shards.dataset.table import MANIFEST, PARTS
 from shards.errors import InputError
 from shards.files import atomic_write
+from shards.stored import open_append
 
-PARTS, PLAN, LOCK = ".build", "plan.json", "lock"
+PLAN, LOCK = "plan.json", "lock"
 REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"
 
 Row = tuple[str, ...]
@@ -90,7 +91,7 @@ def locked(out: Path, shared: bool = False) -> Iterator[None]:
     writers left. Raises InputError where another build holds it.
     """
     (out / PARTS).mkdir(parents=True, exist_ok=True)
-    with (out / PARTS / LOCK).open("w") as stream:
+    with open_append(out / PARTS / LOCK) as stream:
         try:
             fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -129,11 +130,18 @@ def write_list(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_list(path: Path) -> list[Row]:
-    """Return the rows of such a list, none where the file is missing."""
+    """Return the rows of such a list, none where the file is missing. Raises InputError where it is damaged."""
+    mend = "restore it from a copy, or remove it and go without its rows"
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as stream:
-        return [tuple(row) for row in csv.reader(stream)][1:]
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = [tuple(row) for row in csv.reader(stream)][1:]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not the list that a build wrote ({error}); {mend}") from None
+    if any(len(row) != 3 for row in rows):
+        raise InputError(f"{path}: not the list that a build wrote, of image id, file and reason; {mend}")
+    return rows
 
 
 def digest_of(value: object) -> str:

@@ -67,8 +67,11 @@ def save_pseudonyms(path: Path, names: Mapping[str, str]) -> None:
     """Add image id -> pseudonym pairs to the map file, which only its owner may read."""
     known = {}
     if path.exists():
-        with path.open(newline="", encoding="utf-8") as stream:
-            known = dict(row for row in csv.reader(stream) if len(row) == 2)
+        try:
+            with path.open(newline="", encoding="utf-8") as stream:
+                known = dict(row for row in csv.reader(stream) if len(row) == 2)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path}: not the map that a build wrote ({error}); restore it from a copy") from None
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(sorted({**known, **names}.items()))
     atomic_write(path, text.getvalue(), mode=0o600)

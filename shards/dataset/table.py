@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,22 +13,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 
+from shards.dataset.check import LABELS, LARGEST_TAR, LONGEST_SIDE, MOST_FOLDS, table_faults
 from shards.dataset.grid import Padding
-from shards.dataset.tar import MemberReader
+from shards.dataset.tar import CorruptSample, MemberReader
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write
+from shards.stored import KindModel, Strict, parse_json, picture_size, read_json, read_parquet
 
 FORMAT = "pneumo_dist-shards"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TABLE = "samples.parquet"
-SPLITS = ("train", "always_train", "holdout", "test")
+# What an unfinished build keeps of itself lies in this folder.
+PARTS = ".build"
 MEMBERS = ("image", "mask", "json")
 
-_OPTIONAL = {"group", "fold", "has_mask", "mask_area", "rle", "mask_offset", "mask_size", "mask_crc32", "age"}
+_OPTIONAL = {"group", "fold", *LABELS, "age", "spacing_row", "spacing_column", "spacing_tag"}
 SCHEMA = pa.schema(
     [
-        pa.field(name, kind, nullable=name in _OPTIONAL or name.startswith("spacing"))
+        pa.field(name, kind, nullable=name in _OPTIONAL)
         for name, kind in [
             ("key", pa.string()),
             ("image_id", pa.string()),
@@ -87,18 +90,20 @@ def save_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 
-def read_table(folder: Path) -> pa.Table:
-    """Return a dataset's sample table, memory-mapped. Raises InputError where it is damaged or of another format."""
-    path = folder / TABLE
-    try:
-        table = pq.read_table(path, memory_map=True, page_checksum_verification=True)
-        table.validate(full=True)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # the last from a damaged column name
-        raise InputError(f"{path}: unreadable ({error}); restore it from a copy or build the shards again") from None
-    if table.schema.names != SCHEMA.names:
-        raise InputError(
-            f"{path}: its columns are not those of format version {FORMAT_VERSION}; build the shards again"
-        )
+def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signed: bool = True) -> pa.Table:
+    """Return a dataset's sample table. Raises InputError where it is damaged or of another format.
+
+    `is_signed` asks for the digest that the manifest, unless given that of the folder, has of it.
+    """
+    manifest = read_manifest(folder) if manifest is None else manifest
+    path, mend = folder / TABLE, "restore it from a copy or build the shards again"
+    if (folder / PARTS).is_dir():
+        mend = "run the build or finalize again that did not end here, or restore it from a copy"
+    table = read_parquet(path, SCHEMA, manifest["table_sha256"] if is_signed else None, mend)
+    tars = {shard["name"] for shard in manifest["shards"]}
+    fault = next(table_faults(table, tars, _OPTIONAL), None)
+    if fault is not None:
+        raise InputError(f"{path}: {fault}; {mend}")
     return table
 
 
@@ -113,98 +118,106 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise InputError(f"{folder}: no such shards folder; build it with 'python -m shards build'")
+    mend = "restore it from a copy or build the shards again"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path, KindModel, mend)
     except FileNotFoundError:
         raise InputError(f"{folder}: no {MANIFEST}; the build is unfinished or this is no shards folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise InputError(f"{path}: not valid JSON; build the shards again") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if manifest.get("format") != FORMAT:
         raise InputError(f"{path}: not a manifest of {FORMAT}")
     if manifest.get("format_version") != FORMAT_VERSION:
         raise InputError(
             f"{path}: format version {manifest.get('format_version')}, this program reads version {FORMAT_VERSION}; "
             "build the shards again"
         )
-    try:
-        ManifestModel.model_validate(manifest)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: damaged at {key} ({first['msg']}); restore it from a copy or build again") from None
-    return manifest
+    return read_json(path, ManifestModel, mend)
 
 
-class _Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(strict=True, frozen=True)
+Digest = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
+_Whole = Annotated[int, pydantic.Field(ge=0, le=2**60)]
+_Side = Annotated[int, pydantic.Field(ge=32, le=8192)]
+_Texts = Annotated[list[Annotated[str, pydantic.Field(max_length=10_000)]], pydantic.Field(max_length=10_000)]
 
 
-class ShardModel(_Strict):
+class _AboutModel(Strict):
+    """The json member of a film; datasets of before 0.2.0 note no warnings in it."""
+
+    key: str
+    warnings: _Texts = pydantic.Field(default_factory=list)
+
+
+class ShardModel(Strict):
     """A shard as the manifest lists it; `reencoded` counts films whose own JPEG stream could not be taken over."""
 
     name: Annotated[str, pydantic.Field(pattern=r"^(train|test)-[0-9]{5,}\.tar$")]
-    sha256: Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
-    bytes: int
-    samples: int
-    reencoded: int
+    sha256: Digest
+    bytes: Annotated[int, pydantic.Field(ge=512, le=LARGEST_TAR)]
+    samples: Annotated[int, pydantic.Field(ge=1, le=2**31)]
+    reencoded: _Whole
 
 
-class CountsModel(_Strict):
+class CountsModel(Strict):
     """Films by split, and what was left out.
 
     `known_test` counts test films that look like a labelled film or share its patient; `skipped` counts files in the
     folders that were given last which are no films, by reason.
     """
 
-    train: int
-    always_train: int
-    holdout: int
-    test: int
-    positives: int
-    groups: int
-    unlabelled: int
-    rejected: int
-    shards: int
-    reencoded: int
-    warnings: dict[str, int]
-    known_test: int = 0
-    skipped: dict[str, int] = {}
+    train: _Whole
+    always_train: _Whole
+    holdout: _Whole
+    test: _Whole
+    positives: _Whole
+    groups: _Whole
+    unlabelled: _Whole
+    rejected: _Whole
+    shards: _Whole
+    reencoded: _Whole
+    warnings: dict[str, _Whole]
+    known_test: _Whole = 0
+    skipped: dict[str, _Whole] = pydantic.Field(default_factory=dict)
 
 
-class ArgumentsModel(_Strict):
+class ArgumentsModel(Strict):
     """The build's arguments; of the CSVs only whether they were given."""
 
-    image_size: int
-    folds: int
-    holdout: float
+    image_size: _Side
+    folds: Annotated[int, pydantic.Field(ge=1, le=MOST_FOLDS)]
+    holdout: Annotated[float, pydantic.Field(ge=0, le=1)]
     seed: int
-    samples_per_shard: int
-    label_size: int | None
-    codec: str
+    samples_per_shard: Annotated[int, pydantic.Field(ge=1)]
+    label_size: Annotated[int, pydantic.Field(ge=1, le=LONGEST_SIDE)] | None
+    codec: Literal["png", "jpeg"]
     any_film: bool
     allow_burned_in: bool
     # Options that are newer than the format.
-    max_pixels: int = 0
+    max_pixels: Annotated[int, pydantic.Field(ge=1)] = 144_000_000
     strict: bool = False
     pseudonymise: bool
-    duplicate_distance: int | None
+    duplicate_distance: Annotated[int, pydantic.Field(ge=0, le=256)] | None
     groups_csv: bool
     folds_csv: bool
     id: Literal["name", "sop"] = "name"
 
 
-class ManifestModel(_Strict):
+class ManifestModel(Strict):
     """What manifest.json must hold; `doubts` are those of groups and folds, which 0.2.0 did not write."""
 
     codec: Literal["png", "jpeg"]
-    image_size: int
+    image_size: _Side
     counts: CountsModel
     arguments: ArgumentsModel
     salt_check: str
     build_digest: str
-    table_sha256: str
+    table_sha256: Digest
     shards: list[ShardModel]
-    doubts: list[str] = []
+    doubts: _Texts = pydantic.Field(default_factory=list)
+
+    @pydantic.model_validator(mode="after")
+    def _each_shard_once(self) -> Self:
+        if len({shard.name for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard stands twice")
+        return self
 
 
 def staged_name(shard: Mapping[str, Any]) -> str:
@@ -220,14 +233,15 @@ class Shards:
     """Random access to a built dataset. Safe with threads, fork and spawn: reads are positional (`os.pread`).
 
     Samples are numbered by their row in the table. `tars` is a folder with copies of some tars, named by
-    `staged_name`; table, manifest and all other tars are read from `folder`.
+    `staged_name`; table, manifest and all other tars are read from `folder`. Raises InputError for a table of which the
+    manifest has another digest, unless `is_signed` is not asked for, and for values that no build writes.
     """
 
-    def __init__(self, folder: Path, tars: Path | None = None) -> None:
+    def __init__(self, folder: Path, tars: Path | None = None, is_signed: bool = True) -> None:
         self.folder = folder
         self.tars = tars
         self.manifest = read_manifest(folder)
-        self.table = read_table(folder)
+        self.table = read_table(folder, self.manifest, is_signed)
         staged = {shard["name"]: tars / staged_name(shard) for shard in self.manifest["shards"]} if tars else None
         self._members = MemberReader(folder, staged)
 
@@ -274,10 +288,6 @@ class Shards:
             train = np.sort(np.concatenate([train, extra[~np.isin(groups[extra], groups[kept_from])]]))
         return train, validation
 
-    def finished_rows(self) -> npt.NDArray[np.int64]:
-        """Return the rows whose shard the manifest lists: all, but after an append that was killed before its end."""
-        return np.flatnonzero(np.isin(self.column("shard"), [shard["name"] for shard in self.manifest["shards"]]))
-
     def grid(self, index: int) -> LabelGrid:
         """Return the label grid of a sample."""
         top, bottom, left, right, height, width = (
@@ -297,12 +307,26 @@ class Shards:
         shard, key = str(self.column("shard")[index]), str(self.column("key")[index])
         offset, size, crc = (int(self.column(f"{member}_{what}")[index]) for what in ("offset", "size", "crc32"))
         assert size >= 0, f"{key} has no {member}"
-        return self._members.read(shard, offset, size, crc, f"{member} of {key}")
+        content = self._members.read(shard, offset, size, crc, f"{member} of {key}")
+        if member != "json":
+            expected = tuple(int(self.column(f"image_{side}")[index]) for side in ("height", "width"))
+            found = picture_size(content)
+            # A picture decodes to the size that it tells, however few bytes it has.
+            if found not in (None, expected):
+                raise CorruptSample(
+                    f"{self.folder / shard}: {key} holds no {member} of {expected[1]}x{expected[0]} pixels; build the "
+                    "shards again"
+                )
+        return content
 
     def warnings(self, index: int) -> list[str]:
-        """Return what the build could only assume of a film; datasets of before 0.2.0 keep their number alone."""
-        about: dict[str, Any] = json.loads(self.read(index, "json"))
-        return list(about.get("warnings", []))
+        """Return what the build could only assume of a film."""
+        return list(self.about(index).get("warnings", []))
+
+    def about(self, index: int) -> dict[str, Any]:
+        """Return what the build noted of a film. Raises InputError where it is damaged."""
+        where = f"{self.folder / str(self.column('shard')[index])}: the json of {self.column('key')[index]}"
+        return parse_json(self.read(index, "json"), _AboutModel, where, "build the shards again")
 
     def close(self) -> None:
         """Close the shard files; a later read opens them again."""

@@ -21,7 +21,7 @@ def index_tar(path: Path) -> tuple[dict[tuple[str, str], int], str]:
     """
     offsets: dict[tuple[str, str], int] = {}
     samples: dict[str, list[str]] = {}
-    with tarfile.open(path) as archive:
+    with tarfile.open(path, "r:") as archive:  # a compressed one is none of ours
         for member in archive:
             key, extension = member.name.split(".", 1)
             offsets[key, extension.split(".")[0]] = member.offset_data
@@ -39,7 +39,7 @@ class MemberReader:
         self.folder = folder
         self.copies = dict(copies or {})
         self._lock = threading.Lock()
-        self._opened: dict[str, tuple[int, Path]] = {}
+        self._opened: dict[str, tuple[int, Path, int]] = {}
 
     def __reduce__(self) -> tuple[type["MemberReader"], tuple[Path, dict[str, Path]]]:
         return MemberReader, (self.folder, self.copies)
@@ -50,8 +50,8 @@ class MemberReader:
         Raises CorruptSample, naming the file that was read and `label`, where they are missing or differ from the
         CRC32.
         """
-        descriptor, path = self._open(tar)
-        content = os.pread(descriptor, size, offset)
+        descriptor, path, length = self._open(tar)
+        content = os.pread(descriptor, size, offset) if offset + size <= length else b""
         if len(content) != size or zlib.crc32(content) != crc32:
             mend = "restore this file from a copy or make it again"
             if path != self.folder / tar:
@@ -59,12 +59,13 @@ class MemberReader:
             raise CorruptSample(f"{path}: the {label} does not match its CRC32; {mend}")
         return content
 
-    def _open(self, tar: str) -> tuple[int, Path]:
+    def _open(self, tar: str) -> tuple[int, Path, int]:
         with self._lock:
             if tar not in self._opened:
                 for path in ([self.copies[tar]] if tar in self.copies else []) + [self.folder / tar]:
                     try:
-                        self._opened[tar] = os.open(path, os.O_RDONLY | os.O_CLOEXEC), path
+                        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                        self._opened[tar] = descriptor, path, os.fstat(descriptor).st_size
                         break
                     except FileNotFoundError:
                         continue
@@ -75,6 +76,6 @@ class MemberReader:
     def close(self) -> None:
         """Close the tars; a later read opens them again."""
         with self._lock:
-            for descriptor, _ in self._opened.values():
+            for descriptor, *_ in self._opened.values():
                 os.close(descriptor)
             self._opened.clear()

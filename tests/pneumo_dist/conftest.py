@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from resign import resign
 from tiny_runs import Trained, make
 
 from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts, dali_facts, torch_facts
@@ -116,6 +117,7 @@ def rewritten(films: Shards, tmp_path: Path) -> Callable[[int, str, Callable[[by
             values[row] = value
             table = table.set_column(place, table.schema.field(place), pa.array(values, pa.int64()))
         save_table(folder / TABLE, table)
+        resign(folder)
         return Shards(folder)
 
     return rewrite

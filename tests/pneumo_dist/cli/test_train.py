@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from resign import resign
 from tiny_runs import PLAIN
 
 from pneumo_dist.cli.app import app
@@ -24,6 +25,7 @@ def one_sided(films: Shards, tmp_path: Path) -> Path:
     rows = read_table(folder).to_pylist()
     negatives = [row["key"] for row in rows if not row["has_mask"]]
     write_table(folder / TABLE, [{**row, "fold": int(row["key"] in negatives[3:])} for row in rows])
+    resign(folder)
     return folder
 
 

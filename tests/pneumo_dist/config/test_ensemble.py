@@ -61,9 +61,13 @@ def test_experiment_is_an_ensemble_of_itself() -> None:
         ("wieght: 1", "members.0.wieght: unknown key; did you mean weight\\?"),
         ("height: 1", "members.0.height: unknown key; did you mean weight\\?"),
         ("zzz: 1", "members.0.zzz: unknown key; remove it"),
-        ("weight: 0", "members.0.weight: Input should be greater than 0"),
+        ("weight: 0", "members.0.weight: Input should be greater than or equal to 0.000001"),
         ("average: both", "members.0.average: Input should be 'predictions' or 'weights'"),
         ("folds: []", "members.0.folds: Tuple should have at least 1 item"),
+        ("folds: [0, 1, 0]", "members.0: Value error, folds must differ"),
+        ("weight: .inf", "members.0.weight: Input should be a finite number"),
+        ("weight: 1.0e300", "members.0.weight: Input should be less than or equal to 1000000"),
+        ("weight: yes", "members.0.weight: Value error, a truth"),
     ],
 )
 def test_bad_keys_are_named_with_their_file(tmp_path: Path, change: str, message: str) -> None:

@@ -1,10 +1,13 @@
 """The schema: bounds, distinct stages, and a batch over ranks."""
 
+import math
+from copy import deepcopy
 from typing import Any, get_args
 
 import pydantic
 import pytest
 
+from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import BatchError, Experiment, StageConfig, accumulation
 from pneumo_dist.config.loss import LossConfig
 from pneumo_dist.config.schema import Schema
@@ -56,6 +59,18 @@ def test_indivisible_batch_names_the_nearest_valid_values(
         {"unknown": 1},
         {"loss": {"bce": 0, "dice": 0, "focal": 0}},
         {"loss": {"dice_epsilon": 0}},
+        {"loss": {"bce": float("nan")}},
+        {"loss": {"bce": float("inf")}},
+        {"optim": {"lr": float("inf")}},
+        {"optim": {"lr": 1e30}},
+        {"optim": {"clip_norm": float("inf")}},
+        {"augment": {"distortion": {"elastic": {"sigma": 1e-30}}}},
+        {"augment": {"tone": {"gamma": [0.8, 1e9]}}},
+        {"save_minutes": float("nan")},
+        {"image_size": 32_000},
+        {"eval_batch": 10**6},
+        {"epochs": True},
+        {"schedule": {"name": "multistep", "milestones": [True]}},
         {"loss": {"dice_scope": "global", "dice_over": "image"}},
         {"optim": {"lr_scale": "linear"}},
         {"optim": {"lr_scale": "cubic", "lr_batch": 4}},
@@ -75,6 +90,53 @@ def test_indivisible_batch_names_the_nearest_valid_values(
 def test_values_out_of_bounds_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(pydantic.ValidationError):
         stage_of(**values)
+
+
+def number_places(tree: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return where the numbers of nested mappings and lists are."""
+    if isinstance(tree, dict | list):
+        inner = tree.items() if isinstance(tree, dict) else enumerate(tree)
+        return [found for key, value in inner for found in number_places(value, (*place, key))]
+    return [place] if isinstance(tree, int | float) and not isinstance(tree, bool) else []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, -1e300, 10**30, True])
+def test_no_number_of_an_experiment_or_ensemble_is_without_bounds(value: float) -> None:
+    optim = {"lr_batch": 8, "clip_norm": 1.0, "ema_decay": 0.9}
+    stage = {"early_stop": 3, "sample_rate": 0.5, "sample_rate_end": 0.4, "size_classes": 4, "save_every": 5}
+    plan = {"name": "multistep", "t_max": 5, "milestones": [3, 5]}
+    model = {"decoder_channels": [8, 8, 8, 8, 8], "classification": {}}
+    experiment = Experiment.model_validate(
+        {
+            "name": "full",
+            "model": model,
+            "stages": [{"name": "main", **stage, "optim": optim, "schedule": plan, "loss": {"classification": 1}}],
+        }
+    )
+    member = {"experiment": "full", "folds": [0, 1], "top_k": 2}
+    thresholds = {"top": 0.5, "area": 10, "bottom": 0.5}
+    given = {"image_size": 64, "eval_batch": 2, "thresholds": thresholds}
+    ensemble = EnsembleConfig.model_validate({"name": "blend", "members": [member], **given})
+    small = Experiment.model_validate({"name": "fcn", "model": {"arch": "fcn", "fcn": {}}, "stages": [{"name": "a"}]})
+    for config in (experiment, ensemble, small):
+        tree = config.model_dump(mode="json")
+        places = number_places(tree)
+        assert len(places) > 10
+        for place in places:
+            changed = deepcopy(tree)
+            inner = changed
+            for part in place[:-1]:
+                inner = inner[part]
+            inner[place[-1]] = value
+            with pytest.raises(pydantic.ValidationError):
+                type(config).model_validate(changed)
+                pytest.fail(f"{place} takes {value}")
+
+
+@pytest.mark.parametrize("data", [{"mean": [123.7, 116.3, 103.5]}, {"std": [58.4, 57.1, 57.4]}, {"cache_dir": "a\0b"}])
+def test_values_on_a_scale_of_255_and_impossible_paths_are_refused(data: dict[str, Any]) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        Experiment.model_validate({"name": "x", "data": data, "stages": [{"name": "a"}]})
 
 
 @pytest.mark.parametrize(

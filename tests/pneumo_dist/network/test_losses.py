@@ -169,7 +169,7 @@ def test_classification_without_a_head_is_refused() -> None:
         ({"dice_scope": "global", "dice_over": "image"}, "dice_scope: global needs dice_over: batch"),
         ({"lovasz": -1}, "greater than or equal to 0"),
         ({"dice_epsilon": 0}, "greater than or equal to 0.000000000001"),
-        ({"bce": math.nan}, "greater than or equal to 0"),
+        ({"bce": math.nan}, "a finite number"),
         ({"dice_form": "square"}, "'linear' or 'log'"),
     ],
 )

@@ -408,7 +408,7 @@ def test_stages_stand_in_the_order_of_the_config(tmp_path: Path) -> None:
     assert list(found["fine"]) == ["fold0", "fold1"]
     shutil.rmtree(tmp_path / "fold0/fine")
     (tmp_path / "fold1/fine/metrics.jsonl").write_text('{"score": 0.1\n')
-    with pytest.raises(InputError, match=r"fold1/fine/metrics\.jsonl: not valid JSON lines"):
+    with pytest.raises(InputError, match=r"fold1/fine/metrics\.jsonl: not valid JSON"):
         read_history(tmp_path)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from damage import empty, flip_bit, truncate
+from tiny_state import state_of
 
 from pneumo_dist.runs import checkpoint
 from pneumo_dist.runs.checkpoint import (
@@ -31,12 +32,6 @@ from pneumo_dist.runs.checkpoint import (
 )
 from shards.errors import InputError
 
-State = dict[str, Any]
-
-
-def state_of(step: int, history: list[State] | None = None) -> State:
-    return {"model": {"weight": torch.full((4, 4), float(step))}, "history": history or [], "position": {"step": step}}
-
 
 def save(folder: Path, *steps: int) -> list[CheckpointFile]:
     return [save_checkpoint(folder, step, state_of(step)) for step in steps]
@@ -55,7 +50,7 @@ def test_load_gives_back_tensors_and_plain_types(tmp_path: Path) -> None:
     for path in (file.path, tmp_path / "last"):
         state = load_checkpoint(path)
         assert torch.equal(state["model"]["weight"], torch.full((4, 4), 3.0))
-        assert state["position"] == {"step": 3}
+        assert state == {"format_version": 1, **state_of(3), "model": state["model"]}
 
 
 class Harm:
@@ -90,9 +85,9 @@ def test_other_format_is_refused_with_who_wrote_it(tmp_path: Path, noted: dict[s
 
 
 def test_format_is_noted_and_its_absence_is_version_1(tmp_path: Path) -> None:
-    assert load_checkpoint(save_checkpoint(tmp_path, 1, {"model": {}}).path)["format_version"] == 1
-    torch.save({"model": {}}, tmp_path / "old.pt")
-    assert load_checkpoint(tmp_path / "old.pt") == {"model": {}}
+    assert load_checkpoint(save_checkpoint(tmp_path, 1, state_of(1)).path)["format_version"] == 1
+    torch.save(state_of(1), tmp_path / "old.pt")
+    assert load_checkpoint(tmp_path / "old.pt").keys() == state_of(1).keys()
 
 
 def test_newest_whole_file_is_taken_without_a_warning(tmp_path: Path) -> None:
@@ -221,7 +216,7 @@ class Gate:
         self.events: list[str] = []
         real = checkpoint.save_checkpoint
 
-        def save_later(folder: Path, step: int, state: State) -> CheckpointFile:
+        def save_later(folder: Path, step: int, state: dict[str, Any]) -> CheckpointFile:
             assert self.opened.wait(30)
             self.events.append(f"begin {step}")
             threading.Event().wait(0.05)  # a next save that does not wait would come in between
@@ -242,13 +237,10 @@ def nothing() -> None:
 
 
 def test_state_is_copied_when_it_is_handed_over(tmp_path: Path, gate: Gate) -> None:
-    weight, moment, history = torch.ones(3), torch.full((2,), 5.0), [{"score": 0.5}]
-    state: State = {
-        "model": {"weight": weight},
-        "optimizer": {"state": {0: {"moment": moment}}, "groups": [{"betas": (0.9, 0.99), "params": [0]}]},
-        "history": history,
-        "position": {"step": 3},
-    }
+    weight, moment = torch.ones(3), torch.full((2,), 5.0)
+    optimizer = {"state": {0: {"moment": moment}}, "groups": [{"betas": (0.9, 0.99), "params": [0]}]}
+    state = state_of(3, [{"step": 3, "score": 0.5}], model={"weight": weight}, optimizer=optimizer)
+    history = state["history"]
     writer = CheckpointWriter(tmp_path)
     writer.save(3, state, nothing)
     # Training goes on while the thread has not even begun.
@@ -263,7 +255,7 @@ def test_state_is_copied_when_it_is_handed_over(tmp_path: Path, gate: Gate) -> N
     assert torch.equal(found["model"]["weight"], torch.ones(3))
     assert torch.equal(found["optimizer"]["state"][0]["moment"], torch.full((2,), 5.0))
     assert found["optimizer"]["groups"] == [{"betas": (0.9, 0.99), "params": [0]}]
-    assert found["history"] == [{"score": 0.5}] and found["position"] == {"step": 3}
+    assert found["history"] == [{"epoch": 0, "step": 3, "score": 0.5}] and found["position"]["step"] == 0
 
 
 def test_saves_are_written_in_turn_and_each_is_followed_by_its_after(tmp_path: Path, gate: Gate) -> None:

@@ -257,7 +257,7 @@ def test_thresholds_without_a_part_are_an_input_error(films: Shards, tmp_path: P
         if changed.get(damage) == [7] and damage == "predictions_sha256":
             continue  # a digest of other predictions is told as such
         path.write_text(json.dumps(changed))
-        with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of format version 1; run"):
+        with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of format version 1: "):
             read_rules(path)
 
 

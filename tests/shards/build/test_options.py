@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 from pydicom.pixels import pixel_array
@@ -18,8 +19,9 @@ from shards import files
 from shards.build import assemble as finish_module
 from shards.build import build as build_module
 from shards.dataset import rle
-from shards.dataset.table import Shards
+from shards.dataset.table import TABLE, Shards, write_table
 from shards.dataset.verify import verify
+from shards.errors import InputError
 from shards.phantom.dataset import synthesize
 
 Cli = Callable[..., Any]
@@ -118,7 +120,7 @@ def test_appended_films_get_shards_of_their_own_and_old_ones_keep_bytes_and_fold
     assert "--image-size" in cli(*build_line(films, out, "--append", *other)).only_line()
 
 
-@pytest.mark.parametrize("moment", ["before the table", "before the manifest"])
+@pytest.mark.parametrize("moment", ["before the table", "before the manifest beside it", "before the manifest"])
 def test_a_killed_append_is_finished_by_the_same_command(
     cli: Cli, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree_of: Any, moment: str
 ) -> None:
@@ -128,13 +130,21 @@ def test_a_killed_append_is_finished_by_the_same_command(
     line = ["--append", "--patient-salt-file", tmp_path / "salt"]
     good(cli(*build_line(films, tmp_path / "whole/out", *line)))
 
-    def killed(*arguments: Any, **more: Any) -> Any:
+    write = finish_module.write_manifest
+
+    def killed(folder: object, *arguments: Any, **more: Any) -> Any:
+        if moment == "before the manifest" and folder != tmp_path / "killed/out":
+            return write(folder, *arguments, **more)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(finish_module, "split_table" if moment == "before the table" else "write_manifest", killed)
         assert cli(*build_line(films, tmp_path / "killed/out", *line)).code == 130
-    assert len(Shards(tmp_path / "killed/out").finished_rows()) == 20
+    if moment == "before the manifest":
+        with pytest.raises(InputError, match="digest; run the build or finalize again that did not end here"):
+            Shards(tmp_path / "killed/out")
+    else:
+        assert len(Shards(tmp_path / "killed/out")) == 20
     good(cli(*build_line(films, tmp_path / "killed/out", *line)))
     assert tree_of(tmp_path / "killed/out") == tree_of(tmp_path / "whole/out")
 
@@ -419,3 +429,50 @@ def write_salt(folder: Path) -> Path:
     path.write_text("a salt of enough characters\n")
     path.chmod(0o600)
     return path
+
+
+def test_finalize_signs_no_table_whose_digest_does_not_hold(cli: Cli, own_dataset: Path, tree_of: Any) -> None:
+    rows = pq.read_table(own_dataset / TABLE).to_pylist()
+    rows[0]["sex"] = "O"
+    write_table(own_dataset / TABLE, rows)
+    before = tree_of(own_dataset)
+    line = cli("finalize", own_dataset, "--folds", 2).only_line()
+    assert "samples.parquet: differs from the manifest's digest" in line
+    assert {name: content for name, content in tree_of(own_dataset).items() if ".build" not in str(name)} == before
+
+
+@pytest.mark.parametrize("moment", ["before the manifest beside it", "before the manifest"])
+def test_a_killed_finalize_is_finished_by_the_same_command(
+    cli: Cli, own_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree_of: Any, moment: str
+) -> None:
+    whole = Path(shutil.copytree(own_dataset, tmp_path / "whole"))
+    good(cli("finalize", whole, "--folds", 2))
+    write = finish_module.write_manifest
+
+    def killed(folder: object, *arguments: Any) -> Any:
+        if moment == "before the manifest" and folder != own_dataset:
+            return write(folder, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finish_module, "write_manifest", killed)
+        assert cli("finalize", own_dataset, "--folds", 2).code == 130
+    good(cli("finalize", own_dataset, "--folds", 2))
+    assert tree_of(own_dataset) == tree_of(whole)
+
+
+@pytest.mark.parametrize(
+    "content", [b"image_id,file,reason\nf\xff,a,b\n", b"image_id,file,reason\na,b\n", b"a\nb,c,\x00\xff"]
+)
+@pytest.mark.parametrize("name", ["rejected.csv", "unlabelled.csv"])
+def test_a_damaged_list_is_refused_in_one_line(cli: Cli, own_dataset: Path, name: str, content: bytes) -> None:
+    (own_dataset / name).write_bytes(content)
+    assert f"{name}: not the list that a build wrote" in cli("finalize", own_dataset, "--folds", 2).only_line()
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(cli: Cli, own_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("kept")
+    (own_dataset / ".build").mkdir()
+    (own_dataset / ".build/lock").symlink_to(tmp_path / "precious")
+    assert "lock: is a symbolic link" in cli("finalize", own_dataset, "--folds", 2).only_line()
+    assert (tmp_path / "precious").read_text() == "kept"

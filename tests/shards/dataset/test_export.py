@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
+from resign import resign
 
 from shards.dataset import export
 from shards.dataset.export import export_nnunet, export_png, fold_lists
@@ -35,6 +36,7 @@ def edit(folder: Path, change: Callable[[int, dict[str, Any]], dict[str, Any]]) 
     """Rewrite the table of a dataset row by row."""
     rows = pq.read_table(folder / TABLE).to_pylist()
     write_table(folder / TABLE, [{**row, **change(number, row)} for number, row in enumerate(rows)])
+    resign(folder)
     return Shards(folder)
 
 

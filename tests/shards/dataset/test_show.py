@@ -19,9 +19,13 @@ from shards.dataset.grid import fit_square, to_square
 from shards.dataset.show import GAP, caption, caption_height, choose, contact_sheet, stored_content
 from shards.dataset.table import SCHEMA, CountsModel, Shards, write_manifest, write_table
 from shards.errors import InputError
+from shards.files import sha256_file
 
 Image = npt.NDArray[np.uint8]
 Make = Callable[..., Shards]
+
+
+TAR = "train-00000.tar"
 
 
 def default(field: pa.Field) -> Any:
@@ -37,7 +41,8 @@ def film_row(film: Image, mask: Image | None, stored: int | None, **facts: Any) 
     suffix, image = (".png", to_square(film, stored)) if stored else (".jpg", film)
     content = cv2.imencode(suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95] if suffix == ".jpg" else [])[1].tobytes()
     row = {field.name: default(field) for field in SCHEMA} | {
-        "split": "train",
+        "split": "test" if mask is None else "train",
+        "group": "patient",
         "label_height": height if mask is None else mask.shape[0],
         "label_width": width if mask is None else mask.shape[1],
         **{f"pad_{side}": getattr(pad, side) for side in ("top", "bottom", "left", "right")},
@@ -48,19 +53,21 @@ def film_row(film: Image, mask: Image | None, stored: int | None, **facts: Any) 
     }
     if mask is not None:
         row |= {"fold": 0, "has_mask": bool(mask.any()), "mask_area": int(mask.sum()), "rle": rle.encode(mask)}
+        row |= {"mask_offset": 0, "mask_size": 1, "mask_crc32": 0}
     return row | facts, content
 
 
-def bare_manifest() -> dict[str, Any]:
-    """What the format asks for, of a dataset that lists nothing."""
+def bare_manifest(table: Path) -> dict[str, Any]:
+    """What the format asks for, of a table and a tar."""
     return {
         "codec": "png",
         "image_size": 64,
         "counts": {name: 0 for name, field in CountsModel.model_fields.items() if field.is_required()}
         | {"warnings": {}},
         "arguments": BuildOptions().public(),
-        **dict.fromkeys(("salt_check", "build_digest", "table_sha256"), ""),
-        "shards": [],
+        **dict.fromkeys(("salt_check", "build_digest"), ""),
+        "table_sha256": sha256_file(table),
+        "shards": [{"name": TAR, "sha256": "0" * 64, "bytes": 512, "samples": 1, "reencoded": 0}],
     }
 
 
@@ -71,15 +78,15 @@ def make(tmp_path: Path) -> Make:
     def write(films: Sequence[tuple[dict[str, Any], bytes]]) -> Shards:
         content, rows = b"", []
         for number, (facts, image) in enumerate(films):
-            row = {**facts, "key": f"film{number}", "shard": "train-00000.tar", "image_offset": len(content)}
-            about = json.dumps({"warnings": row.pop("warnings", [])}).encode()
+            row = {**facts, "key": f"film{number}", "shard": TAR, "image_offset": len(content)}
+            about = json.dumps({"key": row["key"], "warnings": row.pop("warnings", [])}).encode()
             content += image
             row |= {"json_offset": len(content), "json_size": len(about), "json_crc32": zlib.crc32(about)}
             content += about
             rows.append(row)
-        (tmp_path / "train-00000.tar").write_bytes(content)
+        (tmp_path / TAR).write_bytes(content)
         write_table(tmp_path / "samples.parquet", rows)
-        write_manifest(tmp_path, bare_manifest())
+        write_manifest(tmp_path, bare_manifest(tmp_path / "samples.parquet"))
         return Shards(tmp_path)
 
     return write

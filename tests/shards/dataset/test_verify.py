@@ -8,10 +8,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from resign import resign
 
 from shards.dataset.table import MANIFEST, TABLE, Shards, write_table
 from shards.dataset.verify import dataset_digest, verify
-from shards.files import sha256_file
 
 TAR = "train-00001.tar"
 
@@ -21,9 +21,7 @@ def rewrite_table(folder: Path, change: Callable[[list[dict[str, Any]]], None]) 
     rows = pq.read_table(folder / TABLE).to_pylist()
     change(rows)
     write_table(folder / TABLE, rows)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    manifest["table_sha256"] = sha256_file(folder / TABLE)
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    resign(folder)
 
 
 def flip(path: Path, offset: int) -> None:

@@ -1,0 +1,79 @@
+"""The manifest and the rows of stored predictions as strict models."""
+
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Field, TypeAdapter
+
+from pneumo_dist.config.ensemble import TtaConfig
+from pneumo_dist.config.schema import LARGEST_SIDE, Fold, Probability
+from pneumo_dist.scoring.stored import ClassProbability, Digest
+from shards.dataset.check import LARGEST_TAR, LONGEST_SIDE, MOST_BYTES, MOST_PIXELS
+from shards.dataset.keys import LONGEST_KEY
+from shards.stored import Strict
+
+_Text = Annotated[str, Field(max_length=1000)]
+_Length = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
+_Padding = Annotated[int, Field(ge=0, le=LONGEST_SIDE)]
+
+
+class PartModel(Strict):
+    """A network that predicted; manifests of before 0.2.0 may name it alone."""
+
+    name: _Text
+    fold: Fold | None = None
+    weight: Probability | None = None
+
+
+class ManifestModel(Strict):
+    """What a manifest tells of the maps."""
+
+    films: Annotated[int, Field(ge=0, le=2**31)]
+    predictions_sha256: Digest
+    experiment: _Text | None = None
+    split: Literal["oof", "holdout", "test"] | None = None
+    image_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
+    tta: TtaConfig | None = None
+    dataset: Digest | None = None
+    parts: Annotated[list[PartModel], Field(min_length=1)] | None = None
+
+
+class RowModel(Strict):
+    """A film and where its map lies."""
+
+    key: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_-]{{1,{LONGEST_KEY}}}$")]
+    image_id: _Text
+    group: _Text | None
+    split: Literal["train", "always_train", "holdout", "test"]
+    rle: str | None
+    fold: Fold | None
+    label_height: _Length
+    label_width: _Length
+    pad_top: _Padding
+    pad_bottom: _Padding
+    pad_left: _Padding
+    pad_right: _Padding
+    stored: _Length
+    class_probability: ClassProbability | None
+    tar: Annotated[str, Field(pattern=r"^pred-[0-9]{5,}\.tar$")]
+    offset: Annotated[int, Field(ge=0, le=LARGEST_TAR)]
+    size: Annotated[int, Field(ge=1, le=MOST_BYTES)]
+    crc32: Annotated[int, Field(ge=0, lt=2**32)]
+
+    @pydantic.model_validator(mode="after")
+    def _has_pixels(self) -> Self:
+        if self.pad_top + self.pad_bottom >= self.stored or self.pad_left + self.pad_right >= self.stored:
+            raise ValueError("no pixel lies between its paddings")
+        if self.label_height * self.label_width > MOST_PIXELS:
+            raise ValueError(f"its label grid has more than {MOST_PIXELS} pixels")
+        return self
+
+
+class BlockModel(Strict):
+    """The record of a finished block."""
+
+    digest: Digest
+    rows: Annotated[list[RowModel], Field(min_length=1)]
+
+
+ROWS: TypeAdapter[list[RowModel]] = TypeAdapter(list[RowModel])

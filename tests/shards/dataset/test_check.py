@@ -1,0 +1,111 @@
+"""Tables that no build writes are refused by whoever opens them, with a digest that holds or without one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from resign import resign
+
+from shards.dataset.table import TABLE, Shards, save_table, write_table
+from shards.dataset.verify import verify
+from shards.errors import InputError
+
+Row = dict[str, Any]
+
+
+def rewrite(folder: Path, change: Callable[[list[Row]], Any]) -> None:
+    rows = pq.read_table(folder / TABLE).to_pylist()
+    change(rows)
+    write_table(folder / TABLE, rows)
+    resign(folder)
+
+
+def positive(rows: list[Row]) -> Row:
+    return next(row for row in rows if row["has_mask"] and row["split"] == "train")
+
+
+def test_a_table_of_another_digest_is_refused_and_verify_looks_at_all_the_same(own_dataset: Path) -> None:
+    rows = pq.read_table(own_dataset / TABLE).to_pylist()
+    rows[0]["sex"] = "O"
+    rows[1]["mask_area"] += 1
+    rows[1] |= {"has_mask": True, "rle": "0 5"}
+    write_table(own_dataset / TABLE, rows)
+    with pytest.raises(InputError, match=r"samples\.parquet: differs from the manifest's digest; restore it"):
+        Shards(own_dataset)
+    faults = verify(own_dataset)
+    assert len(faults) > 1 and "digest" in faults[0]
+    assert any(rows[1]["key"] in fault for fault in faults)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no table" * 100])
+def test_verify_tells_of_a_table_that_it_cannot_read_and_goes_on_with_the_tars(
+    own_dataset: Path, content: bytes
+) -> None:
+    (own_dataset / TABLE).write_bytes(content)
+    tar = own_dataset / "train-00001.tar"
+    tar.write_bytes(tar.read_bytes()[:-1])
+    faults = verify(own_dataset)
+    assert [TABLE in fault for fault in faults] == [True, False, True]
+    assert "train-00001.tar" in faults[1] and "unreadable" in faults[2]
+    (own_dataset / TABLE).unlink()
+    assert any("samples.parquet: missing" in fault for fault in verify(own_dataset))
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda rows: rows[3].update(split="trian"), "has a split that is none of"),
+        (lambda rows: rows[3].update(shard="../train-00000.tar"), "has a shard that the manifest does not list"),
+        (lambda rows: rows[3].update(label_height=0), "label_height lies outside 1 to 65535"),
+        (lambda rows: rows[3].update(label_height=2**31 - 1), "label_height lies outside"),
+        (lambda rows: rows[3].update(label_height=65_535, label_width=65_535), "more than 1073741824 pixels"),
+        (lambda rows: rows[3].update(pad_left=-1), "pad_left lies outside"),
+        (lambda rows: rows[3].update(pad_left=40, pad_right=40), "no pixel between its paddings"),
+        (lambda rows: rows[3].update(image_offset=-512), "image_offset lies outside"),
+        (lambda rows: rows[3].update(image_size=2**40), "image_size lies outside"),
+        (lambda rows: positive(rows).update(fold=-1), "fold lies outside"),
+        (lambda rows: positive(rows).update(fold=None), "training without a fold"),
+        (lambda rows: positive(rows).update(rle=None), "has no rle"),
+        (lambda rows: positive(rows).update(rle="-1"), "an RLE that its mask_area denies"),
+        (lambda rows: positive(rows).update(has_mask=False), "a has_mask that its mask_area denies"),
+        (lambda rows: positive(rows).update(mask_area=0), "denies"),
+        (lambda rows: positive(rows).update(mask_area=64 * 64 + 1), "a mask larger than its grid"),
+        (lambda rows: positive(rows).update(mask_offset=None), "has no mask_offset"),
+        (lambda rows: positive(rows).update(group=None), "has no group"),
+        (lambda rows: rows[3].update(spacing_row=float("nan")), "spacing_row is no number"),
+    ],
+)
+def test_values_that_no_build_writes_are_refused(own_dataset: Path, change: Callable[..., None], fault: str) -> None:
+    rewrite(own_dataset, change)
+    with pytest.raises(InputError, match=fault):
+        Shards(own_dataset)
+    assert any(fault in line for line in verify(own_dataset))
+
+
+@pytest.mark.parametrize("change", ["rename", "drop", "type", "null"])
+def test_columns_are_those_of_the_format(own_dataset: Path, change: str) -> None:
+    table = pq.read_table(own_dataset / TABLE)
+    place = table.schema.get_field_index("view")
+    if change == "rename":
+        table = table.rename_columns({"view": "viwe"})
+    elif change == "drop":
+        table = table.drop_columns(["view"])
+    else:
+        values = pa.array([1] * len(table)) if change == "type" else pa.nulls(len(table), pa.string())
+        table = table.set_column(place, "view", values)
+    save_table(own_dataset / TABLE, table)
+    resign(own_dataset)
+    with pytest.raises(InputError, match="view is missing" if change == "null" else "its columns are not those"):
+        Shards(own_dataset)
+
+
+def test_members_are_read_within_their_tar_and_at_the_size_of_the_table(own_dataset: Path) -> None:
+    rewrite(own_dataset, lambda rows: rows[3].update(image_size=2**31 - 1))
+    with pytest.raises(InputError, match="does not match its CRC32"):
+        Shards(own_dataset).read(3, "image")
+    rewrite(own_dataset, lambda rows: rows[4].update(image_height=128, image_width=128))
+    with pytest.raises(InputError, match="holds no image of 128x128 pixels"):
+        Shards(own_dataset).read(4, "image")
