@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pneumo_dist.data import torch_loader
 from pneumo_dist.ranks.processes import become_worker
 from shards.dataset.table import Shards
+from shards.errors import InputError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 
@@ -28,6 +30,7 @@ from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.errors import InputError
 from shards.dataset.table import Shards
+from shards.errors import InputError
 
 folder, name, count, ends = sys.argv[1:]
 shards, rows = Shards(Path(folder)), np.arange(12)
@@ -242,3 +245,19 @@ def test_worker_whose_rank_is_already_dead_ends_itself(monkeypatch: pytest.Monke
     assert os.read(read, 10) == b""
     os.close(read)
     assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "said", ["DataLoader worker (pid 12) is killed by signal: Bus error. It is possible that …", "(pid(s) 3) exited"]
+)
+def test_a_lost_worker_is_one_line_that_names_shared_memory(said: str) -> None:
+    def batches() -> Iterator[torch_loader.Collated]:
+        yield from ()
+        raise RuntimeError(said)
+
+    if "Bus error" in said:
+        with pytest.raises(InputError, match=r"a loader's worker ended \(killed by signal: Bus\); is /dev/shm full"):
+            list(torch_loader._in_one_line(batches()))
+    else:
+        with pytest.raises(RuntimeError, match="exited"):
+            list(torch_loader._in_one_line(batches()))

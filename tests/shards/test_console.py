@@ -1,0 +1,37 @@
+"""The console's last words: to a reader that has gone, and to none."""
+
+import os
+import subprocess
+import sys
+
+from integration.conftest import ROOT, environment
+
+
+def ended_without_a_reader(code: str) -> tuple[int, str]:
+    """Run a program whose standard output is a pipe that nobody reads; return its exit code and standard error."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, env=environment(), cwd=ROOT, text=True
+        )
+    finally:
+        os.close(write)
+    return ended.returncode, ended.stderr
+
+
+def test_a_command_whose_output_nobody_reads_ends_with_a_line() -> None:
+    code = (
+        "import sys, click\nfrom shards import console\n"
+        "@click.command()\ndef talk() -> None:\n    print('x' * 100_000)\n"
+        "sys.exit(console.run(talk, 'talk', []))"
+    )
+    assert ended_without_a_reader(code) == (
+        1,
+        "error: nothing reads the output any more (a closed pipe); run the same command again\n",
+    )
+
+
+def test_work_goes_on_without_a_reader_of_its_progress() -> None:
+    code = "from shards import console\nconsole.say('one')\nconsole.say('two')\nprint('three')"
+    assert ended_without_a_reader(code) == (0, "")
