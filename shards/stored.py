@@ -58,7 +58,8 @@ def first_fault(error: pydantic.ValidationError) -> str:
     if first["type"] == "json_invalid":
         return "not valid JSON"
     key = ".".join(map(str, first["loc"]))
-    return f"damaged{f' at {key}' if key else ''} ({first['msg']})"
+    reason = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+    return f"damaged{f' at {key}' if key else ''} ({reason})"
 
 
 def read_json(path: Path, model: type[pydantic.BaseModel], mend: str, kind: str = "") -> dict[str, Any]:

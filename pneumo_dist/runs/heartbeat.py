@@ -41,6 +41,7 @@ class HeartbeatModel(Strict):
     epoch: Annotated[int, Field(ge=0, le=2**53)] | None = None
     epochs: Annotated[int, Field(ge=0, le=2**53)] | None = None
     step: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    idle: Annotated[float, Field(ge=0, le=1e11)] | None = None
 
 
 class Heartbeat:

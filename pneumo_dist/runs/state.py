@@ -1,5 +1,6 @@
 """What a checkpoint holds beside its tensors, as strict models: a run goes on from no value that it did not write."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -128,9 +129,20 @@ def check_state(state: Mapping[str, Any], path: Path) -> None:
     except pydantic.ValidationError as error:
         raise InputError(f"{path}: {first_fault(error)}; {MEND}") from None
     averaged = state.get("averaged")
+    if "averaged" not in state or (averaged is None and "position" in state and _has_moving_average(state)):
+        raise InputError(f"{path}: has no averaged weights, with which its stage predicts; {MEND}")
     if not is_weights(state["model"]) or not (averaged is None or is_weights(averaged)):
         raise InputError(f"{path}: its weights are no tensors by name; {MEND}")
     check_tensors(dict(state), path)
+
+
+def _has_moving_average(state: Mapping[str, Any]) -> bool:
+    """Return whether the stage that a checkpoint is of, or repeats, keeps a moving average of the weights."""
+    for stage in state["experiment"]["stages"]:
+        if re.fullmatch(rf"{re.escape(stage['name'])}(-[0-9]+)?", state["stage"]):
+            optim = stage.get("optim")
+            return isinstance(optim, dict) and optim.get("ema_decay") is not None
+    return False
 
 
 def experiment_of(state: Mapping[str, Any], path: Path) -> Experiment:

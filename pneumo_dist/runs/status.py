@@ -63,7 +63,7 @@ def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:
     state = str(beat.get("state", UNKNOWN))
     if state == RUNNING and heard > LOST_SECONDS:
         state = FAILED
-    idle = float(beat.get("idle", 0)) + heard if state == RUNNING else None
+    idle = float(beat.get("idle") or 0.0) + heard if state == RUNNING else None
     if idle is not None and idle > STALLED_SECONDS:
         state = STALLED
     stage = beat.get("stage")

@@ -79,7 +79,7 @@ def _differing(own: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str
         is_own_note = key.startswith("_")
         if key not in saved:
             # A flag that this version of torch has anew is off, and its own notes are made again.
-            fits = is_own_note or value in (None, False)
+            fits = is_own_note or value is None or value is False
         elif key in MOVING or is_own_note:
             fits = _has_moved(value, saved[key], key)
         else:

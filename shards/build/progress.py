@@ -22,6 +22,7 @@ from shards.stored import open_append
 
 PLAN, LOCK = "plan.json", "lock"
 REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"
+_DIGEST = "record_sha256"
 
 Row = tuple[str, ...]
 Part = dict[str, Any]
@@ -50,13 +51,13 @@ class PlanRecord:
         if found is not None and found.digest == self.digest:
             return
         (out / PARTS).mkdir(parents=True, exist_ok=True)
-        atomic_write(out / PARTS / PLAN, json.dumps(vars(self)))
+        _write_record(out / PARTS / PLAN, vars(self))
 
 
 def load_plan(out: Path) -> PlanRecord | None:
     """Return the plan of the unfinished build in a folder, None without one."""
     try:
-        content = json.loads((out / PARTS / PLAN).read_text())
+        content = _read_record(out / PARTS / PLAN)
         jobs = tuple((name, digest) for name, digest in content.pop("jobs"))
         unlabelled, duplicates = (
             tuple(tuple(row) for row in content.pop(name)) for name in ("unlabelled", "duplicates")
@@ -64,23 +65,39 @@ def load_plan(out: Path) -> PlanRecord | None:
         return PlanRecord(**content, jobs=jobs, unlabelled=unlabelled, duplicates=duplicates)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None  # a damaged plan is written anew by the next build
+    except (ValueError, TypeError, KeyError):
+        return None  # a damaged plan is written again by the next build
 
 
 def save_part(out: Path, name: str, part: Part) -> None:
     """Record a finished shard."""
-    atomic_write(out / PARTS / f"{name}.json", json.dumps(part))
+    _write_record(out / PARTS / f"{name}.json", part)
 
 
 def finished_part(out: Path, name: str, digest: str) -> Part | None:
     """Return the record of a shard that stands complete and was made from these inputs, else None."""
     try:
-        part: Part = json.loads((out / PARTS / f"{name}.json").read_text())
+        part: Part = _read_record(out / PARTS / f"{name}.json")
         whole = not part["rows"] or (out / part["name"]).stat().st_size == part["bytes"]
         return part if whole and part["digest"] == digest else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None  # missing or damaged: the shard is built again
+
+
+def _write_record(path: Path, content: dict[str, Any]) -> None:
+    """Write a record with a digest of its own: what a table is made of must be what was recorded."""
+    atomic_write(path, json.dumps({**content, _DIGEST: digest_of(content)}))
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return a record. Raises ValueError or TypeError where it is damaged, FileNotFoundError where there is none."""
+    try:
+        content = dict(json.loads(path.read_bytes()))
+    except RecursionError:
+        raise ValueError(path) from None
+    if content.pop(_DIGEST, None) not in (None, digest_of(content)):  # 0.2.0 wrote none
+        raise ValueError(path)
+    return content
 
 
 @contextmanager

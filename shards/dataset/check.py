@@ -42,13 +42,15 @@ def table_faults(table: pa.Table, tars: Collection[str], optional: Collection[st
             yield f"{key!r} is no safe key (letters, digits, _ and - only)"
     if len(set(keys)) != len(keys):
         yield "a key stands twice"
+    if pc.all(pc.match_substring_regex(table["perceptual_hash"], "^[0-9a-f]{64}$")).as_py() is False:
+        yield "a perceptual_hash is none of 64 hexadecimal digits"
     for name, (least, most) in _RANGES.items():
         bounds = pc.min_max(table[name]).as_py()
         if bounds["min"] is not None and not least <= bounds["min"] <= bounds["max"] <= most:
             yield f"{name} lies outside {least} to {most}"
             return
     for name in ("spacing_row", "spacing_column"):
-        if pc.all(pc.is_finite(table[name])).as_py() not in (True, None):
+        if pc.all(pc.is_finite(table[name])).as_py() is False:
             yield f"{name} is no number"
     yield from _first(keys, _faulty_rows(table, tars))
 

@@ -97,7 +97,7 @@ def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signe
     """
     manifest = read_manifest(folder) if manifest is None else manifest
     path, mend = folder / TABLE, "restore it from a copy or build the shards again"
-    if (folder / PARTS).is_dir():
+    if (folder / PARTS / MANIFEST).exists():
         mend = "run the build or finalize again that did not end here, or restore it from a copy"
     table = read_parquet(path, SCHEMA, manifest["table_sha256"] if is_signed else None, mend)
     tars = {shard["name"] for shard in manifest["shards"]}

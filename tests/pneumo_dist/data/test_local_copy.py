@@ -374,3 +374,22 @@ def test_a_cache_dir_that_is_no_folder_is_refused(films: Shards, tmp_path: Path,
     with pytest.raises(InputError, match=rf"^data.cache_dir {cache}: .*give another data.cache_dir, or null") as error:
         stage_shards(films, all_rows(films), cache)
     assert ("Not a directory" if below else "is no folder") in str(error.value)
+
+
+def test_links_in_the_cache_are_replaced_or_refused_and_never_written_through(films: Shards, tmp_path: Path) -> None:
+    cache, other = tmp_path / "cache", tmp_path / "other"
+    cache.mkdir()
+    copy = copies(films, cache)[0]
+    other.write_bytes(bytes(films.manifest["shards"][0]["bytes"]))
+    copy.symlink_to(other)
+    stage_shards(films, all_rows(films), cache)
+    assert (
+        not copy.is_symlink() and copy.read_bytes() == (films.folder / films.manifest["shards"][0]["name"]).read_bytes()
+    )
+    assert not any(other.read_bytes())
+    copy.unlink()
+    (cache / LOCK).unlink()
+    (cache / LOCK).symlink_to(tmp_path / "new")
+    with pytest.raises(InputError, match="is a symbolic link"):
+        stage_shards(films, all_rows(films), cache)
+    assert not (tmp_path / "new").exists()

@@ -1,9 +1,16 @@
 """One file in place of a run: it predicts the same, and damage is noticed."""
 
+import json
+import math
 import zipfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from damage import truncate
 from tiny_runs import ALONE, Trained
 
@@ -89,3 +96,108 @@ def test_what_is_no_bundle_is_an_input_error(trained: Trained, tmp_path: Path) -
             read_bundle(path)
     with pytest.raises(InputError, match="damaged or no bundle"):
         read_bundle(tmp_path)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, bytes]], Any], method: int = zipfile.ZIP_STORED) -> Path:
+    """Change the members of a bundle, as an editor would."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def put(tree: Any, place: str, value: Any) -> None:
+    *outer, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    for part in outer:
+        tree = tree[part]
+    tree[last] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        ("parts", [], "parts .List should have at least 1 item"),
+        ("eval_batch", -3, "eval_batch"),
+        ("eval_batch", 10**9, "eval_batch"),
+        ("preprocessing.image_size", -64, "preprocessing.image_size"),
+        ("preprocessing.in_channels", 0, "preprocessing.in_channels"),
+        ("preprocessing.in_channels", 3, "another number of channels"),
+        ("preprocessing.mean.0", math.nan, "preprocessing.mean.0 .*finite"),
+        ("preprocessing.std.0", 0, "preprocessing.std.0"),
+        ("parts.0.weight", math.nan, "parts.0.weight"),
+        ("parts.0.weight", -1, "parts.0.weight"),
+        ("parts.0.weight", 2, "parts of a member have different weights"),
+        ("parts.0.file", "weights/001.safetensors", "two parts have one file"),
+        ("parts.0.file", "../weights", "parts.0.file"),
+        ("parts.0.fold", -1, "parts.0.fold"),
+        ("parts.0.amp", "int8", "parts.0.amp"),
+        ("parts.0.lineage", [], "parts.0.lineage"),
+        ("parts.0.model.fcn.widths", [10**6, 8, 8], "parts.0.model.fcn.widths.0"),
+        ("parts.0.model.encoder", "tu-hf-hub:someone/something", "parts.0.model.encoder"),
+        ("rule.triplet.top", -0.1, "rule.triplet.top"),
+        ("rule.triplet.bottom", math.inf, "rule.triplet.bottom"),
+        ("rule.triplet.area", -5, "rule.triplet.area"),
+        ("rule.triplet.area", "5", "rule.triplet.area"),
+        ("rule.gate", 0.5, "no part has a classification head"),
+        ("tta.scales", [], "tta.scales"),
+        ("tta.scales", [1, 1], "scales must differ"),
+    ],
+)
+def test_values_that_no_bundle_has_are_refused(
+    trained: Trained, tmp_path: Path, place: str, value: Any, reason: str
+) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        content = json.loads(members["bundle.json"])
+        put(content, place, value)
+        members["bundle.json"] = json.dumps(content).encode()
+
+    write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
+    with pytest.raises(InputError, match=rf"edited: not a bundle: bundle\.json: .*{reason}.*write it again"):
+        read_bundle(rewritten(tmp_path / "edited", change))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_predict_nothing(trained: Trained, tmp_path: Path, value: float) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        weights = safetensors.torch.load(members["weights/000.safetensors"])
+        next(each for each in weights.values() if each.is_floating_point()).view(-1)[0] = value
+        members["weights/000.safetensors"] = safetensors.torch.save(weights)
+
+    write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
+    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "host")
+    with pytest.raises(InputError, match=r"edited: weights/000\.safetensors: holds weights that are not finite"):
+        predict(ensemble, trained.shards, tmp_path / "out", ALONE, PredictOptions())
+
+
+def test_a_network_whose_output_is_no_number_predicts_nothing(trained: Trained, tmp_path: Path) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        weights = safetensors.torch.load(members["weights/000.safetensors"])
+        for name in weights:
+            if name.endswith("running_var"):
+                weights[name] = -torch.ones_like(weights[name])  # finite, and its root is not
+        members["weights/000.safetensors"] = safetensors.torch.save(weights)
+
+    write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
+    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "host")
+    with pytest.raises(InputError, match="gives values that are not finite numbers"):
+        predict(ensemble, trained.shards, tmp_path / "out", ALONE, PredictOptions())
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_members_that_inflate_are_not_read(trained: Trained, tmp_path: Path) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        members["weights/000.safetensors"] = bytes(50_000_000)
+
+    write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
+    path = rewritten(tmp_path / "edited", change, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(InputError, match="its members are compressed, as no bundle's are"):
+        read_bundle(path)
+
+
+def test_an_ensemble_has_a_network(trained: Trained) -> None:
+    with pytest.raises(InputError, match="has no network"):
+        replace(trained.ensemble(), parts=())

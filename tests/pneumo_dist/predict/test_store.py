@@ -1,15 +1,22 @@
 """Stored predictions: exact round trip, and damage that is noticed."""
 
+import json
 import tarfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from resign import resign
 
 from pneumo_dist.predict.store import (
     MANIFEST,
+    PNG,
     TABLE,
     Predictions,
     film_facts,
@@ -21,6 +28,7 @@ from pneumo_dist.predict.store import (
 )
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
+from shards.drawing import encode
 from shards.errors import InputError
 
 Map = npt.NDArray[np.uint8]
@@ -138,3 +146,70 @@ def test_no_films_are_an_input_error(folder: Path, tmp_path: Path) -> None:
 def test_digest_is_known_where_predictions_are_finished(folder: Path, tmp_path: Path) -> None:
     assert stored_digest(folder) == Predictions(folder).digest
     assert stored_digest(tmp_path / "nowhere") is None
+
+
+def edited(folder: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Change the rows of stored predictions and sign them again."""
+    table = pq.read_table(folder / TABLE)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), folder / TABLE)
+    resign(folder, TABLE, "predictions_sha256")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rows: rows.clear(), "0 rows, each of another film, for 12 films"),
+        (lambda rows: rows.append(rows[0]), "13 rows"),
+        (lambda rows: rows.__setitem__(1, rows[0]), "each of another film"),
+        (lambda rows: rows[2].update(key=None), "2.key"),
+        (lambda rows: rows[2].update(key="../up"), "2.key"),
+        (lambda rows: rows[2].update(tar="../pred-00000.tar"), "2.tar"),
+        (lambda rows: rows[2].update(fold=-1), "2.fold"),
+        (lambda rows: rows[2].update(label_height=0), "2.label_height"),
+        (lambda rows: rows[2].update(pad_top=96), "no pixel lies between its paddings"),
+        (lambda rows: rows[2].update(class_probability=float("nan")), "2.class_probability"),
+        (lambda rows: rows[2].update(class_probability=1.5), "2.class_probability"),
+        (lambda rows: rows[2].update(size=-1), "2.size"),
+        (lambda rows: rows[2].update(split="all"), "2.split"),
+    ],
+)
+def test_rows_that_no_prediction_writes_are_refused(folder: Path, change: Callable[..., Any], reason: str) -> None:
+    edited(folder, change)
+    with pytest.raises(InputError, match=rf"predictions\.parquet: .*{reason}.*; predict again"):
+        Predictions(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("films", -1), ("films", "12"), ("predictions_sha256", "x"), ("parts", []), ("parts", [{"name": 5}]), ("tta", 3)],
+)
+def test_manifest_that_no_prediction_writes_is_refused(folder: Path, key: str, value: Any) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**content, key: value}))
+    with pytest.raises(InputError, match=rf"manifest\.json: damaged at {key}"):
+        Predictions(folder)
+
+
+@pytest.mark.parametrize("shape", [(8192, 8192), (64, 32), (32, 32), None])
+def test_map_of_another_size_is_not_decoded(folder: Path, shape: tuple[int, int] | None) -> None:
+    content = b"no picture" if shape is None else encode(np.zeros(shape, np.uint8), settings=PNG)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "image_size": 64}))
+    (folder / "pred-00009.tar").write_bytes(content)
+
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[3] |= {"tar": "pred-00009.tar", "offset": 0, "size": len(content), "crc32": zlib.crc32(content)}
+
+    edited(folder, change)
+    predictions = Predictions(folder)
+    with pytest.raises(InputError, match=r"pred-00009\.tar: the p8 of .* is no map of the manifest's size"):
+        predictions.p8(3)
+
+
+def test_label_that_is_none_is_named(folder: Path) -> None:
+    edited(folder, lambda rows: rows[3].update(rle="1 2 3"))
+    predictions = Predictions(folder)
+    with pytest.raises(InputError, match=rf"the label of {predictions.rows[3]['key']}: RLE has an odd count"):
+        predictions.truth(3)

@@ -1,6 +1,7 @@
 """The heartbeat: what it tells while a run goes on and after it, and that a fold's folder is one run's."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -189,3 +190,34 @@ def test_a_finished_fold_is_done_until_it_moves_again(tmp_path: Path) -> None:
         time.sleep(0.01)
     assert told(tmp_path)["state"] == "running"
     beat.end("done")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"time": "now"},
+        {"time": math.nan},
+        {"epoch": -1},
+        {"stage": "../up"},
+        {"stage": 5},
+        {"state": None},
+        {"step": 1.5},
+    ],
+    ids=str,
+)
+def test_what_no_run_writes_is_no_heartbeat(tmp_path: Path, changes: dict[str, object]) -> None:
+    with running(tmp_path, ALONE, FACTS) as beat:
+        beat.note("main", 2, 9, 70)
+    content = told(tmp_path)
+    (tmp_path / "heartbeat.json").write_text(json.dumps({**content, **changes}))
+    assert read_heartbeat(tmp_path) is None
+    (tmp_path / "heartbeat.json").write_text("[" * 100_000)
+    assert read_heartbeat(tmp_path) is None
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "fold0").mkdir()
+    (tmp_path / "fold0/lock").symlink_to(tmp_path / "other")
+    with pytest.raises(InputError, match="lock: is a symbolic link"), running(tmp_path / "fold0", ALONE, FACTS):
+        pass
+    assert not (tmp_path / "other").exists()

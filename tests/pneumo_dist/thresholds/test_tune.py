@@ -1,6 +1,7 @@
 """Thresholds from stored predictions."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +272,35 @@ def test_thresholds_of_another_format_are_an_input_error_and_of_none_are_read(fi
     del content["format_version"]
     path.write_text(json.dumps(content))
     assert read_rules(path).rules == found.rules
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("rules.triplet.rule.triplet.top", -0.5),
+        ("rules.triplet.rule.triplet.bottom", math.nan),
+        ("rules.triplet.rule.triplet.area", 1.5),
+        ("rules.triplet.rule.gate", -1),
+        ("rules.triplet.called", 3),
+        ("rules.triplet.dice", "0.5"),
+        ("rules.unheard_of", {}),
+        ("triplet.area", 1),
+        ("components_curve.sizes", [5, 1]),
+        ("components_curve.dice", []),
+        ("dice_tuned_on_other_folds", {"mean": math.inf, "low": None, "high": None}),
+        ("predictions_sha256", "none"),
+        ("objective", "dice@prevalence=2"),
+    ],
+)
+def test_values_that_tune_does_not_write_are_refused(films: Shards, tmp_path: Path, place: str, value: Any) -> None:
+    tune_run(store(films, tmp_path / "exp"))
+    path = tmp_path / "exp/oof/thresholds.json"
+    content = json.loads(path.read_text())
+    inner = content
+    *outer, last = place.split(".")
+    for part in outer:
+        inner = inner[part]
+    inner[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of format version 1: "):
+        read_rules(path)

@@ -13,6 +13,7 @@ from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.train.monitor import Monitor, draw_overlay, pr_curve
 from pneumo_dist.train.validation import Overlay, Validation
+from shards.errors import InputError
 
 SCORE = Score(0.5, 0.4, 0.3, 4, 2)
 PLANES = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -130,3 +131,17 @@ def test_overlay_shows_outlines_of_label_and_prediction_on_the_film() -> None:
     assert green[2, 2:7].all() and green[2:7, 6].all() and not green[9:, 9:].any()
     assert (picture[9, 9:14, 0] > 200).all() and (picture[9:14, 13, 0] > 200).all()
     assert (picture[4, 4] == 50).all() and (picture[11, 11] == 50).all() and red[11, 9]
+
+
+@pytest.mark.parametrize("name", [METRICS, "tensorboard"])
+def test_logs_are_not_written_through_a_link(tmp_path: Path, name: str) -> None:
+    other, folder = tmp_path / "other", tmp_path / "main"
+    folder.mkdir()
+    if name == METRICS:
+        other.write_text("kept")
+    else:
+        other.mkdir()
+    (folder / name).symlink_to(other)
+    with pytest.raises(InputError, match=f"{name}: is a symbolic link"):
+        Monitor(folder, True, 0, 0, True)
+    assert other.read_text() == "kept" if name == METRICS else not list(other.iterdir())

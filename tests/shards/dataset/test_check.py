@@ -75,6 +75,7 @@ def test_verify_tells_of_a_table_that_it_cannot_read_and_goes_on_with_the_tars(
         (lambda rows: positive(rows).update(mask_area=64 * 64 + 1), "a mask larger than its grid"),
         (lambda rows: positive(rows).update(mask_offset=None), "has no mask_offset"),
         (lambda rows: positive(rows).update(group=None), "has no group"),
+        (lambda rows: rows[3].update(perceptual_hash="x"), "perceptual_hash is none"),
         (lambda rows: rows[3].update(spacing_row=float("nan")), "spacing_row is no number"),
     ],
 )

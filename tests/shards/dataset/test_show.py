@@ -43,6 +43,7 @@ def film_row(film: Image, mask: Image | None, stored: int | None, **facts: Any) 
     row = {field.name: default(field) for field in SCHEMA} | {
         "split": "test" if mask is None else "train",
         "group": "patient",
+        "perceptual_hash": "0" * 64,
         "label_height": height if mask is None else mask.shape[0],
         "label_width": width if mask is None else mask.shape[1],
         **{f"pad_{side}": getattr(pad, side) for side in ("top", "bottom", "left", "right")},

@@ -1,0 +1,13 @@
+"""Two hundred edits of stored files; tests/tools/fuzz_stored.py takes as many as one likes."""
+
+from pathlib import Path
+
+from tests.tools.fuzz_stored import fuzz
+
+
+def test_edited_files_end_in_the_right_answer_or_a_clear_refusal(tmp_path: Path) -> None:
+    counts, failures = fuzz(tmp_path, count=200, seed=1)
+    assert failures == {}, "again: python -m tests.tools.fuzz_stored --seed 1 --case NUMBER"
+    assert sum(counts.values()) == 200
+    for what in ("bundle", "predictions", "samples", "checkpoint", "thresholds", "config"):
+        assert counts[f"{what} refused"] > 0 and counts[f"{what} refused"] < 200, counts
