@@ -59,10 +59,11 @@ def store(
     manifest = {
         "experiment": run.name,
         "split": split,
-        "image_size": len(content[0][1]),
         "tta": {"hflip": True},
         "parts": parts,
     }
+    sides = {len(p8) for _, p8 in content}
+    manifest |= {"image_size": side for side in sides if len(sides) == 1}
     write_table(folder, write_block(folder / "pred-00000.tar", content), manifest)
     return Predictions(folder)
 
