@@ -63,9 +63,9 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
         print(f"error: {printable(' '.join(usage.format_message().split()))} (see {name} --help)", file=sys.stderr)
         return EXIT_USAGE
     except BrokenPipeError:
-        _forget_output()
-        print("error: nothing reads the output any more (a closed pipe); run the same command again", file=sys.stderr)
-        return EXIT_FAULT
+        return _without_reader()
+    except SystemExit:  # what click makes of a closed pipe, and of nothing else here
+        return _without_reader()
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _MENDS:
             raise
@@ -78,6 +78,12 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
         print("stopped", file=sys.stderr)
         return 130
     return code if isinstance(code, int) else EXIT_DONE
+
+
+def _without_reader() -> int:
+    _forget_output()
+    print("error: nothing reads the output any more (a closed pipe); run the same command again", file=sys.stderr)
+    return EXIT_FAULT
 
 
 def _forget_output() -> None:

@@ -56,14 +56,15 @@ def store(
     folder = run / split / "predictions"
     folder.mkdir(parents=True)
     parts = [{"name": f"{run.name}/fold{fold}/step-00000010-abc.pt", "weight": 0.5, "fold": fold} for fold in (0, 1)]
-    manifest = {
+    manifest: dict[str, Any] = {
         "experiment": run.name,
         "split": split,
         "tta": {"hflip": True},
         "parts": parts,
     }
     sides = {len(p8) for _, p8 in content}
-    manifest |= {"image_size": side for side in sides if len(sides) == 1}
+    if len(sides) == 1:
+        manifest["image_size"] = sides.pop()
     write_table(folder, write_block(folder / "pred-00000.tar", content), manifest)
     return Predictions(folder)
 

@@ -56,7 +56,7 @@ from pneumo_dist.runs.status import read_status, table
 from pneumo_dist.thresholds.choose import tuned_rules
 from pneumo_dist.thresholds.file import read_scores
 from pneumo_dist.thresholds.tune import film_measures
-from pneumo_dist.train.fold import Trained, _start
+from pneumo_dist.train.fold import Trained, _newest, _start
 from pneumo_dist.train.stage import Position, StageRun
 from shards.build.assemble import finalize
 from shards.dataset.table import MANIFEST, TABLE, Shards, save_table
@@ -356,19 +356,18 @@ def went_on(case: Case, run: Path) -> Answer:
     """Return what a stage takes up from its newest checkpoint, after a step of its optimizer without a gradient."""
     experiment = load_either(FIXTURES / "unfinished.yaml")
     assert isinstance(experiment, Experiment)
-    stop = StopAgreement(ALONE)
-    try:
-        before = _start(experiment, experiment.stages[0], experiment.stages[0], 0, case.shards, run, ALONE, None, [])
+    with StopAgreement(ALONE) as stop:
+        first, stage = experiment.stages[:2]
+        own = [_newest(run / each.name / "checkpoints") for each in (first, stage)]
+        before = _start(experiment, first, first, 0, case.shards, run, ALONE, own[0], None, [])
         history = before.state["history"] if before.state else []
         trained = Trained(run / "first/checkpoints", history, before.lineage)
-        stage = experiment.stages[1]
-        start = _start(experiment, stage, stage, 0, case.shards, run, ALONE, trained, [])
+        start = _start(experiment, stage, stage, 0, case.shards, run, ALONE, own[1], trained, [])
         stage_run = StageRun(experiment, stage, 0, case.shards, run, ALONE, stop, Heartbeat(None, {}), start)
         if start.state is None:
             raise Wrong("begins again")
         stage_run.position, stage_run.history = Position(**start.state["position"]), start.state["history"]
         stage_run._prepare()
-        stage_run.watchdog.close()
         stage_run.writer.wait()
         stage_run.monitor.close()
         learner = stage_run.learner
@@ -382,8 +381,6 @@ def went_on(case: Case, run: Path) -> Answer:
         content = {name: value.tolist() for name, value in learner.evaluated.state_dict().items()}
         schedule = {name: value for name, value in learner.schedule.state_dict().items() if not name.startswith("_")}
         return json.dumps([content, schedule, vars(stage_run.position), stage_run.history], default=str)
-    finally:
-        stop.close()
 
 
 def thresholds(case: Case) -> tuple[Edit, Callable[[], Answer]]:

@@ -25,8 +25,8 @@ MINUTES = 30.0
 LIMITS = Limits(start=2 * MINUTES, work=MINUTES)
 
 
-def watching() -> bool:
-    return any(thread.name.startswith("watchdog") for thread in threading.enumerate())
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("watchdog")]
 
 
 class Watch:
@@ -34,31 +34,27 @@ class Watch:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.events: list[threading.Event] = []
-        self.looks: list[int] = []
+        self.looks: dict[threading.Thread, int] = {}
 
     def monotonic(self) -> float:
         return self.now
 
     def event(self) -> threading.Event:
-        number, watch = len(self.events), self
+        watch = self
 
         class Counting(threading.Event):
             def wait(self, timeout: float | None = None) -> bool:
-                watch.looks[number] += 1
+                thread = threading.current_thread()
+                watch.looks[thread] = watch.looks.get(thread, 0) + 1
                 return super().wait(0.001)
 
-        self.looks.append(0)
-        self.events.append(Counting())
-        return self.events[-1]
+        return Counting()
 
     def look(self) -> None:
-        """Return once every watching thread has gone round twice: it has then seen all that was before."""
-        before = list(self.looks)
-        for number, event in enumerate(self.events):
-            for _ in range(500):  # a thread that has told its rank looks no more
-                if self.looks[number] >= before[number] + 2 or event.is_set() or not watching():
-                    break
+        """Return once every watching thread has gone round and heard what the others had told by then."""
+        for _ in range(3):
+            before = {thread: self.looks.get(thread, 0) for thread in threads()}
+            while any(thread.is_alive() and self.looks.get(thread, 0) < seen + 2 for thread, seen in before.items()):
                 threading.Event().wait(0.001)
 
     def advance(self, minutes: float) -> None:
@@ -212,7 +208,7 @@ def test_close_ends_the_threads(watch: Watch, started: Start) -> None:
     one, told = started(0, 2)
     one.beat(TRAINING, 1)
     one.close()
-    assert not watching()
+    assert not threads()
     watch.advance(5 * MINUTES)
     assert told == []
 
