@@ -17,8 +17,8 @@ another card is not a row of this one. `gpu_report` makes the tables of docs/per
     dali-png        (e) (d) fed by DALI from PNG shards of 1024 px, recipe A's augmentation
     dali-jpeg       (f) the same from JPEG shards
     loader          the loaders alone
-    shipped         the own step of the heavy experiments in configs/, with moving average, heads and batch: its rate as
-                    it is, with fused kernels, compiled and with a larger batch; its waits for the GPU, and its parts
+    shipped         the own step of the heavy experiments in configs/, with moving average, heads and batch: its rate,
+                    its waits for the GPU, and its parts; with changes, shipped-fused, -compile, -graphs and -batch
 
 What tells the most comes first. --minutes ends a run that may not take longer: the row that it meets is lost, and no
 other; give the same command again for the rest. Where DALI is missing, the rows that need it are left out.
@@ -54,8 +54,8 @@ from benchmarks.gpu_store import (
     LOADER,
     LOADER_SIZES,
     NETWORKS,
-    SHIPPED,
     SHIPPED_NETWORKS,
+    SHIPPED_WAYS,
     STORED,
     WAYS,
     Row,
@@ -142,7 +142,7 @@ def parsed(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu-benchmark"), help="folder for films and shards")
     parser.add_argument("--out", type=Path, help="file of the rows (default docs/gpu-rows.jsonl)")
     parser.add_argument("--encoders", type=_listed, help=f"encoders, of {','.join(ENCODERS)} (all)")
-    rows = [*WAYS, SHIPPED, LOADER]
+    rows = [*WAYS, *SHIPPED_WAYS, LOADER]
     parser.add_argument("--rows", type=_listed, default=rows, help=f"rows, of {','.join(rows)} (all)")
     parser.add_argument("--minutes", type=float, help="most minutes of the run (no limit)")
     parser.add_argument("--quick", action="store_true", help="as little of everything as shows that it works")

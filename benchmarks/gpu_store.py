@@ -45,7 +45,7 @@ WAYS = {
 # The ways of a network in the order in which they are measured: what tells the most comes first.
 TELLING = ("bf16", "channels_last", "compile", "dali-jpeg", "fp16", "dali-png", "plain")
 # The experiments of configs/ whose own step is measured, as one of eight ranks takes it, and what is changed in them.
-SHIPPED, GRAPHS = "shipped", "shipped-graphs"
+GRAPHS = "shipped-graphs"
 SHIPPED_NETWORKS = tuple((f"heavy_{name}", 768) for name in ("se_resnext50", "se_resnext101", "senet154"))
 SHIPPED_WAYS: dict[str, tuple[str, ...]] = {
     "shipped": (),
@@ -79,7 +79,7 @@ def tasks(
 ) -> list[Task]:
     """Return the tasks in the order in which they are done: what tells the most first, a way after what it builds on.
 
-    `ways` are keys of WAYS, `shipped` for the `shipped` experiments' own steps, and `loader` for the loaders alone at
+    `ways` are keys of WAYS, keys of SHIPPED_WAYS for the `shipped` experiments, and `loader` for the loaders alone at
     `sizes`.
     """
     wanted = list(ways)
@@ -88,7 +88,7 @@ def tasks(
         wanted += ["bf16", "channels_last"]
     trained = [Task(encoder, size, way) for encoder, size in networks for way in TELLING if way in wanted]
     first = [task for task in trained if (task.network, task.size) == networks[0]]
-    own = [Task(name, size, way) for way in SHIPPED_WAYS for name, size in shipped if SHIPPED in wanted]
+    own = [Task(name, size, way) for way in SHIPPED_WAYS for name, size in shipped if way in wanted]
     loaders = [Task(LOADER, size, way) for size in sizes for way in LOADERS if LOADER in wanted]
     return [*first, *own, *loaders, *trained[len(first) :]]
 

@@ -11,7 +11,6 @@ from benchmarks.gpu_store import (
     LOADER,
     LOADERS,
     NETWORKS,
-    SHIPPED,
     SHIPPED_NETWORKS,
     SHIPPED_WAYS,
     WAYS,
@@ -52,7 +51,7 @@ def test_way_comes_after_those_that_it_builds_on_and_brings_them_along() -> None
 
 def test_what_tells_the_most_comes_first() -> None:
     """The first network, the shipped experiments as they are, the loaders, and then the other networks."""
-    made = tasks(NETWORKS, [*WAYS, SHIPPED, LOADER])
+    made = tasks(NETWORKS, [*WAYS, *SHIPPED_WAYS, LOADER])
     first = [task for task in made if (task.network, task.size) == NETWORKS[0]]
     own = [task for task in made if task.way in SHIPPED_WAYS]
     assert made[: len(first) + len(own)] == [*first, *own]
@@ -62,8 +61,9 @@ def test_what_tells_the_most_comes_first() -> None:
 
 
 def test_shipped_experiments_are_those_of_the_encoders() -> None:
-    chosen = chosen_tasks(parsed(["--encoders", "senet154", "--rows", SHIPPED]))
+    chosen = chosen_tasks(parsed(["--encoders", "senet154", "--rows", ",".join(SHIPPED_WAYS)]))
     assert [(task.network, task.way) for task in chosen] == [("heavy_senet154", way) for way in SHIPPED_WAYS]
+    assert [task.way for task in chosen_tasks(parsed(["--rows", "shipped"]))] == ["shipped"] * len(SHIPPED_NETWORKS)
     for name, size in SHIPPED_NETWORKS:
         settings = settings_of(Task(name, size, "shipped-fused"), "cuda", {}, Counts(), [], CARD, None)
         assert settings is not None
