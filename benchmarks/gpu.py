@@ -18,7 +18,7 @@ another card is not a row of this one. `gpu_report` makes the tables of docs/per
     dali-jpeg       (f) the same from JPEG shards
     loader          the loaders alone
     shipped         the own step of the heavy experiments in configs/, with moving average, heads and batch: its rate,
-                    its waits for the GPU, and its parts; with changes, shipped-fused, -compile, -graphs and -batch
+                    its waits for the GPU, its parts; and changed, shipped-layout, -fused, -compile, -graphs and -batch
 
 What tells the most comes first. --minutes ends a run that may not take longer: the row that it meets is lost, and no
 other; give the same command again for the rest. Where DALI is missing, the rows that need it are left out.

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.gpu_kernels import kernel_facts
 from benchmarks.gpu_steps import Settings, cores, synchronize, timed
-from benchmarks.gpu_store import GRAPHS, SHIPPED_WAYS
+from benchmarks.gpu_store import GRAPHS, LAYOUT, SHIPPED_WAYS
 from benchmarks.shards import ROOT
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.load import load_config
@@ -67,6 +67,9 @@ def own_stage(settings: Settings) -> tuple[Experiment, StageConfig]:
         overrides += [f"model.encoder={settings.encoder}"]
     overrides = [each for each in overrides if settings.device == "cuda" or not each.startswith("micro_batch")]
     experiment = load_config(ROOT / "configs" / f"{task.network}.yaml", overrides).experiment
+    if task.way == LAYOUT:
+        data = experiment.data.model_copy(update={"channels_last": not experiment.data.channels_last})
+        experiment = experiment.model_copy(update={"data": data})
     stage = experiment.stages[0]
     return experiment, stage.model_copy(update={"global_batch": stage.micro_batch})
 

@@ -7,6 +7,7 @@ from benchmarks.tables import NOT_MEASURED, percent, table
 
 WORDS = {
     "shipped": "as it is",
+    "shipped-layout": "the other memory layout",
     "shipped-fused": "fused optimizer",
     "shipped-compile": "fused, compiled",
     "shipped-graphs": "fused, compiled with CUDA graphs",

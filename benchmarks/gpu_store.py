@@ -45,10 +45,11 @@ WAYS = {
 # The ways of a network in the order in which they are measured: what tells the most comes first.
 TELLING = ("bf16", "channels_last", "compile", "dali-jpeg", "fp16", "dali-png", "plain")
 # The experiments of configs/ whose own step is measured, as one of eight ranks takes it, and what is changed in them.
-GRAPHS = "shipped-graphs"
+GRAPHS, LAYOUT = "shipped-graphs", "shipped-layout"
 SHIPPED_NETWORKS = tuple((f"heavy_{name}", 768) for name in ("se_resnext50", "se_resnext101", "senet154"))
 SHIPPED_WAYS: dict[str, tuple[str, ...]] = {
     "shipped": (),
+    LAYOUT: (),
     "shipped-fused": ("runtime.fused=true",),
     "shipped-compile": ("runtime.fused=true", "runtime.compile=true"),
     GRAPHS: ("runtime.fused=true",),

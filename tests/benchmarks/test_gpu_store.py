@@ -69,6 +69,9 @@ def test_shipped_experiments_are_those_of_the_encoders() -> None:
         assert settings is not None
         experiment, stage = own_stage(settings)
         assert stage.image_size == size and experiment.runtime.fused
+        other = settings_of(Task(name, size, "shipped-layout"), "cuda", {}, Counts(), [], CARD, None)
+        assert other is not None
+        assert own_stage(other)[0].data.channels_last is not experiment.data.channels_last
         assert stage.global_batch == stage.micro_batch and stage.optim.ema_decay and experiment.model.classification
 
 
