@@ -17,6 +17,11 @@ another card is not a row of this one. `gpu_report` makes the tables of docs/per
     dali-png        (e) (d) fed by DALI from PNG shards of 1024 px, recipe A's augmentation
     dali-jpeg       (f) the same from JPEG shards
     loader          the loaders alone
+    shipped         the own step of the heavy experiments in configs/, with moving average, heads and batch: its rate,
+                    its waits for the GPU, its parts; and changed, shipped-layout, -fused, -compile, -graphs and -batch
+
+What tells the most comes first. --minutes ends a run that may not take longer: the row that it meets is lost, and no
+other; give the same command again for the rest. Where DALI is missing, the rows that need it are left out.
 
 The batch is the largest that fits in 70 % of the memory. Films are synthetic ones in the SIIM layout, made once in the
 --work folder. --quick shows that every part works, on a small network; --device cpu is for that alone. Both write
@@ -24,13 +29,17 @@ beside the films, to a file that no table is made of.
 """
 
 import argparse
+import contextlib
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,6 +54,8 @@ from benchmarks.gpu_store import (
     LOADER,
     LOADER_SIZES,
     NETWORKS,
+    SHIPPED_NETWORKS,
+    SHIPPED_WAYS,
     STORED,
     WAYS,
     Row,
@@ -94,7 +105,10 @@ def main() -> int:
     out: Path = arguments.out or (arguments.work / QUICK_ROWS if arguments.quick else ROWS)
     if device == "cuda" and card_of(name, arguments.peaks) is None:
         print(f"{name} is not in benchmarks/gpu_cards.py: without --peaks, rows have no share of a peak", flush=True)
-    wanted = tasks(chosen_networks(arguments), arguments.rows, (QUICK_SIZE,) if arguments.quick else LOADER_SIZES)
+    wanted = chosen_tasks(arguments)
+    if dali_version() is None:
+        print("there is no DALI here: rows that need it are left out", flush=True)
+        wanted = [task for task in wanted if not needs_dali(task)]
     left = missing(wanted, read_rows(out), name)
     print(f"{name}: {len(wanted) - len(left)} of {len(wanted)} rows are there, rows go to {out}", flush=True)
     if not left:
@@ -102,9 +116,16 @@ def main() -> int:
     side = counts.stored
     shards = {codec: str(built_shards(arguments.work, counts.films, side, codec, side)) for codec in ("png", "jpeg")}
     failed = 0
-    for task in left:
+    end = time.monotonic() + 60 * arguments.minutes if arguments.minutes else None
+    for number, task in enumerate(left):
+        seconds = None if end is None else end - time.monotonic()
+        if seconds is not None and seconds <= 0:
+            print(f"{len(left) - number} rows are left for the next run", flush=True)
+            break
         settings = settings_of(task, device, shards, counts, read_rows(out), name, arguments.peaks)
-        found = measured(settings) if settings is not None else None
+        if settings is not None and arguments.quick:
+            settings = replace(settings, encoder=QUICK_ENCODER)
+        found = measured(settings, seconds) if settings is not None else None
         if found is None:
             failed += 1
             continue
@@ -121,15 +142,17 @@ def parsed(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("/tmp/gpu-benchmark"), help="folder for films and shards")
     parser.add_argument("--out", type=Path, help="file of the rows (default docs/gpu-rows.jsonl)")
     parser.add_argument("--encoders", type=_listed, help=f"encoders, of {','.join(ENCODERS)} (all)")
-    parser.add_argument("--rows", type=_listed, default=[*WAYS, LOADER], help=f"rows, of {','.join([*WAYS, LOADER])}")
+    rows = [*WAYS, *SHIPPED_WAYS, LOADER]
+    parser.add_argument("--rows", type=_listed, default=rows, help=f"rows, of {','.join(rows)} (all)")
+    parser.add_argument("--minutes", type=float, help="most minutes of the run (no limit)")
     parser.add_argument("--quick", action="store_true", help="as little of everything as shows that it works")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu goes with --quick (cuda)")
     parser.add_argument("--most-batch", type=int, help=f"largest batch that is tried (default {MOST_BATCH})")
     parser.add_argument("--peaks", help="of a card that is not known: TFLOP/s of bf16, TF32, float32, and GB/s")
     arguments = parser.parse_args(given)
-    unknown = {*arguments.rows} - {*WAYS, LOADER}
+    unknown = {*arguments.rows} - {*rows}
     if unknown:
-        parser.error(f"--rows {','.join(sorted(unknown))}: choose from {','.join([*WAYS, LOADER])}")
+        parser.error(f"--rows {','.join(sorted(unknown))}: choose from {','.join(rows)}")
     if arguments.device == "cpu" and not arguments.quick:
         parser.error("--device cpu is for --quick: its figures mean nothing")
     known = {encoder for encoder, _ in NETWORKS}
@@ -150,13 +173,29 @@ def chosen_networks(arguments: argparse.Namespace) -> list[tuple[str, int]]:
     return [(encoder, size) for encoder, size in NETWORKS if encoder in (arguments.encoders or ENCODERS)]
 
 
+def chosen_tasks(arguments: argparse.Namespace) -> list[Task]:
+    """Return the tasks that were asked for; the shipped experiments are those whose encoders were chosen."""
+    networks = chosen_networks(arguments)
+    if arguments.quick:
+        name, _ = SHIPPED_NETWORKS[0]
+        return tasks(networks, arguments.rows, (QUICK_SIZE,), [(name, QUICK_SIZE)])
+    chosen = arguments.encoders or ENCODERS
+    shipped = [(name, size) for name, size in SHIPPED_NETWORKS if any(name.split("_", 1)[1] in each for each in chosen)]
+    return tasks(networks, arguments.rows, LOADER_SIZES, shipped)
+
+
+def needs_dali(task: Task) -> bool:
+    """Return whether a task's films come through DALI."""
+    return task.way.startswith("dali")
+
+
 def settings_of(
     task: Task, device: str, shards: dict[str, str], counts: Counts, rows: Sequence[Row], name: str, peaks: str | None
 ) -> Settings | None:
     """Return how a row is measured, by what rows before it have found; None where one that it builds on is missing."""
     batch: int | None = None
     layout = better_layout(rows, task.network, task.size, name)
-    if task.network != LOADER and task.way not in ("plain", "bf16"):
+    if task.way in WAYS and task.network != LOADER and task.way not in ("plain", "bf16"):
         first = latest(rows, Task(task.network, task.size, "bf16"), name)
         if first is None or (WAYS[task.way].layout is None and layout is None):
             return None
@@ -175,17 +214,31 @@ def settings_of(
     )
 
 
-def measured(settings: Settings) -> dict[str, Any] | None:
-    """Measure a row in a process of its own; None, with its last words on stderr, where it failed."""
+def measured(settings: Settings, seconds: float | None = None) -> dict[str, Any] | None:
+    """Measure a row in a process of its own; None where it failed, with its last words on stderr, or took too long."""
+    task = settings.task
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "settings.json", Path(folder) / "found.json"
         given.write_text(json.dumps(asdict(settings)))
         command = [sys.executable, "-m", "benchmarks.gpu_rows", str(given), str(found)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            task = settings.task
-            print(f"  {task.network} {task.size} px {task.way} failed:\n{done.stderr[-2000:]}", file=sys.stderr)
-            return None
+        # A session of its own: what ends a row ends its loader's processes too.
+        with (Path(folder) / "words").open("w+") as words:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=words, text=True, start_new_session=True
+            )
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                print(f"  {task.network} {task.size} px {task.way}: the time is over", flush=True)
+                return None
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if code:
+                words.seek(0)
+                print(f"  {task.network} {task.size} px {task.way} failed:\n{words.read()[-2000:]}", file=sys.stderr)
+                return None
         result: dict[str, Any] = json.loads(found.read_text())
         return result
 
@@ -201,8 +254,6 @@ def device_name(device: str) -> str:
 
 def machine(device: str, name: str) -> Row:
     """Return what a row says of where and when it was measured."""
-    from nvidia import dali
-
     return {
         "device": name,
         "device_type": device,
@@ -211,9 +262,17 @@ def machine(device: str, name: str) -> Row:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "dali": dali.__version__,
+        "dali": dali_version(),
         "cores": os.cpu_count(),
     }
+
+
+def dali_version() -> str | None:
+    """Return DALI's version, None where it is missing."""
+    for cuda in ("130", "120"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(f"nvidia-dali-cuda{cuda}")
+    return None
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.gpu_shipped_report import shipped_tables
 from benchmarks.gpu_store import LOADER, LOADER_SIZES, LOADERS, NETWORKS, WAYS, Row, Task, latest, read_rows
+from benchmarks.tables import NOT_MEASURED, number, percent, table
 from shards.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- gpu tables: made by benchmarks.gpu_report -->", "<!-- gpu tables end -->"
 PLOT = "gpu-rates.png"
-NOT_MEASURED = "not yet measured"
 LAYOUTS = ("bf16", "channels_last")
 
 
@@ -58,7 +59,7 @@ def tables(rows: Sequence[Row]) -> str:
     """Return all tables as Markdown; `rows` are of one GPU."""
     parts = [heading(rows), targets_table(rows)]
     parts += [network_table(rows, network, size) for network, size in NETWORKS]
-    parts += [loader_table(rows)]
+    parts += [loader_table(rows), shipped_tables(rows)]
     if rows:
         parts.append(f"![Images per second of each network and way]({PLOT})\n")
     return "\n".join(parts)
@@ -71,9 +72,10 @@ def heading(rows: Sequence[Row]) -> str:
     row = rows[-1]
     dates = sorted({each["date"] for each in rows})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    dali = f"DALI {row['dali']}" if row["dali"] else "no DALI"
     return (
         f"{row['device']}, {row['cores']} CPU cores, Python {row['python']}, torch {row['torch']} with CUDA "
-        f"{row['cuda']}, DALI {row['dali']}, {when}.\n"
+        f"{row['cuda']}, {dali}, {when}.\n"
     )
 
 
@@ -212,23 +214,7 @@ def targets_table(rows: Sequence[Row]) -> str:
     return table(["figure", "network", "measured", "aimed at on an H100", ""], lines)
 
 
-# --- how it looks
-
-
-def percent(value: float | None) -> str:
-    """Return a share as text; nothing for None."""
-    return "" if value is None else f"{value:.1%}".replace("%", " %")
-
-
-def number(value: float | None) -> str:
-    """Return a rate as text."""
-    return NOT_MEASURED if value is None else f"{value:.1f}"
-
-
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+# --- the plot
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -20,10 +20,12 @@ from benchmarks.gpu_batch import forget, largest_batch
 from benchmarks.gpu_cards import Card
 from benchmarks.gpu_kernels import kernel_facts
 from benchmarks.gpu_roofline import Operator, roofline_seconds, seconds_by_name, total_flops, trace
+from benchmarks.gpu_shipped import shipped_row
 from benchmarks.gpu_steps import Maker, Settings, cores, films, learner_steps, plain_steps, stage_of, synchronize, timed
-from benchmarks.gpu_store import LOADER, LOADERS, WAYS
+from benchmarks.gpu_store import LOADER, LOADERS, SHIPPED_WAYS, WAYS
 from benchmarks.input_pipeline import Films, UsualFilms, _calm
 from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.ranks.processes import die_with_parent
 from shards.dataset.table import Shards
 
 LOADER_BATCH = 16
@@ -33,11 +35,17 @@ SHOWN_OPERATORS = 8
 
 
 def main() -> int:
+    die_with_parent()
     settings = Settings.read(Path(sys.argv[1]))
     cv2.setNumThreads(0)
     if settings.device == "cuda":
         torch.cuda.set_device(0)
-    found = loader_row(settings) if settings.task.network == LOADER else network_row(settings)
+    if settings.task.network == LOADER:
+        found = loader_row(settings)
+    elif settings.task.way in SHIPPED_WAYS:
+        found = shipped_row(settings)
+    else:
+        found = network_row(settings)
     Path(sys.argv[2]).write_text(json.dumps(found))
     return 0
 

@@ -40,7 +40,8 @@ LOSS = {"bce": 3, "dice": 1, "focal": 4}
 class Settings:
     """How a row is measured: task, device, folders of shards by codec, and what rows before it have found.
 
-    `batch` None is the largest that fits, `most_batch` at most; `peaks` overrides the table of cards.
+    `batch` None is the largest that fits, `most_batch` at most; `peaks` overrides the table of cards. `encoder` takes
+    the place of a shipped experiment's own.
     """
 
     task: Task
@@ -53,6 +54,7 @@ class Settings:
     profiled: int
     most_batch: int
     peaks: str | None
+    encoder: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Settings":

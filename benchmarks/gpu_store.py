@@ -9,8 +9,8 @@ from typing import Any
 Row = dict[str, Any]
 
 ENCODERS = ("se_resnext50_32x4d", "se_resnext101_32x4d", "senet154", "resnet34")
-# The heavy encoders at the resolution of the films, and the first of them at half of it.
-NETWORKS = (*((encoder, 1024) for encoder in ENCODERS), (ENCODERS[0], 512))
+# The first heavy encoder at half the resolution of the films, and all of them at the whole of it.
+NETWORKS = ((ENCODERS[0], 512), *((encoder, 1024) for encoder in ENCODERS))
 LOADER = "loader"
 LOADER_SIZES = (512, 1024)
 STORED = 1024
@@ -42,6 +42,19 @@ WAYS = {
     "dali-png": Way("e", "(d) and DALI from PNG shards", "dali", compile=True),
     "dali-jpeg": Way("f", "(d) and DALI from JPEG shards", "dali", compile=True, codec="jpeg"),
 }
+# The ways of a network in the order in which they are measured: what tells the most comes first.
+TELLING = ("bf16", "channels_last", "compile", "dali-jpeg", "fp16", "dali-png", "plain")
+# The experiments of configs/ whose own step is measured, as one of eight ranks takes it, and what is changed in them.
+GRAPHS, LAYOUT = "shipped-graphs", "shipped-layout"
+SHIPPED_NETWORKS = tuple((f"heavy_{name}", 768) for name in ("se_resnext50", "se_resnext101", "senet154"))
+SHIPPED_WAYS: dict[str, tuple[str, ...]] = {
+    "shipped": (),
+    LAYOUT: (),
+    "shipped-fused": ("runtime.fused=true",),
+    "shipped-compile": ("runtime.fused=true", "runtime.compile=true"),
+    GRAPHS: ("runtime.fused=true",),
+    "shipped-batch": ("runtime.fused=true", "micro_batch=16"),
+}
 # Each way to load, and its codec; "plain" is torch's DataLoader with albumentations, recipe A, all cores.
 LOADERS = {"dali-png": "png", "dali-jpeg": "jpeg", "plain-png": "png", "plain-jpeg": "jpeg"}
 
@@ -59,18 +72,26 @@ class Task:
         return row["device"] == device and all(row[name] == value for name, value in asdict(self).items())
 
 
-def tasks(networks: Sequence[tuple[str, int]], ways: Sequence[str], sizes: Sequence[int] = LOADER_SIZES) -> list[Task]:
-    """Return the tasks in the order in which they can be done: a way comes after those that it builds on.
+def tasks(
+    networks: Sequence[tuple[str, int]],
+    ways: Sequence[str],
+    sizes: Sequence[int] = LOADER_SIZES,
+    shipped: Sequence[tuple[str, int]] = SHIPPED_NETWORKS,
+) -> list[Task]:
+    """Return the tasks in the order in which they are done: what tells the most first, a way after what it builds on.
 
-    `ways` are keys of WAYS, and `loader` for the loaders alone at `sizes`.
+    `ways` are keys of WAYS, keys of SHIPPED_WAYS for the `shipped` experiments, and `loader` for the loaders alone at
+    `sizes`.
     """
     wanted = list(ways)
     if any(WAYS[way].layout is None for way in wanted if way in WAYS):
         # Their layout is the better one of these two.
         wanted += ["bf16", "channels_last"]
-    ordered = [way for way in WAYS if way in wanted]
-    trained = [Task(encoder, size, way) for encoder, size in networks for way in ordered]
-    return trained + [Task(LOADER, size, way) for size in sizes for way in LOADERS if LOADER in wanted]
+    trained = [Task(encoder, size, way) for encoder, size in networks for way in TELLING if way in wanted]
+    first = [task for task in trained if (task.network, task.size) == networks[0]]
+    own = [Task(name, size, way) for way in SHIPPED_WAYS for name, size in shipped if way in wanted]
+    loaders = [Task(LOADER, size, way) for size in sizes for way in LOADERS if LOADER in wanted]
+    return [*first, *own, *loaders, *trained[len(first) :]]
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu import Counts, chosen_networks, parsed, settings_of
+from benchmarks.gpu import Counts, chosen_networks, chosen_tasks, parsed, settings_of
+from benchmarks.gpu_shipped import own_stage
 from benchmarks.gpu_store import (
     LOADER,
+    LOADERS,
     NETWORKS,
+    SHIPPED_NETWORKS,
+    SHIPPED_WAYS,
     WAYS,
     Row,
     Task,
@@ -29,7 +33,7 @@ def row(way: str, rate: float = 1.0, device: str = CARD, **given: Any) -> Row:
 
 
 def test_networks_are_those_that_were_asked_for_the_first_of_them_first() -> None:
-    assert NETWORKS[0] == ("se_resnext50_32x4d", 1024) and ("se_resnext50_32x4d", 512) in NETWORKS
+    assert NETWORKS[0] == ("se_resnext50_32x4d", 512) and ("se_resnext50_32x4d", 1024) in NETWORKS
     assert {encoder for encoder, size in NETWORKS if size == 1024} == {
         *("se_resnext50_32x4d", "se_resnext101_32x4d", "senet154", "resnet34")
     }
@@ -42,7 +46,33 @@ def test_way_comes_after_those_that_it_builds_on_and_brings_them_along() -> None
     assert {(task.network, task.size) for task in made[3:]} == {(LOADER, 512)}
     assert [task.way for task in tasks([NETWORK], ["plain"])] == ["plain"]
     every = [task.way for task in tasks([NETWORK], [*WAYS])]
-    assert every == list(WAYS)
+    assert sorted(every) == sorted(WAYS) and every[:4] == ["bf16", "channels_last", "compile", "dali-jpeg"]
+
+
+def test_what_tells_the_most_comes_first() -> None:
+    """The first network, the shipped experiments as they are, the loaders, and then the other networks."""
+    made = tasks(NETWORKS, [*WAYS, *SHIPPED_WAYS, LOADER])
+    first = [task for task in made if (task.network, task.size) == NETWORKS[0]]
+    own = [task for task in made if task.way in SHIPPED_WAYS]
+    assert made[: len(first) + len(own)] == [*first, *own]
+    assert [task.network for task in own if task.way == "shipped"] == [name for name, _ in SHIPPED_NETWORKS]
+    assert own[0].way == "shipped" and len(own) == len(SHIPPED_WAYS) * len(SHIPPED_NETWORKS)
+    assert len(made) == len(set(made)) == len(NETWORKS) * len(WAYS) + len(own) + len(LOADERS) * 2
+
+
+def test_shipped_experiments_are_those_of_the_encoders() -> None:
+    chosen = chosen_tasks(parsed(["--encoders", "senet154", "--rows", ",".join(SHIPPED_WAYS)]))
+    assert [(task.network, task.way) for task in chosen] == [("heavy_senet154", way) for way in SHIPPED_WAYS]
+    assert [task.way for task in chosen_tasks(parsed(["--rows", "shipped"]))] == ["shipped"] * len(SHIPPED_NETWORKS)
+    for name, size in SHIPPED_NETWORKS:
+        settings = settings_of(Task(name, size, "shipped-fused"), "cuda", {}, Counts(), [], CARD, None)
+        assert settings is not None
+        experiment, stage = own_stage(settings)
+        assert stage.image_size == size and experiment.runtime.fused
+        other = settings_of(Task(name, size, "shipped-layout"), "cuda", {}, Counts(), [], CARD, None)
+        assert other is not None
+        assert own_stage(other)[0].data.channels_last is not experiment.data.channels_last
+        assert stage.global_batch == stage.micro_batch and stage.optim.ema_decay and experiment.model.classification
 
 
 def test_row_that_was_cut_off_is_no_row_and_is_written_over(tmp_path: Path) -> None:
@@ -100,6 +130,6 @@ def test_what_would_measure_nothing_is_refused(given: list[str], capsys: pytest.
 def test_encoders_and_sizes_that_are_chosen() -> None:
     assert chosen_networks(parsed([])) == list(NETWORKS)
     assert chosen_networks(parsed(["--encoders", "se_resnext50_32x4d"])) == [
-        *(("se_resnext50_32x4d", 1024), ("se_resnext50_32x4d", 512))
+        *(("se_resnext50_32x4d", 512), ("se_resnext50_32x4d", 1024))
     ]
     assert chosen_networks(parsed(["--quick", "--device", "cpu"])) == [("resnet18", 64)]

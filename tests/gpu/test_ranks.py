@@ -92,8 +92,9 @@ def test_two_ranks_take_the_step_of_one(ranks: Ranks, tmp_path: Path, compile: b
     """With batch-norm statistics over all films, where they are on GPUs."""
     kind = "CPU" if ranks.device.type == "cpu" else "GPUs" if torch.cuda.device_count() >= WORLD else "one GPU"
     command = [sys.executable, "-m", "gpu.test_ranks", kind, str(int(compile)), str(tmp_path)]
-    path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    # Before what is there already: packages may be found through it alone.
+    path = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD))

@@ -1,0 +1,72 @@
+"""What a shipped step waits for, named by line; and the tables that are made of it."""
+
+import warnings
+from contextlib import nullcontext
+from traceback import FrameSummary
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu_shipped
+from benchmarks.gpu_shipped import place_of, waits
+from benchmarks.gpu_shipped_report import shipped_tables
+from benchmarks.gpu_store import SHIPPED_NETWORKS, Row
+
+CARD = "NVIDIA H100 80GB HBM3"
+STEP = FrameSummary("/somewhere/pneumo_dist/train/step.py", 12, "step")
+UPDATE = FrameSummary("/somewhere/pneumo_dist/train/step.py", 40, "_update")
+ADAM = FrameSummary("/site/torch/optim/adam.py", 7, "_single")
+BENCH = FrameSummary("/somewhere/benchmarks/gpu_shipped.py", 1, "take")
+
+
+@pytest.mark.parametrize(
+    ("stack", "place"),
+    [
+        ([BENCH, STEP, UPDATE], "pneumo_dist/train/step.py:40 _update"),
+        ([BENCH, STEP, UPDATE, ADAM], "pneumo_dist/train/step.py:40 _update > torch/optim/adam.py:7 _single"),
+        ([BENCH, STEP, UPDATE, FrameSummary("/lib/warnings.py", 1, "warn")], "pneumo_dist/train/step.py:40 _update"),
+        ([BENCH], "elsewhere"),
+    ],
+)
+def test_wait_is_named_by_the_lines_that_ask_for_it(stack: list[FrameSummary], place: str) -> None:
+    assert place_of(stack) == place
+
+
+def test_every_wait_of_a_step_is_counted_and_other_warnings_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_shipped, "watched", nullcontext)
+    before = warnings.showwarning
+
+    def take() -> None:
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation", UserWarning, stacklevel=1)
+        warnings.warn("something else", UserWarning, stacklevel=1)
+
+    assert waits(take, 2) == {"elsewhere": 3}
+    assert warnings.showwarning is before
+
+
+def row(name: str, way: str, **given: Any) -> Row:
+    found = {"device": CARD, "network": name, "size": 768, "way": way, "images_per_s": 100.0, "step_s": 0.02}
+    return {**found, "batch": 2, "parts": {}, **given}
+
+
+def test_tables_name_waits_and_parts() -> None:
+    place = "pneumo_dist/train/step.py:40 _update"
+    names = [name for name, _ in SHIPPED_NETWORKS]
+    rows = [
+        row(names[0], "shipped", waits={place: 2.0}, parts={"ema": {"host_ms": 3.0, "done_ms": 4.5}}, idle_share=0.25),
+        row(names[1], "shipped", waits={place: 1.0, "elsewhere": 1.0}, peak_memory_gb=5.0),
+        row(names[0], "shipped-fused", waits={}),
+    ]
+    text = shipped_tables(rows)
+    assert f"| {names[0]}, 768 px | as it is | 100.0 | 20.0 | 2 | 25.0 % | 2 |  |" in text
+    assert f"| {names[1]}, 768 px | as it is | 100.0 | 20.0 | 2 |  | 2 | 5.0 GB |" in text
+    assert f"| {names[0]}, 768 px | fused optimizer | 100.0 | 20.0 | 2 |  | 0 |  |" in text
+    assert f"| `{place}` | 2 | 1 | 0 |" in text and "| `elsewhere` | 0 | 1 | 0 |" in text
+    assert "| ema | 3.00 / 4.50 |  | not yet measured |" in text
+    assert f"| {names[2]}, 768 px | as it is | not yet measured" in text
+
+
+def test_without_rows_nothing_is_made_up() -> None:
+    text = shipped_tables([])
+    assert "images/s" in text and not any(line.startswith("| `") for line in text.splitlines())
