@@ -56,15 +56,9 @@ def store(
     folder = run / split / "predictions"
     folder.mkdir(parents=True)
     parts = [{"name": f"{run.name}/fold{fold}/step-00000010-abc.pt", "weight": 0.5, "fold": fold} for fold in (0, 1)]
-    manifest: dict[str, Any] = {
-        "experiment": run.name,
-        "split": split,
-        "tta": {"hflip": True},
-        "parts": parts,
-    }
-    sides = {len(p8) for _, p8 in content}
-    if len(sides) == 1:
-        manifest["image_size"] = sides.pop()
+    side = len(content[0][1])
+    known = {"image_size": side} if all(len(p8) == side for _, p8 in content) else {}
+    manifest = {"experiment": run.name, "split": split, **known, "tta": {"hflip": True}, "parts": parts}
     write_table(folder, write_block(folder / "pred-00000.tar", content), manifest)
     return Predictions(folder)
 
