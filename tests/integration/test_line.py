@@ -172,15 +172,15 @@ def test_out_of_fold_prediction_refuses_resplit_shards(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "names"),
+    ("arguments", "names", "errors"),
     [
-        (["--fold", "7"], "no fold 7"),
-        (["--fold", "0", "--set", "micro_batch=3"], "global_batch: 3 or 6"),
-        (["--fold", "0", "--set", "optim.lrr=1"], "did you mean lr"),
+        (["--fold", "7"], "no fold 7", 1),
+        (["--fold", "0", "--set", "micro_batch=3"], "global_batch: 3 or 6", 2),
+        (["--fold", "0", "--set", "optim.lrr=1"], "did you mean lr", 1),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_no_run(
-    dataset: Path, tmp_path: Path, arguments: list[str], names: str
+def test_bad_input_is_a_line_for_each_error_and_leaves_no_run(
+    dataset: Path, tmp_path: Path, arguments: list[str], names: str, errors: int
 ) -> None:
     config = write_config(tmp_path / "tiny.yaml")
     result = run_module(
@@ -197,7 +197,8 @@ def test_bad_input_is_one_line_and_leaves_no_run(
     )
     assert result.returncode == 2
     assert names in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == errors and all(line.startswith("error: ") for line in lines)
     assert not (tmp_path / "runs").exists()
 
 
