@@ -50,7 +50,7 @@ EXPERIMENT = Experiment.model_validate(
         "name": "x",
         "amp": "float32",
         "model": {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8), "norm": True}},
-        "data": {"loader": "host"},
+        "data": {"loader": "dali", "threads": 1},
         "stages": [
             {"image_size": 64, "global_batch": 2, "micro_batch": 1, "eval_batch": 3, "top_k": 9, "optim": SGD, **given}
             for given in (
@@ -225,7 +225,7 @@ def folder(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, __file__, str(shards.folder), str(folder)]
-    result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=180)
+    result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
     return folder
 
