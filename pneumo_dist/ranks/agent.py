@@ -68,27 +68,34 @@ def _likely(number: int) -> str:
 
 
 def _end_with_the_ranks() -> None:
-    """End this process where all its ranks have ended and it does not notice, as it waits for a lost network."""
+    """End this process where its ranks have failed and it does not notice, as it waits for a lost network."""
     ended = 0.0
     while True:
         threading.Event().wait(_POLL_SECONDS)
-        states = _states_of_children()
-        ended = ended + _POLL_SECONDS if states and set(states) == {"Z"} else 0.0
+        codes = _codes_of_children()
+        worst = max((code for code in codes if code is not None), default=0)
+        # Ranks that succeeded are the agent's to notice, however busy the machine is.
+        ended = ended + _POLL_SECONDS if worst and None not in codes else 0.0
         if ended > _PATIENCE_SECONDS:
-            os._exit(console.EXIT_FAULT)
+            os._exit(worst)
 
 
-def _states_of_children() -> list[str]:
-    """Return the states of this process's children, as /proc names them; nothing where there is no /proc."""
-    states = []
+def _codes_of_children() -> list[int | None]:
+    """Return the exit code of each child that has ended and not been waited for, None for one that works.
+
+    A child that a signal ended has the code 1. Nothing is known where there is no /proc.
+    """
+    codes: list[int | None] = []
     for path in Path("/proc/self/task").glob("*/children"):
         for child in path.read_text().split():
             try:
-                stat = Path(f"/proc/{child}/stat").read_text()
+                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            states.append(stat.rpartition(")")[2].split()[0])
-    return states
+            status = int(fields[-1])  # as wait() returns it
+            has_ended = fields[0] == "Z"
+            codes.append((status >> 8 or int(status != 0)) if has_ended else None)
+    return codes
 
 
 if __name__ == "__main__":

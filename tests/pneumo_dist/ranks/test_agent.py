@@ -1,0 +1,34 @@
+"""The agent's look at its ranks: those that work, succeed, fail and are killed."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pneumo_dist.ranks import agent
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
+
+
+@pytest.mark.parametrize(("code", "expected"), [("exit 0", 0), ("exit 2", 2), ("kill -KILL $$", 1)])
+def test_a_child_that_nobody_waited_for_has_its_exit_code(code: str, expected: int) -> None:
+    child = subprocess.Popen(["sh", "-c", code])
+    try:
+        deadline = time.monotonic() + 10
+        while None in agent._codes_of_children():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert agent._codes_of_children() == [expected]
+    finally:
+        child.wait()
+
+
+def test_a_child_that_works_has_no_code() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert agent._codes_of_children() == [None]
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
