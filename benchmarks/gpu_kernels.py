@@ -25,7 +25,7 @@ class Interval:
 
 
 def kernel_facts(take: Callable[[], object], steps: int) -> dict[str, Any]:
-    """Take some steps under the profiler; return idle share, kernels a step, and the largest kernels' shares."""
+    """Take some steps under the profiler; return idle share, busy time and kernels a step, and the largest kernels."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(steps):
             take()
@@ -36,7 +36,12 @@ def kernel_facts(take: Callable[[], object], steps: int) -> dict[str, Any]:
     if not ran:
         return {}
     shares = {name[:NAME_LENGTH]: share for name, share in shares_by_name(ran)[:SHOWN]}
-    return {"idle_share": idle_share(ran), "kernels_per_step": len(ran) / steps, "kernel_shares": shares}
+    return {
+        "idle_share": idle_share(ran),
+        "busy_s": busy_seconds(ran) / steps,
+        "kernels_per_step": len(ran) / steps,
+        "kernel_shares": shares,
+    }
 
 
 def intervals(events: Iterable[dict[str, Any]]) -> list[Interval]:
@@ -50,13 +55,18 @@ def intervals(events: Iterable[dict[str, Any]]) -> list[Interval]:
 
 def idle_share(ran: Sequence[Interval]) -> float:
     """Return the share of the time from the first to the last interval in which none ran, on any stream."""
+    whole = max(each.end for each in ran) - min(each.start for each in ran)
+    return 1 - busy_seconds(ran) / whole if whole else 0.0
+
+
+def busy_seconds(ran: Sequence[Interval]) -> float:
+    """Return the time in which any interval ran."""
     ordered = sorted(ran, key=lambda each: each.start)
     busy, end = 0.0, ordered[0].start
     for each in ordered:
         busy += max(0.0, each.end - max(each.start, end))
         end = max(end, each.end)
-    whole = end - ordered[0].start
-    return 1 - busy / whole if whole else 0.0
+    return busy
 
 
 def shares_by_name(ran: Sequence[Interval]) -> list[tuple[str, float]]:

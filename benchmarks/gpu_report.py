@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.gpu_shipped_report import shipped_tables
 from benchmarks.gpu_store import LOADER, LOADER_SIZES, LOADERS, NETWORKS, WAYS, Row, Task, latest, read_rows
-from benchmarks.tables import NOT_MEASURED, number, percent, table
+from benchmarks.tables import NOT_MEASURED, idle, number, percent, table
 from shards.files import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +146,7 @@ def network_table(rows: Sequence[Row], network: str, size: int) -> str:
             lines.append([what, *[NOT_MEASURED] * 4, of_synthetic, *[NOT_MEASURED] * 2])
             continue
         memory = f"{row['peak_memory_gb']:.1f} GB" if "peak_memory_gb" in row else ""
-        shares = [rates.of_peak(name), rates.of_roofline(name), rates.of_synthetic(name), row.get("idle_share")]
+        shares = [rates.of_peak(name), rates.of_roofline(name), rates.of_synthetic(name), idle(row)]
         lines.append([what, f"{row['images_per_s']:.1f}", str(row["batch"]), *map(percent, shares), memory])
     return f"### U-Net {network}, {size} px\n\n{table(head, lines)}"
 

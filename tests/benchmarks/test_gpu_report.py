@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.gpu_report import BEGIN, END, Rates, draw, of_device, replaced, tables
 from benchmarks.gpu_store import LOADER, NETWORKS, SHIPPED_NETWORKS, SHIPPED_WAYS, WAYS, Row, read_rows
-from benchmarks.tables import NOT_MEASURED
+from benchmarks.tables import NOT_MEASURED, idle
 
 DOCS = Path(__file__).parents[2] / "docs"
 CARD = "NVIDIA H100 80GB HBM3"
@@ -92,6 +92,12 @@ def test_targets_are_met_or_missed_by_what_was_measured(rows: list[Row]) -> None
     assert [line[2] for line in verdicts(slow)] == ["met", "**missed**", "met", "**missed**"]
     without = [each for each in rows if each["way"] != "compile"]
     assert [line[0] for line in verdicts(without)] == ["60.0 %", *[NOT_MEASURED] * 3]
+
+
+def test_idle_is_that_of_a_step_without_the_profiler_where_the_busy_time_is_known() -> None:
+    assert idle({"idle_share": 0.7, "busy_s": 0.06, "step_s": 0.1}) == pytest.approx(0.4)
+    assert idle({"idle_share": 0.7, "busy_s": 0.11, "step_s": 0.1}) == 0
+    assert idle({"idle_share": 0.7, "step_s": 0.1}) == 0.7 and idle({"step_s": 0.1}) is None
 
 
 def test_faster_layout_is_the_one_that_counts(rows: list[Row]) -> None:
