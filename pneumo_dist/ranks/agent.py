@@ -81,21 +81,22 @@ def _end_with_the_ranks() -> None:
 
 
 def _codes_of_children() -> list[int | None]:
-    """Return the exit code of each child that has ended and not been waited for, None for one that works.
+    """Return `code_of` each child; nothing where there is no /proc."""
+    children = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
+    return [code_of(pid) for pid in children]
 
-    A child that a signal ended has the code 1. Nothing is known where there is no /proc.
+
+def code_of(pid: int) -> int | None:
+    """Return the exit code of a child that has ended and not been waited for, None for one that works.
+
+    One that a signal ended has the code 1, and one that has been waited for 0.
     """
-    codes: list[int | None] = []
-    for path in Path("/proc/self/task").glob("*/children"):
-        for child in path.read_text().split():
-            try:
-                fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            status = int(fields[-1])  # as wait() returns it
-            has_ended = fields[0] == "Z"
-            codes.append((status >> 8 or int(status != 0)) if has_ended else None)
-    return codes
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    status = int(fields[-1])  # as wait() returns it
+    return (status >> 8 or int(status != 0)) if fields[0] == "Z" else None
 
 
 if __name__ == "__main__":

@@ -17,18 +17,19 @@ def test_a_child_that_nobody_waited_for_has_its_exit_code(code: str, expected: i
     child = subprocess.Popen(["sh", "-c", code])
     try:
         deadline = time.monotonic() + 10
-        while None in agent._codes_of_children():
+        while agent.code_of(child.pid) is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert agent._codes_of_children() == [expected]
+        assert agent.code_of(child.pid) == expected
     finally:
         child.wait()
+    assert agent.code_of(child.pid) == 0
 
 
 def test_a_child_that_works_has_no_code() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
-        assert agent._codes_of_children() == [None]
+        assert agent.code_of(child.pid) is None
     finally:
         child.send_signal(signal.SIGKILL)
         child.wait()
