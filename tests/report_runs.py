@@ -12,7 +12,7 @@ import torch
 
 from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.thresholds.file import TunedRules, read_rules, write_thresholds
+from pneumo_dist.thresholds.file import ThresholdsFile, read_rules, write_thresholds
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.tune import film_measures, tune
 from shards.dataset import rle
@@ -63,7 +63,7 @@ def store(
     return Predictions(folder)
 
 
-def tune_run(predictions: Predictions, objective: Objective | None = None, threshold: float = 0.5) -> TunedRules:
+def tune_run(predictions: Predictions, objective: Objective | None = None, threshold: float = 0.5) -> ThresholdsFile:
     """Write the thresholds.json of predictions, as the command does, and return what it keeps."""
     path = predictions.folder.parent / "thresholds.json"
     histograms, parts = film_measures(predictions, Ranks(0, 1, 0, torch.device("cpu")), threshold)

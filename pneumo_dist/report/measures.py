@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pneumo_dist.scoring.counts import Floats, Outcome, Truths
+from pneumo_dist.scoring.counts import Floats, PixelCounts, Truths
 from pneumo_dist.scoring.histograms import Histograms, Levels
 from pneumo_dist.scoring.masks import Map
 from pneumo_dist.thresholds.tune import Estimate
@@ -54,12 +54,12 @@ class FalsePositives:
     called_median: float
 
 
-def measure(outcome: Outcome, scores: Floats, groups: Names) -> Measures:
+def measure(counts: PixelCounts, scores: Floats, groups: Names) -> Measures:
     """Return the measures of films, with their image scores (n,) and 95 % intervals that draw from `groups` (n,)."""
-    positive, dices, shown = outcome.positive, outcome.dice, outcome.called.astype(np.float64)
+    positive, dices, shown = counts.positive, counts.dice, counts.called.astype(np.float64)
     ranking = ranked_estimates(positive, scores, groups)
     return Measures(
-        films=len(outcome),
+        films=len(counts),
         positives=int(positive.sum()),
         always_empty=float((~positive).mean()),
         dice=estimate(dices, groups),
@@ -140,9 +140,9 @@ def fold_average(rows: Sequence[Measures], name: str) -> tuple[float, float]:
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def false_positives(outcome: Outcome) -> FalsePositives:
+def false_positives(counts: PixelCounts) -> FalsePositives:
     """Return what the rule predicts on the films without a pneumothorax."""
-    pixels = outcome.predicted[~outcome.positive]
+    pixels = counts.predicted[~counts.positive]
     called = pixels[pixels > 0]
     parts = [float(part(of)) if len(of) else math.nan for of in (pixels, called) for part in (np.mean, np.median)]
     return FalsePositives(len(pixels), len(called), *parts)

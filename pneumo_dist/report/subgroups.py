@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.scoring.counts import Outcome
+from pneumo_dist.scoring.counts import PixelCounts
 from shards.errors import InputError
 
 # A score of fewer films says little, and something about single patients.
@@ -18,7 +18,7 @@ AGES = ((20, "under 20"), (40, "20 to 39"), (60, "40 to 59"), (80, "60 to 79"), 
 
 
 @dataclass(frozen=True)
-class Part:
+class Subgroup:
     """Films that share a value of a column: its name, and which they are, bool (n,)."""
 
     name: str
@@ -38,7 +38,7 @@ class Cell:
     specificity: float | None
 
 
-def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Part]:
+def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Subgroup]:
     """Return the films by their values (n,) of a column of the sample table, those without a value last.
 
     Ages fall into bands of twenty years, other numbers into quartiles; texts and truths stand for themselves. Negative
@@ -85,14 +85,14 @@ def _quartiles(
     return names, order
 
 
-def _parts(names: npt.NDArray[np.object_], order: Sequence[str]) -> list[Part]:
-    parts = [Part(name, np.asarray(names == name)) for name in (*order, UNKNOWN)]
+def _parts(names: npt.NDArray[np.object_], order: Sequence[str]) -> list[Subgroup]:
+    parts = [Subgroup(name, np.asarray(names == name)) for name in (*order, UNKNOWN)]
     return [part for part in parts if part.films.any()]
 
 
-def cells(parts: Sequence[Part], outcome: Outcome) -> list[Cell]:
+def cells(parts: Sequence[Subgroup], counts: PixelCounts) -> list[Cell]:
     """Return the scores of each part of the films."""
-    positive, dices, shown = outcome.positive, outcome.dice, outcome.called
+    positive, dices, shown = counts.positive, counts.dice, counts.called
     return [
         Cell(
             name=part.name,

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.scoring.counts import Floats, Outcome
+from pneumo_dist.scoring.counts import Floats, PixelCounts
 from pneumo_dist.scoring.dice import Counts, dice
 from pneumo_dist.scoring.histograms import level
 from pneumo_dist.scoring.masks import Map
@@ -82,14 +82,14 @@ def best_size(curve: SizeCurve, films: Sequence[FilmComponents], specificity: fl
     return curve.part(allowed & (right == right[allowed].max())).best[0]
 
 
-def components_outcome(films: Sequence[FilmComponents], smallest: int) -> Outcome:
+def component_counts(films: Sequence[FilmComponents], smallest: int) -> PixelCounts:
     """Return what is left of films without parts of fewer than `smallest` pixels."""
     kept = [film.sizes >= smallest for film in films]
     counts = [
         (int(film.sizes[own].sum()), int(film.hits[own].sum()), film.truth)
         for film, own in zip(films, kept, strict=True)
     ]
-    return Outcome(*np.array(counts, np.int64).T)
+    return PixelCounts(*np.array(counts, np.int64).T)
 
 
 def size_curve(films: Sequence[FilmComponents], weights: npt.NDArray[np.float64] | None = None) -> SizeCurve:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from pneumo_dist.scoring.counts import Outcome, outcome_of_counts, triplet_outcome
+from pneumo_dist.scoring.counts import PixelCounts, counts_at, triplet_counts
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import Histograms, Levels, counts_above, level
 from pneumo_dist.scoring.triplet import Triplet
@@ -61,7 +61,7 @@ def cross_tuned(histograms: Histograms, folds: npt.NDArray[np.int64], objective:
     dices = np.zeros(len(histograms))
     for fold in np.unique(folds):
         own = folds == fold
-        dices[own] = triplet_outcome(histograms[own], objective.search(histograms[~own])).dice
+        dices[own] = triplet_counts(histograms[own], objective.search(histograms[~own])).dice
     return dices
 
 
@@ -85,11 +85,11 @@ def bootstrap_interval(values: Floats, groups: npt.NDArray[np.str_], draws: int 
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def by_size(outcome: Outcome, rows: int = 10) -> list[SizeRow]:
+def by_size(counts: PixelCounts, rows: int = 10) -> list[SizeRow]:
     """Return the positive films in `rows` parts of nearly equal number by the size of their masks, smallest first."""
-    positive = np.flatnonzero(outcome.positive)
-    ranked = positive[np.argsort(outcome.truth[positive], kind="stable")]
-    parts = [outcome.part(part) for part in np.array_split(ranked, rows) if len(part)]
+    positive = np.flatnonzero(counts.positive)
+    ranked = positive[np.argsort(counts.truth[positive], kind="stable")]
+    parts = [counts.part(part) for part in np.array_split(ranked, rows) if len(part)]
     return [
         SizeRow(
             smallest=int(part.truth.min()),
@@ -104,8 +104,8 @@ def by_size(outcome: Outcome, rows: int = 10) -> list[SizeRow]:
 
 def given_up(histograms: Histograms, triplet: Triplet) -> int:
     """Return how many positive films only `area` makes empty: they have pixels above `bottom`."""
-    found = triplet_outcome(histograms, triplet)
-    without = triplet_outcome(histograms, replace(triplet, area=0))
+    found = triplet_counts(histograms, triplet)
+    without = triplet_counts(histograms, replace(triplet, area=0))
     return int((found.positive & ~found.called & without.called).sum())
 
 
@@ -137,7 +137,7 @@ def plateau(histograms: Histograms, best: Triplet, weights: Floats) -> dict[str,
     }
 
     def mean(**moved: Any) -> float:
-        return float(np.average(outcome_of_counts(above, truth, replace(best, **moved)).dice, weights=weights))
+        return float(np.average(counts_at(above, truth, replace(best, **moved)).dice, weights=weights))
 
     goal = mean() - PLATEAU
     found = {}

@@ -14,7 +14,7 @@ from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import GATHER, VALIDATION
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import label_map, to_p8
@@ -112,7 +112,7 @@ def validate(
             index = int(batch.indices[position])
             histograms = film_histograms(label_map(p8, shards.grid(index)), truth_mask(shards, index))
             found.append(np.concatenate([[index], histograms.reshape(-1)]))
-            dice = float(triplet_outcome(histograms[None], PLAIN).dice[0])
+            dice = float(triplet_counts(histograms[None], PLAIN).dice[0])
             is_among = len(worst) < len(shown) or any((dice, index) < last.order for last in worst[-1:])
             is_worse = histograms[1].any() and is_among
             if index in shown or is_worse:
@@ -131,7 +131,7 @@ def validate(
     # Summed in table order: in that of the ranks, their number would be seen in the last bits.
     parts = np.concatenate(ranks.gather_array(np.array(losses, np.float64).reshape(-1, 3)))
     total, films = parts[np.argsort(parts[:, 0])][:, 1:].sum(axis=0)
-    best, plain = triplet_outcome(histograms, triplet).score(), triplet_outcome(histograms, PLAIN).score()
+    best, plain = triplet_counts(histograms, triplet).score(), triplet_counts(histograms, PLAIN).score()
     return Validation(triplet, best, plain, float(total / films), tuple(overlays), histograms.sum(axis=0))
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, image_score, label_map, to_p8
 from pneumo_dist.scoring.triplet import Triplet
@@ -81,7 +81,7 @@ def test_histogram_dice_is_the_dice_of_the_mask(film: Map, truth: Map, top: floa
     mask = apply_triplet(film, triplet)
     total = int(mask.sum()) + int(truth.sum())
     expected = 2 * int((mask & truth).sum()) / total if total else 1.0
-    assert triplet_outcome(film_histograms(film, truth)[None], triplet).dice.tolist() == [expected]
+    assert triplet_counts(film_histograms(film, truth)[None], triplet).dice.tolist() == [expected]
 
 
 @given(maps, thresholds, st.integers(0, 22))
