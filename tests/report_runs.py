@@ -15,7 +15,6 @@ from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.thresholds.file import ThresholdsFile, read_rules, write_thresholds
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.tune import film_measures, tune
-from shards.dataset import rle
 from shards.dataset.table import Shards
 
 
@@ -39,7 +38,7 @@ def store(
     content = []
     for index in range(len(shards)) if rows is None else rows:
         grid = shards.grid(index)
-        truth = rle.decode(str(shards.column("rle")[index]), grid.height, grid.width) * 200.0
+        truth = shards.truth(index) * 200.0
         probable = cv2.blur(np.roll(truth, shift, axis=1), (5, 5)) + random.normal(20, noise, truth.shape)
         probable += 150.0 * cv2.dilate(
             (chance.random(truth.shape) < specks).astype(np.uint8), np.ones((3, 3), np.uint8)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 
+from shards.dataset import rle
 from shards.dataset.check import LABELS, LARGEST_TAR, LONGEST_SIDE, MOST_FOLDS, table_faults
 from shards.dataset.grid import Padding
 from shards.dataset.tar import CorruptSample, MemberReader
@@ -297,6 +298,14 @@ class Shards:
         rows, columns = (int(self.column(name)[index]) for name in ("image_height", "image_width"))
         origin = (0, 0) if rows == columns else (left, top)
         return LabelGrid(height, width, Padding(top, bottom, left, right), max(rows, columns), origin)
+
+    def truth(self, index: int) -> rle.Mask:
+        """Return the label of a labelled film on its label grid, uint8 of 0 and 1.
+
+        It is decoded from the table's run lengths, never from a resized mask.
+        """
+        grid = self.grid(index)
+        return rle.decode(str(self.column("rle")[index]), grid.height, grid.width)
 
     def read(self, index: int, member: str) -> bytes:
         """Return the encoded bytes of a sample's `image`, `mask` or `json` member.
