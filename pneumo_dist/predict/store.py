@@ -17,7 +17,8 @@ import webdataset
 
 from pneumo_dist.config.schema import LARGEST_SIDE
 from pneumo_dist.predict.store_content import ROWS, ManifestModel
-from pneumo_dist.scoring.masks import Map, Rule
+from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.masks import Rule
 from shards.dataset import rle
 from shards.dataset.grid import Padding
 from shards.dataset.table import LabelGrid, Shards

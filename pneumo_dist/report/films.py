@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from pneumo_dist.predict.store import Predictions
+from pneumo_dist.scoring.arrays import Counts
 from pneumo_dist.scoring.counts import PixelCounts
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
-from shards.dataset import rle
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
 from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, centred, encode, fitted, outline, tiled
@@ -50,7 +49,7 @@ def choose_films(counts: PixelCounts, count: int = SHOWN) -> list[Choice]:
     return [Choice(title, tuple(films[:count].tolist())) for title, films in choices if len(films)]
 
 
-def ranked_films(counts: PixelCounts) -> npt.NDArray[np.int64]:
+def ranked_films(counts: PixelCounts) -> Counts:
     """Return the positions of the positive films from the best Dice to the worst."""
     positive = np.flatnonzero(counts.positive)
     return positive[np.argsort(-counts.dice[positive], kind="stable")]
@@ -66,10 +65,9 @@ def draw_film(shards: Shards, row: int, predictions: Predictions, index: int, ru
     width, height = (max(1, round(edge * scale)) for edge in (grid.width, grid.height))
     picture = fitted(stored_content(shards, row), width, height)
     facts = predictions.rows[index]
-    truth = rle.decode(str(facts["rle"]), grid.height, grid.width)
     predicted = apply_rule(label_map(predictions.p8(index), grid), rule, facts["class_probability"])
     thickness = max(1, max(picture.shape) // 240)
-    outline(picture, truth, LABEL_COLOUR, thickness)
+    outline(picture, predictions.truth(index), LABEL_COLOUR, thickness)
     outline(picture, predicted, PREDICTION_COLOUR, thickness)
     return picture
 

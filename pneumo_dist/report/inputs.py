@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.load import read_tree
 from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.report.measures import Names, estimate, image_scores, touched_parts
+from pneumo_dist.report.measures import estimate, image_scores, touched_parts
 from pneumo_dist.runs.logs import METRICS, EpochLineModel, read_epochs
-from pneumo_dist.scoring.counts import Floats, PixelCounts, Truths, triplet_counts
-from pneumo_dist.scoring.dice import Counts
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Names
+from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from pneumo_dist.thresholds.file import THRESHOLDS, ThresholdsFile, read_rules, rules_of
@@ -120,7 +119,7 @@ def judge(scored: FilmHistograms, rule: Rule) -> EvaluatedFilms:
         found = found.emptied(np.array([row["class_probability"] for row in predictions.rows]) <= rule.gate)
     looked = found.positive | (found.called if rule.smallest_part > 1 else False)
     predicted, hits = found.predicted.copy(), found.hits.copy()
-    touched: list[Truths] = [np.zeros(0, np.bool_)]
+    touched: list[Flags] = [np.zeros(0, np.bool_)]
     owners: list[Names] = [np.zeros(0, np.str_)]
     for index in np.flatnonzero(looked).tolist():
         row, grid = predictions.rows[index], predictions.grid(index)
@@ -208,7 +207,7 @@ def split_counts(shards: Shards) -> list[SplitCount]:
     splits, groups, positive = (shards.column(name) for name in ("split", "group", "has_mask"))
     counts = []
     for split in ("train", "always_train", "holdout", "test"):
-        films: npt.NDArray[np.bool_] = np.asarray(splits == split)
+        films: Flags = np.asarray(splits == split)
         if films.any():
             positives = None if split == "test" else int(positive[films].astype(bool).sum())
             counts.append(SplitCount(split, int(films.sum()), positives, len(set(groups[films].tolist()))))

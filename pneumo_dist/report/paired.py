@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 from pneumo_dist.report.inputs import EvaluatedFilms
-from pneumo_dist.report.measures import Names, estimate
-from pneumo_dist.scoring.counts import Floats
+from pneumo_dist.report.measures import estimate
+from pneumo_dist.scoring.arrays import Floats, Names
 from pneumo_dist.thresholds.tune import Estimate
 from shards.errors import InputError
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pneumo_dist.scoring.arrays import Flags, Floats
 from pneumo_dist.scoring.counts import PixelCounts
 from shards.errors import InputError
 
@@ -22,7 +23,7 @@ class Subgroup:
     """Films that share a value of a column: its name, and which they are, bool (n,)."""
 
     name: str
-    films: npt.NDArray[np.bool_]
+    films: Flags
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,14 @@ def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Subgroup]:
     return _parts(names, found)
 
 
-def _age_bands(
-    numbers: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.object_], list[str]]:
+def _age_bands(numbers: Floats, known: Flags) -> tuple[npt.NDArray[np.object_], list[str]]:
     order = [name for _, name in AGES]
     names = np.array(order, object)[np.digitize(numbers, [limit for limit, _ in AGES[:-1]])]
     names[~known] = UNKNOWN
     return names, order
 
 
-def _quartiles(
-    numbers: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.object_], list[str]]:
+def _quartiles(numbers: Floats, known: Flags) -> tuple[npt.NDArray[np.object_], list[str]]:
     names = np.full(len(numbers), UNKNOWN, object)
     order: list[str] = []
     if known.any():
@@ -107,7 +104,7 @@ def cells(parts: Sequence[Subgroup], counts: PixelCounts) -> list[Cell]:
     ]
 
 
-def _count(films: npt.NDArray[np.bool_]) -> int | None:
+def _count(films: Flags) -> int | None:
     count = int(films.sum())
     return count if count >= SMALLEST_CELL or count == 0 else None
 

@@ -4,14 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from pneumo_dist.scoring.dice import Counts, Score, dice, score_of
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats
+from pneumo_dist.scoring.dice import Score, dice, score_of
 from pneumo_dist.scoring.histograms import Histograms, counts_above, level
 from pneumo_dist.scoring.triplet import Triplet
-
-Floats = npt.NDArray[np.float64]
-Truths = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -28,23 +25,23 @@ class PixelCounts:
         return dice(self.hits, self.predicted, self.truth)
 
     @property
-    def positive(self) -> Truths:
+    def positive(self) -> Flags:
         """Whether each film's label has any pixel."""
         return np.asarray(self.truth > 0)
 
     @property
-    def called(self) -> Truths:
+    def called(self) -> Flags:
         """Whether each film is called positive: its mask has any pixel."""
         return np.asarray(self.predicted > 0)
 
     def __len__(self) -> int:
         return len(self.truth)
 
-    def part(self, films: npt.NDArray[np.bool_] | Counts) -> "PixelCounts":
+    def part(self, films: Flags | Counts) -> "PixelCounts":
         """Return some of the films, by truths (n,) or by positions (k,)."""
         return PixelCounts(self.predicted[films], self.hits[films], self.truth[films])
 
-    def emptied(self, films: Truths) -> "PixelCounts":
+    def emptied(self, films: Flags) -> "PixelCounts":
         """Return the counts with the masks of these films empty."""
         return PixelCounts(np.where(films, 0, self.predicted), np.where(films, 0, self.hits), self.truth)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import SCORING
+from pneumo_dist.scoring.arrays import Counts, Floats, Names
 from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import Histograms, film_histograms, gather_histograms
@@ -104,8 +104,8 @@ def film_measures(
     Each film is looked at once; the work is dealt to the ranks and every rank gets all of it, in table order. Raises
     InputError where a film has no label.
     """
-    found: list[npt.NDArray[np.int64]] = []
-    parts: list[npt.NDArray[np.int64]] = []
+    found: list[Counts] = []
+    parts: list[Counts] = []
     for index in range(ranks.rank, len(predictions), ranks.world):
         ranks.beat(SCORING)
         text, grid = predictions.rows[index]["rle"], predictions.grid(index)
@@ -194,5 +194,5 @@ def _tuned_rule(rule: Rule, counts: PixelCounts) -> TunedRule:
     return TunedRule(rule, float(counts.dice.mean()), float(counts.called.mean()))
 
 
-def _estimate(values: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> Estimate:
+def _estimate(values: Floats, groups: Names) -> Estimate:
     return Estimate(float(values.mean()), *bootstrap_interval(values, groups))

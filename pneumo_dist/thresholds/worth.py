@@ -4,16 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Names
 from pneumo_dist.scoring.counts import PixelCounts, counts_at, triplet_counts
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import Histograms, Levels, counts_above, level
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
-
-Floats = npt.NDArray[np.float64]
 
 # Thresholds that lose less than this are as good as the best.
 PLATEAU = 0.001
@@ -36,11 +34,11 @@ class Surface:
     """Mean Dice float64 (tops, areas) at one bottom: `tops` are thresholds, `areas` label-grid pixels."""
 
     tops: Floats
-    areas: npt.NDArray[np.int64]
+    areas: Counts
     dice: Floats
 
 
-def not_cross_tuned(positive: npt.NDArray[np.bool_], folds: npt.NDArray[np.int64], objective: Objective) -> str | None:
+def not_cross_tuned(positive: Flags, folds: Counts, objective: Objective) -> str | None:
     """Return why no thresholds can be tuned on the other folds of each fold, in words; None where they can.
 
     `positive` bool (n,) and `folds` (n,) are those of the films.
@@ -54,7 +52,7 @@ def not_cross_tuned(positive: npt.NDArray[np.bool_], folds: npt.NDArray[np.int64
     return None
 
 
-def cross_tuned(histograms: Histograms, folds: npt.NDArray[np.int64], objective: Objective) -> Floats | None:
+def cross_tuned(histograms: Histograms, folds: Counts, objective: Objective) -> Floats | None:
     """Return the Dice of each film under thresholds tuned on the other folds; None where `not_cross_tuned` says why."""
     if not_cross_tuned(histograms[:, 1].sum(-1) > 0, folds, objective) is not None:
         return None
@@ -65,7 +63,7 @@ def cross_tuned(histograms: Histograms, folds: npt.NDArray[np.int64], objective:
     return dices
 
 
-def bootstrap_interval(values: Floats, groups: npt.NDArray[np.str_], draws: int = 2000) -> tuple[float, float]:
+def bootstrap_interval(values: Floats, groups: Names, draws: int = 2000) -> tuple[float, float]:
     """Return the 95 % interval of the mean over films, by drawing patients with replacement.
 
     `groups` names each film's patient. The percentile interval of B. Efron, "Bootstrap methods", Annals of Statistics

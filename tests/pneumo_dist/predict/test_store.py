@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,12 +25,11 @@ from pneumo_dist.predict.store import (
     write_block,
     write_table,
 )
+from pneumo_dist.scoring.arrays import Map
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.drawing import encode
 from shards.errors import InputError
-
-Map = npt.NDArray[np.uint8]
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_dice import Film, film_of, naive_dice, stack
 
+from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import film_histograms
-from pneumo_dist.scoring.masks import Map, Rule, apply_rule
+from pneumo_dist.scoring.masks import Rule, apply_rule
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.refine import component_counts, film_components
 
