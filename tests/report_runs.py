@@ -12,8 +12,9 @@ import torch
 
 from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.thresholds.file import ThresholdsFile, read_rules, write_thresholds
+from pneumo_dist.thresholds.file import read_thresholds, write_thresholds
 from pneumo_dist.thresholds.objective import Objective
+from pneumo_dist.thresholds.rules import ThresholdsFile
 from pneumo_dist.thresholds.tune import film_measures, tune
 from shards.dataset.table import Shards
 
@@ -67,7 +68,7 @@ def tune_run(predictions: Predictions, objective: Objective | None = None, thres
     path = predictions.folder.parent / "thresholds.json"
     histograms, parts = film_measures(predictions, Ranks(0, 1, 0, torch.device("cpu")), threshold)
     write_thresholds(path, tune(predictions, histograms, objective, parts, threshold), predictions)
-    return read_rules(path)
+    return read_thresholds(path)
 
 
 def log_epochs(run: Path, stage: str = "only", folds: Sequence[int] = (0, 1), epochs: int = 3) -> None:

@@ -18,7 +18,7 @@ from pneumo_dist.report.measures import (
     image_scores,
     measure,
     ranked_estimates,
-    touched_parts,
+    touched_lesions,
 )
 from pneumo_dist.report.paired import paired
 from pneumo_dist.scoring.counts import triplet_counts
@@ -160,8 +160,8 @@ def test_a_lesion_is_found_where_one_of_its_pixels_is() -> None:
         expected = [bool(mask[parts == part].any()) for part in range(1, count + 1)]
         assert 0 < sum(expected) < count
         # The two number parts differently.
-        assert sorted(touched_parts(truth, mask).tolist()) == sorted(expected)
-    assert touched_parts(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)).tolist() == []
+        assert sorted(touched_lesions(truth, mask).tolist()) == sorted(expected)
+    assert touched_lesions(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)).tolist() == []
 
 
 def test_average_over_folds_leaves_out_folds_without_a_value(films: tuple[Maps, Maps, Histograms]) -> None:

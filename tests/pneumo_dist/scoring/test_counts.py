@@ -64,16 +64,16 @@ def test_scores_are_means_over_films(films: Films) -> None:
     found = triplet_counts(histograms, TRIPLET)
     assert 0 < found.called.sum() < 30 and found.called.tolist() == (found.predicted > 0).tolist()
     some = np.arange(30) % 4 == 1
-    assert found.part(some).score() == triplet_counts(histograms[some], TRIPLET).score()
-    assert found.part(np.flatnonzero(some)).dice.tolist() == found.dice[some].tolist()
-    assert math.isnan(found.part(~found.positive).score().positive_dice)
+    assert found.select(some).score() == triplet_counts(histograms[some], TRIPLET).score()
+    assert found.select(np.flatnonzero(some)).dice.tolist() == found.dice[some].tolist()
+    assert math.isnan(found.select(~found.positive).score().positive_dice)
 
 
 def test_emptied_films_keep_their_labels(films: Films) -> None:
     found = triplet_counts(np.stack([film_histograms(*film) for film in films]), TRIPLET)
     shut = np.arange(30) < 15
     empty = found.emptied(shut)
-    assert not empty.called[shut].any() and same(empty.part(~shut), found.part(~shut))
+    assert not empty.called[shut].any() and same(empty.select(~shut), found.select(~shut))
     assert (empty.truth == found.truth).all()
     assert empty.dice[shut].tolist() == (~found.positive[shut]).astype(float).tolist()
 

@@ -16,7 +16,7 @@ from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.report.plots import draw_curve, draw_surface
 from pneumo_dist.scoring.masks import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.file import read_rules, summary_lines, write_thresholds
+from pneumo_dist.thresholds.file import read_thresholds, summary_lines, write_thresholds
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.tune import film_measures, prediction_histograms, tune
 from pneumo_dist.thresholds.worth import surface
@@ -55,7 +55,7 @@ def test_score_equals_that_of_the_masks_themselves(films: Shards, tmp_path: Path
     histograms = prediction_histograms(predictions, ALONE, lambda: heard.append(None))
     assert len(heard) == 12
     tuned = tune(predictions, histograms)
-    dices = naive_dices(predictions, tuned.triplet)
+    dices = naive_dices(predictions, tuned.thresholds.triplet)
     assert tuned.score.dice == pytest.approx(float(np.mean(dices)), abs=1e-12)
     assert (tuned.score.films, tuned.score.positives, tuned.score.always_empty) == (12, 6, 0.5)
     folds = [row["fold"] for row in predictions.rows]
@@ -95,8 +95,8 @@ def test_thresholds_come_back_exactly_with_the_digest_of_their_predictions(films
     predictions = stored(films, tmp_path)
     tuned = tune(predictions, prediction_histograms(predictions, ALONE))
     write_thresholds(tmp_path / "thresholds.json", tuned, predictions)
-    found = read_rules(tmp_path / "thresholds.json").rule("triplet")
-    assert (found.rule, found.called) == (Rule(tuned.triplet), tuned.called)
+    found = read_thresholds(tmp_path / "thresholds.json").rule("triplet")
+    assert (found.rule, found.called) == (Rule(tuned.thresholds.triplet), tuned.thresholds.rules["triplet"].called)
     content = json.loads((tmp_path / "thresholds.json").read_text())
     assert content["predictions_sha256"] == predictions.digest and content["experiment"] == "exp"
     assert content["folds"]["1"]["films"] == tuned.folds[1].films
@@ -117,12 +117,12 @@ def test_thresholds_are_valid_json_without_any_positive_film(films: Shards, tmp_
 def test_damaged_thresholds_are_an_input_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "thresholds.json").write_text(text)
     with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file"):
-        read_rules(tmp_path / "thresholds.json").rule("triplet")
+        read_thresholds(tmp_path / "thresholds.json").rule("triplet")
 
 
 def test_missing_thresholds_name_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"tune.*--triplet"):
-        read_rules(tmp_path / "thresholds.json").rule("triplet")
+        read_thresholds(tmp_path / "thresholds.json").rule("triplet")
 
 
 def test_what_is_told_and_written_are_the_same_figures(films: Shards, tmp_path: Path) -> None:
@@ -136,7 +136,8 @@ def test_what_is_told_and_written_are_the_same_figures(films: Shards, tmp_path: 
     assert content["dice_tuned_on_other_folds"]["mean"] <= 1.0
     assert sum(row["films"] for row in content["by_size"]) == content["score"]["positives"] == 6
     calls = [
-        apply_triplet(label_map(p8, predictions.grid(i)), tuned.triplet).any() for i, (_, p8) in enumerate(predictions)
+        apply_triplet(label_map(p8, predictions.grid(i)), tuned.thresholds.triplet).any()
+        for i, (_, p8) in enumerate(predictions)
     ]
     assert content["called_positive"] == np.mean(calls)
     text = "\n".join(summary_lines(tuned))
@@ -149,7 +150,7 @@ def test_what_is_told_and_written_are_the_same_figures(films: Shards, tmp_path: 
 def test_surface_is_a_picture(films: Shards, tmp_path: Path) -> None:
     predictions = stored(films, tmp_path)
     histograms = prediction_histograms(predictions, ALONE)
-    triplet = tune(predictions, histograms).triplet
+    triplet = tune(predictions, histograms).thresholds.triplet
     found = surface(histograms, triplet, np.ones(len(histograms)))
     picture = cv2.imdecode(np.frombuffer(draw_surface(found, triplet), np.uint8), 1)
     assert picture is not None and picture.std() > 10
@@ -184,14 +185,16 @@ def test_every_rule_in_the_file_is_worth_what_it_says(films: Shards, tmp_path: P
     written = json.loads((tmp_path / "thresholds.json").read_text())["rules"]
     assert list(written) == ["triplet", "components", "gate"]
     for name in written:
-        found = read_rules(tmp_path / "thresholds.json").rule(name)
+        found = read_thresholds(tmp_path / "thresholds.json").rule(name)
         assert mean_dice_of(predictions, found.rule) == pytest.approx((written[name]["dice"], found.called), abs=1e-12)
     assert written["gate"]["dice"] >= written["triplet"]["dice"]
     assert written["components"]["rule"]["smallest_part"] > 1
     text = "\n".join(summary_lines(tuned))
-    assert f"without parts below {written['components']['rule']['smallest_part']} px" in text
-    assert tuned.curve is not None and tuned.components is not None
-    picture = cv2.imdecode(np.frombuffer(draw_curve(tuned.curve, tuned.components.rule), np.uint8), 1)
+    assert f"without components below {written['components']['rule']['smallest_part']} px" in text
+    assert tuned.curve is not None
+    picture = cv2.imdecode(
+        np.frombuffer(draw_curve(tuned.curve, tuned.thresholds.rules["components"].rule), np.uint8), 1
+    )
     assert picture is not None and picture.std() > 5
 
 
@@ -201,7 +204,7 @@ def test_rule_that_was_not_tuned_is_an_input_error(films: Shards, tmp_path: Path
         tmp_path / "thresholds.json", tune(predictions, prediction_histograms(predictions, ALONE)), predictions
     )
     with pytest.raises(InputError, match="no rule gate, which needs a classification head; it has triplet"):
-        read_rules(tmp_path / "thresholds.json").rule("gate")
+        read_thresholds(tmp_path / "thresholds.json").rule("gate")
 
 
 def test_rules_are_compared_by_one_mean_whatever_they_are_tuned_for(films: Shards, tmp_path: Path) -> None:
@@ -219,12 +222,12 @@ def test_what_other_commands_read_is_what_was_tuned(films: Shards, tmp_path: Pat
     tuned = tune(predictions, histograms, None, parts, 0.4)
     path = tmp_path / "thresholds.json"
     write_thresholds(path, tuned, predictions)
-    kept = read_rules(path)
-    assert kept.unseen == tuned.unseen
-    assert kept.rules["components"] == tuned.components and kept.rules["components"].rule.triplet.bottom == 0.4
+    kept = read_thresholds(path)
+    assert kept.unseen == tuned.thresholds.unseen
+    assert kept.rules == tuned.thresholds.rules and kept.rules["components"].rule.triplet.bottom == 0.4
     assert tuned.curve is not None and kept.curve is not None and kept.curve.best == tuned.curve.best
     write_thresholds(path, tune(predictions, histograms), predictions)
-    assert read_rules(path).curve is None and list(read_rules(path).rules) == ["triplet"]
+    assert read_thresholds(path).curve is None and list(read_thresholds(path).rules) == ["triplet"]
 
 
 @pytest.mark.parametrize("objective", [Objective(prevalence=0.1), Objective(specificity=0.8)])
@@ -243,7 +246,7 @@ def test_one_positive_film_is_enough_to_tune_but_not_to_tune_on_the_other_folds(
     histograms = prediction_histograms(predictions, ALONE)
     text = "\n".join(summary_lines(tune(predictions, histograms, objective)))
     assert (
-        f"no score with thresholds of the other folds: besides fold {fold} there are no films with a pneumothorax"
+        f"no score with thresholds of the other folds: outside fold {fold} there are no films with a pneumothorax"
         in text
     )
     assert "with thresholds of the other folds 0" in "\n".join(summary_lines(tune(predictions, histograms)))
@@ -259,19 +262,19 @@ def test_thresholds_without_a_part_are_an_input_error(films: Shards, tmp_path: P
             continue  # a digest of other predictions is told as such
         path.write_text(json.dumps(changed))
         with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of format version 1: "):
-            read_rules(path)
+            read_thresholds(path)
 
 
 def test_thresholds_of_another_format_are_an_input_error_and_of_none_are_read(films: Shards, tmp_path: Path) -> None:
     tune_run(store(films, tmp_path / "exp"))
     path = tmp_path / "exp/oof/thresholds.json"
-    found, content = read_rules(path), json.loads(path.read_text())
+    found, content = read_thresholds(path), json.loads(path.read_text())
     path.write_text(json.dumps({**content, "format_version": 2}))
     with pytest.raises(InputError, match=r"not a thresholds file of format version 1; run"):
-        read_rules(path)
+        read_thresholds(path)
     del content["format_version"]
     path.write_text(json.dumps(content))
-    assert read_rules(path).rules == found.rules
+    assert read_thresholds(path).rules == found.rules
 
 
 @pytest.mark.parametrize(
@@ -303,4 +306,4 @@ def test_values_that_tune_does_not_write_are_refused(films: Shards, tmp_path: Pa
     inner[last] = value
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of format version 1: "):
-        read_rules(path)
+        read_thresholds(path)
