@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from report_runs import Page, log_epochs, store, tune_run
+from report_runs import Page, log_epochs, naive_dices, store, tune_run
 
 from pneumo_dist.cli.masks import report
 from pneumo_dist.predict.store import Predictions
-from pneumo_dist.report.inputs import read_history
 from pneumo_dist.report.page import ReportOptions, write_report
 from pneumo_dist.scoring.masks import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet
@@ -23,10 +22,10 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 ROOT = Path(__file__).parents[3]
-FIXED = Triplet(0.5, 40, 0.4)
+FIXED = Rule(Triplet(0.5, 40, 0.4))
 
 
-def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED, **changes: object) -> None:
+def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED.triplet, **changes: object) -> None:
     """Write thresholds.json as `tune` does, with a triplet of our choice."""
     rule = {"triplet": vars(triplet), "smallest_part": 0, "gate": 0.0}
     parts = {"triplet": {"top": 0.5, "area": 0, "bottom": 0.5}, "smallest_part": 30, "gate": 0.0}
@@ -43,17 +42,6 @@ def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED, **changes
     }
     path = predictions.folder.parent / "thresholds.json"
     path.write_text(json.dumps({**content, **changes}))
-
-
-def naive_dices(predictions: Predictions, rule: Triplet | Rule = FIXED) -> dict[str, float]:
-    dices = {}
-    taken = Rule(rule) if isinstance(rule, Triplet) else rule
-    for index, (row, p8) in enumerate(predictions):
-        mask = apply_rule(label_map(p8, predictions.grid(index)), taken, row["class_probability"])
-        truth = rle.decode(row["rle"], *mask.shape)
-        total = int(mask.sum()) + int(truth.sum())
-        dices[row["key"]] = 2 * int((mask & truth).sum()) / total if total else 1.0
-    return dices
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +61,7 @@ def written(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 def shown_films(predictions: Predictions) -> int:
     """How many films the page shows of at most twelve positive ones: these, and four negative ones with a mask."""
     positive = [row["rle"] != "-1" for row in predictions.rows]
-    wrong = [not p and dice < 1 for p, dice in zip(positive, naive_dices(predictions).values(), strict=True)]
+    wrong = [not p and dice < 1 for p, dice in zip(positive, naive_dices(predictions, FIXED).values(), strict=True)]
     assert 0 < sum(positive) <= 12
     return sum(positive) + min(4, sum(wrong))
 
@@ -105,8 +93,8 @@ def test_every_table_says_what_it_is(written: tuple[Path, Predictions, str]) -> 
 
 def test_scores_are_those_of_the_masks(written: tuple[Path, Predictions, str]) -> None:
     _, predictions, text = written
-    page, dices = Page(text), naive_dices(predictions)
-    held_out = naive_dices(Predictions(written[0] / "exp" / "holdout" / "predictions"))
+    page, dices = Page(text), naive_dices(predictions, FIXED)
+    held_out = naive_dices(Predictions(written[0] / "exp" / "holdout" / "predictions"), FIXED)
     cells = page.row("Mean Dice")
     assert cells[0].startswith(f"{np.mean(list(held_out.values())):.3f}")
     assert cells[1].startswith(f"{np.mean(list(dices.values())):.3f}")
@@ -142,7 +130,7 @@ def test_lesion_sensitivity_counts_touched_lesions(written: tuple[Path, Predicti
 
 def test_differences_are_of_the_films_of_both(written: tuple[Path, Predictions, str]) -> None:
     runs, predictions, text = written
-    mine, other = naive_dices(predictions), naive_dices(Predictions(runs / "rival/oof/predictions"))
+    mine, other = naive_dices(predictions, FIXED), naive_dices(Predictions(runs / "rival/oof/predictions"), FIXED)
     differences = [mine[key] - other[key] for key in other]
     row = Page(text).row("out of fold, all films")
     assert row[0] == "10" and row[1].startswith(f"{np.mean(differences):.4f}")
@@ -176,7 +164,7 @@ def test_holdout_and_out_of_fold_films_stand_side_by_side(films: Shards, tmp_pat
     for section in ("sizes", "subgroups", "calibration", "films"):
         part = part_of(text, section)
         assert part.index("<h3>Holdout</h3>") < part.index('<h3>Out of fold <span class="range">selection-biased')
-    page, dices = Page(text), naive_dices(held_out)
+    page, dices = Page(text), naive_dices(held_out, FIXED)
     # Six films of each kind: no cell has ten.
     assert page.rows_of("yes") == [["fewer than 10", "fewer than 10", "–", "–", "–", "–"]] * 2
     assert page.rows_of("calibrated on the out-of-fold films") != page.rows_of("calibrated on the other folds")
@@ -293,7 +281,7 @@ def test_command_prints_what_scripts_read(films: Shards, tmp_path: Path) -> None
     arguments = ["--config", ROOT / "configs/demo.yaml", "--shards", films.folder, "--runs", tmp_path, "--by", "view"]
     result = CliRunner().invoke(report, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0
-    dices = naive_dices(Predictions(tmp_path / "demo/oof/predictions"))
+    dices = naive_dices(Predictions(tmp_path / "demo/oof/predictions"), FIXED)
     mean = np.mean(list(dices.values()))
     lines = result.stdout.splitlines()
     assert lines[0] == f"out-of-fold mean Dice   {mean:.4f}  ({mean - 0.5:+.4f} over always empty)"
@@ -319,7 +307,7 @@ def test_thresholds_of_other_predictions_are_not_taken(
         fix_thresholds(predictions, **changes)
     found = write_report(films, tmp_path, "exp")
     assert says in found.page.read_text()
-    assert found.score.dice > np.mean(list(naive_dices(predictions).values()))
+    assert found.score.dice > np.mean(list(naive_dices(predictions, FIXED).values()))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "DIGEST"])
@@ -397,19 +385,6 @@ def test_bad_input_names_the_mend(films: Shards, shapes: Shards, tmp_path: Path)
     with pytest.raises(InputError, match=r"has no film in common"):
         write_report(films, tmp_path, "exp", ReportOptions(against="shapes"))
     assert not (tmp_path / "exp/report.html").exists()
-
-
-def test_stages_stand_in_the_order_of_the_config(tmp_path: Path) -> None:
-    for stage in ("warm", "fine", "fine-10", "fine-2", "aside"):
-        log_epochs(tmp_path, stage=stage, folds=(1, 0))
-    (tmp_path / "fold0/config.yaml").write_text("stages:\n- name: warm  # exp.yaml\n- name: fine\n")
-    found = read_history(tmp_path)
-    assert list(found) == ["warm", "fine", "fine-2", "fine-10", "aside"]
-    assert list(found["fine"]) == ["fold0", "fold1"]
-    shutil.rmtree(tmp_path / "fold0/fine")
-    (tmp_path / "fold1/fine/metrics.jsonl").write_text('{"score": 0.1\n')
-    with pytest.raises(InputError, match=r"fold1/fine/metrics\.jsonl: not valid JSON"):
-        read_history(tmp_path)
 
 
 def test_an_ensembles_curves_are_those_of_its_experiments(films: Shards, tmp_path: Path) -> None:

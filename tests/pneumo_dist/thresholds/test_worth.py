@@ -158,3 +158,8 @@ def test_interval_holds_the_mean_and_counts_patients_not_films() -> None:
 def test_one_patient_has_no_interval() -> None:
     single = estimate(np.array([0.2, 0.4]), np.array(["a", "a"]))
     assert single.mean == pytest.approx(0.3) and math.isnan(single.low) and math.isnan(single.high)
+
+
+def test_estimate_of_nothing_is_nan() -> None:
+    found = estimate(np.zeros(0), np.zeros(0, np.str_))
+    assert math.isnan(found.mean) and math.isnan(found.low) and math.isnan(found.high)
