@@ -1,6 +1,5 @@
 """Dice compared with counting the pixels of masks, and its means over films."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
