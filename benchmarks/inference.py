@@ -207,7 +207,7 @@ def histogram_turn(folder: Path) -> tuple[float, float, int]:
     torch.set_num_threads(1)
     predictions = Predictions(folder)
     assert label_map(predictions.p8(0), predictions.grid(0)).shape == (SIDE, SIDE)
-    alone = Ranks(0, 1, 0, torch.device("cpu"))
+    alone = Ranks.alone()
     spent = []
     for _ in range(6):
         start = time.perf_counter()

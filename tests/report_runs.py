@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
@@ -66,7 +65,7 @@ def store(
 def tune_run(predictions: Predictions, objective: Objective | None = None, threshold: float = 0.5) -> TunedRules:
     """Write the thresholds.json of predictions, as the command does, and return what it keeps."""
     path = predictions.folder.parent / "thresholds.json"
-    histograms, parts = film_measures(predictions, Ranks(0, 1, 0, torch.device("cpu")), threshold)
+    histograms, parts = film_measures(predictions, Ranks.alone(), threshold)
     write_thresholds(path, tune(predictions, histograms, objective, parts, threshold), predictions)
     return read_rules(path)
 

@@ -13,6 +13,7 @@ from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.predict.average import averaged_checkpoint
 from pneumo_dist.predict.ensemble import Ensemble, Source, resolve
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
@@ -20,7 +21,7 @@ from shards.build.sources import find_sources
 from shards.dataset.table import Shards
 from shards.phantom.dataset import synthesize
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 SIZE = 64
 
 
@@ -79,7 +80,7 @@ def make(folder: Path) -> Trained:
     for experiment in (PLAIN, HEAD):
         for fold in (0, 1):
             place = folder / "runs" / experiment.name / f"fold{fold}"
-            train_fold(experiment, fold, shards, place, ALONE, Experiment.model_dump_json)  # JSON is YAML
+            train_fold(FoldRun(experiment, fold, shards, place, ALONE), Experiment.model_dump_json)  # JSON is YAML
     return Trained(shards, folder / "runs")
 
 

@@ -83,7 +83,7 @@ def train(
     from pneumo_dist.ranks.ranks import check_agreement, on_rank_0, process_group
     from pneumo_dist.ranks.stop import MARKER, Preempted, exit_code
     from pneumo_dist.ranks.watchdog import Limits
-    from pneumo_dist.runs.checkpoint import list_checkpoints
+    from pneumo_dist.runs.fold_run import FoldRun, checkpoints_of
     from pneumo_dist.train.fold import train_fold
 
     shards, fold = Shards(shards_path), folds[0]
@@ -100,7 +100,7 @@ def train(
             with running(folder, ranks, facts) as heartbeat:
                 if ranks.is_main:
                     (folder / MARKER).unlink(missing_ok=True)
-                    is_new = not list_checkpoints(folder / config.experiment.stages[0].name / "checkpoints")
+                    is_new = not checkpoints_of(folder, config.experiment.stages[0].name).files()
                     if is_new and config.experiment.init is None:
                         print(weights_line(config.experiment.model), flush=True)
                 shards = _staged(config, shards, fold, ranks)
@@ -108,7 +108,8 @@ def train(
                 def resolved(as_ran: Experiment) -> str:
                     return dump_resolved(told_as(config, as_ran))
 
-                train_fold(config.experiment, fold, shards, folder, ranks, resolved, profile, heartbeat)
+                run = FoldRun(config.experiment, fold, shards, folder, ranks)
+                train_fold(run, resolved, heartbeat, profile)
         except Preempted:
             if ranks.is_main:
                 console.say(f"stopped by a signal, checkpoint written in {folder}; run the same command to go on")

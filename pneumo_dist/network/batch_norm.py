@@ -27,29 +27,34 @@ def recompute_statistics(
     batches: Iterable[Batch],
     ranks: Ranks,
     amp: Resolved,
-    stopping: Callable[[], bool] = lambda: False,
-) -> bool:
+    check: Callable[[], object] = lambda: None,
+) -> None:
     """Set every batch norm's statistics to their mean over batches of films; leave the model in evaluation mode.
 
-    `batches` are this rank's of fixed batches that were dealt to the ranks in turn, as `eval_loader` deals them; films
-    that only fill a batch up do not count. Each batch counts the same: means and unbiased variances are averaged in
-    float64 in the order of the batches, so that 1, 2 and 4 ranks get the same bits. A call with one value a channel has
-    no variance and does not count. A model without batch norm reads no film.
+    Means and unbiased variances are averaged in float64 in the order of the batches, and each batch counts the same, so
+    1, 2 and 4 ranks get the same bits. Films that only fill up a batch do not count. Neither does a call with one value
+    per channel, which has no variance. A model without batch norm reads no film.
 
-    Returns False, with statistics of no use, where the ranks agreed to stop: all poll `stopping` equally often.
-    Raises InputError for a layer that had one value a channel in every batch.
+    Args:
+        model: The model to update, on the ranks' device.
+        batches: This rank's share of fixed batches, dealt to the ranks in turn as `eval_loader` deals them.
+        ranks: The ranks that work together.
+        amp: Autocast type of the model.
+        check: Called before every batch, equally often on every rank. It may raise on all of them to stop.
+
+    Raises:
+        InputError: A layer had one value per channel in every batch.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
     layers = {name: layer for name, layer in layers.items() if layer.track_running_stats}
     if not layers:
-        return True
+        return
     model.eval()
     total = np.zeros(sum(map(_width, layers.values())))
     own = iter(batches)
     while True:
         ranks.beat(STATISTICS)
-        if stopping():
-            return False
+        check()
         batch = next(own, None)
         rows = ranks.gather_array(np.zeros(0) if batch is None else _measure(model, layers, batch, ranks, amp))
         if not any(map(len, rows)):
@@ -58,7 +63,6 @@ def recompute_statistics(
         for row in filter(len, rows):
             total += row
     _write(layers, total)
-    return True
 
 
 def _width(layer: _BatchNorm) -> int:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,11 @@ class Ranks:
     store: dist.Store | None = None
     watchdog: Watchdog | None = None
     _answers: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
+
+    @classmethod
+    def alone(cls, device: str | torch.device = "cpu", watchdog: Watchdog | None = None) -> Self:
+        """Return the only rank of a process that works without torchrun."""
+        return cls(0, 1, 0, torch.device(device), watchdog=watchdog)
 
     def beat(self, phase: str, step: int | None = None) -> None:
         """Note progress: a run in which no rank makes any for the phase's limit is ended."""
@@ -202,7 +207,7 @@ def process_group(cpu: bool, limits: Limits | None = None) -> Iterator[Ranks]:
     if place is None:
         alone = Watchdog(0, 1, 0, limits, None) if limits is not None else None
         try:
-            yield Ranks(0, 1, 0, pick_device(0, cpu), watchdog=alone)
+            yield Ranks.alone(pick_device(0, cpu), alone)
         finally:
             if alone is not None:
                 alone.close()

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.load import read_tree
@@ -29,7 +28,7 @@ from shards.errors import InputError
 
 Epochs = list[dict[str, Any]]
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "scikit-learn", "scipy", "webdataset")
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a checkpoint was trained on, itself and all its ancestors; what a resume may change."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import differing_keys, with_present_defaults
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.runs.checkpoint import keys_digest
+from pneumo_dist.runs.fold_run import FoldRun
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -51,28 +52,32 @@ class Lineage:
         return [asdict(stage) for stage in self.stages]
 
 
-def stage_lineage(
-    experiment: Experiment, stage: StageConfig, fold: int, shards: Shards, previous: Lineage | None
-) -> Lineage:
-    """Return the lineage of a stage that follows `previous`."""
-    split = split_fold(shards, fold, stage.always_train)
+def stage_lineage(run: FoldRun, stage: StageConfig, previous: Lineage | None) -> Lineage:
+    """Return the lineage of a stage that starts after `previous`."""
+    shards = run.shards
+    split = split_fold(shards, run.fold, stage.always_train)
     keys, rle = shards.column("key"), shards.column("rle")
     films = np.concatenate([split.train, split.validation])
-    own = Ancestor(
-        experiment.name,
+    ancestor = Ancestor(
+        run.experiment.name,
         stage.name,
-        fold,
+        run.fold,
         stage.always_train,
         keys_sha256=keys_digest(keys[split.train].tolist()),
         films_sha256=keys_digest(keys[films].tolist()),
         labels_sha256=keys_digest(f"{key} {label}" for key, label in zip(keys[films], rle[films], strict=True)),
     )
-    return Lineage((*(previous.stages if previous else ()), own))
+    return Lineage((*(previous.stages if previous else ()), ancestor))
 
 
 def training_digest(shards: Shards, fold: int, always_train: bool) -> str:
     """Return the digest of the keys that a stage of this fold trains on."""
     return keys_digest(map(str, shards.column("key")[split_fold(shards, fold, always_train).train]))
+
+
+def keys_digest(keys: Iterable[str]) -> str:
+    """Return a SHA-256 over sample keys in hexadecimal. Their order does not matter."""
+    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
 
 
 def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards, fold: int) -> None:
@@ -92,7 +97,7 @@ def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards
 
 
 def check_same_run(
-    state: Mapping[str, Any], path: Path, experiment: Experiment, stage: StageConfig, lineage: Lineage
+    experiment: Experiment, state: Mapping[str, Any], path: Path, stage: StageConfig, lineage: Lineage
 ) -> None:
     """Raise InputError, naming the keys, where going on from a checkpoint would be meaningless.
 

@@ -17,7 +17,7 @@ from pneumo_dist.ranks.precision import Resolved
 from shards.errors import InputError
 from shards.stored import Strict, first_fault
 
-MEND = "restore it or train again"
+FIX = "restore it or train again"
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Text = Annotated[str, Field(max_length=300)]
@@ -121,18 +121,23 @@ class AveragedModel(_Checkpoint):
     parts: Annotated[list[_Text], Field(min_length=1)]
 
 
-def check_state(state: Mapping[str, Any], path: Path) -> None:
-    """Raise InputError where a checkpoint's state holds what no checkpoint holds, or a number that is not finite."""
+def check_header(state: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError if a checkpoint holds a value that training never writes; tensors are not read."""
     model: type[pydantic.BaseModel] = TrainedModel if "position" in state else AveragedModel
     try:
         model.model_validate({name: value for name, value in state.items() if name not in ("model", "averaged")})
     except pydantic.ValidationError as error:
-        raise InputError(f"{path}: {first_fault(error)}; {MEND}") from None
+        raise InputError(f"{path}: {first_fault(error)}; {FIX}") from None
     averaged = state.get("averaged")
     if "averaged" not in state or (averaged is None and "position" in state and _has_moving_average(state)):
-        raise InputError(f"{path}: has no averaged weights, with which its stage predicts; {MEND}")
+        raise InputError(f"{path}: has no averaged weights, which its stage predicts with; {FIX}")
     if not is_weights(state["model"]) or not (averaged is None or is_weights(averaged)):
-        raise InputError(f"{path}: its weights are no tensors by name; {MEND}")
+        raise InputError(f"{path}: its weights are not tensors by name; {FIX}")
+
+
+def check_state(state: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError like `check_header`, and for a number in a tensor that is not finite."""
+    check_header(state, path)
     check_tensors(dict(state), path)
 
 
@@ -155,4 +160,4 @@ def experiment_of(state: Mapping[str, Any], path: Path) -> Experiment:
     except pydantic.ValidationError as error:
         first = in_order(error)[0]
         key = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: its experiment is none of this version ({key}: {first['msg']}); {MEND}") from None
+        raise InputError(f"{path}: its experiment is none of this version ({key}: {first['msg']}); {FIX}") from None

@@ -13,7 +13,7 @@ from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.data.plan import EpochPlan
 from shards.errors import InputError
 
-MEND = "restore it or train again"
+FIX = "restore it or train again"
 # What changes from epoch to epoch; all else follows from the config. Torch's own notes begin with _.
 MOVING = frozenset(
     {"lr", "best", "num_bad_epochs", "cooldown_counter", "last_epoch", "T_cur", "T_i", "scale", "growth_tracker"}
@@ -21,19 +21,19 @@ MOVING = frozenset(
 _MOMENTS = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}}
 
 
-def check_place(state: Mapping[str, Any], plan: EpochPlan, stage: StageConfig, where: object) -> None:
+def check_position(state: Mapping[str, Any], plan: EpochPlan, stage: StageConfig, where: object) -> None:
     """Raise InputError where a checkpoint stands at a step that these films and settings do not come to."""
     position = state["position"]
     epoch, step, total = position["epoch"], position["step"], position["total"]
     before = sum(map(plan.steps, range(epoch)))
     if step > plan.steps(epoch) or total != before + step:
         raise InputError(
-            f"{where}: its step {total} is none of epoch {epoch + 1}, which begins after step {before}; {MEND}"
+            f"{where}: its step {total} is none of epoch {epoch + 1}, which begins after step {before}; {FIX}"
         )
     if stage.optim.swa_epochs is not None:
         place = epoch - (stage.epochs - stage.optim.swa_epochs)
         if state["averaged_epochs"] not in (max(place, 0), max(place + 1, 0)):
-            raise InputError(f"{where}: its mean is not that of the stage's last epochs; {MEND}")
+            raise InputError(f"{where}: its mean is not that of the stage's last epochs; {FIX}")
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], where: object) -> None:
@@ -100,4 +100,4 @@ def _has_moved(own: Any, saved: Any, key: str) -> bool:
 
 
 def _refusal(where: object, place: str) -> InputError:
-    return InputError(f"{where}: damaged at {place}, which is none that this stage writes; {MEND}")
+    return InputError(f"{where}: damaged at {place}, which is none that this stage writes; {FIX}")

@@ -31,7 +31,7 @@ def alone(kind: str) -> Ranks:
     """Return a single rank on the CPU or on the first GPU; skip where there is none."""
     if kind == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return Ranks(0, 1, 0, pick_device(0, cpu=kind == "cpu"))
+    return Ranks.alone(pick_device(0, cpu=kind == "cpu"))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -10,7 +10,6 @@ from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
 
 import pytest
-import torch
 
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
@@ -18,7 +17,7 @@ from pneumo_dist.runs import heartbeat
 from pneumo_dist.runs.heartbeat import Heartbeat, is_finished, read_heartbeat, running
 from shards.errors import InputError
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 FACTS = {"config": "c", "shards": "s"}
 
 

@@ -24,7 +24,7 @@ from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 
 
 def stored(films: Shards, folder: Path, **changes: Any) -> Predictions:
