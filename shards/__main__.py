@@ -20,7 +20,7 @@ from shards.build.options import CODECS, BuildOptions
 from shards.build.progress import PLAN, refuse_foreign_folder
 from shards.build.sources import ABSENT_MASKS, find_sources
 from shards.dataset.keys import load_salt, save_pseudonyms
-from shards.dataset.table import MANIFEST, PARTS, Shards
+from shards.dataset.table import BUILD_STATE, MANIFEST, Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import atomic_write, raise_open_files
@@ -163,7 +163,7 @@ def build_command(
     )
     _tell(skipped_lines(sources))
     # Last of all, so that no salt is made for what is refused; a begun build keeps the one that it began with.
-    begun = finished or (out / PARTS / PLAN).exists()
+    begun = finished or (out / BUILD_STATE / PLAN).exists()
     salt = _salt(out, patient_salt_file, create=patient_salt_file is None and not begun)
     if options.pseudonymise:
         sources, names = sources.pseudonymise(salt)

@@ -1,8 +1,8 @@
 """Copies of the shards that a fold needs on a node's own disk: made and verified once per node, read by all ranks.
 
-A copy is named by its content (`staged_name`). So other folds, a dataset that has grown and several datasets share one
-folder, a copy that stands there is never stale, and what is missing is copied tar by tar after a kill. One process at
-a time copies, under a lock on the folder; the others wait for what they need.
+A copy is named by its content (`local_copy_name`). So other folds, a dataset that has grown and several datasets share
+one folder, a copy that stands there is never stale, and what is missing is copied tar by tar after a kill. One process
+at a time copies, under a lock on the folder; the others wait for what they need.
 """
 
 import errno
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.dataset.table import Shards, staged_name
+from shards.dataset.table import Shards, local_copy_name
 from shards.errors import InputError
 from shards.files import atomic_open
 from shards.stored import open_append
@@ -78,7 +78,7 @@ def _tars(shards: Shards, rows: npt.NDArray[np.int64]) -> list[_Tar]:
 
 def _missing(tars: Sequence[_Tar], cache_dir: Path, heard: _OnBytes) -> list[_Tar]:
     """Return the tars without a copy of the right size, and report the bytes of the others."""
-    missing = [tar for tar in tars if _size(cache_dir / staged_name(tar)) != tar["bytes"]]
+    missing = [tar for tar in tars if _size(cache_dir / local_copy_name(tar)) != tar["bytes"]]
     heard(sum(tar["bytes"] for tar in tars) - sum(tar["bytes"] for tar in missing))
     return missing
 
@@ -116,7 +116,7 @@ def _copy_all(tars: Sequence[_Tar], folder: Path, cache_dir: Path, heard: _OnByt
             f"are free; {_mend(folder)}"
         )
     for tar in tars:
-        _copy(tar, folder / tar["name"], cache_dir / staged_name(tar), heard)
+        _copy(tar, folder / tar["name"], cache_dir / local_copy_name(tar), heard)
 
 
 def _copy(tar: _Tar, source: Path, target: Path, heard: _OnBytes) -> None:

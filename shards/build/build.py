@@ -20,18 +20,18 @@ import cv2
 from shards.build.assemble import BuildSummary, finish, recover, summary_of
 from shards.build.options import BuildOptions
 from shards.build.progress import (
-    Part,
     PlanRecord,
+    ShardRecord,
     check_rejects,
     digest_of,
-    finished_part,
     load_plan,
+    load_shard_record,
     locked,
     refuse_foreign_folder,
-    save_part,
+    save_shard_record,
 )
 from shards.build.sample import build_sample
-from shards.build.sources import Source, Sources
+from shards.build.sources import SourceFilm, Sources
 from shards.dataset import rle
 from shards.dataset.keys import salt_check
 from shards.dataset.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
@@ -57,7 +57,7 @@ class Task:
 @dataclass(frozen=True)
 class _ShardJob:
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFilm, ...]
     out: Path
     options: BuildOptions
     salt: bytes
@@ -111,7 +111,7 @@ def build(
     with locked(out, shared=task is not None):
         _agree(out, record, task)
         mine = jobs if task is None else jobs[task.number - 1 :: task.count]
-        missing = [job for job in mine if finished_part(out, job.name, job.digest) is None]
+        missing = [job for job in mine if load_shard_record(out, job.name, job.digest) is None]
         if on_film and len(missing) < len(mine):
             on_film(sum(len(job.sources) for job in mine) - sum(len(job.sources) for job in missing))
         for job in _run(missing, workers):
@@ -181,7 +181,7 @@ def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes
     return sources.without(row_of)
 
 
-def _check_known(source: Source, dataset: Shards, row: int) -> None:
+def _check_known(source: SourceFilm, dataset: Shards, row: int) -> None:
     split, held = dataset.column("split")[row], dataset.column("rle")[row]
     if (split == "test") != (source.split == "test"):
         raise InputError(f"{source.image_id}: is a {split} film of {dataset.folder}, not to be added as {source.split}")
@@ -213,7 +213,7 @@ def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[_ShardJob]:
             raise
 
 
-def build_shard(job: _ShardJob) -> Part:
+def build_shard(job: _ShardJob) -> ShardRecord:
     """Write one shard, its DALI index and its record; return the record (plain JSON types)."""
     rows: list[dict[str, Any]] = []
     rejected: list[tuple[str, str, str]] = []
@@ -245,7 +245,7 @@ def build_shard(job: _ShardJob) -> Part:
     for row in rows:
         for member in MEMBERS:
             row[f"{member}_offset"] = offsets.get((row["key"], member))
-    part: Part = {
+    record: ShardRecord = {
         "name": tar_path.name,
         "digest": job.digest,
         "bytes": tar_path.stat().st_size,
@@ -259,8 +259,8 @@ def build_shard(job: _ShardJob) -> Part:
         atomic_write(tar_path.with_suffix(".idx"), index)
     else:
         tar_path.unlink()  # no reader accepts a shard without a sample
-    save_part(job.out, job.name, part)
-    return part
+    save_shard_record(job.out, job.name, record)
+    return record
 
 
 def _tar_writer() -> Any:
@@ -275,7 +275,7 @@ def _tar_writer() -> Any:
         del sys.modules["torch"]
 
 
-def _fingerprint(source: Source) -> list[tuple[int, int]]:
+def _fingerprint(source: SourceFilm) -> list[tuple[int, int]]:
     return [_size_and_time(path) for path in (source.path, source.mask_path) if path]
 
 

@@ -24,8 +24,8 @@ FORMAT = "pneumo_dist-shards"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TABLE = "samples.parquet"
-# What an unfinished build keeps of itself lies in this folder.
-PARTS = ".build"
+# Folder with the state of an unfinished build.
+BUILD_STATE = ".build"
 MEMBERS = ("image", "mask", "json")
 
 _OPTIONAL = {"group", "fold", *LABELS, "age", "spacing_row", "spacing_column", "spacing_tag"}
@@ -96,14 +96,14 @@ def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signe
     `is_signed` asks for the digest that the manifest, unless given that of the folder, has of it.
     """
     manifest = read_manifest(folder) if manifest is None else manifest
-    path, mend = folder / TABLE, "restore it from a copy or build the shards again"
-    if (folder / PARTS / MANIFEST).exists():
-        mend = "run the build or finalize again that did not end here, or restore it from a copy"
-    table = read_parquet(path, SCHEMA, manifest["table_sha256"] if is_signed else None, mend)
+    path, fix = folder / TABLE, "restore it from a copy or build the shards again"
+    if (folder / BUILD_STATE / MANIFEST).exists():
+        fix = "run the build or finalize again that did not end here, or restore it from a copy"
+    table = read_parquet(path, SCHEMA, manifest["table_sha256"] if is_signed else None, fix)
     tars = {shard["name"] for shard in manifest["shards"]}
     fault = next(table_faults(table, tars, _OPTIONAL), None)
     if fault is not None:
-        raise InputError(f"{path}: {fault}; {mend}")
+        raise InputError(f"{path}: {fault}; {fix}")
     return table
 
 
@@ -118,9 +118,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise InputError(f"{folder}: no such shards folder; build it with 'python -m shards build'")
-    mend = "restore it from a copy or build the shards again"
+    fix = "restore it from a copy or build the shards again"
     try:
-        manifest = read_json(path, KindModel, mend)
+        manifest = read_json(path, KindModel, fix)
     except FileNotFoundError:
         raise InputError(f"{folder}: no {MANIFEST}; the build is unfinished or this is no shards folder") from None
     if manifest.get("format") != FORMAT:
@@ -130,7 +130,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: format version {manifest.get('format_version')}, this program reads version {FORMAT_VERSION}; "
             "build the shards again"
         )
-    return read_json(path, ManifestModel, mend)
+    return read_json(path, ManifestModel, fix)
 
 
 Digest = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
@@ -220,11 +220,11 @@ class ManifestModel(Strict):
         return self
 
 
-def staged_name(shard: Mapping[str, Any]) -> str:
-    """Return the file name of a copy of a manifest's shard in a folder of staged tars.
+def local_copy_name(shard: Mapping[str, Any]) -> str:
+    """Return the file name of a shard's local copy; `shard` is its entry in the manifest.
 
-    It begins with the tar's digest: whatever has this name has this content, so that other folds, a grown dataset and
-    other datasets can share one folder.
+    The name begins with the tar's digest, so a name implies its content: other folds, a grown dataset and other
+    datasets can share one folder.
     """
     return f"{shard['sha256'][:16]}-{shard['name']}"
 
@@ -233,8 +233,8 @@ class Shards:
     """Random access to a built dataset. Safe with threads, fork and spawn: reads are positional (`os.pread`).
 
     Samples are numbered by their row in the table. `tars` is a folder with copies of some tars, named by
-    `staged_name`; table, manifest and all other tars are read from `folder`. Raises InputError for a table of which the
-    manifest has another digest, unless `is_signed` is not asked for, and for values that no build writes.
+    `local_copy_name`; the table, the manifest and all other tars are read from `folder`. Raises InputError for a table
+    whose digest differs from the manifest's (unless `is_signed` is false), and for values that no build writes.
     """
 
     def __init__(self, folder: Path, tars: Path | None = None, is_signed: bool = True) -> None:
@@ -242,8 +242,8 @@ class Shards:
         self.tars = tars
         self.manifest = read_manifest(folder)
         self.table = read_table(folder, self.manifest, is_signed)
-        staged = {shard["name"]: tars / staged_name(shard) for shard in self.manifest["shards"]} if tars else None
-        self._members = MemberReader(folder, staged)
+        copies = {shard["name"]: tars / local_copy_name(shard) for shard in self.manifest["shards"]} if tars else None
+        self._members = MemberReader(folder, copies)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

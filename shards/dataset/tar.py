@@ -53,10 +53,10 @@ class MemberReader:
         descriptor, path, length = self._open(tar)
         content = os.pread(descriptor, size, offset) if offset + size <= length else b""
         if len(content) != size or zlib.crc32(content) != crc32:
-            mend = "restore this file from a copy or make it again"
+            fix = "restore this file from a copy or make it again"
             if path != self.folder / tar:
-                mend = f"remove this file, which is a copy of {self.folder / tar}, and run again"
-            raise CorruptSample(f"{path}: the {label} does not match its CRC32; {mend}")
+                fix = f"remove this file, which is a copy of {self.folder / tar}, and run again"
+            raise CorruptSample(f"{path}: the {label} does not match its CRC32; {fix}")
         return content
 
     def _open(self, tar: str) -> tuple[int, Path, int]:

@@ -22,7 +22,7 @@ from shards.build.assemble import finalize
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
 from shards.build.sources import find_sources
-from shards.dataset.table import Shards, staged_name
+from shards.dataset.table import Shards, local_copy_name
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 from shards.phantom.dataset import synthesize
@@ -56,7 +56,7 @@ def rows_of(shards: Shards, *numbers: int) -> npt.NDArray[np.int64]:
 
 def copies(shards: Shards, cache: Path) -> list[Path]:
     """Where the copies of a dataset's tars are, or would be."""
-    return [cache / staged_name(shard) for shard in shards.manifest["shards"]]
+    return [cache / local_copy_name(shard) for shard in shards.manifest["shards"]]
 
 
 def state(cache: Path) -> dict[str, tuple[int, int]]:
@@ -157,7 +157,7 @@ def test_a_dataset_that_has_grown_copies_only_what_is_new(own_films: Shards, tmp
 def test_a_tar_that_the_manifest_does_not_list_is_read_where_it_is(own_films: Shards, tmp_path: Path) -> None:
     expected, last = everything(own_films), own_films.manifest["shards"].pop()
     staged = stage_shards(own_films, all_rows(own_films), tmp_path / "cache")
-    assert staged_name(last) not in state(tmp_path / "cache")
+    assert local_copy_name(last) not in state(tmp_path / "cache")
     assert everything(staged) == expected
 
 
