@@ -209,14 +209,14 @@ def finalize_command(
 def show_command(folder: Path, out: Path, count: int, seed: int, positives: bool) -> None:
     """Write a contact sheet of films with their masks outlined."""
     from shards.dataset.show import choose, contact_sheet
-    from shards.drawing import encode
+    from shards.drawing import encode_image
 
     shards = Shards(folder)
     films = choose(shards, count, seed, positives)
     for film in films:
         for text in shards.warnings(film):
             print(f"warning: {shards.column('image_id')[film]}: {text}", file=sys.stderr)
-    atomic_write(out, encode(contact_sheet(shards, films)))
+    atomic_write(out, encode_image(contact_sheet(shards, films)))
     print(f"contact sheet: {out}")
 
 

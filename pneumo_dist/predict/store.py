@@ -22,7 +22,7 @@ from shards.dataset import rle
 from shards.dataset.grid import Padding
 from shards.dataset.table import LabelGrid, Shards
 from shards.dataset.tar import MemberReader, index_tar
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write, sha256_file
 from shards.stored import KindModel, first_fault, picture_size, read_json, read_parquet
@@ -77,7 +77,7 @@ def write_block(path: Path, films: Sequence[tuple[Mapping[str, Any], Map]]) -> l
     rows = []
     with atomic_open(path) as stream, webdataset.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
         for facts, p8 in films:
-            content = encode(p8, settings=PNG)
+            content = encode_image(p8, settings=PNG)
             writer.write({"__key__": facts["key"], f"{MEMBER}.png": content})
             rows.append({**facts, "tar": path.name, "size": len(content), "crc32": zlib.crc32(content)})
     offsets, _ = index_tar(path)

@@ -13,7 +13,7 @@ from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from shards.dataset import rle
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
-from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, centred, encode, fitted, outline, tiled
+from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, centred, encode_image, fitted, outline, tiled
 
 CELL = 256
 COLUMNS = 4
@@ -97,4 +97,4 @@ def sheet_films(outcome: Outcome, count: int = 12) -> list[int]:
 def encode_jpeg(picture: Picture) -> bytes:
     """Return an RGB picture as a JPEG file, its colours at full resolution as outlines are thin."""
     full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return encode(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *full])
+    return encode_image(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *full])

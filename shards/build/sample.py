@@ -17,7 +17,7 @@ from shards.dataset import rle
 from shards.dataset.grid import Padding, fit_square, mask_to_size, mask_to_square, square_pixels, to_square
 from shards.dataset.keys import patient_group
 from shards.dicom import film as dicom
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError, RejectedFilm
 
 # Measured by benchmarks/shards.py. Films: two thirds of the time of run-length coding at the same size. Masks: read in
@@ -92,9 +92,9 @@ def build_sample(source: SourceFilm, options: BuildOptions, salt: bytes) -> Samp
     if warnings:
         about["warnings"] = warnings
     image = (
-        (own or encode(picture, ".jpg", _JPEG))
+        (own or encode_image(picture, ".jpg", _JPEG))
         if native
-        else encode(to_square(picture, options.image_size), ".png", _FILM_PNG)
+        else encode_image(to_square(picture, options.image_size), ".png", _FILM_PNG)
     )
     members = {"image.jpg" if native else "image.png": image, "json": json.dumps(about, sort_keys=True).encode()}
     if mask is not None:
@@ -144,10 +144,10 @@ def _decode_labels(source: SourceFilm, height: int, width: int) -> npt.NDArray[n
 
 def _mask_png(mask: npt.NDArray[np.uint8], size: tuple[int, int], padding: Padding | None) -> bytes:
     stored = mask_to_size(mask, *size) if padding is None else mask_to_square(mask, size[0], padding)
-    return encode(stored, ".png", _MASK_PNG)
+    return encode_image(stored, ".png", _MASK_PNG)
 
 
 @lru_cache(maxsize=64)
 def _empty_mask_png(size: tuple[int, int]) -> bytes:
     """Most films have no mask, and most of them have one size."""
-    return encode(np.zeros(size, np.uint8), ".png", _MASK_PNG)
+    return encode_image(np.zeros(size, np.uint8), ".png", _MASK_PNG)

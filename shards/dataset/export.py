@@ -15,7 +15,7 @@ import numpy.typing as npt
 from shards.dataset import rle
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError
 from shards.files import atomic_write
 
@@ -134,7 +134,7 @@ def _refuse_used_folder(out: Path) -> None:
 
 
 def _write_png(path: Path, image: Image) -> None:
-    atomic_write(path, encode(image, settings=_PNG))
+    atomic_write(path, encode_image(image, settings=_PNG))
 
 
 def _write_json(path: Path, value: object) -> None:
