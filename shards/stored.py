@@ -1,5 +1,6 @@
 """What lies on disk is input: JSON through strict models, tables and pictures of bounded size, no link followed."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -136,3 +137,16 @@ def open_append(path: Path) -> BinaryIO:
         raise InputError(f"{path}: is a symbolic link, through which nothing is written; remove it")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.fdopen(os.open(path, flags, 0o666), "ab")
+
+
+def try_lock(stream: BinaryIO, shared: bool = False) -> bool:
+    """Lock an open file and return whether that succeeded; False if another process holds a lock that excludes it.
+
+    The lock lasts until the file is closed or the process ends, however it ends. Raises OSError on a file system
+    without locks. Our own in place of `filelock`, which has no shared locks and none on a file opened by `open_append`.
+    """
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -5,8 +5,6 @@ one folder, a copy that stands there is never stale, and what is missing is copi
 at a time copies, under a lock on the folder; the others wait for what they need.
 """
 
-import errno
-import fcntl
 import hashlib
 import shutil
 import stat
@@ -22,7 +20,7 @@ import numpy.typing as npt
 from shards.dataset.table import Shards, local_copy_name
 from shards.errors import InputError
 from shards.files import atomic_open
-from shards.stored import open_append
+from shards.stored import open_append, try_lock
 
 BLOCK = 8 * 2**20
 LOCK = ".pneumo_dist.lock"
@@ -97,12 +95,7 @@ def _try_lock(cache_dir: Path) -> Iterator[bool]:
     """Try to hold the folder's lock, which the system lets go when this process ends; yield whether it is held."""
     cache_dir.mkdir(parents=True, exist_ok=True)
     with open_append(cache_dir / LOCK) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        except BlockingIOError:
-            held = False
-        yield held
+        yield try_lock(stream)
 
 
 def _copy_all(tars: Sequence[_Tar], folder: Path, cache_dir: Path, heard: _OnBytes) -> None:
@@ -145,13 +138,10 @@ def _blocks(source: Path) -> Iterator[memoryview]:
 
 
 def _refusal(error: OSError, folder: Path, cache_dir: Path) -> InputError:
-    what = {
-        errno.ENOSPC: "became full while shards were copied",
-        errno.EDQUOT: "reached its quota while shards were copied",
-        errno.EEXIST: "is no folder",
-    }.get(error.errno or 0, "cannot be used")
     where = f", {error.filename}" if error.filename and str(error.filename) != str(cache_dir) else ""
-    return InputError(f"data.cache_dir {cache_dir}: {what} ({error.strerror}{where}); {_mend(folder)}")
+    return InputError(
+        f"data.cache_dir {cache_dir}: cannot hold copies of shards ({error.strerror}{where}); {_mend(folder)}"
+    )
 
 
 def _mend(folder: Path) -> str:

@@ -4,7 +4,6 @@ OUT/.build holds plan.json (all tasks of a build must agree on it), one record p
 """
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -18,7 +17,7 @@ from shards.console import counted
 from shards.dataset.table import BUILD_STATE, MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.stored import open_append
+from shards.stored import open_append, try_lock
 
 PLAN, LOCK = "plan.json", "lock"
 REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"
@@ -109,10 +108,8 @@ def locked(out: Path, shared: bool = False) -> Iterator[None]:
     """
     (out / BUILD_STATE).mkdir(parents=True, exist_ok=True)
     with open_append(out / BUILD_STATE / LOCK) as stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{out}: another build is writing here; wait for it or give another --out") from None
+        if not try_lock(stream, shared):
+            raise InputError(f"{out}: another build is writing here; wait for it or give another --out")
         if not shared:
             for stale in [*out.glob(".*.tmp"), *(out / BUILD_STATE).glob(".*.tmp")]:
                 stale.unlink()

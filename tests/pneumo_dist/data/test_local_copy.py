@@ -348,18 +348,16 @@ def test_sizes_are_given_in_gigabytes(films: Shards, tmp_path: Path, monkeypatch
         staging._copy_all([tar], films.folder, tmp_path, lambda count: None)
 
 
-@pytest.mark.parametrize(
-    ("number", "what"), [(errno.ENOSPC, "became full"), (errno.EDQUOT, "reached its quota"), (errno.EIO, "cannot be")]
-)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_disk_that_fails_in_the_middle_is_one_clear_error(
-    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr("shards.files.os.fsync", fail)
-        with pytest.raises(InputError, match=rf"^data.cache_dir {tmp_path}: {what}.*or null to read") as error:
+        with pytest.raises(InputError, match=rf"^data.cache_dir {tmp_path}: cannot hold.*or null to read") as error:
             stage_shards(films, all_rows(films), tmp_path)
     assert os.strerror(number) in str(error.value)
     assert state(tmp_path) == {}
@@ -373,7 +371,7 @@ def test_a_cache_dir_that_is_no_folder_is_refused(films: Shards, tmp_path: Path,
     cache = tmp_path / "file" / "below" if below else tmp_path / "file"
     with pytest.raises(InputError, match=rf"^data.cache_dir {cache}: .*give another data.cache_dir, or null") as error:
         stage_shards(films, all_rows(films), cache)
-    assert ("Not a directory" if below else "is no folder") in str(error.value)
+    assert ("Not a directory" if below else "File exists") in str(error.value)
 
 
 def test_links_in_the_cache_are_replaced_or_refused_and_never_written_through(films: Shards, tmp_path: Path) -> None:
