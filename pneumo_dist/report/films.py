@@ -10,7 +10,6 @@ import numpy.typing as npt
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.counts import Outcome
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
-from shards.dataset import rle
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
 from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, centred, encode_image, fitted, outline, tiled
@@ -65,8 +64,7 @@ def draw_film(shards: Shards, row: int, predictions: Predictions, index: int, ru
     scale = side / max(grid.height, grid.width)
     width, height = (max(1, round(edge * scale)) for edge in (grid.width, grid.height))
     picture = fitted(stored_content(shards, row), width, height)
-    facts = predictions.rows[index]
-    truth = rle.decode(str(facts["rle"]), grid.height, grid.width)
+    truth, facts = predictions.truth(index), predictions.rows[index]
     predicted = apply_rule(label_map(predictions.p8(index), grid), rule, facts["class_probability"])
     thickness = max(1, max(picture.shape) // 240)
     outline(picture, truth, LABEL_COLOUR, thickness)

@@ -19,7 +19,6 @@ from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import label_map, to_p8
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
-from shards.dataset import rle
 from shards.dataset.table import Shards
 
 PLAIN = Triplet(top=0.5, area=0, bottom=0.5)
@@ -66,12 +65,6 @@ class Validation:
         }
 
 
-def truth_mask(shards: Shards, index: int) -> npt.NDArray[np.uint8]:
-    """Return a film's label on its own grid, from the table's RLE and never from a resized mask."""
-    grid = shards.grid(index)
-    return rle.decode(str(shards.column("rle")[index]), grid.height, grid.width)
-
-
 def validate(
     model: torch.nn.Module,
     loader: EvalLoader,
@@ -110,7 +103,7 @@ def validate(
         losses.append((float(batch.indices[0]), loss * count, float(count)))
         for position, p8 in enumerate(to_p8(torch.sigmoid(logits[:count].float()))):
             index = int(batch.indices[position])
-            histograms = film_histograms(label_map(p8, shards.grid(index)), truth_mask(shards, index))
+            histograms = film_histograms(label_map(p8, shards.grid(index)), shards.label(index))
             found.append(np.concatenate([[index], histograms.reshape(-1)]))
             dice = float(triplet_outcome(histograms[None], PLAIN).dice[0])
             is_among = len(worst) < len(shown) or any((dice, index) < last.order for last in worst[-1:])

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards.dataset import rle
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
 from shards.drawing import encode_image
@@ -40,7 +39,7 @@ def export_png(shards: Shards, out: Path, on_film: Callable[[], None] | None = N
     for index, image_id in enumerate(ids):
         _write_png(out / "images" / f"{image_id}.png", film_on_label_grid(shards, index))
         if _is_labelled(shards, index):
-            _write_png(out / "masks" / f"{image_id}.png", label(shards, index) * np.uint8(255))
+            _write_png(out / "masks" / f"{image_id}.png", shards.label(index) * np.uint8(255))
         if on_film:
             on_film()
     _write_films_csv(out / "films.csv", shards, ("image_id",))
@@ -74,7 +73,7 @@ def export_nnunet(
         part = "Tr" if training[index] else "Ts"
         _write_png(folder / f"images{part}" / f"{key}_0000.png", film_on_label_grid(shards, index))
         if _is_labelled(shards, index):
-            _write_png(folder / f"labels{part}" / f"{key}.png", label(shards, index))
+            _write_png(folder / f"labels{part}" / f"{key}.png", shards.label(index))
         if on_film:
             on_film()
     _write_films_csv(folder / "films.csv", shards, ("key", "image_id"))
@@ -112,12 +111,6 @@ def film_on_label_grid(shards: Shards, index: int) -> Image:
     shrinks = grid.height <= film.shape[0] and grid.width <= film.shape[1]
     kind = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(film, (grid.width, grid.height), interpolation=kind), np.uint8)
-
-
-def label(shards: Shards, index: int) -> Image:
-    """Return the label of a labelled film, uint8 of its label grid's shape with values 0 and 1."""
-    grid = shards.grid(index)
-    return rle.decode(str(shards.column("rle")[index]), grid.height, grid.width)
 
 
 def _is_labelled(shards: Shards, index: int) -> bool:

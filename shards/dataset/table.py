@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 
+from shards.dataset import rle
 from shards.dataset.check import LABELS, LARGEST_TAR, LONGEST_SIDE, MOST_FOLDS, table_faults
 from shards.dataset.grid import Padding
+from shards.dataset.rle import Mask
 from shards.dataset.tar import CorruptSample, MemberReader
 from shards.errors import InputError
 from shards.files import atomic_open, atomic_write
@@ -297,6 +299,14 @@ class Shards:
         rows, columns = (int(self.column(name)[index]) for name in ("image_height", "image_width"))
         origin = (0, 0) if rows == columns else (left, top)
         return LabelGrid(height, width, Padding(top, bottom, left, right), max(rows, columns), origin)
+
+    def label(self, index: int) -> Mask:
+        """Return the label of a labelled sample on its label grid, uint8 (height, width) with values 0 and 1.
+
+        It comes from the table's RLE, never from the resized mask. Raises InputError for an RLE that leaves its grid.
+        """
+        grid = self.grid(index)
+        return rle.decode(str(self.column("rle")[index]), grid.height, grid.width)
 
     def read(self, index: int, member: str) -> bytes:
         """Return the encoded bytes of a sample's `image`, `mask` or `json` member.
