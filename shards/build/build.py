@@ -4,9 +4,7 @@ The plan is a list of shards, each a pure function of its sources and arguments.
 OUT/.build, so that a build that was killed finishes what is missing, on one machine or as the tasks of an array.
 """
 
-import importlib
 import multiprocessing
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -35,9 +33,9 @@ from shards.build.sources import SourceFilm, Sources
 from shards.dataset import rle
 from shards.dataset.keys import salt_check
 from shards.dataset.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
-from shards.dataset.tar import index_tar
+from shards.dataset.tar import index_tar, write_tar
 from shards.errors import InputError, RejectedFilm
-from shards.files import atomic_open, atomic_write, sha256_file
+from shards.files import atomic_write, sha256_file
 
 __all__ = ["BuildOptions", "BuildSummary", "build", "build_shard", "refuse_foreign_folder"]
 
@@ -220,10 +218,7 @@ def build_shard(job: _ShardJob) -> ShardRecord:
     warnings: Counter[str] = Counter()
     reencoded = 0
     tar_path = job.out / f"{job.name}.tar"
-    with (
-        atomic_open(tar_path) as stream,
-        _tar_writer()(stream, encoder=False, mtime=0, user="", group="") as writer,
-    ):
+    with write_tar(tar_path) as writer:
         for source in job.sources:
             try:
                 sample = build_sample(source, job.options, job.salt)
@@ -261,18 +256,6 @@ def build_shard(job: _ShardJob) -> ShardRecord:
         tar_path.unlink()  # no reader accepts a shard without a sample
     save_shard_record(job.out, job.name, record)
     return record
-
-
-def _tar_writer() -> Any:
-    """Return webdataset's TarWriter. The package takes torch where it finds it, which costs each worker 490 MB and a
-    second; it does without where torch cannot be imported."""
-    if "torch" in sys.modules:
-        return importlib.import_module("webdataset").TarWriter
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module("webdataset").TarWriter
-    finally:
-        del sys.modules["torch"]
 
 
 def _fingerprint(source: SourceFilm) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
 from shards.drawing import encode_image
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import atomic_write, write_json
 
 Image = npt.NDArray[np.uint8]
 
@@ -77,7 +76,7 @@ def export_nnunet(
         if on_film:
             on_film()
     _write_films_csv(folder / "films.csv", shards, ("key", "image_id"))
-    _write_json(folder / "splits_final.json", splits)
+    write_json(folder / "splits_final.json", splits)
     description = {
         # A name that nnU-Net does not know: it then normalises each film by its own mean and deviation.
         "channel_names": {"0": "x-ray"},
@@ -87,7 +86,7 @@ def export_nnunet(
         "overwrite_image_reader_writer": "NaturalImage2DIO",
         "name": name,
     }
-    _write_json(folder / "dataset.json", description)
+    write_json(folder / "dataset.json", description)
     return folder
 
 
@@ -128,10 +127,6 @@ def _refuse_used_folder(out: Path) -> None:
 
 def _write_png(path: Path, image: Image) -> None:
     atomic_write(path, encode_image(image, settings=_PNG))
-
-
-def _write_json(path: Path, value: object) -> None:
-    atomic_write(path, json.dumps(value, indent=1) + "\n")
 
 
 def _write_films_csv(path: Path, shards: Shards, names: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """The dataset on disk: sample table, manifest, and the one random-access reader."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,7 @@ from shards.dataset.grid import Padding
 from shards.dataset.rle import Mask
 from shards.dataset.tar import CorruptSample, MemberReader
 from shards.errors import InputError
-from shards.files import atomic_open, atomic_write
+from shards.files import atomic_open, write_json
 from shards.stored import KindModel, Strict, parse_json, picture_size, read_json, read_parquet
 
 FORMAT = "pneumo_dist-shards"
@@ -112,7 +111,7 @@ def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signe
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json; it comes last in a build, so a folder with a manifest is complete."""
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
-    atomic_write(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+    write_json(folder / MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
