@@ -20,7 +20,7 @@ from shards.build.options import CODECS, BuildOptions
 from shards.build.progress import PLAN, refuse_foreign_folder
 from shards.build.sources import ABSENT_MASKS, find_sources
 from shards.dataset.keys import load_salt, save_pseudonyms
-from shards.dataset.table import MANIFEST, PARTS, Shards
+from shards.dataset.table import BUILD_STATE, MANIFEST, Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import atomic_write, raise_open_files
@@ -163,7 +163,7 @@ def build_command(
     )
     _tell(skipped_lines(sources))
     # Last of all, so that no salt is made for what is refused; a begun build keeps the one that it began with.
-    begun = finished or (out / PARTS / PLAN).exists()
+    begun = finished or (out / BUILD_STATE / PLAN).exists()
     salt = _salt(out, patient_salt_file, create=patient_salt_file is None and not begun)
     if options.pseudonymise:
         sources, names = sources.pseudonymise(salt)
@@ -209,14 +209,14 @@ def finalize_command(
 def show_command(folder: Path, out: Path, count: int, seed: int, positives: bool) -> None:
     """Write a contact sheet of films with their masks outlined."""
     from shards.dataset.show import choose, contact_sheet
-    from shards.drawing import encode
+    from shards.drawing import encode_image
 
     shards = Shards(folder)
     films = choose(shards, count, seed, positives)
     for film in films:
         for text in shards.warnings(film):
             print(f"warning: {shards.column('image_id')[film]}: {text}", file=sys.stderr)
-    atomic_write(out, encode(contact_sheet(shards, films)))
+    atomic_write(out, encode_image(contact_sheet(shards, films)))
     print(f"contact sheet: {out}")
 
 

@@ -1,7 +1,6 @@
 """What the command lines of both packages share: exit codes, one-line errors, progress bars."""
 
 import contextlib
-import errno
 import os
 import sys
 import traceback
@@ -12,22 +11,9 @@ from typing import Any, TextIO
 import click
 from tqdm import tqdm
 
-from shards.errors import InputError, InputErrors
+from shards.errors import InputError, InputErrors, os_fix
 
 EXIT_DONE, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
-
-# What the system refuses and a person can mend; what was finished before stays.
-_MENDS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some of the quota",
-    errno.EROFS: "give a folder that can be written to",
-    errno.EACCES: "change its permissions or give another folder",
-    errno.EPERM: "change its permissions or give another folder",
-    errno.EISDIR: "a file is expected there",
-    errno.ENOTDIR: "a folder is expected there",
-    errno.EEXIST: "a folder is expected there",
-    errno.ENAMETOOLONG: "give a shorter path",
-}
 
 
 class PathType(click.Path):
@@ -67,7 +53,7 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
     except SystemExit:  # what click makes of a closed pipe, and of nothing else here
         return _without_reader()
     except (InputError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _MENDS:
+        if isinstance(error, OSError) and os_fix(error) is None:
             raise
         if debug:
             traceback.print_exc()
@@ -102,8 +88,7 @@ def _explain(error: InputError | OSError) -> Sequence[str]:
         return error.messages
     if isinstance(error, InputError):
         return [str(error)]
-    assert error.errno is not None
-    return [f"{error.filename or 'output'}: {error.strerror}; {_MENDS[error.errno]}, then run the same command again"]
+    return [f"{error.filename or 'output'}: {error.strerror}; {os_fix(error)}, then run the same command again"]
 
 
 def printable(text: str) -> str:

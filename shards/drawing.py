@@ -16,7 +16,7 @@ BACKGROUND = 24
 _SHIFT = 4
 
 
-def encode(image: npt.NDArray[np.uint8], extension: str = ".png", settings: Sequence[int] = ()) -> bytes:
+def encode_image(image: npt.NDArray[np.uint8], extension: str = ".png", settings: Sequence[int] = ()) -> bytes:
     """Return a grey (height, width) or RGB (height, width, 3) uint8 image as the bytes of a file."""
     in_order = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     done, encoded = cv2.imencode(extension, in_order, settings)

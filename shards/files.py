@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import resource
 import tempfile
@@ -38,6 +39,11 @@ def atomic_write(path: Path, content: bytes | memoryview | str, mode: int = 0o66
     """Write `content` to `path` so that readers see the old file or the new one, never a part."""
     with atomic_open(path, mode) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON; the file appears whole or not at all."""
+    atomic_write(path, json.dumps(value, indent=1) + "\n")
 
 
 def atomic_symlink(link: Path, target_name: str) -> None:

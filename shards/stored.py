@@ -1,5 +1,6 @@
 """What lies on disk is input: JSON through strict models, tables and pictures of bounded size, no link followed."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -36,20 +37,20 @@ class KindModel(Strict):
     format_version: Any = None
 
 
-def parse_json(content: bytes, model: type[pydantic.BaseModel], where: object, mend: str) -> dict[str, Any]:
+def parse_json(content: bytes, model: type[pydantic.BaseModel], where: object, fix: str) -> dict[str, Any]:
     """Return the mapping of a JSON text that a model takes.
 
-    Raises InputError, naming `where` it is from and the key, for any other text; `mend` is what to do then.
+    Raises InputError, naming `where` it is from and the key, for any other text; `fix` says what to do about it.
     """
     if len(content) > MOST_JSON:
-        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {mend}")
+        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {fix}")
     try:
         model.model_validate_json(content)
         return dict(json.loads(content))
     except pydantic.ValidationError as error:
-        raise InputError(f"{where}: {first_fault(error)}; {mend}") from None
+        raise InputError(f"{where}: {first_fault(error)}; {fix}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{where}: not valid JSON; {mend}") from None
+        raise InputError(f"{where}: not valid JSON; {fix}") from None
 
 
 def first_fault(error: pydantic.ValidationError) -> str:
@@ -62,18 +63,18 @@ def first_fault(error: pydantic.ValidationError) -> str:
     return f"damaged{f' at {key}' if key else ''} ({reason})"
 
 
-def read_json(path: Path, model: type[pydantic.BaseModel], mend: str, kind: str = "") -> dict[str, Any]:
+def read_json(path: Path, model: type[pydantic.BaseModel], fix: str, kind: str = "") -> dict[str, Any]:
     """Return the mapping of a JSON file as `parse_json` does; `kind` says in an error what it is not.
 
     Raises FileNotFoundError where it is missing.
     """
     where = f"{path}: {kind}" if kind else path
     if path.stat().st_size > MOST_JSON:
-        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {mend}")
-    return parse_json(path.read_bytes(), model, where, mend)
+        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {fix}")
+    return parse_json(path.read_bytes(), model, where, fix)
 
 
-def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, mend: str) -> pa.Table:
+def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, fix: str) -> pa.Table:
     """Return a table with exactly these columns; `sha256` is what its file must hash to.
 
     What is hashed is what is read. Raises InputError where it is missing, damaged, other than that, or made to inflate.
@@ -82,28 +83,28 @@ def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, mend: str) -
         with pa.memory_map(str(path)) as source:
             content = source.read_buffer()
             if sha256 is not None and hashlib.sha256(memoryview(content)).hexdigest() != sha256:
-                raise InputError(f"{path}: differs from the manifest's digest; {mend}")
+                raise InputError(f"{path}: differs from the manifest's digest; {fix}")
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
             if [(field.name, field.type) for field in file.schema_arrow] != [(f.name, f.type) for f in schema]:
-                raise InputError(f"{path}: its columns are not those of this format version; {mend}")
+                raise InputError(f"{path}: its columns are not those of this format version; {fix}")
             room = ANY_SIZE + INFLATION * content.size
             if file.metadata.num_rows > content.size // BYTES_A_ROW:
-                raise InputError(f"{path}: {file.metadata.num_rows} rows in {content.size} bytes; {mend}")
+                raise InputError(f"{path}: {file.metadata.num_rows} rows in {content.size} bytes; {fix}")
             batches = []
             for batch in file.iter_batches(batch_size=_ROWS):
                 room -= batch.nbytes
                 if room < 0:
-                    raise InputError(f"{path}: holds far more than its {content.size} bytes can; {mend}")
+                    raise InputError(f"{path}: holds far more than its {content.size} bytes can; {fix}")
                 batches.append(batch)
             table = pa.Table.from_batches(batches, schema=file.schema_arrow)
             table.validate(full=True)
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: missing; {mend}") from None
+        raise InputError(f"{path}: missing; {fix}") from None
     except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
         # ValueError also from the bytes of a damaged column name.
-        raise InputError(f"{path}: unreadable ({' '.join(str(error).split())}); {mend}") from None
+        raise InputError(f"{path}: unreadable ({' '.join(str(error).split())}); {fix}") from None
     return table
 
 
@@ -136,3 +137,16 @@ def open_append(path: Path) -> BinaryIO:
         raise InputError(f"{path}: is a symbolic link, through which nothing is written; remove it")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.fdopen(os.open(path, flags, 0o666), "ab")
+
+
+def try_lock(stream: BinaryIO, shared: bool = False) -> bool:
+    """Lock an open file and return whether that succeeded; False if another process holds a lock that excludes it.
+
+    The lock lasts until the file is closed or the process ends, however it ends. Raises OSError on a file system
+    without locks. Our own in place of `filelock`, which has no shared locks and none on a file opened by `open_append`.
+    """
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

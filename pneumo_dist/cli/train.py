@@ -194,10 +194,10 @@ def show_batch_command(
 ) -> None:
     """Draw what the network sees: training films with their mask's outline, several epochs of each."""
     from pneumo_dist.data.preview import show_batch
-    from shards.drawing import encode
+    from shards.drawing import encode_image
     from shards.files import atomic_write
 
     experiment = load_config(config_path, overrides).experiment
     chosen = experiment.stage(stage) if stage else experiment.stages[0]
-    atomic_write(out, encode(show_batch(experiment, chosen, Shards(shards_path), fold, films, epochs)))
+    atomic_write(out, encode_image(show_batch(experiment, chosen, Shards(shards_path), fold, films, epochs)))
     print(f"{out}: {films} films, {epochs} epochs")

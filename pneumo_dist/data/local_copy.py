@@ -1,12 +1,10 @@
 """Copies of the shards that a fold needs on a node's own disk: made and verified once per node, read by all ranks.
 
-A copy is named by its content (`staged_name`). So other folds, a dataset that has grown and several datasets share one
-folder, a copy that stands there is never stale, and what is missing is copied tar by tar after a kill. One process at
-a time copies, under a lock on the folder; the others wait for what they need.
+A copy is named by its content (`local_copy_name`). So other folds, a dataset that has grown and several datasets share
+one folder, a copy that stands there is never stale, and what is missing is copied tar by tar after a kill. One process
+at a time copies, under a lock on the folder; the others wait for what they need.
 """
 
-import errno
-import fcntl
 import hashlib
 import shutil
 import stat
@@ -19,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.dataset.table import Shards, staged_name
+from shards.dataset.table import Shards, local_copy_name
 from shards.errors import InputError
 from shards.files import atomic_open
-from shards.stored import open_append
+from shards.stored import open_append, try_lock
 
 BLOCK = 8 * 2**20
 LOCK = ".pneumo_dist.lock"
@@ -78,7 +76,7 @@ def _tars(shards: Shards, rows: npt.NDArray[np.int64]) -> list[_Tar]:
 
 def _missing(tars: Sequence[_Tar], cache_dir: Path, heard: _OnBytes) -> list[_Tar]:
     """Return the tars without a copy of the right size, and report the bytes of the others."""
-    missing = [tar for tar in tars if _size(cache_dir / staged_name(tar)) != tar["bytes"]]
+    missing = [tar for tar in tars if _size(cache_dir / local_copy_name(tar)) != tar["bytes"]]
     heard(sum(tar["bytes"] for tar in tars) - sum(tar["bytes"] for tar in missing))
     return missing
 
@@ -97,12 +95,7 @@ def _try_lock(cache_dir: Path) -> Iterator[bool]:
     """Try to hold the folder's lock, which the system lets go when this process ends; yield whether it is held."""
     cache_dir.mkdir(parents=True, exist_ok=True)
     with open_append(cache_dir / LOCK) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        except BlockingIOError:
-            held = False
-        yield held
+        yield try_lock(stream)
 
 
 def _copy_all(tars: Sequence[_Tar], folder: Path, cache_dir: Path, heard: _OnBytes) -> None:
@@ -116,7 +109,7 @@ def _copy_all(tars: Sequence[_Tar], folder: Path, cache_dir: Path, heard: _OnByt
             f"are free; {_mend(folder)}"
         )
     for tar in tars:
-        _copy(tar, folder / tar["name"], cache_dir / staged_name(tar), heard)
+        _copy(tar, folder / tar["name"], cache_dir / local_copy_name(tar), heard)
 
 
 def _copy(tar: _Tar, source: Path, target: Path, heard: _OnBytes) -> None:
@@ -145,13 +138,10 @@ def _blocks(source: Path) -> Iterator[memoryview]:
 
 
 def _refusal(error: OSError, folder: Path, cache_dir: Path) -> InputError:
-    what = {
-        errno.ENOSPC: "became full while shards were copied",
-        errno.EDQUOT: "reached its quota while shards were copied",
-        errno.EEXIST: "is no folder",
-    }.get(error.errno or 0, "cannot be used")
     where = f", {error.filename}" if error.filename and str(error.filename) != str(cache_dir) else ""
-    return InputError(f"data.cache_dir {cache_dir}: {what} ({error.strerror}{where}); {_mend(folder)}")
+    return InputError(
+        f"data.cache_dir {cache_dir}: cannot hold copies of shards ({error.strerror}{where}); {_mend(folder)}"
+    )
 
 
 def _mend(folder: Path) -> str:

@@ -10,7 +10,7 @@ from shards.build.folders import IMAGE_SUFFIXES
 from shards.build.names import objection
 from shards.build.options import BuildOptions
 from shards.build.progress import REJECTED, read_list
-from shards.build.sources import Source, Sources, dicom_files
+from shards.build.sources import SourceFilm, Sources, dicom_files
 from shards.dataset.keys import SALT_BYTES, sample_key
 from shards.dataset.table import Shards
 from shards.dicom.film import SUFFIXES, FilmRules
@@ -100,7 +100,7 @@ def film_shards(
             first[name] = path
     if not first:
         return None, refused
-    films = [Source(sample_key(name), name, path, path.parent, "test") for name, path in first.items()]
+    films = [SourceFilm(sample_key(name), name, path, path.parent, "test") for name, path in first.items()]
     sources = Sources((), tuple(sorted(films, key=lambda source: source.key)), (), ())
     options = BuildOptions(
         image_size=image_size,

@@ -10,10 +10,9 @@ import numpy.typing as npt
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.counts import Outcome
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
-from shards.dataset import rle
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
-from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, centred, encode, fitted, outline, tiled
+from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, centred, encode_image, fitted, outline, tiled
 
 CELL = 256
 COLUMNS = 4
@@ -65,8 +64,7 @@ def draw_film(shards: Shards, row: int, predictions: Predictions, index: int, ru
     scale = side / max(grid.height, grid.width)
     width, height = (max(1, round(edge * scale)) for edge in (grid.width, grid.height))
     picture = fitted(stored_content(shards, row), width, height)
-    facts = predictions.rows[index]
-    truth = rle.decode(str(facts["rle"]), grid.height, grid.width)
+    truth, facts = predictions.truth(index), predictions.rows[index]
     predicted = apply_rule(label_map(predictions.p8(index), grid), rule, facts["class_probability"])
     thickness = max(1, max(picture.shape) // 240)
     outline(picture, truth, LABEL_COLOUR, thickness)
@@ -97,4 +95,4 @@ def sheet_films(outcome: Outcome, count: int = 12) -> list[int]:
 def encode_jpeg(picture: Picture) -> bytes:
     """Return an RGB picture as a JPEG file, its colours at full resolution as outlines are thin."""
     full = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return encode(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *full])
+    return encode_image(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *full])

@@ -20,7 +20,7 @@ from pneumo_dist.report.subgroups import SMALLEST_CELL, Cell, cells, split_by
 from pneumo_dist.thresholds.tune import Estimate
 from pneumo_dist.thresholds.worth import SizeRow, by_size
 from shards.dataset.table import Shards
-from shards.drawing import encode
+from shards.drawing import encode_image
 
 HOLDOUT, OUT_OF_FOLD = "Holdout", "Out of fold"
 # Films on the page are drawn with this many pixels along their longer edge.
@@ -130,7 +130,7 @@ def overlay_sheet(shards: Shards, judged: Judged) -> bytes:
     dices, films = judged.outcome.dice, sheet_films(judged.outcome)
     rows = shard_rows(shards, judged.predictions).tolist()
     pictures = [draw_film(shards, rows[i], judged.predictions, i, judged.rule, CELL) for i in films]
-    return encode(contact_sheet(pictures, [f"Dice {dices[i]:.2f}" for i in films]))
+    return encode_image(contact_sheet(pictures, [f"Dice {dices[i]:.2f}" for i in films]))
 
 
 def inline(picture: bytes, kind: str = "png") -> str:

@@ -1,7 +1,6 @@
 """heartbeat.json in a fold's folder: what its run is doing, written every few seconds by rank 0. Imports no torch."""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -10,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from pydantic import Field
 
 from pneumo_dist.config.schema import Name
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.stored import Strict, open_append, read_json
+from shards.stored import Strict, open_append, read_json, try_lock
 
 if TYPE_CHECKING:
     from pneumo_dist.ranks.ranks import Ranks
@@ -148,20 +147,18 @@ def running(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> Iterator[
             heartbeat.end(state)
 
 
-def _hold(folder: Path, stream: IO[bytes] | None) -> bool:
-    """Lock an open file, which the system lets go when this process ends in whatever way; return whether it could."""
+def _hold(folder: Path, stream: BinaryIO | None) -> bool:
+    """Lock an open file, and return whether the file system could."""
     assert stream is not None
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
+    try:
+        while not try_lock(stream):
             if time.monotonic() > deadline:
-                raise InputError(f"{folder}: {_whose(folder)} is training here; wait for it, or stop it") from None
+                raise InputError(f"{folder}: {_whose(folder)} is training here; wait for it, or stop it")
             time.sleep(0.1)
-        except OSError:
-            return False  # a file system without locks
+    except OSError:
+        return False  # a file system without locks
+    return True
 
 
 def _whose(folder: Path) -> str:

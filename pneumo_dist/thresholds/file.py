@@ -17,7 +17,7 @@ from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.refine import SizeCurve
 from pneumo_dist.thresholds.tune import Alternative, Estimate, Tuned
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import write_json
 from shards.stored import read_json
 
 THRESHOLDS, SURFACE, CURVE = "thresholds.json", "thresholds.png", "components.png"
@@ -86,7 +86,7 @@ def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None
         if kept.curve is None
         else {"sizes": kept.curve.sizes.tolist(), "dice": kept.curve.dice.tolist()},
     }
-    atomic_write(path, json.dumps(content, indent=1) + "\n")
+    write_json(path, content)
 
 
 def _plain(values: Score | Estimate) -> dict[str, float | int | None]:

@@ -20,7 +20,6 @@ from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import label_map, to_p8
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
-from shards.dataset import rle
 from shards.dataset.table import Shards
 
 PLAIN = Triplet(top=0.5, area=0, bottom=0.5)
@@ -71,12 +70,6 @@ class Validation:
             "area": self.triplet.area,
             "bottom": self.triplet.bottom,
         }
-
-
-def truth_mask(shards: Shards, index: int) -> npt.NDArray[np.uint8]:
-    """Return a film's label on its own grid, uint8 (height, width), from the table's RLE, not from a resized mask."""
-    grid = shards.grid(index)
-    return rle.decode(str(shards.column("rle")[index]), grid.height, grid.width)
 
 
 @dataclass(frozen=True)
@@ -165,7 +158,7 @@ class _FilmScores:
         self._losses.append((float(batch.indices[0]), loss * count, float(count)))
         for position, p8 in enumerate(maps):
             index = int(batch.indices[position])
-            histograms = film_histograms(label_map(p8, self._shards.grid(index)), truth_mask(self._shards, index))
+            histograms = film_histograms(label_map(p8, self._shards.grid(index)), self._shards.label(index))
             self._histograms.append(np.concatenate([[index], histograms.reshape(-1)]))
             dice = float(triplet_outcome(histograms[None], PLAIN).dice[0])
             is_worst = bool(histograms[1].any()) and self._is_among_worst((dice, index))

@@ -14,11 +14,11 @@ from shards.build.options import BuildOptions
 from shards.build.progress import (
     REJECTED,
     UNLABELLED,
-    Part,
     PlanRecord,
+    ShardRecord,
     check_rejects,
-    finished_part,
     load_plan,
+    load_shard_record,
     locked,
     read_list,
     refuse_foreign_folder,
@@ -26,8 +26,8 @@ from shards.build.progress import (
 )
 from shards.build.split import split_table
 from shards.dataset.table import (
+    BUILD_STATE,
     MANIFEST,
-    PARTS,
     SCHEMA,
     TABLE,
     CountsModel,
@@ -101,7 +101,7 @@ def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int =
         table = split_table(read_table(out, manifest), options, salt)
         doubts = split_doubts(table, options, salt)
         summary = _write(out, table, {**manifest, "arguments": options.public()}, doubts)
-        shutil.rmtree(out / PARTS)
+        shutil.rmtree(out / BUILD_STATE)
         return summary
 
 
@@ -125,15 +125,15 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
     old = read_manifest(out) if plan.appends else None
     warnings = Counter(old["counts"]["warnings"] if old else {})
     for name, digest in plan.jobs:
-        part = finished_part(out, name, digest)
-        if part is None:
+        record = load_shard_record(out, name, digest)
+        if record is None:
             missing.append(name)
             continue
-        rejected += part["rejected"]
-        warnings.update(part["warnings"])
-        if part["rows"]:
-            tables.append(pa.Table.from_pylist(part["rows"], schema=SCHEMA))
-            shards.append(_described(part))
+        rejected += record["rejected"]
+        warnings.update(record["warnings"])
+        if record["rows"]:
+            tables.append(pa.Table.from_pylist(record["rows"], schema=SCHEMA))
+            shards.append(_described(record))
     if missing:
         raise InputError(f"{out}: {len(missing)} shards are not built yet, first {missing[0]}; run their tasks again")
     # An append that failed on its rejects has listed them already. Under pseudonyms, films of one name have equal rows.
@@ -161,12 +161,12 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
         "shards": shards,
     }
     summary = _write(out, table, manifest, split_doubts(table, options, salt, appended=plan.appends))
-    shutil.rmtree(out / PARTS)
+    shutil.rmtree(out / BUILD_STATE)
     return summary
 
 
-def _described(part: Part) -> dict[str, Any]:
-    return {**{name: part[name] for name in ("name", "sha256", "bytes", "reencoded")}, "samples": len(part["rows"])}
+def _described(record: ShardRecord) -> dict[str, Any]:
+    return {**{name: record[name] for name in ("name", "sha256", "bytes", "reencoded")}, "samples": len(record["rows"])}
 
 
 def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[str]) -> BuildSummary:
@@ -189,17 +189,17 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[st
     arguments = manifest["arguments"]
     kept = {name: value for name, value in manifest.items() if name not in ("format", "format_version")}
     # Two files cannot be replaced at once: a kill between them leaves beside them what `recover` ends it with.
-    save_table(out / PARTS / TABLE, table)
+    save_table(out / BUILD_STATE / TABLE, table)
     content = {
         **kept,
         "codec": arguments["codec"],
         "image_size": arguments["image_size"],
         "counts": counts,
         "doubts": doubts,
-        "table_sha256": sha256_file(out / PARTS / TABLE),
+        "table_sha256": sha256_file(out / BUILD_STATE / TABLE),
     }
-    write_manifest(out / PARTS, content)
-    (out / PARTS / TABLE).replace(out / TABLE)
+    write_manifest(out / BUILD_STATE, content)
+    (out / BUILD_STATE / TABLE).replace(out / TABLE)
     sync_directory(out)
     write_manifest(out, content)
     return summary_of({"counts": counts, "doubts": doubts})
@@ -207,14 +207,14 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[st
 
 def recover(out: Path) -> None:
     """Write the manifest of a table that a killed build has written already; do nothing anywhere else."""
-    if not (out / PARTS / MANIFEST).exists():
+    if not (out / BUILD_STATE / MANIFEST).exists():
         return
     with locked(out):
         try:
-            manifest = read_manifest(out / PARTS)
+            manifest = read_manifest(out / BUILD_STATE)
             read_table(out, manifest)
         except InputError:  # killed before the table, or in the hands of something else
-            (out / PARTS / MANIFEST).unlink()
+            (out / BUILD_STATE / MANIFEST).unlink()
             return
         write_manifest(out, manifest)
-        shutil.rmtree(out / PARTS)
+        shutil.rmtree(out / BUILD_STATE)

@@ -4,9 +4,7 @@ The plan is a list of shards, each a pure function of its sources and arguments.
 OUT/.build, so that a build that was killed finishes what is missing, on one machine or as the tasks of an array.
 """
 
-import importlib
 import multiprocessing
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -20,24 +18,24 @@ import cv2
 from shards.build.assemble import BuildSummary, finish, recover, summary_of
 from shards.build.options import BuildOptions
 from shards.build.progress import (
-    Part,
     PlanRecord,
+    ShardRecord,
     check_rejects,
     digest_of,
-    finished_part,
     load_plan,
+    load_shard_record,
     locked,
     refuse_foreign_folder,
-    save_part,
+    save_shard_record,
 )
 from shards.build.sample import build_sample
-from shards.build.sources import Source, Sources
+from shards.build.sources import SourceFilm, Sources
 from shards.dataset import rle
 from shards.dataset.keys import salt_check
 from shards.dataset.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
-from shards.dataset.tar import index_tar
+from shards.dataset.tar import index_tar, write_tar
 from shards.errors import InputError, RejectedFilm
-from shards.files import atomic_open, atomic_write, sha256_file
+from shards.files import atomic_write, sha256_file
 
 __all__ = ["BuildOptions", "BuildSummary", "build", "build_shard", "refuse_foreign_folder"]
 
@@ -57,7 +55,7 @@ class Task:
 @dataclass(frozen=True)
 class _ShardJob:
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFilm, ...]
     out: Path
     options: BuildOptions
     salt: bytes
@@ -111,7 +109,7 @@ def build(
     with locked(out, shared=task is not None):
         _agree(out, record, task)
         mine = jobs if task is None else jobs[task.number - 1 :: task.count]
-        missing = [job for job in mine if finished_part(out, job.name, job.digest) is None]
+        missing = [job for job in mine if load_shard_record(out, job.name, job.digest) is None]
         if on_film and len(missing) < len(mine):
             on_film(sum(len(job.sources) for job in mine) - sum(len(job.sources) for job in missing))
         for job in _run(missing, workers):
@@ -181,7 +179,7 @@ def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes
     return sources.without(row_of)
 
 
-def _check_known(source: Source, dataset: Shards, row: int) -> None:
+def _check_known(source: SourceFilm, dataset: Shards, row: int) -> None:
     split, held = dataset.column("split")[row], dataset.column("rle")[row]
     if (split == "test") != (source.split == "test"):
         raise InputError(f"{source.image_id}: is a {split} film of {dataset.folder}, not to be added as {source.split}")
@@ -213,17 +211,14 @@ def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[_ShardJob]:
             raise
 
 
-def build_shard(job: _ShardJob) -> Part:
+def build_shard(job: _ShardJob) -> ShardRecord:
     """Write one shard, its DALI index and its record; return the record (plain JSON types)."""
     rows: list[dict[str, Any]] = []
     rejected: list[tuple[str, str, str]] = []
     warnings: Counter[str] = Counter()
     reencoded = 0
     tar_path = job.out / f"{job.name}.tar"
-    with (
-        atomic_open(tar_path) as stream,
-        _tar_writer()(stream, encoder=False, mtime=0, user="", group="") as writer,
-    ):
+    with write_tar(tar_path) as writer:
         for source in job.sources:
             try:
                 sample = build_sample(source, job.options, job.salt)
@@ -245,7 +240,7 @@ def build_shard(job: _ShardJob) -> Part:
     for row in rows:
         for member in MEMBERS:
             row[f"{member}_offset"] = offsets.get((row["key"], member))
-    part: Part = {
+    record: ShardRecord = {
         "name": tar_path.name,
         "digest": job.digest,
         "bytes": tar_path.stat().st_size,
@@ -259,23 +254,11 @@ def build_shard(job: _ShardJob) -> Part:
         atomic_write(tar_path.with_suffix(".idx"), index)
     else:
         tar_path.unlink()  # no reader accepts a shard without a sample
-    save_part(job.out, job.name, part)
-    return part
+    save_shard_record(job.out, job.name, record)
+    return record
 
 
-def _tar_writer() -> Any:
-    """Return webdataset's TarWriter. The package takes torch where it finds it, which costs each worker 490 MB and a
-    second; it does without where torch cannot be imported."""
-    if "torch" in sys.modules:
-        return importlib.import_module("webdataset").TarWriter
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module("webdataset").TarWriter
-    finally:
-        del sys.modules["torch"]
-
-
-def _fingerprint(source: Source) -> list[tuple[int, int]]:
+def _fingerprint(source: SourceFilm) -> list[tuple[int, int]]:
     return [_size_and_time(path) for path in (source.path, source.mask_path) if path]
 
 

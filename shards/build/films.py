@@ -15,7 +15,7 @@ NO_MASK = "no mask of its name in --masks; pass --absent-mask negative if films 
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFilm:
     """One film to build: where it is and what its label is. `labels` is None for test films and mask files."""
 
     key: str
@@ -47,9 +47,9 @@ class Source:
 class SetAside:
     """A film that is refused before it is read; `twin` is the film that is taken under its image id."""
 
-    source: Source
+    source: SourceFilm
     reason: str
-    twin: Source | None = None
+    twin: SourceFilm | None = None
 
     def __str__(self) -> str:
         if self.twin is None:
@@ -64,9 +64,9 @@ class Sources:
     `skipped` are the files in the folders that are no films.
     """
 
-    train: tuple[Source, ...]
-    test: tuple[Source, ...]
-    unlabelled: tuple[Source, ...]
+    train: tuple[SourceFilm, ...]
+    test: tuple[SourceFilm, ...]
+    unlabelled: tuple[SourceFilm, ...]
     set_aside: tuple[SetAside, ...]
     unlabelled_reason: str = NO_ROW
     skipped: tuple[Skipped, ...] = ()
@@ -79,7 +79,7 @@ class Sources:
     def without(self, image_ids: Container[str]) -> "Sources":
         """Return the films whose image id is not among the given ones."""
 
-        def rest(films: Iterable[Source]) -> tuple[Source, ...]:
+        def rest(films: Iterable[SourceFilm]) -> tuple[SourceFilm, ...]:
             return tuple(source for source in films if source.image_id not in image_ids)
 
         set_aside = tuple(item for item in self.set_aside if item.source.image_id not in image_ids)
@@ -91,11 +91,11 @@ class Sources:
         """Return the films under keyed pseudonyms, in the pseudonyms' order, and image id -> pseudonym."""
         names: dict[str, str] = {}
 
-        def hide(source: Source) -> Source:
+        def hide(source: SourceFilm) -> SourceFilm:
             name = names.setdefault(source.image_id, image_pseudonym(source.image_id, salt))
             return replace(source, key=name, image_id=name, pseudonymous=True)
 
-        def hidden(films: Iterable[Source]) -> tuple[Source, ...]:
+        def hidden(films: Iterable[SourceFilm]) -> tuple[SourceFilm, ...]:
             return tuple(sorted(map(hide, films), key=lambda source: source.key))
 
         set_aside = tuple(

@@ -4,7 +4,6 @@ OUT/.build holds plan.json (all tasks of a build must agree on it), one record p
 """
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -15,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from shards.console import counted
-from shards.dataset.table import MANIFEST, PARTS
+from shards.dataset.table import BUILD_STATE, MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.stored import open_append
+from shards.stored import open_append, try_lock
 
 PLAN, LOCK = "plan.json", "lock"
 REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"
 _DIGEST = "record_sha256"
 
 Row = tuple[str, ...]
-Part = dict[str, Any]
+ShardRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -50,14 +49,14 @@ class PlanRecord:
         found = load_plan(out)
         if found is not None and found.digest == self.digest:
             return
-        (out / PARTS).mkdir(parents=True, exist_ok=True)
-        _write_record(out / PARTS / PLAN, vars(self))
+        (out / BUILD_STATE).mkdir(parents=True, exist_ok=True)
+        _write_record(out / BUILD_STATE / PLAN, vars(self))
 
 
 def load_plan(out: Path) -> PlanRecord | None:
     """Return the plan of the unfinished build in a folder, None without one."""
     try:
-        content = _read_record(out / PARTS / PLAN)
+        content = _read_record(out / BUILD_STATE / PLAN)
         jobs = tuple((name, digest) for name, digest in content.pop("jobs"))
         unlabelled, duplicates = (
             tuple(tuple(row) for row in content.pop(name)) for name in ("unlabelled", "duplicates")
@@ -69,17 +68,17 @@ def load_plan(out: Path) -> PlanRecord | None:
         return None  # a damaged plan is written again by the next build
 
 
-def save_part(out: Path, name: str, part: Part) -> None:
+def save_shard_record(out: Path, name: str, record: ShardRecord) -> None:
     """Record a finished shard."""
-    _write_record(out / PARTS / f"{name}.json", part)
+    _write_record(out / BUILD_STATE / f"{name}.json", record)
 
 
-def finished_part(out: Path, name: str, digest: str) -> Part | None:
-    """Return the record of a shard that stands complete and was made from these inputs, else None."""
+def load_shard_record(out: Path, name: str, digest: str) -> ShardRecord | None:
+    """Return the record of a shard that is complete and was built from inputs with this digest, else None."""
     try:
-        part: Part = _read_record(out / PARTS / f"{name}.json")
-        whole = not part["rows"] or (out / part["name"]).stat().st_size == part["bytes"]
-        return part if whole and part["digest"] == digest else None
+        record: ShardRecord = _read_record(out / BUILD_STATE / f"{name}.json")
+        is_whole = not record["rows"] or (out / record["name"]).stat().st_size == record["bytes"]
+        return record if is_whole and record["digest"] == digest else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None  # missing or damaged: the shard is built again
 
@@ -107,14 +106,12 @@ def locked(out: Path, shared: bool = False) -> Iterator[None]:
     The tasks of an array share it, a whole build or a finalize has it alone; that one also clears away what killed
     writers left. Raises InputError where another build holds it.
     """
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
-    with open_append(out / PARTS / LOCK) as stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{out}: another build is writing here; wait for it or give another --out") from None
+    (out / BUILD_STATE).mkdir(parents=True, exist_ok=True)
+    with open_append(out / BUILD_STATE / LOCK) as stream:
+        if not try_lock(stream, shared):
+            raise InputError(f"{out}: another build is writing here; wait for it or give another --out")
         if not shared:
-            for stale in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
+            for stale in [*out.glob(".*.tmp"), *(out / BUILD_STATE).glob(".*.tmp")]:
                 stale.unlink()
         yield
 
@@ -123,7 +120,7 @@ def refuse_foreign_folder(out: Path) -> None:
     """Raise InputError for an output that is a file, or a folder with anything but a build of ours."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder with --out")
-    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / PARTS).is_dir()):
+    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / BUILD_STATE).is_dir()):
         raise InputError(f"{out}: is not empty and holds no unfinished build; give a new folder with --out")
 
 
@@ -148,16 +145,16 @@ def write_list(path: Path, rows: Sequence[Row]) -> None:
 
 def read_list(path: Path) -> list[Row]:
     """Return the rows of such a list, none where the file is missing. Raises InputError where it is damaged."""
-    mend = "restore it from a copy, or remove it and go without its rows"
+    fix = "restore it from a copy, or remove it and go without its rows"
     if not path.exists():
         return []
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = [tuple(row) for row in csv.reader(stream)][1:]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not the list that a build wrote ({error}); {mend}") from None
+        raise InputError(f"{path}: not the list that a build wrote ({error}); {fix}") from None
     if any(len(row) != 3 for row in rows):
-        raise InputError(f"{path}: not the list that a build wrote, of image id, file and reason; {mend}")
+        raise InputError(f"{path}: not the list that a build wrote, of image id, file and reason; {fix}")
     return rows
 
 

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from shards.build.duplicates import perceptual_hash
 from shards.build.images import read_image_film, read_image_mask
 from shards.build.options import BuildOptions
-from shards.build.sources import Source
+from shards.build.sources import SourceFilm
 from shards.dataset import rle
 from shards.dataset.grid import Padding, fit_square, mask_to_size, mask_to_square, square_pixels, to_square
 from shards.dataset.keys import patient_group
 from shards.dicom import film as dicom
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError, RejectedFilm
 
 # Measured by benchmarks/shards.py. Films: two thirds of the time of run-length coding at the same size. Masks: read in
@@ -48,7 +48,7 @@ class Sample:
     reencoded: bool
 
 
-def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
+def build_sample(source: SourceFilm, options: BuildOptions, salt: bytes) -> Sample:
     """Read, label and encode one film.
 
     Raises RejectedFilm for a film that cannot be read, InputError for a label that does not fit it.
@@ -92,9 +92,9 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
     if warnings:
         about["warnings"] = warnings
     image = (
-        (own or encode(picture, ".jpg", _JPEG))
+        (own or encode_image(picture, ".jpg", _JPEG))
         if native
-        else encode(to_square(picture, options.image_size), ".png", _FILM_PNG)
+        else encode_image(to_square(picture, options.image_size), ".png", _FILM_PNG)
     )
     members = {"image.jpg" if native else "image.png": image, "json": json.dumps(about, sort_keys=True).encode()}
     if mask is not None:
@@ -115,7 +115,7 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
     return Sample(row, members, tuple(warnings), native and own is None)
 
 
-def _read_film(source: Source, options: BuildOptions) -> dicom.Film:
+def _read_film(source: SourceFilm, options: BuildOptions) -> dicom.Film:
     if source.is_dicom:
         rules = dicom.FilmRules(options.any_film, options.allow_burned_in, options.max_pixels)
         return dicom.read_film(source.path, rules)
@@ -129,7 +129,7 @@ def _check_shape(mask: npt.NDArray[np.uint8], film: npt.NDArray[np.uint8]) -> No
         raise RejectedFilm(f"its mask is {columns}x{rows}, the film {width}x{height}: not one shape")
 
 
-def _decode_labels(source: Source, height: int, width: int) -> npt.NDArray[np.uint8]:
+def _decode_labels(source: SourceFilm, height: int, width: int) -> npt.NDArray[np.uint8]:
     assert source.labels is not None
     for row in source.labels:
         bounds = rle.parse(row.rle)
@@ -144,10 +144,10 @@ def _decode_labels(source: Source, height: int, width: int) -> npt.NDArray[np.ui
 
 def _mask_png(mask: npt.NDArray[np.uint8], size: tuple[int, int], padding: Padding | None) -> bytes:
     stored = mask_to_size(mask, *size) if padding is None else mask_to_square(mask, size[0], padding)
-    return encode(stored, ".png", _MASK_PNG)
+    return encode_image(stored, ".png", _MASK_PNG)
 
 
 @lru_cache(maxsize=64)
 def _empty_mask_png(size: tuple[int, int]) -> bytes:
     """Most films have no mask, and most of them have one size."""
-    return encode(np.zeros(size, np.uint8), ".png", _MASK_PNG)
+    return encode_image(np.zeros(size, np.uint8), ".png", _MASK_PNG)

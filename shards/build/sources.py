@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from shards.build.films import NO_MASK, NO_ROW, SetAside, Source, Sources
+from shards.build.films import NO_MASK, NO_ROW, SetAside, SourceFilm, Sources
 from shards.build.folders import (
     DANGLING,
     DICOM,
@@ -23,7 +23,7 @@ from shards.dataset import rle
 from shards.dataset.keys import sample_key
 from shards.errors import InputError
 
-__all__ = ["ABSENT_MASKS", "Source", "Sources", "dicom_files", "find_sources"]
+__all__ = ["ABSENT_MASKS", "SourceFilm", "Sources", "dicom_files", "find_sources"]
 
 ABSENT_MASKS = ("unlabelled", "negative")
 
@@ -64,7 +64,7 @@ def find_sources(
         raise InputError(f"{masks}: --masks is a folder of films too; put the masks into a folder of their own")
     out_dirs = () if out is None else (out,)
     beside_films = out_dirs if masks is None else (*out_dirs, masks)
-    found: list[Source] = []
+    found: list[SourceFilm] = []
     skipped: list[Skipped] = []
     for folders, split, kind, option in (
         (dicom_dirs, "train", DICOM, "--dicom"),
@@ -86,7 +86,7 @@ def find_sources(
     sources, duplicates, linked_twice = _distinct(found, id_kind)
     train = [source for source in sources if source.split != "test"]
     test = tuple(source for source in sources if source.split == "test")
-    labelled: list[Source] = []
+    labelled: list[SourceFilm] = []
     if labels is not None:
         labels = match_labels(labels, [source.image_id for source in sources], known)
         _check_labels_have_films(labels, sources, labels_path, known, nameless)
@@ -126,8 +126,8 @@ def _existing(folder: Path, option: str) -> Path:
 
 def _scan(
     folders: Sequence[Path], split: str, kind: FileKind, option: str, leave_out: Sequence[Path]
-) -> tuple[list[Source], list[Skipped]]:
-    found: list[Source] = []
+) -> tuple[list[SourceFilm], list[Skipped]]:
+    found: list[SourceFilm] = []
     skipped: list[Skipped] = []
     for listing in list_folders([_existing(folder, option) for folder in folders], kind, leave_out):
         if not listing.files and not listing.is_shared:
@@ -135,11 +135,11 @@ def _scan(
                 f"{listing.folder}: holds no films; {option} takes {kind.words}, and found {kinds(listing.skipped)}"
             )
         skipped += listing.skipped
-        found += [Source("", name_id(path), path, listing.folder, split) for path in listing.files]
+        found += [SourceFilm("", name_id(path), path, listing.folder, split) for path in listing.files]
     return found, skipped
 
 
-def _under_sop_ids(found: Sequence[Source]) -> tuple[list[Source], list[SetAside]]:
+def _under_sop_ids(found: Sequence[SourceFilm]) -> tuple[list[SourceFilm], list[SetAside]]:
     """Return the films under their SOPInstanceUIDs, and those without one under their paths."""
     image = next((source for source in found if not source.is_dicom), None)
     if image:
@@ -163,9 +163,9 @@ def _check_names(image_ids: Mapping[Path, str]) -> None:
         raise InputError(f"{path}: {text}{more}")
 
 
-def _distinct(found: Iterable[Source], id_kind: str) -> tuple[list[Source], list[SetAside], list[Skipped]]:
+def _distinct(found: Iterable[SourceFilm], id_kind: str) -> tuple[list[SourceFilm], list[SetAside], list[Skipped]]:
     """Return the films in key order, those whose image id another has, and links to the very film that is taken."""
-    by_key: dict[str, Source] = {}
+    by_key: dict[str, SourceFilm] = {}
     twins: list[SetAside] = []
     linked: list[Skipped] = []
     for source in found:
@@ -175,10 +175,10 @@ def _distinct(found: Iterable[Source], id_kind: str) -> tuple[list[Source], list
         if source.split == first.split and source.path.resolve() == first.path.resolve():
             linked.append(Skipped(source.path, TWICE))
             continue
-        mend = "remove one of the two"
+        fix = "remove one of the two"
         if id_kind == "name" and source.is_dicom and first.is_dicom:
-            mend += ", or pass --id sop where different films have one file name"
-        twins.append(SetAside(source, mend, first))
+            fix += ", or pass --id sop where different films have one file name"
+        twins.append(SetAside(source, fix, first))
     return sorted(by_key.values(), key=lambda source: source.key), twins, linked
 
 
@@ -197,8 +197,8 @@ def _masks(folder: Path, leave_out: Sequence[Path]) -> tuple[dict[str, Path], tu
 
 
 def _with_masks(
-    train: Sequence[Source], mask_of: Mapping[str, Path], known: Container[str], absent_mask: str
-) -> list[Source]:
+    train: Sequence[SourceFilm], mask_of: Mapping[str, Path], known: Container[str], absent_mask: str
+) -> list[SourceFilm]:
     spelt = spelling(mask_of.keys())
     labelled = []
     for source in train:
@@ -216,7 +216,7 @@ def _with_masks(
 
 def _check_labels_have_films(
     labels: Labels,
-    sources: Iterable[Source],
+    sources: Iterable[SourceFilm],
     path: Path | None,
     known: Container[str],
     nameless: Sequence[SetAside],

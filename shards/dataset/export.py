@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,12 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards.dataset import rle
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import atomic_write, write_json
 
 Image = npt.NDArray[np.uint8]
 
@@ -40,7 +38,7 @@ def export_png(shards: Shards, out: Path, on_film: Callable[[], None] | None = N
     for index, image_id in enumerate(ids):
         _write_png(out / "images" / f"{image_id}.png", film_on_label_grid(shards, index))
         if _is_labelled(shards, index):
-            _write_png(out / "masks" / f"{image_id}.png", label(shards, index) * np.uint8(255))
+            _write_png(out / "masks" / f"{image_id}.png", shards.label(index) * np.uint8(255))
         if on_film:
             on_film()
     _write_films_csv(out / "films.csv", shards, ("image_id",))
@@ -74,11 +72,11 @@ def export_nnunet(
         part = "Tr" if training[index] else "Ts"
         _write_png(folder / f"images{part}" / f"{key}_0000.png", film_on_label_grid(shards, index))
         if _is_labelled(shards, index):
-            _write_png(folder / f"labels{part}" / f"{key}.png", label(shards, index))
+            _write_png(folder / f"labels{part}" / f"{key}.png", shards.label(index))
         if on_film:
             on_film()
     _write_films_csv(folder / "films.csv", shards, ("key", "image_id"))
-    _write_json(folder / "splits_final.json", splits)
+    write_json(folder / "splits_final.json", splits)
     description = {
         # A name that nnU-Net does not know: it then normalises each film by its own mean and deviation.
         "channel_names": {"0": "x-ray"},
@@ -88,7 +86,7 @@ def export_nnunet(
         "overwrite_image_reader_writer": "NaturalImage2DIO",
         "name": name,
     }
-    _write_json(folder / "dataset.json", description)
+    write_json(folder / "dataset.json", description)
     return folder
 
 
@@ -114,12 +112,6 @@ def film_on_label_grid(shards: Shards, index: int) -> Image:
     return np.asarray(cv2.resize(film, (grid.width, grid.height), interpolation=kind), np.uint8)
 
 
-def label(shards: Shards, index: int) -> Image:
-    """Return the label of a labelled film, uint8 of its label grid's shape with values 0 and 1."""
-    grid = shards.grid(index)
-    return rle.decode(str(shards.column("rle")[index]), grid.height, grid.width)
-
-
 def _is_labelled(shards: Shards, index: int) -> bool:
     return shards.column("split")[index] != "test" and shards.column("rle")[index] is not None
 
@@ -134,11 +126,7 @@ def _refuse_used_folder(out: Path) -> None:
 
 
 def _write_png(path: Path, image: Image) -> None:
-    atomic_write(path, encode(image, settings=_PNG))
-
-
-def _write_json(path: Path, value: object) -> None:
-    atomic_write(path, json.dumps(value, indent=1) + "\n")
+    atomic_write(path, encode_image(image, settings=_PNG))
 
 
 def _write_films_csv(path: Path, shards: Shards, names: Sequence[str]) -> None:

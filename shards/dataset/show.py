@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.drawing import BACKGROUND, OUTLINE_COLOUR, TEXT_COLOUR, Picture, centred, fitted, outline, tiled
 from shards.errors import InputError
@@ -105,10 +104,8 @@ def _outlined(shards: Shards, index: int, cell: int) -> Picture:
     scale = cell / max(film.shape)
     width, height = (max(1, round(side * scale)) for side in (film.shape[1], film.shape[0]))
     picture = fitted(film, width, height)
-    text = shards.column("rle")[index]
-    if text is not None:
-        grid = shards.grid(index)
-        outline(picture, rle.decode(str(text), grid.height, grid.width), OUTLINE_COLOUR, max(1, cell // 256))
+    if shards.column("rle")[index] is not None:
+        outline(picture, shards.label(index), OUTLINE_COLOUR, max(1, cell // 256))
     return picture
 
 

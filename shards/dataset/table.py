@@ -1,6 +1,5 @@
 """The dataset on disk: sample table, manifest, and the one random-access reader."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,19 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 
+from shards.dataset import rle
 from shards.dataset.check import LABELS, LARGEST_TAR, LONGEST_SIDE, MOST_FOLDS, table_faults
 from shards.dataset.grid import Padding
+from shards.dataset.rle import Mask
 from shards.dataset.tar import CorruptSample, MemberReader
 from shards.errors import InputError
-from shards.files import atomic_open, atomic_write
+from shards.files import atomic_open, write_json
 from shards.stored import KindModel, Strict, parse_json, picture_size, read_json, read_parquet
 
 FORMAT = "pneumo_dist-shards"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 TABLE = "samples.parquet"
-# What an unfinished build keeps of itself lies in this folder.
-PARTS = ".build"
+# Folder with the state of an unfinished build.
+BUILD_STATE = ".build"
 MEMBERS = ("image", "mask", "json")
 
 _OPTIONAL = {"group", "fold", *LABELS, "age", "spacing_row", "spacing_column", "spacing_tag"}
@@ -96,21 +97,21 @@ def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signe
     `is_signed` asks for the digest that the manifest, unless given that of the folder, has of it.
     """
     manifest = read_manifest(folder) if manifest is None else manifest
-    path, mend = folder / TABLE, "restore it from a copy or build the shards again"
-    if (folder / PARTS / MANIFEST).exists():
-        mend = "run the build or finalize again that did not end here, or restore it from a copy"
-    table = read_parquet(path, SCHEMA, manifest["table_sha256"] if is_signed else None, mend)
+    path, fix = folder / TABLE, "restore it from a copy or build the shards again"
+    if (folder / BUILD_STATE / MANIFEST).exists():
+        fix = "run the build or finalize again that did not end here, or restore it from a copy"
+    table = read_parquet(path, SCHEMA, manifest["table_sha256"] if is_signed else None, fix)
     tars = {shard["name"] for shard in manifest["shards"]}
     fault = next(table_faults(table, tars, _OPTIONAL), None)
     if fault is not None:
-        raise InputError(f"{path}: {fault}; {mend}")
+        raise InputError(f"{path}: {fault}; {fix}")
     return table
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json; it comes last in a build, so a folder with a manifest is complete."""
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
-    atomic_write(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+    write_json(folder / MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -118,9 +119,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not folder.is_dir():
         raise InputError(f"{folder}: no such shards folder; build it with 'python -m shards build'")
-    mend = "restore it from a copy or build the shards again"
+    fix = "restore it from a copy or build the shards again"
     try:
-        manifest = read_json(path, KindModel, mend)
+        manifest = read_json(path, KindModel, fix)
     except FileNotFoundError:
         raise InputError(f"{folder}: no {MANIFEST}; the build is unfinished or this is no shards folder") from None
     if manifest.get("format") != FORMAT:
@@ -130,7 +131,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: format version {manifest.get('format_version')}, this program reads version {FORMAT_VERSION}; "
             "build the shards again"
         )
-    return read_json(path, ManifestModel, mend)
+    return read_json(path, ManifestModel, fix)
 
 
 Digest = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
@@ -220,11 +221,11 @@ class ManifestModel(Strict):
         return self
 
 
-def staged_name(shard: Mapping[str, Any]) -> str:
-    """Return the file name of a copy of a manifest's shard in a folder of staged tars.
+def local_copy_name(shard: Mapping[str, Any]) -> str:
+    """Return the file name of a shard's local copy; `shard` is its entry in the manifest.
 
-    It begins with the tar's digest: whatever has this name has this content, so that other folds, a grown dataset and
-    other datasets can share one folder.
+    The name begins with the tar's digest, so a name implies its content: other folds, a grown dataset and other
+    datasets can share one folder.
     """
     return f"{shard['sha256'][:16]}-{shard['name']}"
 
@@ -233,8 +234,8 @@ class Shards:
     """Random access to a built dataset. Safe with threads, fork and spawn: reads are positional (`os.pread`).
 
     Samples are numbered by their row in the table. `tars` is a folder with copies of some tars, named by
-    `staged_name`; table, manifest and all other tars are read from `folder`. Raises InputError for a table of which the
-    manifest has another digest, unless `is_signed` is not asked for, and for values that no build writes.
+    `local_copy_name`; the table, the manifest and all other tars are read from `folder`. Raises InputError for a table
+    whose digest differs from the manifest's (unless `is_signed` is false), and for values that no build writes.
     """
 
     def __init__(self, folder: Path, tars: Path | None = None, is_signed: bool = True) -> None:
@@ -242,8 +243,8 @@ class Shards:
         self.tars = tars
         self.manifest = read_manifest(folder)
         self.table = read_table(folder, self.manifest, is_signed)
-        staged = {shard["name"]: tars / staged_name(shard) for shard in self.manifest["shards"]} if tars else None
-        self._members = MemberReader(folder, staged)
+        copies = {shard["name"]: tars / local_copy_name(shard) for shard in self.manifest["shards"]} if tars else None
+        self._members = MemberReader(folder, copies)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -297,6 +298,14 @@ class Shards:
         rows, columns = (int(self.column(name)[index]) for name in ("image_height", "image_width"))
         origin = (0, 0) if rows == columns else (left, top)
         return LabelGrid(height, width, Padding(top, bottom, left, right), max(rows, columns), origin)
+
+    def label(self, index: int) -> Mask:
+        """Return the label of a labelled sample on its label grid, uint8 (height, width) with values 0 and 1.
+
+        It comes from the table's RLE, never from the resized mask. Raises InputError for an RLE that leaves its grid.
+        """
+        grid = self.grid(index)
+        return rle.decode(str(self.column("rle")[index]), grid.height, grid.width)
 
     def read(self, index: int, member: str) -> bytes:
         """Return the encoded bytes of a sample's `image`, `mask` or `json` member.

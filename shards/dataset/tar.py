@@ -1,13 +1,18 @@
 """Members of tar files on disk: indexed once, then read by offset with their CRC32 checked."""
 
+import importlib
 import os
+import sys
 import tarfile
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shards.errors import InputError
+from shards.files import atomic_open
 
 
 class CorruptSample(InputError):
@@ -27,6 +32,27 @@ def index_tar(path: Path) -> tuple[dict[tuple[str, str], int], str]:
             offsets[key, extension.split(".")[0]] = member.offset_data
             samples.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
     return offsets, "".join([f"v1.2 {len(samples)}\n", *(" ".join(members) + "\n" for members in samples.values())])
+
+
+@contextmanager
+def write_tar(path: Path) -> Iterator[Any]:
+    """Open webdataset's TarWriter on a tar that appears whole or not at all. Equal samples give equal bytes."""
+    with atomic_open(path) as stream, _tar_writer()(stream, encoder=False, mtime=0, user="", group="") as writer:
+        yield writer
+
+
+def _tar_writer() -> Any:
+    """Return the TarWriter of webdataset, imported without torch unless torch is imported already.
+
+    webdataset imports torch if it can, which costs each build worker 490 MB and a second.
+    """
+    if "torch" in sys.modules:
+        return importlib.import_module("webdataset").TarWriter
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("webdataset").TarWriter
+    finally:
+        del sys.modules["torch"]
 
 
 class MemberReader:
@@ -53,10 +79,10 @@ class MemberReader:
         descriptor, path, length = self._open(tar)
         content = os.pread(descriptor, size, offset) if offset + size <= length else b""
         if len(content) != size or zlib.crc32(content) != crc32:
-            mend = "restore this file from a copy or make it again"
+            fix = "restore this file from a copy or make it again"
             if path != self.folder / tar:
-                mend = f"remove this file, which is a copy of {self.folder / tar}, and run again"
-            raise CorruptSample(f"{path}: the {label} does not match its CRC32; {mend}")
+                fix = f"remove this file, which is a copy of {self.folder / tar}, and run again"
+            raise CorruptSample(f"{path}: the {label} does not match its CRC32; {fix}")
         return content
 
     def _open(self, tar: str) -> tuple[int, Path, int]:

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from shards.dataset import rle
 from shards.dataset.grid import mask_to_size, mask_to_square
 from shards.dataset.table import TABLE, Shards, read_manifest
 from shards.dataset.tar import index_tar
@@ -91,8 +90,7 @@ def _samples(shards: Shards, on_sample: Callable[[], None] | None) -> Iterator[s
             image = _decode(shards.read(index, "image"))
             facts = shards.about(index)
             mask = _decode(shards.read(index, "mask")) if splits[index] != "test" else None
-            grid = shards.grid(index)
-            truth = rle.decode(str(shards.column("rle")[index]), grid.height, grid.width) if mask is not None else None
+            truth = shards.label(index) if mask is not None else None
         except InputError as error:
             yield str(error)
             continue

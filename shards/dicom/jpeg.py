@@ -20,7 +20,7 @@ NO_END = "its JPEG stream has no end marker: its picture is whole"
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Segment:
     """Bytes start..end of a stream: a marker with the fill bytes before it, its segment and, after SOS, the scan.
 
     `body` is where the segment's parameters begin, behind its two length bytes.
@@ -38,7 +38,7 @@ def strip_jpeg_metadata(stream: bytes) -> bytes:
     All other bytes, entropy-coded data included, are kept as they are. Raises RejectedFilm for a stream that is not
     marker segments from SOI to EOI.
     """
-    kept = [stream[p.start : p.end] for p in _parts(stream) if p.marker not in _APP and p.marker != _COM]
+    kept = [stream[p.start : p.end] for p in _segments(stream) if p.marker not in _APP and p.marker != _COM]
     return b"".join(kept)
 
 
@@ -75,7 +75,7 @@ def _complaint(error: ValueError) -> str:
     return f"damaged JPEG stream ({' '.join(str(error).split())}); export it again"
 
 
-def _parts(stream: bytes) -> Iterator[_Part]:
+def _segments(stream: bytes) -> Iterator[_Segment]:
     scan_ends = _scan_ends(stream)
     position = 0
     while True:
@@ -101,7 +101,7 @@ def _parts(stream: bytes) -> Iterator[_Part]:
             scan, end = end, int(after[0])
             while end > scan and stream[end - 1] == 0xFF:  # fill bytes belong to the marker
                 end -= 1
-        yield _Part(marker, start, body, end)
+        yield _Segment(marker, start, body, end)
         if marker == _EOI:
             return
         position = end

@@ -19,7 +19,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from shards.dataset import rle
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.phantom.canvas import Binary
@@ -147,7 +147,7 @@ def _digest(kind: str, seed: int, index: int) -> bytes:
 
 def _dataset(image: Binary, patient: Patient, uids: tuple[UID, UID, UID], view: str) -> Dataset:
     """Return a film (size, size) as a JPEG Baseline DICOM data set with the attributes of SIIM-ACR's files."""
-    jpeg = encode(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    jpeg = encode_image(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     study, series, instance = uids
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage

@@ -22,7 +22,7 @@ from shards.build.assemble import finalize
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
 from shards.build.sources import find_sources
-from shards.dataset.table import Shards, staged_name
+from shards.dataset.table import Shards, local_copy_name
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 from shards.phantom.dataset import synthesize
@@ -56,7 +56,7 @@ def rows_of(shards: Shards, *numbers: int) -> npt.NDArray[np.int64]:
 
 def copies(shards: Shards, cache: Path) -> list[Path]:
     """Where the copies of a dataset's tars are, or would be."""
-    return [cache / staged_name(shard) for shard in shards.manifest["shards"]]
+    return [cache / local_copy_name(shard) for shard in shards.manifest["shards"]]
 
 
 def state(cache: Path) -> dict[str, tuple[int, int]]:
@@ -157,7 +157,7 @@ def test_a_dataset_that_has_grown_copies_only_what_is_new(own_films: Shards, tmp
 def test_a_tar_that_the_manifest_does_not_list_is_read_where_it_is(own_films: Shards, tmp_path: Path) -> None:
     expected, last = everything(own_films), own_films.manifest["shards"].pop()
     staged = stage_shards(own_films, all_rows(own_films), tmp_path / "cache")
-    assert staged_name(last) not in state(tmp_path / "cache")
+    assert local_copy_name(last) not in state(tmp_path / "cache")
     assert everything(staged) == expected
 
 
@@ -348,18 +348,16 @@ def test_sizes_are_given_in_gigabytes(films: Shards, tmp_path: Path, monkeypatch
         staging._copy_all([tar], films.folder, tmp_path, lambda count: None)
 
 
-@pytest.mark.parametrize(
-    ("number", "what"), [(errno.ENOSPC, "became full"), (errno.EDQUOT, "reached its quota"), (errno.EIO, "cannot be")]
-)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_disk_that_fails_in_the_middle_is_one_clear_error(
-    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr("shards.files.os.fsync", fail)
-        with pytest.raises(InputError, match=rf"^data.cache_dir {tmp_path}: {what}.*or null to read") as error:
+        with pytest.raises(InputError, match=rf"^data.cache_dir {tmp_path}: cannot hold.*or null to read") as error:
             stage_shards(films, all_rows(films), tmp_path)
     assert os.strerror(number) in str(error.value)
     assert state(tmp_path) == {}
@@ -373,7 +371,7 @@ def test_a_cache_dir_that_is_no_folder_is_refused(films: Shards, tmp_path: Path,
     cache = tmp_path / "file" / "below" if below else tmp_path / "file"
     with pytest.raises(InputError, match=rf"^data.cache_dir {cache}: .*give another data.cache_dir, or null") as error:
         stage_shards(films, all_rows(films), cache)
-    assert ("Not a directory" if below else "is no folder") in str(error.value)
+    assert ("Not a directory" if below else "File exists") in str(error.value)
 
 
 def test_links_in_the_cache_are_replaced_or_refused_and_never_written_through(films: Shards, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import StopRequested
-from pneumo_dist.train.validation import Validation, ValidationFilms, truth_mask, validate
+from pneumo_dist.train.validation import Validation, ValidationFilms, validate
 from shards.dataset.table import Shards
 
 ALONE = Ranks.alone()
@@ -51,7 +51,7 @@ def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
         losses.append((float(combo_loss(logits, batch.masks[:count], STAGE.loss)["loss"]), count))
         for place, index in enumerate(batch.indices.tolist()):
             p8 = torch.sigmoid(logits[place, 0]).mul(255).round().to(torch.uint8).numpy()
-            truth = truth_mask(films, index).astype(bool)
+            truth = films.label(index).astype(bool)
             found = cv2.resize(p8, truth.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)
             called = found > 0.5 * 255
             total = called.sum() + truth.sum()
@@ -61,7 +61,7 @@ def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
     assert sorted(dices) == rows.tolist() and len(losses) == 2 and losses[0][1] != losses[1][1]
     shown = frozenset(rows[:2].tolist())
     result = validate(model, ValidationFilms(films, loader, 2, shown), STAGE.loss, ALONE, "float32")
-    positives = [index for index in rows.tolist() if truth_mask(films, index).any()]
+    positives = [index for index in rows.tolist() if films.label(index).any()]
     assert result.plain.dice == pytest.approx(np.mean(list(dices.values())))
     assert result.plain.positive_dice == pytest.approx(np.mean([dices[index] for index in positives])) != 0
     assert (result.plain.films, result.plain.positives) == (len(rows), len(positives))
@@ -75,7 +75,7 @@ def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
     lowest = sorted(positives, key=lambda index: (dices[index], index))[:2]
     assert [overlay.name for overlay in worst] == ["worst/1", "worst/2"]
     for overlay, index in zip(worst, lowest, strict=True):
-        truth = cv2.resize(truth_mask(films, index), (64, 64), interpolation=cv2.INTER_NEAREST) > 0
+        truth = cv2.resize(films.label(index), (64, 64), interpolation=cv2.INTER_NEAREST) > 0
         assert (overlay.label > 0).sum() == pytest.approx(truth.sum(), rel=0.1, abs=8)
 
 

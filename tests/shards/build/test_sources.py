@@ -16,7 +16,7 @@ from shards.build.build import BuildOptions, BuildSummary, build
 from shards.build.films import NO_MASK, Held
 from shards.build.labels import load_labels
 from shards.build.progress import read_list
-from shards.build.sources import Source, Sources, find_sources
+from shards.build.sources import SourceFilm, Sources, find_sources
 from shards.dataset.keys import image_pseudonym
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -410,5 +410,5 @@ def test_a_film_whose_mask_vanishes_is_rejected(positives_only: Path) -> None:
 
 
 def test_a_source_of_a_test_film_has_no_label() -> None:
-    source = Source("a", "a", Path("in/a.dcm"), Path("in"), "test")
+    source = SourceFilm("a", "a", Path("in/a.dcm"), Path("in"), "test")
     assert source.labels is None and source.is_dicom and source.listed_path == "a.dcm"
