@@ -12,7 +12,7 @@ import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.ensemble import MemberConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
@@ -86,9 +86,9 @@ def averaged_checkpoint(
     model.to(ranks.device)
     # As it was trained: the config may have been changed since.
     stage = experiment.stage(source.stage.name)
-    spec = Input(stage.image_size, experiment.model.in_channels, source.experiment.data, ranks.device_id)
+    input_spec = InputSpec(stage.image_size, experiment.model.in_channels, source.experiment.data, ranks.device_id)
     films = split_fold(shards, source.fold, stage.always_train).train
-    loader = eval_loader(shards, films, stage, spec, ranks.rank, ranks.world, with_mask=False)
+    loader = eval_loader(shards, films, stage, input_spec, ranks.rank, ranks.world, with_mask=False)
     recompute_statistics(model, loader, ranks, state["amp"])
     kept = ("experiment", "stage", "fold", "lineage", "amp")
     content = {

@@ -12,7 +12,7 @@ import torch
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.predict.trained import check_trained_alike, trained_experiment
@@ -71,9 +71,9 @@ class Ensemble:
         if not self.parts:  # the mean of nothing would find nothing in every film
             raise InputError(f"ensemble {self.name}: has no network")
 
-    def input(self, ranks: Ranks) -> Input:
+    def input_spec(self, ranks: Ranks) -> InputSpec:
         """Return how films reach the networks on a rank."""
-        return Input(self.image_size, self.in_channels, self.data, ranks.device_id)
+        return InputSpec(self.image_size, self.in_channels, self.data, ranks.device_id)
 
 
 def shares(parts: Sequence[Part]) -> list[float]:

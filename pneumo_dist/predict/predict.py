@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pneumo_dist.data.films import Batch, Source
+from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices, fixed_batches
 from pneumo_dist.predict.ensemble import Ensemble, Part, shares
@@ -172,7 +172,7 @@ def _own(block: _Block, ensemble: Ensemble, ranks: Ranks) -> list[Indices]:
 def _films(ensemble: Ensemble, shards: Shards, ranks: Ranks, blocks: Sequence[_Block]) -> Iterator[Batch]:
     """Return this rank's batches of all blocks, from one pipeline."""
     own = (rows for block in blocks for rows in _own(block, ensemble, ranks))
-    return eval_batches(Source(shards, ensemble.input(ranks), with_mask=False), own, ensemble.eval_batch)
+    return eval_batches(FilmReader(shards, ensemble.input_spec(ranks), with_mask=False), own, ensemble.eval_batch)
 
 
 @dataclass(frozen=True)

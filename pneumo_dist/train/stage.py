@@ -17,7 +17,7 @@ import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.experiment import Experiment, StageConfig
-from pneumo_dist.data.films import Batch, Input
+from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
@@ -119,7 +119,7 @@ class StageRun:
         self.start, self.lineage = start, start.lineage
         self.split = split_fold(shards, fold, stage.always_train)
         self.plan = EpochPlan(self.split, stage, experiment.seed, ranks.world)
-        self.input = Input(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
+        self.input = InputSpec(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
         self.position = Position()
         self.history: list[dict[str, Any]] = []
         self.trace = StepTrace(self.folder / BOARD / TRACE if profile and ranks.is_main else None)

@@ -16,7 +16,7 @@ import torch
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
@@ -71,11 +71,11 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
 def fixed_model_figures(shards: Shards, ranks: Ranks) -> dict[str, Any]:
     """What ranks find of a model that does not depend on their number."""
     stage, split = EXPERIMENT.stages[0], split_fold(shards, 0, always_train=False)
-    spec = Input(stage.image_size, 1, EXPERIMENT.data)
+    input_spec = InputSpec(stage.image_size, 1, EXPERIMENT.data)
     torch.manual_seed(0)
     model = build_model(EXPERIMENT.model, pretrained=False)
     training, films = (
-        eval_loader(shards, rows, stage, spec, ranks.rank, ranks.world, with_mask=True)
+        eval_loader(shards, rows, stage, input_spec, ranks.rank, ranks.world, with_mask=True)
         for rows in (split.train, split.validation)
     )
     assert recompute_statistics(model, training, ranks, "float32")
