@@ -23,7 +23,7 @@ from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict import ensemble as inference
 from pneumo_dist.predict.average import averaged_checkpoint
-from pneumo_dist.predict.ensemble import resolve, sources_of
+from pneumo_dist.predict.ensemble import find_trained_folds, resolve
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ddp import wrap_ddp
@@ -156,8 +156,8 @@ def no_average(*_: Any) -> Path:
 def averaged_figures(shards: Shards, ranks: Ranks, runs: Path, folder: Path) -> dict[str, str]:
     """What the average of two ranks' checkpoints is on these ranks, and what it predicts."""
     member = MemberConfig(experiment=EXPERIMENT.name, stage="ema", average="weights")
-    (source,) = sources_of(member, runs, [0], EXPERIMENT)
-    path = averaged_checkpoint(member, source, folder / "average", shards, ranks)
+    (trained_fold,) = find_trained_folds(member, runs, [0], EXPERIMENT)
+    path = averaged_checkpoint(member, trained_fold, folder / "average", shards, ranks)
     config = EnsembleConfig(name="averaged", members=(member,))
     ensemble = resolve(config, runs, [0], ranks, lambda *_: path, EXPERIMENT)
     predict(ensemble, shards, folder / "predictions", ranks, PredictOptions("oof", (0,), block=4))
