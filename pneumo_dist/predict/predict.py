@@ -271,7 +271,7 @@ class _NetworkCache:
         self._held: OrderedDict[str, tuple[torch.nn.Module, Resolved]] = OrderedDict()
 
     def __call__(self, network: EnsembleNetwork) -> tuple[torch.nn.Module, Resolved]:
-        """Return a network on the device and its autocast type. Raises InputError where it has seen films of the split."""
+        """Return a network on the device and its autocast type. Raises InputError if it has seen films of the split."""
         if network.name not in self._held:
             while len(self._held) >= self._options.models:
                 self._held.popitem(last=False)
