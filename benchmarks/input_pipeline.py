@@ -50,7 +50,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.shards import ROOT, SALT, Report, _films, _sources, _status
 from pneumo_dist.config.augment import AugmentConfig, Distortion
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.films import Batch, Input
+from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.build.build import build
@@ -107,8 +107,8 @@ class Films:
         chosen = {"epochs": epochs, "global_batch": BATCH, "micro_batch": BATCH, "augment": RECIPE_A, **changes}
         return StageConfig(name="benchmark", image_size=self.size, **chosen)
 
-    def input(self, loader: str) -> Input:
-        return Input(self.size, 3, DataConfig.model_validate({"loader": loader, "threads": self.threads}))
+    def input(self, loader: str) -> InputSpec:
+        return InputSpec(self.size, 3, DataConfig.model_validate({"loader": loader, "threads": self.threads}))
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from benchmarks.shards import _status
 from benchmarks.trainer_shared import step_times
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold
 from pneumo_dist.network.build import build_model
@@ -100,9 +100,9 @@ def bare_times(ranks: Ranks, shards: Shards, experiment: Experiment) -> list[flo
     network = wrap_ddp(model, ranks, torch.zeros(shape, device=device), amp)
     plan = EpochPlan(split_fold(shards, 0, stage.always_train), stage, experiment.seed, ranks.world)
     assert plan.accumulation == 1 and stage.optim.name == "adam" and stage.optim.clip_norm is not None
-    spec = Input(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
+    input_spec = InputSpec(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
     times = []
-    for batch in itertools.islice(train_batches(shards, plan, spec, ranks.rank, 0, 0), plan.steps(0)):
+    for batch in itertools.islice(train_batches(shards, plan, input_spec, ranks.rank, 0, 0), plan.steps(0)):
         images, masks = (part.to(device, non_blocking=True) for part in (batch.images, batch.masks))
         with autocast(amp, device):
             logits = network(images)
@@ -121,8 +121,8 @@ def memory(ranks: Ranks, settings: Settings) -> dict[str, float]:
     model = build_model(experiment.model, pretrained=False).to(ranks.device)
     rows = split_fold(shards, 0, stage.always_train).validation[: settings["films"]]
     assert len(rows) == settings["films"], "the fold has too few films"
-    spec = Input(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
-    loader = eval_loader(shards, rows, stage, spec, ranks.rank, ranks.world, with_mask=True)
+    input_spec = InputSpec(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
+    loader = eval_loader(shards, rows, stage, input_spec, ranks.rank, ranks.world, with_mask=True)
     rounds = math.ceil(math.ceil(len(rows) / stage.eval_batch) / ranks.world)
     shown = frozenset(rows[:4].tolist())
     amp = resolve_amp(experiment.amp, ranks.device)

@@ -11,7 +11,7 @@ import torch
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.predict.average import averaged_checkpoint
-from pneumo_dist.predict.ensemble import Ensemble, Source, resolve
+from pneumo_dist.predict.ensemble import Ensemble, TrainedFold, resolve
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
@@ -62,9 +62,9 @@ class Trained:
         """Return an ensemble of these runs; without members, of the plain experiment."""
         config = EnsembleConfig.model_validate({"name": "both", "members": [{"experiment": "plain"}], **given})
 
-        def averaged(member: MemberConfig, source: Source) -> Path:
-            folder = self.runs / config.name / "averaged" / member.experiment / f"fold{source.fold}"
-            return averaged_checkpoint(member, source, folder, self.shards, ALONE)
+        def averaged(member: MemberConfig, trained_fold: TrainedFold) -> Path:
+            folder = self.runs / config.name / "averaged" / member.experiment / f"fold{trained_fold.number}"
+            return averaged_checkpoint(member, trained_fold, folder, self.shards, ALONE)
 
         return resolve(config, self.runs, self.shards.folds(), ALONE, averaged)
 

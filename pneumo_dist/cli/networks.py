@@ -7,7 +7,7 @@ from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, alone, loa
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor.prediction import check_sizes
 from pneumo_dist.predict.average import averaged_checkpoint
-from pneumo_dist.predict.ensemble import Ensemble, Source, resolve
+from pneumo_dist.predict.ensemble import Ensemble, TrainedFold, resolve
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -28,11 +28,11 @@ def resolved(
         raise InputError("give --runs, the folder of all runs")
     ensemble, own = ensemble_of(config_path, overrides, of_experiment)
 
-    def averaged(member: MemberConfig, source: Source) -> Path:
+    def averaged(member: MemberConfig, trained_fold: TrainedFold) -> Path:
         # Members that differ in what they average must not replace each other's checkpoint.
-        kind = f"{source.stage.name}-{member.checkpoints}-{member.top_k or source.stage.top_k}"
-        folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{source.fold}" / kind
-        return averaged_checkpoint(member, source, folder, shards, ranks)
+        kind = f"{trained_fold.stage.name}-{member.checkpoints}-{member.top_k or trained_fold.stage.top_k}"
+        folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{trained_fold.number}" / kind
+        return averaged_checkpoint(member, trained_fold, folder, shards, ranks)
 
     chosen = folds or (shards.folds() if shards else [])
     found = resolve(ensemble, runs, chosen, ranks, averaged, own)

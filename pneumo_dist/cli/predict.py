@@ -119,7 +119,7 @@ def predict(
         with console.progress(total if ranks.is_main else 0, "film", f"predict {name}") as bar:
             predict(ensemble, films, folder, ranks, options, on_films=bar.update)
         if ranks.is_main:
-            print(f"{name} predictions of {len(ensemble.parts)} networks: {folder}")
+            print(f"{name} predictions of {len(ensemble.networks)} networks: {folder}")
 
 
 def _one_of(first: str, one: object, second: str, other: object) -> None:
@@ -197,8 +197,8 @@ def average(
         ensemble = resolved(config_path, overrides, runs, shards, ranks, folds)
         if not ranks.is_main:
             return
-        for part in ensemble.parts:
-            print(part.name)
+        for network in ensemble.networks:
+            print(network.name)
         if bundle is not None and picked is not None:
             from pneumo_dist.predict.bundle import write_bundle
             from pneumo_dist.thresholds.file import THRESHOLDS, read_scores
@@ -206,7 +206,7 @@ def average(
             tuned = runs / ensemble.name / "oof" / THRESHOLDS
             scores = None if picked.name is None else {**read_scores(tuned), "rule": picked.name}
             write_bundle(bundle, ensemble, picked.rule, scores)
-            print(f"bundle of {len(ensemble.parts)} networks: {bundle}")
+            print(f"bundle of {len(ensemble.networks)} networks: {bundle}")
 
 
 def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | None, runs: Path) -> "Picked":

@@ -103,7 +103,7 @@ def train(
                     is_new = not checkpoints_of(folder, config.experiment.stages[0].name).files()
                     if is_new and config.experiment.init is None:
                         print(weights_line(config.experiment.model), flush=True)
-                shards = _staged(config, shards, fold, ranks)
+                shards = _copied_locally(config, shards, fold, ranks)
 
                 def resolved(as_ran: Experiment) -> str:
                     return dump_resolved(told_as(config, as_ran))
@@ -119,11 +119,11 @@ def train(
     return console.EXIT_DONE
 
 
-def _staged(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> Shards:
+def _copied_locally(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> Shards:
     """Return the shards to read from: copies on the node's own disk, where the config names a folder for them."""
     import numpy as np
 
-    from pneumo_dist.data.local_copy import needed_bytes, stage_shards
+    from pneumo_dist.data.local_copy import copy_shards_locally, needed_bytes
     from pneumo_dist.ranks.watchdog import START
 
     cache_dir = config.experiment.data.cache_dir
@@ -138,7 +138,7 @@ def _staged(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> 
             ranks.beat(START)
             bar.update(count)
 
-        return stage_shards(shards, rows, Path(cache_dir), copied)
+        return copy_shards_locally(shards, rows, Path(cache_dir), copied)
 
 
 def _plain_warnings(ranks: "Ranks") -> None:

@@ -22,32 +22,32 @@ from nvidia.dali.pipeline import do_not_convert
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import Parameters
-from pneumo_dist.data.dali_gpu import canvas_of, warped_by_lattice, warped_by_matrix
-from pneumo_dist.data.films import Batch, Slot, Source
-from pneumo_dist.data.geometry import lattice, matrix
-from pneumo_dist.data.resample import NOISE_LEVEL, by_lattice, by_matrix, noise_window
+from pneumo_dist.data.dali_gpu import canvas_of, warped_by_coarse_map, warped_by_matrix
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
+from pneumo_dist.data.geometry import coarse_map, matrix
+from pneumo_dist.data.resample import NOISE_LEVEL, by_coarse_map, by_matrix, noise_window
 
-Fed = tuple[npt.NDArray[Any], ...]
+GraphInputs = tuple[npt.NDArray[Any], ...]
 Arrays = list[npt.NDArray[Any]]
 
-NO_LATTICE = np.zeros((0, 0, 2), np.float32)
+NO_COARSE_MAP = np.zeros((0, 0, 2), np.float32)
 NO_NOISE = np.zeros((0, 0, 1), np.int8)
 
 
-def dali_batches(source: Source, batches: Iterable[list[Slot]], batch: int) -> Iterator[Batch]:
+def dali_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]], batch: int) -> Iterator[Batch]:
     """Yield the batches that `batches` lists, all of `batch` films; one pipeline makes them ahead.
 
     Raises CorruptSample or InputError, naming film, epoch and step, for a film that cannot be read or decoded.
     """
-    pending: dict[int, list[Slot]] = {}
+    pending: dict[int, list[FilmRequest]] = {}
     listed = iter(batches)
 
-    def feed(info: types.SampleInfo) -> Fed:
+    def feed(info: types.SampleInfo) -> GraphInputs:
         if info.iteration not in pending:
             pending[info.iteration] = next(listed)
-        return fed(source, pending[info.iteration][info.idx_in_batch])
+        return graph_inputs(reader, pending[info.iteration][info.idx_in_batch])
 
-    pipeline, pages = _pipeline(source, feed, batch), Pages()
+    pipeline, buffers = _pipeline(reader, feed, batch), BufferPool()
     iteration = 0
     while True:
         try:
@@ -55,37 +55,37 @@ def dali_batches(source: Source, batches: Iterable[list[Slot]], batch: int) -> I
         except StopIteration:
             return
         except RuntimeError:
-            _name_undecodable(source, [slot for slots in pending.values() for slot in slots])
+            _name_undecodable(reader, [request for requests in pending.values() for request in requests])
             raise
-        rows = np.array([slot.index for slot in pending.pop(iteration)], np.int64)
-        made = _tensor(images, source.spec.data.channels_last, pages)
-        yield Batch(made, _tensor(masks[0], True, pages) if masks else torch.empty(0, dtype=torch.uint8), rows)
+        rows = np.array([request.index for request in pending.pop(iteration)], np.int64)
+        made = _tensor(images, reader.input_spec.data.channels_last, buffers)
+        yield Batch(made, _tensor(masks[0], True, buffers) if masks else torch.empty(0, dtype=torch.uint8), rows)
         iteration += 1
 
 
-def fed(source: Source, slot: Slot) -> Fed:
+def graph_inputs(reader: FilmReader, request: FilmRequest) -> GraphInputs:
     """Return what the graph takes for a film.
 
     `warp` float32 (2, 3); `tone` float32 (5,): gain, offset in grey levels, gamma, whether CLAHE, noise in grey levels
-    per unit; `noise` int8 (size, size, 1) or empty; `lattice` float32 (n, n, 2), where the experiment distorts films,
+    per unit; `noise` int8 (size, size, 1) or empty; `coarse_map` float32 (n, n, 2) if the experiment distorts films,
     empty for a film that is not distorted (on a GPU it always holds the whole map); then the encoded members.
     """
-    parameters, size, stored = source.parameters(slot), source.spec.size, source.stored(slot)
+    parameters, size, stored = reader.parameters(request), reader.input_spec.size, reader.stored(request)
     geometry = parameters.geometry
     parts: list[npt.NDArray[Any]] = [matrix(geometry, size, stored).astype(np.float32)]
-    if source.augment is not None:
+    if reader.augment is not None:
         noise = noise_window(parameters, size)[..., None] if parameters.noise_sigma else NO_NOISE
         parts += [_tone(parameters), np.ascontiguousarray(noise)]
-    if _has_lattice(source):
-        is_needed = geometry.warp is not None or source.spec.device_id is not None
-        parts.append(lattice(geometry, size, stored) if is_needed else NO_LATTICE)
-    return *parts, *source.read(slot)
+    if _has_coarse_map(reader):
+        is_needed = geometry.warp is not None or reader.input_spec.device_id is not None
+        parts.append(coarse_map(geometry, size, stored) if is_needed else NO_COARSE_MAP)
+    return *parts, *reader.read(request)
 
 
-def _has_lattice(source: Source) -> bool:
+def _has_coarse_map(reader: FilmReader) -> bool:
     """On a GPU, DALI's warp has no reflecting border: then the dense map serves all films."""
-    is_distorted = source.augment is not None and source.augment.distortion.p > 0
-    return is_distorted or (source.border == "reflect" and source.spec.device_id is not None)
+    is_distorted = reader.augment is not None and reader.augment.distortion.p > 0
+    return is_distorted or (reader.border == "reflect" and reader.input_spec.device_id is not None)
 
 
 def _tone(parameters: Parameters) -> npt.NDArray[np.float32]:
@@ -94,74 +94,74 @@ def _tone(parameters: Parameters) -> npt.NDArray[np.float32]:
     return np.array(values, np.float32)
 
 
-def _pipeline(source: Source, feed: Callable[[types.SampleInfo], Fed], batch: int) -> Any:
-    data = source.spec.data
-    resample = None if source.spec.device_id is not None else _CpuResample(source)
+def _pipeline(reader: FilmReader, feed: Callable[[types.SampleInfo], GraphInputs], batch: int) -> Any:
+    data = reader.input_spec.data
+    resample = None if reader.input_spec.device_id is not None else _CpuResample(reader)
     with warnings.catch_warnings():
         # DALI warns that Python functions cannot be serialised; this pipeline is built where it runs.
         warnings.simplefilter("ignore")
         pipeline = _graph(
-            source,
+            reader,
             feed,
             resample,
             batch_size=batch,
             num_threads=data.threads,
-            device_id=source.spec.device_id,
+            device_id=reader.input_spec.device_id,
             prefetch_queue_depth=data.prefetch,
             # The older executor keeps one set of buffers for good: on the host, memory that comes and goes with each
             # batch leaves more and more holes. On a GPU the newer one hands its outputs over without a copy.
-            exec_dynamic=source.spec.device_id is not None,
+            exec_dynamic=reader.input_spec.device_id is not None,
         )
         pipeline.build()
     return pipeline
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def _graph(source: Source, feed: Callable[[types.SampleInfo], Fed], resample: Any) -> Any:
-    spec, augment, on_gpu = source.spec, source.augment, source.spec.device_id is not None
-    inputs = _inputs(source, feed)
+def _graph(reader: FilmReader, feed: Callable[[types.SampleInfo], GraphInputs], resample: Any) -> Any:
+    input_spec, augment, on_gpu = reader.input_spec, reader.augment, reader.input_spec.device_id is not None
+    inputs = _inputs(reader, feed)
     warp = inputs.pop(0)
     tone, noise = (inputs.pop(0), inputs.pop(0)) if augment is not None else (None, None)
-    coarse = [inputs.pop(0)] if _has_lattice(source) else []
+    coarse_map = [inputs.pop(0)] if _has_coarse_map(reader) else []
     decoder = "mixed" if on_gpu else "cpu"
     images = [fn.decoders.image(encoded, device=decoder, output_type=types.GRAY) for encoded in inputs]
     if on_gpu:
-        images = _resample_on_gpu(images, warp, coarse, inputs[0], source)
+        images = _resample_on_gpu(images, warp, coarse_map, inputs[0], reader)
     else:
         moved: Any = fn.python_function(
             warp,
-            *coarse,
+            *coarse_map,
             *images,
             function=resample,
             num_outputs=len(images),
             batch_processing=True,
             output_layouts=["HWC"] * len(images),
         )
-        images = list(moved) if source.with_mask else [moved]
+        images = list(moved) if reader.with_mask else [moved]
     image = images[0]
     if augment is not None:
         image = _shade(image, tone, noise, augment, on_gpu)
     normalised = fn.crop_mirror_normalize(
-        image if spec.channels == 1 else fn.cat(image, image, image, axis=2),
-        dtype=types.FLOAT16 if spec.data.image_dtype == "float16" else types.FLOAT,
-        mean=[255.0 * value for value in spec.data.mean[: spec.channels]],
-        std=[255.0 * value for value in spec.data.std[: spec.channels]],
-        output_layout="HWC" if spec.data.channels_last else "CHW",
+        image if input_spec.channels == 1 else fn.cat(image, image, image, axis=2),
+        dtype=types.FLOAT16 if input_spec.data.image_dtype == "float16" else types.FLOAT,
+        mean=[255.0 * value for value in input_spec.data.mean[: input_spec.channels]],
+        std=[255.0 * value for value in input_spec.data.std[: input_spec.channels]],
+        output_layout="HWC" if input_spec.data.channels_last else "CHW",
     )
-    if not source.with_mask:
+    if not reader.with_mask:
         return normalised
     return normalised, fn.cast(images[1] > 127, dtype=types.UINT8)
 
 
 @do_not_convert  # type: ignore[untyped-decorator]
-def _inputs(source: Source, feed: Callable[[types.SampleInfo], Fed]) -> list[Any]:
-    """Return what `fed` lists."""
+def _inputs(reader: FilmReader, feed: Callable[[types.SampleInfo], GraphInputs]) -> list[Any]:
+    """Return what `graph_inputs` lists."""
     kinds = [(types.FLOAT, 2, "")]
-    if source.augment is not None:
+    if reader.augment is not None:
         kinds += [(types.FLOAT, 1, ""), (types.INT8, 3, "HWC")]
-    if _has_lattice(source):
+    if _has_coarse_map(reader):
         kinds += [(types.FLOAT, 3, "HWC")]
-    kinds += [(types.UINT8, 1, "")] * (2 if source.with_mask else 1)
+    kinds += [(types.UINT8, 1, "")] * (2 if reader.with_mask else 1)
     dtype, ndim, layout = (list(values) for values in zip(*kinds, strict=True))
     return list(fn.external_source(feed, num_outputs=len(kinds), batch=False, dtype=dtype, ndim=ndim, layout=layout))
 
@@ -169,10 +169,10 @@ def _inputs(source: Source, feed: Callable[[types.SampleInfo], Fed]) -> list[Any
 class _CpuResample:
     """Moves a batch's images and masks with OpenCV, which leaves Python's lock while it works."""
 
-    def __init__(self, source: Source) -> None:
-        self._size, self._has_lattice = source.spec.size, _has_lattice(source)
-        self._border = source.border
-        self._pool = ThreadPoolExecutor(source.spec.data.threads)
+    def __init__(self, reader: FilmReader) -> None:
+        self._size, self._has_coarse_map = reader.input_spec.size, _has_coarse_map(reader)
+        self._border = reader.border
+        self._pool = ThreadPoolExecutor(reader.input_spec.data.threads)
 
     def __call__(self, *inputs: Arrays) -> Any:
         done = list(self._pool.map(self._one, *inputs))
@@ -180,22 +180,22 @@ class _CpuResample:
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def _one(self, warp: npt.NDArray[Any], *rest: npt.NDArray[Any]) -> list[npt.NDArray[np.uint8]]:
-        images = tuple(image[..., 0] for image in (rest[1:] if self._has_lattice else rest))
-        if self._has_lattice and rest[0].size:
-            moved = by_lattice(images, rest[0], self._size, self._border)
+        images = tuple(image[..., 0] for image in (rest[1:] if self._has_coarse_map else rest))
+        if self._has_coarse_map and rest[0].size:
+            moved = by_coarse_map(images, rest[0], self._size, self._border)
         else:
             moved = by_matrix(images, warp, self._size, self._border)
         return [image[..., None] for image in moved]
 
 
-def _resample_on_gpu(images: list[Any], warp: Any, coarse: list[Any], encoded: Any, source: Source) -> Any:
-    size = source.spec.size
-    if not coarse:
+def _resample_on_gpu(images: list[Any], warp: Any, coarse_map: list[Any], encoded: Any, reader: FilmReader) -> Any:
+    size = reader.input_spec.size
+    if not coarse_map:
         return warped_by_matrix(images, warp, size)
     # The size of a film is known on the host before it is decoded on the GPU.
     shape = fn.peek_image_shape(encoded, dtype=types.INT32)
     extent = fn.cast(shape, dtype=types.FLOAT).gpu()
-    return warped_by_lattice(images, coarse[0].gpu(), extent, canvas_of(shape, size), size, source.border)
+    return warped_by_coarse_map(images, coarse_map[0].gpu(), extent, canvas_of(shape, size), size, reader.border)
 
 
 def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bool) -> Any:
@@ -216,15 +216,15 @@ def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bo
     return image
 
 
-def _tensor(outputs: Any, is_last: bool, pages: "Pages") -> torch.Tensor:
+def _tensor(outputs: Any, is_last: bool, buffers: "BufferPool") -> torch.Tensor:
     """Return a DALI output as (n, channels, rows, columns) in memory that no later run overwrites."""
     made = torch.from_dlpack(outputs.as_tensor())
     if not made.is_cuda:
-        made = pages.take(made.nbytes, made.dtype).view(made.shape).copy_(made)
+        made = buffers.take(made.nbytes, made.dtype).view(made.shape).copy_(made)
     return made.permute(0, 3, 1, 2) if is_last else made
 
 
-class Pages:
+class BufferPool:
     """Memory for tensors, in pages of their own, which serve again when a tensor and all its views are gone.
 
     Memory that comes and goes with each batch would leave more and more holes; fresh pages have to be cleared first.
@@ -250,8 +250,8 @@ def _mapped(size: int) -> mmap.mmap:
     return memory
 
 
-def _name_undecodable(source: Source, slots: list[Slot]) -> None:
+def _name_undecodable(reader: FilmReader, requests: list[FilmRequest]) -> None:
     """DALI names no film when a decoder fails: look for one that OpenCV cannot decode either."""
-    for slot in slots:
-        if any(source.decode(content) is None for content in source.read(slot)):
-            raise source.undecodable(slot)
+    for request in requests:
+        if any(reader.decode(content) is None for content in reader.read(request)):
+            raise reader.undecodable(request)

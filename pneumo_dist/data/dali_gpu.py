@@ -28,13 +28,15 @@ def warped_by_matrix(images: list[Any], warp: Any, size: int) -> list[Any]:
 
 
 @do_not_convert  # type: ignore[untyped-decorator]
-def warped_by_lattice(images: list[Any], coarse: Any, extent: Any, canvas: Any, size: int, border: str) -> list[Any]:
-    """Return image and mask at the points of a lattice, each (size, size, 1).
+def warped_by_coarse_map(
+    images: list[Any], coarse_map: Any, extent: Any, canvas: Any, size: int, border: str
+) -> list[Any]:
+    """Return image and mask at the points of a coarse map, each (size, size, 1).
 
-    `coarse` and `extent` (rows and columns of the film, float32) are where the images are; `canvas`, from
+    `coarse_map` and `extent` (rows and columns of the film, float32) are where the images are; `canvas`, from
     `canvas_of`, is on the host.
     """
-    x, y = grown(coarse, size)
+    x, y = grown(coarse_map, size)
     if border == "reflect":
         # Half a pixel from the edge, remap would mix in what lies beyond it; mirrored, that is the edge's own pixel.
         x, y = (
@@ -72,11 +74,11 @@ def _cut(image: Any, start: tuple[int, int], shape: Any, fill: float) -> Any:
     return fn.slice(image, start=start, shape=shape, axes=(0, 1), out_of_bounds_policy="pad", fill_values=fill)
 
 
-def grown(coarse: Any, size: int) -> tuple[Any, Any]:
-    """Return the x and y of every pixel, (size, size, 1) each, from a lattice: geometry's dense_map in DALI."""
+def grown(coarse_map: Any, size: int) -> tuple[Any, Any]:
+    """Return the x and y of every pixel, (size, size, 1) each, from a coarse map: geometry's dense_map in DALI."""
     last = cells(size) + 1.0
     dense: Any = fn.resize(
-        coarse,
+        coarse_map,
         size=(size, size),
         roi_start=(1.0, 1.0),
         roi_end=(last, last),

@@ -30,7 +30,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Input:
+class InputSpec:
     """What the network takes: side in pixels, channels, normalisation, device (None is the CPU)."""
 
     size: int
@@ -40,7 +40,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Slot:
+class FilmRequest:
     """A film's place: table row, and the epoch and optimizer step of a training film."""
 
     index: int
@@ -52,11 +52,11 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Source:
+class FilmReader:
     """Where films come from and what is done to them; without `augment`, only what the network needs."""
 
     shards: Shards
-    spec: Input
+    input_spec: InputSpec
     with_mask: bool
     augment: AugmentConfig | None = None
     seed: int = 0
@@ -66,34 +66,34 @@ class Source:
         """What lies beyond a film's edges; a film that is not augmented has its padding there."""
         return self.augment.border if self.augment else "constant"
 
-    def parameters(self, slot: Slot) -> Parameters:
+    def parameters(self, request: FilmRequest) -> Parameters:
         """Return the augmentation of a film in its epoch."""
-        if self.augment is None or slot.epoch is None:
+        if self.augment is None or request.epoch is None:
             return IDENTITY
-        return draw(self.augment, self.seed, slot.epoch, str(self.shards.column("key")[slot.index]))
+        return draw(self.augment, self.seed, request.epoch, str(self.shards.column("key")[request.index]))
 
-    def stored(self, slot: Slot) -> Stored:
+    def stored(self, request: FilmRequest) -> Stored:
         """Return how a film lies in its square."""
-        grid = self.shards.grid(slot.index)
+        grid = self.shards.grid(request.index)
         return Stored(grid.stored, grid.origin)
 
-    def read(self, slot: Slot) -> tuple[Encoded, ...]:
+    def read(self, request: FilmRequest) -> tuple[Encoded, ...]:
         """Return the encoded image and, if asked for, the encoded mask.
 
         Raises CorruptSample, naming shard, key, epoch and step, for a member that fails its CRC32.
         """
         try:
             members = ("image", "mask") if self.with_mask else ("image",)
-            return tuple(np.frombuffer(self.shards.read(slot.index, member), np.uint8) for member in members)
+            return tuple(np.frombuffer(self.shards.read(request.index, member), np.uint8) for member in members)
         except CorruptSample as error:
-            raise CorruptSample(f"{error} ({slot})") from None
+            raise CorruptSample(f"{error} ({request})") from None
 
     def decode(self, content: Encoded) -> npt.NDArray[np.uint8] | None:
         """Return an encoded member as grey (height, width); None for bytes that are no image."""
         image = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if content.size else None
         return None if image is None else np.asarray(image, np.uint8)
 
-    def undecodable(self, slot: Slot) -> InputError:
+    def undecodable(self, request: FilmRequest) -> InputError:
         """Return the error for a film whose bytes are those that were stored and yet are no image."""
-        shard, key = (str(self.shards.column(name)[slot.index]) for name in ("shard", "key"))
-        return InputError(f"{self.shards.folder / shard}: {key} cannot be decoded ({slot}); build the shards again")
+        shard, key = (str(self.shards.column(name)[request.index]) for name in ("shard", "key"))
+        return InputError(f"{self.shards.folder / shard}: {key} cannot be decoded ({request}); build the shards again")

@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 Points = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float64]
-Lattice = npt.NDArray[np.float32]
+CoarseMap = npt.NDArray[np.float32]
 
 # Nodes along a side of an elastic field; smoother than one cell, or interpolation would eat its amplitude.
 _FIELD_NODES = 65
@@ -122,12 +122,12 @@ def matrix(geometry: Geometry, size: int, stored: Stored) -> Matrix:
 
 
 def cells(size: int) -> int:
-    """Return how many cells of the lattice lie along a side of the input; each is a whole number of pixels."""
+    """Return how many cells of the coarse map lie along a side of the input; each is a whole number of pixels."""
     assert size % 32 == 0
     return 64 if size % 64 == 0 else 32
 
 
-def lattice(geometry: Geometry, size: int, stored: Stored) -> Lattice:
+def coarse_map(geometry: Geometry, size: int, stored: Stored) -> CoarseMap:
     """Return the whole map at the centres of cells, one more on each side: float32 (cells + 2, cells + 2, 2).
 
     `dense_map` interpolates it: smooth maps are kept to a fraction of a pixel in a thousandth of the bytes.
@@ -138,11 +138,11 @@ def lattice(geometry: Geometry, size: int, stored: Stored) -> Lattice:
     return _apply(_to_stored(geometry, stored), points).astype(np.float32)
 
 
-def dense_map(coarse: Lattice, size: int) -> npt.NDArray[np.float32]:
-    """Return the map of every pixel, float32 (size, size, 2), from a lattice."""
-    count = len(coarse)
+def dense_map(coarse_map: CoarseMap, size: int) -> npt.NDArray[np.float32]:
+    """Return the map of every pixel, float32 (size, size, 2), from a coarse map."""
+    count = len(coarse_map)
     cell = size // (count - 2)
-    grown = np.asarray(cv2.resize(coarse, (count * cell, count * cell), interpolation=cv2.INTER_LINEAR), np.float32)
+    grown = np.asarray(cv2.resize(coarse_map, (count * cell, count * cell), interpolation=cv2.INTER_LINEAR), np.float32)
     return grown[cell:-cell, cell:-cell]
 
 

@@ -33,18 +33,18 @@ _OnBytes = Callable[[int], None]
 
 
 def needed_bytes(shards: Shards, rows: npt.NDArray[np.int64]) -> int:
-    """Return the size in bytes of the tars that hold the given rows, whether they are staged already or not."""
+    """Return the size in bytes of the tars that hold the given rows, copied already or not."""
     return sum(tar["bytes"] for tar in _tars(shards, rows))
 
 
-def stage_shards(
+def copy_shards_locally(
     shards: Shards, rows: npt.NDArray[np.int64], cache_dir: Path, on_bytes: _OnBytes | None = None
 ) -> Shards:
     """Copy the tars that hold the given rows into `cache_dir` and return the dataset that reads them from there.
 
     Processes of a node may call it at once: one copies, the others wait. `on_bytes` hears of bytes copied here, copied
     by another process or found, `needed_bytes` in all, and of 0 bytes now and then while this process waits; what it
-    raises ends the staging. Finished copies stay whatever happens. Raises InputError where `cache_dir` cannot be
+    raises stops the copy. Finished copies stay whatever happens. Raises InputError where `cache_dir` cannot be
     written to or is too small, and where a tar is missing or differs from the manifest.
     """
     heard = on_bytes or (lambda count: None)

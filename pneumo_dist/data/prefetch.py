@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 _POLL_SECONDS = 0.1
 
 
-def made_ahead(
+def prefetch(
     values: Iterator[Value], count: int, prepare: Callable[[], object] = lambda: None
 ) -> Generator[Value, None, None]:
     """Yield what an iterator yields; a thread, which calls `prepare` first, takes up to `count` values more from it.

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
-from pneumo_dist.data.films import Batch, Input, Slot, Source
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.loader import make_batches
 from pneumo_dist.data.plan import Indices, split_fold
 from shards.dataset.table import Shards
@@ -27,13 +27,14 @@ def show_batch(
         raise InputError(f"--films {films}, --epochs {epochs}: give at least 1 of each")
     split = split_fold(shards, fold, stage.always_train)
     rows = _choose(split.positives, split.negatives, films, seed)
-    spec = Input(stage.image_size, experiment.model.in_channels, experiment.data)
-    source = Source(shards, spec, with_mask=True, augment=stage.augment, seed=experiment.seed)
-    # An epoch of None is a film that is not augmented, whatever the source.
+    input_spec = InputSpec(stage.image_size, experiment.model.in_channels, experiment.data)
+    reader = FilmReader(shards, input_spec, with_mask=True, augment=stage.augment, seed=experiment.seed)
+    # An epoch of None is a film that is not augmented, whatever the reader.
     listed = [
-        [Slot(int(row), epoch, 0 if epoch is not None else None) for row in rows] for epoch in (None, *range(epochs))
+        [FilmRequest(int(row), epoch, 0 if epoch is not None else None) for row in rows]
+        for epoch in (None, *range(epochs))
     ]
-    columns = [_column(batch, spec.data) for batch in make_batches(source, iter(listed), len(rows))]
+    columns = [_column(batch, input_spec.data) for batch in make_batches(reader, iter(listed), len(rows))]
     captions = ["not augmented", *(f"epoch {epoch + 1}" for epoch in range(epochs))]
     return np.concatenate([_captioned(column, text) for column, text in zip(columns, captions, strict=True)], axis=1)
 

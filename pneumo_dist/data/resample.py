@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.data.augment import NOISE_OFFSETS, Parameters
-from pneumo_dist.data.geometry import Lattice, Matrix, dense_map
+from pneumo_dist.data.geometry import CoarseMap, Matrix, dense_map
 
 Image = npt.NDArray[np.uint8]
 
@@ -35,9 +35,9 @@ def by_matrix(images: tuple[Image, ...], corner: Matrix, size: int, border: str)
     )
 
 
-def by_lattice(images: tuple[Image, ...], coarse: Lattice, size: int, border: str) -> tuple[Image, ...]:
-    """Return the same for the points of a lattice's dense map."""
-    x, y = (np.ascontiguousarray(axis) for axis in np.moveaxis(dense_map(coarse, size) - np.float32(0.5), -1, 0))
+def by_coarse_map(images: tuple[Image, ...], coarse_map: CoarseMap, size: int, border: str) -> tuple[Image, ...]:
+    """Return the same for the points of a coarse map, interpolated to every pixel."""
+    x, y = (np.ascontiguousarray(axis) for axis in np.moveaxis(dense_map(coarse_map, size) - np.float32(0.5), -1, 0))
     return tuple(
         np.asarray(cv2.remap(image, x, y, how, borderMode=BORDERS[border]), np.uint8)
         for image, how in zip(images, _HOW, strict=False)

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import Parameters
-from pneumo_dist.data.films import Batch, Slot, Source
-from pneumo_dist.data.geometry import lattice, matrix
-from pneumo_dist.data.resample import Image, add_noise, by_lattice, by_matrix
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
+from pneumo_dist.data.geometry import coarse_map, matrix
+from pneumo_dist.data.resample import Image, add_noise, by_coarse_map, by_matrix
 from pneumo_dist.ranks.processes import become_worker, end_workers
 from shards.errors import InputError
 
@@ -37,33 +37,33 @@ Collated = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class Films(Dataset[Sample]):
     """Films as tensors: image (channels, size, size), or (size, size, channels) for channels last; mask; table row."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, reader: FilmReader) -> None:
+        self.reader = reader
 
-    def __getitem__(self, slot: Slot) -> Sample:
+    def __getitem__(self, request: FilmRequest) -> Sample:
         """Read, decode and augment one film. Raises CorruptSample or InputError, naming film, epoch and step."""
-        source, parameters = self.source, self.source.parameters(slot)
-        image, *masks = resampled(source, slot, parameters)
-        if source.augment is not None:
-            image = shade(image, parameters, source.augment)
-        channels, data = source.spec.channels, source.spec.data
+        reader, parameters = self.reader, self.reader.parameters(request)
+        image, *masks = resampled(reader, request, parameters)
+        if reader.augment is not None:
+            image = shade(image, parameters, reader.augment)
+        channels, data = reader.input_spec.channels, reader.input_spec.data
         mean, std = (np.array(values[:channels], np.float32) * 255.0 for values in (data.mean, data.std))
         pixels = torch.from_numpy((image[..., None].astype(np.float32) - mean) / std)
         pixels = pixels.to(getattr(torch, data.image_dtype))
         mask = torch.from_numpy((masks[0] > 127).astype(np.uint8))[None] if masks else torch.empty(0, dtype=torch.uint8)
-        return pixels if data.channels_last else pixels.permute(2, 0, 1).contiguous(), mask, slot.index
+        return pixels if data.channels_last else pixels.permute(2, 0, 1).contiguous(), mask, request.index
 
 
-def resampled(source: Source, slot: Slot, parameters: Parameters) -> tuple[Image, ...]:
+def resampled(reader: FilmReader, request: FilmRequest, parameters: Parameters) -> tuple[Image, ...]:
     """Return a film and, if asked for, its mask (0 and 255) as the network sees them, uint8 (size, size)."""
-    decoded = [source.decode(content) for content in source.read(slot)]
+    decoded = [reader.decode(content) for content in reader.read(request)]
     images = tuple(image for image in decoded if image is not None)
     if len(images) < len(decoded):
-        raise source.undecodable(slot)
-    geometry, stored, size = parameters.geometry, source.stored(slot), source.spec.size
+        raise reader.undecodable(request)
+    geometry, stored, size = parameters.geometry, reader.stored(request), reader.input_spec.size
     if geometry.warp is not None:
-        return by_lattice(images, lattice(geometry, size, stored), size, source.border)
-    return by_matrix(images, matrix(geometry, size, stored), size, source.border)
+        return by_coarse_map(images, coarse_map(geometry, size, stored), size, reader.border)
+    return by_matrix(images, matrix(geometry, size, stored), size, reader.border)
 
 
 def shade(image: Image, parameters: Parameters, augment: AugmentConfig) -> Image:
@@ -78,9 +78,9 @@ def shade(image: Image, parameters: Parameters, augment: AugmentConfig) -> Image
     return add_noise(image, parameters)
 
 
-def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batch]:
+def host_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]]) -> Iterator[Batch]:
     """Yield the batches that `batches` lists, made ahead by `data.threads` worker processes."""
-    data = source.spec.data
+    data = reader.input_spec.data
     # Handlers run last in, first out: before the one of multiprocessing, which the import of torch has registered.
     atexit.register(end_workers)
     told = os.environ.get("PYTHONWARNINGS", "")
@@ -91,13 +91,13 @@ def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batc
     context.set_forkserver_preload(["pneumo_dist.data.worker_server"])
     loader: Any = iter(
         DataLoader(
-            Films(source),
+            Films(reader),
             batch_sampler=batches,
             num_workers=data.threads,
             prefetch_factor=data.prefetch,
             worker_init_fn=_begin,
             multiprocessing_context=context,
-            pin_memory=source.spec.device_id is not None,
+            pin_memory=reader.input_spec.device_id is not None,
         )
     )
     try:

@@ -11,7 +11,7 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.doctor.findings import Finding, error, ok
 from pneumo_dist.doctor.preflight import check_device, check_environment, here_checks, judged, writable
 from pneumo_dist.network.fit import check_input, meta_model
-from pneumo_dist.predict.ensemble import Ensemble, resolve, sources_of
+from pneumo_dist.predict.ensemble import Ensemble, find_trained_folds, resolve
 from pneumo_dist.predict.tta import scaled_side
 from pneumo_dist.ranks.ranks import Ranks
 from shards.dataset.check import SPLITS
@@ -67,19 +67,19 @@ def check_networks(asked: ToPredict) -> list[Finding]:
     with closing(Shards(asked.shards)) as shards:
         folds = asked.folds or tuple(shards.folds())
     ensemble = resolve(
-        asked.config, asked.runs, folds, alone, lambda member, source: source.files(member)[0].path, asked.own
+        asked.config, asked.runs, folds, alone, lambda member, fold: fold.files(member)[0].path, asked.own
     )
     _check_loader(ensemble.data)
     faults = check_sizes(ensemble, asked.config, asked.runs, folds, asked.own)
-    return faults or [ok(CHECK, f"{len(ensemble.parts)} networks take {ensemble.image_size} px")]
+    return faults or [ok(CHECK, f"{len(ensemble.networks)} networks take {ensemble.image_size} px")]
 
 
 def check_sizes(
     ensemble: Ensemble, config: EnsembleConfig, runs: Path, folds: Sequence[int], own: Experiment | None
 ) -> list[Finding]:
     """Return what the networks of an ensemble, which was made of the rest, cannot take at one of its scales."""
-    sources = [source for member in config.members for source in sources_of(member, runs, folds, own)]
-    return [*_faults(ensemble, list(dict.fromkeys(source.experiment.model for source in sources)))]
+    trained = [fold for member in config.members for fold in find_trained_folds(member, runs, folds, own)]
+    return [*_faults(ensemble, list(dict.fromkeys(fold.experiment.model for fold in trained)))]
 
 
 def _check_loader(data: DataConfig) -> None:

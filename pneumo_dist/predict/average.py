@@ -12,13 +12,13 @@ import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.ensemble import MemberConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.tensors import load_weights
-from pneumo_dist.predict.ensemble import Source, agreed_files
+from pneumo_dist.predict.ensemble import TrainedFold, agreed_files
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.runs.checkpoint import CheckpointFile, from_training, load_checkpoint, read_header, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
@@ -48,7 +48,7 @@ def average_weights(weights: Sequence[State]) -> State:
 
 
 def averaged_checkpoint(
-    member: MemberConfig, source: Source, folder: Path, shards: Shards | None, ranks: Ranks
+    member: MemberConfig, trained_fold: TrainedFold, folder: Path, shards: Shards | None, ranks: Ranks
 ) -> Path:
     """Return the checkpoint of a fold's averaged weights in `folder`; make it where it does not stand yet.
 
@@ -56,19 +56,19 @@ def averaged_checkpoint(
     in table order; its `parts` name the checkpoints that it is the mean of. All ranks work and get the same path.
     Raises InputError where `shards` are not those of the training.
     """
-    files = agreed_files(source, member, ranks)
+    files = agreed_files(trained_fold, member, ranks)
     parts = [path.name for path in files]
     standing = on_rank_0(ranks, lambda: _standing(folder, parts))
     if standing is not None:
         return Path(standing)
     states = [from_training(load_checkpoint(path), path) for path in files]
-    state, name = states[0], f"{source.folder.parent.name}/{source.folder.name}/{files[0].name}"
+    state, name = states[0], f"{trained_fold.folder.parent.name}/{trained_fold.folder.name}/{files[0].name}"
     if shards is None or not len(shards.indices("train")):
         raise InputError(
             f"the weights of {name} are not averaged yet, which takes its training films; run 'python -m pneumo_dist "
             "average' with their --shards"
         )
-    check_unseen(state["lineage"], name, shards, source.fold)
+    check_unseen(state["lineage"], name, shards, trained_fold.number)
     experiment = experiment_of(state, files[0])
     model = build_model(experiment.model, pretrained=False)
     for each, path in zip(states, files, strict=True):
@@ -76,10 +76,12 @@ def averaged_checkpoint(
     model.load_state_dict(average_weights([weights_of(each) for each in states]))
     model.to(ranks.device)
     # As it was trained: the config may have been changed since.
-    stage = experiment.stage(source.stage.name)
-    spec = Input(stage.image_size, experiment.model.in_channels, source.experiment.data, ranks.device_id)
-    films = split_fold(shards, source.fold, stage.always_train).train
-    loader = eval_loader(shards, films, stage, spec, ranks.rank, ranks.world, with_mask=False)
+    stage = experiment.stage(trained_fold.stage.name)
+    input_spec = InputSpec(
+        stage.image_size, experiment.model.in_channels, trained_fold.experiment.data, ranks.device_id
+    )
+    films = split_fold(shards, trained_fold.number, stage.always_train).train
+    loader = eval_loader(shards, films, stage, input_spec, ranks.rank, ranks.world, with_mask=False)
     recompute_statistics(model, loader, ranks, state["amp"])
     kept = ("experiment", "stage", "fold", "lineage", "amp")
     content = {

@@ -21,7 +21,7 @@ from pneumo_dist import __version__
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.network.tensors import check_tensors, is_weights
 from pneumo_dist.predict.bundle_content import FORMAT, FORMAT_VERSION, BundleModel, PartModel
-from pneumo_dist.predict.ensemble import Ensemble, Network, Part, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, TrainedNetwork, shares
 from pneumo_dist.scoring.masks import Rule
 from shards.errors import InputError
 from shards.files import atomic_open
@@ -39,20 +39,20 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
     """
     with atomic_open(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         entries: list[dict[str, Any]] = []
-        for number, part in enumerate(ensemble.parts):
-            network, file = part.read(), f"weights/{number:03d}.safetensors"
-            weights = {name: value.contiguous() for name, value in network.weights.items()}
+        for number, network in enumerate(ensemble.networks):
+            trained, file = network.read(), f"weights/{number:03d}.safetensors"
+            weights = {name: value.contiguous() for name, value in trained.weights.items()}
             _add(archive, file, safetensors.torch.save(weights))
             entries.append(
                 {
-                    "name": part.name,
-                    "member": part.member,
-                    "fold": part.fold,
-                    "weight": part.weight,
+                    "name": network.name,
+                    "member": network.member,
+                    "fold": network.fold,
+                    "weight": network.weight,
                     "file": file,
-                    "model": network.model.model_dump(mode="json"),
-                    "amp": network.amp,
-                    "lineage": list(network.lineage),
+                    "model": trained.model.model_dump(mode="json"),
+                    "amp": trained.amp,
+                    "lineage": list(trained.lineage),
                 }
             )
         content = {
@@ -74,8 +74,8 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
             "parts": entries,
         }
         _add(archive, CONTENT, json.dumps(content, indent=1).encode())
-        trained = [entry["lineage"][-1]["keys_sha256"][:16] for entry in entries]
-        _add(archive, CARD, model_card(ensemble, rule, scores, trained).encode())
+        keys = [entry["lineage"][-1]["keys_sha256"][:16] for entry in entries]
+        _add(archive, CARD, model_card(ensemble, rule, scores, keys).encode())
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
@@ -97,8 +97,8 @@ def read_bundle(path: Path, loader: str | None = None) -> tuple[Ensemble, Rule]:
     given = {"mean": taken.mean, "std": taken.std, **({"loader": loader} if loader else {})}
     ensemble = Ensemble(
         name=content.name,
-        parts=tuple(
-            Part(part.name, part.member, part.fold, part.weight, partial(_network, path, part))
+        networks=tuple(
+            EnsembleNetwork(part.name, part.member, part.fold, part.weight, partial(_network, path, part))
             for part in content.parts
         ),
         image_size=taken.image_size,
@@ -111,7 +111,7 @@ def read_bundle(path: Path, loader: str | None = None) -> tuple[Ensemble, Rule]:
     return ensemble, content.rule.rule()
 
 
-def _network(path: Path, part: PartModel) -> Network:
+def _network(path: Path, part: PartModel) -> TrainedNetwork:
     where, content = f"{path}: {part.file}", _member(path, part.file)
     try:
         weights = safetensors.torch.load(content)
@@ -121,7 +121,7 @@ def _network(path: Path, part: PartModel) -> Network:
         raise InputError(f"{where} holds no weights; write the bundle again")
     check_tensors(weights, where)
     lineage = [ancestor.model_dump(exclude_unset=True) for ancestor in part.lineage]
-    return Network(part.model, weights, part.amp, lineage)
+    return TrainedNetwork(part.model, weights, part.amp, lineage)
 
 
 def _member(path: Path, name: str) -> bytes:
@@ -175,8 +175,8 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         "| checkpoint | share of the mean | training films (SHA-256 of their keys) |",
         "| --- | --- | --- |",
     ]
-    rows = zip(ensemble.parts, shares(ensemble.parts), trained, strict=True)
-    return "\n".join([*lines, *(f"| {part.name} | {share:.4f} | {keys} |" for part, share, keys in rows)]) + "\n"
+    rows = zip(ensemble.networks, shares(ensemble.networks), trained, strict=True)
+    return "\n".join([*lines, *(f"| {network.name} | {share:.4f} | {keys} |" for network, share, keys in rows)]) + "\n"
 
 
 def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pneumo_dist.scoring.counts import Floats, Outcome, Truths
-from pneumo_dist.scoring.histograms import Histograms, Levels
+from pneumo_dist.scoring.histograms import LEVELS, Histograms
 from pneumo_dist.scoring.masks import Map
 from pneumo_dist.thresholds.tune import Estimate
 from pneumo_dist.thresholds.worth import bootstrap_interval
@@ -107,7 +107,7 @@ def ranked_estimates(positive: Truths, scores: Floats, groups: Names, draws: int
     if len(names) < 2 or math.isnan(values[0]):
         return Estimate(values[0], math.nan, math.nan), Estimate(values[1], math.nan, math.nan)
     random, shares = np.random.default_rng(0), np.full(len(names), 1 / len(names))
-    at_level = np.eye(Levels)[np.rint(scores * 255).astype(np.int64)]
+    at_level = np.eye(LEVELS)[np.rint(scores * 255).astype(np.int64)]
     found = []
     for _ in range(0, draws, 100):
         often = random.multinomial(len(names), shares, 100)[:, member].astype(np.float64)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pneumo_dist.ranks.ranks import Ranks
 
-Levels = 256
+LEVELS = 256
 Histograms = npt.NDArray[np.int64]
 
 
@@ -21,8 +21,8 @@ def level(threshold: float) -> int:
 
 def film_histograms(label_map: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Histograms:
     """Return int64 (2, 256): counts of map values over all pixels, and over the pixels where `truth` is not 0."""
-    everywhere = np.bincount(label_map.reshape(-1), minlength=Levels)
-    labelled = np.bincount(label_map[truth != 0], minlength=Levels)
+    everywhere = np.bincount(label_map.reshape(-1), minlength=LEVELS)
+    labelled = np.bincount(label_map[truth != 0], minlength=LEVELS)
     return np.stack([everywhere, labelled]).astype(np.int64)
 
 

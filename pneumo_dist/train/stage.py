@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pneumo_dist.config.experiment import StageConfig
-from pneumo_dist.data.films import Batch, Input
+from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
@@ -115,7 +115,7 @@ class StageRun:
 
     def _train_epochs(self) -> None:
         ranks = self.run.ranks
-        input_spec = Input(
+        input_spec = InputSpec(
             self.stage.image_size, self.run.experiment.model.in_channels, self.run.experiment.data, ranks.device_id
         )
         start = (ranks.rank, self.position.epoch, self.position.step)
@@ -128,7 +128,7 @@ class StageRun:
             self._average_weights(training)
             self._end_epoch(self._validate(validation))
 
-    def _films(self, rows: Indices, input_spec: Input, with_mask: bool) -> EvalLoader:
+    def _films(self, rows: Indices, input_spec: InputSpec, with_mask: bool) -> EvalLoader:
         """Return this rank's share of films, without augmentation, each once per pass."""
         ranks = self.run.ranks
         return eval_loader(self.run.shards, rows, self.stage, input_spec, ranks.rank, ranks.world, with_mask)

@@ -114,9 +114,9 @@ def test_prediction_is_that_of_plain_forward_passes_on_the_cpu(
     for row, p8 in predictions:
         film = tiny_runs.image(trained.shards, int(np.flatnonzero(keys == row["key"])[0]))
         found = []
-        for part in ensemble.parts:
+        for network in ensemble.networks:
             with torch.no_grad():
-                logits, _ = split_outputs(part.read().build(part.name)(film))
+                logits, _ = split_outputs(network.read().build(network.name)(film))
             found.append(torch.sigmoid(logits)[0, 0].numpy() * 255)
         assert np.abs(p8 - np.mean(found, axis=0)).max() <= 2
         levels |= set(np.unique(p8).tolist())

@@ -16,14 +16,14 @@ import torch
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict import ensemble as inference
 from pneumo_dist.predict.average import averaged_checkpoint
-from pneumo_dist.predict.ensemble import resolve, sources_of
+from pneumo_dist.predict.ensemble import find_trained_folds, resolve
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ddp import wrap_ddp
@@ -73,11 +73,11 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
 def fixed_model_figures(shards: Shards, ranks: Ranks) -> dict[str, Any]:
     """What ranks find of a model that does not depend on their number."""
     stage, split = EXPERIMENT.stages[0], split_fold(shards, 0, always_train=False)
-    spec = Input(stage.image_size, 1, EXPERIMENT.data)
+    input_spec = InputSpec(stage.image_size, 1, EXPERIMENT.data)
     torch.manual_seed(0)
     model = build_model(EXPERIMENT.model, pretrained=False)
     training, films = (
-        eval_loader(shards, rows, stage, spec, ranks.rank, ranks.world, with_mask=True)
+        eval_loader(shards, rows, stage, input_spec, ranks.rank, ranks.world, with_mask=True)
         for rows in (split.train, split.validation)
     )
     recompute_statistics(model, training, ranks, "float32")
@@ -157,8 +157,8 @@ def no_average(*_: Any) -> Path:
 def averaged_figures(shards: Shards, ranks: Ranks, runs: Path, folder: Path) -> dict[str, str]:
     """What the average of two ranks' checkpoints is on these ranks, and what it predicts."""
     member = MemberConfig(experiment=EXPERIMENT.name, stage="ema", average="weights")
-    (source,) = sources_of(member, runs, [0], EXPERIMENT)
-    path = averaged_checkpoint(member, source, folder / "average", shards, ranks)
+    (trained_fold,) = find_trained_folds(member, runs, [0], EXPERIMENT)
+    path = averaged_checkpoint(member, trained_fold, folder / "average", shards, ranks)
     config = EnsembleConfig(name="averaged", members=(member,))
     ensemble = resolve(config, runs, [0], ranks, lambda *_: path, EXPERIMENT)
     predict(ensemble, shards, folder / "predictions", ranks, PredictOptions("oof", (0,), block=4))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader
 from shards.build.build import BuildOptions, build
 from shards.build.labels import load_labels
@@ -34,7 +34,7 @@ def test_jpeg_and_png_shards_give_the_same_batch(tmp_path: Path, shape: tuple[in
         shards = Shards(tmp_path / codec)
         stage = StageConfig(name="x", image_size=96, eval_batch=4)
         films = shards.indices("train")
-        (batch,) = eval_loader(shards, films, stage, Input(96, 1, DataConfig()), 0, 1, with_mask=True)
+        (batch,) = eval_loader(shards, films, stage, InputSpec(96, 1, DataConfig()), 0, 1, with_mask=True)
         seen[codec] = batch
     scale = 255 * DataConfig().std[0]
     difference = (seen["png"].images - seen["jpeg"].images).abs().mean() * scale

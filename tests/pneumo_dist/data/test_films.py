@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.films import Batch, Input
+from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import eval_loader
 from shards.dataset.table import Shards
 
@@ -13,7 +13,7 @@ def first_batch(films: Shards, loader: str, dtype: str, channels_last: bool = Fa
     stage = StageConfig(name="x", image_size=64, eval_batch=3)
     data = DataConfig.model_validate({"loader": loader, "image_dtype": dtype, "channels_last": channels_last})
     rows = films.indices("train")[:3]
-    (batch,) = eval_loader(films, rows, stage, Input(64, 3, data), 0, 1, with_mask=True)
+    (batch,) = eval_loader(films, rows, stage, InputSpec(64, 3, data), 0, 1, with_mask=True)
     return batch
 
 

@@ -25,7 +25,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.errors import InputError
@@ -36,12 +36,12 @@ folder, name, count, ends = sys.argv[1:]
 shards, rows = Shards(Path(folder)), np.arange(12)
 stage = StageConfig(name="main", global_batch=2, micro_batch=2, epochs=10_000, image_size=64, eval_batch=4)
 plan = EpochPlan(FoldSplit(rows, rows, rows[:0], rows[:0], rows), stage, 0, 1)
-spec = Input(64, 1, DataConfig(loader=name, threads=2))
+input_spec = InputSpec(64, 1, DataConfig(loader=name, threads=2))
 
 class Run:
     def __init__(self):
-        self.batches = train_batches(shards, plan, spec, 0, 0, 0)
-        self.evaluation = eval_loader(shards, rows, stage, spec, 0, 1, with_mask=True)
+        self.batches = train_batches(shards, plan, input_spec, 0, 0, 0)
+        self.evaluation = eval_loader(shards, rows, stage, input_spec, 0, 1, with_mask=True)
 
 run = Run()
 try:

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 
 from pneumo_dist.cli.app import app
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.data.films import Batch, Input
+from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
@@ -77,7 +77,7 @@ def test_averaged_weights_have_statistics_of_the_training_films(straight: Path, 
     stage = experiment.stages[0]
     assert [state["averaged_epochs"] for state in made] == [0, 0, 1, 2]
     rows = split_fold(films, 0, always_train=False).train
-    loader = eval_loader(films, rows, stage, Input(96, 1, experiment.data), 0, 1, with_mask=False)
+    loader = eval_loader(films, rows, stage, InputSpec(96, 1, experiment.data), 0, 1, with_mask=False)
     batches = [batch.images[: len(batch.indices)] for batch in loader]
     assert sum(map(len, batches)) == len(rows) == 6 and len(batches[-1]) < len(batches[0])
     model = build_model(experiment.model, pretrained=False)

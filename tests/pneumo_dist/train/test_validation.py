@@ -9,7 +9,7 @@ import torch
 
 from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import EvalLoader, eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.build import build_model
@@ -36,7 +36,7 @@ def model_of() -> torch.nn.Module:
 
 def loader_of(films: Shards) -> EvalLoader:
     rows = split_fold(films, 0, always_train=False).validation
-    return eval_loader(films, rows, STAGE, Input(64, 1, DataConfig(loader="host")), 0, 1, with_mask=True)
+    return eval_loader(films, rows, STAGE, InputSpec(64, 1, DataConfig(loader="host")), 0, 1, with_mask=True)
 
 
 def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
