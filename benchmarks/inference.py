@@ -30,10 +30,10 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shards import ROOT, SALT, Report, _films, _links, _sources, _status
 from benchmarks.trainer_shared import FilmSet, environment, torchrun, write_config
+from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.histograms import Histograms, counts_above, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
@@ -60,7 +60,6 @@ TRAINED = {
     ],
 }
 Value = TypeVar("Value")
-Map = npt.NDArray[np.uint8]
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ from pneumo_dist.config.load import load_config
 from pneumo_dist.data.plan import Indices, split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import film_histograms
 from pneumo_dist.scoring.masks import label_map, to_p8
 from pneumo_dist.scoring.triplet import best_triplet
@@ -121,7 +121,7 @@ def validated(
         for row, p8 in zip(rows.tolist(), to_p8(torch.sigmoid(logits)), strict=True):
             found.append(film_histograms(label_map(p8, shards.grid(row)), shards.label(row)))
     histograms = np.stack(found)
-    best = triplet_outcome(histograms, best_triplet(histograms)[0]).score()
+    best = triplet_counts(histograms, best_triplet(histograms)[0]).score()
     return best.positive_dice, best.dice
 
 

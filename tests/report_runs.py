@@ -11,10 +11,9 @@ import numpy as np
 
 from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.thresholds.file import TunedRules, read_rules, write_thresholds
+from pneumo_dist.thresholds.file import ThresholdsFile, read_rules, write_thresholds
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.tune import film_measures, tune
-from shards.dataset import rle
 from shards.dataset.table import Shards
 
 
@@ -38,7 +37,7 @@ def store(
     content = []
     for index in range(len(shards)) if rows is None else rows:
         grid = shards.grid(index)
-        truth = rle.decode(str(shards.column("rle")[index]), grid.height, grid.width) * 200.0
+        truth = shards.label(index) * 200.0
         probable = cv2.blur(np.roll(truth, shift, axis=1), (5, 5)) + random.normal(20, noise, truth.shape)
         probable += 150.0 * cv2.dilate(
             (chance.random(truth.shape) < specks).astype(np.uint8), np.ones((3, 3), np.uint8)
@@ -62,7 +61,7 @@ def store(
     return Predictions(folder)
 
 
-def tune_run(predictions: Predictions, objective: Objective | None = None, threshold: float = 0.5) -> TunedRules:
+def tune_run(predictions: Predictions, objective: Objective | None = None, threshold: float = 0.5) -> ThresholdsFile:
     """Write the thresholds.json of predictions, as the command does, and return what it keeps."""
     path = predictions.folder.parent / "thresholds.json"
     histograms, parts = film_measures(predictions, Ranks.alone(), threshold)

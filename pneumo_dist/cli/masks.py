@@ -183,10 +183,10 @@ def report(
         return
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.report.page import write_report
-    from pneumo_dist.thresholds.choose import wanted_rule
+    from pneumo_dist.thresholds.choose import requested_rule
 
     config, shards = load_either(config_path), Shards(shards_path)
-    wanted = wanted_rule(config, rule)
+    wanted = requested_rule(config, rule)
     with console.progress(len(shards.indices("train", "holdout")), "film", "report") as bar:
         written = write_report(shards, runs, config.name, against, by, wanted, lambda: bar.update(1))
     if written.retuned is not None:

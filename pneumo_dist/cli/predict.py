@@ -19,7 +19,7 @@ from shards.film_options import film_options
 if TYPE_CHECKING:
     from pneumo_dist.predict.ensemble import Ensemble
     from pneumo_dist.ranks.ranks import Ranks
-    from pneumo_dist.thresholds.choose import Picked
+    from pneumo_dist.thresholds.choose import ChosenRule
 
 ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="Experiment or ensemble, a YAML file.")
 BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle', in place of --config and --runs.")
@@ -209,7 +209,7 @@ def average(
             print(f"bundle of {len(ensemble.networks)} networks: {bundle}")
 
 
-def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | None, runs: Path) -> "Picked":
+def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | None, runs: Path) -> "ChosenRule":
     """Return the rule of a bundle, before hours go into averages that it has no use for."""
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.thresholds.choose import rule_for

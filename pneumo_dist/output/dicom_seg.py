@@ -13,7 +13,7 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
-from pneumo_dist.scoring.masks import Map
+from pneumo_dist.scoring.arrays import Map
 from shards.dicom.rules import frame_count
 from shards.errors import InputError
 

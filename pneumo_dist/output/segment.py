@@ -12,7 +12,8 @@ import pydicom
 
 from pneumo_dist.output.dicom_seg import Algorithm, segmentation_object
 from pneumo_dist.predict.new_films import film_name
-from pneumo_dist.scoring.masks import Map, Rule, apply_rule, image_score, label_map
+from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
 from shards.dataset.table import LabelGrid
 from shards.dicom.film import FilmInfo, FilmRules, read_film
 from shards.drawing import encode_image, outline_pixels

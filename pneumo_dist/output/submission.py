@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pneumo_dist.predict.store import Predictions, check_gate
-from pneumo_dist.scoring.masks import Map, Rule, apply_rule, label_map
+from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from shards.dataset import rle
 from shards.errors import InputError
 from shards.files import atomic_write

@@ -15,7 +15,8 @@ import pydantic
 
 from pneumo_dist.config.schema import LARGEST_SIDE
 from pneumo_dist.predict.store_content import ROWS, ManifestModel
-from pneumo_dist.scoring.masks import Map, Rule
+from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.masks import Rule
 from shards.dataset import rle
 from shards.dataset.grid import Padding
 from shards.dataset.table import LabelGrid, Shards
@@ -165,7 +166,7 @@ class Predictions:
             raise InputError(f"{self.folder / row['tar']}: the {label} is no map of the manifest's size; predict again")
         return np.asarray(image, np.uint8)
 
-    def truth(self, index: int) -> Map:
+    def label(self, index: int) -> Map:
         """Return a film's label on its grid, uint8 of 0 and 1. Raises InputError where it is none."""
         row = self.rows[index]
         try:

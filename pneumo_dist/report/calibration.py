@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-Floats = npt.NDArray[np.float64]
-Truths = npt.NDArray[np.bool_]
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats
+
 BINS = 10
 
 
@@ -19,7 +18,7 @@ BINS = 10
 class Reliability:
     """Films in equally wide bins of a score, empty ones left out: count, mean score, share of positives."""
 
-    films: npt.NDArray[np.int64]
+    films: Counts
     score: Floats
     share: Floats
 
@@ -39,7 +38,7 @@ class Calibration:
     after: Reliability
 
 
-def calibrate(scores: Floats, positive: Truths, folds: npt.NDArray[np.int64]) -> Calibration | None:
+def calibrate(scores: Floats, positive: Flags, folds: Counts) -> Calibration | None:
     """Return what calibration on the other folds is worth; all inputs are (n,).
 
     None for films of one fold, and where the films outside a fold are all positive or all negative.
@@ -48,9 +47,7 @@ def calibrate(scores: Floats, positive: Truths, folds: npt.NDArray[np.int64]) ->
     return None if calibrated is None else _compared(scores, calibrated, positive)
 
 
-def calibrate_by(
-    fitted_scores: Floats, fitted_positive: Truths, scores: Floats, positive: Truths
-) -> Calibration | None:
+def calibrate_by(fitted_scores: Floats, fitted_positive: Flags, scores: Floats, positive: Flags) -> Calibration | None:
     """Return what calibration that was fitted on some films (m,) is worth on others (n,).
 
     None where either films are all positive or all negative.
@@ -60,7 +57,7 @@ def calibrate_by(
     return _compared(scores, _fitted(fitted_scores, fitted_positive)(scores), positive)
 
 
-def _compared(scores: Floats, calibrated: Floats, positive: Truths) -> Calibration:
+def _compared(scores: Floats, calibrated: Floats, positive: Flags) -> Calibration:
     return Calibration(
         brier_before=float(brier_score_loss(positive, scores)),
         brier_after=float(brier_score_loss(positive, calibrated)),
@@ -69,7 +66,7 @@ def _compared(scores: Floats, calibrated: Floats, positive: Truths) -> Calibrati
     )
 
 
-def cross_calibrated(scores: Floats, positive: Truths, folds: npt.NDArray[np.int64]) -> Floats | None:
+def cross_calibrated(scores: Floats, positive: Flags, folds: Counts) -> Floats | None:
     """Return each film's chance of being positive, float64 (n,), by logistic regression fitted on the other folds."""
     numbers = np.unique(folds)
     if len(numbers) < 2 or any(len(np.unique(positive[folds != fold])) < 2 for fold in numbers):
@@ -81,7 +78,7 @@ def cross_calibrated(scores: Floats, positive: Truths, folds: npt.NDArray[np.int
     return chances
 
 
-def _fitted(scores: Floats, positive: Truths) -> Callable[[Floats], Floats]:
+def _fitted(scores: Floats, positive: Flags) -> Callable[[Floats], Floats]:
     """Return what makes chances of image scores, fitted on these films."""
     # J. Platt, "Probabilistic outputs for support vector machines", 1999: two numbers, so that few films suffice.
     # Scaled, so that the regularisation, which keeps a separating score finite, suits scores of any spread.
@@ -95,7 +92,7 @@ def _logit(scores: Floats) -> Floats:
     return np.asarray(np.log(inside / (1 - inside)))
 
 
-def reliability(scores: Floats, positive: Truths, bins: int = BINS) -> Reliability:
+def reliability(scores: Floats, positive: Flags, bins: int = BINS) -> Reliability:
     """Return films in `bins` parts of 0..1; a score of 1 belongs to the last part."""
     part = np.minimum((scores * bins).astype(np.int64), bins - 1)
     films = np.bincount(part, minlength=bins)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from pneumo_dist.predict.store import Predictions
-from pneumo_dist.scoring.counts import Outcome
+from pneumo_dist.scoring.arrays import Counts
+from pneumo_dist.scoring.counts import PixelCounts
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
@@ -29,30 +29,30 @@ class Choice:
     films: tuple[int, ...]
 
 
-def choose_films(outcome: Outcome, count: int = SHOWN) -> list[Choice]:
+def choose_films(counts: PixelCounts, count: int = SHOWN) -> list[Choice]:
     """Return the best, median and worst positive films by Dice, and the negative ones with the most predicted pixels.
 
     No film stands twice; a heading without films is left out.
     """
-    pixels, ranked = outcome.predicted, ranked_films(outcome)
+    pixels, ranked = counts.predicted, ranked_films(counts)
     best, rest = ranked[:count], ranked[count:]
     worst, rest = rest[-count:][::-1], rest[:-count]
     start = max(0, (len(rest) - count) // 2)
-    wrong = np.flatnonzero(~outcome.positive & outcome.called)
+    wrong = np.flatnonzero(~counts.positive & counts.called)
     choices = [
         ("Best positive films", best),
         ("Positive films around the median", rest[start : start + count]),
         ("Worst positive films", worst),
         ("Negative films with the largest false-positive area", wrong[np.argsort(-pixels[wrong], kind="stable")]),
     ]
-    assert np.all(np.diff(outcome.dice[ranked]) <= 0)
+    assert np.all(np.diff(counts.dice[ranked]) <= 0)
     return [Choice(title, tuple(films[:count].tolist())) for title, films in choices if len(films)]
 
 
-def ranked_films(outcome: Outcome) -> npt.NDArray[np.int64]:
+def ranked_films(counts: PixelCounts) -> Counts:
     """Return the positions of the positive films from the best Dice to the worst."""
-    positive = np.flatnonzero(outcome.positive)
-    return positive[np.argsort(-outcome.dice[positive], kind="stable")]
+    positive = np.flatnonzero(counts.positive)
+    return positive[np.argsort(-counts.dice[positive], kind="stable")]
 
 
 def draw_film(shards: Shards, row: int, predictions: Predictions, index: int, rule: Rule, side: int) -> Picture:
@@ -64,10 +64,10 @@ def draw_film(shards: Shards, row: int, predictions: Predictions, index: int, ru
     scale = side / max(grid.height, grid.width)
     width, height = (max(1, round(edge * scale)) for edge in (grid.width, grid.height))
     picture = fitted(stored_content(shards, row), width, height)
-    truth, facts = predictions.truth(index), predictions.rows[index]
+    facts = predictions.rows[index]
     predicted = apply_rule(label_map(predictions.p8(index), grid), rule, facts["class_probability"])
     thickness = max(1, max(picture.shape) // 240)
-    outline(picture, truth, LABEL_COLOUR, thickness)
+    outline(picture, predictions.label(index), LABEL_COLOUR, thickness)
     outline(picture, predicted, PREDICTION_COLOUR, thickness)
     return picture
 
@@ -82,11 +82,11 @@ def contact_sheet(pictures: Sequence[Picture], captions: Sequence[str], cell: in
     return tiled(cells, COLUMNS, 0, 255)
 
 
-def sheet_films(outcome: Outcome, count: int = 12) -> list[int]:
+def sheet_films(counts: PixelCounts, count: int = 12) -> list[int]:
     """Return up to `count` positive films evenly from the best Dice to the worst; any films where none is positive."""
-    ranked = ranked_films(outcome)
+    ranked = ranked_films(counts)
     if not len(ranked):
-        ranked = np.arange(len(outcome))
+        ranked = np.arange(len(counts))
     return [
         int(i) for i in ranked[np.unique(np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int))]
     ]

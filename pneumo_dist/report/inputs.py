@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pneumo_dist import __version__
 from pneumo_dist.config.load import read_tree
 from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.report.measures import Names, estimate, image_scores, touched_parts
+from pneumo_dist.report.measures import estimate, image_scores, touched_parts
 from pneumo_dist.runs.logs import METRICS, EpochLineModel, read_epochs
-from pneumo_dist.scoring.counts import Floats, Outcome, Truths, triplet_outcome
-from pneumo_dist.scoring.dice import Counts
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Names
+from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
-from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules, read_rules, rules_of
+from pneumo_dist.thresholds.file import THRESHOLDS, ThresholdsFile, read_rules, rules_of
 from pneumo_dist.thresholds.tune import Estimate, film_measures, prediction_histograms, tune
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -32,7 +31,7 @@ ALONE = Ranks.alone()
 
 
 @dataclass(frozen=True)
-class Scored:
+class FilmHistograms:
     """Labelled predictions and their histograms, int64 (n, 2, 256), in the order of their table."""
 
     predictions: Predictions
@@ -40,7 +39,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedFilms:
     """Labelled predictions under a rule, in the order of their table.
 
     `scores` float64 (n,) are the image scores, `lesions` counts the labels' 8-connected parts, `lesion_sensitivity` is
@@ -49,7 +48,7 @@ class Judged:
 
     predictions: Predictions
     rule: Rule
-    outcome: Outcome
+    counts: PixelCounts
     scores: Floats
     lesions: int
     lesion_sensitivity: Estimate
@@ -63,7 +62,7 @@ class Judged:
         return self.predictions.groups
 
     def __len__(self) -> int:
-        return len(self.outcome)
+        return len(self.counts)
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,14 @@ class SplitCount:
     groups: int
 
 
-def score_films(predictions: Predictions, on_film: Callable[[], None] | None = None) -> Scored:
+def score_films(predictions: Predictions, on_film: Callable[[], None] | None = None) -> FilmHistograms:
     """Look at every film once, in this process. Raises InputError where one has no label."""
-    return Scored(predictions, prediction_histograms(predictions, ALONE, on_film))
+    return FilmHistograms(predictions, prediction_histograms(predictions, ALONE, on_film))
 
 
 def score_with_rules(
     predictions: Predictions, on_film: Callable[[], None] | None = None
-) -> tuple[Scored, TunedRules, str | None]:
+) -> tuple[FilmHistograms, ThresholdsFile, str | None]:
     """Look at every out-of-fold film once; return also the rules that `tune` found for these predictions.
 
     Rules of other predictions, or none, are tuned anew for mean Dice: the text says why, and is None where they were
@@ -104,35 +103,35 @@ def score_with_rules(
     histograms, parts = film_measures(predictions, ALONE, 0.5, on_film)
     tuned = tune(predictions, histograms, None, parts, 0.5)
     reason = "missing" if found is None else "out of date"
-    return Scored(predictions, histograms), rules_of(tuned, predictions, path), f"{THRESHOLDS} is {reason}"
+    return FilmHistograms(predictions, histograms), rules_of(tuned, predictions, path), f"{THRESHOLDS} is {reason}"
 
 
-def judge(scored: Scored, rule: Rule) -> Judged:
+def judge(scored: FilmHistograms, rule: Rule) -> EvaluatedFilms:
     """Return what a rule makes of the films.
 
     A second look, at the masks themselves, is taken of films with lesions to count, and where small parts go. Raises
     InputError for a gate where the networks gave no class probability.
     """
-    predictions, found = scored.predictions, triplet_outcome(scored.histograms, rule.triplet)
+    predictions, found = scored.predictions, triplet_counts(scored.histograms, rule.triplet)
     check_gate(predictions, rule)
     if rule.gate > 0:
         found = found.emptied(np.array([row["class_probability"] for row in predictions.rows]) <= rule.gate)
     looked = found.positive | (found.called if rule.smallest_part > 1 else False)
     predicted, hits = found.predicted.copy(), found.hits.copy()
-    touched: list[Truths] = [np.zeros(0, np.bool_)]
+    touched: list[Flags] = [np.zeros(0, np.bool_)]
     owners: list[Names] = [np.zeros(0, np.str_)]
     for index in np.flatnonzero(looked).tolist():
         row, grid = predictions.rows[index], predictions.grid(index)
-        truth = predictions.truth(index)
+        truth = predictions.label(index)
         mask = apply_rule(label_map(predictions.p8(index), grid), rule, row["class_probability"])
         predicted[index], hits[index] = np.count_nonzero(mask), np.count_nonzero(mask & truth)
         touched.append(touched_parts(truth, mask))
         owners.append(np.repeat(predictions.groups[index], len(touched[-1])))
     lesions = np.concatenate(touched)
-    return Judged(
+    return EvaluatedFilms(
         predictions=predictions,
         rule=rule,
-        outcome=Outcome(predicted, hits, found.truth),
+        counts=PixelCounts(predicted, hits, found.truth),
         scores=image_scores(scored.histograms, rule.triplet.area),
         lesions=len(lesions),
         lesion_sensitivity=estimate(lesions.astype(np.float64), np.concatenate(owners)),
@@ -207,7 +206,7 @@ def split_counts(shards: Shards) -> list[SplitCount]:
     splits, groups, positive = (shards.column(name) for name in ("split", "group", "has_mask"))
     counts = []
     for split in ("train", "always_train", "holdout", "test"):
-        films: npt.NDArray[np.bool_] = np.asarray(splits == split)
+        films: Flags = np.asarray(splits == split)
         if films.any():
             positives = None if split == "test" else int(positive[films].astype(bool).sum())
             counts.append(SplitCount(split, int(films.sum()), positives, len(set(groups[films].tolist()))))

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pneumo_dist.scoring.counts import Floats, Outcome, Truths
+from pneumo_dist.scoring.arrays import Flags, Floats, Map, Names
+from pneumo_dist.scoring.counts import PixelCounts
 from pneumo_dist.scoring.histograms import LEVELS, Histograms
-from pneumo_dist.scoring.masks import Map
 from pneumo_dist.thresholds.tune import Estimate
 from pneumo_dist.thresholds.worth import bootstrap_interval
-
-Names = npt.NDArray[np.str_]
 
 AVERAGED = ("dice", "positive_dice", "sensitivity", "specificity", "auroc", "auprc")
 
@@ -54,12 +51,12 @@ class FalsePositives:
     called_median: float
 
 
-def measure(outcome: Outcome, scores: Floats, groups: Names) -> Measures:
+def measure(counts: PixelCounts, scores: Floats, groups: Names) -> Measures:
     """Return the measures of films, with their image scores (n,) and 95 % intervals that draw from `groups` (n,)."""
-    positive, dices, shown = outcome.positive, outcome.dice, outcome.called.astype(np.float64)
+    positive, dices, shown = counts.positive, counts.dice, counts.called.astype(np.float64)
     ranking = ranked_estimates(positive, scores, groups)
     return Measures(
-        films=len(outcome),
+        films=len(counts),
         positives=int(positive.sum()),
         always_empty=float((~positive).mean()),
         dice=estimate(dices, groups),
@@ -81,12 +78,12 @@ def image_scores(histograms: Histograms, area: int) -> Floats:
     return np.asarray(np.maximum(reached - 1, 0) / 255)
 
 
-def auroc(positive: Truths, scores: Floats) -> float:
+def auroc(positive: Flags, scores: Floats) -> float:
     """Return the area under the ROC curve; nan where one class is missing."""
     return float(roc_auc_score(positive, scores)) if len(np.unique(positive)) == 2 else math.nan
 
 
-def auprc(positive: Truths, scores: Floats) -> float:
+def auprc(positive: Flags, scores: Floats) -> float:
     """Return the average precision; nan where one class is missing."""
     return float(average_precision_score(positive, scores)) if len(np.unique(positive)) == 2 else math.nan
 
@@ -96,7 +93,7 @@ def estimate(values: Floats, groups: Names) -> Estimate:
     return Estimate(float(values.mean()) if len(values) else math.nan, *bootstrap_interval(values, groups))
 
 
-def ranked_estimates(positive: Truths, scores: Floats, groups: Names, draws: int = 2000) -> tuple[Estimate, Estimate]:
+def ranked_estimates(positive: Flags, scores: Floats, groups: Names, draws: int = 2000) -> tuple[Estimate, Estimate]:
     """Return AUROC and average precision with 95 % percentile intervals, by drawing groups with replacement.
 
     `scores` (n,) are p8 levels / 255. Draws without films of both classes do not count; the ends are nan for a single
@@ -140,15 +137,15 @@ def fold_average(rows: Sequence[Measures], name: str) -> tuple[float, float]:
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def false_positives(outcome: Outcome) -> FalsePositives:
+def false_positives(counts: PixelCounts) -> FalsePositives:
     """Return what the rule predicts on the films without a pneumothorax."""
-    pixels = outcome.predicted[~outcome.positive]
+    pixels = counts.predicted[~counts.positive]
     called = pixels[pixels > 0]
     parts = [float(part(of)) if len(of) else math.nan for of in (pixels, called) for part in (np.mean, np.median)]
     return FalsePositives(len(pixels), len(called), *parts)
 
 
-def touched_parts(truth: Map, mask: Map) -> Truths:
+def touched_parts(truth: Map, mask: Map) -> Flags:
     """Return for each 8-connected part of a 0/1 label whether at least one of its pixels is predicted, bool (k,)."""
     count, parts = cv2.connectedComponents(truth, connectivity=8)
     return np.asarray(np.bincount(parts[mask != 0], minlength=count)[1:] > 0)

@@ -13,9 +13,9 @@ import numpy as np
 from pneumo_dist.predict.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.report import plots
 from pneumo_dist.report.inputs import (
-    Judged,
+    EvaluatedFilms,
+    FilmHistograms,
     RunFigures,
-    Scored,
     environment,
     experiments_of,
     judge,
@@ -32,8 +32,8 @@ from pneumo_dist.report.splits import holdout_part, inline, out_of_fold_part, ov
 from pneumo_dist.report.subgroups import SMALLEST_CELL
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.masks import Rule
-from pneumo_dist.thresholds.choose import Wanted, in_words
-from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules
+from pneumo_dist.thresholds.choose import RuleRequest, in_words
+from pneumo_dist.thresholds.file import THRESHOLDS, ThresholdsFile
 from pneumo_dist.thresholds.worth import surface
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -49,7 +49,7 @@ RULE_TITLES = {
 
 
 @dataclass(frozen=True)
-class Part:
+class ReportSection:
     """A checkpoint that the predictions are a mean of; `weight` is nan and `fold` None where they are not noted."""
 
     name: str
@@ -86,13 +86,13 @@ class Written:
 class _Run:
     """A run's films under the rule that was picked, which is the tuned rule `name` or, where that is None, another."""
 
-    scored: Scored
-    tuned: TunedRules
+    scored: FilmHistograms
+    tuned: ThresholdsFile
     retuned: str | None
     rule: Rule
     name: str | None
-    out_of_fold: Judged
-    held_out: Judged | None
+    out_of_fold: EvaluatedFilms
+    held_out: EvaluatedFilms | None
 
 
 def write_report(
@@ -101,7 +101,7 @@ def write_report(
     name: str,
     against: str | None = None,
     by: Sequence[str] = COLUMNS,
-    wanted: Wanted | None = None,
+    wanted: RuleRequest | None = None,
     on_film: Callable[[], None] | None = None,
 ) -> Written:
     """Write report.html and overlays.png below RUNS/NAME, for its out-of-fold and, where there, holdout predictions.
@@ -113,7 +113,7 @@ def write_report(
     if against == name:
         raise InputError(f"--against {against}: is the ensemble of the report itself; name another one of {runs}")
     _check_columns(shards, by)
-    asked = wanted or Wanted()
+    asked = wanted or RuleRequest()
     predictions = open_predictions(runs / name / "oof" / "predictions")
     shard_rows(shards, predictions)
     other = None if against is None else open_predictions(runs / against / "oof" / "predictions")
@@ -121,7 +121,7 @@ def write_report(
     compared: list[Paired] = []
     rival: _Run | None = None
     if other is not None and against is not None:
-        rival = _judged(runs / against, other, Wanted(asked.name), on_film)
+        rival = _judged(runs / against, other, RuleRequest(asked.name), on_film)
         compared = differences("out of fold", run.out_of_fold, rival.out_of_fold)
         if run.held_out is not None and rival.held_out is not None:
             compared += differences("holdout", run.held_out, rival.held_out)
@@ -167,7 +167,7 @@ def write_report(
     sheet, text = overlay_sheet(shards, run.out_of_fold), render(content)
     atomic_write(overlays, sheet)
     atomic_write(page, text)
-    return Written(page, overlays, run.out_of_fold.outcome.score(), figures, run.retuned)
+    return Written(page, overlays, run.out_of_fold.counts.score(), figures, run.retuned)
 
 
 def render(content: Mapping[str, Any]) -> str:
@@ -191,7 +191,7 @@ def _check_columns(shards: Shards, by: Sequence[str]) -> None:
             raise InputError(f"--by {column}: the sample table of {shards.folder} has no such column; {hint}")
 
 
-def _judged(run: Path, predictions: Predictions, wanted: Wanted, on_film: Callable[[], None] | None) -> _Run:
+def _judged(run: Path, predictions: Predictions, wanted: RuleRequest, on_film: Callable[[], None] | None) -> _Run:
     scored, tuned, retuned = score_with_rules(predictions, on_film)
     picked = wanted.pick(lambda: tuned)
     rule = picked.rule
@@ -201,7 +201,7 @@ def _judged(run: Path, predictions: Predictions, wanted: Wanted, on_film: Callab
     return _Run(scored, tuned, retuned, rule, picked.name, judge(scored, rule), held_out)
 
 
-def _source(run: _Run, wanted: Wanted) -> str:
+def _source(run: _Run, wanted: RuleRequest) -> str:
     if wanted.is_fixed:
         return "the config's own, tuned on none of these films"
     tuned = THRESHOLDS if run.retuned is None else f"tuned for this report, as {run.retuned}"
@@ -215,9 +215,9 @@ def _rule_rows(run: _Run) -> list[RuleRow]:
         for name, found in run.tuned.rules.items()
     ]
     if run.name is None:
-        outcome = run.out_of_fold.outcome
+        counts = run.out_of_fold.counts
         own = RuleRow(
-            "the config's own", in_words(run.rule), float(outcome.dice.mean()), float(outcome.called.mean()), True
+            "the config's own", in_words(run.rule), float(counts.dice.mean()), float(counts.called.mean()), True
         )
         rows.insert(0, own)
     return rows
@@ -226,20 +226,20 @@ def _rule_rows(run: _Run) -> list[RuleRow]:
 def _surface(run: _Run) -> str:
     # A rule by parts has no triplet to mark on a map of triplets: the tuned one stands in.
     triplet = run.rule.triplet if run.name != "components" else run.tuned.rule("triplet").rule.triplet
-    weights = run.tuned.objective.film_weights(run.out_of_fold.outcome.positive)
+    weights = run.tuned.objective.film_weights(run.out_of_fold.counts.positive)
     return inline(plots.draw_surface(surface(run.scored.histograms, triplet, weights), triplet))
 
 
-def _components_plot(tuned: TunedRules) -> str | None:
+def _components_plot(tuned: ThresholdsFile) -> str | None:
     if tuned.curve is None or "components" not in tuned.rules:
         return None
     return inline(plots.draw_curve(tuned.curve, tuned.rules["components"].rule))
 
 
-def _fold_rows(judged: Judged) -> dict[str, Any]:
+def _fold_rows(judged: EvaluatedFilms) -> dict[str, Any]:
     folds = np.unique(judged.folds)
     own = [judged.folds == fold for fold in folds]
-    found = [measure(judged.outcome.part(films), judged.scores[films], judged.groups[films]) for films in own]
+    found = [measure(judged.counts.part(films), judged.scores[films], judged.groups[films]) for films in own]
     names = [f"fold {fold}" if fold >= 0 else "no fold" for fold in folds.tolist()]
     averages = {name: fold_average(found, name) for name in AVERAGED} if len(found) > 1 else None
     return {"rows": list(zip(names, found, strict=True)), "averages": averages}
@@ -248,17 +248,17 @@ def _fold_rows(judged: Judged) -> dict[str, Any]:
 def _ranking(run: _Run) -> str | None:
     named = {"holdout": run.held_out, "out of fold": run.out_of_fold}
     curves = {
-        title: (films.outcome.positive, films.scores)
+        title: (films.counts.positive, films.scores)
         for title, films in named.items()
-        if films is not None and 0 < films.outcome.positive.sum() < len(films)
+        if films is not None and 0 < films.counts.positive.sum() < len(films)
     }
     return inline(plots.draw_ranking(curves)) if curves else None
 
 
-def _networks(predictions: Predictions) -> list[Part]:
+def _networks(predictions: Predictions) -> list[ReportSection]:
     manifest = predictions.manifest
     parts = manifest.get("parts") or [{"name": name} for name in manifest.get("members", [])]
-    return [Part(str(part["name"]), float(part.get("weight", math.nan)), part.get("fold")) for part in parts]
+    return [ReportSection(str(part["name"]), float(part.get("weight", math.nan)), part.get("fold")) for part in parts]
 
 
 def _how_predicted(predictions: Predictions) -> str:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pneumo_dist.report.inputs import Judged
-from pneumo_dist.report.measures import Names, estimate
-from pneumo_dist.scoring.counts import Floats
+from pneumo_dist.report.inputs import EvaluatedFilms
+from pneumo_dist.report.measures import estimate
+from pneumo_dist.scoring.arrays import Floats, Names
 from pneumo_dist.thresholds.tune import Estimate
 from shards.errors import InputError
 
@@ -41,7 +41,7 @@ def paired(name: str, mine: Floats, other: Floats, groups: Names) -> Paired:
     )
 
 
-def differences(split: str, mine: Judged, other: Judged) -> list[Paired]:
+def differences(split: str, mine: EvaluatedFilms, other: EvaluatedFilms) -> list[Paired]:
     """Return the paired differences over all films that both have, and over the positive ones of these.
 
     Raises InputError where they share no film and where a film's labels differ.
@@ -61,8 +61,8 @@ def differences(split: str, mine: Judged, other: Judged) -> list[Paired]:
                 f"{other.predictions.folder}: {key} has another label than in {mine.predictions.folder}; predict both "
                 "with the same shards"
             )
-    dices = mine.outcome.dice[own], other.outcome.dice[theirs]
-    groups, positive = mine.groups[own], mine.outcome.positive[own]
+    dices = mine.counts.dice[own], other.counts.dice[theirs]
+    groups, positive = mine.groups[own], mine.counts.positive[own]
     found = [paired(f"{split}, all films", dices[0], dices[1], groups)]
     if positive.any():
         found.append(paired(f"{split}, positive films", dices[0][positive], dices[1][positive], groups[positive]))

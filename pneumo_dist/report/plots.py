@@ -6,10 +6,10 @@ from typing import Any
 
 import matplotlib.figure
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumo_dist.report.calibration import Calibration
+from pneumo_dist.scoring.arrays import Flags, Floats
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.refine import SizeCurve
@@ -37,7 +37,7 @@ def draw_curves(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     return _png(figure)
 
 
-def draw_ranking(curves: Mapping[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]) -> bytes:
+def draw_ranking(curves: Mapping[str, tuple[Flags, Floats]]) -> bytes:
     """Draw ROC and precision-recall curves of named (has a pneumothorax, image score) pairs of both classes."""
     figure, (left, right) = _panels()
     for name, (positive, scores) in curves.items():

@@ -14,7 +14,7 @@ from pneumo_dist.report.films import (
     encode_jpeg,
     sheet_films,
 )
-from pneumo_dist.report.inputs import Judged, shard_rows
+from pneumo_dist.report.inputs import EvaluatedFilms, shard_rows
 from pneumo_dist.report.measures import FalsePositives, Measures, false_positives, measure
 from pneumo_dist.report.subgroups import SMALLEST_CELL, Cell, cells, split_by
 from pneumo_dist.thresholds.tune import Estimate
@@ -66,42 +66,42 @@ class SplitPart:
         return self.title != HOLDOUT
 
 
-def out_of_fold_part(shards: Shards, judged: Judged, by: Sequence[str], unseen: Estimate | None) -> SplitPart:
+def out_of_fold_part(shards: Shards, judged: EvaluatedFilms, by: Sequence[str], unseen: Estimate | None) -> SplitPart:
     """Return the part of the out-of-fold films, each fold calibrated on the others."""
-    found = calibrate(judged.scores, judged.outcome.positive, judged.folds)
+    found = calibrate(judged.scores, judged.counts.positive, judged.folds)
     return _part(OUT_OF_FOLD, shards, judged, by, unseen, found, "the other folds")
 
 
-def holdout_part(shards: Shards, judged: Judged, by: Sequence[str], out_of_fold: Judged) -> SplitPart:
+def holdout_part(shards: Shards, judged: EvaluatedFilms, by: Sequence[str], out_of_fold: EvaluatedFilms) -> SplitPart:
     """Return the part of the held-out films, calibrated on the out-of-fold ones."""
-    fitted_on = out_of_fold.scores, out_of_fold.outcome.positive
-    found = calibrate_by(*fitted_on, judged.scores, judged.outcome.positive)
+    fitted_on = out_of_fold.scores, out_of_fold.counts.positive
+    found = calibrate_by(*fitted_on, judged.scores, judged.counts.positive)
     return _part(HOLDOUT, shards, judged, by, None, found, "the out-of-fold films")
 
 
 def _part(
     title: str,
     shards: Shards,
-    judged: Judged,
+    judged: EvaluatedFilms,
     by: Sequence[str],
     unseen: Estimate | None,
     calibration: Calibration | None,
     calibrated_on: str,
 ) -> SplitPart:
-    outcome, rows = judged.outcome, shard_rows(shards, judged.predictions)
+    counts, rows = judged.counts, shard_rows(shards, judged.predictions)
     # Ten parts where each then has enough films to be shown.
-    parts = min(10, int(outcome.positive.sum()) // SMALLEST_CELL)
-    sizes = by_size(outcome, parts) if parts else []
+    parts = min(10, int(counts.positive.sum()) // SMALLEST_CELL)
+    sizes = by_size(counts, parts) if parts else []
     return SplitPart(
         title=title,
-        measures=measure(outcome, judged.scores, judged.groups),
-        wrong=false_positives(outcome),
+        measures=measure(counts, judged.scores, judged.groups),
+        wrong=false_positives(counts),
         lesions=judged.lesions,
         lesion_sensitivity=judged.lesion_sensitivity,
         unseen=unseen,
         sizes=sizes,
         sizes_plot=inline(plots.draw_sizes(sizes)) if sizes else None,
-        subgroups=[(column, cells(split_by(column, shards.column(column)[rows]), outcome)) for column in by],
+        subgroups=[(column, cells(split_by(column, shards.column(column)[rows]), counts)) for column in by],
         calibration=calibration,
         calibration_plot=None if calibration is None else inline(plots.draw_reliability(calibration)),
         calibrated_on=calibrated_on,
@@ -109,25 +109,25 @@ def _part(
     )
 
 
-def _films(shards: Shards, rows: Sequence[int], judged: Judged) -> list[tuple[str, list[Shown]]]:
-    outcome, predictions = judged.outcome, judged.predictions
+def _films(shards: Shards, rows: Sequence[int], judged: EvaluatedFilms) -> list[tuple[str, list[Shown]]]:
+    counts, predictions = judged.counts, judged.predictions
 
     def shown(i: int) -> Shown:
         picture = draw_film(shards, rows[i], predictions, i, judged.rule, SIDE)
         return Shown(
             picture=inline(encode_jpeg(picture), "jpeg"),
             id=str(predictions.rows[i]["image_id"]),
-            dice=float(outcome.dice[i]),
-            label=int(outcome.truth[i]),
-            predicted=int(outcome.predicted[i]),
+            dice=float(counts.dice[i]),
+            label=int(counts.truth[i]),
+            predicted=int(counts.predicted[i]),
         )
 
-    return [(choice.title, [shown(i) for i in choice.films]) for choice in choose_films(outcome)]
+    return [(choice.title, [shown(i) for i in choice.films]) for choice in choose_films(counts)]
 
 
-def overlay_sheet(shards: Shards, judged: Judged) -> bytes:
+def overlay_sheet(shards: Shards, judged: EvaluatedFilms) -> bytes:
     """Return the PNG of a sheet of films from the best Dice to the worst."""
-    dices, films = judged.outcome.dice, sheet_films(judged.outcome)
+    dices, films = judged.counts.dice, sheet_films(judged.counts)
     rows = shard_rows(shards, judged.predictions).tolist()
     pictures = [draw_film(shards, rows[i], judged.predictions, i, judged.rule, CELL) for i in films]
     return encode_image(contact_sheet(pictures, [f"Dice {dices[i]:.2f}" for i in films]))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.scoring.counts import Outcome
+from pneumo_dist.scoring.arrays import Flags, Floats
+from pneumo_dist.scoring.counts import PixelCounts
 from shards.errors import InputError
 
 # A score of fewer films says little, and something about single patients.
@@ -18,11 +19,11 @@ AGES = ((20, "under 20"), (40, "20 to 39"), (60, "40 to 59"), (80, "60 to 79"), 
 
 
 @dataclass(frozen=True)
-class Part:
+class Subgroup:
     """Films that share a value of a column: its name, and which they are, bool (n,)."""
 
     name: str
-    films: npt.NDArray[np.bool_]
+    films: Flags
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Cell:
     specificity: float | None
 
 
-def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Part]:
+def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Subgroup]:
     """Return the films by their values (n,) of a column of the sample table, those without a value last.
 
     Ages fall into bands of twenty years, other numbers into quartiles; texts and truths stand for themselves. Negative
@@ -60,18 +61,14 @@ def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Part]:
     return _parts(names, found)
 
 
-def _age_bands(
-    numbers: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.object_], list[str]]:
+def _age_bands(numbers: Floats, known: Flags) -> tuple[npt.NDArray[np.object_], list[str]]:
     order = [name for _, name in AGES]
     names = np.array(order, object)[np.digitize(numbers, [limit for limit, _ in AGES[:-1]])]
     names[~known] = UNKNOWN
     return names, order
 
 
-def _quartiles(
-    numbers: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.object_], list[str]]:
+def _quartiles(numbers: Floats, known: Flags) -> tuple[npt.NDArray[np.object_], list[str]]:
     names = np.full(len(numbers), UNKNOWN, object)
     order: list[str] = []
     if known.any():
@@ -85,14 +82,14 @@ def _quartiles(
     return names, order
 
 
-def _parts(names: npt.NDArray[np.object_], order: Sequence[str]) -> list[Part]:
-    parts = [Part(name, np.asarray(names == name)) for name in (*order, UNKNOWN)]
+def _parts(names: npt.NDArray[np.object_], order: Sequence[str]) -> list[Subgroup]:
+    parts = [Subgroup(name, np.asarray(names == name)) for name in (*order, UNKNOWN)]
     return [part for part in parts if part.films.any()]
 
 
-def cells(parts: Sequence[Part], outcome: Outcome) -> list[Cell]:
+def cells(parts: Sequence[Subgroup], counts: PixelCounts) -> list[Cell]:
     """Return the scores of each part of the films."""
-    positive, dices, shown = outcome.positive, outcome.dice, outcome.called
+    positive, dices, shown = counts.positive, counts.dice, counts.called
     return [
         Cell(
             name=part.name,
@@ -107,7 +104,7 @@ def cells(parts: Sequence[Part], outcome: Outcome) -> list[Cell]:
     ]
 
 
-def _count(films: npt.NDArray[np.bool_]) -> int | None:
+def _count(films: Flags) -> int | None:
     count = int(films.sum())
     return count if count >= SMALLEST_CELL or count == 0 else None
 

@@ -4,18 +4,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from pneumo_dist.scoring.dice import Counts, Score, dice, score_of
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats
+from pneumo_dist.scoring.dice import Score, dice, score_of
 from pneumo_dist.scoring.histograms import Histograms, counts_above, level
 from pneumo_dist.scoring.triplet import Triplet
 
-Floats = npt.NDArray[np.float64]
-Truths = npt.NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
-class Outcome:
+class PixelCounts:
     """Films under a rule, int64 (n,) each: pixels of their masks, how many of these are labelled, and the labels'."""
 
     predicted: Counts
@@ -28,38 +25,38 @@ class Outcome:
         return dice(self.hits, self.predicted, self.truth)
 
     @property
-    def positive(self) -> Truths:
+    def positive(self) -> Flags:
         """Whether each film's label has any pixel."""
         return np.asarray(self.truth > 0)
 
     @property
-    def called(self) -> Truths:
+    def called(self) -> Flags:
         """Whether each film is called positive: its mask has any pixel."""
         return np.asarray(self.predicted > 0)
 
     def __len__(self) -> int:
         return len(self.truth)
 
-    def part(self, films: npt.NDArray[np.bool_] | Counts) -> "Outcome":
+    def part(self, films: Flags | Counts) -> "PixelCounts":
         """Return some of the films, by truths (n,) or by positions (k,)."""
-        return Outcome(self.predicted[films], self.hits[films], self.truth[films])
+        return PixelCounts(self.predicted[films], self.hits[films], self.truth[films])
 
-    def emptied(self, films: Truths) -> "Outcome":
-        """Return the outcome with the masks of these films empty."""
-        return Outcome(np.where(films, 0, self.predicted), np.where(films, 0, self.hits), self.truth)
+    def emptied(self, films: Flags) -> "PixelCounts":
+        """Return the counts with the masks of these films empty."""
+        return PixelCounts(np.where(films, 0, self.predicted), np.where(films, 0, self.hits), self.truth)
 
     def score(self) -> Score:
         """Return the means over films; each counts once."""
         return score_of(self.dice, self.positive)
 
 
-def triplet_outcome(histograms: Histograms, triplet: Triplet) -> Outcome:
+def triplet_counts(histograms: Histograms, triplet: Triplet) -> PixelCounts:
     """Return what the triplet rule makes of films (n, 2, 256), exactly, without looking at a mask."""
-    return outcome_of_counts(counts_above(histograms), histograms[:, 1].sum(-1), triplet)
+    return counts_at(counts_above(histograms), histograms[:, 1].sum(-1), triplet)
 
 
-def outcome_of_counts(above: Histograms, truth: Counts, triplet: Triplet) -> Outcome:
+def counts_at(above: Histograms, truth: Counts, triplet: Triplet) -> PixelCounts:
     """Return the same from what `counts_above` found, int64 (n, 2, 256), and the label's pixels, int64 (n,)."""
     kept = above[:, 0, level(triplet.top)] >= triplet.area
     predicted, hits = above[:, :, level(triplet.bottom)].T
-    return Outcome(np.where(kept, predicted, 0), np.where(kept, hits, 0), truth)
+    return PixelCounts(np.where(kept, predicted, 0), np.where(kept, hits, 0), truth)

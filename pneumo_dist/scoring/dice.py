@@ -4,12 +4,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Counts = npt.NDArray[np.int64]
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats
 
 
-def dice(intersection: Counts, predicted: Counts, truth: Counts) -> npt.NDArray[np.float64]:
+def dice(intersection: Counts, predicted: Counts, truth: Counts) -> Floats:
     """Return 2|X∩Y| / (|X| + |Y|) in float64, 1 where both are empty."""
     total = predicted + truth
     return np.where(total == 0, 1.0, 2.0 * intersection / np.maximum(total, 1))
@@ -26,7 +25,7 @@ class Score:
     positives: int
 
 
-def score_of(dices: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> Score:
+def score_of(dices: Floats, positive: Flags) -> Score:
     """Return the scores of films, from the Dice of each and whether its label has any pixel, (n,) each."""
     return Score(
         dice=float(dices.mean()),

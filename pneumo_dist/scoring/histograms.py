@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.scoring.arrays import Counts
 
 LEVELS = 256
 Histograms = npt.NDArray[np.int64]
@@ -31,7 +32,7 @@ def counts_above(histograms: Histograms) -> Histograms:
     return histograms[..., ::-1].cumsum(-1)[..., ::-1] - histograms
 
 
-def gather_histograms(found: list[npt.NDArray[np.int64]], ranks: Ranks) -> Histograms:
+def gather_histograms(found: list[Counts], ranks: Ranks) -> Histograms:
     """Return every rank's films as int64 (n, 2, 256) in table order; entries are [row number, 512 counts]."""
     mine = np.stack(found) if found else np.zeros((0, 513), np.int64)
     rows = np.concatenate(ranks.gather_array(mine))

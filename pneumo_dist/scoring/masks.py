@@ -4,15 +4,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.histograms import level
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset.grid import content_box
 from shards.dataset.table import LabelGrid
-
-Map = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

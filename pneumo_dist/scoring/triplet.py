@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from pneumo_dist.scoring.arrays import Floats
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import LEVELS, Histograms, counts_above
 
@@ -20,7 +20,7 @@ class Triplet:
 
 
 def best_triplet(
-    histograms: Histograms, weights: npt.NDArray[np.float64] | None = None, specificity: float | None = None
+    histograms: Histograms, weights: Floats | None = None, specificity: float | None = None
 ) -> tuple[Triplet, float]:
     """Return the triplet with the highest mean Dice over every top and bottom level and every area, and that mean.
 

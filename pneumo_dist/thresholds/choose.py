@@ -9,12 +9,12 @@ from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.predict.store import stored_digest
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules, read_rules
+from pneumo_dist.thresholds.file import THRESHOLDS, ThresholdsFile, read_rules
 from shards.errors import InputError
 
 
 @dataclass(frozen=True)
-class Picked:
+class ChosenRule:
     """A rule for masks. `name` is that of the tuned rule which it is, `called` the share of the films that this was
     tuned on which it calls positive; both are None for a rule that was not tuned as it stands."""
 
@@ -24,7 +24,7 @@ class Picked:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RuleRequest:
     """What was asked for: by `name` a rule that tune found, as it is; without one the config's own.
 
     The config's own is its `fixed` triplet, else the tuned one, without parts below its `smallest_part` (0 leaves all).
@@ -39,32 +39,32 @@ class Wanted:
         """Whether the triplet is the config's."""
         return self.name is None and self.fixed is not None
 
-    def pick(self, tuned: Callable[[], TunedRules]) -> Picked:
+    def pick(self, tuned: Callable[[], ThresholdsFile]) -> ChosenRule:
         """Return the rule; what was tuned is asked for where it is needed. Raises InputError where it was not tuned."""
         if self.name is None and self.fixed is not None:
-            return Picked(Rule(self.fixed, self.smallest_part))
+            return ChosenRule(Rule(self.fixed, self.smallest_part))
         name = self.name or "triplet"
         found = tuned().rule(name)
         if self.name is None and self.smallest_part:
-            return Picked(replace(found.rule, smallest_part=self.smallest_part))
-        return Picked(found.rule, name, found.called)
+            return ChosenRule(replace(found.rule, smallest_part=self.smallest_part))
+        return ChosenRule(found.rule, name, found.called)
 
 
-def wanted_rule(config: Experiment | EnsembleConfig, name: str | None) -> Wanted:
+def requested_rule(config: Experiment | EnsembleConfig, name: str | None) -> RuleRequest:
     """Return what a config and `--rule` ask for."""
     if isinstance(config, Experiment):
-        return Wanted(name)
+        return RuleRequest(name)
     fixed = config.thresholds
     triplet = None if fixed is None else Triplet(fixed.top, fixed.area, fixed.bottom)
-    return Wanted(name, triplet, config.smallest_part)
+    return RuleRequest(name, triplet, config.smallest_part)
 
 
-def rule_for(config: Experiment | EnsembleConfig, name: str | None, run: Path) -> Picked:
+def rule_for(config: Experiment | EnsembleConfig, name: str | None, run: Path) -> ChosenRule:
     """Return the rule that a config and `--rule` ask for. Raises InputError as `tuned_rules` does."""
-    return wanted_rule(config, name).pick(lambda: tuned_rules(run))
+    return requested_rule(config, name).pick(lambda: tuned_rules(run))
 
 
-def tuned_rules(run: Path) -> TunedRules:
+def tuned_rules(run: Path) -> ThresholdsFile:
     """Return what tune found for a run.
 
     Raises InputError where thresholds.json is missing, damaged, or of other predictions than stand beside it.

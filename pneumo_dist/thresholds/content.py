@@ -8,7 +8,7 @@ from pydantic import Field
 from pneumo_dist.config.schema import Area
 from pneumo_dist.scoring.stored import Digest, Mean, RuleModel, TripletModel
 from pneumo_dist.thresholds.objective import Objective
-from pneumo_dist.thresholds.tune import Alternative
+from pneumo_dist.thresholds.tune import TunedRule
 from shards.stored import Strict
 
 FORMAT_VERSION = 1
@@ -22,16 +22,16 @@ class VersionModel(Strict):
     format_version: object = FORMAT_VERSION
 
 
-class AlternativeModel(Strict):
+class TunedRuleModel(Strict):
     """A rule and what it came to."""
 
     rule: RuleModel
     dice: Mean
     called: Mean
 
-    def alternative(self) -> Alternative:
+    def alternative(self) -> TunedRule:
         """Return the rule with its scores."""
-        return Alternative(self.rule.rule(), self.dice, self.called)
+        return TunedRule(self.rule.rule(), self.dice, self.called)
 
 
 class EstimateModel(Strict):
@@ -70,7 +70,7 @@ class ThresholdsModel(Strict):
 
     objective: str
     triplet: TripletModel
-    rules: dict[Literal["triplet", "components", "gate"], AlternativeModel]
+    rules: dict[Literal["triplet", "components", "gate"], TunedRuleModel]
     dice_tuned_on_other_folds: EstimateModel | None
     components_curve: CurveModel | None
     predictions_sha256: Digest

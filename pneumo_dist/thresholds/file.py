@@ -15,7 +15,7 @@ from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.thresholds.content import FORMAT_VERSION, RULES, ScoresModel, ThresholdsModel, VersionModel
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.refine import SizeCurve
-from pneumo_dist.thresholds.tune import Alternative, Estimate, Tuned
+from pneumo_dist.thresholds.tune import Estimate, TunedRule, TuningResult
 from shards.errors import InputError
 from shards.files import write_json
 from shards.stored import read_json
@@ -26,7 +26,7 @@ CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
-class TunedRules:
+class ThresholdsFile:
     """What thresholds.json keeps for other commands.
 
     `rules` are those of RULES that there was something to tune on, `unseen` is the mean Dice with the triplets of the
@@ -35,13 +35,13 @@ class TunedRules:
     """
 
     objective: Objective
-    rules: Mapping[str, Alternative]
+    rules: Mapping[str, TunedRule]
     unseen: Estimate | None
     curve: SizeCurve | None
     digest: str
     source: Path
 
-    def rule(self, name: str) -> Alternative:
+    def rule(self, name: str) -> TunedRule:
         """Return a rule by its name. Raises InputError where it was not tuned."""
         if name not in self.rules:
             needed = "a classification head" if name == "gate" else "to be tuned"
@@ -49,10 +49,10 @@ class TunedRules:
         return self.rules[name]
 
 
-def rules_of(tuned: Tuned, predictions: Predictions, source: Path) -> TunedRules:
+def rules_of(tuned: TuningResult, predictions: Predictions, source: Path) -> ThresholdsFile:
     """Return the part of a tuning that thresholds.json keeps for other commands."""
     found = {
-        "triplet": Alternative(Rule(tuned.triplet), tuned.score.dice, tuned.called),
+        "triplet": TunedRule(Rule(tuned.triplet), tuned.score.dice, tuned.called),
         "components": tuned.components,
         "gate": tuned.gate,
     }
@@ -60,10 +60,10 @@ def rules_of(tuned: Tuned, predictions: Predictions, source: Path) -> TunedRules
     curve = None
     if tuned.curve is not None and tuned.components is not None:
         curve = tuned.curve.thinned(CURVE_POINTS, tuned.components.rule.smallest_part)
-    return TunedRules(tuned.objective, rules, tuned.unseen, curve, predictions.digest, source)
+    return ThresholdsFile(tuned.objective, rules, tuned.unseen, curve, predictions.digest, source)
 
 
-def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None:
+def write_thresholds(path: Path, tuned: TuningResult, predictions: Predictions) -> None:
     """Write thresholds.json with the digest of the predictions that it was tuned on."""
     kept = rules_of(tuned, predictions, path)
     content = {
@@ -99,7 +99,7 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def summary_lines(tuned: Tuned) -> list[str]:
+def summary_lines(tuned: TuningResult) -> list[str]:
     """Return what a person wants to read of it."""
     triplet, result = tuned.triplet, tuned.score
     # Rounded up, so that the printed numbers, typed after --triplet, mean the same levels.
@@ -132,11 +132,11 @@ def summary_lines(tuned: Tuned) -> list[str]:
     ]
 
 
-def read_rules(path: Path) -> TunedRules:
+def read_rules(path: Path) -> ThresholdsFile:
     """Return what a thresholds.json keeps for other commands. Raises InputError where it is missing or damaged."""
     content = ThresholdsModel.model_validate_json(json.dumps(_read(path, ThresholdsModel)))
     unseen, curve = content.dice_tuned_on_other_folds, content.components_curve
-    return TunedRules(
+    return ThresholdsFile(
         objective=Objective.parse(content.objective),
         rules={name: content.rules[name].alternative() for name in RULES if name in content.rules},
         unseen=None if unseen is None else Estimate(*map(_number, (unseen.mean, unseen.low, unseen.high))),

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from pneumo_dist.scoring.arrays import Flags, Floats
 from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
 from shards.errors import InputError
@@ -44,7 +44,7 @@ class Objective:
             return f"dice@prevalence={self.prevalence:g}"
         return "dice" if self.specificity is None else f"sensitivity@specificity={self.specificity:g}"
 
-    def film_weights(self, positive: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    def film_weights(self, positive: Flags) -> Floats:
         """Return how much each film counts, float64 (n,), 1 on average. Raises InputError where a kind is missing."""
         if self.prevalence is None:
             return np.ones(len(positive))
@@ -54,7 +54,7 @@ class Objective:
         weights = np.where(positive, self.prevalence / share, (1.0 - self.prevalence) / (1.0 - share))
         return np.asarray(weights, np.float64)
 
-    def lacks(self, positive: npt.NDArray[np.bool_]) -> str | None:
+    def lacks(self, positive: Flags) -> str | None:
         """Return which films it needs and there are none of, in words; None where there are all."""
         if self.prevalence is None and self.specificity is None:
             return None

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from pneumo_dist.scoring.counts import Floats, Outcome
-from pneumo_dist.scoring.dice import Counts, dice
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Map
+from pneumo_dist.scoring.counts import PixelCounts
+from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import level
-from pneumo_dist.scoring.masks import Map
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class SizeCurve:
     """Mean Dice float64 (n,) without parts of fewer than `sizes` int64 (n,) pixels; in between it does not change."""
 
     sizes: Counts
-    dice: npt.NDArray[np.float64]
+    dice: Floats
 
     @property
     def best(self) -> tuple[int, float]:
@@ -49,7 +48,7 @@ class SizeCurve:
         places = np.searchsorted(self.sizes, [*wanted, 0, size, self.sizes[-1]], side="right") - 1
         return self.part(np.unique(places))
 
-    def part(self, places: npt.NDArray[np.bool_] | Counts) -> "SizeCurve":
+    def part(self, places: Flags | Counts) -> "SizeCurve":
         """Return some points, by truths (n,) or by positions (k,)."""
         return SizeCurve(self.sizes[places], self.dice[places])
 
@@ -82,17 +81,17 @@ def best_size(curve: SizeCurve, films: Sequence[FilmComponents], specificity: fl
     return curve.part(allowed & (right == right[allowed].max())).best[0]
 
 
-def components_outcome(films: Sequence[FilmComponents], smallest: int) -> Outcome:
+def component_counts(films: Sequence[FilmComponents], smallest: int) -> PixelCounts:
     """Return what is left of films without parts of fewer than `smallest` pixels."""
     kept = [film.sizes >= smallest for film in films]
     counts = [
         (int(film.sizes[own].sum()), int(film.hits[own].sum()), film.truth)
         for film, own in zip(films, kept, strict=True)
     ]
-    return Outcome(*np.array(counts, np.int64).T)
+    return PixelCounts(*np.array(counts, np.int64).T)
 
 
-def size_curve(films: Sequence[FilmComponents], weights: npt.NDArray[np.float64] | None = None) -> SizeCurve:
+def size_curve(films: Sequence[FilmComponents], weights: Floats | None = None) -> SizeCurve:
     """Return the mean Dice for every size that makes a difference, exactly; `weights` say how much each film counts.
 
     A film changes only where one of its own parts falls out: the changes of all films, in order of size, add up.

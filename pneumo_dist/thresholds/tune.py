@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import SCORING
-from pneumo_dist.scoring.counts import Outcome, triplet_outcome
+from pneumo_dist.scoring.arrays import Counts, Floats, Names
+from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import Histograms, film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import Rule, label_map
@@ -20,7 +20,7 @@ from pneumo_dist.thresholds.refine import (
     SizeCurve,
     best_gate,
     best_size,
-    components_outcome,
+    component_counts,
     film_components,
     size_curve,
 )
@@ -46,7 +46,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Alternative:
+class TunedRule:
     """A rule for masks, its mean Dice over the films it was tuned on, and the share whose masks are not empty.
 
     Whatever it was tuned for, every film counts once in `dice`: rules are compared by it.
@@ -58,7 +58,7 @@ class Alternative:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuningResult:
     """The best triplet and its scores over the films it was tuned on, and per fold.
 
     `dice` is the mean Dice of these films. `unseen` is it under thresholds that were tuned on the other folds, None
@@ -80,8 +80,8 @@ class Tuned:
     plateau: dict[str, tuple[float, float]]
     by_size: list[SizeRow]
     patients: int
-    components: Alternative | None = None
-    gate: Alternative | None = None
+    components: TunedRule | None = None
+    gate: TunedRule | None = None
     curve: SizeCurve | None = None
     no_unseen: str | None = None
 
@@ -104,8 +104,8 @@ def film_measures(
     Each film is looked at once; the work is dealt to the ranks and every rank gets all of it, in table order. Raises
     InputError where a film has no label.
     """
-    found: list[npt.NDArray[np.int64]] = []
-    parts: list[npt.NDArray[np.int64]] = []
+    found: list[Counts] = []
+    parts: list[Counts] = []
     for index in range(ranks.rank, len(predictions), ranks.world):
         ranks.beat(SCORING)
         text, grid = predictions.rows[index]["rle"], predictions.grid(index)
@@ -113,7 +113,7 @@ def film_measures(
             raise InputError(
                 f"{predictions.folder}: {predictions.rows[index]['key']} has no label to tune on; use --split oof"
             )
-        truth, film = predictions.truth(index), label_map(predictions.p8(index), grid)
+        truth, film = predictions.label(index), label_map(predictions.p8(index), grid)
         found.append(np.concatenate([[index], film_histograms(film, truth).reshape(-1)]))
         if threshold is not None:
             own = film_components(film, truth, threshold)
@@ -138,7 +138,7 @@ def tune(
     objective: Objective | None = None,
     components: Sequence[FilmComponents] = (),
     threshold: float = 0.5,
-) -> Tuned:
+) -> TuningResult:
     """Return the exact best triplet over every top and bottom level and every area, and what it is worth.
 
     With `components`, the parts above `threshold`, also the exact best size of the smallest part that is kept.
@@ -146,55 +146,53 @@ def tune(
     chosen = objective or Objective()
     triplet = chosen.search(histograms)
     folds, groups = predictions.folds, predictions.groups
-    outcome = triplet_outcome(histograms, triplet)
-    weights = chosen.film_weights(outcome.positive)
+    counts = triplet_counts(histograms, triplet)
+    weights = chosen.film_weights(counts.positive)
     unseen = cross_tuned(histograms, folds, chosen)
     curve = size_curve(components, weights) if components else None
-    return Tuned(
+    return TuningResult(
         objective=chosen,
         triplet=triplet,
-        score=outcome.score(),
-        folds={int(fold): outcome.part(folds == fold).score() for fold in np.unique(folds)},
-        dice=_estimate(outcome.dice, groups),
+        score=counts.score(),
+        folds={int(fold): counts.part(folds == fold).score() for fold in np.unique(folds)},
+        dice=_estimate(counts.dice, groups),
         unseen=None if unseen is None else _estimate(unseen, groups),
-        called=float(outcome.called.mean()),
+        called=float(counts.called.mean()),
         given_up=given_up(histograms, triplet),
         plateau=plateau(histograms, triplet, weights),
-        by_size=by_size(outcome),
+        by_size=by_size(counts),
         patients=len(np.unique(groups)),
         components=None if curve is None else _smallest_part(curve, components, threshold, chosen),
-        gate=_gate(predictions, outcome, triplet, chosen),
+        gate=_gate(predictions, counts, triplet, chosen),
         curve=curve,
-        no_unseen=not_cross_tuned(outcome.positive, folds, chosen),
+        no_unseen=not_cross_tuned(counts.positive, folds, chosen),
     )
 
 
 def _smallest_part(
     curve: SizeCurve, components: Sequence[FilmComponents], threshold: float, objective: Objective
-) -> Alternative:
+) -> TunedRule:
     size = best_size(curve, components, objective.specificity)
-    return _alternative(
-        Rule(Triplet(threshold, 0, threshold), smallest_part=size), components_outcome(components, size)
-    )
+    return _tuned_rule(Rule(Triplet(threshold, 0, threshold), smallest_part=size), component_counts(components, size))
 
 
-def _gate(predictions: Predictions, outcome: Outcome, triplet: Triplet, objective: Objective) -> Alternative | None:
+def _gate(predictions: Predictions, counts: PixelCounts, triplet: Triplet, objective: Objective) -> TunedRule | None:
     """Return the triplet with its best gate, None where a film has no class probability."""
     found = [row["class_probability"] for row in predictions.rows]
     if None in found:
         return None
     probabilities = np.array(found, np.float64)
-    weights, hidden = objective.film_weights(outcome.positive), (~outcome.positive).astype(np.float64)
+    weights, hidden = objective.film_weights(counts.positive), (~counts.positive).astype(np.float64)
     below = np.inf
     if objective.specificity is not None:  # a gate adds to specificity, and must not take from sensitivity
-        below = float(probabilities[outcome.positive & outcome.called].min(initial=np.inf))
-    gate, _ = best_gate(probabilities, outcome.dice, hidden, weights, below)
-    return _alternative(Rule(triplet, gate=gate), outcome.emptied((probabilities <= gate) & (gate > 0)))
+        below = float(probabilities[counts.positive & counts.called].min(initial=np.inf))
+    gate, _ = best_gate(probabilities, counts.dice, hidden, weights, below)
+    return _tuned_rule(Rule(triplet, gate=gate), counts.emptied((probabilities <= gate) & (gate > 0)))
 
 
-def _alternative(rule: Rule, outcome: Outcome) -> Alternative:
-    return Alternative(rule, float(outcome.dice.mean()), float(outcome.called.mean()))
+def _tuned_rule(rule: Rule, counts: PixelCounts) -> TunedRule:
+    return TunedRule(rule, float(counts.dice.mean()), float(counts.called.mean()))
 
 
-def _estimate(values: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> Estimate:
+def _estimate(values: Floats, groups: Names) -> Estimate:
     return Estimate(float(values.mean()), *bootstrap_interval(values, groups))

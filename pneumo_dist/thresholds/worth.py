@@ -4,16 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-from pneumo_dist.scoring.counts import Outcome, outcome_of_counts, triplet_outcome
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Names
+from pneumo_dist.scoring.counts import PixelCounts, counts_at, triplet_counts
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import LEVELS, Histograms, counts_above, level
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
-
-Floats = npt.NDArray[np.float64]
 
 # Thresholds that lose less than this are as good as the best.
 PLATEAU = 0.001
@@ -36,11 +34,11 @@ class Surface:
     """Mean Dice float64 (tops, areas) at one bottom: `tops` are thresholds, `areas` label-grid pixels."""
 
     tops: Floats
-    areas: npt.NDArray[np.int64]
+    areas: Counts
     dice: Floats
 
 
-def not_cross_tuned(positive: npt.NDArray[np.bool_], folds: npt.NDArray[np.int64], objective: Objective) -> str | None:
+def not_cross_tuned(positive: Flags, folds: Counts, objective: Objective) -> str | None:
     """Return why no thresholds can be tuned on the other folds of each fold, in words; None where they can.
 
     `positive` bool (n,) and `folds` (n,) are those of the films.
@@ -54,18 +52,18 @@ def not_cross_tuned(positive: npt.NDArray[np.bool_], folds: npt.NDArray[np.int64
     return None
 
 
-def cross_tuned(histograms: Histograms, folds: npt.NDArray[np.int64], objective: Objective) -> Floats | None:
+def cross_tuned(histograms: Histograms, folds: Counts, objective: Objective) -> Floats | None:
     """Return the Dice of each film under thresholds tuned on the other folds; None where `not_cross_tuned` says why."""
     if not_cross_tuned(histograms[:, 1].sum(-1) > 0, folds, objective) is not None:
         return None
     dices = np.zeros(len(histograms))
     for fold in np.unique(folds):
         own = folds == fold
-        dices[own] = triplet_outcome(histograms[own], objective.search(histograms[~own])).dice
+        dices[own] = triplet_counts(histograms[own], objective.search(histograms[~own])).dice
     return dices
 
 
-def bootstrap_interval(values: Floats, groups: npt.NDArray[np.str_], draws: int = 2000) -> tuple[float, float]:
+def bootstrap_interval(values: Floats, groups: Names, draws: int = 2000) -> tuple[float, float]:
     """Return the 95 % interval of the mean over films, by drawing patients with replacement.
 
     `groups` names each film's patient. The percentile interval of B. Efron, "Bootstrap methods", Annals of Statistics
@@ -85,11 +83,11 @@ def bootstrap_interval(values: Floats, groups: npt.NDArray[np.str_], draws: int 
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def by_size(outcome: Outcome, rows: int = 10) -> list[SizeRow]:
+def by_size(counts: PixelCounts, rows: int = 10) -> list[SizeRow]:
     """Return the positive films in `rows` parts of nearly equal number by the size of their masks, smallest first."""
-    positive = np.flatnonzero(outcome.positive)
-    ranked = positive[np.argsort(outcome.truth[positive], kind="stable")]
-    parts = [outcome.part(part) for part in np.array_split(ranked, rows) if len(part)]
+    positive = np.flatnonzero(counts.positive)
+    ranked = positive[np.argsort(counts.truth[positive], kind="stable")]
+    parts = [counts.part(part) for part in np.array_split(ranked, rows) if len(part)]
     return [
         SizeRow(
             smallest=int(part.truth.min()),
@@ -104,8 +102,8 @@ def by_size(outcome: Outcome, rows: int = 10) -> list[SizeRow]:
 
 def given_up(histograms: Histograms, triplet: Triplet) -> int:
     """Return how many positive films only `area` makes empty: they have pixels above `bottom`."""
-    found = triplet_outcome(histograms, triplet)
-    without = triplet_outcome(histograms, replace(triplet, area=0))
+    found = triplet_counts(histograms, triplet)
+    without = triplet_counts(histograms, replace(triplet, area=0))
     return int((found.positive & ~found.called & without.called).sum())
 
 
@@ -137,7 +135,7 @@ def plateau(histograms: Histograms, best: Triplet, weights: Floats) -> dict[str,
     }
 
     def mean(**moved: Any) -> float:
-        return float(np.average(outcome_of_counts(above, truth, replace(best, **moved)).dice, weights=weights))
+        return float(np.average(counts_at(above, truth, replace(best, **moved)).dice, weights=weights))
 
     goal = mean() - PLATEAU
     found = {}

@@ -15,7 +15,7 @@ from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import GATHER, VALIDATION
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import label_map, to_p8
@@ -160,7 +160,7 @@ class _FilmScores:
             index = int(batch.indices[position])
             histograms = film_histograms(label_map(p8, self._shards.grid(index)), self._shards.label(index))
             self._histograms.append(np.concatenate([[index], histograms.reshape(-1)]))
-            dice = float(triplet_outcome(histograms[None], PLAIN).dice[0])
+            dice = float(triplet_counts(histograms[None], PLAIN).dice[0])
             is_worst = bool(histograms[1].any()) and self._is_among_worst((dice, index))
             if index in self._shown or is_worst:
                 planes = np.stack([_grey(batch.images[position]), _binary(batch.masks[position]), p8])
@@ -186,7 +186,7 @@ class _FilmScores:
         # Summed in table order. In rank order, the number of ranks would show in the last bits.
         losses = np.concatenate(ranks.gather_array(np.array(self._losses, np.float64).reshape(-1, 3)))
         total, films = losses[np.argsort(losses[:, 0])][:, 1:].sum(axis=0)
-        best, plain = triplet_outcome(histograms, triplet).score(), triplet_outcome(histograms, PLAIN).score()
+        best, plain = triplet_counts(histograms, triplet).score(), triplet_counts(histograms, PLAIN).score()
         return Validation(triplet, best, plain, float(total / films), tuple(overlays), histograms.sum(axis=0))
 
 

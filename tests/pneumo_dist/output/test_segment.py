@@ -15,7 +15,8 @@ from film_files import PATIENT_ID, PATIENT_NAME, noise, write_film
 from pneumo_dist.output.dicom_seg import Algorithm
 from pneumo_dist.output.segment import EMPTY, FOUND, draw_film, measured_area, segment_film
 from pneumo_dist.predict.new_films import film_shards
-from pneumo_dist.scoring.masks import Map, Rule, apply_rule, image_score, label_map
+from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset.table import LabelGrid
 from shards.dicom.film import FilmInfo, FilmRules, read_film

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,12 +25,11 @@ from pneumo_dist.predict.store import (
     write_block,
     write_table,
 )
+from pneumo_dist.scoring.arrays import Map
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.drawing import encode_image
 from shards.errors import InputError
-
-Map = npt.NDArray[np.uint8]
 
 
 @pytest.fixture
@@ -212,4 +210,4 @@ def test_label_that_is_none_is_named(folder: Path) -> None:
     edited(folder, lambda rows: rows[3].update(rle="1 2 3"))
     predictions = Predictions(folder)
     with pytest.raises(InputError, match=rf"the label of {predictions.rows[3]['key']}: RLE has an odd count"):
-        predictions.truth(3)
+        predictions.label(3)

@@ -21,7 +21,7 @@ from pneumo_dist.report.measures import (
     touched_parts,
 )
 from pneumo_dist.report.paired import paired
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import Histograms, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, image_score
 from pneumo_dist.scoring.triplet import Triplet
@@ -31,7 +31,7 @@ Maps = list[npt.NDArray[np.uint8]]
 
 
 def measured(histograms: Histograms, names: npt.NDArray[np.str_]) -> Measures:
-    return measure(triplet_outcome(histograms, TRIPLET), image_scores(histograms, TRIPLET.area), names)
+    return measure(triplet_counts(histograms, TRIPLET), image_scores(histograms, TRIPLET.area), names)
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +141,14 @@ def test_interval_draws_groups_and_not_films() -> None:
 def test_false_positives_are_the_pixels_predicted_on_negative_films(films: tuple[Maps, Maps, Histograms]) -> None:
     maps, _, histograms = films
     pixels = [int(apply_triplet(p8, TRIPLET).sum()) for p8 in maps]
-    assert triplet_outcome(histograms, TRIPLET).predicted.tolist() == pixels
+    assert triplet_counts(histograms, TRIPLET).predicted.tolist() == pixels
     negative = pixels[0::2]
     called = [count for count in negative if count]
-    found = false_positives(triplet_outcome(histograms, TRIPLET))
+    found = false_positives(triplet_counts(histograms, TRIPLET))
     assert (found.negatives, found.called) == (20, len(called))
     assert (found.mean, found.median) == (np.mean(negative), np.median(negative))
     assert (found.called_mean, found.called_median) == (np.mean(called), np.median(called))
-    none = false_positives(triplet_outcome(histograms[1::2], TRIPLET))
+    none = false_positives(triplet_counts(histograms[1::2], TRIPLET))
     assert (none.negatives, none.called) == (0, 0) and math.isnan(none.mean) and math.isnan(none.called_median)
 
 

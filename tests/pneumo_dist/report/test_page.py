@@ -17,7 +17,7 @@ from pneumo_dist.report.inputs import read_history
 from pneumo_dist.report.page import write_report
 from pneumo_dist.scoring.masks import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.choose import Wanted, in_words
+from pneumo_dist.thresholds.choose import RuleRequest, in_words
 from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -215,7 +215,7 @@ def test_figures_are_those_of_the_masks_of_the_rule_that_is_taken(
 ) -> None:
     runs, predictions = classed
     rules = tune_run(predictions).rules
-    found = write_report(films, runs, "exp", wanted=Wanted(name))
+    found = write_report(films, runs, "exp", wanted=RuleRequest(name))
     text = found.page.read_text()
     page, rule = Page(text), rules[name or "triplet"].rule
     dices = naive_dices(predictions, rule)
@@ -240,7 +240,7 @@ def test_tuned_rules_stand_side_by_side_with_the_curve(films: Shards, classed: t
     rules = tune_run(predictions).rules
     assert len({round(found.dice, 4) for found in rules.values()}) == 3, "the rules differ"
     assert rules["components"].rule.smallest_part > 1 and rules["gate"].rule.gate > 0
-    text = write_report(films, runs, "exp", wanted=Wanted("components")).page.read_text()
+    text = write_report(films, runs, "exp", wanted=RuleRequest("components")).page.read_text()
     part = part_of(text, "thresholds")
     titles = ("triplet", "fixed threshold without small parts", "triplet with the classification gate")
     for title, found in zip(titles, rules.values(), strict=True):
@@ -271,11 +271,11 @@ def test_config_own_thresholds_come_first(films: Shards, classed: tuple[Path, Pr
 def test_rule_without_what_it_needs_is_an_input_error(films: Shards, tmp_path: Path) -> None:
     tune_run(store(films, tmp_path / "exp"))
     with pytest.raises(InputError, match=r"thresholds\.json: has no rule gate, which needs a classification head"):
-        write_report(films, tmp_path, "exp", wanted=Wanted("gate"))
+        write_report(films, tmp_path, "exp", wanted=RuleRequest("gate"))
     tune_run(store(films, tmp_path / "head", with_classes=True, wrong=25))
     store(films, tmp_path / "head", split="holdout")
     with pytest.raises(InputError, match=r"head/holdout/predictions: no class probability for the gate"):
-        write_report(films, tmp_path, "head", wanted=Wanted("gate"))
+        write_report(films, tmp_path, "head", wanted=RuleRequest("gate"))
     assert not list(tmp_path.rglob("report.html")) and not list(tmp_path.rglob("overlays.png"))
 
 

@@ -9,7 +9,7 @@ from report_runs import store, tune_run
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.choose import Wanted, in_words, rule_for, tuned_rules, wanted_rule
+from pneumo_dist.thresholds.choose import RuleRequest, in_words, requested_rule, rule_for, tuned_rules
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -37,9 +37,9 @@ def test_config_comes_before_the_tuned_triplet_and_a_named_rule_before_both(film
 
 def test_configs_own_thresholds_ask_for_no_tuning(tmp_path: Path) -> None:
     assert rule_for(ensemble(thresholds=FIXED), None, tmp_path / "nowhere").rule == Rule(Triplet(**FIXED))
-    assert wanted_rule(ensemble(thresholds=FIXED), None).is_fixed
-    assert not wanted_rule(ensemble(thresholds=FIXED), "triplet").is_fixed
-    assert not Wanted().is_fixed
+    assert requested_rule(ensemble(thresholds=FIXED), None).is_fixed
+    assert not requested_rule(ensemble(thresholds=FIXED), "triplet").is_fixed
+    assert not RuleRequest().is_fixed
     with pytest.raises(InputError, match=r"exp/oof/thresholds\.json: no thresholds; run"):
         rule_for(ensemble(), None, tmp_path / "exp")
 
