@@ -9,7 +9,7 @@ import click
 
 from pneumo_dist.cli.masks import RULE, check_folder
 from pneumo_dist.cli.options import CPU, FOLDER, OVERRIDES, RUNS
-from pneumo_dist.ranks.environment import place_of
+from pneumo_dist.ranks.environment import launched_rank
 from shards import console
 from shards.dataset.table import Shards
 from shards.dicom.rules import FilmRules
@@ -226,7 +226,7 @@ def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | Non
 @CPU
 def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu: bool, **rules: Any) -> int:
     """Segment new DICOM films, or folders of them; print a line of JSON for each. For research, not for diagnosis."""
-    if place_of(os.environ) is not None:
+    if launched_rank(os.environ) is not None:
         raise InputError("segment works alone; for many films on several ranks use predict --bundle --dicom")
     import json
     import tempfile

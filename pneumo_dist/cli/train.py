@@ -11,7 +11,7 @@ import click
 from pneumo_dist.cli.options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config, told_as
-from pneumo_dist.ranks.environment import place_of
+from pneumo_dist.ranks.environment import launched_rank
 from pneumo_dist.runs.heartbeat import running
 from shards import console
 from shards.dataset.table import Shards
@@ -62,7 +62,7 @@ def train(
     """
     from pneumo_dist.cli.dry_run import Training, check_training, facts_of, print_training, warn
 
-    config, place = load_config(config_path, overrides), place_of(os.environ)
+    config, place = load_config(config_path, overrides), launched_rank(os.environ)
     if dry_run:
         world = world_size or (place.world if place else None)
         meeting = (head, node or 0) if head is not None else None

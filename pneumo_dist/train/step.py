@@ -15,7 +15,7 @@ from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import freeze_encoder, split_outputs
 from pneumo_dist.network.losses import combo_loss, loss_terms
 from pneumo_dist.network.tensors import load_weights
-from pneumo_dist.ranks.ddp import put_back, wrap_ddp
+from pneumo_dist.ranks.ddp import restore_buffers, wrap_ddp
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
@@ -125,7 +125,7 @@ class Learner:
             norm = self._update()
         if not math.isfinite(norm):
             # One such batch would leave batch norm's running statistics non-finite for good.
-            put_back(self.model, buffers)
+            restore_buffers(self.model, buffers)
         elif self.average:
             self.average.update(self.model)
         *losses, overlap, pixels = sums.tolist()
