@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from pneumo_dist.ranks.environment import NEEDED, LaunchedRank, is_first, left_over, launched_rank
+from pneumo_dist.ranks.environment import NEEDED, LaunchedRank, is_first, launched_rank, left_over
 from shards.errors import InputError
 
 TORCHRUN = {

@@ -88,7 +88,7 @@ def test_averaged_weights_are_no_training(tmp_path: Path) -> None:
 
 def test_an_experiment_of_no_version_is_named_by_its_key(tmp_path: Path) -> None:
     state = state_of(5, experiment={"name": "tiny", "model": {"arch": 5}, "stages": [{"name": "main"}]})
-    with pytest.raises(InputError, match=r"its experiment is none of this version \(model.arch: "):
+    with pytest.raises(InputError, match=r"this version cannot read its experiment \(model.arch: "):
         experiment_of(state, tmp_path)
 
 
