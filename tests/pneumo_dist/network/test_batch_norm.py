@@ -14,6 +14,7 @@ from pneumo_dist.data.films import Batch
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.ranks.stop import StopRequested
 from shards.errors import InputError
 
 ALONE = Ranks.alone()
@@ -159,8 +160,12 @@ def test_batch_with_one_value_a_channel_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_stop_in_the_middle_is_told(after: int) -> None:
-    polls, read = iter([False] * after + [True]), []
+def test_stop_between_batches_ends_the_pass(after: int) -> None:
+    calls, read = iter(range(after + 1)), []
+
+    def check() -> None:
+        if next(calls) == after:
+            raise StopRequested
 
     def listed() -> Iterator[Batch]:
         for batch in batches_of(1, 1, 1):
@@ -168,6 +173,7 @@ def test_stop_in_the_middle_is_told(after: int) -> None:
             yield batch
 
     model = model_of()
-    assert not recompute_statistics(model, listed(), ALONE, "float32", lambda: next(polls))
+    with pytest.raises(StopRequested):
+        recompute_statistics(model, listed(), ALONE, "float32", check)
     assert len(read) == after
     assert not any(layer._forward_pre_hooks for layer in model.modules()), "a hook is left behind"

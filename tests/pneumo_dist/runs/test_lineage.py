@@ -153,9 +153,7 @@ def test_refusal_says_which_of_films_folds_and_labels_changed(
 ) -> None:
     row = int(getattr(split_fold(films, 0, False), split)[0])
     other = changed(films, column, row, 1 - int(films.column("fold")[row]) if value is None else value)
-    with pytest.raises(
-        InputError, match=rf"was trained on other {named}; use the shards that the run started with"
-    ):
+    with pytest.raises(InputError, match=rf"was trained on other {named}; use the shards that the run started with"):
         resumed_with(lineage_of(films, 0).to_plain(), lineage_of(other, 0))
 
 

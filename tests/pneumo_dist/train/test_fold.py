@@ -17,7 +17,7 @@ from damage import empty, flip_bit, truncate
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.plan import EpochPlan, split_fold
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.ranks.stop import Preempted, Request
+from pneumo_dist.ranks.stop import Preempted, Request, StopAgreement
 from pneumo_dist.runs import checkpoint, checkpoint_folder
 from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
@@ -112,7 +112,7 @@ def test_fewer_epochs_than_are_done_end_at_once(
 ) -> None:
     """The longer run is stopped between two epochs, or within its third."""
     polls = iter([Request.NONE] * 10**6)
-    monkeypatch.setattr(trainer.StopAgreement, "poll", lambda *_: next(polls))
+    monkeypatch.setattr(StopAgreement, "poll", lambda *_: next(polls))
     experiment = experiment_of("x", {"name": "a", "epochs": 5}, {"name": "b", "epochs": 1})
     per_epoch = EpochPlan(split_fold(films, 0, False), experiment.stages[0], 0, 1).steps(0)
     rounds = math.ceil(len(split_fold(films, 0, False).validation) / 3)
