@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Picture = npt.NDArray[np.uint8]
+from shards.arrays import Image, Mask
+
+Picture = Image
 Colour = tuple[int, int, int]
 
 LABEL_COLOUR, PREDICTION_COLOUR = (80, 220, 80), (235, 80, 60)
@@ -16,7 +18,7 @@ BACKGROUND = 24
 _SHIFT = 4
 
 
-def encode_image(image: npt.NDArray[np.uint8], extension: str = ".png", settings: Sequence[int] = ()) -> bytes:
+def encode_image(image: Image, extension: str = ".png", settings: Sequence[int] = ()) -> bytes:
     """Return a grey (height, width) or RGB (height, width, 3) uint8 image as the bytes of a file."""
     in_order = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     done, encoded = cv2.imencode(extension, in_order, settings)
@@ -24,14 +26,14 @@ def encode_image(image: npt.NDArray[np.uint8], extension: str = ".png", settings
     return bytes(encoded.tobytes())
 
 
-def fitted(film: npt.NDArray[np.uint8], width: int, height: int) -> Picture:
+def fitted(film: Image, width: int, height: int) -> Picture:
     """Return a grey film (h, w) as a picture of this size; area averaging shrinks, cubic interpolation enlarges."""
     kind = cv2.INTER_AREA if film.shape[0] > height else cv2.INTER_CUBIC
     grey = cv2.resize(film, (width, height), interpolation=kind)
     return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
-def outline(picture: Picture, mask: npt.NDArray[np.uint8], colour: Colour, width: int) -> None:
+def outline(picture: Picture, mask: Mask, colour: Colour, width: int) -> None:
     """Draw the outlines of a 0/1 mask, whose grid covers the whole picture, `width` pixels wide and smooth."""
     # Contours run through the centres of the mask's pixels.
     factor = np.array([picture.shape[1] / mask.shape[1], picture.shape[0] / mask.shape[0]])
@@ -39,12 +41,12 @@ def outline(picture: Picture, mask: npt.NDArray[np.uint8], colour: Colour, width
     cv2.polylines(picture, points, True, colour, width, cv2.LINE_AA, _SHIFT)
 
 
-def outline_pixels(picture: Picture, mask: npt.NDArray[np.uint8], colour: Colour, width: int = 1) -> None:
+def outline_pixels(picture: Picture, mask: Mask, colour: Colour, width: int = 1) -> None:
     """Draw the outlines of a 0/1 mask of the picture's own size, in whole pixels."""
     cv2.drawContours(picture, _contours(mask), -1, colour, width)
 
 
-def _contours(mask: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[np.int32]]:
+def _contours(mask: Mask) -> Sequence[npt.NDArray[np.int32]]:
     contours, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return contours  # type: ignore[return-value]
 

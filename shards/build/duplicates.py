@@ -19,6 +19,8 @@ import numpy.typing as npt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from shards.arrays import Image, Integers
+
 ROWS, COLUMNS = 16, 16
 BITS = ROWS * COLUMNS
 NEAR = 7
@@ -32,10 +34,9 @@ FIRST_SIDE = 128
 FEWEST_BANDS = BITS // 64
 
 Words = npt.NDArray[np.uint64]
-Rows = npt.NDArray[np.int64]
 
 
-def perceptual_hash(image: npt.NDArray[np.uint8]) -> bytes:
+def perceptual_hash(image: Image) -> bytes:
     """Return the 256-bit difference hash (32 bytes) of a film, uint8 of shape (height, width), without its padding.
 
     The film is averaged into 16 rows of 17 cells; a bit is set where a cell is clearly brighter than its left
@@ -86,7 +87,7 @@ def join_groups(groups: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list
     return [str(names[first[component[code]]]) for code in codes]
 
 
-def _close_pairs(words: Words, distance: int) -> Iterator[tuple[Rows, Rows]]:
+def _close_pairs(words: Words, distance: int) -> Iterator[tuple[Integers, Integers]]:
     """Yield arrays of positions left < right in `words` (films, 4); every close pair once."""
     keys = _band_keys(words, max(distance + 1, FEWEST_BANDS))
     for band, key in enumerate(keys):

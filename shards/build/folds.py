@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
+from shards.arrays import Integers
 from shards.errors import InputError
 
 HOLDOUT = -1
@@ -16,9 +16,7 @@ HOLDOUT = -1
 ALWAYS = -2
 
 
-def assign_folds(
-    groups: Sequence[str], strata: Sequence[int], folds: int, holdout: float, seed: int
-) -> npt.NDArray[np.int64]:
+def assign_folds(groups: Sequence[str], strata: Sequence[int], folds: int, holdout: float, seed: int) -> Integers:
     """Return a fold number per film (int64), -1 for the holdout; no group is split, strata are balanced.
 
     `holdout` is a share of the films, as a simple fraction near it (see `check_split`). The result depends on the order
@@ -53,9 +51,7 @@ def check_split(folds: int, holdout: float, seed: int) -> Fraction:
     return coarse if abs(coarse - Fraction(holdout)) <= Fraction(holdout) / 20 and coarse < 1 else fine
 
 
-def _split(
-    codes: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], parts: int, seed: int, option: str
-) -> npt.NDArray[np.int64]:
+def _split(codes: Integers, labels: Integers, parts: int, seed: int, option: str) -> Integers:
     groups = len(np.unique(codes))
     if groups < parts:
         raise InputError(f"{option} needs at least {parts} patients, there are {groups}; ask for fewer parts")
@@ -72,13 +68,13 @@ def _split(
     return part_of
 
 
-def _codes(groups: Sequence[str]) -> npt.NDArray[np.int64]:
+def _codes(groups: Sequence[str]) -> Integers:
     """Number the groups by first appearance, so that a new salt for patient hashes moves no film."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
 
 
-def size_strata(areas: npt.NDArray[np.int64], folds: int) -> npt.NDArray[np.int64]:
+def size_strata(areas: Integers, folds: int) -> Integers:
     """Return strata for folds, int64: 0 for films without a mask, 1 to 10 for deciles of mask area.
 
     With few positives there are fewer strata, so that each holds at least `folds` films (where there are so many).
@@ -91,7 +87,7 @@ def size_strata(areas: npt.NDArray[np.int64], folds: int) -> npt.NDArray[np.int6
     return strata
 
 
-def extend_folds(groups: Sequence[str], strata: Sequence[int], known: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def extend_folds(groups: Sequence[str], strata: Sequence[int], known: Integers) -> Integers:
     """Return folds for films that join a dataset whose first `len(known)` films keep theirs.
 
     A film of a known group takes its fold (or the holdout). New groups, largest first, go to the part that lacks most

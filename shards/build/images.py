@@ -6,21 +6,17 @@ Films: grey or colour of 8 or 16 bits. Masks: one region, as 0 and the largest v
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from pydicom.dataset import Dataset
 
+from shards.arrays import Image, PixelValues
 from shards.dicom.grey import luma, to_grey8
 from shards.dicom.jpeg import check_jpeg
 from shards.errors import RejectedFilm
-
-Pixels = npt.NDArray[Any]
-Grey = npt.NDArray[np.uint8]
 
 # JPEG's chroma may be off by so much where an image is grey.
 _GREY_TOLERANCE = 8
@@ -40,8 +36,8 @@ class ImageFile:
     An alpha channel of one value is left out.
     """
 
-    pixels: Pixels
-    alpha: Pixels | None
+    pixels: PixelValues
+    alpha: PixelValues | None
     warnings: tuple[str, ...]
 
     @property
@@ -49,7 +45,7 @@ class ImageFile:
         return self.pixels.ndim == 2
 
 
-def read_image_film(path: Path, max_pixels: int) -> tuple[Grey, tuple[str, ...]]:
+def read_image_film(path: Path, max_pixels: int) -> tuple[Image, tuple[str, ...]]:
     """Return an image file's film, uint8 (height, width), and what it leaves open.
 
     8 bits are kept as they are, 16 bits span their own range. Raises RejectedFilm for what is no film.
@@ -70,7 +66,7 @@ def read_image_film(path: Path, max_pixels: int) -> tuple[Grey, tuple[str, ...]]
     return film, tuple(warnings)
 
 
-def read_image_mask(path: Path, max_pixels: int) -> tuple[Grey, tuple[str, ...]]:
+def read_image_mask(path: Path, max_pixels: int) -> tuple[Image, tuple[str, ...]]:
     """Return an image file's mask, uint8 (height, width) of 0 and 1, and what it leaves open.
 
     The region is what is at least half of the largest value, which is 1 or a whole 8- or 16-bit scale, or what an alpha
@@ -87,7 +83,7 @@ def read_image_mask(path: Path, max_pixels: int) -> tuple[Grey, tuple[str, ...]]
     return _region(values), warnings
 
 
-def _region(values: Pixels) -> Grey:
+def _region(values: PixelValues) -> Image:
     """Return which pixels of a mask are set. Raises RejectedFilm for scales that are none, and for several labels."""
     top = int(values.max())
     if top == 0:
@@ -102,7 +98,7 @@ def _region(values: Pixels) -> Grey:
     return (values >= (scale + 1) // 2).astype(np.uint8)
 
 
-def _labels_between(values: Pixels, top: int) -> list[int]:
+def _labels_between(values: PixelValues, top: int) -> list[int]:
     """Return the values between 0 and the largest that fill areas, as labels do and the greys of an edge do not.
 
     Many values are the noise of a lossy codec or a blur.
@@ -135,7 +131,7 @@ def _read(path: Path, max_pixels: int) -> ImageFile:
         raise RejectedFilm("damaged image file; export it again")
     if image.dtype not in (np.uint8, np.uint16):
         raise RejectedFilm(f"its pixels are {image.dtype}; save 8 or 16 bits of grey")
-    alpha: Pixels | None = None
+    alpha: PixelValues | None = None
     if image.ndim == 3 and image.shape[2] == 4:
         varies = image[..., 3].min() != image[..., 3].max()
         alpha = np.asarray(image[..., 3]) if varies else None
@@ -160,7 +156,7 @@ def _screened(content: bytes, max_pixels: int) -> tuple[str, ...]:
     return (TURNED,) if turned else ()
 
 
-def _grey_where_equal(bgr: Pixels) -> Pixels:
+def _grey_where_equal(bgr: PixelValues) -> PixelValues:
     """Return one channel where all three agree, else RGB."""
     blue, green, red = cv2.split(bgr)
     distance = max(int(cv2.absdiff(green, other).max()) for other in (blue, red))
@@ -171,7 +167,7 @@ def _grey_where_equal(bgr: Pixels) -> Pixels:
     return np.asarray(luma(rgb)) if distance <= tolerance else rgb
 
 
-def _value_count(film: Grey) -> int:
+def _value_count(film: Image) -> int:
     """Return how many greys a film holds; a few pixels tell most films from a mask."""
     few = np.count_nonzero(np.bincount(film[::8, ::8].ravel(), minlength=256))
     return int(few) if few > 2 else len(np.unique(film))

@@ -7,8 +7,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from shards.arrays import Image, Mask
 from shards.build.duplicates import perceptual_hash
 from shards.build.images import read_image_film, read_image_mask
 from shards.build.options import BuildOptions
@@ -55,7 +55,7 @@ def build_sample(source: SourceFilm, options: BuildOptions, salt: bytes) -> Samp
     """
     film = _read_film(source, options)
     warnings = list(film.warnings)
-    mask: npt.NDArray[np.uint8] | None = None
+    mask: Mask | None = None
     label_height, label_width = film.image.shape
     if source.mask_path is not None:
         mask, doubts = read_image_mask(source.mask_path, options.max_pixels)
@@ -123,13 +123,13 @@ def _read_film(source: SourceFilm, options: BuildOptions) -> dicom.Film:
     return dicom.Film(image, dicom.FilmInfo(), warnings)
 
 
-def _check_shape(mask: npt.NDArray[np.uint8], film: npt.NDArray[np.uint8]) -> None:
+def _check_shape(mask: Mask, film: Image) -> None:
     (rows, columns), (height, width) = mask.shape, film.shape
     if abs(rows * width - columns * height) > max(height, width):
         raise RejectedFilm(f"its mask is {columns}x{rows}, the film {width}x{height}: not one shape")
 
 
-def _decode_labels(source: SourceFilm, height: int, width: int) -> npt.NDArray[np.uint8]:
+def _decode_labels(source: SourceFilm, height: int, width: int) -> Mask:
     assert source.labels is not None
     for row in source.labels:
         bounds = rle.parse(row.rle)
@@ -142,7 +142,7 @@ def _decode_labels(source: SourceFilm, height: int, width: int) -> npt.NDArray[n
     return rle.decode_union([row.rle for row in source.labels], height, width)
 
 
-def _mask_png(mask: npt.NDArray[np.uint8], size: tuple[int, int], padding: Padding | None) -> bytes:
+def _mask_png(mask: Mask, size: tuple[int, int], padding: Padding | None) -> bytes:
     stored = mask_to_size(mask, *size) if padding is None else mask_to_square(mask, size[0], padding)
     return encode_image(stored, ".png", _MASK_PNG)
 

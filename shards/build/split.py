@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from shards.arrays import Integers, Texts
 from shards.build.duplicates import join_groups, near_duplicates
 from shards.build.film_values import Films, given_folds, given_groups
 from shards.build.folds import ALWAYS, HOLDOUT, assign_folds, extend_folds, size_strata
@@ -68,12 +68,12 @@ def _with_given_groups(table: pa.Table, options: BuildOptions, salt: bytes, film
 
 def _own_folds(
     options: BuildOptions,
-    groups: npt.NDArray[np.object_],
-    areas: npt.NDArray[np.int64],
-    fold: npt.NDArray[np.int64],
-    old: npt.NDArray[np.int64],
-    new: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
+    groups: Texts,
+    areas: Integers,
+    fold: Integers,
+    old: Integers,
+    new: Integers,
+) -> Integers:
     if len(old):
         everything = np.concatenate([old, new])
         strata = size_strata(areas[everything], options.folds)
@@ -91,9 +91,7 @@ def _groups(table: pa.Table, options: BuildOptions) -> list[str]:
     return list(groups)
 
 
-def _published_folds(
-    path: Path, table: pa.Table, split: npt.NDArray[np.object_], kept: int, films: Films
-) -> npt.NDArray[np.int64]:
+def _published_folds(path: Path, table: pa.Table, split: Texts, kept: int, films: Films) -> Integers:
     """Return a fold per film, HOLDOUT where none is needed.
 
     Raises InputError where a labelled film has none, and where a film of `--always-train` has one.
@@ -113,9 +111,7 @@ def _published_folds(
     return np.array([given.get(image_id, HOLDOUT) for image_id in ids], np.int64)
 
 
-def _check_groups(
-    table: pa.Table, groups: npt.NDArray[np.object_], fold: npt.NDArray[np.int64], labelled: npt.NDArray[np.int64]
-) -> None:
+def _check_groups(table: pa.Table, groups: Texts, fold: Integers, labelled: Integers) -> None:
     seen: dict[str, int] = {}
     ids = table["image_id"]
     for index in labelled.tolist():

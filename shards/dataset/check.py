@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.arrays import Booleans, Integers
 from shards.dataset.keys import LONGEST_KEY
 
 SPLITS = ("train", "always_train", "holdout", "test")
@@ -25,9 +25,6 @@ _RANGES = {
     "fold": (0, MOST_FOLDS - 1),
     "mask_area": (0, MOST_PIXELS),
 }
-
-Truths = npt.NDArray[np.bool_]
-Numbers = npt.NDArray[np.int64]
 
 
 def table_faults(table: pa.Table, tars: Collection[str], optional: Collection[str]) -> Iterator[str]:
@@ -60,10 +57,10 @@ def is_safe_key(key: str) -> bool:
     return key.isascii() and 0 < len(key) <= LONGEST_KEY and key.replace("_", "a").replace("-", "a").isalnum()
 
 
-def _faulty_rows(table: pa.Table, tars: Collection[str]) -> Iterator[tuple[Truths, str]]:
+def _faulty_rows(table: pa.Table, tars: Collection[str]) -> Iterator[tuple[Booleans, str]]:
     """Yield which rows have a fault, and the fault in words."""
 
-    def integers(name: str) -> Numbers:
+    def integers(name: str) -> Integers:
         return np.asarray(table[name].fill_null(-1).to_numpy(), np.int64)
 
     splits = np.array(table["split"].to_pylist(), object)
@@ -88,7 +85,7 @@ def _faulty_rows(table: pa.Table, tars: Collection[str]) -> Iterator[tuple[Truth
         yield padding >= side, "no pixel between its paddings"
 
 
-def _first(keys: Sequence[str], faults: Iterator[tuple[Truths, str]]) -> Iterator[str]:
+def _first(keys: Sequence[str], faults: Iterator[tuple[Booleans, str]]) -> Iterator[str]:
     for rows, text in faults:
         if rows.any():
             yield f"{keys[int(rows.argmax())]} has {text}"

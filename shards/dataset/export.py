@@ -9,15 +9,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from shards.arrays import Image
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
 from shards.drawing import encode_image
 from shards.errors import InputError
 from shards.files import atomic_write, write_json
-
-Image = npt.NDArray[np.uint8]
 
 FACTS = ("group", "split", "fold", "has_mask", "mask_area", "view", "sex", "age")
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)

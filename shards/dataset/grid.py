@@ -4,9 +4,8 @@ from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Image = npt.NDArray[np.uint8]
+from shards.arrays import Image
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,15 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from shards.arrays import Integers, Mask, Numbers
 from shards.errors import InputError
 
 EMPTY = "-1"
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
-Mask = npt.NDArray[np.uint8]
 
-
-def parse(rle: str) -> npt.NDArray[np.int64]:
+def parse(rle: str) -> Integers:
     """Return the run boundaries of a string as int64 of shape (runs, 2): start and end (exclusive), flattened.
 
     Raises InputError for an odd count, a token that is no whole number, a negative skip or a length below 1.
@@ -66,7 +64,7 @@ def decode_union(rles: Iterable[str], height: int, width: int) -> Mask:
     return np.asarray(cv2.transpose(flat.reshape(width, height)), np.uint8)
 
 
-def encode(mask: npt.NDArray[np.generic]) -> str:
+def encode(mask: Numbers) -> str:
     """Return the competition's string for a mask of shape (height, width); pixels other than 0 are set."""
     if mask.ndim != 2:
         raise InputError(f"a mask has two dimensions, not shape {mask.shape}")

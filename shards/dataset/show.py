@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from shards.arrays import Image
 from shards.dataset.table import Shards
 from shards.drawing import BACKGROUND, OUTLINE_COLOUR, TEXT_COLOUR, Picture, centred, fitted, outline, tiled
 from shards.errors import InputError
-
-Image = npt.NDArray[np.uint8]
 
 GAP = 4
 SMALLEST_CELL = 32

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 
+from shards.arrays import Integers, Mask
 from shards.dataset import rle
 from shards.dataset.check import LABELS, LARGEST_TAR, LONGEST_SIDE, MOST_FOLDS, table_faults
 from shards.dataset.grid import Padding
-from shards.dataset.rle import Mask
 from shards.dataset.tar import CorruptSample, MemberReader
 from shards.errors import InputError
 from shards.files import atomic_open, write_json
@@ -268,7 +268,7 @@ class Shards:
 
         return {field.name: convert(field) for field in self.table.schema}
 
-    def indices(self, *splits: str) -> npt.NDArray[np.int64]:
+    def indices(self, *splits: str) -> Integers:
         """Return the row numbers of the samples in the given splits, in table order."""
         return np.flatnonzero(np.isin(self.column("split"), splits))
 
@@ -276,7 +276,7 @@ class Shards:
         """Return the numbers of the folds, in order."""
         return sorted(set(self.column("fold")[self.indices("train")].tolist()))
 
-    def fold_rows(self, fold: int, always_train: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def fold_rows(self, fold: int, always_train: bool) -> tuple[Integers, Integers]:
         """Return the rows that a fold trains on and those it validates on, in table order.
 
         `always_train` films join the training films, except those whose group is validated on or held out.

@@ -8,15 +8,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from shards.arrays import Mask
 from shards.dataset.grid import mask_to_size, mask_to_square
 from shards.dataset.table import TABLE, Shards, read_manifest
 from shards.dataset.tar import index_tar
 from shards.errors import InputError
 from shards.files import sha256_file
-
-Mask = npt.NDArray[np.uint8]
 
 
 def verify(folder: Path, on_sample: Callable[[], None] | None = None) -> list[str]:
