@@ -16,7 +16,8 @@ from typing import Any
 import cv2
 
 from shards.build.assemble import BuildSummary, finish, recover, summary_of
-from shards.build.options import BuildOptions
+from shards.build.films import SourceFilm, Sources
+from shards.build.options import BuildOptions, Execution, Task
 from shards.build.progress import (
     PlanRecord,
     ShardRecord,
@@ -29,7 +30,6 @@ from shards.build.progress import (
     save_shard_record,
 )
 from shards.build.sample import build_sample
-from shards.build.sources import SourceFilm, Sources
 from shards.dataset import rle
 from shards.dataset.keys import salt_check
 from shards.dataset.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
@@ -37,19 +37,7 @@ from shards.dataset.tar import index_tar, write_tar
 from shards.errors import InputError, RejectedFilm
 from shards.files import atomic_write, sha256_file
 
-__all__ = ["BuildOptions", "BuildSummary", "build", "build_shard", "refuse_foreign_folder"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Task `number` of `count` of an array; each builds its share of the shards and finalize joins them."""
-
-    number: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise InputError(f"--task {self.number}/{self.count}: tasks are numbered from 1 to {self.count}")
+_DEFAULT_EXECUTION = Execution()
 
 
 @dataclass(frozen=True)
@@ -75,19 +63,27 @@ def build(
     out: Path,
     options: BuildOptions,
     salt: bytes,
-    workers: int = 1,
-    max_rejects: int = 0,
+    execution: Execution = _DEFAULT_EXECUTION,
     on_film: Callable[[int], None] | None = None,
-    task: Task | None = None,
-    append: bool = False,
 ) -> BuildSummary | None:
-    """Build the dataset in `out`; `on_film` hears how many films a finished shard took.
+    """Build the dataset in `out`, or a task's share of its shards.
 
-    With `task`, build that share of the shards and return None: `finalize` joins them. With `append`, films that are
-    not in the dataset yet go into further shards. Raises InputError for a folder that holds something else, a mask
-    that does not fit its film, and more than `max_rejects` rejected films (their list is written first); finished
-    shards stay for the next run.
+    Args:
+        sources: The films and their labels.
+        out: Folder of the dataset. Finished shards of an earlier, unfinished build are reused.
+        options: Options that decide the dataset.
+        salt: Secret that keys the hashes of patients.
+        execution: Workers, task of an array, append to a finished dataset, and rejects to accept.
+        on_film: Called with the number of films of each finished shard.
+
+    Returns:
+        Counts of the dataset; None for a task, as `finalize` joins the tasks.
+
+    Raises:
+        InputError: The folder holds something else, a mask does not fit its film, or more films were rejected than
+            accepted (after their list was written). Finished shards stay for the next run.
     """
+    task, append = execution.task, execution.append
     refuse_foreign_folder(out)
     recover(out)
     finished = (out / MANIFEST).exists()
@@ -101,24 +97,24 @@ def build(
         manifest = read_manifest(out)
         if not append and manifest["build_digest"] != record.digest:
             raise InputError(
-                f"{out}: holds shards of other films or arguments; add films with --append, give other folds with "
-                "'python -m shards finalize', or a new folder with --out"
+                f"{out}: holds shards of other films or arguments; add films with --append, change the folds with "
+                "'python -m shards finalize', or give a new folder with --out"
             )
-        check_rejects(out, manifest["counts"]["rejected"], max_rejects)
+        check_rejects(out, manifest["counts"]["rejected"], execution.max_rejects)
         return replace(summary_of(manifest), reused_shards=len(manifest["shards"]))
     with locked(out, shared=task is not None):
         _agree(out, record, task)
-        mine = jobs if task is None else jobs[task.number - 1 :: task.count]
-        missing = [job for job in mine if load_shard_record(out, job.name, job.digest) is None]
-        if on_film and len(missing) < len(mine):
-            on_film(sum(len(job.sources) for job in mine) - sum(len(job.sources) for job in missing))
-        for job in _run(missing, workers):
+        share = jobs if task is None else jobs[task.number - 1 :: task.count]
+        missing = [job for job in share if load_shard_record(out, job.name, job.digest) is None]
+        if on_film and len(missing) < len(share):
+            on_film(sum(len(job.sources) for job in share) - sum(len(job.sources) for job in missing))
+        for job in _run(missing, execution.workers):
             if on_film:
                 on_film(len(job.sources))
         if task is not None:
             return None
-        made = finish(out, record, options, salt, max_rejects)
-        return replace(made, reused_shards=len(jobs) - len(missing))
+        summary = finish(out, record, options, salt, execution.max_rejects)
+        return replace(summary, reused_shards=len(jobs) - len(missing))
 
 
 def _record(

@@ -10,9 +10,9 @@ import numpy as np
 
 from shards.arrays import Image, Mask
 from shards.build.duplicates import perceptual_hash
+from shards.build.films import SourceFilm
 from shards.build.images import read_image_film, read_image_mask
 from shards.build.options import BuildOptions
-from shards.build.sources import SourceFilm
 from shards.dataset import rle
 from shards.dataset.grid import Padding, fit_square, mask_to_size, mask_to_square, square_pixels, to_square
 from shards.dataset.keys import patient_group

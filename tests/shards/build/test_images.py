@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
 from shards.build.images import TURNED, read_image_film, read_image_mask
 from shards.build.options import BuildOptions
 from shards.build.progress import REJECTED, read_list
@@ -281,7 +282,7 @@ def built(tmp_path: Path, codec: str, **options: Any) -> Shards:
         for kind, content in (("films", noise() ^ np.uint8(number * 85)), ("masks", pixels)):
             (tmp_path / kind).mkdir(exist_ok=True)
             assert cv2.imwrite(str(tmp_path / kind / f"film{number}.png"), content)
-    sources = find_sources([], [tmp_path / "films"], tmp_path / "masks", None, None, [], [])
+    sources = find_sources(FilmFolders(images=[tmp_path / "films"]), LabelFiles(masks=tmp_path / "masks"))
     build(sources, tmp_path / "out", BuildOptions(image_size=64, folds=2, codec=codec, **options), b"a salt for tests")
     return Shards(tmp_path / "out")
 

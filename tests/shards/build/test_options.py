@@ -406,7 +406,7 @@ def test_an_output_that_cannot_be_written_is_one_line(
     monkeypatch.setattr(files.tempfile, "mkstemp", read_only)
     line = cli(*build_line(films, tmp_path / "out", "--patient-salt-file", write_salt(tmp_path))).only_line()
     assert "Read-only file system" in line
-    assert "another folder" in line or "can be written" in line
+    assert "it is mounted read-only: give another folder" in line
 
 
 def test_a_salt_inside_the_dataset_and_one_that_others_may_read_are_refused(
@@ -415,7 +415,7 @@ def test_a_salt_inside_the_dataset_and_one_that_others_may_read_are_refused(
     out = tmp_path / "out"
     salt = out / "salt"
     assert (
-        f"{salt}: the patient salt must not lie"
+        f"{salt}: the patient salt must not be in the dataset"
         in cli(*build_line(films, out, "--patient-salt-file", salt)).only_line()
     )
     salt = write_salt(tmp_path)
