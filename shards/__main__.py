@@ -3,9 +3,9 @@
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -28,6 +28,8 @@ from shards.split_options import split_options
 
 FOLDER = console.PathType(path_type=Path)
 MOST_FAULTS = 20
+
+Inputs = TypeVar("Inputs", FilmFolders, LabelFiles)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -59,7 +61,7 @@ def synth(out: Path, images: int, size: int, positive_rate: float, seed: int) ->
 @app.command("build")
 @click.option("--dicom", type=FOLDER, multiple=True, help="Folder with DICOM films; may be repeated.")
 @click.option("--images", type=FOLDER, multiple=True, help="Folder with PNG or JPEG films; may be repeated.")
-@click.option("--rle", "labels_csv", type=FOLDER, help="Label CSV: image id, and run-length mask or -1.")
+@click.option("--rle", "csv", type=FOLDER, help="Label CSV: image id, and run-length mask or -1.")
 @click.option("--masks", type=FOLDER, help="Folder with mask PNGs named like the films; replaces --rle.")
 @click.option(
     "--absent-mask",
@@ -97,15 +99,7 @@ def synth(out: Path, images: int, size: int, positive_rate: float, seed: int) ->
 )
 @click.option("--task", metavar="I/N", help="Build task I of N of an array; 'finalize' joins them.")
 @click.option("--append", is_flag=True, help="Add the films that OUT does not hold yet, in new shards.")
-def build_command(  # one parameter per option
-    dicom: tuple[Path, ...],
-    images: tuple[Path, ...],
-    labels_csv: Path | None,
-    masks: Path | None,
-    absent_mask: str,
-    always_train: tuple[Path, ...],
-    test_dicom: tuple[Path, ...],
-    test_images: tuple[Path, ...],
+def build_command(
     out: Path,
     workers: int,
     task: str | None,
@@ -115,6 +109,7 @@ def build_command(  # one parameter per option
     **arguments: Any,
 ) -> None:
     """Build shards, sample table and manifest from films and labels."""
+    folders, labels = _take(FilmFolders, arguments), _take(LabelFiles, arguments)
     options = options_of(arguments)
     execution = Execution(workers, max_rejects, _task(task) if task else None, append)
     refuse_foreign_folder(out)
@@ -124,13 +119,7 @@ def build_command(  # one parameter per option
     known = KnownIds(frozenset(Shards(out).column("image_id")) if is_finished else frozenset())
     if append and options.pseudonymise:
         known = replace(known, salt=_salt(out, patient_salt_file, create=False))
-    sources = find_sources(
-        FilmFolders(dicom, images, always_train, test_dicom, test_images),
-        LabelFiles(labels_csv, masks, absent_mask),
-        known if append else KnownIds(),
-        id_kind=options.id,
-        out=out,
-    )
+    sources = find_sources(folders, labels, known if append else KnownIds(), id_kind=options.id, out=out)
     for line, is_error in skipped_lines(sources):
         print(line, file=sys.stderr if is_error else sys.stdout)
     # Only now, so that a refused build makes no salt. An unfinished build keeps the salt that it began with.
@@ -223,6 +212,11 @@ def verify_command(folder: Path) -> int:
         file=sys.stderr,
     )
     return console.EXIT_USAGE
+
+
+def _take(kind: type[Inputs], arguments: dict[str, Any]) -> Inputs:
+    """Take the fields of a dataclass out of a command's arguments."""
+    return kind(**{field.name: arguments.pop(field.name) for field in fields(kind)})
 
 
 def _task(text: str) -> Task:
