@@ -19,7 +19,8 @@ from shards.build.options import CODECS, BuildOptions, Execution, Task
 from shards.build.progress import PLAN, refuse_foreign_folder
 from shards.build.sources import find_sources
 from shards.dataset.keys import load_salt, save_pseudonyms
-from shards.dataset.table import BUILD_STATE, MANIFEST, Shards
+from shards.dataset.manifest import BUILD_STATE, MANIFEST
+from shards.dataset.table import Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import atomic_write, raise_open_files

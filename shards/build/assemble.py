@@ -25,17 +25,8 @@ from shards.build.progress import (
     write_list,
 )
 from shards.build.split import split_table
-from shards.dataset.table import (
-    BUILD_STATE,
-    MANIFEST,
-    SCHEMA,
-    TABLE,
-    CountsModel,
-    read_manifest,
-    read_table,
-    save_table,
-    write_manifest,
-)
+from shards.dataset.manifest import BUILD_STATE, MANIFEST, CountsModel, read_manifest, write_manifest
+from shards.dataset.table import SCHEMA, TABLE, read_table, save_table
 from shards.errors import InputError
 from shards.files import sha256_file, sync_directory
 

@@ -32,7 +32,8 @@ from shards.build.progress import (
 from shards.build.sample import build_sample
 from shards.dataset import rle
 from shards.dataset.keys import salt_check
-from shards.dataset.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
+from shards.dataset.manifest import FORMAT_VERSION, MANIFEST, read_manifest
+from shards.dataset.table import MEMBERS, Shards
 from shards.dataset.tar import index_tar, write_tar
 from shards.errors import InputError, RejectedFilm
 from shards.files import atomic_write, sha256_file

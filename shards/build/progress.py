@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.console import counted
-from shards.dataset.table import BUILD_STATE, MANIFEST
+from shards.dataset.manifest import BUILD_STATE, MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.stored import open_append, try_lock

@@ -1,10 +1,10 @@
-"""The dataset on disk: sample table, manifest, and the one random-access reader."""
+"""The sample table of a dataset, and random access to its samples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +14,15 @@ import pydantic
 
 from shards.arrays import Integers, Mask
 from shards.dataset import rle
-from shards.dataset.check import LABELS, LARGEST_TAR, LONGEST_SIDE, MOST_FOLDS, table_faults
+from shards.dataset.check import LABELS, table_faults
 from shards.dataset.grid import Padding
+from shards.dataset.manifest import BUILD_STATE, MANIFEST, Texts, local_copy_name, read_manifest
 from shards.dataset.tar import CorruptSample, MemberReader
 from shards.errors import InputError
-from shards.files import atomic_open, write_json
-from shards.stored import KindModel, Strict, parse_json, picture_size, read_json, read_parquet
+from shards.files import atomic_open
+from shards.stored import Strict, parse_json, picture_size, read_parquet
 
-FORMAT = "pneumo_dist-shards"
-FORMAT_VERSION = 2
-MANIFEST = "manifest.json"
 TABLE = "samples.parquet"
-# Folder with the state of an unfinished build.
-BUILD_STATE = ".build"
 MEMBERS = ("image", "mask", "json")
 
 _OPTIONAL = {"group", "fold", *LABELS, "age", "spacing_row", "spacing_column", "spacing_tag"}
@@ -80,11 +76,6 @@ class LabelGrid:
     origin: tuple[int, int] = (0, 0)
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write sample rows as a table; the file appears whole or not at all."""
-    save_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
-
-
 def save_table(path: Path, table: pa.Table) -> None:
     """Write a sample table as parquet with page checksums; the file appears whole or not at all."""
     with atomic_open(path) as stream:
@@ -108,126 +99,11 @@ def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signe
     return table
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write manifest.json; it comes last in a build, so a folder with a manifest is complete."""
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
-    write_json(folder / MANIFEST, content)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest. Raises InputError where the folder holds no shards of this format version."""
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such shards folder; build it with 'python -m shards build'")
-    fix = "restore it from a copy or build the shards again"
-    try:
-        manifest = read_json(path, KindModel, fix)
-    except FileNotFoundError:
-        raise InputError(f"{folder}: no {MANIFEST}; the build is unfinished or this is no shards folder") from None
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: not a manifest of {FORMAT}")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format version {manifest.get('format_version')}, this program reads version {FORMAT_VERSION}; "
-            "build the shards again"
-        )
-    return read_json(path, ManifestModel, fix)
-
-
-Digest = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
-_Whole = Annotated[int, pydantic.Field(ge=0, le=2**60)]
-_Side = Annotated[int, pydantic.Field(ge=32, le=8192)]
-_Texts = Annotated[list[Annotated[str, pydantic.Field(max_length=10_000)]], pydantic.Field(max_length=10_000)]
-
-
 class _AboutModel(Strict):
-    """The json member of a film; datasets of before 0.2.0 note no warnings in it."""
+    """The json member of a film. Versions before 0.2.0 wrote no warnings into it."""
 
     key: str
-    warnings: _Texts = pydantic.Field(default_factory=list)
-
-
-class ShardModel(Strict):
-    """A shard as the manifest lists it; `reencoded` counts films whose own JPEG stream could not be taken over."""
-
-    name: Annotated[str, pydantic.Field(pattern=r"^(train|test)-[0-9]{5,}\.tar$")]
-    sha256: Digest
-    bytes: Annotated[int, pydantic.Field(ge=512, le=LARGEST_TAR)]
-    samples: Annotated[int, pydantic.Field(ge=1, le=2**31)]
-    reencoded: _Whole
-
-
-class CountsModel(Strict):
-    """Films by split, and what was left out.
-
-    `known_test` counts test films that look like a labelled film or share its patient; `skipped` counts files in the
-    folders that were given last which are no films, by reason.
-    """
-
-    train: _Whole
-    always_train: _Whole
-    holdout: _Whole
-    test: _Whole
-    positives: _Whole
-    groups: _Whole
-    unlabelled: _Whole
-    rejected: _Whole
-    shards: _Whole
-    reencoded: _Whole
-    warnings: dict[str, _Whole]
-    known_test: _Whole = 0
-    skipped: dict[str, _Whole] = pydantic.Field(default_factory=dict)
-
-
-class ArgumentsModel(Strict):
-    """The build's arguments; of the CSVs only whether they were given."""
-
-    image_size: _Side
-    folds: Annotated[int, pydantic.Field(ge=1, le=MOST_FOLDS)]
-    holdout: Annotated[float, pydantic.Field(ge=0, le=1)]
-    seed: int
-    samples_per_shard: Annotated[int, pydantic.Field(ge=1)]
-    label_size: Annotated[int, pydantic.Field(ge=1, le=LONGEST_SIDE)] | None
-    codec: Literal["png", "jpeg"]
-    any_film: bool
-    allow_burned_in: bool
-    # Options that are newer than the format.
-    max_pixels: Annotated[int, pydantic.Field(ge=1)] = 144_000_000
-    strict: bool = False
-    pseudonymise: bool
-    duplicate_distance: Annotated[int, pydantic.Field(ge=0, le=256)] | None
-    groups_csv: bool
-    folds_csv: bool
-    id: Literal["name", "sop"] = "name"
-
-
-class ManifestModel(Strict):
-    """What manifest.json must hold; `doubts` are those of groups and folds, which 0.2.0 did not write."""
-
-    codec: Literal["png", "jpeg"]
-    image_size: _Side
-    counts: CountsModel
-    arguments: ArgumentsModel
-    salt_check: str
-    build_digest: str
-    table_sha256: Digest
-    shards: list[ShardModel]
-    doubts: _Texts = pydantic.Field(default_factory=list)
-
-    @pydantic.model_validator(mode="after")
-    def _each_shard_once(self) -> Self:
-        if len({shard.name for shard in self.shards}) != len(self.shards):
-            raise ValueError("a shard stands twice")
-        return self
-
-
-def local_copy_name(shard: Mapping[str, Any]) -> str:
-    """Return the file name of a shard's local copy; `shard` is its entry in the manifest.
-
-    The name begins with the tar's digest, so a name implies its content: other folds, a grown dataset and other
-    datasets can share one folder.
-    """
-    return f"{shard['sha256'][:16]}-{shard['name']}"
+    warnings: Texts = pydantic.Field(default_factory=list)
 
 
 class Shards:

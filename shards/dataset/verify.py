@@ -11,7 +11,8 @@ import numpy as np
 
 from shards.arrays import Mask
 from shards.dataset.grid import mask_to_size, mask_to_square
-from shards.dataset.table import TABLE, Shards, read_manifest
+from shards.dataset.manifest import read_manifest
+from shards.dataset.table import TABLE, Shards
 from shards.dataset.tar import index_tar
 from shards.errors import InputError
 from shards.files import sha256_file

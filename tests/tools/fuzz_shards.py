@@ -45,7 +45,8 @@ from shards.build.labels import load_labels
 from shards.build.options import BuildOptions
 from shards.build.sample import build_sample
 from shards.build.sources import find_sources
-from shards.dataset.table import MANIFEST, TABLE, Shards
+from shards.dataset.manifest import MANIFEST
+from shards.dataset.table import TABLE, Shards
 from shards.dataset.verify import verify
 from shards.dicom.film import FilmRules, read_film, strip_jpeg_metadata
 from shards.errors import InputError, RejectedFilm

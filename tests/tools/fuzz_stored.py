@@ -59,7 +59,8 @@ from pneumo_dist.thresholds.tune import film_measures
 from pneumo_dist.train.fold import Trained, _newest, _start
 from pneumo_dist.train.stage import Position, StageRun
 from shards.build.assemble import finalize
-from shards.dataset.table import MANIFEST, TABLE, Shards, save_table
+from shards.dataset.manifest import MANIFEST
+from shards.dataset.table import TABLE, Shards, save_table
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import sha256_file

@@ -23,7 +23,8 @@ from shards.build.build import build
 from shards.build.films import FilmFolders, LabelFiles
 from shards.build.options import BuildOptions, Execution
 from shards.build.sources import find_sources
-from shards.dataset.table import Shards, local_copy_name
+from shards.dataset.manifest import local_copy_name
+from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 from shards.phantom.dataset import synthesize

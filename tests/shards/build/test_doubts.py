@@ -13,7 +13,8 @@ from shards.build.doubts import placeholders, split_doubts
 from shards.build.options import BuildOptions
 from shards.build.split import split_table
 from shards.dataset.keys import patient_group
-from shards.dataset.table import SCHEMA, Shards, read_manifest
+from shards.dataset.manifest import read_manifest
+from shards.dataset.table import SCHEMA, Shards
 
 SALT = b"a salt for the tests only"
 OPTIONS = BuildOptions(folds=3, duplicate_distance=None)

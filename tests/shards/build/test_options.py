@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 from pydicom.pixels import pixel_array
+from sample_rows import write_rows
 
 from shards import files
 from shards.build import assemble as finish_module
 from shards.build import build as build_module
 from shards.dataset import rle
-from shards.dataset.table import TABLE, Shards, write_table
+from shards.dataset.table import TABLE, Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.phantom.dataset import synthesize
@@ -434,7 +435,7 @@ def write_salt(folder: Path) -> Path:
 def test_finalize_signs_no_table_whose_digest_does_not_hold(cli: Cli, own_dataset: Path, tree_of: Any) -> None:
     rows = pq.read_table(own_dataset / TABLE).to_pylist()
     rows[0]["sex"] = "O"
-    write_table(own_dataset / TABLE, rows)
+    write_rows(own_dataset / TABLE, rows)
     before = tree_of(own_dataset)
     line = cli("finalize", own_dataset, "--folds", 2).only_line()
     assert "samples.parquet: differs from the manifest's digest" in line

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from resign import resign
+from sample_rows import write_rows
 
-from shards.dataset.table import TABLE, Shards, save_table, write_table
+from shards.dataset.table import TABLE, Shards, save_table
 from shards.dataset.verify import verify
 from shards.errors import InputError
 
@@ -19,7 +20,7 @@ Row = dict[str, Any]
 def rewrite(folder: Path, change: Callable[[list[Row]], Any]) -> None:
     rows = pq.read_table(folder / TABLE).to_pylist()
     change(rows)
-    write_table(folder / TABLE, rows)
+    write_rows(folder / TABLE, rows)
     resign(folder)
 
 
@@ -32,7 +33,7 @@ def test_a_table_of_another_digest_is_refused_and_verify_looks_at_all_the_same(o
     rows[0]["sex"] = "O"
     rows[1]["mask_area"] += 1
     rows[1] |= {"has_mask": True, "rle": "0 5"}
-    write_table(own_dataset / TABLE, rows)
+    write_rows(own_dataset / TABLE, rows)
     with pytest.raises(InputError, match=r"samples\.parquet: differs from the manifest's digest; restore it"):
         Shards(own_dataset)
     faults = verify(own_dataset)
