@@ -1,7 +1,7 @@
-"""The preprocessing job: sources -> plan -> tars.
+"""Builds the shards of a dataset: sources -> plan -> tars.
 
-The plan is a list of shards, each a pure function of its sources and arguments. A finished shard leaves a record in
-OUT/.build, so that a build that was killed finishes what is missing, on one machine or as the tasks of an array.
+The plan is a list of shards. Each is a pure function of its sources and arguments, and leaves a record in OUT/.build.
+So a build that was killed resumes with the missing shards, on one machine or as the tasks of an array.
 """
 
 import multiprocessing
@@ -51,7 +51,7 @@ class _ShardJob:
 
     @property
     def digest(self) -> str:
-        """Identifies the inputs of this shard: a record with another digest is not reused."""
+        """Digest of the inputs of this shard. A record with another digest is not reused."""
         inputs = [
             (s.key, s.image_id, s.split, [r.rle for r in s.labels] if s.labels else None, *_fingerprint(s))
             for s in self.sources
@@ -125,10 +125,10 @@ def _record(
     duplicates = tuple((item.source.image_id, item.source.listed_path, str(item)) for item in sources.set_aside)
     named = tuple((job.name, job.digest) for job in jobs)
     arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
-    # What image ids are shows in the films, and counts of other files change with what lies beside the films.
+    # `id` shows in the image ids. Skipped files are left out, as they may change without the films.
     decisive = {name: value for name, value in arguments.items() if name != "id"}
     digest = digest_of([decisive, named, unlabelled, duplicates, append])
-    if options.pseudonymise:  # the plan lies in OUT, where no path may name anybody
+    if options.pseudonymise:  # the plan is in OUT, where no path may identify a patient
         arguments |= {name: True for name in ("groups_csv", "folds_csv") if arguments[name]}
     return PlanRecord(
         digest, arguments, salt_check(salt), append, named, unlabelled, duplicates, sources.skipped_counts
@@ -136,9 +136,9 @@ def _record(
 
 
 def _agree(out: Path, record: PlanRecord, task: Task | None) -> None:
-    """Tasks of one array must build one plan; a whole build may replace an unfinished one by another."""
-    found = load_plan(out)
-    if task is not None and found is not None and found.digest != record.digest:
+    """Save the plan. All tasks of an array must have the same one; a whole build may replace an unfinished build."""
+    plan = load_plan(out)
+    if task is not None and plan is not None and plan.digest != record.digest:
         raise InputError(
             f"{out}: other tasks are building other films or arguments here; give all tasks the same, "
             "or remove the folder"
@@ -158,14 +158,14 @@ def _plan(sources: Sources, out: Path, options: BuildOptions, salt: bytes, appen
 
 
 def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes) -> Sources:
-    """Leave out the films that the dataset holds. Raises InputError where it was built in another way."""
+    """Return the films that the dataset does not hold. Raises InputError if it was built in another way."""
     dataset = Shards(out)
     if dataset.manifest["salt_check"] != salt_check(salt):
         raise InputError(f"{out}: was built with another patient salt; give its file with --patient-salt-file")
     decisive = {**options.content(), "id": options.id}
-    # Options that are newer than the dataset were at their defaults.
+    # Options newer than the dataset had their defaults.
     built = {**vars(BuildOptions()), **dataset.manifest["arguments"]}
-    different = [k for k, v in decisive.items() if built[k] != v]
+    different = [name for name, value in decisive.items() if built[name] != value]
     if different:
         option = different[0].replace("_", "-")
         raise InputError(f"{out}: was built with another --{option}; appended films need the same")
@@ -177,14 +177,14 @@ def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes
 
 
 def _check_known(source: SourceFilm, dataset: Shards, row: int) -> None:
-    split, held = dataset.column("split")[row], dataset.column("rle")[row]
+    split, stored = dataset.column("split")[row], dataset.column("rle")[row]
     if (split == "test") != (source.split == "test"):
         raise InputError(f"{source.image_id}: is a {split} film of {dataset.folder}, not to be added as {source.split}")
     texts = [label.rle for label in source.labels or ()]
-    if texts and texts != [held]:
+    if texts and texts != [stored]:
         grid = dataset.grid(row)
         texts = [rle.encode(rle.decode_union(texts, grid.height, grid.width))]
-    if texts and texts != [held]:
+    if texts and texts != [stored]:
         raise InputError(f"{source.image_id}: its label differs from the one in {dataset.folder}; build a new dataset")
 
 
@@ -209,7 +209,7 @@ def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[_ShardJob]:
 
 
 def build_shard(job: _ShardJob) -> ShardRecord:
-    """Write one shard, its DALI index and its record; return the record (plain JSON types)."""
+    """Write a shard, its DALI index and its record, and return the record (plain JSON types)."""
     rows: list[dict[str, Any]] = []
     rejected: list[tuple[str, str, str]] = []
     warnings: Counter[str] = Counter()
@@ -250,7 +250,7 @@ def build_shard(job: _ShardJob) -> ShardRecord:
     if rows:
         atomic_write(tar_path.with_suffix(".idx"), index)
     else:
-        tar_path.unlink()  # no reader accepts a shard without a sample
+        tar_path.unlink()  # readers refuse a shard without samples
     save_shard_record(job.out, job.name, record)
     return record
 
@@ -262,6 +262,6 @@ def _fingerprint(source: SourceFilm) -> list[tuple[int, int]]:
 def _size_and_time(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
-    except OSError:  # gone since it was found: reading it says so
+    except OSError:  # removed since the folder was listed: reading it reports that
         return -1, -1
     return status.st_size, status.st_mtime_ns

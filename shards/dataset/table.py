@@ -63,10 +63,10 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class LabelGrid:
-    """How a film's network-sized map goes back to its label grid (`height` x `width` pixels).
+    """The label grid of a film (`height` x `width` pixels), and how it relates to the stored image.
 
-    `padding` is counted in pixels of a square of `stored` pixels; `origin` is where the stored image begins in that
-    square, as (x, y): an image at a film's own size holds no padding.
+    `padding` is in pixels of a square of `stored` pixels. `origin` is the position (x, y) of the stored image in that
+    square: an image at the film's own size contains no padding.
     """
 
     height: int
@@ -83,14 +83,14 @@ def save_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signed: bool = True) -> pa.Table:
-    """Return a dataset's sample table. Raises InputError where it is damaged or of another format.
+    """Return the sample table of a dataset. Raises InputError if it is damaged or has another format.
 
-    `is_signed` asks for the digest that the manifest, unless given that of the folder, has of it.
+    `manifest` defaults to that of the folder. `is_signed` requires the digest in the manifest.
     """
     manifest = read_manifest(folder) if manifest is None else manifest
     path, fix = folder / TABLE, "restore it from a copy or build the shards again"
     if (folder / BUILD_STATE / MANIFEST).exists():
-        fix = "run the build or finalize again that did not end here, or restore it from a copy"
+        fix = "run the interrupted build or finalize again, or restore it from a copy"
     table = read_parquet(path, SCHEMA, manifest["table_sha256"] if is_signed else None, fix)
     tars = {shard["name"] for shard in manifest["shards"]}
     fault = next(table_faults(table, tars, _OPTIONAL), None)
@@ -107,7 +107,7 @@ class _AboutModel(Strict):
 
 
 class Shards:
-    """Random access to a built dataset. Safe with threads, fork and spawn: reads are positional (`os.pread`).
+    """Random access to the samples of a dataset. Safe with threads, fork and spawn: reads use `os.pread`.
 
     Samples are numbered by their row in the table. `tars` is a folder with copies of some tars, named by
     `local_copy_name`; the table, the manifest and all other tars are read from `folder`. Raises InputError for a table
@@ -129,7 +129,7 @@ class Shards:
         return Shards, (self.folder, self.tars)
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Return one column as a NumPy array; missing integers are -1, missing truths False, missing texts None."""
+        """Return a column as a NumPy array. Missing integers are -1, missing booleans False, missing texts None."""
         return self._columns[name]
 
     @cached_property
@@ -153,16 +153,17 @@ class Shards:
         return sorted(set(self.column("fold")[self.indices("train")].tolist()))
 
     def fold_rows(self, fold: int, always_train: bool) -> tuple[Integers, Integers]:
-        """Return the rows that a fold trains on and those it validates on, in table order.
+        """Return the rows that a fold trains on and the rows that it validates on, in table order.
 
-        `always_train` films join the training films, except those whose group is validated on or held out.
+        With `always_train`, films of that split join the training films, unless their group is in the validation films
+        or in the holdout.
         """
         films, folds, groups = self.indices("train"), self.column("fold"), self.column("group")
         validation, train = films[folds[films] == fold], films[folds[films] != fold]
         if always_train:
-            kept_from = np.concatenate([validation, self.indices("holdout")])
+            excluded = np.concatenate([validation, self.indices("holdout")])
             extra = self.indices("always_train")
-            train = np.sort(np.concatenate([train, extra[~np.isin(groups[extra], groups[kept_from])]]))
+            train = np.sort(np.concatenate([train, extra[~np.isin(groups[extra], groups[excluded])]]))
         return train, validation
 
     def grid(self, index: int) -> LabelGrid:
@@ -186,8 +187,7 @@ class Shards:
     def read(self, index: int, member: str) -> bytes:
         """Return the encoded bytes of a sample's `image`, `mask` or `json` member.
 
-        Raises CorruptSample, naming the file that was read and the key, where they are missing or differ from the
-        table's CRC32.
+        Raises CorruptSample, with the file and the key, if they are missing or their CRC32 differs from the table's.
         """
         shard, key = str(self.column("shard")[index]), str(self.column("key")[index])
         offset, size, crc = (int(self.column(f"{member}_{what}")[index]) for what in ("offset", "size", "crc32"))
@@ -195,24 +195,23 @@ class Shards:
         content = self._members.read(shard, offset, size, crc, f"{member} of {key}")
         if member != "json":
             expected = tuple(int(self.column(f"image_{side}")[index]) for side in ("height", "width"))
-            found = picture_size(content)
-            # A picture decodes to the size that it tells, however few bytes it has.
-            if found not in (None, expected):
+            # A decoder allocates the size in the header, however few bytes there are.
+            if picture_size(content) not in (None, expected):
                 raise CorruptSample(
-                    f"{self.folder / shard}: {key} holds no {member} of {expected[1]}x{expected[0]} pixels; build the "
-                    "shards again"
+                    f"{self.folder / shard}: the {member} of {key} is not {expected[1]}x{expected[0]} pixels; "
+                    "build the shards again"
                 )
         return content
 
     def warnings(self, index: int) -> list[str]:
-        """Return what the build could only assume of a film."""
+        """Return the warnings of the build about a film."""
         return list(self.about(index).get("warnings", []))
 
     def about(self, index: int) -> dict[str, Any]:
-        """Return what the build noted of a film. Raises InputError where it is damaged."""
+        """Return the json member of a film. Raises InputError if it is damaged."""
         where = f"{self.folder / str(self.column('shard')[index])}: the json of {self.column('key')[index]}"
         return parse_json(self.read(index, "json"), _AboutModel, where, "build the shards again")
 
     def close(self) -> None:
-        """Close the shard files; a later read opens them again."""
+        """Close the tars. A later read opens them again."""
         self._members.close()

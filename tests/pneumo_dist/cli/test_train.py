@@ -145,7 +145,7 @@ def test_training_says_what_it_starts_from_and_raises_its_limit(
 def test_a_path_with_a_line_break_is_refused(look: Look, name: str) -> None:
     code, _, err = look(name, "a\nb")
     assert code == EXIT_USAGE and len(err.splitlines()) == 1
-    assert "'a\\nb': this path holds a line break" in err
+    assert "'a\\nb': this path contains a line break" in err
 
 
 def test_a_training_has_one_fold(films: Shards, config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -240,7 +240,7 @@ def test_size_is_judged_before_decoding(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "a.jpg").write_bytes(jpeg.getvalue())
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     for name, reader in itertools.product(("a.png", "a.jpg"), (read_image_film, read_image_mask)):
-        with pytest.raises(RejectedFilm, match=r"are more than 3999999; pass --max-pixels to take it"):
+        with pytest.raises(RejectedFilm, match=r"are more than 3999999; pass --max-pixels to accept it"):
             reader(tmp_path / name, 3_999_999)
 
 
@@ -300,4 +300,4 @@ def test_strict_build_rejects_films_with_warnings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 film"):
         built(tmp_path, "png", strict=True)
     (row,) = read_list(tmp_path / "out" / REJECTED)
-    assert row[0] == "film1" and row[2].endswith("is it inverted?; --strict takes no film with a warning")
+    assert row[0] == "film1" and row[2].endswith("is it inverted?; --strict rejects films with a warning")

@@ -142,7 +142,7 @@ def test_a_killed_append_is_finished_by_the_same_command(
         patch.setattr(finish_module, "split_table" if moment == "before the table" else "write_manifest", killed)
         assert cli(*build_line(films, tmp_path / "killed/out", *line)).code == 130
     if moment == "before the manifest":
-        with pytest.raises(InputError, match="digest; run the build or finalize again that did not end here"):
+        with pytest.raises(InputError, match="digest; run the interrupted build or finalize again"):
             Shards(tmp_path / "killed/out")
     else:
         assert len(Shards(tmp_path / "killed/out")) == 20
@@ -468,7 +468,7 @@ def test_a_killed_finalize_is_finished_by_the_same_command(
 @pytest.mark.parametrize("name", ["rejected.csv", "unlabelled.csv"])
 def test_a_damaged_list_is_refused_in_one_line(cli: Cli, own_dataset: Path, name: str, content: bytes) -> None:
     (own_dataset / name).write_bytes(content)
-    assert f"{name}: not the list that a build wrote" in cli("finalize", own_dataset, "--folds", 2).only_line()
+    assert f"{name}: not a list that a build wrote" in cli("finalize", own_dataset, "--folds", 2).only_line()
 
 
 def test_a_lock_that_is_a_link_is_not_written_through(cli: Cli, own_dataset: Path, tmp_path: Path) -> None:

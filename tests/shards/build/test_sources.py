@@ -365,7 +365,7 @@ def test_the_build_says_what_it_skips_and_the_manifest_counts_it(
     assert "skipped: 3 files: compressed (.gz); unpack them" in done.out.splitlines()
     assert "skipped: 1 file: links to nothing" in done.out.splitlines()
     assert "2 test films" in done.out
-    assert f"{tmp_path}/in/gone.dcm: a link to nothing" in done.err
+    assert f"{tmp_path}/in/gone.dcm: a broken link" in done.err
     counts = Shards(tmp_path / "out").manifest["counts"]
     assert counts["skipped"] == {"compressed (.gz); unpack them": 3, "links to nothing": 1}
     (tmp_path / "in/notes.txt").write_text("new")

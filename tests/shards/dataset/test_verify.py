@@ -115,7 +115,7 @@ def test_a_label_moved_away_from_its_mask_is_named(own_dataset: Path) -> None:
         keys.append(row["key"])
 
     rewrite_table(own_dataset, move)
-    assert [fault for fault in verify(own_dataset) if keys[0] in fault and "not that of its RLE" in fault]
+    assert [fault for fault in verify(own_dataset) if keys[0] in fault and "differs from its RLE" in fault]
 
 
 @pytest.mark.parametrize("key", ["a.b", "a/b", "a b", ""])
@@ -124,7 +124,7 @@ def test_an_unsafe_key_is_named(own_dataset: Path, key: str) -> None:
         rows[0]["key"] = key
 
     rewrite_table(own_dataset, rename)
-    assert any(f"{key!r} is no safe key" in fault for fault in verify(own_dataset))
+    assert any(f"{key!r} is not a safe key" in fault for fault in verify(own_dataset))
 
 
 def test_a_key_that_stands_twice_is_found(own_dataset: Path) -> None:
