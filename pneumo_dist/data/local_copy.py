@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.dataset.table import Shards, local_copy_name
+from shards.dataset.manifest import local_copy_name
+from shards.dataset.table import Shards
 from shards.errors import InputError
 from shards.files import atomic_open
 from shards.stored import open_append, try_lock

@@ -1,6 +1,6 @@
-"""An unfinished build: its plan, the records of its finished shards, and who may write.
+"""State of an unfinished build: its plan, the records of its finished shards, and its lock.
 
-OUT/.build holds plan.json (all tasks of a build must agree on it), one record per finished shard, and the lock.
+OUT/.build contains plan.json (the same for all tasks of a build), one record per finished shard, and the lock.
 """
 
 import csv
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.console import counted
-from shards.dataset.table import BUILD_STATE, MANIFEST
+from shards.dataset.manifest import BUILD_STATE, MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.stored import open_append, try_lock
@@ -29,10 +29,10 @@ ShardRecord = dict[str, Any]
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """What plan.json keeps: enough to finish a build without its films.
+    """Contents of plan.json, enough to finish a build without its films.
 
-    `jobs` are (shard name, digest of its inputs); the lists are rows of unlabelled.csv and rejected.csv. `skipped`
-    counts files that are no films, by reason.
+    `jobs` are pairs of shard name and digest of its inputs. `unlabelled` and `duplicates` are rows of unlabelled.csv
+    and rejected.csv. `skipped` counts files that are not films, by reason.
     """
 
     digest: str
@@ -45,9 +45,9 @@ class PlanRecord:
     skipped: dict[str, int] = field(default_factory=dict)
 
     def save(self, out: Path) -> None:
-        """Write plan.json, unless it stands there already."""
-        found = load_plan(out)
-        if found is not None and found.digest == self.digest:
+        """Write plan.json, unless it exists with this digest."""
+        plan = load_plan(out)
+        if plan is not None and plan.digest == self.digest:
             return
         (out / BUILD_STATE).mkdir(parents=True, exist_ok=True)
         _write_record(out / BUILD_STATE / PLAN, vars(self))
@@ -84,12 +84,12 @@ def load_shard_record(out: Path, name: str, digest: str) -> ShardRecord | None:
 
 
 def _write_record(path: Path, content: dict[str, Any]) -> None:
-    """Write a record with a digest of its own: what a table is made of must be what was recorded."""
+    """Write a record with a digest over it, as tables are made from records."""
     atomic_write(path, json.dumps({**content, _DIGEST: digest_of(content)}))
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Return a record. Raises ValueError or TypeError where it is damaged, FileNotFoundError where there is none."""
+    """Return a record. Raises ValueError or TypeError if it is damaged, FileNotFoundError if it is missing."""
     try:
         content = dict(json.loads(path.read_bytes()))
     except RecursionError:
@@ -101,10 +101,10 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(out: Path, shared: bool = False) -> Iterator[None]:
-    """Hold the folder's lock, which the system lets go when this process ends in whatever way.
+    """Hold the folder's lock. The system releases it when this process ends, however it ends.
 
-    The tasks of an array share it, a whole build or a finalize has it alone; that one also clears away what killed
-    writers left. Raises InputError where another build holds it.
+    The tasks of an array share the lock. A whole build or a finalize holds it alone, and also removes temporary files
+    of killed writers. Raises InputError if another build holds it.
     """
     (out / BUILD_STATE).mkdir(parents=True, exist_ok=True)
     with open_append(out / BUILD_STATE / LOCK) as stream:
@@ -117,7 +117,7 @@ def locked(out: Path, shared: bool = False) -> Iterator[None]:
 
 
 def refuse_foreign_folder(out: Path) -> None:
-    """Raise InputError for an output that is a file, or a folder with anything but a build of ours."""
+    """Raise InputError for an output that is a file, or a folder with anything but a dataset or an unfinished build."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder with --out")
     if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / BUILD_STATE).is_dir()):
@@ -125,7 +125,7 @@ def refuse_foreign_folder(out: Path) -> None:
 
 
 def check_rejects(out: Path, count: int, most: int, rejected: Sequence[Row] = ()) -> None:
-    """Raise InputError where more films were rejected than are allowed."""
+    """Raise InputError if more films were rejected than allowed."""
     if count > most:
         first = f": first {rejected[0][1] or rejected[0][0]}: {rejected[0][2]}" if rejected else ""
         raise InputError(
@@ -144,20 +144,20 @@ def write_list(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_list(path: Path) -> list[Row]:
-    """Return the rows of such a list, none where the file is missing. Raises InputError where it is damaged."""
-    fix = "restore it from a copy, or remove it and go without its rows"
+    """Return the rows of such a list, none if the file is missing. Raises InputError if it is damaged."""
+    fix = "restore it from a copy, or remove it and lose its rows"
     if not path.exists():
         return []
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = [tuple(row) for row in csv.reader(stream)][1:]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not the list that a build wrote ({error}); {fix}") from None
+        raise InputError(f"{path}: not a list that a build wrote ({error}); {fix}") from None
     if any(len(row) != 3 for row in rows):
-        raise InputError(f"{path}: not the list that a build wrote, of image id, file and reason; {fix}")
+        raise InputError(f"{path}: not a list that a build wrote, of image id, file and reason; {fix}")
     return rows
 
 
 def digest_of(value: object) -> str:
-    """Return a SHA-256 over plain JSON types."""
+    """Return the SHA-256 of a value of plain JSON types."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

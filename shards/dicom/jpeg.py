@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 
+from shards.arrays import Image, Integers
 from shards.errors import RejectedFilm
 
 _SOI, _EOI, _SOS, _COM, _TEM = 0xD8, 0xD9, 0xDA, 0xFE, 0x01
@@ -42,7 +42,7 @@ def strip_jpeg_metadata(stream: bytes) -> bytes:
     return b"".join(kept)
 
 
-def decode_grey_jpeg(stream: bytes) -> npt.NDArray[np.uint8]:
+def decode_grey_jpeg(stream: bytes) -> Image:
     """Return an 8-bit JPEG stream as grey (height, width), the image that every decoder of libjpeg-turbo gives.
 
     Raises RejectedFilm for what the decoder complains of, although it would go on: half of a scan, a wrong code.
@@ -107,7 +107,7 @@ def _segments(stream: bytes) -> Iterator[_Segment]:
         position = end
 
 
-def _scan_ends(stream: bytes) -> npt.NDArray[np.int64]:
+def _scan_ends(stream: bytes) -> Integers:
     """Return where entropy-coded data would end: each 0xFF whose next byte is no stuffing, restart marker or fill."""
     content = np.frombuffer(stream, np.uint8)
     found = np.flatnonzero(content[:-1] == 0xFF)

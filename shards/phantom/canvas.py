@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 Points = npt.NDArray[np.float64]
 Layer = npt.NDArray[np.float32]
-Binary = npt.NDArray[np.uint8]
 
 FRACTION_BITS = 5
 

@@ -36,8 +36,9 @@ from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, ValidationFilms, validate
-from shards.build.build import BuildOptions, build
-from shards.build.labels import load_labels
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset.table import Shards
 from shards.phantom.dataset import synthesize
@@ -213,7 +214,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """Fourteen phantom films, seven in each of two folds."""
     folder = tmp_path_factory.mktemp("fourteen")
     made = synthesize(folder / "synth", images=14, size=64, positive_rate=0.5, seed=3)
-    sources = find_sources([made.dicom_dir], [], None, load_labels(made.labels_csv), made.labels_csv, [], [])
+    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
     build(sources, folder / "shards", BuildOptions(image_size=64, folds=2), b"a salt for tests only")
     return Shards(folder / "shards")
 

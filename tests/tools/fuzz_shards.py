@@ -40,11 +40,13 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from shards.build.assemble import finalize
 from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles, SourceFilm
 from shards.build.labels import load_labels
 from shards.build.options import BuildOptions
 from shards.build.sample import build_sample
-from shards.build.sources import SourceFilm, find_sources
-from shards.dataset.table import MANIFEST, TABLE, Shards
+from shards.build.sources import find_sources
+from shards.dataset.manifest import MANIFEST
+from shards.dataset.table import TABLE, Shards
 from shards.dataset.verify import verify
 from shards.dicom.film import FilmRules, read_film, strip_jpeg_metadata
 from shards.errors import InputError, RejectedFilm
@@ -109,9 +111,10 @@ def prepare(work: Path) -> None:
     image = read_film(first).image
     for name in ("a.png", "b.jpg"):
         cv2.imwrite(str(others / name), image)
-    labels = load_labels(made.labels_csv)
     for codec in ("png", "jpeg"):
-        sources = find_sources((made.dicom_dir,), (), None, labels, made.labels_csv, (test.dicom_dir,), ())
+        sources = find_sources(
+            FilmFolders(dicom=(made.dicom_dir,), test_dicom=(test.dicom_dir,)), LabelFiles(made.labels_csv)
+        )
         options = BuildOptions(image_size=64, folds=3, samples_per_shard=5, codec=codec)
         build(sources, work / f"set-{codec}", options, SALT)
 

@@ -61,7 +61,8 @@ from pneumo_dist.train.services import Services
 from pneumo_dist.train.stage import StageRun
 from pneumo_dist.train.start import Trained, find_start
 from shards.build.assemble import finalize
-from shards.dataset.table import MANIFEST, TABLE, Shards, save_table
+from shards.dataset.manifest import MANIFEST
+from shards.dataset.table import TABLE, Shards, save_table
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import sha256_file

@@ -19,10 +19,12 @@ import pytest
 from pneumo_dist.data import local_copy
 from pneumo_dist.data.local_copy import LOCK, copy_shards_locally, needed_bytes
 from shards.build.assemble import finalize
-from shards.build.build import BuildOptions, build
-from shards.build.labels import load_labels
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions, Execution
 from shards.build.sources import find_sources
-from shards.dataset.table import Shards, local_copy_name
+from shards.dataset.manifest import local_copy_name
+from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 from shards.phantom.dataset import synthesize
@@ -142,9 +144,9 @@ def test_a_dataset_that_has_grown_copies_only_what_is_new(own_films: Shards, tmp
     copy_shards_locally(own_films, all_rows(own_films), tmp_path / "cache")
     before = state(tmp_path / "cache")
     more = synthesize(tmp_path / "more", images=3, size=96, positive_rate=0.5, seed=11)
-    sources = find_sources([more.dicom_dir], [], None, load_labels(more.labels_csv), more.labels_csv, [], [])
+    sources = find_sources(FilmFolders(dicom=[more.dicom_dir]), LabelFiles(more.labels_csv))
     options = BuildOptions(image_size=96, folds=2, samples_per_shard=5)
-    build(sources, own_films.folder, options, SALT, append=True)
+    build(sources, own_films.folder, options, SALT, Execution(append=True))
     grown = Shards(own_films.folder)
     assert len(grown) == len(own_films) + 3
     copied = copy_shards_locally(grown, all_rows(grown), tmp_path / "cache")

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from shards.dataset.grid import Padding
-from shards.dataset.table import SCHEMA, LabelGrid, Shards, local_copy_name
+from shards.dataset.manifest import local_copy_name
+from shards.dataset.table import SCHEMA, LabelGrid, Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 
