@@ -1,6 +1,6 @@
 """Augmentation parameters of a sample: a pure function of (seed, epoch, key).
 
-What is done with them is in geometry.py (one resampling), and in dali.py and host.py (grey values).
+What is done with them is in geometry.py (one resampling), and in dali.py and torch_loader.py (grey values).
 """
 
 import math

@@ -81,10 +81,10 @@ def make_batches(reader: FilmReader, listed: Iterator[list[FilmRequest]], batch:
 
             batches = dali_batches(reader, listed, batch)
             return batches if device_id is None else _while_training(batches, device_id)
-        case "host":
-            from pneumo_dist.data.torch_loader import host_batches
+        case "torch":
+            from pneumo_dist.data.torch_loader import torch_batches
 
-            return host_batches(reader, listed)
+            return torch_batches(reader, listed)
         case "synthetic":
             from pneumo_dist.data.synthetic import synthetic_batches
 

@@ -1,4 +1,4 @@
-"""The host loader: torch's DataLoader, OpenCV for geometry, albumentations for grey values.
+"""The torch loader: torch's DataLoader, OpenCV for geometry, albumentations for grey values.
 
 For machines without DALI, and the reference that the DALI graph is tested against.
 """
@@ -78,7 +78,7 @@ def shade(image: Image, parameters: Parameters, augment: AugmentConfig) -> Image
     return add_noise(image, parameters)
 
 
-def host_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]]) -> Iterator[Batch]:
+def torch_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]]) -> Iterator[Batch]:
     """Yield the batches that `batches` lists, made ahead by `data.threads` worker processes."""
     data = reader.input_spec.data
     # Handlers run last in, first out: before the one of multiprocessing, which the import of torch has registered.

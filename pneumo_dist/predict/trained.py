@@ -26,7 +26,7 @@ def trained_experiment(
     InputError, naming the keys, where its network or what this takes is.
     """
     path = folder / "config.yaml"
-    trained = load_config(path).experiment
+    trained = load_config(path, is_record=True).experiment
     name = stage or (own or trained).stages[-1].name
     found = trained.stage(name)
     if own is None:

@@ -1,4 +1,4 @@
-"""The DALI graph on the CPU: the same films as the host loader's, and what the network takes."""
+"""The DALI graph on the CPU: the same films as the torch loader's, and what the network takes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.geometry import Stored, matrix
 from pneumo_dist.data.resample import NOISE_LEVEL, noise_window
-from pneumo_dist.data.torch_loader import Films, host_batches
+from pneumo_dist.data.torch_loader import Films, torch_batches
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -40,7 +40,7 @@ def reader_of(
 
 
 def assert_same_films(reader: FilmReader, requests: list[FilmRequest]) -> None:
-    """Each film within two grey levels of the host's on average, and all masks together in 99 % of their union."""
+    """Each film is within two grey levels of the torch loader's on average, and all masks share 99 % of their union."""
     batch = one_batch(reader, requests)
     np.testing.assert_array_equal(batch.indices, [request.index for request in requests])
     shared = united = 0
@@ -149,7 +149,7 @@ def warped(image: npt.NDArray[np.uint8], parameters: Parameters, size: int, how:
 # -- what the network takes
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalisation_takes_mean_and_deviation_of_each_channel(films: Shards, channels: int, loader: str) -> None:
     data = {"mean": (0.1, 0.4, 0.5), "std": (0.2, 0.25, 0.5)}
@@ -164,11 +164,11 @@ def batch_of(loader: str, reader: FilmReader) -> Batch:
     requests = [FilmRequest(0), FilmRequest(5)]
     if loader == "dali":
         return one_batch(reader, requests)
-    (batch,) = host_batches(reader, [requests])
+    (batch,) = torch_batches(reader, [requests])
     return batch
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_film_at_its_stored_size_passes_unchanged(films: Shards, loader: str, with_mask: bool) -> None:
     reader = reader_of(films, None)
@@ -181,7 +181,7 @@ def test_film_at_its_stored_size_passes_unchanged(films: Shards, loader: str, wi
     assert batch.masks.shape == (2, 1, 96, 96) if with_mask else batch.masks.numel() == 0
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_images_have_the_memory_format_that_was_asked_for(films: Shards, loader: str, channels_last: bool) -> None:
     images = batch_of(loader, reader_of(films, None, channels=3, channels_last=channels_last)).images

@@ -1,4 +1,4 @@
-"""The host loader's worker processes: deaf to the rank's signals, gone when the rank is; and DALI, which has none."""
+"""The torch loader's worker processes: deaf to the rank's signals, gone when the rank is; and DALI, which has none."""
 
 import os
 import signal
@@ -134,7 +134,7 @@ def start(films: Shards, tmp_path: Path) -> Iterator[Callable[..., Rank]]:
     """Starts ranks; afterwards none of their processes is left."""
     ranks: list[Rank] = []
 
-    def begin(name: str = "host", count: int = 100_000, ends: str = "held", shards: Shards = films) -> Rank:
+    def begin(name: str = "torch", count: int = 100_000, ends: str = "held", shards: Shards = films) -> Rank:
         ranks.append(Rank(shards, name, count, ends, tmp_path))
         return ranks[-1]
 
