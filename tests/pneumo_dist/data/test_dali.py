@@ -12,6 +12,7 @@ from dali_films import RECIPE, every_request, one_batch
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.data import buffers
 from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.geometry import Stored, matrix
@@ -240,26 +241,11 @@ def test_film_that_the_graph_cannot_decode_is_named(
 # -- memory
 
 
-def test_pages_serve_again_only_once_nothing_looks_at_them() -> None:
-    buffers = dali.BufferPool()
-    first = buffers.take(4096, torch.float32)
-    place, view = first.data_ptr(), first[10:20]
-    view.fill_(7)
-    del first
-    assert buffers.take(4096, torch.float32).data_ptr() != place, "a view still looks at it"
-    assert view.tolist() == [7.0] * 10
-    del view
-    again = [buffers.take(4096, torch.uint8) for _ in range(3)]
-    assert sum(tensor.data_ptr() == place for tensor in again) == 1
-    assert len({tensor.data_ptr() for tensor in again}) == 3
-    assert buffers.take(8192, torch.uint8).shape == (8192,)
-
-
-def test_a_run_of_batches_needs_few_pages(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_batches_needs_few_buffers(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped: list[int] = []
-    make = dali._mapped
-    monkeypatch.setattr(dali, "_mapped", lambda size: mapped.append(size) or make(size))
+    allocate = buffers._mapped
+    monkeypatch.setattr(buffers, "_mapped", lambda size: mapped.append(size) or allocate(size))
     requests = every_request(films, 2)
     for batch in dali.dali_batches(reader_of(films, recipe(None)), [requests[:3]] * 9, 3):
         assert batch.images.numel()
-    assert len(mapped) <= 6, "two each of images and masks are enough, as one is looked at while the next is made"
+    assert len(mapped) <= 6, "two each of images and masks are enough: one in use while the next is filled"
