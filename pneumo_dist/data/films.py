@@ -12,6 +12,7 @@ from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import IDENTITY, Parameters, draw
 from pneumo_dist.data.geometry import Stored
 from pneumo_dist.data.plan import Indices
+from pneumo_dist.data.resample import Image
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
@@ -100,7 +101,7 @@ class FilmReader:
         except CorruptSample as error:
             raise CorruptSample(f"{error} ({request})") from None
 
-    def decode(self, content: Encoded) -> npt.NDArray[np.uint8] | None:
+    def decode(self, content: Encoded) -> Image | None:
         """Decode a member to grey values (height, width); return None for bytes that are not an image."""
         image = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if content.size else None
         return None if image is None else np.asarray(image, np.uint8)

@@ -312,7 +312,9 @@ def test_a_copy_of_another_size_is_made_again(films: Shards, tmp_path: Path) -> 
     assert everything(copied) == everything(films)
 
 
-def test_a_flipped_byte_in_a_copy_is_found_on_reading_and_mended_as_it_says(films: Shards, tmp_path: Path) -> None:
+def test_flipped_byte_in_a_copy_is_found_on_reading_and_fixed_as_the_message_says(
+    films: Shards, tmp_path: Path
+) -> None:
     copied = copy_shards_locally(films, all_rows(films), tmp_path)
     copy, row = copies(films, tmp_path)[1], int(rows_of(films, 1)[0])
     flip(copy, int(films.column("image_offset")[row]) + 20)
@@ -373,7 +375,7 @@ def test_a_cache_dir_that_is_no_folder_is_refused(films: Shards, tmp_path: Path,
     cache = tmp_path / "file" / "below" if below else tmp_path / "file"
     with pytest.raises(InputError, match=rf"^data.cache_dir {cache}: .*give another data.cache_dir, or null") as error:
         copy_shards_locally(films, all_rows(films), cache)
-    assert ("Not a directory" if below else "is no folder") in str(error.value)
+    assert ("Not a directory" if below else "is not a folder") in str(error.value)
 
 
 def test_links_in_the_cache_are_replaced_or_refused_and_never_written_through(films: Shards, tmp_path: Path) -> None:

@@ -257,7 +257,7 @@ def test_a_lost_worker_is_one_line_that_names_shared_memory(said: str) -> None:
 
     if "Bus error" in said:
         with pytest.raises(InputError, match=r"a loader's worker ended \(killed by signal: Bus\); is /dev/shm full"):
-            list(torch_loader._in_one_line(batches()))
+            list(torch_loader._with_short_errors(batches()))
     else:
         with pytest.raises(RuntimeError, match="exited"):
-            list(torch_loader._in_one_line(batches()))
+            list(torch_loader._with_short_errors(batches()))
