@@ -74,7 +74,7 @@ TRAINING = (
 )
 WARM_STEPS = 3
 PARTS = ("rates", "training", "memory", "start")
-OURS = ("dali", "host")
+OURS = ("dali", "torch")
 LAST, FIRST = "albumentations, resize last", "albumentations, resize first"
 CODECS = {"png": 1.4, "jpeg": 1.5}  # and how many times the reference's rate DALI's must be
 MEMORY_EPOCHS, MEMORY_REPEATS = 20, 8

@@ -35,7 +35,7 @@ def experiment_of(name: str, model: dict[str, Any], **stage: Any) -> Experiment:
             "name": name,
             "amp": "float32",
             "model": {"in_channels": 1, **model},
-            "data": {"loader": "host"},
+            "data": {"loader": "torch"},
             "stages": [
                 {"name": "early", **given, **optim, **stage, "epochs": 1},
                 {"name": "main", **given, **optim, **stage},

@@ -1,4 +1,4 @@
-"""The synthetic loader: ready tensors, so that what is measured is computation alone."""
+"""The synthetic loader: ready tensors, to measure computation alone."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,12 +9,12 @@ from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 
 
 def synthetic_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]]) -> Iterator[Batch]:
-    """Yield one batch of noise with a disc as every mask, on its device, as often as `batches` lists one."""
-    made: Batch | None = None
+    """Yield one batch of noise, with a disc as each mask, once for every requested batch."""
+    batch: Batch | None = None
     for requests in batches:
-        if made is None or len(made.images) != len(requests):
-            made = _make(reader, len(requests))
-        yield Batch(made.images, made.masks, np.array([request.index for request in requests], np.int64))
+        if batch is None or len(batch.images) != len(requests):
+            batch = _make(reader, len(requests))
+        yield Batch(batch.images, batch.masks, np.array([request.index for request in requests], np.int64))
 
 
 def _make(reader: FilmReader, count: int) -> Batch:

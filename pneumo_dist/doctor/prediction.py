@@ -84,7 +84,7 @@ def check_sizes(
 
 def _check_loader(data: DataConfig) -> None:
     if data.loader == "synthetic":
-        raise InputError("data.loader synthetic is for measuring; predict with dali or host (--set data.loader=dali)")
+        raise InputError("data.loader synthetic is for measuring; predict with dali or torch (--set data.loader=dali)")
 
 
 def _faults(ensemble: Ensemble, models: Sequence[ModelConfig]) -> Iterator[Finding]:

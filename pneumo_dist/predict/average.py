@@ -1,7 +1,7 @@
-"""Weights averaged over a fold's checkpoints: one network in place of several.
+"""Average the weights of a fold's checkpoints: one network instead of several.
 
-After Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, with the best
-epochs in place of the last.
+After Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, but over the
+best epochs instead of the last.
 """
 
 from collections.abc import Sequence
@@ -31,18 +31,18 @@ State = dict[str, Any]
 
 
 def average_weights(weights: Sequence[State]) -> State:
-    """Return the mean of state dicts: floating-point tensors averaged in float64, all others those of the first.
+    """Return the mean of state dicts: floating-point tensors averaged in float64, all others copied from the first.
 
-    Counters and other whole numbers have no mean that means anything.
+    The mean of counters and other integers would be meaningless.
     """
     first = weights[0]
-    assert all(each.keys() == first.keys() for each in weights)
+    assert all(state.keys() == first.keys() for state in weights)
 
     def mean(name: str) -> torch.Tensor:
         value: torch.Tensor = first[name]
         if not value.is_floating_point():
             return value.clone()
-        return (torch.stack([each[name].double() for each in weights]).sum(0) / len(weights)).to(value.dtype)
+        return (torch.stack([state[name].double() for state in weights]).sum(0) / len(weights)).to(value.dtype)
 
     return {name: mean(name) for name in first}
 
@@ -50,17 +50,17 @@ def average_weights(weights: Sequence[State]) -> State:
 def averaged_checkpoint(
     member: MemberConfig, trained_fold: TrainedFold, folder: Path, shards: Shards | None, ranks: Ranks
 ) -> Path:
-    """Return the checkpoint of a fold's averaged weights in `folder`; make it where it does not stand yet.
+    """Return the checkpoint of a fold's averaged weights in `folder`; create it if it does not exist yet.
 
     Its batch-norm statistics are those of all films that the stage trained on, without augmentation, in fixed batches
-    in table order; its `parts` name the checkpoints that it is the mean of. All ranks work and get the same path.
-    Raises InputError where `shards` are not those of the training.
+    in table order. Its `parts` are the names of the averaged checkpoints. All ranks take part and get the same path.
+    Raises InputError if `shards` are missing, or are not those of the training.
     """
     files = agreed_files(trained_fold, member, ranks)
     parts = [path.name for path in files]
-    standing = on_rank_0(ranks, lambda: _standing(folder, parts))
-    if standing is not None:
-        return Path(standing)
+    existing = on_rank_0(ranks, lambda: _existing(folder, parts))
+    if existing is not None:
+        return Path(existing)
     states = [from_training(load_checkpoint(path), path) for path in files]
     state, name = states[0], f"{trained_fold.folder.parent.name}/{trained_fold.folder.name}/{files[0].name}"
     if shards is None or not len(shards.indices("train")):
@@ -72,10 +72,10 @@ def averaged_checkpoint(
     experiment = experiment_of(state, files[0])
     model = build_model(experiment.model, pretrained=False)
     for each, path in zip(states, files, strict=True):
-        load_weights(model, weights_of(each), path)  # each alone, so that the one that does not fit is named
+        load_weights(model, weights_of(each), path)  # one by one, so that an error names the file
     model.load_state_dict(average_weights([weights_of(each) for each in states]))
     model.to(ranks.device)
-    # As it was trained: the config may have been changed since.
+    # The stage as it was trained: the config may have changed since.
     stage = experiment.stage(trained_fold.stage.name)
     input_spec = InputSpec(
         stage.image_size, experiment.model.in_channels, trained_fold.experiment.data, ranks.device_id
@@ -83,10 +83,10 @@ def averaged_checkpoint(
     films = split_fold(shards, trained_fold.number, stage.always_train).train
     loader = eval_loader(shards, films, stage, input_spec, ranks.rank, ranks.world, with_mask=False)
     recompute_statistics(model, loader, ranks, state["amp"])
-    kept = ("experiment", "stage", "fold", "lineage", "amp")
+    copied = ("experiment", "stage", "fold", "lineage", "amp")
     content = {
         "version": __version__,
-        **{key: state[key] for key in kept},
+        **{key: state[key] for key in copied},
         "model": {key: value.cpu() for key, value in model.state_dict().items()},
         "averaged": None,
         "parts": parts,
@@ -95,7 +95,7 @@ def averaged_checkpoint(
     return Path(on_rank_0(ranks, lambda: str(_save(folder, step, content).path)))
 
 
-def _standing(folder: Path, parts: list[str]) -> str | None:
+def _existing(folder: Path, parts: list[str]) -> str | None:
     """Return the checkpoint in a folder that is the mean of these parts."""
     newest = CheckpointFolder(folder).newest()
     if newest is None or read_header(newest.path).get("parts") != parts:
@@ -107,8 +107,8 @@ def _save(folder: Path, step: int, content: State) -> CheckpointFile:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = CheckpointFolder(folder)
     checkpoints.remove_temporaries()
-    made = checkpoints.save(step, content)
+    saved = checkpoints.save(step, content)
     for other in checkpoints.files():
-        if other.path != made.path:
+        if other.path != saved.path:
             other.path.unlink(missing_ok=True)
-    return made
+    return saved

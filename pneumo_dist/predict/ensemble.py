@@ -1,4 +1,4 @@
-"""The networks of an ensemble: which files they come from, what they take, and how much each counts."""
+"""Ensembles: the networks that predict together, their files, their common input and their weights."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from shards.errors import InputError
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """What predicts: the architecture, its weights, the autocast type of its training, and what it trained on."""
+    """A trained network: architecture, weights, autocast type of the training, and lineage."""
 
     model: ModelConfig
     weights: dict[str, torch.Tensor]
@@ -34,7 +34,7 @@ class TrainedNetwork:
     lineage: Sequence[dict[str, Any]]
 
     def build(self, name: str) -> torch.nn.Module:
-        """Return the network with its weights, on the CPU. Raises InputError where they do not fit."""
+        """Build the network on the CPU and load its weights. Raises InputError if they do not fit."""
         model = build_model(self.model, pretrained=False)
         load_weights(model, self.weights, name)
         return model.eval()
@@ -42,9 +42,9 @@ class TrainedNetwork:
 
 @dataclass(frozen=True)
 class EnsembleNetwork:
-    """One network of an ensemble; its name says where it comes from and carries a digest of its content.
+    """A network of an ensemble; its name says where it comes from and contains a digest of its content.
 
-    `weight` is that of its member, which all networks of the member share.
+    `weight` is that of its member, which the member's networks share. `read` loads the network.
     """
 
     name: str
@@ -56,7 +56,7 @@ class EnsembleNetwork:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks that predict together, and what they take. `amp` None is what each was trained with."""
+    """Networks that predict together, and their input. If `amp` is None, each uses the type of its training."""
 
     name: str
     networks: tuple[EnsembleNetwork, ...]
@@ -68,24 +68,24 @@ class Ensemble:
     amp: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.networks:  # the mean of nothing would find nothing in every film
+        if not self.networks:  # the mean of no maps would leave every film empty
             raise InputError(f"ensemble {self.name}: has no network")
 
     def input_spec(self, ranks: Ranks) -> InputSpec:
-        """Return how films reach the networks on a rank."""
+        """Return the input of the networks on a rank."""
         return InputSpec(self.image_size, self.in_channels, self.data, ranks.device_id)
 
 
 def shares(networks: Sequence[EnsembleNetwork]) -> list[float]:
     """Return each network's share of the mean: its member's weight, divided among the member's networks."""
     count = Counter(network.member for network in networks)
-    whole = sum({network.member: network.weight for network in networks}.values())
-    return [network.weight / count[network.member] / whole for network in networks]
+    total = sum({network.member: network.weight for network in networks}.values())
+    return [network.weight / count[network.member] / total for network in networks]
 
 
 @dataclass(frozen=True)
 class TrainedFold:
-    """Where a member's fold was trained: its experiment, stage, and the fold's folder."""
+    """A trained fold of a member: its experiment, stage, number and folder."""
 
     experiment: Experiment
     stage: StageConfig
@@ -106,42 +106,46 @@ class TrainedFold:
 def find_trained_folds(
     member: MemberConfig, runs: Path, folds: Sequence[int], own: Experiment | None = None
 ) -> list[TrainedFold]:
-    """Return a member's folds, those of `folds` or its own list. `own` is an experiment whose config was given.
+    """Return a member's trained folds: its own list, else `folds`, else all of them.
 
-    Raises InputError where it has none, or a fold was not trained.
+    Args:
+        own: The experiment of a config given by the user; it decides how films are read.
+
+    Raises:
+        InputError: A fold was not trained, or the folds were trained with different settings.
     """
     run = runs / member.experiment
     chosen = member.folds or folds or fold_numbers(run)
     if len(set(chosen)) != len(chosen):
         raise InputError(
-            f"folds {', '.join(map(str, chosen))}: one that is named twice would count twice; name it once"
+            f"folds {', '.join(map(str, chosen))}: a fold that is named twice would count twice; name each once"
         )
     if not chosen:
         raise InputError(f"{run}: no trained folds; train experiment {member.experiment} first, or give its --runs")
-    found = []
+    trained = []
     for fold in chosen:
         folder = run / f"fold{fold}"
         if not (folder / "config.yaml").exists():
             raise InputError(f"{folder}: not trained; train that fold first, or name the folds that are")
         experiment, stage = trained_experiment(folder, member.stage, own)
-        found.append(TrainedFold(experiment, stage, fold, folder))
-    check_trained_alike([(fold.folder, fold.experiment) for fold in found])
-    return found
+        trained.append(TrainedFold(experiment, stage, fold, folder))
+    check_trained_alike([(fold.folder, fold.experiment) for fold in trained])
+    return trained
 
 
 def agreed_files(trained_fold: TrainedFold, member: MemberConfig, ranks: Ranks) -> list[Path]:
-    """Return the checkpoints that a member takes of a fold, best first; rank 0 looks for all ranks."""
+    """Return the checkpoints of a fold that a member uses, best first, as rank 0 finds them."""
     return [Path(path) for path in on_rank_0(ranks, lambda: [str(file.path) for file in trained_fold.files(member)])]
 
 
 def fold_numbers(run: Path) -> list[int]:
-    """Return the folds that a run's folder holds."""
+    """Return the numbers of the folds in a run's folder."""
     names = [path.parent.name.removeprefix("fold") for path in run.glob("fold*/config.yaml")]
     return sorted(int(name) for name in names if name.isdigit())
 
 
 def read_network(path: Path) -> TrainedNetwork:
-    """Load a checkpoint's network. Raises InputError where it is damaged."""
+    """Load a checkpoint's network. Raises InputError if it is damaged."""
     state = load_checkpoint(path)
     return TrainedNetwork(experiment_of(state, path).model, weights_of(state), state["amp"], state["lineage"])
 
@@ -154,10 +158,14 @@ def resolve(
     averaged: Callable[[MemberConfig, TrainedFold], Path],
     own: Experiment | None = None,
 ) -> Ensemble:
-    """Find an ensemble's networks; rank 0 looks, so that all ranks take the same ones.
+    """Find an ensemble's networks. Rank 0 decides, so that all ranks use the same files.
 
-    `averaged` returns the checkpoint of a fold whose weights are averaged. Raises InputError where a fold has no
-    checkpoints and where the members' networks take different input.
+    Args:
+        averaged: Returns the checkpoint of a fold's averaged weights.
+        own: The experiment of a config given by the user; see `find_trained_folds`.
+
+    Raises:
+        InputError: A fold has no checkpoints, or the members' networks have different inputs.
     """
     members = [find_trained_folds(member, runs, folds, own) for member in config.members]
     networks: list[EnsembleNetwork] = []
@@ -170,21 +178,22 @@ def resolve(
                 networks.append(
                     EnsembleNetwork(name, number, trained_fold.number, member.weight, partial(read_network, path))
                 )
-    every = [fold for trained_folds in members for fold in trained_folds]
-    first = every[0]
+    all_folds = [fold for trained_folds in members for fold in trained_folds]
+    first = all_folds[0]
     return Ensemble(
         name=config.name,
         networks=tuple(networks),
-        image_size=config.image_size or _common(every, lambda fold: fold.stage.image_size, "stage.image_size", config),
-        in_channels=_common(every, lambda fold: fold.experiment.model.in_channels, "model.in_channels", config),
+        image_size=config.image_size
+        or _common(all_folds, lambda fold: fold.stage.image_size, "stage.image_size", config),
+        in_channels=_common(all_folds, lambda fold: fold.experiment.model.in_channels, "model.in_channels", config),
         data=first.experiment.data.model_copy(
             update={
-                "mean": _common(every, lambda fold: fold.experiment.data.mean, "data.mean", config),
-                "std": _common(every, lambda fold: fold.experiment.data.std, "data.std", config),
+                "mean": _common(all_folds, lambda fold: fold.experiment.data.mean, "data.mean", config),
+                "std": _common(all_folds, lambda fold: fold.experiment.data.std, "data.std", config),
                 **({"loader": config.loader} if config.loader else {}),
             }
         ),
-        eval_batch=config.eval_batch or min(fold.stage.eval_batch for fold in every),
+        eval_batch=config.eval_batch or min(fold.stage.eval_batch for fold in all_folds),
         tta=config.tta,
         amp=config.amp,
     )
@@ -193,13 +202,13 @@ def resolve(
 def _common(
     trained_folds: Sequence[TrainedFold], value: Callable[[TrainedFold], Any], key: str, config: EnsembleConfig
 ) -> Any:
-    """Return what all trained folds have in common. Raises InputError, naming two that differ."""
+    """Return the value that all trained folds share. Raises InputError, naming two that differ."""
     first = trained_folds[0]
     for other in trained_folds:
         if value(other) != value(first):
-            mend = "set image_size in the ensemble" if key == "stage.image_size" else "predict them apart"
+            fix = "set image_size in the ensemble" if key == "stage.image_size" else "predict them apart"
             raise InputError(
                 f"ensemble {config.name}: {key} is {value(first)} in {first.experiment.name} and {value(other)} in "
-                f"{other.experiment.name}; {mend}"
+                f"{other.experiment.name}; {fix}"
             )
     return value(first)

@@ -82,7 +82,7 @@ def predict(
     split without films.
     """
     if ensemble.data.loader == "synthetic":
-        raise InputError("data.loader synthetic is for measuring; predict with dali or host (--set data.loader=dali)")
+        raise InputError("data.loader synthetic is for measuring; predict with dali or torch (--set data.loader=dali)")
     manifest = {
         "experiment": ensemble.name,
         "split": options.split,

@@ -1,4 +1,4 @@
-"""The DALI graph on each device: the films of the host loader, by the bounds of the CPU graph's own tests."""
+"""The DALI graph on each device: the films of the torch loader, by the bounds of the CPU graph's own tests."""
 
 from typing import Any
 

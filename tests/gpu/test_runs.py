@@ -98,7 +98,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tiny_runs.Trained:
     return tiny_runs.make(tmp_path_factory.mktemp("trained"))
 
 
-@pytest.mark.parametrize("loader", ["host", "dali"])
+@pytest.mark.parametrize("loader", ["torch", "dali"])
 def test_prediction_is_that_of_plain_forward_passes_on_the_cpu(
     trained: tiny_runs.Trained, ranks: Ranks, tmp_path: Path, loader: str
 ) -> None:

@@ -103,7 +103,7 @@ def gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 def test_a_corrupt_film_of_one_rank_ends_both_with_one_line(
     dataset: Path, tmp_path: Path, started: list[Run], loader: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""The DALI graph on the CPU: the same films as the host loader's, and what the network takes."""
+"""The DALI graph on the CPU: the same films as the torch loader's, and what the network takes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,12 @@ from dali_films import RECIPE, every_request, one_batch
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.data import buffers
 from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.geometry import Stored, matrix
 from pneumo_dist.data.resample import NOISE_LEVEL, noise_window
-from pneumo_dist.data.torch_loader import Films, host_batches
+from pneumo_dist.data.torch_loader import Films, torch_batches
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -40,7 +41,7 @@ def reader_of(
 
 
 def assert_same_films(reader: FilmReader, requests: list[FilmRequest]) -> None:
-    """Each film within two grey levels of the host's on average, and all masks together in 99 % of their union."""
+    """Each film is within two grey levels of the torch loader's on average, and all masks share 99 % of their union."""
     batch = one_batch(reader, requests)
     np.testing.assert_array_equal(batch.indices, [request.index for request in requests])
     shared = united = 0
@@ -149,7 +150,7 @@ def warped(image: npt.NDArray[np.uint8], parameters: Parameters, size: int, how:
 # -- what the network takes
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalisation_takes_mean_and_deviation_of_each_channel(films: Shards, channels: int, loader: str) -> None:
     data = {"mean": (0.1, 0.4, 0.5), "std": (0.2, 0.25, 0.5)}
@@ -164,11 +165,11 @@ def batch_of(loader: str, reader: FilmReader) -> Batch:
     requests = [FilmRequest(0), FilmRequest(5)]
     if loader == "dali":
         return one_batch(reader, requests)
-    (batch,) = host_batches(reader, [requests])
+    (batch,) = torch_batches(reader, [requests])
     return batch
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_film_at_its_stored_size_passes_unchanged(films: Shards, loader: str, with_mask: bool) -> None:
     reader = reader_of(films, None)
@@ -181,7 +182,7 @@ def test_film_at_its_stored_size_passes_unchanged(films: Shards, loader: str, wi
     assert batch.masks.shape == (2, 1, 96, 96) if with_mask else batch.masks.numel() == 0
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_images_have_the_memory_format_that_was_asked_for(films: Shards, loader: str, channels_last: bool) -> None:
     images = batch_of(loader, reader_of(films, None, channels=3, channels_last=channels_last)).images
@@ -240,26 +241,11 @@ def test_film_that_the_graph_cannot_decode_is_named(
 # -- memory
 
 
-def test_pages_serve_again_only_once_nothing_looks_at_them() -> None:
-    buffers = dali.BufferPool()
-    first = buffers.take(4096, torch.float32)
-    place, view = first.data_ptr(), first[10:20]
-    view.fill_(7)
-    del first
-    assert buffers.take(4096, torch.float32).data_ptr() != place, "a view still looks at it"
-    assert view.tolist() == [7.0] * 10
-    del view
-    again = [buffers.take(4096, torch.uint8) for _ in range(3)]
-    assert sum(tensor.data_ptr() == place for tensor in again) == 1
-    assert len({tensor.data_ptr() for tensor in again}) == 3
-    assert buffers.take(8192, torch.uint8).shape == (8192,)
-
-
-def test_a_run_of_batches_needs_few_pages(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_batches_needs_few_buffers(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped: list[int] = []
-    make = dali._mapped
-    monkeypatch.setattr(dali, "_mapped", lambda size: mapped.append(size) or make(size))
+    allocate = buffers._mapped
+    monkeypatch.setattr(buffers, "_mapped", lambda size: mapped.append(size) or allocate(size))
     requests = every_request(films, 2)
     for batch in dali.dali_batches(reader_of(films, recipe(None)), [requests[:3]] * 9, 3):
         assert batch.images.numel()
-    assert len(mapped) <= 6, "two each of images and masks are enough, as one is looked at while the next is made"
+    assert len(mapped) <= 6, "two each of images and masks are enough: one in use while the next is filled"

@@ -129,7 +129,8 @@ def reader_of(films: Shards, recipe: str, size: int, with_mask: bool = True) -> 
 
 def graph_of(reader: FilmReader, requests: list[FilmRequest], device_id: int | None) -> Any:
     """The pipeline as `dali_batches` makes it; it has its device only once it is built."""
-    from pneumo_dist.data.dali import _graph, graph_inputs
+    from pneumo_dist.data.dali import _graph
+    from pneumo_dist.data.dali_inputs import graph_inputs
 
     feed = [graph_inputs(reader, request) for request in requests]
     return _graph(

@@ -17,7 +17,7 @@ def first_batch(films: Shards, loader: str, dtype: str, channels_last: bool = Fa
     return batch
 
 
-@pytest.mark.parametrize("loader", ["dali", "host", "synthetic"])
+@pytest.mark.parametrize("loader", ["dali", "torch", "synthetic"])
 def test_half_precision_differs_by_its_rounding_alone(films: Shards, loader: str) -> None:
     whole, half = (first_batch(films, loader, dtype) for dtype in ("float32", "float16"))
     assert (whole.images.dtype, half.images.dtype) == (torch.float32, torch.float16)
@@ -26,7 +26,7 @@ def test_half_precision_differs_by_its_rounding_alone(films: Shards, loader: str
     assert not torch.equal(half.images.float(), whole.images)
 
 
-@pytest.mark.parametrize("loader", ["dali", "host", "synthetic"])
+@pytest.mark.parametrize("loader", ["dali", "torch", "synthetic"])
 def test_channels_last_holds_the_same_values(films: Shards, loader: str) -> None:
     plain, last = (first_batch(films, loader, "float32", channels_last) for channels_last in (False, True))
     assert last.images.is_contiguous(memory_format=torch.channels_last)

@@ -327,11 +327,11 @@ def in_dali(graph: Any, *inputs: npt.NDArray[np.float32]) -> list[npt.NDArray[np
 
 @pytest.mark.parametrize("size", [32, 64, 96, 160, 512])
 @pytest.mark.parametrize("flip", [False, True])
-def test_grown_in_dali_is_the_dense_map(size: int, flip: bool) -> None:
-    grown = pytest.importorskip("pneumo_dist.data.dali_gpu").grown
+def test_dense_points_in_dali_are_the_dense_map(size: int, flip: bool) -> None:
+    dense_points = pytest.importorskip("pneumo_dist.data.dali_gpu").dense_points
     warp = ElasticField(4, *RECIPE, (0.003, 0, 0, -0.003, 0, 0.002)) if flip else Lens(1.5, (0.0004, 0.0))
     coarse = coarse_map(Geometry(flip, 0.4, 1.1, (0.05, -0.04), warp), size, Stored(1024))
-    x, y = in_dali(lambda value: grown(dali_layout(value), size), coarse)
+    x, y = in_dali(lambda value: dense_points(dali_layout(value), size), coarse)
     expected = dense_map(coarse, size)
     assert x.shape == y.shape == (size, size, 1)
     np.testing.assert_allclose(x[..., 0], expected[..., 0], atol=1e-2)

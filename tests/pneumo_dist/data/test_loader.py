@@ -35,7 +35,7 @@ STRONG = AugmentConfig.model_validate(
         "noise": {"p": 0.5},
     }
 )
-LOADERS = ["dali", "host"]
+LOADERS = ["dali", "torch"]
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +154,7 @@ def test_first_batch_at_a_position_reads_nothing_that_came_before(
     read = Shards.read
 
     def spy(shards: Shards, index: int, member: str) -> bytes:
-        with log.open("a") as stream:  # a worker of the host loader is another process
+        with log.open("a") as stream:  # a worker of the torch loader is another process
             stream.write(f"{index} {member}\n")
         return read(shards, index, member)
 
@@ -315,7 +315,7 @@ def test_name_in_the_config_chooses_the_loader(films: Shards, monkeypatch: pytes
 
         return made
 
-    names = ("dali", "host", "synthetic")
+    names = ("dali", "torch", "synthetic")
     modules = (pneumo_dist.data.dali, pneumo_dist.data.torch_loader, pneumo_dist.data.synthetic)
     for mark, (name, module) in enumerate(zip(names, modules, strict=True)):
         monkeypatch.setattr(module, f"{name}_batches", marked(mark))

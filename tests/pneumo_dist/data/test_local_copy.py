@@ -314,7 +314,9 @@ def test_a_copy_of_another_size_is_made_again(films: Shards, tmp_path: Path) -> 
     assert everything(copied) == everything(films)
 
 
-def test_a_flipped_byte_in_a_copy_is_found_on_reading_and_mended_as_it_says(films: Shards, tmp_path: Path) -> None:
+def test_flipped_byte_in_a_copy_is_found_on_reading_and_fixed_as_the_message_says(
+    films: Shards, tmp_path: Path
+) -> None:
     copied = copy_shards_locally(films, all_rows(films), tmp_path)
     copy, row = copies(films, tmp_path)[1], int(rows_of(films, 1)[0])
     flip(copy, int(films.column("image_offset")[row]) + 20)

@@ -51,7 +51,7 @@ TRANSFORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def by_host(reader: FilmReader, requests: list[FilmRequest]) -> Batch:
+def by_torch(reader: FilmReader, requests: list[FilmRequest]) -> Batch:
     images, masks, rows = zip(*(Films(reader)[request] for request in requests), strict=True)
     return Batch(torch.stack(images), torch.stack(masks), np.array(rows))
 
@@ -66,7 +66,7 @@ def by_dali(reader: FilmReader, requests: list[FilmRequest]) -> Batch:
 # -- alignment
 
 
-@pytest.mark.parametrize("make", [by_host, by_dali])
+@pytest.mark.parametrize("make", [by_torch, by_dali])
 @pytest.mark.parametrize("border", ["constant", "reflect"])
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_film_that_is_its_own_mask_stays_so(
@@ -91,8 +91,8 @@ def test_every_transform_of_space_moves_the_mask(shapes: Shards, name: str) -> N
     reader = FilmReader(
         shapes, InputSpec(96, 1, PLAIN), True, AugmentConfig.model_validate({**OFF, **TRANSFORMS[name]}), 4
     )
-    moved = by_host(reader, [FilmRequest(0, epoch, 0) for epoch in range(3)]).masks
-    still = by_host(reader, [FilmRequest(0)]).masks
+    moved = by_torch(reader, [FilmRequest(0, epoch, 0) for epoch in range(3)]).masks
+    still = by_torch(reader, [FilmRequest(0)]).masks
     assert all(int((mask != still[0]).sum()) > 20 for mask in moved)
 
 
@@ -215,7 +215,7 @@ def test_noise_saturates_and_leaves_its_input_alone() -> None:
     assert (white == 255).all()
 
 
-@pytest.mark.parametrize("make", [by_host, by_dali])
+@pytest.mark.parametrize("make", [by_torch, by_dali])
 def test_noise_that_reaches_the_network_has_the_stated_deviation_and_is_new_for_each_film_and_epoch(
     films: Shards, make: Callable[[FilmReader, list[FilmRequest]], Batch]
 ) -> None:

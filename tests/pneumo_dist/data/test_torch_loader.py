@@ -1,4 +1,4 @@
-"""The host loader's worker processes: deaf to the rank's signals, gone when the rank is; and DALI, which has none."""
+"""The torch loader's worker processes: deaf to the rank's signals, gone when the rank is; and DALI, which has none."""
 
 import os
 import signal
@@ -134,7 +134,7 @@ def start(films: Shards, tmp_path: Path) -> Iterator[Callable[..., Rank]]:
     """Starts ranks; afterwards none of their processes is left."""
     ranks: list[Rank] = []
 
-    def begin(name: str = "host", count: int = 100_000, ends: str = "held", shards: Shards = films) -> Rank:
+    def begin(name: str = "torch", count: int = 100_000, ends: str = "held", shards: Shards = films) -> Rank:
         ranks.append(Rank(shards, name, count, ends, tmp_path))
         return ranks[-1]
 
@@ -257,7 +257,7 @@ def test_a_lost_worker_is_one_line_that_names_shared_memory(said: str) -> None:
 
     if "Bus error" in said:
         with pytest.raises(InputError, match=r"a loader's worker ended \(killed by signal: Bus\); is /dev/shm full"):
-            list(torch_loader._in_one_line(batches()))
+            list(torch_loader._with_short_errors(batches()))
     else:
         with pytest.raises(RuntimeError, match="exited"):
-            list(torch_loader._in_one_line(batches()))
+            list(torch_loader._with_short_errors(batches()))

@@ -31,9 +31,9 @@ SCORES = {
 
 
 def test_bundle_predicts_what_its_runs_predict(trained: Trained, tmp_path: Path) -> None:
-    ensemble = trained.ensemble(members=MEMBERS, tta={"scales": [1, 1.5]}, loader="host")
+    ensemble = trained.ensemble(members=MEMBERS, tta={"scales": [1, 1.5]}, loader="torch")
     write_bundle(tmp_path / "both.bundle", ensemble, RULE, SCORES)
-    again, rule = read_bundle(tmp_path / "both.bundle", "host")
+    again, rule = read_bundle(tmp_path / "both.bundle", "torch")
     assert rule == RULE
     assert shares(again.networks) == shares(ensemble.networks)
     for name, each in (("runs", ensemble), ("bundle", again)):
@@ -167,7 +167,7 @@ def test_weights_that_are_no_numbers_predict_nothing(trained: Trained, tmp_path:
         members["weights/000.safetensors"] = safetensors.torch.save(weights)
 
     write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
-    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "host")
+    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "torch")
     with pytest.raises(InputError, match=r"edited: weights/000\.safetensors: holds weights that are not finite"):
         predict(ensemble, trained.shards, tmp_path / "out", ALONE, PredictOptions())
 
@@ -181,7 +181,7 @@ def test_a_network_whose_output_is_no_number_predicts_nothing(trained: Trained, 
         members["weights/000.safetensors"] = safetensors.torch.save(weights)
 
     write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
-    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "host")
+    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "torch")
     with pytest.raises(InputError, match="gives values that are not finite numbers"):
         predict(ensemble, trained.shards, tmp_path / "out", ALONE, PredictOptions())
     assert not (tmp_path / "out/manifest.json").exists()

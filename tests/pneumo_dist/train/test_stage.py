@@ -40,7 +40,7 @@ PLAIN: dict[str, Any] = {
     "name": "x",
     "amp": "float32",
     "model": {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 4, 8), "norm": True}},
-    "data": {"loader": "host"},
+    "data": {"loader": "torch"},
 }
 
 
