@@ -21,7 +21,7 @@ from benchmarks.input_pipeline import RECIPE_A, _calm, _repeated
 from benchmarks.plain_loop import PlainFilms
 from pneumo_dist.config.experiment import DataConfig, Experiment, RuntimeConfig, StageConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.data.films import Batch, Input
+from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan
 from pneumo_dist.network.build import build_model
@@ -65,7 +65,7 @@ class Settings:
     @property
     def ranks(self) -> Ranks:
         device = torch.device("cuda", 0) if self.device == "cuda" else torch.device("cpu")
-        return Ranks(0, 1, 0, device)
+        return Ranks.alone(device)
 
     @property
     def card(self) -> Card | None:
@@ -140,8 +140,8 @@ def films(settings: Settings, codec: str, data: DataConfig, stage: StageConfig) 
     """Return the batches of a stage, by the configured loader, on the device."""
     shards = Shards(Path(settings.shards[codec]))
     plan = EpochPlan(_repeated(shards, max(PLANNED, stage.global_batch)), stage, 0, 1)
-    spec = Input(stage.image_size, 3, data, settings.ranks.device_id)
-    return train_batches(shards, plan, spec, rank=0, epoch=0, step=0)
+    input_spec = InputSpec(stage.image_size, 3, data, settings.ranks.device_id)
+    return train_batches(shards, plan, input_spec, rank=0, epoch=0, step=0)
 
 
 def plain_steps(settings: Settings, batch: int) -> Steps:

@@ -15,7 +15,7 @@ from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.network.build import build_model
-from pneumo_dist.predict.ensemble import Ensemble, Network, Part
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, TrainedNetwork
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import process_group
@@ -26,13 +26,13 @@ def main() -> int:
     shards, out, size, split = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     model = ModelConfig(encoder="resnet34" if size > 64 else "resnet18", in_channels=1)
 
-    def network() -> Network:
+    def read() -> TrainedNetwork:
         torch.manual_seed(0)
         # No lineage: it was trained on no film.
-        return Network(model, build_model(model, pretrained=False).state_dict(), "float32", ())
+        return TrainedNetwork(model, build_model(model, pretrained=False).state_dict(), "float32", ())
 
-    part = Part("random", 0, 0, 1.0, network)
-    ensemble = Ensemble("random", (part,), size, 1, DataConfig(), 8, TtaConfig())
+    network = EnsembleNetwork("random", 0, 0, 1.0, read)
+    ensemble = Ensemble("random", (network,), size, 1, DataConfig(), 8, TtaConfig())
     with process_group(cpu=True) as ranks:
         start = time.perf_counter()
         folds = (0,) if split == "oof" else ()

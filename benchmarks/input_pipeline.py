@@ -50,7 +50,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.shards import ROOT, SALT, Report, _films, _sources, _status
 from pneumo_dist.config.augment import AugmentConfig, Distortion
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.films import Batch, Input
+from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.build.build import build
@@ -74,7 +74,7 @@ TRAINING = (
 )
 WARM_STEPS = 3
 PARTS = ("rates", "training", "memory", "start")
-OURS = ("dali", "host")
+OURS = ("dali", "torch")
 LAST, FIRST = "albumentations, resize last", "albumentations, resize first"
 CODECS = {"png": 1.4, "jpeg": 1.5}  # and how many times the reference's rate DALI's must be
 MEMORY_EPOCHS, MEMORY_REPEATS = 20, 8
@@ -107,8 +107,8 @@ class Films:
         chosen = {"epochs": epochs, "global_batch": BATCH, "micro_batch": BATCH, "augment": RECIPE_A, **changes}
         return StageConfig(name="benchmark", image_size=self.size, **chosen)
 
-    def input(self, loader: str) -> Input:
-        return Input(self.size, 3, DataConfig.model_validate({"loader": loader, "threads": self.threads}))
+    def input(self, loader: str) -> InputSpec:
+        return InputSpec(self.size, 3, DataConfig.model_validate({"loader": loader, "threads": self.threads}))
 
 
 def main() -> int:
@@ -342,6 +342,7 @@ def train_turn(folder: Path, loader: str, threads: int) -> Pace:
 
     from pneumo_dist.config.load import dump_resolved, load_config
     from pneumo_dist.ranks.ranks import Ranks
+    from pneumo_dist.runs.fold_run import FoldRun
     from pneumo_dist.train.fold import train_fold
 
     # By default one a core, beside the default of data.threads: what a user of two cores has.
@@ -349,9 +350,9 @@ def train_turn(folder: Path, loader: str, threads: int) -> Pace:
     config = load_config(ROOT / "configs" / "seunet.yaml", [*TRAINING, f"data.loader={loader}"])
     experiment = config.experiment.model_copy(update={"stages": config.experiment.stages[:1]})
     stage = experiment.stages[0]
-    ranks = Ranks(0, 1, 0, torch.device("cpu"))
+    ranks = Ranks.alone()
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-        train_fold(experiment, 0, Shards(folder), Path(out), ranks, lambda _: dump_resolved(config))
+        train_fold(FoldRun(experiment, 0, Shards(folder), Path(out), ranks), lambda _: dump_resolved(config))
         events = EventAccumulator(str(Path(out) / stage.name / "tensorboard")).Reload()
         times = [event.wall_time for event in events.Scalars("train_step/loss")][WARM_STEPS:]
         record = json.loads((Path(out) / stage.name / "metrics.jsonl").read_text().splitlines()[-1])

@@ -119,7 +119,7 @@ def validated(
         logits = model(images)
         combo_loss(logits, masks, stage.loss)  # the recipe's loop shows it
         for row, p8 in zip(rows.tolist(), to_p8(torch.sigmoid(logits)), strict=True):
-            found.append(film_histograms(label_map(p8, shards.grid(row)), shards.truth(row)))
+            found.append(film_histograms(label_map(p8, shards.grid(row)), shards.label(row)))
     histograms = np.stack(found)
     best = triplet_counts(histograms, best_triplet(histograms)[0]).score()
     return best.positive_dice, best.dice

@@ -52,7 +52,7 @@ WAYS: Mapping[str, tuple[str, ...]] = {
     OURS: (),
     "without the sampler": ("sample_rate=null",),
     "in float32": ("amp=float32",),
-    "with the host loader": ("data.loader=host",),
+    "with the torch loader": ("data.loader=torch",),
 }
 
 

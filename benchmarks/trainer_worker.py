@@ -23,7 +23,7 @@ from benchmarks.shards import _status
 from benchmarks.trainer_shared import step_times
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold
 from pneumo_dist.network.build import build_model
@@ -31,8 +31,9 @@ from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.ddp import wrap_ddp
 from pneumo_dist.ranks.precision import autocast, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks, process_group
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
-from pneumo_dist.train.validation import validate
+from pneumo_dist.train.validation import ValidationFilms, validate
 from shards.dataset.table import Shards
 
 Settings = Mapping[str, Any]
@@ -77,7 +78,7 @@ def durations(times: list[float]) -> list[float]:
 def trainer_times(ranks: Ranks, shards: Shards, experiment: Experiment, folder: Path) -> list[float]:
     """Train in a new folder; return when each step ended, on rank 0."""
     with contextlib.redirect_stdout(io.StringIO()):
-        train_fold(experiment, 0, shards, folder, ranks, resolved="")
+        train_fold(FoldRun(experiment, 0, shards, folder, ranks), Experiment.model_dump_json)
     times = step_times(folder / experiment.stages[0].name) if ranks.is_main else []
     if ranks.is_main:
         shutil.rmtree(folder)
@@ -99,9 +100,9 @@ def bare_times(ranks: Ranks, shards: Shards, experiment: Experiment) -> list[flo
     network = wrap_ddp(model, ranks, torch.zeros(shape, device=device), amp)
     plan = EpochPlan(split_fold(shards, 0, stage.always_train), stage, experiment.seed, ranks.world)
     assert plan.accumulation == 1 and stage.optim.name == "adam" and stage.optim.clip_norm is not None
-    spec = Input(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
+    input_spec = InputSpec(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
     times = []
-    for batch in itertools.islice(train_batches(shards, plan, spec, ranks.rank, 0, 0), plan.steps(0)):
+    for batch in itertools.islice(train_batches(shards, plan, input_spec, ranks.rank, 0, 0), plan.steps(0)):
         images, masks = (part.to(device, non_blocking=True) for part in (batch.images, batch.masks))
         with autocast(amp, device):
             logits = network(images)
@@ -120,13 +121,13 @@ def memory(ranks: Ranks, settings: Settings) -> dict[str, float]:
     model = build_model(experiment.model, pretrained=False).to(ranks.device)
     rows = split_fold(shards, 0, stage.always_train).validation[: settings["films"]]
     assert len(rows) == settings["films"], "the fold has too few films"
-    spec = Input(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
-    loader = eval_loader(shards, rows, stage, spec, ranks.rank, ranks.world, with_mask=True)
+    input_spec = InputSpec(stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
+    loader = eval_loader(shards, rows, stage, input_spec, ranks.rank, ranks.world, with_mask=True)
     rounds = math.ceil(math.ceil(len(rows) / stage.eval_batch) / ranks.world)
     shown = frozenset(rows[:4].tolist())
     amp = resolve_amp(experiment.amp, ranks.device)
     before = _status("VmHWM")
-    validate(model, loader, shards, ranks, amp, stage.loss, shown, rounds, stopping=lambda: False)
+    validate(model, ValidationFilms(shards, loader, rounds, shown), stage.loss, ranks, amp)
     sizes = [json.loads(each) for each in ranks.gather_bytes(json.dumps([before, _status("VmHWM")]).encode())]
     return dict(zip(("before", "after"), map(max, zip(*sizes, strict=True)), strict=True))
 

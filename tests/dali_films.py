@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pneumo_dist.data.films import Batch, Slot, Source
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from shards.dataset.table import Shards
 
 # The first place's recipe at higher probabilities, and the rest of what there is.
@@ -16,15 +16,15 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def every_slot(shards: Shards, epochs: int) -> list[Slot]:
+def every_request(shards: Shards, epochs: int) -> list[FilmRequest]:
     """Return each film once in each epoch."""
-    return [Slot(row, epoch, 0) for epoch in range(epochs) for row in range(len(shards))]
+    return [FilmRequest(row, epoch, 0) for epoch in range(epochs) for row in range(len(shards))]
 
 
-def one_batch(source: Source, slots: list[Slot]) -> Batch:
-    """Return the films of these slots; DALI is looked for when it is asked for."""
+def one_batch(reader: FilmReader, requests: list[FilmRequest]) -> Batch:
+    """Return the films of these requests; DALI is looked for when it is asked for."""
     from pneumo_dist.data import dali
 
-    (batch,) = dali.dali_batches(source, [slots], len(slots))
+    (batch,) = dali.dali_batches(reader, [requests], len(requests))
     assert isinstance(batch, Batch)
     return batch

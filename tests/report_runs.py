@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
@@ -20,7 +19,7 @@ from pneumo_dist.thresholds.tune import film_measures, tune
 from shards.dataset import rle
 from shards.dataset.table import Shards
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 
 
 def store(
@@ -45,7 +44,7 @@ def store(
     content = []
     for index in range(len(shards)) if rows is None else rows:
         grid = shards.grid(index)
-        truth = shards.truth(index) * 200.0
+        truth = shards.label(index) * 200.0
         probable = cv2.blur(np.roll(truth, shift, axis=1), (5, 5)) + random.normal(20, noise, truth.shape)
         probable += 150.0 * cv2.dilate(
             (chance.random(truth.shape) < specks).astype(np.uint8), np.ones((3, 3), np.uint8)

@@ -1,5 +1,8 @@
 """The command line `python -m pneumo_dist`. Every command but segment works alone or under torchrun."""
 
+import os
+import sys
+import warnings
 from typing import NoReturn
 
 import click
@@ -36,6 +39,13 @@ for command in (
     app.add_command(command)
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Print a user warning as one line, on rank 0 alone."""
+    if issubclass(category, UserWarning) and os.environ.get("RANK", "0") == "0":
+        print(f"warning: {message}", file=sys.stderr)
+
+
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
+    warnings.showwarning = _show_warning
     end_after(lambda: console.run(app, "python -m pneumo_dist"))

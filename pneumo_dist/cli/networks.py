@@ -8,7 +8,7 @@ from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, alone, loa
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor.prediction import check_sizes
 from pneumo_dist.predict.average import averaged_checkpoint
-from pneumo_dist.predict.ensemble import Ensemble, Source, resolve
+from pneumo_dist.predict.ensemble import Ensemble, TrainedFold, resolve
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -35,11 +35,11 @@ def find_networks(options: NetworkOptions, runs: Path | None, shards: Shards | N
         raise InputError("give --runs, the folder of all runs")
     ensemble, experiment = load_ensemble(options)
 
-    def averaged(member: MemberConfig, source: Source) -> Path:
+    def averaged(member: MemberConfig, trained_fold: TrainedFold) -> Path:
         # Members that average different checkpoints must not overwrite each other's result.
-        kind = f"{source.stage.name}-{member.checkpoints}-{member.top_k or source.stage.top_k}"
-        folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{source.fold}" / kind
-        return averaged_checkpoint(member, source, folder, shards, ranks)
+        kind = f"{trained_fold.stage.name}-{member.checkpoints}-{member.top_k or trained_fold.stage.top_k}"
+        folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{trained_fold.number}" / kind
+        return averaged_checkpoint(member, trained_fold, folder, shards, ranks)
 
     folds = options.folds or (shards.folds() if shards else [])
     networks = resolve(ensemble, runs, folds, ranks, averaged, experiment)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pneumo_dist.cli.options import CPU, FOLDER, OVERRIDES, RULE, RUNS, check_folder
-from pneumo_dist.ranks.environment import place_of
+from pneumo_dist.ranks.environment import launched_rank
 from shards import console
 from shards.dataset.table import Shards
 from shards.dicom.rules import FilmRules
@@ -144,7 +144,7 @@ def predict(  # noqa: PLR0913  # one parameter per option
         with console.progress(total if ranks.is_main else 0, "film", f"predict {name}") as bar:
             predict(ensemble, shards, folder, ranks, options, on_films=bar.update)
         if ranks.is_main:
-            print(f"{name} predictions of {len(ensemble.parts)} networks: {folder}")
+            print(f"{name} predictions of {len(ensemble.networks)} networks: {folder}")
 
 
 def _one_of(first: str, one: object, second: str, other: object) -> None:
@@ -225,8 +225,8 @@ def average(  # noqa: PLR0913  # one parameter per option
         ensemble = find_networks(NetworkOptions(config_path, overrides, folds), runs, shards, ranks)
         if not ranks.is_main:
             return
-        for part in ensemble.parts:
-            print(part.name)
+        for network in ensemble.networks:
+            print(network.name)
         if bundle is not None and rule is not None:
             from pneumo_dist.predict.bundle import write_bundle
             from pneumo_dist.thresholds.file import read_scores
@@ -235,7 +235,7 @@ def average(  # noqa: PLR0913  # one parameter per option
             thresholds = runs / ensemble.name / "oof" / THRESHOLDS
             scores = None if tuned is None else {**read_scores(thresholds), "rule": tuned.name}
             write_bundle(bundle, ensemble, rule, scores)
-            print(f"bundle of {len(ensemble.parts)} networks: {bundle}")
+            print(f"bundle of {len(ensemble.networks)} networks: {bundle}")
 
 
 @click.command()
@@ -249,7 +249,7 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
 
     For research, not for diagnosis.
     """
-    if place_of(os.environ) is not None:
+    if launched_rank(os.environ) is not None:
         raise InputError("segment runs as one process; for many films on several ranks use predict --bundle --dicom")
     import json
     import tempfile

@@ -6,8 +6,17 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import Field, model_validator
 
-from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.config.load import OVERRIDE, in_order, load_config, mend_for, parse_override, put, read_tree
+from pneumo_dist.config.experiment import OLD_LOADER_NAME, Experiment
+from pneumo_dist.config.load import (
+    OVERRIDE,
+    in_order,
+    load_config,
+    mend_for,
+    parse_override,
+    put,
+    read_tree,
+    warn_of_old_loader,
+)
 from pneumo_dist.config.schema import Area, Batch, Count, Fold, Name, Probability, Schema, Side, Weight
 from shards.errors import InputErrors
 
@@ -73,7 +82,7 @@ class EnsembleConfig(Schema):
     """Films per forward pass; null is the smallest of the members' stages."""
     amp: Literal["auto", "bf16", "fp16", "float32"] | None = None
     """Autocast type; null is what each network was trained with."""
-    loader: Literal["dali", "host"] | None = None
+    loader: Annotated[Literal["dali", "torch"] | None, OLD_LOADER_NAME] = None
     """What reads the films; null is the first member's."""
     thresholds: TripletConfig | None = None
     """Thresholds of `submit`, in place of those that `tune` finds."""
@@ -99,6 +108,8 @@ def load_either(path: Path, overrides: tuple[str, ...] = ()) -> Experiment | Ens
     for override in overrides:
         parts, value = parse_override(override)
         put(tree, parts, value)
+    is_given = any(override.startswith("loader=") for override in overrides)
+    warn_of_old_loader(tree.get("loader"), f"{OVERRIDE if is_given else path}: loader")
     try:
         return EnsembleConfig.model_validate(tree)
     except pydantic.ValidationError as error:

@@ -7,7 +7,7 @@ import re
 import sys
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.loss import LossConfig
@@ -30,6 +30,11 @@ from shards.errors import InputError
 Minutes = Annotated[float, Field(gt=0, le=525_600)]
 
 
+# The torch loader was called host up to 0.4.0; configs and checkpoints with that name still load.
+OLD_LOADER = "host"
+OLD_LOADER_NAME = BeforeValidator(lambda value: "torch" if value == OLD_LOADER else value)
+
+
 class DataConfig(Schema):
     """How images reach the network."""
 
@@ -37,11 +42,13 @@ class DataConfig(Schema):
     """Channel means on a scale of 0 to 1 (ImageNet's)."""
     std: Std = (0.229, 0.224, 0.225)
     """Channel standard deviations on a scale of 0 to 1 (ImageNet's)."""
-    loader: Literal["dali", "host", "synthetic"] = "dali" if sys.platform == "linux" else "host"
-    """dali: the DALI graph; host: torch's DataLoader with OpenCV; synthetic: one ready batch again and again, for
+    loader: Annotated[Literal["dali", "torch", "synthetic"], OLD_LOADER_NAME] = (
+        "dali" if sys.platform == "linux" else "torch"
+    )
+    """dali: the DALI graph; torch: torch's DataLoader with OpenCV; synthetic: one ready batch again and again, for
     measuring computation alone."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """CPU threads of the DALI pipeline, or worker processes of the host loader, per rank."""
+    """CPU threads of the DALI pipeline, or worker processes of the torch loader, per rank."""
     prefetch: Annotated[int, Field(ge=1, le=16)] = 2
     """Batches that the pipeline, or each worker process, prepares ahead."""
     channels_last: bool = False

@@ -1,6 +1,7 @@
 """Experiments from YAML: inheritance by `base:`, dotted overrides, origins, errors that name file and key."""
 
 import difflib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import OLD_LOADER, Experiment, StageConfig
 from pneumo_dist.config.record import without_dropped
 from pneumo_dist.config.yaml_text import BadYaml, parse_yaml
 from shards.errors import InputError, InputErrors
@@ -29,10 +30,11 @@ class LoadedConfig:
     path: Path
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(path: Path, overrides: Sequence[str] = (), is_record: bool = False) -> LoadedConfig:
     """Load an experiment. `overrides` are `dotted.key=value` with the value in YAML.
 
-    A stage's key (`optim.lr`) is set in every stage, `stages.NAME.optim.lr` in one.
+    A stage's key (`optim.lr`) is set in every stage, `stages.NAME.optim.lr` in one. Warns of a value's old name, unless
+    the file is the record of a run.
     Raises InputErrors naming file, key and the nearest valid name of everything that is wrong.
     """
     origins: dict[str, str] = {}
@@ -48,7 +50,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LoadedConfig:
         experiment = Experiment.model_validate(without_dropped({**tree, "stages": merged}))
     except pydantic.ValidationError as error:
         raise _explain(error, path, merged, origins) from None
+    if not is_record and isinstance(tree.get("data"), dict):
+        origin = _given_in(["data.loader"], origins) or path
+        warn_of_old_loader(tree["data"].get("loader"), f"{origin}: data.loader")
     return LoadedConfig(experiment, origins, path)
+
+
+def warn_of_old_loader(value: object, where: str) -> None:
+    """Warn where a config calls the torch loader by its old name."""
+    if value == OLD_LOADER:
+        warnings.warn(f"{where}: {OLD_LOADER} is now called torch; write torch", stacklevel=3)
 
 
 def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
@@ -271,7 +282,7 @@ def dump_resolved(config: LoadedConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def told_as(config: LoadedConfig, experiment: Experiment) -> LoadedConfig:
+def as_trained(config: LoadedConfig, experiment: Experiment) -> LoadedConfig:
     """Return a config with the settings of finished stages as they ran, which is then their origin."""
     origins = dict(config.origins)
     for own, ran in zip(config.experiment.stages, experiment.stages, strict=True):

@@ -1,1 +1,1 @@
-"""Films on their way to the network: order, augmentation, loaders."""
+"""The input pipeline: order of the films, augmentation and loaders."""

@@ -1,6 +1,6 @@
 """Augmentation parameters of a sample: a pure function of (seed, epoch, key).
 
-What is done with them is in geometry.py (one resampling), and in dali.py and host.py (grey values).
+geometry.py applies them in one resampling; dali.py and torch_loader.py apply them to grey values.
 """
 
 import math
@@ -15,19 +15,19 @@ from pneumo_dist.data.plan import stream
 _AUGMENT = 3
 UNMOVED = Geometry()
 WHOLE = UNMOVED.crop
-# Lengths of the recipes count pixels of the competition's films.
+# Recipes state lengths in pixels of the competition's films.
 _FILM_SIDE = 1024
 _GRID_STEPS = 5
-# Noise is a window of one field that is larger by this many rows and columns.
+# Noise is a window of one field, which is larger by this many rows and columns.
 NOISE_OFFSETS = 128
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that augmentation does to one film: geometry, then CLAHE, tone and noise.
+    """All augmentation of one film: geometry, then CLAHE, tone and noise.
 
-    Grey values x in 0..1 become clip(gain·x + offset)^gamma, then gain `noise_sigma` times a window of the noise field
-    that begins at `noise_origin` (row, column).
+    Grey values x in 0..1 become clip(gain·x + offset)^gamma. Then `noise_sigma` times a window of the noise field is
+    added; the window starts at `noise_origin` (row, column).
     """
 
     geometry: Geometry = UNMOVED
@@ -43,9 +43,9 @@ IDENTITY = Parameters()
 
 
 def draw(config: AugmentConfig, seed: int, epoch: int, key: str) -> Parameters:
-    """Return the parameters of one film in one epoch.
+    """Draw the parameters of one film in one epoch.
 
-    Every number is drawn whether it is used or not, so that changing one probability moves no other draw.
+    Every number is drawn whether it is used or not, so changing one probability changes no other draw.
     """
     random = stream(seed, _AUGMENT, epoch, key)
     chance = random.random(8)
@@ -70,18 +70,17 @@ def draw(config: AugmentConfig, seed: int, epoch: int, key: str) -> Parameters:
         gain=gain,
         offset=offset,
         gamma=gamma,
-        # A field and its negative are two draws.
         noise_sigma=_noise_sigma(noise.p, noise.sigma, unit[9]),
         noise_origin=(int(origin[0]), int(origin[1])),
     )
 
 
-def _tone(config: Tone, chance: float, which: float, unit: float) -> tuple[float, float, float]:
-    """Return gain, offset and gamma; one of them is drawn."""
+def _tone(config: Tone, chance: float, choice: float, unit: float) -> tuple[float, float, float]:
+    """Return gain, offset and gamma; at most one of them is drawn."""
     if chance >= config.p:
         return 1.0, 0.0, 1.0
     kinds = [name for name in ("contrast", "gamma", "brightness") if getattr(config, name) is not None]
-    kind = kinds[int(which * len(kinds))]
+    kind = kinds[int(choice * len(kinds))]
     if kind == "contrast":
         assert config.contrast is not None
         return 1.0 + config.contrast * unit, 0.0, 1.0
@@ -93,7 +92,7 @@ def _tone(config: Tone, chance: float, which: float, unit: float) -> tuple[float
 
 
 def _noise_sigma(p: float, sigma: tuple[float, float], unit: float) -> float:
-    """Return 0, or a standard deviation with the sign of the field; one draw tells all three."""
+    """Return 0, or a standard deviation with the sign of the field; one draw decides all of it."""
     share = 0.5 * (unit + 1.0)
     if share >= p:
         return 0.0
@@ -101,23 +100,23 @@ def _noise_sigma(p: float, sigma: tuple[float, float], unit: float) -> float:
     return (1.0 if half else -1.0) * _between(*sigma, 2.0 * position - 1.0)
 
 
-def _warp(config: Distortion, chance: float, which: float, shape: np.ndarray, field: int) -> Warp | None:
+def _warp(config: Distortion, chance: float, choice: float, shape: np.ndarray, field: int) -> Warp | None:
     if chance >= config.p:
         return None
     kinds = [kind for kind in (config.elastic, config.grid, config.optical) if kind is not None]
-    kind = kinds[int(which * len(kinds))]
+    kind = kinds[int(choice * len(kinds))]
     if isinstance(kind, Elastic):
         corners = tuple((kind.alpha_affine / _FILM_SIDE * shape[:6]).tolist())
         return ElasticField(field, kind.alpha / _FILM_SIDE, kind.sigma / _FILM_SIDE, corners)
     if isinstance(kind, Optical):
         reach = kind.shift / _FILM_SIDE
         return Lens(kind.distort * float(shape[0]), (reach * float(shape[1]), reach * float(shape[2])))
-    columns, rows = (tuple((1.0 + kind * part).tolist()) for part in (shape[:_GRID_STEPS], shape[_GRID_STEPS:]))
+    columns, rows = (tuple((1.0 + kind * draws).tolist()) for draws in (shape[:_GRID_STEPS], shape[_GRID_STEPS:]))
     return GridSteps(columns, rows)
 
 
 def _crop(config: RandomResizedCrop, unit: np.ndarray) -> tuple[float, float, float, float]:
-    """Return left, top, width and height as shares of the side; an aspect that would not fit gives way to the area."""
+    """Return left, top, width and height as shares of the side; the aspect is clamped so that the area fits."""
     area = _between(*config.area, unit[0])
     aspect = math.exp(_between(math.log(config.aspect[0]), math.log(config.aspect[1]), unit[1]))
     aspect = min(max(aspect, area), 1.0 / area)

@@ -1,201 +1,166 @@
-"""The DALI graph: decode, one resampling, CLAHE, tone, noise, normalise; fed by an index callable.
+"""The DALI graph: decode, resample once, CLAHE, tone, noise, normalise.
 
-The graph is a pure function of bytes and parameters, so order and position live in the plan, not in reader state. It
-is one graph for CPU and GPU but for the resampling: DALI's remap is for GPUs, and its warp on the CPU takes ten times
-as long as OpenCV's.
+The graph is a pure function of bytes and parameters: order and position belong to the plan, and no reader has state.
+CPU and GPU share the graph except for the resampling: DALI's remap exists only for GPUs, and its warp takes ten times
+as long on the CPU as OpenCV's.
 """
 
-import contextlib
-import mmap
 import warnings
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import do_not_convert
 
 from pneumo_dist.config.augment import AugmentConfig
-from pneumo_dist.data.augment import Parameters
-from pneumo_dist.data.dali_gpu import canvas_of, warped_by_lattice, warped_by_matrix
-from pneumo_dist.data.films import Batch, Slot, Source
-from pneumo_dist.data.geometry import lattice, matrix
-from pneumo_dist.data.resample import NOISE_LEVEL, by_lattice, by_matrix, noise_window
+from pneumo_dist.data.buffers import BufferPool
+from pneumo_dist.data.dali_gpu import canvas_of, warped_by_coarse_map, warped_by_matrix
+from pneumo_dist.data.dali_inputs import NO_COARSE_MAP, Array, graph_inputs, input_table
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
+from pneumo_dist.data.resample import Image, by_coarse_map, by_matrix
 
-Fed = tuple[npt.NDArray[Any], ...]
-Arrays = list[npt.NDArray[Any]]
-
-NO_LATTICE = np.zeros((0, 0, 2), np.float32)
-NO_NOISE = np.zeros((0, 0, 1), np.int8)
+Feed = Callable[[types.SampleInfo], tuple[Array, ...]]
 
 
-def dali_batches(source: Source, batches: Iterable[list[Slot]], batch: int) -> Iterator[Batch]:
-    """Yield the batches that `batches` lists, all of `batch` films; one pipeline makes them ahead.
+def dali_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]], batch: int) -> Iterator[Batch]:
+    """Yield the requested batches, each of `batch` films; one pipeline prefetches them.
 
     Raises CorruptSample or InputError, naming film, epoch and step, for a film that cannot be read or decoded.
     """
-    pending: dict[int, list[Slot]] = {}
-    listed = iter(batches)
+    pending: dict[int, list[FilmRequest]] = {}
+    upcoming = iter(batches)
 
-    def feed(info: types.SampleInfo) -> Fed:
+    def feed(info: types.SampleInfo) -> tuple[Array, ...]:
         if info.iteration not in pending:
-            pending[info.iteration] = next(listed)
-        return fed(source, pending[info.iteration][info.idx_in_batch])
+            pending[info.iteration] = next(upcoming)
+        return graph_inputs(reader, pending[info.iteration][info.idx_in_batch])
 
-    pipeline, pages = _pipeline(source, feed, batch), Pages()
+    pipeline, buffers = _pipeline(reader, feed, batch), BufferPool()
     iteration = 0
     while True:
         try:
-            images, *masks = pipeline.run()
+            outputs = pipeline.run()
         except StopIteration:
             return
         except RuntimeError:
-            _name_undecodable(source, [slot for slots in pending.values() for slot in slots])
+            _raise_undecodable(reader, [request for requests in pending.values() for request in requests])
             raise
-        rows = np.array([slot.index for slot in pending.pop(iteration)], np.int64)
-        made = _tensor(images, source.spec.data.channels_last, pages)
-        yield Batch(made, _tensor(masks[0], True, pages) if masks else torch.empty(0, dtype=torch.uint8), rows)
+        images = _tensor(outputs[0], reader.input_spec.data.channels_last, buffers)
+        masks = _tensor(outputs[1], True, buffers) if reader.with_mask else torch.empty(0, dtype=torch.uint8)
+        yield Batch(images, masks, np.array([request.index for request in pending.pop(iteration)], np.int64))
         iteration += 1
 
 
-def fed(source: Source, slot: Slot) -> Fed:
-    """Return what the graph takes for a film.
-
-    `warp` float32 (2, 3); `tone` float32 (5,): gain, offset in grey levels, gamma, whether CLAHE, noise in grey levels
-    per unit; `noise` int8 (size, size, 1) or empty; `lattice` float32 (n, n, 2), where the experiment distorts films,
-    empty for a film that is not distorted (on a GPU it always holds the whole map); then the encoded members.
-    """
-    parameters, size, stored = source.parameters(slot), source.spec.size, source.stored(slot)
-    geometry = parameters.geometry
-    parts: list[npt.NDArray[Any]] = [matrix(geometry, size, stored).astype(np.float32)]
-    if source.augment is not None:
-        noise = noise_window(parameters, size)[..., None] if parameters.noise_sigma else NO_NOISE
-        parts += [_tone(parameters), np.ascontiguousarray(noise)]
-    if _has_lattice(source):
-        is_needed = geometry.warp is not None or source.spec.device_id is not None
-        parts.append(lattice(geometry, size, stored) if is_needed else NO_LATTICE)
-    return *parts, *source.read(slot)
-
-
-def _has_lattice(source: Source) -> bool:
-    """On a GPU, DALI's warp has no reflecting border: then the dense map serves all films."""
-    is_distorted = source.augment is not None and source.augment.distortion.p > 0
-    return is_distorted or (source.border == "reflect" and source.spec.device_id is not None)
-
-
-def _tone(parameters: Parameters) -> npt.NDArray[np.float32]:
-    noise = parameters.noise_sigma * 255.0 / NOISE_LEVEL
-    values = (parameters.gain, parameters.offset * 255.0, parameters.gamma, float(parameters.clahe), noise)
-    return np.array(values, np.float32)
-
-
-def _pipeline(source: Source, feed: Callable[[types.SampleInfo], Fed], batch: int) -> Any:
-    data = source.spec.data
-    resample = None if source.spec.device_id is not None else _CpuResample(source)
+def _pipeline(reader: FilmReader, feed: Feed, batch: int) -> Any:
+    data, device_id = reader.input_spec.data, reader.input_spec.device_id
     with warnings.catch_warnings():
-        # DALI warns that Python functions cannot be serialised; this pipeline is built where it runs.
+        # DALI warns that it cannot serialise Python functions; this pipeline runs where it is built.
         warnings.simplefilter("ignore")
         pipeline = _graph(
-            source,
+            reader,
             feed,
-            resample,
+            _CpuResample(reader) if device_id is None else None,
             batch_size=batch,
             num_threads=data.threads,
-            device_id=source.spec.device_id,
+            device_id=device_id,
             prefetch_queue_depth=data.prefetch,
-            # The older executor keeps one set of buffers for good: on the host, memory that comes and goes with each
-            # batch leaves more and more holes. On a GPU the newer one hands its outputs over without a copy.
-            exec_dynamic=source.spec.device_id is not None,
+            # The older executor keeps one set of buffers. On the CPU, the newer one fragments the heap, because it
+            # allocates and frees the memory of each batch. On a GPU it hands over its outputs without a copy.
+            exec_dynamic=device_id is not None,
         )
         pipeline.build()
     return pipeline
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def _graph(source: Source, feed: Callable[[types.SampleInfo], Fed], resample: Any) -> Any:
-    spec, augment, on_gpu = source.spec, source.augment, source.spec.device_id is not None
-    inputs = _inputs(source, feed)
-    warp = inputs.pop(0)
-    tone, noise = (inputs.pop(0), inputs.pop(0)) if augment is not None else (None, None)
-    coarse = [inputs.pop(0)] if _has_lattice(source) else []
+def _graph(reader: FilmReader, feed: Feed, cpu_resample: Any) -> Any:
+    input_spec, augment, on_gpu = reader.input_spec, reader.augment, reader.input_spec.device_id is not None
+    inputs = _input_nodes(reader, feed)
     decoder = "mixed" if on_gpu else "cpu"
-    images = [fn.decoders.image(encoded, device=decoder, output_type=types.GRAY) for encoded in inputs]
-    if on_gpu:
-        images = _resample_on_gpu(images, warp, coarse, inputs[0], source)
-    else:
-        moved: Any = fn.python_function(
-            warp,
-            *coarse,
-            *images,
-            function=resample,
-            num_outputs=len(images),
-            batch_processing=True,
-            output_layouts=["HWC"] * len(images),
-        )
-        images = list(moved) if source.with_mask else [moved]
+    images = [fn.decoders.image(inputs[name], device=decoder, output_type=types.GRAY) for name in reader.members]
+    images = _resample_on_gpu(images, inputs, reader) if on_gpu else _resample_on_cpu(images, inputs, cpu_resample)
     image = images[0]
     if augment is not None:
-        image = _shade(image, tone, noise, augment, on_gpu)
+        image = _shade(image, inputs["tone"], inputs["noise"], augment, on_gpu)
     normalised = fn.crop_mirror_normalize(
-        image if spec.channels == 1 else fn.cat(image, image, image, axis=2),
-        dtype=types.FLOAT16 if spec.data.image_dtype == "float16" else types.FLOAT,
-        mean=[255.0 * value for value in spec.data.mean[: spec.channels]],
-        std=[255.0 * value for value in spec.data.std[: spec.channels]],
-        output_layout="HWC" if spec.data.channels_last else "CHW",
+        image if input_spec.channels == 1 else fn.cat(image, image, image, axis=2),
+        dtype=types.FLOAT16 if input_spec.data.image_dtype == "float16" else types.FLOAT,
+        mean=[255.0 * value for value in input_spec.data.mean[: input_spec.channels]],
+        std=[255.0 * value for value in input_spec.data.std[: input_spec.channels]],
+        output_layout="HWC" if input_spec.data.channels_last else "CHW",
     )
-    if not source.with_mask:
+    if not reader.with_mask:
         return normalised
     return normalised, fn.cast(images[1] > 127, dtype=types.UINT8)
 
 
 @do_not_convert  # type: ignore[untyped-decorator]
-def _inputs(source: Source, feed: Callable[[types.SampleInfo], Fed]) -> list[Any]:
-    """Return what `fed` lists."""
-    kinds = [(types.FLOAT, 2, "")]
-    if source.augment is not None:
-        kinds += [(types.FLOAT, 1, ""), (types.INT8, 3, "HWC")]
-    if _has_lattice(source):
-        kinds += [(types.FLOAT, 3, "HWC")]
-    kinds += [(types.UINT8, 1, "")] * (2 if source.with_mask else 1)
-    dtype, ndim, layout = (list(values) for values in zip(*kinds, strict=True))
-    return list(fn.external_source(feed, num_outputs=len(kinds), batch=False, dtype=dtype, ndim=ndim, layout=layout))
+def _input_nodes(reader: FilmReader, feed: Feed) -> dict[str, Any]:
+    """Return the graph's node of each input, by name."""
+    table = input_table(reader)
+    nodes = fn.external_source(
+        feed,
+        num_outputs=len(table),
+        batch=False,
+        dtype=[row.dtype for row in table],
+        ndim=[row.ndim for row in table],
+        layout=[row.layout for row in table],
+    )
+    return {row.name: node for row, node in zip(table, nodes, strict=True)}
 
 
 class _CpuResample:
-    """Moves a batch's images and masks with OpenCV, which leaves Python's lock while it works."""
+    """Resamples the images and masks of a batch with OpenCV, which releases Python's lock meanwhile."""
 
-    def __init__(self, source: Source) -> None:
-        self._size, self._has_lattice = source.spec.size, _has_lattice(source)
-        self._border = source.border
-        self._pool = ThreadPoolExecutor(source.spec.data.threads)
+    def __init__(self, reader: FilmReader) -> None:
+        self.members = reader.members
+        self._size, self._border = reader.input_spec.size, reader.border
+        self._pool = ThreadPoolExecutor(reader.input_spec.data.threads)
 
-    def __call__(self, *inputs: Arrays) -> Any:
-        done = list(self._pool.map(self._one, *inputs))
-        outputs = [list(parts) for parts in zip(*done, strict=True)]
+    def __call__(self, names: tuple[str, ...], *batches: list[Array]) -> Any:
+        """Resample a batch. `batches` holds, for each of the names, the values of all films."""
+        films = (dict(zip(names, values, strict=True)) for values in zip(*batches, strict=True))
+        outputs = [list(images) for images in zip(*self._pool.map(self._resample, films), strict=True)]
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
-    def _one(self, warp: npt.NDArray[Any], *rest: npt.NDArray[Any]) -> list[npt.NDArray[np.uint8]]:
-        images = tuple(image[..., 0] for image in (rest[1:] if self._has_lattice else rest))
-        if self._has_lattice and rest[0].size:
-            moved = by_lattice(images, rest[0], self._size, self._border)
+    def _resample(self, film: Mapping[str, Array]) -> list[Image]:
+        images = tuple(film[member][..., 0] for member in self.members)
+        nodes = film.get("coarse_map", NO_COARSE_MAP)
+        if nodes.size:
+            resampled = by_coarse_map(images, nodes, self._size, self._border)
         else:
-            moved = by_matrix(images, warp, self._size, self._border)
-        return [image[..., None] for image in moved]
+            resampled = by_matrix(images, film["warp"], self._size, self._border)
+        return [image[..., None] for image in resampled]
 
 
-def _resample_on_gpu(images: list[Any], warp: Any, coarse: list[Any], encoded: Any, source: Source) -> Any:
-    size = source.spec.size
-    if not coarse:
-        return warped_by_matrix(images, warp, size)
-    # The size of a film is known on the host before it is decoded on the GPU.
-    shape = fn.peek_image_shape(encoded, dtype=types.INT32)
+@do_not_convert  # type: ignore[untyped-decorator]
+def _resample_on_cpu(images: list[Any], inputs: Mapping[str, Any], resample: _CpuResample) -> list[Any]:
+    maps = {name: inputs[name] for name in ("warp", "coarse_map") if name in inputs}
+    nodes = {**maps, **dict(zip(resample.members, images, strict=True))}
+    resampled: Any = fn.python_function(
+        *nodes.values(),
+        function=partial(resample, tuple(nodes)),
+        num_outputs=len(images),
+        batch_processing=True,
+        output_layouts=["HWC"] * len(images),
+    )
+    return list(resampled) if len(images) > 1 else [resampled]
+
+
+@do_not_convert  # type: ignore[untyped-decorator]
+def _resample_on_gpu(images: list[Any], inputs: Mapping[str, Any], reader: FilmReader) -> Any:
+    size = reader.input_spec.size
+    if "coarse_map" not in inputs:
+        return warped_by_matrix(images, inputs["warp"], size)
+    # The host knows the size of a film before the GPU has decoded it.
+    shape = fn.peek_image_shape(inputs["image"], dtype=types.INT32)
     extent = fn.cast(shape, dtype=types.FLOAT).gpu()
-    return warped_by_lattice(images, coarse[0].gpu(), extent, canvas_of(shape, size), size, source.border)
+    return warped_by_coarse_map(images, inputs["coarse_map"].gpu(), extent, canvas_of(shape, size), size, reader.border)
 
 
 def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bool) -> Any:
@@ -203,7 +168,7 @@ def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bo
         tiles = augment.clahe.tiles
         if tone[3] > 0.0:
             image = fn.clahe(image, clip_limit=augment.clahe.clip, tiles_x=tiles, tiles_y=tiles)
-    # Conditions are decided on the host, arithmetic is done where the image is. Casting to bytes rounds and saturates.
+    # The host decides conditions; arithmetic runs where the image is. Casting to bytes rounds and saturates.
     value = tone.gpu() if on_gpu else tone
     if augment.tone.p > 0:
         if tone[0] != 1.0 or tone[1] != 0.0:
@@ -216,42 +181,16 @@ def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bo
     return image
 
 
-def _tensor(outputs: Any, is_last: bool, pages: "Pages") -> torch.Tensor:
+def _tensor(output: Any, is_channels_last: bool, buffers: BufferPool) -> torch.Tensor:
     """Return a DALI output as (n, channels, rows, columns) in memory that no later run overwrites."""
-    made = torch.from_dlpack(outputs.as_tensor())
-    if not made.is_cuda:
-        made = pages.take(made.nbytes, made.dtype).view(made.shape).copy_(made)
-    return made.permute(0, 3, 1, 2) if is_last else made
+    values = torch.from_dlpack(output.as_tensor())
+    if not values.is_cuda:
+        values = buffers.take(values.nbytes, values.dtype).view(values.shape).copy_(values)
+    return values.permute(0, 3, 1, 2) if is_channels_last else values
 
 
-class Pages:
-    """Memory for tensors, in pages of their own, which serve again when a tensor and all its views are gone.
-
-    Memory that comes and goes with each batch would leave more and more holes; fresh pages have to be cleared first.
-    """
-
-    def __init__(self) -> None:
-        self._free: dict[int, list[mmap.mmap]] = {}
-
-    def take(self, size: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return a flat tensor of `size` bytes, of any values."""
-        free = self._free.setdefault(size, [])
-        memory = free.pop() if free else _mapped(size)
-        # The tensor's storage keeps this array, and nothing else does: it goes when the storage goes.
-        array = np.frombuffer(memory, np.uint8)
-        weakref.finalize(array, free.append, memory)
-        return torch.frombuffer(array, dtype=dtype)
-
-
-def _mapped(size: int) -> mmap.mmap:
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
-
-
-def _name_undecodable(source: Source, slots: list[Slot]) -> None:
-    """DALI names no film when a decoder fails: look for one that OpenCV cannot decode either."""
-    for slot in slots:
-        if any(source.decode(content) is None for content in source.read(slot)):
-            raise source.undecodable(slot)
+def _raise_undecodable(reader: FilmReader, requests: list[FilmRequest]) -> None:
+    """Raise InputError for the first film that OpenCV cannot decode either: DALI's decoder error names no film."""
+    for request in requests:
+        if any(reader.decode(content) is None for content in reader.read(request)):
+            raise reader.undecodable(request)

@@ -1,7 +1,7 @@
-"""The resampling of the DALI graph on a GPU, of operators that are the same on both sides but for remap itself.
+"""The resampling of the DALI graph on a GPU. All operators except remap itself also run on the CPU.
 
-Points are pixels of the stored image, counted from the corner of the first one, as geometry.py has them. Nothing here
-is decided by a film, so DALI need not convert it to a graph's conditions (what it converts may not be all of Python).
+Points are pixels of the stored image, counted from the corner of the first pixel, as in geometry.py. No condition here
+depends on a film, so DALI does not have to convert the functions to conditional graphs, which restricts their Python.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from nvidia.dali.pipeline import do_not_convert
 
 from pneumo_dist.data.geometry import cells
 
-# Pixels of zeros around a film: a point beyond its edge is then still a point of the image that remap reads.
+# Pixels of zeros around a film, so that a point beyond its edge is still inside the image that remap reads.
 MARGIN = 2
 KINDS = (types.INTERP_LINEAR, types.INTERP_NN)
 
@@ -28,15 +28,17 @@ def warped_by_matrix(images: list[Any], warp: Any, size: int) -> list[Any]:
 
 
 @do_not_convert  # type: ignore[untyped-decorator]
-def warped_by_lattice(images: list[Any], coarse: Any, extent: Any, canvas: Any, size: int, border: str) -> list[Any]:
-    """Return image and mask at the points of a lattice, each (size, size, 1).
+def warped_by_coarse_map(
+    images: list[Any], coarse_map: Any, extent: Any, canvas: Any, size: int, border: str
+) -> list[Any]:
+    """Return image and mask at the points of a coarse map, each (size, size, 1).
 
-    `coarse` and `extent` (rows and columns of the film, float32) are where the images are; `canvas`, from
+    `coarse_map` and `extent` (rows and columns of the film, float32) are on the device of the images; `canvas`, from
     `canvas_of`, is on the host.
     """
-    x, y = grown(coarse, size)
+    x, y = dense_points(coarse_map, size)
     if border == "reflect":
-        # Half a pixel from the edge, remap would mix in what lies beyond it; mirrored, that is the edge's own pixel.
+        # Within half a pixel of the edge, remap would mix in zeros; a reflected border has the edge's own pixel there.
         x, y = (
             dali_math.clamp(reflected(points, side), 0.5, side - 0.5)
             for points, side in ((x, extent[1]), (y, extent[0]))
@@ -46,37 +48,37 @@ def warped_by_lattice(images: list[Any], coarse: Any, extent: Any, canvas: Any, 
 
 
 def canvas_of(shape: Any, size: int) -> Any:
-    """Return rows and columns that hold a film with its margin, and the output; `shape` int32 begins with the film's.
+    """Return the rows and columns of a canvas for a film with its margin and for the output.
 
-    DALI's remap makes images of its input's size, from maps of that size without a channel axis; and a pixel whose
-    point lies outside the input keeps what was in memory. So a film is laid on zeros that are large enough for all of
-    it, and no point is left outside.
+    `shape` int32 begins with the film's rows and columns. DALI's remap requires images and maps of one size, the maps
+    without a channel axis, and leaves a pixel unwritten if its point is outside the image. So the film is placed on a
+    canvas of zeros that contains every point.
     """
     return dali_math.max(shape[0:2] + 2 * MARGIN, size)
 
 
 def _on_canvas(points: Any, side: Any, canvas: Any) -> Any:
-    """Return a map (size, size) as one of the whole canvas; points beyond the margin's middle are all zeros anyway."""
+    """Return a map (size, size) as one of the whole canvas; clamp points to the middle of the margin, which is zero."""
     inner = MARGIN - 0.5
-    moved = dali_math.clamp(points + float(MARGIN), inner, side + (2 * MARGIN - inner))
-    return _cut(moved, (0, 0), canvas, fill=inner)
+    shifted = dali_math.clamp(points + float(MARGIN), inner, side + (2 * MARGIN - inner))
+    return _cut(shifted, (0, 0), canvas, fill=inner)
 
 
 def _remapped(image: Any, x: Any, y: Any, canvas: Any, size: int, kind: Any) -> Any:
-    laid = _cut(image, (-MARGIN, -MARGIN), canvas, fill=0.0)
-    moved = fn.experimental.remap(laid, x, y, interp=kind, pixel_origin="corner")
-    return _cut(moved, (0, 0), (size, size), fill=0.0)
+    padded = _cut(image, (-MARGIN, -MARGIN), canvas, fill=0.0)
+    remapped = fn.experimental.remap(padded, x, y, interp=kind, pixel_origin="corner")
+    return _cut(remapped, (0, 0), (size, size), fill=0.0)
 
 
 def _cut(image: Any, start: tuple[int, int], shape: Any, fill: float) -> Any:
     return fn.slice(image, start=start, shape=shape, axes=(0, 1), out_of_bounds_policy="pad", fill_values=fill)
 
 
-def grown(coarse: Any, size: int) -> tuple[Any, Any]:
-    """Return the x and y of every pixel, (size, size, 1) each, from a lattice: geometry's dense_map in DALI."""
+def dense_points(coarse_map: Any, size: int) -> tuple[Any, Any]:
+    """Interpolate a coarse map to the x and y of every pixel, (size, size, 1) each: geometry's dense_map in DALI."""
     last = cells(size) + 1.0
     dense: Any = fn.resize(
-        coarse,
+        coarse_map,
         size=(size, size),
         roi_start=(1.0, 1.0),
         roi_end=(last, last),
@@ -87,7 +89,7 @@ def grown(coarse: Any, size: int) -> tuple[Any, Any]:
 
 
 def reflected(points: Any, extent: Any) -> Any:
-    """Return coordinates folded into 0..extent, as if the image stood between mirrors."""
+    """Return coordinates reflected into 0..extent, as between two mirrors."""
     period = 2.0 * extent
     inside = points - period * dali_math.floor(points / period)
     return extent - dali_math.abs(inside - extent)

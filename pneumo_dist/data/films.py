@@ -1,4 +1,4 @@
-"""What every loader takes and yields."""
+"""Requests for films, the reader that answers them, and the batches that every loader yields."""
 
 from dataclasses import dataclass
 
@@ -12,6 +12,7 @@ from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import IDENTITY, Parameters, draw
 from pneumo_dist.data.geometry import Stored
 from pneumo_dist.data.plan import Indices
+from pneumo_dist.data.resample import Image
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
@@ -21,8 +22,12 @@ Encoded = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` of `data.image_dtype` (n, channels, size, size), normalised; `masks` uint8 (n, 1, size, size) of 0
-    and 1, or empty; `indices` table rows: where there are fewer than images, the last images only fill the batch."""
+    """Decoded films.
+
+    `images` (n, channels, size, size) are normalised and have the type `data.image_dtype`. `masks` are uint8
+    (n, 1, size, size) of 0 and 1, or empty. `indices` are table rows; if there are fewer rows than images, the last
+    images only fill the batch.
+    """
 
     images: torch.Tensor
     masks: torch.Tensor
@@ -30,8 +35,8 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Input:
-    """What the network takes: side in pixels, channels, normalisation, device (None is the CPU)."""
+class InputSpec:
+    """The network's input: side in pixels, channels, normalisation and device (None for the CPU)."""
 
     size: int
     channels: int
@@ -40,8 +45,8 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Slot:
-    """A film's place: table row, and the epoch and optimizer step of a training film."""
+class FilmRequest:
+    """A request for one film: its table row and, in training, its epoch and optimizer step."""
 
     index: int
     epoch: int | None = None
@@ -52,48 +57,56 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where films come from and what is done to them; without `augment`, only what the network needs."""
+class FilmReader:
+    """Reads films from shards and draws their augmentation; without `augment`, films are only resized."""
 
     shards: Shards
-    spec: Input
+    input_spec: InputSpec
     with_mask: bool
     augment: AugmentConfig | None = None
     seed: int = 0
 
     @property
     def border(self) -> str:
-        """What lies beyond a film's edges; a film that is not augmented has its padding there."""
+        """Content beyond a film's edges. Without augmentation the padding lies there."""
         return self.augment.border if self.augment else "constant"
 
-    def parameters(self, slot: Slot) -> Parameters:
-        """Return the augmentation of a film in its epoch."""
-        if self.augment is None or slot.epoch is None:
-            return IDENTITY
-        return draw(self.augment, self.seed, slot.epoch, str(self.shards.column("key")[slot.index]))
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of a film's members to read: `image`, and `mask` if requested."""
+        return ("image", "mask") if self.with_mask else ("image",)
 
-    def stored(self, slot: Slot) -> Stored:
-        """Return how a film lies in its square."""
-        grid = self.shards.grid(slot.index)
+    def parameters(self, request: FilmRequest) -> Parameters:
+        """Return the augmentation of a film in its epoch."""
+        if self.augment is None or request.epoch is None:
+            return IDENTITY
+        return draw(self.augment, self.seed, request.epoch, str(self.shards.column("key")[request.index]))
+
+    def stored(self, request: FilmRequest) -> Stored:
+        """Return the position of a stored film in its square."""
+        grid = self.shards.grid(request.index)
         return Stored(grid.stored, grid.origin)
 
-    def read(self, slot: Slot) -> tuple[Encoded, ...]:
-        """Return the encoded image and, if asked for, the encoded mask.
+    def read(self, request: FilmRequest) -> tuple[Encoded, ...]:
+        """Return the encoded members. Raises as `read_member`."""
+        return tuple(self.read_member(request, member) for member in self.members)
 
-        Raises CorruptSample, naming shard, key, epoch and step, for a member that fails its CRC32.
+    def read_member(self, request: FilmRequest, member: str) -> Encoded:
+        """Return an encoded member.
+
+        Raises CorruptSample, naming shard, key, epoch and step, if its CRC32 does not match.
         """
         try:
-            members = ("image", "mask") if self.with_mask else ("image",)
-            return tuple(np.frombuffer(self.shards.read(slot.index, member), np.uint8) for member in members)
+            return np.frombuffer(self.shards.read(request.index, member), np.uint8)
         except CorruptSample as error:
-            raise CorruptSample(f"{error} ({slot})") from None
+            raise CorruptSample(f"{error} ({request})") from None
 
-    def decode(self, content: Encoded) -> npt.NDArray[np.uint8] | None:
-        """Return an encoded member as grey (height, width); None for bytes that are no image."""
+    def decode(self, content: Encoded) -> Image | None:
+        """Decode a member to grey values (height, width); return None for bytes that are not an image."""
         image = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if content.size else None
         return None if image is None else np.asarray(image, np.uint8)
 
-    def undecodable(self, slot: Slot) -> InputError:
-        """Return the error for a film whose bytes are those that were stored and yet are no image."""
-        shard, key = (str(self.shards.column(name)[slot.index]) for name in ("shard", "key"))
-        return InputError(f"{self.shards.folder / shard}: {key} cannot be decoded ({slot}); build the shards again")
+    def undecodable(self, request: FilmRequest) -> InputError:
+        """Return the error for a film whose CRC32 matches but whose bytes are not an image."""
+        shard, key = (str(self.shards.column(name)[request.index]) for name in ("shard", "key"))
+        return InputError(f"{self.shards.folder / shard}: {key} cannot be decoded ({request}); build the shards again")

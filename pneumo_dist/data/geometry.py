@@ -1,7 +1,7 @@
-"""Where each pixel of the network's input lies in the stored image: all geometry as one map.
+"""All geometry as one map from pixels of the network's input to pixels of the stored image.
 
-Points are (x, y), x to the right. The unit square is the film with its padding; pixels count from the corner of the
-first one (its centre is at 0.5). From the input back to the film: crop, shift-scale-rotate, distortion, flip.
+Points are (x, y), x to the right. The unit square is the film with its padding. Pixels are counted from the corner of
+the first one, whose centre is at 0.5. From the input back to the film: crop, shift-scale-rotate, distortion, flip.
 """
 
 import math
@@ -15,9 +15,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 Points = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float64]
-Lattice = npt.NDArray[np.float32]
+CoarseMap = npt.NDArray[np.float32]
 
-# Nodes along a side of an elastic field; smoother than one cell, or interpolation would eat its amplitude.
+# Nodes along a side of an elastic field. Fields are smoother than one cell, as interpolation would flatten finer ones.
 _FIELD_NODES = 65
 
 
@@ -25,10 +25,10 @@ _FIELD_NODES = 65
 class ElasticField:
     """Smoothed random displacements (P. Simard et al., 2003) after a small affine change.
 
-    The displacements have the standard deviation that `alpha` times uniform noise, smoothed over `sigma`, has on the
-    pixels of a 1024 px film; `alpha` and `sigma` are shares of the side. Smoothing below a 64th of the side is done
-    over a 64th, and interpolation leaves about four fifths of the deviation. `corners` moves the three points that
-    define the affine change, x and y each, shares of the side.
+    `alpha` and `sigma` are shares of the side. The displacements have the standard deviation of `alpha` times uniform
+    noise, smoothed over `sigma`, on the pixels of a 1024 px film. A `sigma` below a 64th of the side is raised to a
+    64th, and interpolation leaves about four fifths of the deviation. `corners` moves the three points that define the
+    affine change, x and y each, in shares of the side.
     """
 
     seed: int
@@ -45,7 +45,7 @@ class ElasticField:
         return np.asarray(moved @ matrix[:, :2].T + matrix[:, 2])
 
     def _field(self) -> Points:
-        """Return x and y displacements at the nodes, (2, nodes, nodes), shares of the side."""
+        """Return x and y displacements at the nodes, (2, nodes, nodes), in shares of the side."""
         cells = max(1.0, self.sigma * (_FIELD_NODES - 1))
         noise = np.random.default_rng(self.seed).uniform(-1.0, 1.0, (2, _FIELD_NODES, _FIELD_NODES))
         # Smoothing white noise by a Gaussian leaves 1 / (2·sqrt(pi)·sigma) of its deviation.
@@ -62,13 +62,13 @@ class ElasticField:
 
 @dataclass(frozen=True)
 class GridSteps:
-    """Columns and rows of a grid in other widths; the whole film stays whole."""
+    """A grid whose columns and rows get other widths; the film as a whole keeps its size."""
 
     columns: tuple[float, ...]
     rows: tuple[float, ...]
 
     def __call__(self, points: Points) -> Points:
-        """Map points (..., 2) of the unit square; points outside it stay."""
+        """Map points (..., 2) of the unit square; points outside it do not move."""
         return np.stack([_steps(points[..., 0], self.columns), _steps(points[..., 1], self.rows)], axis=-1)
 
 
@@ -110,7 +110,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Stored:
-    """A stored image: (height, width) pixels that begin at `origin` (x, y) of a square of `side` pixels."""
+    """The position of a stored image: it starts at `origin` (x, y) of a square of `side` pixels."""
 
     side: int
     origin: tuple[int, int] = (0, 0)
@@ -122,15 +122,16 @@ def matrix(geometry: Geometry, size: int, stored: Stored) -> Matrix:
 
 
 def cells(size: int) -> int:
-    """Return how many cells of the lattice lie along a side of the input; each is a whole number of pixels."""
+    """Return the number of cells of a coarse map along a side of the input; a cell is a whole number of pixels."""
     assert size % 32 == 0
     return 64 if size % 64 == 0 else 32
 
 
-def lattice(geometry: Geometry, size: int, stored: Stored) -> Lattice:
-    """Return the whole map at the centres of cells, one more on each side: float32 (cells + 2, cells + 2, 2).
+def coarse_map(geometry: Geometry, size: int, stored: Stored) -> CoarseMap:
+    """Return the map at the centres of cells, with one more cell on each side: float32 (cells + 2, cells + 2, 2).
 
-    `dense_map` interpolates it: smooth maps are kept to a fraction of a pixel in a thousandth of the bytes.
+    `dense_map` interpolates it to every pixel. For smooth maps this is exact to a fraction of a pixel, in a thousandth
+    of the bytes.
     """
     points = _apply(_to_film(geometry), _nodes(cells(size)))
     if geometry.warp is not None:
@@ -138,12 +139,12 @@ def lattice(geometry: Geometry, size: int, stored: Stored) -> Lattice:
     return _apply(_to_stored(geometry, stored), points).astype(np.float32)
 
 
-def dense_map(coarse: Lattice, size: int) -> npt.NDArray[np.float32]:
-    """Return the map of every pixel, float32 (size, size, 2), from a lattice."""
-    count = len(coarse)
+def dense_map(coarse_map: CoarseMap, size: int) -> npt.NDArray[np.float32]:
+    """Interpolate a coarse map to every pixel: float32 (size, size, 2)."""
+    count = len(coarse_map)
     cell = size // (count - 2)
-    grown = np.asarray(cv2.resize(coarse, (count * cell, count * cell), interpolation=cv2.INTER_LINEAR), np.float32)
-    return grown[cell:-cell, cell:-cell]
+    dense = np.asarray(cv2.resize(coarse_map, (count * cell, count * cell), interpolation=cv2.INTER_LINEAR), np.float32)
+    return dense[cell:-cell, cell:-cell]
 
 
 @lru_cache(maxsize=4)
@@ -155,7 +156,7 @@ def _nodes(count: int) -> Points:
 
 
 def _to_film(geometry: Geometry) -> Matrix:
-    """Unit square of the input to that of the film before distortion: crop, then shift, turn and zoom."""
+    """Return the map from the input's unit square to the film's, before distortion: crop, shift, rotate and scale."""
     left, top, width, height = geometry.crop
     cosine, sine = math.cos(geometry.angle), math.sin(geometry.angle)
     to_centre = _affine(1, 0, 0, 1, -0.5 - geometry.shift[0], -0.5 - geometry.shift[1])
@@ -165,7 +166,7 @@ def _to_film(geometry: Geometry) -> Matrix:
 
 
 def _to_stored(geometry: Geometry, stored: Stored) -> Matrix:
-    """Unit square of the film after distortion to pixels of the stored image: flip, then size and origin."""
+    """Return the map from the film's unit square to pixels of the stored image: flip, size and origin."""
     flip, start = (-1.0, 1.0) if geometry.flip else (1.0, 0.0)
     side, (x, y) = stored.side, stored.origin
     return _affine(flip * side, 0, 0, side, start * side - x, -y)

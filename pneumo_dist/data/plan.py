@@ -1,4 +1,4 @@
-"""Which sample, when, on which rank: pure functions of seed, stage, epoch, step, rank and world size."""
+"""The order of films on each rank: pure functions of seed, stage, epoch, step, rank and world size."""
 
 import math
 import zlib
@@ -16,13 +16,12 @@ from shards.errors import InputError
 
 Indices = npt.NDArray[np.int64]
 
-# Purposes keep the random streams of one seed apart.
-# 3 is that of augment.py.
+# Purposes separate the random streams of one seed; augment.py uses 3.
 _ORDER, _NEGATIVES, _POSITIVES = 1, 2, 4
 
 
 def stream(seed: int, *words: int | str) -> np.random.Generator:
-    """Return a random stream that is a pure function of its words (texts enter by their CRC32)."""
+    """Return a random stream that is a pure function of seed and words (strings enter by their CRC32)."""
     numbers = [word if isinstance(word, int) else zlib.crc32(word.encode()) for word in words]
     return np.random.default_rng([seed, *numbers])
 
@@ -30,8 +29,8 @@ def stream(seed: int, *words: int | str) -> np.random.Generator:
 def stretch(films: Indices, start: int, count: int, seed: int, *words: int | str) -> Indices:
     """Return `count` films from position `start` of an endless chain of permutations of `films`.
 
-    The chain is a pure function of seed and words. Each film stands once in every len(films) from its beginning, so
-    stretches that follow each other see all films equally often, up to one. `films` may be empty only for count 0.
+    The chain is a pure function of seed and words. From its start, each run of len(films) positions holds every film
+    once, so the counts of films in successive stretches differ by at most one. `films` may be empty only for count 0.
     """
     if count == 0:
         return films[:0]
@@ -42,16 +41,16 @@ def stretch(films: Indices, start: int, count: int, seed: int, *words: int | str
 
 
 def size_classes(areas: Indices, count: int) -> Indices:
-    """Return each film's class 0..count-1, small to large, for mask areas in pixels, all above 0; shape (n,).
+    """Return each film's size class 0..count-1, small to large, (n,), for mask areas in pixels, all above 0.
 
-    The classes are equally wide in log area between the smallest and the largest; an area on an edge belongs to the
-    class above it. A single area fills the last class alone.
+    The classes are equally wide in log area between the smallest and the largest area. An area on an edge belongs to
+    the class above it. Equal areas all belong to the last class.
     """
     if len(areas) == 0:
         return areas[:0]
     low, high = int(areas.min()), int(areas.max())
-    # log(a / low) / log(high / low) >= c / count, in whole numbers: logarithms differ in their last bit between CPUs,
-    # and then ranks would differ about a film on an edge.
+    # log(a / low) / log(high / low) >= c / count, in integers: logarithms differ in their last bit between CPUs, so
+    # ranks could disagree on a film at an edge.
     edges = [high**c * low**count for c in range(1, count)]
     factors = [low**c for c in range(1, count)]
     classes = [
@@ -65,7 +64,7 @@ def size_classes(areas: Indices, count: int) -> Indices:
 class FoldSplit:
     """Row numbers of the sample table for one fold, in table order.
 
-    `areas` are the mask areas of `positives`, label-grid pixels, one each.
+    `areas` are the mask areas of `positives` in label-grid pixels.
     """
 
     train: Indices
@@ -76,10 +75,7 @@ class FoldSplit:
 
 
 def split_fold(shards: Shards, fold: int, always_train: bool) -> FoldSplit:
-    """Return the films that a stage trains and validates on.
-
-    Raises InputError for a fold that does not exist.
-    """
+    """Return the films that a stage trains and validates on. Raises InputError for a fold that does not exist."""
     known = shards.folds()
     if fold not in known:
         names = ", ".join(map(str, known)) or "none"
@@ -91,7 +87,7 @@ def split_fold(shards: Shards, fold: int, always_train: bool) -> FoldSplit:
 
 
 def check_validation(shards: Shards, fold: int) -> None:
-    """Raise InputError for a fold that holds no film with a pneumothorax: its Dice tells nothing of finding one."""
+    """Raise InputError for a fold without a positive film: its Dice would not measure detection."""
     _, validation = shards.fold_rows(fold, always_train=False)
     if not shards.column("has_mask")[validation].any():
         films = f"{len(validation)} film{'s' * (len(validation) != 1)}"
@@ -104,9 +100,9 @@ def check_validation(shards: Shards, fold: int) -> None:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """Order of the training films of a stage; epochs are counted from 0.
+    """The order of a stage's training films; epochs are counted from 0.
 
-    Raises InputError, naming the first such epoch, where an epoch has not one full global batch.
+    Raises InputError, naming the epoch, if an epoch has fewer films than one global batch.
     """
 
     split: FoldSplit
@@ -115,17 +111,17 @@ class EpochPlan:
     world: int
 
     def __post_init__(self) -> None:
-        # The share of positives moves one way only: the first or the last epoch is the shortest.
+        # The share of positives changes in one direction only: the first or the last epoch is the shortest.
         epoch = 0 if self.steps(0) == 0 else self._first_from(0, lambda later: self.steps(later) == 0)
         if epoch < self.stage.epochs:
-            # Counted from 1, as the progress bar does.
+            # Counted from 1, as in the progress bar.
             raise InputError(
                 f"stage {self.stage.name}: epoch {epoch + 1} has {self.length(epoch)} films, fewer than "
                 f"global_batch {self.stage.global_batch}; lower it"
             )
 
     def rate(self, epoch: int) -> float | None:
-        """Return the share of positives that the config asks for in an epoch, or None where it takes every film.
+        """Return the configured share of positives in an epoch, or None if an epoch takes every film.
 
         It moves from sample_rate in the first epoch to sample_rate_end in the last; a single epoch has sample_rate.
         """
@@ -133,29 +129,29 @@ class EpochPlan:
         if start is None or end is None or epochs == 1:
             return start
         if epoch >= epochs - 1:
-            return end  # exactly, which the sum below may miss by a bit
+            return end  # exactly: the sum below may differ in its last bit
         progress = epoch / (epochs - 1)
         if self.stage.sample_rate_schedule == "cosine":
             progress = (1 - math.cos(math.pi * progress)) / 2
         return start + (end - start) * progress
 
     def effective_rate(self, epoch: int) -> float:
-        """Return the share of positives among the films that an epoch draws."""
+        """Return the share of positives among the films of an epoch."""
         return len(self.split.positives) / self.length(epoch)
 
     def length(self, epoch: int) -> int:
-        """Return the films drawn in an epoch: P positives plus round(P·(1−r)/r) negatives, or every film once."""
+        """Return the number of films in an epoch: P positives and round(P·(1−r)/r) negatives, or every film once."""
         if not self._sampled:
             return len(self.split.train)
         return len(self.split.positives) + self._negatives(epoch)
 
     def steps(self, epoch: int) -> int:
-        """Return the optimizer steps of an epoch: floor(n / global batch)."""
+        """Return the number of optimizer steps in an epoch: floor(films / global batch)."""
         return self.length(epoch) // self.stage.global_batch
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of all epochs of the stage."""
+        """Number of optimizer steps in all epochs of the stage."""
         total, epoch = 0, 0
         while epoch < self.stage.epochs:
             later = self._first_from(epoch, partial(self._differ, epoch))
@@ -165,10 +161,12 @@ class EpochPlan:
     def _differ(self, epoch: int, other: int) -> bool:
         return self.steps(epoch) != self.steps(other)
 
-    def _first_from(self, start: int, is_so: Callable[[int], bool]) -> int:
-        """Return the first epoch from `start` on for which something is so, and then stays so; epochs where it never
-        is. A stage may have millions."""
-        return start + bisect_left(range(start, self.stage.epochs), True, key=is_so)
+    def _first_from(self, start: int, condition: Callable[[int], bool]) -> int:
+        """Return the first epoch from `start` for which a condition holds, or `epochs` if it never does.
+
+        Once it holds, it has to hold for all later epochs: the search is a bisection, as a stage may have millions.
+        """
+        return start + bisect_left(range(start, self.stage.epochs), True, key=condition)
 
     @property
     def accumulation(self) -> int:
@@ -181,8 +179,8 @@ class EpochPlan:
     def _negatives(self, epoch: int) -> int:
         rate = self.rate(epoch)
         assert rate is not None
-        wanted = round(len(self.split.positives) * (1 - rate) / rate)
-        return wanted if len(self.split.negatives) else 0
+        negatives = round(len(self.split.positives) * (1 - rate) / rate)
+        return negatives if len(self.split.negatives) else 0
 
     def order(self, epoch: int) -> Indices:
         """Return the table rows of an epoch in training order, the same for every world size."""
@@ -192,7 +190,7 @@ class EpochPlan:
         return np.asarray(stream(self.seed, _ORDER, self.stage.name, epoch).permutation(films), np.int64)
 
     def _draw_positives(self, epoch: int) -> Indices:
-        """Take every positive once, or P of them in equal numbers from the size classes that hold any."""
+        """Draw every positive once, or P positives in equal numbers from the size classes that are not empty."""
         if self.stage.size_classes is None:
             return self.split.positives
         share, extra = divmod(len(self.split.positives), len(self._classes))
@@ -210,25 +208,25 @@ class EpochPlan:
         return [self.split.positives[classes == number] for number in np.unique(classes)]
 
     def _draw_negatives(self, epoch: int) -> Indices:
-        """Take the stretch of the negatives' chain that begins where the epoch before ended."""
+        """Draw the stretch of the negatives' chain that follows the previous epoch's."""
         start = sum(map(self._negatives, range(epoch)))
         return stretch(self.split.negatives, start, self._negatives(epoch), self.seed, _NEGATIVES, self.stage.name)
 
     def micro_batches(self, rank: int, epoch: int, step: int) -> Iterator[tuple[int, int, Indices]]:
-        """Yield (epoch, step, table rows) of one rank, micro-step by micro-step, from a position to the stage's end.
+        """Yield (epoch, step, table rows) of one rank for each micro-step, from a position to the end of the stage.
 
-        In a global batch, micro-step m takes the m-th stretch of world x micro_batch films and rank r its r-th part.
+        In a global batch, micro-step m takes the m-th stretch of world x micro_batch films, and rank r its r-th part.
         """
         micro, world = self.stage.micro_batch, self.world
         for current in range(epoch, self.stage.epochs):
             order = self.order(current)
             for position in range(step if current == epoch else 0, self.steps(current)):
-                for part in range(self.accumulation):
-                    start = position * self.stage.global_batch + (part * world + rank) * micro
+                for micro_step in range(self.accumulation):
+                    start = position * self.stage.global_batch + (micro_step * world + rank) * micro
                     yield current, position, order[start : start + micro]
 
 
 def fixed_batches(indices: Indices, batch: int) -> list[Indices]:
-    """Return rows in fixed batches in table order; only the last may be short. Every row stands in one batch."""
+    """Split rows into fixed batches, in order; only the last may be short."""
     assert batch >= 1, f"batches of {batch} films"
     return [indices[start : start + batch] for start in range(0, len(indices), batch)]

@@ -1,4 +1,4 @@
-"""Values of an iterator, made ahead by a thread."""
+"""Prefetch the values of an iterator in a thread."""
 
 import atexit
 import queue
@@ -11,20 +11,21 @@ Value = TypeVar("Value")
 _POLL_SECONDS = 0.1
 
 
-def made_ahead(
+def prefetch(
     values: Iterator[Value], count: int, prepare: Callable[[], object] = lambda: None
 ) -> Generator[Value, None, None]:
-    """Yield what an iterator yields; a thread, which calls `prepare` first, takes up to `count` values more from it.
+    """Yield the values of an iterator while a thread takes up to `count` more from it.
 
-    What the iterator raises is raised here. The thread ends with the iterator, or when nobody asks any more.
+    The thread calls `prepare` first. Exceptions of the iterator are raised here. The thread ends with the iterator, or
+    when this generator is closed.
     """
-    made: queue.Queue[tuple[Value] | BaseException | None] = queue.Queue(count)
+    ready: queue.Queue[tuple[Value] | BaseException | None] = queue.Queue(count)
     is_over = threading.Event()
 
     def put(item: tuple[Value] | BaseException | None) -> None:
         while not is_over.is_set():
             try:
-                return made.put(item, timeout=_POLL_SECONDS)
+                return ready.put(item, timeout=_POLL_SECONDS)
             except queue.Full:
                 continue
 
@@ -36,21 +37,21 @@ def made_ahead(
                 if is_over.is_set():
                     return
             put(None)
-        except BaseException as error:  # for the thread that asks: in this one nobody would hear of it
+        except BaseException as error:  # raised in the consumer: an exception of this thread would go unnoticed
             put(error)
 
     def end() -> None:
         is_over.set()
-        # The garbage collector may end a generator in any thread.
+        # The garbage collector may close a generator in any thread.
         if threading.current_thread() is not thread:
             thread.join()
 
     thread = threading.Thread(target=work, name="films", daemon=True)
     thread.start()
-    # An error that nobody handles keeps the generator until Python is gone; the thread must not be at work then.
+    # An unhandled error keeps the generator alive until Python exits, when the thread must no longer run.
     atexit.register(end)
     try:
-        while (item := made.get()) is not None:
+        while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item[0]

@@ -1,4 +1,4 @@
-"""What the network really sees: films as they leave the loader, several epochs of each side by side."""
+"""A picture of the network's actual input: films from the loader, several epochs of each side by side."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
-from pneumo_dist.data.films import Batch, Input, Slot, Source
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.loader import make_batches
 from pneumo_dist.data.plan import Indices, split_fold
 from shards.dataset.table import Shards
@@ -19,30 +19,31 @@ GAP, CAPTION = 4, 16
 def show_batch(
     experiment: Experiment, stage: StageConfig, shards: Shards, fold: int, films: int, epochs: int, seed: int = 0
 ) -> Picture:
-    """Return a picture, RGB uint8: a row for each training film, first without augmentation, then epoch by epoch.
+    """Return an RGB picture with a row for each training film: first without augmentation, then epoch by epoch.
 
-    Half of the films have a mask, where there are so many. Raises InputError for fewer than one film or epoch.
+    Half of the films have a mask, if the fold has enough. Raises InputError for fewer than one film or epoch.
     """
     if films < 1 or epochs < 1:
         raise InputError(f"--films {films}, --epochs {epochs}: give at least 1 of each")
     split = split_fold(shards, fold, stage.always_train)
     rows = _choose(split.positives, split.negatives, films, seed)
-    spec = Input(stage.image_size, experiment.model.in_channels, experiment.data)
-    source = Source(shards, spec, with_mask=True, augment=stage.augment, seed=experiment.seed)
-    # An epoch of None is a film that is not augmented, whatever the source.
-    listed = [
-        [Slot(int(row), epoch, 0 if epoch is not None else None) for row in rows] for epoch in (None, *range(epochs))
+    input_spec = InputSpec(stage.image_size, experiment.model.in_channels, experiment.data)
+    reader = FilmReader(shards, input_spec, with_mask=True, augment=stage.augment, seed=experiment.seed)
+    # A request without an epoch is not augmented.
+    requests = [
+        [FilmRequest(int(row), epoch, 0 if epoch is not None else None) for row in rows]
+        for epoch in (None, *range(epochs))
     ]
-    columns = [_column(batch, spec.data) for batch in make_batches(source, iter(listed), len(rows))]
+    columns = [_column(batch, input_spec.data) for batch in make_batches(reader, iter(requests), len(rows))]
     captions = ["not augmented", *(f"epoch {epoch + 1}" for epoch in range(epochs))]
     return np.concatenate([_captioned(column, text) for column, text in zip(columns, captions, strict=True)], axis=1)
 
 
 def _choose(positives: Indices, negatives: Indices, films: int, seed: int) -> Indices:
     random = np.random.default_rng(seed)
-    shuffled = [random.permutation(part) for part in (positives, negatives)]
-    wanted = max((films + 1) // 2, films - len(negatives))
-    return np.concatenate([shuffled[0][:wanted], shuffled[1][: films - min(wanted, len(positives))]])
+    shuffled = [random.permutation(rows) for rows in (positives, negatives)]
+    with_mask = max((films + 1) // 2, films - len(negatives))
+    return np.concatenate([shuffled[0][:with_mask], shuffled[1][: films - min(with_mask, len(positives))]])
 
 
 def _column(batch: Batch, data: DataConfig) -> Iterator[Picture]:

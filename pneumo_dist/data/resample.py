@@ -1,4 +1,4 @@
-"""The one resampling of image and mask on the CPU, by OpenCV; and the noise that is added after it."""
+"""The single resampling of image and mask on the CPU, with OpenCV, and the noise added after it."""
 
 from functools import lru_cache
 
@@ -7,45 +7,46 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.data.augment import NOISE_OFFSETS, Parameters
-from pneumo_dist.data.geometry import Lattice, Matrix, dense_map
+from pneumo_dist.data.geometry import CoarseMap, Matrix, dense_map
 
 Image = npt.NDArray[np.uint8]
 
-_HOW = (cv2.INTER_LINEAR, cv2.INTER_NEAREST)
+_INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_NEAREST)
 BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT}
-# Noise is stored in bytes of which this many are one standard deviation: four deviations fit.
+# Levels of a noise byte per standard deviation, so that four deviations fit.
 NOISE_LEVEL = 32
-# One field serves all runs; each draw is one of 32,768 windows of it and of its negative.
+# All runs share one field. A draw is one of 32,768: a window of the field or of its negative.
 _NOISE_SEED = 2019
 
 
 def by_matrix(images: tuple[Image, ...], corner: Matrix, size: int, border: str) -> tuple[Image, ...]:
-    """Return an image (height, width) and, after it, its mask at the points that a 2x3 map gives, each (size, size).
+    """Resample an image (height, width) and, if given, its mask at the points of a 2x3 map, each to (size, size).
 
-    The image is interpolated linearly, the mask takes the nearest pixel.
+    The image is interpolated linearly; the mask takes the nearest pixel.
     """
     centred = np.array(corner, np.float64)  # OpenCV counts from the first pixel's centre
     centred[:, 2] += centred[:, :2].sum(axis=1) * 0.5 - 0.5
-    mode = BORDERS[border]
+    border_mode = BORDERS[border]
     return tuple(
         np.asarray(
-            cv2.warpAffine(image, centred, (size, size), flags=how | cv2.WARP_INVERSE_MAP, borderMode=mode), np.uint8
+            cv2.warpAffine(image, centred, (size, size), flags=mode | cv2.WARP_INVERSE_MAP, borderMode=border_mode),
+            np.uint8,
         )
-        for image, how in zip(images, _HOW, strict=False)
+        for image, mode in zip(images, _INTERPOLATIONS, strict=False)
     )
 
 
-def by_lattice(images: tuple[Image, ...], coarse: Lattice, size: int, border: str) -> tuple[Image, ...]:
-    """Return the same for the points of a lattice's dense map."""
-    x, y = (np.ascontiguousarray(axis) for axis in np.moveaxis(dense_map(coarse, size) - np.float32(0.5), -1, 0))
+def by_coarse_map(images: tuple[Image, ...], coarse_map: CoarseMap, size: int, border: str) -> tuple[Image, ...]:
+    """Resample as `by_matrix`, at the points of a coarse map."""
+    x, y = (np.ascontiguousarray(axis) for axis in np.moveaxis(dense_map(coarse_map, size) - np.float32(0.5), -1, 0))
     return tuple(
-        np.asarray(cv2.remap(image, x, y, how, borderMode=BORDERS[border]), np.uint8)
-        for image, how in zip(images, _HOW, strict=False)
+        np.asarray(cv2.remap(image, x, y, mode, borderMode=BORDERS[border]), np.uint8)
+        for image, mode in zip(images, _INTERPOLATIONS, strict=False)
     )
 
 
 def add_noise(image: Image, parameters: Parameters) -> Image:
-    """Return an image (size, size) with the noise of a film."""
+    """Return an image (size, size) with the film's noise added."""
     if parameters.noise_sigma == 0.0:
         return image
     noise = noise_window(parameters, len(image)) * np.float32(parameters.noise_sigma * 255.0 / NOISE_LEVEL)
@@ -53,7 +54,7 @@ def add_noise(image: Image, parameters: Parameters) -> Image:
 
 
 def noise_window(parameters: Parameters, size: int) -> npt.NDArray[np.int8]:
-    """Return the noise of a film, int8 (size, size); NOISE_LEVEL is one standard deviation."""
+    """Return a film's noise, int8 (size, size), in units of 1/NOISE_LEVEL standard deviations."""
     row, column = parameters.noise_origin
     return _noise_field(size)[row : row + size, column : column + size]
 

@@ -1,6 +1,6 @@
-"""The host loader: torch's DataLoader, OpenCV for geometry, albumentations for grey values.
+"""The torch loader: torch's DataLoader, with OpenCV for geometry and albumentations for grey values.
 
-For machines without DALI, and the reference that the DALI graph is tested against.
+It serves machines without DALI, and is the reference for the tests of the DALI graph.
 """
 
 import atexit
@@ -17,17 +17,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import Parameters
-from pneumo_dist.data.films import Batch, Slot, Source
-from pneumo_dist.data.geometry import lattice, matrix
-from pneumo_dist.data.resample import Image, add_noise, by_lattice, by_matrix
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
+from pneumo_dist.data.geometry import coarse_map, matrix
+from pneumo_dist.data.resample import Image, add_noise, by_coarse_map, by_matrix
 from pneumo_dist.ranks.processes import become_worker, end_workers
 from shards.errors import InputError
 
-# Before the import: it would ask the network for a newer version of itself.
+# Set before the import, which would otherwise check online for a newer version.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations.augmentations.pixel.functional as tone
 
-# Python's tracker clears away what a killed rank leaves, and would say so after the line that explains the end.
+# Python's tracker cleans up after a killed rank, and would report it after the line that explains the end.
 _QUIET = "ignore:resource_tracker:UserWarning"
 
 Sample = tuple[torch.Tensor, torch.Tensor, int]
@@ -35,39 +35,39 @@ Collated = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class Films(Dataset[Sample]):
-    """Films as tensors: image (channels, size, size), or (size, size, channels) for channels last; mask; table row."""
+    """Dataset of films: image (channels, size, size), or (size, size, channels) for channels last; mask; table row."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, reader: FilmReader) -> None:
+        self.reader = reader
 
-    def __getitem__(self, slot: Slot) -> Sample:
+    def __getitem__(self, request: FilmRequest) -> Sample:
         """Read, decode and augment one film. Raises CorruptSample or InputError, naming film, epoch and step."""
-        source, parameters = self.source, self.source.parameters(slot)
-        image, *masks = resampled(source, slot, parameters)
-        if source.augment is not None:
-            image = shade(image, parameters, source.augment)
-        channels, data = source.spec.channels, source.spec.data
+        reader, parameters = self.reader, self.reader.parameters(request)
+        image, *masks = resampled(reader, request, parameters)
+        if reader.augment is not None:
+            image = shade(image, parameters, reader.augment)
+        channels, data = reader.input_spec.channels, reader.input_spec.data
         mean, std = (np.array(values[:channels], np.float32) * 255.0 for values in (data.mean, data.std))
         pixels = torch.from_numpy((image[..., None].astype(np.float32) - mean) / std)
         pixels = pixels.to(getattr(torch, data.image_dtype))
         mask = torch.from_numpy((masks[0] > 127).astype(np.uint8))[None] if masks else torch.empty(0, dtype=torch.uint8)
-        return pixels if data.channels_last else pixels.permute(2, 0, 1).contiguous(), mask, slot.index
+        return pixels if data.channels_last else pixels.permute(2, 0, 1).contiguous(), mask, request.index
 
 
-def resampled(source: Source, slot: Slot, parameters: Parameters) -> tuple[Image, ...]:
-    """Return a film and, if asked for, its mask (0 and 255) as the network sees them, uint8 (size, size)."""
-    decoded = [source.decode(content) for content in source.read(slot)]
+def resampled(reader: FilmReader, request: FilmRequest, parameters: Parameters) -> tuple[Image, ...]:
+    """Return a film and, if requested, its mask (0 and 255), resampled to uint8 (size, size)."""
+    decoded = [reader.decode(content) for content in reader.read(request)]
     images = tuple(image for image in decoded if image is not None)
     if len(images) < len(decoded):
-        raise source.undecodable(slot)
-    geometry, stored, size = parameters.geometry, source.stored(slot), source.spec.size
+        raise reader.undecodable(request)
+    geometry, stored, size = parameters.geometry, reader.stored(request), reader.input_spec.size
     if geometry.warp is not None:
-        return by_lattice(images, lattice(geometry, size, stored), size, source.border)
-    return by_matrix(images, matrix(geometry, size, stored), size, source.border)
+        return by_coarse_map(images, coarse_map(geometry, size, stored), size, reader.border)
+    return by_matrix(images, matrix(geometry, size, stored), size, reader.border)
 
 
 def shade(image: Image, parameters: Parameters, augment: AugmentConfig) -> Image:
-    """Return an image (size, size) after CLAHE, tone and noise."""
+    """Apply CLAHE, tone and noise to an image (size, size)."""
     if parameters.clahe:
         tiles = augment.clahe.tiles
         image = tone.clahe(image, clip_limit=augment.clahe.clip, tile_grid_size=(tiles, tiles))
@@ -78,35 +78,35 @@ def shade(image: Image, parameters: Parameters, augment: AugmentConfig) -> Image
     return add_noise(image, parameters)
 
 
-def host_batches(source: Source, batches: Iterable[list[Slot]]) -> Iterator[Batch]:
-    """Yield the batches that `batches` lists, made ahead by `data.threads` worker processes."""
-    data = source.spec.data
-    # Handlers run last in, first out: before the one of multiprocessing, which the import of torch has registered.
+def torch_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]]) -> Iterator[Batch]:
+    """Yield the requested batches; `data.threads` worker processes prefetch them."""
+    data = reader.input_spec.data
+    # Handlers run last in, first out: this one before that of multiprocessing, which the import of torch registered.
     atexit.register(end_workers)
-    told = os.environ.get("PYTHONWARNINGS", "")
-    if _QUIET not in told:
-        os.environ["PYTHONWARNINGS"] = f"{told},{_QUIET}".lstrip(",")
-    # The rank has threads, and a fork of it could inherit a lock that one of them held.
+    filters = os.environ.get("PYTHONWARNINGS", "")
+    if _QUIET not in filters:
+        os.environ["PYTHONWARNINGS"] = f"{filters},{_QUIET}".lstrip(",")
+    # The rank has threads; a worker forked from it could inherit a lock held by one of them.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pneumo_dist.data.worker_server"])
     loader: Any = iter(
         DataLoader(
-            Films(source),
+            Films(reader),
             batch_sampler=batches,
             num_workers=data.threads,
             prefetch_factor=data.prefetch,
             worker_init_fn=_begin,
             multiprocessing_context=context,
-            pin_memory=source.spec.device_id is not None,
+            pin_memory=reader.input_spec.device_id is not None,
         )
     )
     try:
-        for images, masks, rows in _in_one_line(loader):
-            # Stacked with the channels last, a batch is in that memory format as it is.
+        for images, masks, rows in _with_short_errors(loader):
+            # Samples with the channels last stack to a batch in that memory format.
             yield Batch(images.permute(0, 3, 1, 2) if data.channels_last else images, masks, np.asarray(rows, np.int64))
     finally:
-        # Left to the garbage collector, in a cycle with an error, it would close the workers' queues and then wait in
-        # vain, five seconds twice for each worker.
+        # If the garbage collector did this, in a cycle with an error, it would close the workers' queues first and then
+        # time out twice for each worker, after five seconds each.
         loader._shutdown_workers()
 
 
@@ -115,8 +115,8 @@ def _begin(number: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _in_one_line(batches: Iterable[Collated]) -> Iterator[Collated]:
-    """Pass batches on; torch wraps a worker's error in its traceback, of which the last line is what a person reads."""
+def _with_short_errors(batches: Iterable[Collated]) -> Iterator[Collated]:
+    """Pass batches on; reduce a worker's error, which torch wraps in a traceback, to its last line."""
     try:
         yield from batches
     except RuntimeError as error:

@@ -1,10 +1,11 @@
-"""Imported by the server that forks a rank's loader workers, and by nothing else.
+"""Preloaded by the server that forks a rank's loader workers; nothing else imports it.
 
-The server has no threads. A worker forked from the rank itself could inherit a lock that a thread of the rank held.
+The server has no threads. A worker forked from the rank itself could inherit a lock held by a thread of the rank.
 """
 
 import pneumo_dist.data.torch_loader  # noqa: F401  # once, for all workers
 from pneumo_dist.ranks.processes import become_worker
 
-# It would wait for its workers to end, and they for it. The kernel watches the thread that started it, the main one.
+# Otherwise the server and its workers would wait for each other to end. The kernel watches the thread that started the
+# server, which is the main one.
 become_worker()

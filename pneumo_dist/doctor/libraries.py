@@ -64,7 +64,7 @@ def check_dali(
     extra = EXTRAS[12] if driver and driver[0] < 13 else EXTRAS[13]
     install = f'pip install -c constraints.txt -e ".[{extra}]"'
     if not distributions and isinstance(facts, Crash):
-        return [error("DALI", "not installed", f"{install}, or set data.loader: host in the config")]
+        return [error("DALI", "not installed", f"{install}, or set data.loader: torch in the config")]
     if len(distributions) > 1:
         found = f"{' and '.join(distributions)} are both installed, and their files replace each other"
         return [error("DALI", found, f"pip uninstall {' '.join(distributions)}, then {install}")]
@@ -75,7 +75,7 @@ def check_dali(
         found = f"{name} is built for CUDA {generation}, the driver runs CUDA {driver[0]}.{driver[1]}"
         return [error("DALI", found, f"pip uninstall {name}, then {install}; or update the driver to {need} or newer")]
     if isinstance(facts, Crash):
-        mend = f"install it again: {install}, or set data.loader: host in the config"
+        mend = f"install it again: {install}, or set data.loader: torch in the config"
         return [error("DALI", f"{name} is installed, but its graph does not run: {facts.reason}", mend)]
     if version_of(facts.version) < OLDEST_DALI:
         oldest = ".".join(map(str, OLDEST_DALI))

@@ -18,11 +18,11 @@ CONNECTIONS = 4
 def shared_memory_bytes(experiment: Experiment, ranks: int) -> int:
     """Return what the loaders' batches take of /dev/shm at most, in bytes.
 
-    The host loader's worker processes hand batches over in shared memory: `prefetch` each, and the one in use, once for
-    training and once for validation. The DALI graph has no worker processes.
+    The torch loader's worker processes hand batches over in shared memory: `prefetch` each, and the one in use, for
+    training and again for validation. The DALI graph has no worker processes.
     """
     data = experiment.data
-    if data.loader != "host":
+    if data.loader != "torch":
         return 0
     channels, value = experiment.model.in_channels, 2 if data.image_dtype == "float16" else 4
     pixels = (stage.image_size**2 for stage in experiment.stages)
@@ -58,10 +58,10 @@ def free_bytes(path: Path) -> int | None:
 def open_files(experiment: Experiment, shards: int, world: int) -> tuple[int, int]:
     """Return how many files a process of a rank certainly opens, and how many it may open.
 
-    Every tar that it reads from stays open. A batch of the host loader's workers holds one file per tensor.
+    Every tar that it reads from stays open. A batch of the torch loader's workers holds one file per tensor.
     """
     data = experiment.data
-    batches = 2 * 3 * (data.threads * data.prefetch + 1) if data.loader == "host" else 0
+    batches = 2 * 3 * (data.threads * data.prefetch + 1) if data.loader == "torch" else 0
     return shards + batches, shards + batches + OTHER_FILES + CONNECTIONS * world
 
 

@@ -5,15 +5,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.doctor.findings import Finding, error, ok
 from pneumo_dist.doctor.preflight import check_device, check_environment, here_checks, judged, writable
 from pneumo_dist.network.fit import check_input, meta_model
-from pneumo_dist.predict.ensemble import Ensemble, resolve, sources_of
+from pneumo_dist.predict.ensemble import Ensemble, find_trained_folds, resolve
 from pneumo_dist.predict.tta import scaled_side
 from pneumo_dist.ranks.ranks import Ranks
 from shards.dataset.check import SPLITS
@@ -65,28 +63,28 @@ def film_counts(shards: Path) -> dict[str, int]:
 
 def check_networks(asked: ToPredict) -> list[Finding]:
     """Are all networks there, do they take the same input, and can they take it at all scales?"""
-    alone = Ranks(0, 1, 0, torch.device("cpu"))
+    alone = Ranks.alone()
     with closing(Shards(asked.shards)) as shards:
         folds = asked.folds or tuple(shards.folds())
     ensemble = resolve(
-        asked.config, asked.runs, folds, alone, lambda member, source: source.files(member)[0].path, asked.own
+        asked.config, asked.runs, folds, alone, lambda member, fold: fold.files(member)[0].path, asked.own
     )
     _check_loader(ensemble.data)
     faults = check_sizes(ensemble, asked.config, asked.runs, folds, asked.own)
-    return faults or [ok(CHECK, f"{len(ensemble.parts)} networks take {ensemble.image_size} px")]
+    return faults or [ok(CHECK, f"{len(ensemble.networks)} networks take {ensemble.image_size} px")]
 
 
 def check_sizes(
     ensemble: Ensemble, config: EnsembleConfig, runs: Path, folds: Sequence[int], own: Experiment | None
 ) -> list[Finding]:
     """Return what the networks of an ensemble, which was made of the rest, cannot take at one of its scales."""
-    sources = [source for member in config.members for source in sources_of(member, runs, folds, own)]
-    return [*_faults(ensemble, list(dict.fromkeys(source.experiment.model for source in sources)))]
+    trained = [fold for member in config.members for fold in find_trained_folds(member, runs, folds, own)]
+    return [*_faults(ensemble, list(dict.fromkeys(fold.experiment.model for fold in trained)))]
 
 
 def _check_loader(data: DataConfig) -> None:
     if data.loader == "synthetic":
-        raise InputError("data.loader synthetic is for measuring; predict with dali or host (--set data.loader=dali)")
+        raise InputError("data.loader synthetic is for measuring; predict with dali or torch (--set data.loader=dali)")
 
 
 def _faults(ensemble: Ensemble, models: Sequence[ModelConfig]) -> Iterator[Finding]:

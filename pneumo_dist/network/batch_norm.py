@@ -1,7 +1,7 @@
-"""Batch-norm statistics measured anew: averaged weights have none of their own.
+"""Recompute batch-norm statistics, which averaged weights lack.
 
-After Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018. What comes out
-is what torch.optim.swa_utils.update_bn finds in one process, but for any number of ranks and with dropout off.
+After Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018. The result is
+that of torch.optim.swa_utils.update_bn in one process, but for any number of ranks and with dropout off.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import STATISTICS
 from shards.errors import InputError
 
-# After its means and variances, a layer's row holds how often it was called, and how often that had a variance.
+# After means and variances, a layer's row holds two counts: its calls, and its calls with a variance.
 _COUNTS = 2
 
 
@@ -27,38 +27,42 @@ def recompute_statistics(
     batches: Iterable[Batch],
     ranks: Ranks,
     amp: Resolved,
-    stopping: Callable[[], bool] = lambda: False,
-) -> bool:
+    check: Callable[[], object] = lambda: None,
+) -> None:
     """Set every batch norm's statistics to their mean over batches of films; leave the model in evaluation mode.
 
-    `batches` are this rank's of fixed batches that were dealt to the ranks in turn, as `eval_loader` deals them; films
-    that only fill a batch up do not count. Each batch counts the same: means and unbiased variances are averaged in
-    float64 in the order of the batches, so that 1, 2 and 4 ranks get the same bits. A call with one value a channel has
-    no variance and does not count. A model without batch norm reads no film.
+    Means and unbiased variances are averaged in float64 in the order of the batches, and each batch counts the same, so
+    1, 2 and 4 ranks get the same bits. Films that only fill up a batch do not count. Neither does a call with one value
+    per channel, which has no variance. A model without batch norm reads no film.
 
-    Returns False, with statistics of no use, where the ranks agreed to stop: all poll `stopping` equally often.
-    Raises InputError for a layer that had one value a channel in every batch.
+    Args:
+        model: The model to update, on the ranks' device.
+        batches: This rank's share of fixed batches, dealt to the ranks in turn as `eval_loader` deals them.
+        ranks: The ranks that work together.
+        amp: Autocast type of the model.
+        check: Called before every batch, equally often on every rank. It may raise on all of them to stop.
+
+    Raises:
+        InputError: A layer had one value per channel in every batch.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
     layers = {name: layer for name, layer in layers.items() if layer.track_running_stats}
     if not layers:
-        return True
+        return
     model.eval()
     total = np.zeros(sum(map(_width, layers.values())))
-    own = iter(batches)
+    remaining = iter(batches)
     while True:
         ranks.beat(STATISTICS)
-        if stopping():
-            return False
-        batch = next(own, None)
+        check()
+        batch = next(remaining, None)
         rows = ranks.gather_array(np.zeros(0) if batch is None else _measure(model, layers, batch, ranks, amp))
         if not any(map(len, rows)):
             break
-        # A turn's batches stand in rank order, and turns follow each other: this is the order of the batches.
+        # The batches of a turn are in rank order, and turns follow each other: this is the order of the batches.
         for row in filter(len, rows):
             total += row
     _write(layers, total)
-    return True
 
 
 def _width(layer: _BatchNorm) -> int:
@@ -69,26 +73,26 @@ def _width(layer: _BatchNorm) -> int:
 def _measure(
     model: torch.nn.Module, layers: dict[str, _BatchNorm], batch: Batch, ranks: Ranks, amp: Resolved
 ) -> npt.NDArray[np.float64]:
-    """Return the rows of all layers for one batch, float64, one after the other."""
+    """Return the concatenated float64 rows of all layers for one batch."""
     rows = [torch.zeros(_width(layer), dtype=torch.float64, device=ranks.device) for layer in layers.values()]
     hooks = [
-        layer.register_forward_pre_hook(partial(_use_own, row))
+        layer.register_forward_pre_hook(partial(_use_batch_statistics, row))
         for layer, row in zip(layers.values(), rows, strict=True)
     ]
     images = batch.images[: len(batch.indices)].to(ranks.device, torch.float32, non_blocking=True)
     try:
         with autocast(amp, ranks.device):
-            model.forward(images)  # the eager one: a compiled one would not know of the hooks
+            model.forward(images)  # the eager model: a compiled one would ignore the hooks
     finally:
         for hook in hooks:
             hook.remove()
     return np.asarray(torch.cat(rows).cpu().numpy())
 
 
-def _use_own(row: torch.Tensor, layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-    """Let a layer in evaluation mode normalise by its input's own statistics, as in training, and add them to `row`.
+def _use_batch_statistics(row: torch.Tensor, layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Make a layer in evaluation mode normalise by the statistics of its input, as in training; add them to `row`.
 
-    Training mode itself would switch dropout on, and let SyncBatchNorm mix batches of different ranks.
+    Training mode itself would switch dropout on, and SyncBatchNorm would mix batches of different ranks.
     """
     assert isinstance(layer, _BatchNorm) and layer.running_mean is not None and layer.running_var is not None
     values = inputs[0].to(layer.running_mean.dtype)
@@ -103,19 +107,19 @@ def _use_own(row: torch.Tensor, layer: torch.nn.Module, inputs: tuple[torch.Tens
 
 
 def _write(layers: dict[str, _BatchNorm], total: npt.NDArray[np.float64]) -> None:
-    """Give the layers their means, and the number of batches that these are of."""
-    parts = np.split(total, np.cumsum([_width(layer) for layer in layers.values()])[:-1])
-    for (name, layer), part in zip(layers.items(), parts, strict=True):
-        calls, counted = part[-_COUNTS:].tolist()
+    """Set the layers' statistics to their means, and their number of batches."""
+    rows = np.split(total, np.cumsum([_width(layer) for layer in layers.values()])[:-1])
+    for (name, layer), row in zip(layers.items(), rows, strict=True):
+        calls, counted = row[-_COUNTS:].tolist()
         if calls and not counted:
             raise InputError(
-                f"batch norm {name}: every batch has one value a channel, which has no variance; raise eval_batch"
+                f"batch norm {name}: every batch has one value per channel, which has no variance; raise eval_batch"
             )
         if not calls:
             continue
         assert layer.running_mean is not None and layer.running_var is not None
         assert layer.num_batches_tracked is not None
-        mean, variance = torch.from_numpy(part[:-_COUNTS] / counted).chunk(2)
+        mean, variance = torch.from_numpy(row[:-_COUNTS] / counted).chunk(2)
         layer.running_mean.copy_(mean)
         layer.running_var.copy_(variance)
         layer.num_batches_tracked.fill_(int(counted))

@@ -1,4 +1,4 @@
-"""Networks by configuration: segmentation_models_pytorch's, and the small FCN."""
+"""Build networks from the configuration: those of segmentation_models_pytorch, and a small FCN."""
 
 import difflib
 import inspect
@@ -15,18 +15,22 @@ from shards.errors import InputError, InputErrors
 
 
 def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
-    """Return a network that maps float32 (n, in_channels, h, w) to logits (n, 1, h, w); h, w multiples of 32.
+    """Build a network that maps float32 (n, in_channels, h, w) to logits (n, 1, h, w); h, w multiples of 32.
 
-    With a classification head it returns (logits, class logits (n, 1)); `split_outputs` takes either. `pretrained`
-    loads the configured encoder weights, from the library's hub or from the file; without it no hub is ever asked
-    (ranks other than 0 receive the weights, and inference loads a checkpoint). Raises InputError for an unknown
-    architecture, encoder or decoder option, and where pretrained weights cannot be had.
+    With a classification head the network returns (logits, class logits (n, 1)); `split_outputs` accepts both forms.
+
+    Args:
+        pretrained: Load the configured encoder weights, from the library's hub or from a file. If False, no hub is
+            contacted: ranks other than 0 receive the weights, and inference loads a checkpoint.
+
+    Raises:
+        InputError: The architecture, the encoder or a decoder option is unknown, or pretrained weights are unavailable.
     """
     if config.arch == "fcn":
         return Fcn(config.fcn or FcnConfig(), config.in_channels)
     from_file = pretrained and config.encoder_weights_file is not None
     weights = config.encoder_weights if pretrained else None
-    # A file holds the weights of three channels; the library then adapts the first layer, as it does for its own.
+    # A file holds weights for three channels; the library then adapts the first layer, as it does with its own weights.
     model = _create(config, weights, 3 if from_file else config.in_channels)
     if from_file:
         _load_encoder(model, config)
@@ -36,20 +40,20 @@ def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
 def split_outputs(
     outputs: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return logits and, where the network has the head, class logits."""
+    """Return logits and, if the network has a classification head, class logits."""
     return outputs if isinstance(outputs, tuple) else (outputs, None)
 
 
 def freeze_encoder(model: torch.nn.Module, frozen: bool) -> None:
-    """Exclude the encoder from training or include it again; DDP must be made anew after a change."""
+    """Exclude the encoder from training, or include it again; wrap the model in a new DDP afterwards."""
     encoder = model.get_submodule("encoder")
     encoder.requires_grad_(not frozen)
-    # The mode of its batch norms and dropout: their statistics must not move either.
+    # Sets the mode of its batch norms and dropout too: statistics must not change either.
     encoder.train(not frozen)
 
 
 def encoder_state(config: ModelConfig) -> bytes:
-    """Return the configured pretrained encoder weights as the content of a file for `encoder_weights_file`."""
+    """Return the configured pretrained encoder weights as content for an `encoder_weights_file`."""
     model = _create(config, config.encoder_weights, 3)
     buffer = io.BytesIO()
     torch.save(model.get_submodule("encoder").state_dict(), buffer)
@@ -60,7 +64,7 @@ def _create(config: ModelConfig, weights: str | None, in_channels: int) -> torch
     norm = config.decoder_use_norm
     options: dict[str, Any] = {
         "decoder_channels": config.decoder_channels,
-        # The library initialises weights that its instance norm has only when asked for.
+        # By default the library's instance norm has no weights, but the library still initialises them.
         "decoder_use_norm": {"type": "instancenorm", "affine": True} if norm == "instancenorm" else norm,
         "decoder_attention_type": config.decoder_attention_type,
         "decoder_interpolation": config.decoder_interpolation,
@@ -80,7 +84,7 @@ def _create(config: ModelConfig, weights: str | None, in_channels: int) -> torch
     except (KeyError, ValueError, TypeError) as error:
         if "encoder name" in str(error):
             near = difflib.get_close_matches(config.encoder, smp.encoders.get_encoder_names())
-            hint = f"did you mean {' or '.join(near)}?" if near else "a name of timm's begins with tu-"
+            hint = f"did you mean {' or '.join(near)}?" if near else "names of timm encoders start with tu-"
             raise InputError(f"model.encoder {config.encoder}: unknown; {hint}") from None
         raise InputError(
             f"model {config.arch} with encoder {config.encoder}: {error}; change model.* in the config"
@@ -105,13 +109,15 @@ def _load_encoder(model: torch.nn.Module, config: ModelConfig) -> None:
 
 
 def _check_options(arch: str, options: dict[str, Any]) -> None:
-    """The library takes and ignores decoder options that an architecture does not have."""
+    """Raise InputError for options that the architecture lacks; the library would ignore them."""
     if arch.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
         names = ", ".join([*smp.MODEL_ARCHITECTURES_MAPPING, "fcn"])
         raise InputError(f"model.arch {arch}: unknown; choose from {names}")
-    known = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()].__init__).parameters
+    supported = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()].__init__).parameters
     unknown = [
-        f"model.{name}: {arch} has no such option; remove it from the config" for name in options if name not in known
+        f"model.{name}: {arch} has no such option; remove it from the config"
+        for name in options
+        if name not in supported
     ]
     if unknown:
         raise InputErrors(unknown)

@@ -1,4 +1,4 @@
-"""A small fully convolutional network, the baseline of the recipes."""
+"""A small fully convolutional network, the baseline in the recipes."""
 
 import itertools
 

@@ -1,8 +1,8 @@
-"""Losses of a micro-batch and their weighted sum, in float32 inside autocast too.
+"""Losses of a micro-batch and their weighted sum, in float32 even under autocast.
 
-Logits and masks have shape (n, 1, h, w), masks are 0 or 1; terms are scalars. BCE is torch's. The others differ from
-segmentation_models_pytorch 0.6.0: its Dice loss is 0 for every empty mask, the gradient of its focal loss is NaN at a
-sure pixel for gamma < 1, and its Lovász hinge takes no float64 and rounds half the gradient of a 1024 px film to 0.
+Logits and masks have shape (n, 1, h, w); masks are 0 or 1; terms are scalars. BCE is torch's. The others differ from
+segmentation_models_pytorch 0.6.0: its Dice loss is 0 for every empty mask, its focal loss has a NaN gradient at a
+certain pixel for gamma < 1, and its Lovász hinge rejects float64 and rounds half the gradient of a 1024 px film to 0.
 """
 
 import torch
@@ -16,7 +16,7 @@ TERMS = ("bce", "dice", "focal", "lovasz", "classification")
 
 
 def loss_terms(config: LossConfig) -> tuple[str, ...]:
-    """Return the names that `combo_loss` returns: `loss`, then each term with a weight above 0."""
+    """Return the keys of `combo_loss`: `loss`, then each term with a weight above 0."""
     return ("loss", *(name for name in TERMS if getattr(config, name) > 0))
 
 
@@ -27,11 +27,17 @@ def combo_loss(
     class_logits: torch.Tensor | None = None,
     world: int = 1,
 ) -> dict[str, torch.Tensor]:
-    """Return the weighted sum under `loss`, and unweighted each term that has a weight, as `loss_terms` names them.
+    """Return the weighted sum as `loss`, and each term with a weight, unweighted, keyed as in `loss_terms`.
 
-    Results are float32, or float64 where the logits are. `class_logits` (n, 1) belong to the classification head. With
-    `world` ranks Dice follows `dice_scope`, a collective where that is global; the default, for evaluation, stays on
-    this rank. Raises InputError for a classification weight without a head.
+    Results are float32, or float64 if the logits are.
+
+    Args:
+        class_logits: Output (n, 1) of the classification head.
+        world: Number of ranks. Above 1, Dice follows `dice_scope`, and is a collective if that is global. The default,
+            for evaluation, stays on this rank.
+
+    Raises:
+        InputError: The classification loss has a weight, but the network has no head for it.
     """
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     terms: dict[str, torch.Tensor] = {}
@@ -71,32 +77,33 @@ def dice_loss(logits: torch.Tensor, masks: torch.Tensor, config: LossConfig, wor
     return (1 - numerator / denominator).mean()
 
 
-def _sum_over_ranks(own: torch.Tensor, world: int) -> torch.Tensor:
+def _sum_over_ranks(part: torch.Tensor, world: int) -> torch.Tensor:
     """Return the sum over ranks, with `world` times the gradient to this rank's part.
 
-    Every rank computes the same loss L(S) of the sum S, and backpropagates it through its own part of S. DDP then
-    averages, so 1/world · Σ world · dL/dS · dS_rank is the gradient of L in one process. The differentiable all-reduce
-    of torch.distributed.nn (deprecated) has the same gradient, by a second all-reduce.
+    Every rank computes the same loss L(S) of the sum S, and backpropagates it through its part of S. DDP then averages,
+    so 1/world · Σ world · dL/dS · dS_rank is the gradient of L in one process. The differentiable all-reduce of
+    torch.distributed.nn (deprecated) has the same gradient, but needs a second all-reduce.
     """
-    total = own.detach().clone()
+    total = part.detach().clone()
     dist.all_reduce(total)
-    return total + world * (own - own.detach())
+    return total + world * (part - part.detach())
 
 
 def focal_loss(logits: torch.Tensor, masks: torch.Tensor, gamma: float) -> torch.Tensor:
     """Return the mean of (1 − p)^γ · −log p, p the probability of the true class (Lin et al., arXiv:1708.02002)."""
-    towards = logits * (2 * masks - 1)
-    # 1 − p is a sigmoid too. Its power by way of the logarithm needs no clamp, and its gradient is finite for every γ.
-    return (torch.exp(gamma * F.logsigmoid(-towards)) * -F.logsigmoid(towards)).mean()
+    margin = logits * (2 * masks - 1)
+    # 1 − p is a sigmoid too. Its power by the logarithm needs no clamp, and has a finite gradient for all γ.
+    return (torch.exp(gamma * F.logsigmoid(-margin)) * -F.logsigmoid(margin)).mean()
 
 
 def symmetric_lovasz(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return the Lovász hinge of the masks and that of the background, averaged, mean over films.
+    """Return the average of the Lovász hinges of the masks and of the background, mean over films.
 
-    Lovász hinge: Berman et al., arXiv:1705.08790, the convex extension of the Jaccard loss, applied to 1 − logit·sign.
+    The Lovász hinge (Berman et al., arXiv:1705.08790) is the convex extension of the Jaccard loss, applied to
+    1 − logit·sign.
     """
     truth = masks.flatten(1)
-    # Logits and signs both turn over with the classes: errors and their order are those of the background too.
+    # Swapping the classes negates both logits and signs, so errors and their order also hold for the background.
     errors = F.relu(1 - logits.flatten(1) * (2 * truth - 1))
     errors, order = torch.sort(errors, dim=1, descending=True, stable=True)
     ordered = truth.gather(1, order)
@@ -105,9 +112,9 @@ def symmetric_lovasz(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 
 def _jaccard_steps(truth: torch.Tensor) -> torch.Tensor:
-    """Return float64 (n, pixels): what the Jaccard loss rises by as each pixel in turn is taken to be wrong.
+    """Return the increase of the Jaccard loss as each pixel in turn counts as wrong, float64 (n, pixels).
 
-    `truth` holds 0 and 1. In float32 the steps of a large film, about 1 / pixels, would be lost in the difference.
+    `truth` is 0 or 1. In float32 the steps of a large film, about 1 / pixels, would vanish in the difference.
     """
     passed = truth.cumsum(1, dtype=torch.int64)
     positives, taken = passed[:, -1:], torch.arange(1, truth.shape[1] + 1, device=truth.device)
@@ -116,5 +123,5 @@ def _jaccard_steps(truth: torch.Tensor) -> torch.Tensor:
 
 
 def classification_bce(class_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Return binary cross-entropy of class logits (n, 1) against "the film's mask holds a pixel"."""
+    """Return binary cross-entropy of class logits (n, 1) against "the film's mask is not empty"."""
     return F.binary_cross_entropy_with_logits(class_logits, (masks.flatten(1).amax(1, keepdim=True) > 0).to(masks))

@@ -1,4 +1,4 @@
-"""Weights from a file: numbers, and those that a network asks for."""
+"""Validate tensors read from a file, and load them into a network."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,17 +9,17 @@ from shards.errors import InputError
 
 
 def check_tensors(value: Any, where: object) -> None:
-    """Raise InputError where a tensor of a nested state is not finite, not plain memory, or larger than its memory."""
+    """Raise InputError if a tensor of a nested state is not finite, not a plain array, or larger than its storage."""
     try:
         for tensor in _tensors(value):
-            # A view that repeats one number over a shape takes no room in a file, and all there is when it is used.
+            # A view that repeats one number is tiny in a file, and can exhaust the memory when it is used.
             is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
             if not is_plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-                raise InputError(f"{where}: holds a tensor that is no plain array; restore it or make it again")
+                raise InputError(f"{where}: holds a tensor that is not a plain array; restore it or create it again")
             if not bool(torch.isfinite(tensor).all()):
-                raise InputError(f"{where}: holds weights that are not finite numbers; restore it or make it again")
+                raise InputError(f"{where}: holds weights that are not finite numbers; restore it or create it again")
     except RecursionError:
-        raise InputError(f"{where}: is nested too deep; restore it or make it again") from None
+        raise InputError(f"{where}: is nested too deeply; restore it or create it again") from None
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -33,17 +33,17 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def is_weights(value: object) -> bool:
-    """Return whether a value is a mapping of names to tensors, with at least one."""
+    """Return whether a value is a non-empty mapping of names to tensors."""
     if not isinstance(value, dict) or not value:
         return False
     return all(isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
 
 
 def load_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], where: object) -> None:
-    """Load weights into a network. Raises InputError where names, shapes or types are not the network's."""
-    own = model.state_dict()
-    fits = own.keys() == weights.keys() and all(
-        value.shape == own[name].shape and value.dtype == own[name].dtype for name, value in weights.items()
+    """Load weights into a network. Raises InputError if names, shapes or types differ from the network's."""
+    expected = model.state_dict()
+    fits = expected.keys() == weights.keys() and all(
+        value.shape == expected[name].shape and value.dtype == expected[name].dtype for name, value in weights.items()
     )
     if not fits:
         raise InputError(f"{where}: its weights do not fit its model; it was written by another version")

@@ -1,4 +1,4 @@
-"""Pretrained weights of an encoder from a file, whatever program wrote it and whatever it calls them."""
+"""Load pretrained encoder weights from files of other programs, under whatever names these use."""
 
 import hashlib
 import io
@@ -13,9 +13,9 @@ import torch
 from pneumo_dist.config.model import ModelConfig
 from shards.errors import InputError
 
-# Under which training programs keep a network's weights beside others of its state.
+# Keys under which training programs store a network's weights next to other state.
 WRAPPERS = ("averaged", "state_dict", "model_state_dict", "model", "net", "network", "encoder", "backbone", "module")
-NAMED = 3
+SHOWN_NAMES = 3
 
 Weights = dict[str, torch.Tensor]
 
@@ -23,8 +23,11 @@ Weights = dict[str, torch.Tensor]
 def load_encoder_file(encoder: torch.nn.Module, config: ModelConfig, assign: bool = False) -> None:
     """Load the config's `encoder_weights_file` into an encoder of three channels.
 
-    `assign` puts the file's tensors in the place of the encoder's, as one on the meta device needs it. Raises
-    InputError where the file is missing, of another digest or of another network, with the names that differ.
+    Args:
+        assign: Replace the encoder's tensors by the file's, as an encoder on the meta device needs.
+
+    Raises:
+        InputError: The file is missing, has another digest, or holds another network; names the differences.
     """
     path = Path(config.encoder_weights_file or "")
     state = _unwrapped(_read(path, config))
@@ -33,7 +36,7 @@ def load_encoder_file(encoder: torch.nn.Module, config: ModelConfig, assign: boo
     expected: Weights = encoder.state_dict()
     state = _renamed(state, expected)
     try:
-        encoder.load_state_dict(dict(state), assign=assign)  # a copy: some encoders take what is a classifier's out
+        encoder.load_state_dict(dict(state), assign=assign)  # a copy: some encoders remove the classifier's entries
     except (RuntimeError, TypeError, AttributeError, KeyError):
         raise InputError(
             f"model.encoder_weights_file {path}: holds no weights of {config.encoder}: {_difference(state, expected)}; "
@@ -42,7 +45,7 @@ def load_encoder_file(encoder: torch.nn.Module, config: ModelConfig, assign: boo
 
 
 def weights_line(config: ModelConfig) -> str:
-    """Return what a new network starts from."""
+    """Return a line that says which weights a new network starts from."""
     if config.arch == "fcn":
         return "the network starts from random weights, as fcn has no pretrained ones"
     if config.encoder_weights_file is not None:
@@ -64,7 +67,7 @@ def _read(path: Path, config: ModelConfig) -> Any:
         if path.suffix == ".safetensors":
             return safetensors.torch.load(content)
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise many kinds
+    except Exception as error:  # the readers raise many types
         raise InputError(
             f"model.encoder_weights_file {path}: holds no weights of {config.encoder} ({type(error).__name__}); give a "
             "file of tensors, as safetensors or of torch.save"
@@ -72,18 +75,18 @@ def _read(path: Path, config: ModelConfig) -> Any:
 
 
 def _unwrapped(content: Any) -> Weights | None:
-    """Return the tensors by name that a file holds, itself or under one of the usual names; None where it has none."""
+    """Return a file's tensors by name, at its top level or under one of the usual keys; None if it has none."""
     if not isinstance(content, Mapping):
         return None
     tensors = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    found = [tensors, *(_unwrapped(content.get(name)) or {} for name in WRAPPERS)]
-    return max(found, key=len) or None
+    candidates = [tensors, *(_unwrapped(content.get(name)) or {} for name in WRAPPERS)]
+    return max(candidates, key=len) or None
 
 
 def _renamed(state: Weights, expected: Collection[str]) -> Weights:
-    """Return the tensors by the encoder's names: without the prefix that fits most, as `module.` or `encoder.`.
+    """Rename tensors to the encoder's names, by removing the prefix that matches most of them, such as `module.`.
 
-    timm's own files lack one instead. What is not of the encoder, as a decoder, is left out.
+    Files of timm lack a prefix instead. Tensors without the prefix, such as a decoder's, are dropped.
     """
     fits: Counter[tuple[str, str]] = Counter()
     for name in state:
@@ -97,14 +100,14 @@ def _renamed(state: Weights, expected: Collection[str]) -> Weights:
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """Yield a dotted name as (prefix with its dot, rest), from no prefix on."""
+    """Yield each split of a dotted name into (prefix with its dot, rest), starting without a prefix."""
     parts = name.split(".")
     for count in range(len(parts)):
         yield "".join(f"{part}." for part in parts[:count]), ".".join(parts[count:])
 
 
 def _difference(state: Weights, expected: Weights) -> str:
-    """Return how many names are missing, unknown or of another shape, and some of them."""
+    """Describe the names that are missing, unknown or of another shape: their numbers and a few examples."""
     missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
     shapes = [
         f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
@@ -113,9 +116,9 @@ def _difference(state: Weights, expected: Weights) -> str:
     ]
     unknown = [name for name in state if name not in expected]
     kinds = {"missing": missing, "of another shape": shapes, "unknown": unknown}
-    told = [f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds.items() if names]
-    return f"of its {len(expected)} tensors {', '.join(told)}"
+    differences = [f"{len(names)} {kind} ({_examples(names)})" for kind, names in kinds.items() if names]
+    return f"of its {len(expected)} tensors {', '.join(differences)}"
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*names[:NAMED], *(["…"] if len(names) > NAMED else [])])
+def _examples(names: Sequence[str]) -> str:
+    return ", ".join([*names[:SHOWN_NAMES], *(["…"] if len(names) > SHOWN_NAMES else [])])

@@ -17,7 +17,7 @@ from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
 from shards.dataset.table import LabelGrid
 from shards.dicom.film import FilmInfo, FilmRules, read_film
-from shards.drawing import encode, outline_pixels
+from shards.drawing import encode_image, outline_pixels
 from shards.files import atomic_open, atomic_write
 
 # A chest film shows 25 to 50 cm. A width outside this range means that the spacing belongs to another grid.
@@ -75,8 +75,8 @@ def segment_film(
     segmentation = segmentation_object(source, mask, algorithm, score)
     name = film_name(path)
     files = {"mask": f"{name}.mask.png", "overlay": f"{name}.overlay.png", "segmentation": f"{name}.seg.dcm"}
-    atomic_write(out / files["mask"], encode(mask * np.uint8(255)))
-    atomic_write(out / files["overlay"], encode(draw_film(film.image, mask, film.warnings)))
+    atomic_write(out / files["mask"], encode_image(mask * np.uint8(255)))
+    atomic_write(out / files["overlay"], encode_image(draw_film(film.image, mask, film.warnings)))
     with atomic_open(out / files["segmentation"]) as stream:
         segmentation.save_as(stream)
     return {

@@ -1,7 +1,7 @@
-"""Weights averaged over a fold's checkpoints: one network in place of several.
+"""Average the weights of a fold's checkpoints: one network instead of several.
 
-After Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, with the best
-epochs in place of the last.
+After Izmailov and others, "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, but over the
+best epochs instead of the last.
 """
 
 from collections.abc import Sequence
@@ -12,25 +12,16 @@ import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.ensemble import MemberConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.tensors import load_weights
-from pneumo_dist.predict.ensemble import Source, agreed_files
+from pneumo_dist.predict.ensemble import TrainedFold, agreed_files
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
-from pneumo_dist.runs.checkpoint import (
-    CheckpointFile,
-    list_checkpoints,
-    load_checkpoint,
-    newest_good,
-    of_training,
-    read_checkpoint,
-    remove_stale_temporaries,
-    save_checkpoint,
-    weights_of,
-)
+from pneumo_dist.runs.checkpoint import CheckpointFile, from_training, load_checkpoint, read_header, weights_of
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from pneumo_dist.runs.lineage import check_unseen
 from pneumo_dist.runs.state import experiment_of
 from shards.dataset.table import Shards
@@ -40,60 +31,62 @@ State = dict[str, Any]
 
 
 def average_weights(weights: Sequence[State]) -> State:
-    """Return the mean of state dicts: floating-point tensors averaged in float64, all others those of the first.
+    """Return the mean of state dicts: floating-point tensors averaged in float64, all others copied from the first.
 
-    Counters and other whole numbers have no mean that means anything.
+    The mean of counters and other integers would be meaningless.
     """
     first = weights[0]
-    assert all(each.keys() == first.keys() for each in weights)
+    assert all(state.keys() == first.keys() for state in weights)
 
     def mean(name: str) -> torch.Tensor:
         value: torch.Tensor = first[name]
         if not value.is_floating_point():
             return value.clone()
-        return (torch.stack([each[name].double() for each in weights]).sum(0) / len(weights)).to(value.dtype)
+        return (torch.stack([state[name].double() for state in weights]).sum(0) / len(weights)).to(value.dtype)
 
     return {name: mean(name) for name in first}
 
 
 def averaged_checkpoint(
-    member: MemberConfig, source: Source, folder: Path, shards: Shards | None, ranks: Ranks
+    member: MemberConfig, trained_fold: TrainedFold, folder: Path, shards: Shards | None, ranks: Ranks
 ) -> Path:
-    """Return the checkpoint of a fold's averaged weights in `folder`; make it where it does not stand yet.
+    """Return the checkpoint of a fold's averaged weights in `folder`; create it if it does not exist yet.
 
     Its batch-norm statistics are those of all films that the stage trained on, without augmentation, in fixed batches
-    in table order; its `parts` name the checkpoints that it is the mean of. All ranks work and get the same path.
-    Raises InputError where `shards` are not those of the training.
+    in table order. Its `parts` are the names of the averaged checkpoints. All ranks take part and get the same path.
+    Raises InputError if `shards` are missing, or are not those of the training.
     """
-    files = agreed_files(source, member, ranks)
+    files = agreed_files(trained_fold, member, ranks)
     parts = [path.name for path in files]
-    standing = on_rank_0(ranks, lambda: _standing(folder, parts))
-    if standing is not None:
-        return Path(standing)
-    states = [of_training(load_checkpoint(path), path) for path in files]
-    state, name = states[0], f"{source.folder.parent.name}/{source.folder.name}/{files[0].name}"
+    existing = on_rank_0(ranks, lambda: _existing(folder, parts))
+    if existing is not None:
+        return Path(existing)
+    states = [from_training(load_checkpoint(path), path) for path in files]
+    state, name = states[0], f"{trained_fold.folder.parent.name}/{trained_fold.folder.name}/{files[0].name}"
     if shards is None or not len(shards.indices("train")):
         raise InputError(
             f"the weights of {name} are not averaged yet, which takes its training films; run 'python -m pneumo_dist "
             "average' with their --shards"
         )
-    check_unseen(state["lineage"], name, shards, source.fold)
+    check_unseen(state["lineage"], name, shards, trained_fold.number)
     experiment = experiment_of(state, files[0])
     model = build_model(experiment.model, pretrained=False)
     for each, path in zip(states, files, strict=True):
-        load_weights(model, weights_of(each), path)  # each alone, so that the one that does not fit is named
+        load_weights(model, weights_of(each), path)  # one by one, so that an error names the file
     model.load_state_dict(average_weights([weights_of(each) for each in states]))
     model.to(ranks.device)
-    # As it was trained: the config may have been changed since.
-    stage = experiment.stage(source.stage.name)
-    spec = Input(stage.image_size, experiment.model.in_channels, source.experiment.data, ranks.device_id)
-    films = split_fold(shards, source.fold, stage.always_train).train
-    loader = eval_loader(shards, films, stage, spec, ranks.rank, ranks.world, with_mask=False)
+    # The stage as it was trained: the config may have changed since.
+    stage = experiment.stage(trained_fold.stage.name)
+    input_spec = InputSpec(
+        stage.image_size, experiment.model.in_channels, trained_fold.experiment.data, ranks.device_id
+    )
+    films = split_fold(shards, trained_fold.number, stage.always_train).train
+    loader = eval_loader(shards, films, stage, input_spec, ranks.rank, ranks.world, with_mask=False)
     recompute_statistics(model, loader, ranks, state["amp"])
-    kept = ("experiment", "stage", "fold", "lineage", "amp")
+    copied = ("experiment", "stage", "fold", "lineage", "amp")
     content = {
         "version": __version__,
-        **{key: state[key] for key in kept},
+        **{key: state[key] for key in copied},
         "model": {key: value.cpu() for key, value in model.state_dict().items()},
         "averaged": None,
         "parts": parts,
@@ -102,19 +95,20 @@ def averaged_checkpoint(
     return Path(on_rank_0(ranks, lambda: str(_save(folder, step, content).path)))
 
 
-def _standing(folder: Path, parts: list[str]) -> str | None:
+def _existing(folder: Path, parts: list[str]) -> str | None:
     """Return the checkpoint in a folder that is the mean of these parts."""
-    newest = newest_good(folder) if folder.is_dir() else None
-    if newest is None or read_checkpoint(newest.path).get("parts") != parts:
+    newest = CheckpointFolder(folder).newest()
+    if newest is None or read_header(newest.path).get("parts") != parts:
         return None
     return str(newest.path)
 
 
 def _save(folder: Path, step: int, content: State) -> CheckpointFile:
     folder.mkdir(parents=True, exist_ok=True)
-    remove_stale_temporaries(folder)
-    made = save_checkpoint(folder, step, content)
-    for other in list_checkpoints(folder):
-        if other.path != made.path:
+    checkpoints = CheckpointFolder(folder)
+    checkpoints.remove_temporaries()
+    saved = checkpoints.save(step, content)
+    for other in checkpoints.files():
+        if other.path != saved.path:
             other.path.unlink(missing_ok=True)
-    return made
+    return saved

@@ -1,7 +1,7 @@
-"""One file with everything that a prediction needs: weights, preprocessing, thresholds and a model card.
+"""Bundles: one file with all that a prediction needs, from weights and preprocessing to thresholds and a model card.
 
-A ZIP archive of JSON, Markdown and safetensors: nothing in it is code, and every member has a CRC-32 that is checked
-when it is read.
+A bundle is a ZIP archive of JSON, Markdown and safetensors. It contains no code, and every member has a CRC-32 that is
+checked on reading.
 """
 
 import errno
@@ -21,38 +21,41 @@ from pneumo_dist import __version__
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.network.tensors import check_tensors, is_weights
 from pneumo_dist.predict.bundle_content import FORMAT, FORMAT_VERSION, BundleModel, PartModel
-from pneumo_dist.predict.ensemble import Ensemble, Network, Part, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, TrainedNetwork, shares
 from pneumo_dist.scoring.masks import Rule
 from shards.errors import InputError
 from shards.files import atomic_open
 from shards.stored import KindModel, parse_json, stored_plainly
 
 CONTENT, CARD = "bundle.json", "MODEL_CARD.md"
-# An archive that says when it was made would differ each time.
+# A fixed date, so that the same content gives the same bytes.
 _NO_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None) -> None:
-    """Write an ensemble with its rule; `scores` is what thresholds.json says of it, None where they were set by hand.
+    """Write an ensemble and its rule to a file, atomically.
 
-    One network is in memory at a time. The file appears whole or not at all, and the same parts give the same bytes.
+    Only one network is in memory at a time. The same networks give the same bytes.
+
+    Args:
+        scores: The rule's scores from thresholds.json, or None for thresholds set by hand.
     """
     with atomic_open(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         entries: list[dict[str, Any]] = []
-        for number, part in enumerate(ensemble.parts):
-            network, file = part.read(), f"weights/{number:03d}.safetensors"
-            weights = {name: value.contiguous() for name, value in network.weights.items()}
+        for number, network in enumerate(ensemble.networks):
+            trained, file = network.read(), f"weights/{number:03d}.safetensors"
+            weights = {name: value.contiguous() for name, value in trained.weights.items()}
             _add(archive, file, safetensors.torch.save(weights))
             entries.append(
                 {
-                    "name": part.name,
-                    "member": part.member,
-                    "fold": part.fold,
-                    "weight": part.weight,
+                    "name": network.name,
+                    "member": network.member,
+                    "fold": network.fold,
+                    "weight": network.weight,
                     "file": file,
-                    "model": network.model.model_dump(mode="json"),
-                    "amp": network.amp,
-                    "lineage": list(network.lineage),
+                    "model": trained.model.model_dump(mode="json"),
+                    "amp": trained.amp,
+                    "lineage": list(trained.lineage),
                 }
             )
         content = {
@@ -74,36 +77,35 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
             "parts": entries,
         }
         _add(archive, CONTENT, json.dumps(content, indent=1).encode())
-        trained = [entry["lineage"][-1]["keys_sha256"][:16] for entry in entries]
-        _add(archive, CARD, model_card(ensemble, rule, scores, trained).encode())
+        keys = [entry["lineage"][-1]["keys_sha256"][:16] for entry in entries]
+        _add(archive, CARD, model_card(ensemble, rule, scores, keys).encode())
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(name, _NO_DATE), content)
 
 
-def read_bundle(path: Path, loader: str | None = None) -> tuple[Ensemble, Rule]:
-    """Return a bundle's ensemble and rule; weights are read when they are asked for. `loader` reads the films.
+def read_bundle(path: Path) -> tuple[Ensemble, Rule]:
+    """Return a bundle's ensemble and rule. Weights are read later, network by network.
 
-    Raises InputError where the file is missing, damaged or something else.
+    Raises InputError if the file is missing, damaged or not a bundle.
     """
-    text, where, mend = _member(path, CONTENT), f"{path}: not a bundle: {CONTENT}", "write it again with 'average'"
-    kind = parse_json(text, KindModel, where, mend)
+    text, where, fix = _member(path, CONTENT), f"{path}: not a bundle: {CONTENT}", "write it again with 'average'"
+    kind = parse_json(text, KindModel, where, fix)
     if (kind.get("format"), kind.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        raise InputError(f"{path}: not a bundle of format version {FORMAT_VERSION}; {mend}")
-    parse_json(text, BundleModel, where, mend)
+        raise InputError(f"{path}: not a bundle of format version {FORMAT_VERSION}; {fix}")
+    parse_json(text, BundleModel, where, fix)
     content = BundleModel.model_validate_json(text)
-    taken = content.preprocessing
-    given = {"mean": taken.mean, "std": taken.std, **({"loader": loader} if loader else {})}
+    preprocessing = content.preprocessing
     ensemble = Ensemble(
         name=content.name,
-        parts=tuple(
-            Part(part.name, part.member, part.fold, part.weight, partial(_network, path, part))
+        networks=tuple(
+            EnsembleNetwork(part.name, part.member, part.fold, part.weight, partial(_network, path, part))
             for part in content.parts
         ),
-        image_size=taken.image_size,
-        in_channels=taken.in_channels,
-        data=DataConfig.model_validate(given),
+        image_size=preprocessing.image_size,
+        in_channels=preprocessing.in_channels,
+        data=DataConfig(mean=preprocessing.mean, std=preprocessing.std),
         eval_batch=content.eval_batch,
         tta=content.tta,
         amp=content.amp,
@@ -111,42 +113,42 @@ def read_bundle(path: Path, loader: str | None = None) -> tuple[Ensemble, Rule]:
     return ensemble, content.rule.rule()
 
 
-def _network(path: Path, part: PartModel) -> Network:
+def _network(path: Path, part: PartModel) -> TrainedNetwork:
     where, content = f"{path}: {part.file}", _member(path, part.file)
     try:
         weights = safetensors.torch.load(content)
-    except Exception as error:  # the reader raises many kinds
-        raise InputError(f"{where} is no file of weights ({type(error).__name__}); write the bundle again") from None
+    except Exception as error:  # the reader raises many types
+        raise InputError(f"{where} is not a file of weights ({type(error).__name__}); write the bundle again") from None
     if not is_weights(weights):
         raise InputError(f"{where} holds no weights; write the bundle again")
     check_tensors(weights, where)
     lineage = [ancestor.model_dump(exclude_unset=True) for ancestor in part.lineage]
-    return Network(part.model, weights, part.amp, lineage)
+    return TrainedNetwork(part.model, weights, part.amp, lineage)
 
 
 def _member(path: Path, name: str) -> bytes:
-    """Return a member's bytes. Raises InputError where they are not those that were written."""
-    mend = "restore it or write it again"
+    """Return a member's bytes. Raises InputError if they are not the bytes that were written."""
+    fix = "restore it or write it again"
     try:
         with zipfile.ZipFile(io.BytesIO() if path.is_dir() else path) as archive:
             if not stored_plainly(archive, path.stat().st_size):
-                raise InputError(f"{path}: its members are compressed, as no bundle's are; {mend}")
+                raise InputError(f"{path}: its members are compressed, as no bundle's are; {fix}")
             return archive.read(name)
     except FileNotFoundError:
         raise InputError(f"{path}: no such bundle; write one with 'python -m pneumo_dist average --bundle'") from None
     except InputError:
         raise
     except (zipfile.BadZipFile, KeyError, EOFError, RuntimeError, ValueError, OverflowError, struct.error) as error:
-        # RuntimeError from a member that says it is encrypted, the others from places that are none of the file's.
-        raise InputError(f"{path}: damaged or no bundle ({error}); {mend}") from None
+        # RuntimeError for a member marked as encrypted, the others for offsets outside the file.
+        raise InputError(f"{path}: damaged or not a bundle ({error}); {fix}") from None
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        raise InputError(f"{path}: damaged or no bundle ({error.strerror}); {mend}") from None
+        raise InputError(f"{path}: damaged or not a bundle ({error.strerror}); {fix}") from None
 
 
 def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None, trained: Sequence[str]) -> str:
-    """Return what a reader must know before using the networks, as Markdown; `trained` tells each one's films."""
+    """Return what a user must know about the networks, as Markdown; `trained` has a digest of each one's films."""
     triplet = rule.triplet
     lines = [
         f"# {ensemble.name}",
@@ -175,15 +177,15 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         "| checkpoint | share of the mean | training films (SHA-256 of their keys) |",
         "| --- | --- | --- |",
     ]
-    rows = zip(ensemble.parts, shares(ensemble.parts), trained, strict=True)
-    return "\n".join([*lines, *(f"| {part.name} | {share:.4f} | {keys} |" for part, share, keys in rows)]) + "\n"
+    rows = zip(ensemble.networks, shares(ensemble.networks), trained, strict=True)
+    return "\n".join([*lines, *(f"| {network.name} | {share:.4f} | {keys} |" for network, share, keys in rows)]) + "\n"
 
 
 def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:
     if scores is None:
         return ["None: the rule, or a part of it, was set by hand."]
     score, unseen, name = scores["score"], scores["dice_tuned_on_other_folds"], scores.get("rule", "triplet")
-    if name != "triplet":  # what else is known is that of the triplet alone
+    if name != "triplet":  # the other figures are known only for the triplet
         score, unseen = {**score, "dice": scores["rules"][name]["dice"], "positive_dice": None}, None
     lines = [
         f"Out-of-fold mean Dice {score['dice']:.4f} over {score['films']} films, {score['positives']} of them with a "

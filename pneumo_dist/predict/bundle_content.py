@@ -1,4 +1,4 @@
-"""bundle.json as a strict model: a bundle predicts with what its writer meant, or not at all."""
+"""Strict models of bundle.json: a bundle predicts as its writer intended, or not at all."""
 
 from typing import Annotated, Literal, Self
 
@@ -18,7 +18,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class PartModel(Strict):
-    """A network."""
+    """A network of the bundle."""
 
     name: _Text
     member: Annotated[int, Field(ge=0, le=10**6)]
@@ -31,7 +31,7 @@ class PartModel(Strict):
 
 
 class PreprocessingModel(Strict):
-    """What the networks take."""
+    """The input of the networks."""
 
     image_size: Side
     in_channels: Literal[1, 3]
@@ -40,7 +40,7 @@ class PreprocessingModel(Strict):
 
 
 class BundleModel(Strict):
-    """All of bundle.json but the scores, which only the model card tells."""
+    """All of bundle.json except the scores, which only the model card uses."""
 
     name: Name
     preprocessing: PreprocessingModel
@@ -52,9 +52,9 @@ class BundleModel(Strict):
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> Self:
-        for what in ("name", "file"):
-            if len({getattr(part, what) for part in self.parts}) != len(self.parts):
-                raise ValueError(f"two parts have one {what}")
+        for field in ("name", "file"):
+            if len({getattr(part, field) for part in self.parts}) != len(self.parts):
+                raise ValueError(f"two parts have the same {field}")
         weights = {part.member: part.weight for part in self.parts}
         if any(part.weight != weights[part.member] for part in self.parts):
             raise ValueError("the parts of a member have different weights")

@@ -1,4 +1,4 @@
-"""The networks of an ensemble: which files they come from, what they take, and how much each counts."""
+"""Ensembles: the networks that predict together, their files, their common input and their weights."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,21 +12,21 @@ import torch
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.predict.trained import check_trained_alike, trained_experiment
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
-from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, newest_good, top_files, weights_of
+from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, weights_of
 from pneumo_dist.runs.repetitions import best_repetition
 from pneumo_dist.runs.state import experiment_of
 from shards.errors import InputError
 
 
 @dataclass(frozen=True)
-class Network:
-    """What predicts: the architecture, its weights, the autocast type of its training, and what it trained on."""
+class TrainedNetwork:
+    """A trained network: architecture, weights, autocast type of the training, and lineage."""
 
     model: ModelConfig
     weights: dict[str, torch.Tensor]
@@ -34,32 +34,32 @@ class Network:
     lineage: Sequence[dict[str, Any]]
 
     def build(self, name: str) -> torch.nn.Module:
-        """Return the network with its weights, on the CPU. Raises InputError where they do not fit."""
+        """Build the network on the CPU and load its weights. Raises InputError if they do not fit."""
         model = build_model(self.model, pretrained=False)
         load_weights(model, self.weights, name)
         return model.eval()
 
 
 @dataclass(frozen=True)
-class Part:
-    """One network of an ensemble; its name says where it comes from and carries a digest of its content.
+class EnsembleNetwork:
+    """A network of an ensemble; its name says where it comes from and contains a digest of its content.
 
-    `weight` is that of its member, which all parts of the member share.
+    `weight` is that of its member, which the member's networks share. `read` loads the network.
     """
 
     name: str
     member: int
     fold: int
     weight: float
-    read: Callable[[], Network]
+    read: Callable[[], TrainedNetwork]
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks that predict together, and what they take. `amp` None is what each was trained with."""
+    """Networks that predict together, and their input. If `amp` is None, each uses the type of its training."""
 
     name: str
-    parts: tuple[Part, ...]
+    networks: tuple[EnsembleNetwork, ...]
     image_size: int
     in_channels: int
     data: DataConfig
@@ -68,80 +68,86 @@ class Ensemble:
     amp: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.parts:  # the mean of nothing would find nothing in every film
+        if not self.networks:  # the mean of no maps would leave every film empty
             raise InputError(f"ensemble {self.name}: has no network")
 
-    def input(self, ranks: Ranks) -> Input:
-        """Return how films reach the networks on a rank."""
-        return Input(self.image_size, self.in_channels, self.data, ranks.device_id)
+    def input_spec(self, ranks: Ranks) -> InputSpec:
+        """Return the input of the networks on a rank."""
+        return InputSpec(self.image_size, self.in_channels, self.data, ranks.device_id)
 
 
-def shares(parts: Sequence[Part]) -> list[float]:
-    """Return how much of the mean each part is: a member's weight, divided among those of its parts that are here."""
-    count = Counter(part.member for part in parts)
-    whole = sum({part.member: part.weight for part in parts}.values())
-    return [part.weight / count[part.member] / whole for part in parts]
+def shares(networks: Sequence[EnsembleNetwork]) -> list[float]:
+    """Return each network's share of the mean: its member's weight, divided among the member's networks."""
+    count = Counter(network.member for network in networks)
+    total = sum({network.member: network.weight for network in networks}.values())
+    return [network.weight / count[network.member] / total for network in networks]
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a member's fold was trained: its experiment, stage, and the fold's folder."""
+class TrainedFold:
+    """A trained fold of a member: its experiment, stage, number and folder."""
 
     experiment: Experiment
     stage: StageConfig
-    fold: int
+    number: int
     folder: Path
 
     def files(self, member: MemberConfig) -> list[CheckpointFile]:
         """Return the checkpoints that the member takes, best first. Raises InputError where there are none."""
-        checkpoints = self.folder / best_repetition(self.stage, self.folder) / "checkpoints"
+        checkpoints = best_repetition(self.stage, self.folder)
         if member.checkpoints == "last":
-            newest = newest_good(checkpoints) if checkpoints.is_dir() else None
+            newest = checkpoints.newest()
             if newest is None:
                 raise InputError(f"{checkpoints}: no checkpoints; train that fold first")
             return [newest]
-        return top_files(checkpoints, 1 if member.checkpoints == "best" else member.top_k or self.stage.top_k)
+        return checkpoints.top(1 if member.checkpoints == "best" else member.top_k or self.stage.top_k)
 
 
-def sources_of(member: MemberConfig, runs: Path, folds: Sequence[int], own: Experiment | None = None) -> list[Source]:
-    """Return a member's folds, those of `folds` or its own list. `own` is an experiment whose config was given.
+def find_trained_folds(
+    member: MemberConfig, runs: Path, folds: Sequence[int], own: Experiment | None = None
+) -> list[TrainedFold]:
+    """Return a member's trained folds: its own list, else `folds`, else all of them.
 
-    Raises InputError where it has none, or a fold was not trained.
+    Args:
+        own: The experiment of a config given by the user; it decides how films are read.
+
+    Raises:
+        InputError: A fold was not trained, or the folds were trained with different settings.
     """
     run = runs / member.experiment
-    chosen = member.folds or folds or trained_folds(run)
+    chosen = member.folds or folds or fold_numbers(run)
     if len(set(chosen)) != len(chosen):
         raise InputError(
-            f"folds {', '.join(map(str, chosen))}: one that is named twice would count twice; name it once"
+            f"folds {', '.join(map(str, chosen))}: a fold that is named twice would count twice; name each once"
         )
     if not chosen:
         raise InputError(f"{run}: no trained folds; train experiment {member.experiment} first, or give its --runs")
-    found = []
+    trained = []
     for fold in chosen:
         folder = run / f"fold{fold}"
         if not (folder / "config.yaml").exists():
             raise InputError(f"{folder}: not trained; train that fold first, or name the folds that are")
         experiment, stage = trained_experiment(folder, member.stage, own)
-        found.append(Source(experiment, stage, fold, folder))
-    check_trained_alike([(source.folder, source.experiment) for source in found])
-    return found
+        trained.append(TrainedFold(experiment, stage, fold, folder))
+    check_trained_alike([(fold.folder, fold.experiment) for fold in trained])
+    return trained
 
 
-def agreed_files(source: Source, member: MemberConfig, ranks: Ranks) -> list[Path]:
-    """Return the checkpoints that a member takes of a fold, best first; rank 0 looks for all ranks."""
-    return [Path(path) for path in on_rank_0(ranks, lambda: [str(file.path) for file in source.files(member)])]
+def agreed_files(trained_fold: TrainedFold, member: MemberConfig, ranks: Ranks) -> list[Path]:
+    """Return the checkpoints of a fold that a member uses, best first, as rank 0 finds them."""
+    return [Path(path) for path in on_rank_0(ranks, lambda: [str(file.path) for file in trained_fold.files(member)])]
 
 
-def trained_folds(run: Path) -> list[int]:
-    """Return the folds that a run's folder holds."""
+def fold_numbers(run: Path) -> list[int]:
+    """Return the numbers of the folds in a run's folder."""
     names = [path.parent.name.removeprefix("fold") for path in run.glob("fold*/config.yaml")]
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def read_network(path: Path) -> Network:
-    """Load a checkpoint's network. Raises InputError where it is damaged."""
+def read_network(path: Path) -> TrainedNetwork:
+    """Load a checkpoint's network. Raises InputError if it is damaged."""
     state = load_checkpoint(path)
-    return Network(experiment_of(state, path).model, weights_of(state), state["amp"], state["lineage"])
+    return TrainedNetwork(experiment_of(state, path).model, weights_of(state), state["amp"], state["lineage"])
 
 
 def resolve(
@@ -149,50 +155,60 @@ def resolve(
     runs: Path,
     folds: Sequence[int],
     ranks: Ranks,
-    averaged: Callable[[MemberConfig, Source], Path],
+    averaged: Callable[[MemberConfig, TrainedFold], Path],
     own: Experiment | None = None,
 ) -> Ensemble:
-    """Find an ensemble's networks; rank 0 looks, so that all ranks take the same ones.
+    """Find an ensemble's networks. Rank 0 decides, so that all ranks use the same files.
 
-    `averaged` returns the checkpoint of a fold whose weights are averaged. Raises InputError where a fold has no
-    checkpoints and where the members' networks take different input.
+    Args:
+        averaged: Returns the checkpoint of a fold's averaged weights.
+        own: The experiment of a config given by the user; see `find_trained_folds`.
+
+    Raises:
+        InputError: A fold has no checkpoints, or the members' networks have different inputs.
     """
-    members = [sources_of(member, runs, folds, own) for member in config.members]
-    parts: list[Part] = []
-    for number, (member, sources) in enumerate(zip(config.members, members, strict=True)):
-        for source in sources:
-            paths = [averaged(member, source)] if member.average == "weights" else agreed_files(source, member, ranks)
+    members = [find_trained_folds(member, runs, folds, own) for member in config.members]
+    networks: list[EnsembleNetwork] = []
+    for number, (member, trained_folds) in enumerate(zip(config.members, members, strict=True)):
+        for trained_fold in trained_folds:
+            is_averaged = member.average == "weights"
+            paths = [averaged(member, trained_fold)] if is_averaged else agreed_files(trained_fold, member, ranks)
             for path in paths:
-                name = f"{member.experiment}/fold{source.fold}/{path.name}"
-                parts.append(Part(name, number, source.fold, member.weight, partial(read_network, path)))
-    every = [source for sources in members for source in sources]
-    first = every[0]
+                name = f"{member.experiment}/fold{trained_fold.number}/{path.name}"
+                networks.append(
+                    EnsembleNetwork(name, number, trained_fold.number, member.weight, partial(read_network, path))
+                )
+    all_folds = [fold for trained_folds in members for fold in trained_folds]
+    first = all_folds[0]
     return Ensemble(
         name=config.name,
-        parts=tuple(parts),
-        image_size=config.image_size or _common(every, lambda s: s.stage.image_size, "stage.image_size", config),
-        in_channels=_common(every, lambda s: s.experiment.model.in_channels, "model.in_channels", config),
+        networks=tuple(networks),
+        image_size=config.image_size
+        or _common(all_folds, lambda fold: fold.stage.image_size, "stage.image_size", config),
+        in_channels=_common(all_folds, lambda fold: fold.experiment.model.in_channels, "model.in_channels", config),
         data=first.experiment.data.model_copy(
             update={
-                "mean": _common(every, lambda s: s.experiment.data.mean, "data.mean", config),
-                "std": _common(every, lambda s: s.experiment.data.std, "data.std", config),
+                "mean": _common(all_folds, lambda fold: fold.experiment.data.mean, "data.mean", config),
+                "std": _common(all_folds, lambda fold: fold.experiment.data.std, "data.std", config),
                 **({"loader": config.loader} if config.loader else {}),
             }
         ),
-        eval_batch=config.eval_batch or min(source.stage.eval_batch for source in every),
+        eval_batch=config.eval_batch or min(fold.stage.eval_batch for fold in all_folds),
         tta=config.tta,
         amp=config.amp,
     )
 
 
-def _common(sources: Sequence[Source], value: Callable[[Source], Any], key: str, config: EnsembleConfig) -> Any:
-    """Return what all sources have in common. Raises InputError, naming two that differ."""
-    first = sources[0]
-    for other in sources:
+def _common(
+    trained_folds: Sequence[TrainedFold], value: Callable[[TrainedFold], Any], key: str, config: EnsembleConfig
+) -> Any:
+    """Return the value that all trained folds share. Raises InputError, naming two that differ."""
+    first = trained_folds[0]
+    for other in trained_folds:
         if value(other) != value(first):
-            mend = "set image_size in the ensemble" if key == "stage.image_size" else "predict them apart"
+            fix = "set image_size in the ensemble" if key == "stage.image_size" else "predict them apart"
             raise InputError(
                 f"ensemble {config.name}: {key} is {value(first)} in {first.experiment.name} and {value(other)} in "
-                f"{other.experiment.name}; {mend}"
+                f"{other.experiment.name}; {fix}"
             )
     return value(first)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shards.build.build import build
+from shards.build.films import SourceFilm, Sources
 from shards.build.folders import IMAGE_SUFFIXES
 from shards.build.names import objection
-from shards.build.options import BuildOptions
+from shards.build.options import BuildOptions, Execution
 from shards.build.progress import REJECTED, read_list
-from shards.build.sources import Source, Sources, dicom_files
+from shards.build.sources import dicom_files
 from shards.dataset.keys import SALT_BYTES, sample_key
 from shards.dataset.table import Shards
 from shards.dicom.film import SUFFIXES, FilmRules
@@ -100,7 +101,7 @@ def film_shards(
             first[name] = path
     if not first:
         return None, refused
-    films = [Source(sample_key(name), name, path, path.parent, "test") for name, path in first.items()]
+    films = [SourceFilm(sample_key(name), name, path, path.parent, "test") for name, path in first.items()]
     sources = Sources((), tuple(sorted(films, key=lambda source: source.key)), (), ())
     options = BuildOptions(
         image_size=image_size,
@@ -114,7 +115,7 @@ def film_shards(
     key = salt or secrets.token_bytes(SALT_BYTES)
     try:
         # One less than all: a dataset needs a film. The list of refused films is written before the error is raised.
-        build(sources, folder, options, key, workers, max_rejects=len(films) - 1, on_film=on_film)
+        build(sources, folder, options, key, Execution(workers, max_rejects=len(films) - 1), on_film)
     except InputError:
         if {name for name, *_ in read_list(folder / REJECTED)} != set(first):
             raise

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pneumo_dist.data.films import Batch, Source
+from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices, fixed_batches
-from pneumo_dist.predict.ensemble import Ensemble, Part, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, shares
 from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_block, write_table
 from pneumo_dist.predict.store_content import BlockModel
 from pneumo_dist.predict.tta import mean_view
@@ -62,7 +62,7 @@ class PredictOptions:
 class _Block:
     name: str
     films: Indices
-    parts: tuple[Part, ...]
+    networks: tuple[EnsembleNetwork, ...]
     digest: str
 
 
@@ -82,7 +82,7 @@ def predict(
     split without films.
     """
     if ensemble.data.loader == "synthetic":
-        raise InputError("data.loader synthetic is for measuring; predict with dali or host (--set data.loader=dali)")
+        raise InputError("data.loader synthetic is for measuring; predict with dali or torch (--set data.loader=dali)")
     manifest = {
         "experiment": ensemble.name,
         "split": options.split,
@@ -94,7 +94,7 @@ def predict(
     recipe |= {"mean": ensemble.data.mean, "std": ensemble.data.std}
     blocks = _blocks(ensemble, shards, options, recipe)
     done = on_rank_0(ranks, lambda: [_finished(out, block, shards) for block in blocks])
-    networks = _Networks(ensemble, shards, ranks, options)
+    cache = _NetworkCache(ensemble, shards, ranks, options)
     pending = [block for block, is_done in zip(blocks, done, strict=True) if not is_done]
     batches = _films(ensemble, shards, ranks, pending)
     rows: list[dict[str, Any]] = []
@@ -102,17 +102,17 @@ def predict(
         if not is_done:
             ranks.beat(PREDICTION)
             count = len(_own(block, ensemble, ranks))
-            films = _gather(_predict_block(list(itertools.islice(batches, count)), block.parts, networks), ranks)
+            films = _gather(_predict_block(list(itertools.islice(batches, count)), block.networks, cache), ranks)
             if ranks.is_main:
                 _write(out, block, films, shards)
         if ranks.is_main:
             rows += json.loads((out / PARTS / f"{block.name}.json").read_text())["rows"]
         on_films(len(block.films))
     if ranks.is_main:
-        whole = shares(ensemble.parts)
+        whole = shares(ensemble.networks)
         parts = [
-            {"name": part.name, "fold": part.fold, "weight": share}
-            for part, share in zip(ensemble.parts, whole, strict=True)
+            {"name": network.name, "fold": network.fold, "weight": share}
+            for network, share in zip(ensemble.networks, whole, strict=True)
         ]
         assert len(rows) == sum(len(block.films) for block in blocks), "a film is missing"
         write_table(out, rows, {**manifest, "parts": parts})
@@ -127,41 +127,42 @@ def _blocks(ensemble: Ensemble, shards: Shards, options: PredictOptions, recipe:
     films = shards.indices("train" if options.split == "oof" else options.split)
     if not len(films):
         raise InputError(f"{shards.folder}: holds no {options.split} films; build the shards with some")
-    chosen = [(films, ensemble.parts)]
+    chosen = [(films, ensemble.networks)]
     if options.split == "oof":
         fold_of = shards.column("fold")
         folds = options.folds or tuple(shards.folds())
         chosen = [(films[fold_of[films] == fold], _unseen(ensemble, fold)) for fold in folds]
     blocks: list[_Block] = []
-    for rows, parts in chosen:
+    for rows, networks in chosen:
         for start in range(0, len(rows), options.block):
-            part = rows[start : start + options.block]
-            text = json.dumps({**recipe, "films": part.tolist(), "parts": _facts(parts)}, sort_keys=True)
+            films = rows[start : start + options.block]
+            text = json.dumps({**recipe, "films": films.tolist(), "parts": _facts(networks)}, sort_keys=True)
             digest = hashlib.sha256(text.encode()).hexdigest()
-            blocks.append(_Block(f"pred-{len(blocks):05d}", part, parts, digest))
+            blocks.append(_Block(f"pred-{len(blocks):05d}", films, networks, digest))
     if not blocks:
         raise InputError(f"{shards.folder}: its folds {options.folds} hold no films; name others with --fold")
     return blocks
 
 
-def _facts(parts: Sequence[Part]) -> list[tuple[str, float]]:
-    return [(part.name, share) for part, share in zip(parts, shares(parts), strict=True)]
+def _facts(networks: Sequence[EnsembleNetwork]) -> list[tuple[str, float]]:
+    return [(network.name, share) for network, share in zip(networks, shares(networks), strict=True)]
 
 
-def _unseen(ensemble: Ensemble, fold: int) -> tuple[Part, ...]:
+def _unseen(ensemble: Ensemble, fold: int) -> tuple[EnsembleNetwork, ...]:
     """Return the networks of a fold.
 
     Raises InputError where a member has none: the mean would be that of another ensemble.
     """
-    parts = tuple(part for part in ensemble.parts if part.fold == fold)
-    missing = {part.member: part.name for part in ensemble.parts if part.member not in {p.member for p in parts}}
-    if missing or not parts:
+    networks = tuple(network for network in ensemble.networks if network.fold == fold)
+    members = {network.member for network in networks}
+    missing = {network.member: network.name for network in ensemble.networks if network.member not in members}
+    if missing or not networks:
         name = next(iter(missing.values())).split("/")[0] if missing else ensemble.name
         raise InputError(
             f"ensemble {ensemble.name}: {name} has no fold {fold}, so its films have no out-of-fold prediction; train "
             "it, or choose folds with --fold"
         )
-    return parts
+    return networks
 
 
 def _own(block: _Block, ensemble: Ensemble, ranks: Ranks) -> list[Indices]:
@@ -172,7 +173,7 @@ def _own(block: _Block, ensemble: Ensemble, ranks: Ranks) -> list[Indices]:
 def _films(ensemble: Ensemble, shards: Shards, ranks: Ranks, blocks: Sequence[_Block]) -> Iterator[Batch]:
     """Return this rank's batches of all blocks, from one pipeline."""
     own = (rows for block in blocks for rows in _own(block, ensemble, ranks))
-    return eval_batches(Source(shards, ensemble.input(ranks), with_mask=False), own, ensemble.eval_batch)
+    return eval_batches(FilmReader(shards, ensemble.input_spec(ranks), with_mask=False), own, ensemble.eval_batch)
 
 
 @dataclass(frozen=True)
@@ -184,25 +185,25 @@ class _Films:
     classes: npt.NDArray[np.float64]
 
 
-def _predict_block(batches: Sequence[Batch], parts: Sequence[Part], networks: "_Networks") -> _Films:
+def _predict_block(batches: Sequence[Batch], networks: Sequence[EnsembleNetwork], cache: "_NetworkCache") -> _Films:
     """Return this rank's films of a block; the networks take turns, each over all of them."""
-    device, size = networks.ranks.device, networks.ensemble.image_size
+    device, size = cache.ranks.device, cache.ensemble.image_size
     images = [batch.images.to(device, torch.float32, non_blocking=True) for batch in batches]
     sums = [torch.zeros(len(each), 1, size, size, device=device) for each in images]
     classes = [torch.zeros(len(each), device=device) for each in images]
     heads = 0.0
-    for part, share in zip(parts, shares(parts), strict=True):
+    for network, share in zip(networks, shares(networks), strict=True):
         if not images:
             break
-        model, amp = networks(part)
+        model, amp = cache(network)
         for number, each in enumerate(images):
-            networks.ranks.beat(PREDICTION)
-            seen, head = mean_view(model, each, networks.ensemble.tta, amp)
+            cache.ranks.beat(PREDICTION)
+            seen, head = mean_view(model, each, cache.ensemble.tta, amp)
             sums[number] += share * seen
             if head is not None:
                 classes[number] += share * head
         heads += share if head is not None else 0.0
-    _check_finite([*sums, *classes], parts)
+    _check_finite([*sums, *classes], networks)
     counts = [len(batch.indices) for batch in batches]
     return _Films(
         np.concatenate([np.zeros(0, np.int64), *(batch.indices for batch in batches)]),
@@ -221,19 +222,21 @@ def _predict_block(batches: Sequence[Batch], parts: Sequence[Part], networks: "_
     )
 
 
-def _check_finite(sums: Sequence[torch.Tensor], parts: Sequence[Part]) -> None:
+def _check_finite(sums: Sequence[torch.Tensor], networks: Sequence[EnsembleNetwork]) -> None:
     """Raise InputError where a network gives no number for a pixel: rounded, it would say that there is nothing."""
     if not all(bool(torch.isfinite(each).all()) for each in sums):
-        more = f" or one of {len(parts) - 1} more" if len(parts) > 1 else ""
+        more = f" or one of {len(networks) - 1} more" if len(networks) > 1 else ""
         raise InputError(
-            f"{parts[0].name}{more}: gives values that are not finite numbers; its weights are damaged or too large "
+            f"{networks[0].name}{more}: gives values that are not finite numbers; its weights are damaged or too large "
             "for its precision (amp: float32)"
         )
 
 
 def _gather(mine: _Films, ranks: Ranks) -> _Films:
     """Return every rank's films in table order."""
-    rows, maps, classes = (np.concatenate(ranks.gather_array(part)) for part in (mine.rows, mine.maps, mine.classes))
+    rows, maps, classes = (
+        np.concatenate(ranks.gather_array(values)) for values in (mine.rows, mine.maps, mine.classes)
+    )
     order = np.argsort(rows, kind="stable")
     return _Films(rows[order], maps[order], classes[order])
 
@@ -259,7 +262,7 @@ def _finished(out: Path, block: _Block, shards: Shards) -> bool:
     return content["digest"] == block.digest and alike and is_whole(out, rows)
 
 
-class _Networks:
+class _NetworkCache:
     """The networks on this rank's device; those that were not used for longest make room for others."""
 
     def __init__(self, ensemble: Ensemble, shards: Shards, ranks: Ranks, options: PredictOptions) -> None:
@@ -267,20 +270,20 @@ class _Networks:
         self._shards, self._options = shards, options
         self._held: OrderedDict[str, tuple[torch.nn.Module, Resolved]] = OrderedDict()
 
-    def __call__(self, part: Part) -> tuple[torch.nn.Module, Resolved]:
-        """Return a part's network and its autocast type. Raises InputError where it has seen films of the split."""
-        if part.name not in self._held:
+    def __call__(self, network: EnsembleNetwork) -> tuple[torch.nn.Module, Resolved]:
+        """Return a network on the device and its autocast type. Raises InputError if it has seen films of the split."""
+        if network.name not in self._held:
             while len(self._held) >= self._options.models:
                 self._held.popitem(last=False)
-            self._held[part.name] = self._load(part)
-        self._held.move_to_end(part.name)
-        return self._held[part.name]
+            self._held[network.name] = self._load(network)
+        self._held.move_to_end(network.name)
+        return self._held[network.name]
 
-    def _load(self, part: Part) -> tuple[torch.nn.Module, Resolved]:
-        network, device = part.read(), self.ranks.device
+    def _load(self, network: EnsembleNetwork) -> tuple[torch.nn.Module, Resolved]:
+        trained, device = network.read(), self.ranks.device
         if self._options.split != "test":
-            check_unseen(network.lineage, part.name, self._shards, part.fold)
-        amp = network.amp if self.ensemble.amp is None else resolve_amp(self.ensemble.amp, device)
+            check_unseen(trained.lineage, network.name, self._shards, network.fold)
+        amp = trained.amp if self.ensemble.amp is None else resolve_amp(self.ensemble.amp, device)
         if amp == "fp16" and device.type == "cpu":
             amp = "float32"  # what a GPU had for speed, a CPU has not
-        return network.build(part.name).to(device), amp
+        return trained.build(network.name).to(device), amp

@@ -1,4 +1,4 @@
-"""What a fold was trained with, as its config.yaml tells it: its predictions take that, whatever a config says now."""
+"""The settings that a fold was trained with, from its config.yaml. Predictions use these, not the present config."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,47 +10,53 @@ from pneumo_dist.config.load import load_config
 from pneumo_dist.config.record import differing_keys
 from shards.errors import InputError
 
-# How films reach the network: any way may be taken, and its loader is told where it is another.
-_WAYS = ("loader", "threads", "prefetch", "cache_dir", "channels_last")
-# Of a stage: what its checkpoints are and what its predictions take in memory, not what the network learned.
+# How films are read: free to differ from the training, with a warning for another loader.
+_READING = ("loader", "threads", "prefetch", "cache_dir", "channels_last")
+# Keys of a stage about its checkpoints and the memory of predictions, not about what the network learned.
 _FREE = ("top_k", "eval_batch", "save_every", "save_minutes")
 
 
 def trained_experiment(
     folder: Path, stage: str | None, own: Experiment | None = None
 ) -> tuple[Experiment, StageConfig]:
-    """Return the experiment and the stage that a fold's folder was trained with.
+    """Return the experiment and the stage that a fold was trained with.
 
-    Without a name it is the last stage, of the given config (`own`) where there is one. Of the given config, only the
-    way films are read and what a stage keeps and holds are taken. Warns where its loader is another, and raises
-    InputError, naming the keys, where its network or what this takes is.
+    Warns if the user's config names another loader.
+
+    Args:
+        stage: Name of the stage; by default the last one, of the user's config if there is one.
+        own: The experiment of the user's config. Only its way to read films and its checkpoint and memory settings of
+            the stage are used.
+
+    Raises:
+        InputError: Network or input differ between the training and the user's config; names the keys.
     """
     path = folder / "config.yaml"
-    trained = load_config(path).experiment
+    trained = load_config(path, is_record=True).experiment
     name = stage or (own or trained).stages[-1].name
-    found = trained.stage(name)
+    trained_stage = trained.stage(name)
     if own is None:
-        return trained, found
-    wanted = own.stage(name)
-    different = differing_keys(_input_of(trained, found), _input_of(own, wanted))
+        return trained, trained_stage
+    own_stage = own.stage(name)
+    different = differing_keys(_input_of(trained, trained_stage), _input_of(own, own_stage))
     if different:
         raise InputError(
-            f"{path}: was trained with another {', '.join(different)} than the given config asks for; predict with "
+            f"{path}: was trained with another {', '.join(different)} than the given config has; predict with "
             f"--config {path}"
         )
     if own.data.loader != trained.data.loader:
         warnings.warn(
             f"{path}: was trained with data.loader {trained.data.loader}; films are read with {own.data.loader}, as "
-            "the given config asks for",
+            "the given config says",
             stacklevel=2,
         )
-    data = trained.data.model_copy(update={name: getattr(own.data, name) for name in _WAYS})
-    kept = {name: getattr(wanted, name) for name in _FREE}
-    return trained.model_copy(update={"data": data}), found.model_copy(update=kept)
+    data = trained.data.model_copy(update={name: getattr(own.data, name) for name in _READING})
+    free = {name: getattr(own_stage, name) for name in _FREE}
+    return trained.model_copy(update={"data": data}), trained_stage.model_copy(update=free)
 
 
 def check_trained_alike(experiments: Sequence[tuple[Path, Experiment]]) -> None:
-    """Raise InputError, naming the keys, where the folds of one member were trained with different settings."""
+    """Raise InputError, naming the keys, if the folds of a member were trained with different settings."""
     first, expected = experiments[0]
     for folder, experiment in experiments[1:]:
         different = differing_keys(_learned(expected), _learned(experiment))
@@ -62,14 +68,14 @@ def check_trained_alike(experiments: Sequence[tuple[Path, Experiment]]) -> None:
 
 
 def _input_of(experiment: Experiment, stage: StageConfig) -> dict[str, Any]:
-    """Return the network and what it takes."""
-    data = experiment.data.model_dump(mode="json", exclude=set(_WAYS))
+    """Return the settings of the network and of its input."""
+    data = experiment.data.model_dump(mode="json", exclude=set(_READING))
     return {"model": experiment.model.model_dump(mode="json"), "data": data, "image_size": stage.image_size}
 
 
 def _learned(experiment: Experiment) -> dict[str, Any]:
-    """Return what decides the weights of an experiment, rounding left out."""
-    content = experiment.model_dump(mode="json", exclude={"runtime": True, "data": set(_WAYS)})
+    """Return the settings that decide the weights of an experiment, apart from rounding."""
+    content = experiment.model_dump(mode="json", exclude={"runtime": True, "data": set(_READING)})
     stages = content.pop("stages")
     return {
         **content,

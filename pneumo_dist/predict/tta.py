@@ -1,4 +1,4 @@
-"""Test-time augmentation: a film is seen at several scales and flipped, and what is found there is averaged."""
+"""Test-time augmentation: average the predictions for a film at several scales and flipped."""
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ UNIT = 32
 
 
 def scaled_side(side: int, scale: float) -> int:
-    """Return the multiple of 32 nearest to a scaled side, at least 32 pixels."""
+    """Return the multiple of 32 pixels nearest to a scaled side, at least 32."""
     return max(round(side * scale / UNIT), 1) * UNIT
 
 
@@ -19,20 +19,20 @@ def scaled_side(side: int, scale: float) -> int:
 def mean_view(
     model: torch.nn.Module, images: torch.Tensor, tta: TtaConfig, amp: Resolved
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the mean over views of the probabilities: float32 (n, 1, h, w), and (n,) of the class where there is one.
+    """Return the probabilities averaged over views: float32 (n, 1, h, w), and class probabilities (n,) if predicted.
 
-    `images` are float32 (n, channels, h, w) with h = w. Maps of other scales go back to the images' size linearly.
+    `images` are float32 (n, channels, h, w) with h = w. Maps of other scales are resized linearly to the images' size.
     """
     side = images.shape[-1]
     total = images.new_zeros(images.shape[0], 1, side, side)
     classes: list[torch.Tensor] = []
     views = [(scale, is_flipped) for scale in tta.scales for is_flipped in ((False, True) if tta.hflip else (False,))]
     for scale, is_flipped in views:
-        seen = _resized(images, scaled_side(side, scale))
+        view = _resized(images, scaled_side(side, scale))
         with autocast(amp, images.device):
-            logits, class_logits = split_outputs(model(seen.flip(-1) if is_flipped else seen))
-        found = torch.sigmoid(logits.float())
-        total += _resized(found.flip(-1) if is_flipped else found, side)
+            logits, class_logits = split_outputs(model(view.flip(-1) if is_flipped else view))
+        probabilities = torch.sigmoid(logits.float())
+        total += _resized(probabilities.flip(-1) if is_flipped else probabilities, side)
         if class_logits is not None:
             classes.append(torch.sigmoid(class_logits.float()).squeeze(1))
     return total / len(views), torch.stack(classes).mean(0) if classes else None

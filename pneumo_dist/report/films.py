@@ -12,7 +12,7 @@ from pneumo_dist.scoring.counts import PixelCounts
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
-from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, centred, encode, fitted, outline, tiled
+from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, centred, encode_image, fitted, outline, tiled
 
 CELL = 256
 COLUMNS = 4
@@ -67,7 +67,7 @@ def draw_film(shards: Shards, row: int, predictions: Predictions, index: int, ru
     probability = predictions.rows[index]["class_probability"]
     predicted = apply_rule(label_map(predictions.p8(index), grid), rule, probability)
     thickness = max(1, max(picture.shape) // 240)
-    outline(picture, predictions.truth(index), LABEL_COLOUR, thickness)
+    outline(picture, predictions.label(index), LABEL_COLOUR, thickness)
     outline(picture, predicted, PREDICTION_COLOUR, thickness)
     return picture
 
@@ -94,4 +94,4 @@ def sheet_films(counts: PixelCounts, count: int = 12) -> list[int]:
 def encode_jpeg(picture: Picture) -> bytes:
     """Return an RGB picture as a JPEG file, without chroma subsampling because outlines are thin."""
     no_subsampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    return encode(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *no_subsampling])
+    return encode_image(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *no_subsampling])

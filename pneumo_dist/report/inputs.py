@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.load import read_tree
@@ -30,7 +29,7 @@ from shards.errors import InputError
 
 Epochs = list[dict[str, Any]]
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "scikit-learn", "scipy", "webdataset")
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def evaluate(predictions: Predictions, histograms: Histograms, rule: Rule) -> Ev
     touched: list[Flags] = [np.zeros(0, np.bool_)]
     owners: list[Names] = [np.zeros(0, np.str_)]
     for index in np.flatnonzero(needs_mask).tolist():
-        truth, film = predictions.truth(index), label_map(predictions.p8(index), predictions.grid(index))
+        truth, film = predictions.label(index), label_map(predictions.p8(index), predictions.grid(index))
         mask = apply_rule(film, rule, predictions.rows[index]["class_probability"])
         predicted[index], hits[index] = np.count_nonzero(mask), np.count_nonzero(mask & truth)
         touched.append(touched_lesions(truth, mask))

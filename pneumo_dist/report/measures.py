@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pneumo_dist.scoring.arrays import Flags, Floats, Map, Names
 from pneumo_dist.scoring.counts import PixelCounts
-from pneumo_dist.scoring.histograms import Histograms, Levels
+from pneumo_dist.scoring.histograms import LEVELS, Histograms
 from pneumo_dist.thresholds.worth import Estimate, estimate
 
 AVERAGED = ("dice", "positive_dice", "sensitivity", "specificity", "auroc", "auprc")
@@ -98,7 +98,7 @@ def ranked_estimates(positive: Flags, scores: Floats, groups: Names, draws: int 
     if len(names) < 2 or math.isnan(values[0]):
         return Estimate(values[0], math.nan, math.nan), Estimate(values[1], math.nan, math.nan)
     random, shares = np.random.default_rng(0), np.full(len(names), 1 / len(names))
-    at_level = np.eye(Levels)[np.rint(scores * 255).astype(np.int64)]
+    at_level = np.eye(LEVELS)[np.rint(scores * 255).astype(np.int64)]
     drawn = []
     for _ in range(0, draws, 100):
         often = random.multinomial(len(names), shares, 100)[:, member].astype(np.float64)

@@ -12,7 +12,7 @@ from pneumo_dist.report.measures import FalsePositives, Measures, false_positive
 from pneumo_dist.report.subgroups import SMALLEST_CELL, Cell, cells, split_by
 from pneumo_dist.thresholds.worth import Estimate, SizeRow, by_size
 from shards.dataset.table import Shards
-from shards.drawing import encode
+from shards.drawing import encode_image
 
 HOLDOUT, OUT_OF_FOLD = "Holdout", "Out of fold"
 # Length of the longer edge of a film on the page, in pixels.
@@ -129,7 +129,7 @@ def overlay_sheet(shards: Shards, films: EvaluatedFilms) -> bytes:
     dices, shown = films.counts.dice, sheet_films(films.counts)
     rows = shard_rows(shards, films.predictions).tolist()
     pictures = [draw_film(shards, rows[i], films.predictions, i, films.rule, CELL) for i in shown]
-    return encode(contact_sheet(pictures, [f"Dice {dices[i]:.2f}" for i in shown]))
+    return encode_image(contact_sheet(pictures, [f"Dice {dices[i]:.2f}" for i in shown]))
 
 
 def inline(picture: bytes, kind: str = "png") -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.arrays import Counts
 
-Levels = 256
+LEVELS = 256
 Histograms = npt.NDArray[np.int64]
 
 
@@ -22,8 +22,8 @@ def level(threshold: float) -> int:
 
 def film_histograms(label_map: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Histograms:
     """Return int64 (2, 256): the histogram of a map over all pixels, and over the pixels where `truth` is not 0."""
-    everywhere = np.bincount(label_map.reshape(-1), minlength=Levels)
-    labelled = np.bincount(label_map[truth != 0], minlength=Levels)
+    everywhere = np.bincount(label_map.reshape(-1), minlength=LEVELS)
+    labelled = np.bincount(label_map[truth != 0], minlength=LEVELS)
     return np.stack([everywhere, labelled]).astype(np.int64)
 
 

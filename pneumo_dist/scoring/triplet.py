@@ -8,7 +8,7 @@ import numpy as np
 from pneumo_dist.config.schema import Area, Probability
 from pneumo_dist.scoring.arrays import Floats
 from pneumo_dist.scoring.dice import dice
-from pneumo_dist.scoring.histograms import Histograms, Levels, counts_above
+from pneumo_dist.scoring.histograms import LEVELS, Histograms, counts_above
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ def best_triplet(
     gain = shares[:, None] * (dice(above[:, 1], above[:, 0], truth[:, None]) - hidden[:, None])
     allowed = None if specificity is None else math.floor((1.0 - specificity) * hidden.sum() + 1e-9)
     best, triplet = (-1, -math.inf), Triplet(0.0, 0, 0.0)
-    for top in range(Levels - 1):
+    for top in range(LEVELS - 1):
         counts = above[:, 0, top]
         order = np.argsort(-counts, kind="stable")
         ranked = counts[order]
         # No area separates films with equal counts, so prefixes end where the count changes.
         ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        sums = np.vstack([np.zeros(Levels), gain[order].cumsum(0)[ends]])
+        sums = np.vstack([np.zeros(LEVELS), gain[order].cumsum(0)[ends]])
         called = 0
         if allowed is not None:
             wrong, right = (np.append(0, kind[order].cumsum()[ends]) for kind in (truth == 0, truth > 0))

@@ -17,7 +17,7 @@ from pneumo_dist.thresholds.rules import RULES, ThresholdsFile, TunedRule
 from pneumo_dist.thresholds.tune import TuningResult
 from pneumo_dist.thresholds.worth import Estimate
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import write_json
 from shards.stored import read_json
 
 SURFACE, CURVE = "thresholds.png", "components.png"
@@ -47,7 +47,7 @@ def write_thresholds(path: Path, result: TuningResult, predictions: Predictions)
         "predictions_sha256": thresholds.digest,
         "components_curve": None if curve is None else {"sizes": curve.sizes.tolist(), "dice": curve.dice.tolist()},
     }
-    atomic_write(path, json.dumps(content, indent=1) + "\n")
+    write_json(path, content)
 
 
 def _plain(values: Score | Estimate) -> dict[str, float | int | None]:

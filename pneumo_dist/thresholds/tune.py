@@ -98,7 +98,7 @@ def film_measures(
             raise InputError(
                 f"{predictions.folder}: {predictions.rows[index]['key']} has no label to tune on; use --split oof"
             )
-        truth, film = predictions.truth(index), label_map(predictions.p8(index), predictions.grid(index))
+        truth, film = predictions.label(index), label_map(predictions.p8(index), predictions.grid(index))
         histogram_rows.append(np.concatenate([[index], film_histograms(film, truth).reshape(-1)]))
         if threshold is not None:
             components = film_components(film, truth, threshold)

@@ -10,7 +10,7 @@ from scipy import stats
 from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Names
 from pneumo_dist.scoring.counts import PixelCounts, counts_at, triplet_counts
 from pneumo_dist.scoring.dice import dice
-from pneumo_dist.scoring.histograms import Histograms, Levels, counts_above, level
+from pneumo_dist.scoring.histograms import LEVELS, Histograms, counts_above, level
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
 
@@ -125,13 +125,13 @@ def surface(histograms: Histograms, best: Triplet, weights: Floats, areas: int =
     gain = weights * (dice(above[:, 1, chosen], above[:, 0, chosen], truth) - hidden)
     largest = int(above[:, 0].max()) + 1
     steps = np.unique([0, best.area, *np.geomspace(1, largest, areas).round().astype(np.int64)])
-    values = np.zeros((Levels - 1, len(steps)))
-    for top in range(Levels - 1):
+    values = np.zeros((LEVELS - 1, len(steps)))
+    for top in range(LEVELS - 1):
         order = np.argsort(-above[:, 0, top], kind="stable")
         sums = np.append(0.0, gain[order].cumsum())
         values[top] = sums[np.searchsorted(-above[order, 0, top], -steps, side="right")]
     mean = (values + (weights * hidden).sum()) / weights.sum()
-    return Surface(np.arange(Levels - 1) / 255, steps, mean)
+    return Surface(np.arange(LEVELS - 1) / 255, steps, mean)
 
 
 def plateau(histograms: Histograms, best: Triplet, weights: Floats) -> dict[str, tuple[float, float]]:
@@ -139,9 +139,9 @@ def plateau(histograms: Histograms, best: Triplet, weights: Floats) -> dict[str,
     above, truth = counts_above(histograms), histograms[:, 1].sum(-1)
     counts = above[:, 0, level(best.top)]
     candidates: dict[str, list[float]] = {
-        "top": [value / 255 for value in range(Levels - 1)],
+        "top": [value / 255 for value in range(LEVELS - 1)],
         "area": np.unique([0, best.area, *counts, *(counts + 1)]).tolist(),
-        "bottom": [value / 255 for value in range(Levels)],
+        "bottom": [value / 255 for value in range(LEVELS)],
     }
 
     def mean(**moved: Any) -> float:

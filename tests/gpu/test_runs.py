@@ -18,6 +18,7 @@ from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.precision import configure
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
@@ -25,7 +26,7 @@ from tests.tools.equality import run_differences
 
 pytestmark = pytest.mark.slow
 
-CPU = Ranks(0, 1, 0, torch.device("cpu"))
+CPU = Ranks.alone()
 
 
 def experiment_of(loader: str, amp: str, **stage: Any) -> Experiment:
@@ -46,7 +47,7 @@ def experiment_of(loader: str, amp: str, **stage: Any) -> Experiment:
 
 def train(experiment: Experiment, films: Shards, folder: Path, ranks: Ranks) -> Path:
     configure(experiment.runtime)
-    train_fold(experiment, 0, films, folder, ranks, Experiment.model_dump_json)
+    train_fold(FoldRun(experiment, 0, films, folder, ranks), Experiment.model_dump_json)
     return folder
 
 
@@ -97,7 +98,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tiny_runs.Trained:
     return tiny_runs.make(tmp_path_factory.mktemp("trained"))
 
 
-@pytest.mark.parametrize("loader", ["host", "dali"])
+@pytest.mark.parametrize("loader", ["torch", "dali"])
 def test_prediction_is_that_of_plain_forward_passes_on_the_cpu(
     trained: tiny_runs.Trained, ranks: Ranks, tmp_path: Path, loader: str
 ) -> None:
@@ -113,9 +114,9 @@ def test_prediction_is_that_of_plain_forward_passes_on_the_cpu(
     for row, p8 in predictions:
         film = tiny_runs.image(trained.shards, int(np.flatnonzero(keys == row["key"])[0]))
         found = []
-        for part in ensemble.parts:
+        for network in ensemble.networks:
             with torch.no_grad():
-                logits, _ = split_outputs(part.read().build(part.name)(film))
+                logits, _ = split_outputs(network.read().build(network.name)(film))
             found.append(torch.sigmoid(logits)[0, 0].numpy() * 255)
         assert np.abs(p8 - np.mean(found, axis=0)).max() <= 2
         levels |= set(np.unique(p8).tolist())

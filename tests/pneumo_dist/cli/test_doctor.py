@@ -82,7 +82,7 @@ def test_config_decides_what_is_looked_at(doctor: Doctor, tmp_path: Path) -> Non
     digest = hashlib.sha256(b"weights").hexdigest()
     model = f"model: {{encoder_weights_file: {tmp_path}/w.pt, encoder_weights_sha256: {digest}}}\n"
     config.write_text(CONFIG + model)
-    code, printed = doctor("--cpu", "--config", config, "--set", "data.loader=host")
+    code, printed = doctor("--cpu", "--config", config, "--set", "data.loader=torch")
     assert code == EXIT_USAGE
     assert "w.pt: No such file" in printed and "fetch-weights" in printed and "DALI" not in printed
 

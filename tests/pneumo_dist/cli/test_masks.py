@@ -67,7 +67,7 @@ def empty(predictions: Predictions) -> None:
 DAMAGES: list[tuple[Callable[[Predictions], None], str]] = [
     (cut, "pred-00000.tar: the p8 of"),
     (flip, "pred-00000.tar: the p8 of"),
-    (remove, "pred-00000.tar: missing; restore it from a copy or make it again"),
+    (remove, "pred-00000.tar: missing; restore it from a copy or create it again"),
     (unfinish, "predictions: no finished predictions; run 'python -m pneumo_dist predict' first"),
     (empty, "predictions: holds no films; predict again"),
 ]

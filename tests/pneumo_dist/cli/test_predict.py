@@ -210,5 +210,5 @@ def test_an_option_that_a_refusal_names_takes_the_film(
         given = list(map(str, command))
         capsys.readouterr()
         assert run(app, "pneumo_dist", [*given, *stricter]) == EXIT_USAGE
-        assert f"pass {' '.join(option)} to take it" in capsys.readouterr().err
+        assert f"pass {' '.join(option)} to accept it" in capsys.readouterr().err
         assert run(app, "pneumo_dist", [*given, *option]) == EXIT_DONE

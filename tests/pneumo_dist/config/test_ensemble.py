@@ -101,6 +101,15 @@ def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
     assert keys == ["smalest_part", "members.0.weight", "members.1.top_k", "eval_batch"]
 
 
+def test_old_name_of_the_torch_loader_is_read_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "blend.yaml"
+    path.write_text("name: blend\nmembers: [{experiment: a}]\nloader: host\n")
+    for overrides, origin in (((), str(path)), (("loader=host",), "--set")):
+        with pytest.warns(UserWarning, match=f"^{origin}: loader: host is now called torch; write torch$"):
+            changed = load_either(path, overrides)
+        assert isinstance(changed, EnsembleConfig) and changed.loader == "torch"
+
+
 def test_overrides_change_an_ensemble_and_are_named_where_they_are_wrong(tmp_path: Path) -> None:
     path = tmp_path / "blend.yaml"
     path.write_text("name: blend\nmembers: [{experiment: a}]\n")

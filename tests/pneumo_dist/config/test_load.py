@@ -1,5 +1,6 @@
 """Experiments from YAML: inheritance, overrides, origins, and errors that a person can act on."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,20 @@ def test_top_level_stage_keys_are_defaults_that_stages_override(tmp_path: Path) 
     assert (second.epochs, second.optim.lr, second.image_size) == (5, 1e-4, 256)
     assert first.optim.name == second.optim.name == "adamw"
     assert first.loss.bce == 3 and first.loss.dice == 1
+
+
+@pytest.mark.parametrize(("in_file", "overrides"), [("host", ()), ("dali", ("data.loader=host",))])
+def test_old_name_of_the_torch_loader_is_read_with_a_warning(
+    tmp_path: Path, in_file: str, overrides: tuple[str, ...]
+) -> None:
+    path = write(tmp_path, exp=f"{TWO_STAGES}data: {{loader: {in_file}}}\n")
+    origin = "--set" if overrides else str(path)
+    with pytest.warns(UserWarning, match=f"^{origin}: data.loader: host is now called torch; write torch$") as caught:
+        config = load_config(path, overrides)
+    assert len(caught) == 1 and config.experiment.data.loader == "torch"
+    assert "  loader: torch  #" in dump_resolved(config)
+    with warnings.catch_warnings(action="error"):
+        assert load_config(path, overrides, is_record=True) == config
 
 
 def test_base_is_merged_deeply_over_two_generations(tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ def test_option_that_no_version_had_is_kept_beside_filled_in_defaults() -> None:
     assert with_present_defaults(put(GIVEN, "stages.optim.odd", 1)) == put(PRESENT, "stages.optim.odd", 1)
 
 
+def test_old_name_of_the_torch_loader_is_the_present_one() -> None:
+    present = with_present_defaults({**GIVEN, "data": {"loader": "torch"}})
+    assert present["data"]["loader"] == "torch"
+    assert with_present_defaults({**GIVEN, "data": {"loader": "host"}}) == present
+
+
 def test_record_that_is_invalid_otherwise_comes_back_as_it_is() -> None:
     wrong = {**PRESENT, "seed": "x"}
     assert with_present_defaults(wrong) == wrong

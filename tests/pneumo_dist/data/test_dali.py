@@ -1,4 +1,4 @@
-"""The DALI graph on the CPU: the same films as the host loader's, and what the network takes."""
+"""The DALI graph on the CPU: the same films as the torch loader's, and what the network takes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,15 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from dali_films import RECIPE, every_slot, one_batch
+from dali_films import RECIPE, every_request, one_batch
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.data import buffers
 from pneumo_dist.data.augment import Parameters
-from pneumo_dist.data.films import Batch, Input, Slot, Source
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.geometry import Stored, matrix
 from pneumo_dist.data.resample import NOISE_LEVEL, noise_window
-from pneumo_dist.data.torch_loader import Films, host_batches
+from pneumo_dist.data.torch_loader import Films, torch_batches
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -32,25 +33,27 @@ def recipe(kind: str | None, **changes: Any) -> AugmentConfig:
     return AugmentConfig.model_validate({**RECIPE, "distortion": {"p": 0.7, **out}, **changes})
 
 
-def source_of(shards: Shards, augment: AugmentConfig | None, size: int = 96, channels: int = 1, **data: Any) -> Source:
-    spec = Input(size, channels, PLAIN.model_copy(update=data))
-    return Source(shards, spec, with_mask=True, augment=augment, seed=11)
+def reader_of(
+    shards: Shards, augment: AugmentConfig | None, size: int = 96, channels: int = 1, **data: Any
+) -> FilmReader:
+    input_spec = InputSpec(size, channels, PLAIN.model_copy(update=data))
+    return FilmReader(shards, input_spec, with_mask=True, augment=augment, seed=11)
 
 
-def assert_same_films(source: Source, slots: list[Slot]) -> None:
-    """Each film within two grey levels of the host's on average, and all masks together in 99 % of their union."""
-    batch = one_batch(source, slots)
-    np.testing.assert_array_equal(batch.indices, [slot.index for slot in slots])
+def assert_same_films(reader: FilmReader, requests: list[FilmRequest]) -> None:
+    """Each film is within two grey levels of the torch loader's on average, and all masks share 99 % of their union."""
+    batch = one_batch(reader, requests)
+    np.testing.assert_array_equal(batch.indices, [request.index for request in requests])
     shared = united = 0
-    for slot, image, mask in zip(slots, batch.images, batch.masks, strict=True):
-        expected, label, row = Films(source)[slot]
-        if source.spec.data.channels_last:
+    for request, image, mask in zip(requests, batch.images, batch.masks, strict=True):
+        expected, label, row = Films(reader)[request]
+        if reader.input_spec.data.channels_last:
             expected = expected.permute(2, 0, 1)
-        assert row == slot.index
+        assert row == request.index
         assert image.shape == expected.shape and mask.shape == label.shape
         assert float((image - expected).abs().mean()) * 255 < 2
         shared, united = shared + int((mask * label).sum()), united + int(((mask + label) > 0).sum())
-    assert united > 50 * len(slots)
+    assert united > 50 * len(requests)
     assert shared / united > 0.99
 
 
@@ -58,42 +61,42 @@ def assert_same_films(source: Source, slots: list[Slot]) -> None:
 @pytest.mark.parametrize("border", ["constant", "reflect"])
 @pytest.mark.parametrize("kind", [*KINDS, None])
 def test_graph_gives_the_films_of_the_host_loader(films: Shards, kind: str | None, border: str, size: int) -> None:
-    source = source_of(films, recipe(kind, border=border), size)
-    slots = every_slot(films, 3)
-    drawn = [source.parameters(slot) for slot in slots]
+    reader = reader_of(films, recipe(kind, border=border), size)
+    requests = every_request(films, 3)
+    drawn = [reader.parameters(request) for request in requests]
     assert len({type(p.geometry.warp) for p in drawn}) == (2 if kind else 4)
     assert any(p.clahe for p in drawn) and any(p.noise_sigma for p in drawn) and any(p.gamma != 1 for p in drawn)
-    assert_same_films(source, slots)
+    assert_same_films(reader, requests)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_channels_and_their_order_change_nothing(films: Shards, channels: int, channels_last: bool) -> None:
     data = {"channels_last": channels_last, "mean": (0.4, 0.5, 0.6), "std": (0.9, 1.0, 1.1)}
-    assert_same_films(source_of(films, recipe(None), 64, channels, **data), every_slot(films, 1))
+    assert_same_films(reader_of(films, recipe(None), 64, channels, **data), every_request(films, 1))
 
 
 @pytest.mark.parametrize("border", ["constant", "reflect"])
 @pytest.mark.parametrize("size", [64, 96])
 def test_films_of_any_shape_at_their_own_size_are_the_same_too(jpeg_films: Shards, border: str, size: int) -> None:
-    assert_same_films(source_of(jpeg_films, recipe(None, border=border), size), every_slot(jpeg_films, 6))
+    assert_same_films(reader_of(jpeg_films, recipe(None, border=border), size), every_request(jpeg_films, 6))
 
 
 @pytest.mark.parametrize("border", ["constant", "reflect"])
 @pytest.mark.parametrize("size", [128, 224])
 def test_real_films_are_the_same_too(real_films: Shards, border: str, size: int) -> None:
     assert len(real_films) == 10
-    assert_same_films(source_of(real_films, recipe(None, border=border), size), every_slot(real_films, 3))
+    assert_same_films(reader_of(real_films, recipe(None, border=border), size), every_request(real_films, 3))
 
 
 @pytest.mark.parametrize("tiles", [1, 5, 8])
 def test_clahe_is_the_same_whether_its_tiles_divide_the_film_or_not(films: Shards, tiles: int) -> None:
     only = {"hflip": 0, "shift_scale_rotate": {"p": 0}, "tone": {"p": 0}}
     with_clahe = AugmentConfig.model_validate({**only, "clahe": {"p": 1, "clip": 3, "tiles": tiles}})
-    slots = every_slot(films, 1)
-    assert_same_films(source_of(films, with_clahe), slots)
-    plain = one_batch(source_of(films, None), slots).images
-    assert float((one_batch(source_of(films, with_clahe), slots).images - plain).abs().mean()) * 255 > 2
+    requests = every_request(films, 1)
+    assert_same_films(reader_of(films, with_clahe), requests)
+    plain = one_batch(reader_of(films, None), requests).images
+    assert float((one_batch(reader_of(films, with_clahe), requests).images - plain).abs().mean()) * 255 > 2
 
 
 # -- against the definition
@@ -103,11 +106,11 @@ def test_grey_values_are_clip_of_gain_and_offset_then_gamma_then_noise(films: Sh
     augment = AugmentConfig.model_validate(
         {"hflip": 0, "shift_scale_rotate": {"p": 0}, "tone": {"p": 0.9}, "noise": {"p": 0.5}}
     )
-    source, slots = source_of(films, augment), every_slot(films, 4)
-    batch = one_batch(source, slots)
-    for slot, image in zip(slots, batch.images[:, 0].numpy(), strict=True):
-        drawn = source.parameters(slot)
-        value = np.clip(decoded(films, slot.index, "image") / 255 * drawn.gain + drawn.offset, 0, 1) ** drawn.gamma
+    reader, requests = reader_of(films, augment), every_request(films, 4)
+    batch = one_batch(reader, requests)
+    for request, image in zip(requests, batch.images[:, 0].numpy(), strict=True):
+        drawn = reader.parameters(request)
+        value = np.clip(decoded(films, request.index, "image") / 255 * drawn.gain + drawn.offset, 0, 1) ** drawn.gamma
         value = np.clip(value + drawn.noise_sigma * noise_window(drawn, 96) / NOISE_LEVEL, 0, 1)
         # Bytes are rounded after each of the three.
         assert np.abs(image - value).max() * 255 < 2.6
@@ -116,14 +119,14 @@ def test_grey_values_are_clip_of_gain_and_offset_then_gamma_then_noise(films: Sh
 
 def test_geometry_is_that_of_the_drawn_matrix(films: Shards) -> None:
     augment = AugmentConfig.model_validate({**RECIPE, "clahe": {"p": 0}, "tone": {"p": 0}, "noise": {"p": 0}})
-    source, slots = source_of(films, augment, 64), every_slot(films, 3)
-    batch = one_batch(source, slots)
+    reader, requests = reader_of(films, augment, 64), every_request(films, 3)
+    batch = one_batch(reader, requests)
     shared = united = 0
-    for slot, image, mask in zip(slots, batch.images, batch.masks, strict=True):
-        parameters = source.parameters(slot)
-        expected = warped(decoded(films, slot.index, "image"), parameters, 64, cv2.INTER_LINEAR)
+    for request, image, mask in zip(requests, batch.images, batch.masks, strict=True):
+        parameters = reader.parameters(request)
+        expected = warped(decoded(films, request.index, "image"), parameters, 64, cv2.INTER_LINEAR)
         assert np.abs(255 * image[0].numpy() - expected).mean() < 1
-        label = warped(decoded(films, slot.index, "mask"), parameters, 64, cv2.INTER_NEAREST) > 127
+        label = warped(decoded(films, request.index, "mask"), parameters, 64, cv2.INTER_NEAREST) > 127
         seen = mask[0].numpy() > 0.5
         shared, united = shared + int((label & seen).sum()), united + int((label | seen).sum())
     assert united > 1000
@@ -147,30 +150,30 @@ def warped(image: npt.NDArray[np.uint8], parameters: Parameters, size: int, how:
 # -- what the network takes
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_normalisation_takes_mean_and_deviation_of_each_channel(films: Shards, channels: int, loader: str) -> None:
     data = {"mean": (0.1, 0.4, 0.5), "std": (0.2, 0.25, 0.5)}
-    images = batch_of(loader, source_of(films, None, channels=channels, **data)).images
-    plain = batch_of(loader, source_of(films, None)).images
+    images = batch_of(loader, reader_of(films, None, channels=channels, **data)).images
+    plain = batch_of(loader, reader_of(films, None)).images
     assert images.shape == (2, channels, 96, 96)
     for channel, (mean, deviation) in enumerate([(0.1, 0.2), (0.4, 0.25), (0.5, 0.5)][:channels]):
         torch.testing.assert_close(images[:, channel], (plain[:, 0] - mean) / deviation, atol=1e-5, rtol=1e-5)
 
 
-def batch_of(loader: str, source: Source) -> Batch:
-    slots = [Slot(0), Slot(5)]
+def batch_of(loader: str, reader: FilmReader) -> Batch:
+    requests = [FilmRequest(0), FilmRequest(5)]
     if loader == "dali":
-        return one_batch(source, slots)
-    (batch,) = host_batches(source, [slots])
+        return one_batch(reader, requests)
+    (batch,) = torch_batches(reader, [requests])
     return batch
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("with_mask", [False, True])
 def test_film_at_its_stored_size_passes_unchanged(films: Shards, loader: str, with_mask: bool) -> None:
-    source = source_of(films, None)
-    batch = batch_of(loader, Source(films, source.spec, with_mask))
+    reader = reader_of(films, None)
+    batch = batch_of(loader, FilmReader(films, reader.input_spec, with_mask))
     assert batch.images.dtype == torch.float32 and batch.masks.dtype == torch.uint8
     for position, row in enumerate((0, 5)):
         np.testing.assert_allclose(255 * batch.images[position, 0].numpy(), decoded(films, row, "image"), atol=0.01)
@@ -179,19 +182,19 @@ def test_film_at_its_stored_size_passes_unchanged(films: Shards, loader: str, wi
     assert batch.masks.shape == (2, 1, 96, 96) if with_mask else batch.masks.numel() == 0
 
 
-@pytest.mark.parametrize("loader", ["dali", "host"])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_images_have_the_memory_format_that_was_asked_for(films: Shards, loader: str, channels_last: bool) -> None:
-    images = batch_of(loader, source_of(films, None, channels=3, channels_last=channels_last)).images
+    images = batch_of(loader, reader_of(films, None, channels=3, channels_last=channels_last)).images
     assert images.shape == (2, 3, 96, 96)
     assert images.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def test_batches_keep_their_values_while_later_ones_are_made(films: Shards) -> None:
-    source = source_of(films, recipe(None))
-    slots = every_slot(films, 2)
-    listed = [slots[start : start + 3] for start in range(0, len(slots), 3)]
-    kept = [(batch, batch.images.clone(), batch.masks.clone()) for batch in dali.dali_batches(source, listed, 3)]
+    reader = reader_of(films, recipe(None))
+    requests = every_request(films, 2)
+    listed = [requests[start : start + 3] for start in range(0, len(requests), 3)]
+    kept = [(batch, batch.images.clone(), batch.masks.clone()) for batch in dali.dali_batches(reader, listed, 3)]
     assert len(kept) == len(listed)
     for batch, images, masks in kept:
         assert torch.equal(batch.images, images) and torch.equal(batch.masks, masks)
@@ -201,10 +204,10 @@ def test_batches_keep_their_values_while_later_ones_are_made(films: Shards) -> N
 
 @pytest.mark.parametrize("data", [{"threads": 2}, {"prefetch": 1}, {"prefetch": 5}])
 def test_threads_and_prefetch_change_no_bit(films: Shards, data: dict[str, int]) -> None:
-    slots = every_slot(films, 1)
-    listed = [slots[:4], slots[4:8], slots[8:]]
-    one = list(dali.dali_batches(source_of(films, recipe(None)), listed, 4))
-    other = list(dali.dali_batches(source_of(films, recipe(None), **data), listed, 4))
+    requests = every_request(films, 1)
+    listed = [requests[:4], requests[4:8], requests[8:]]
+    one = list(dali.dali_batches(reader_of(films, recipe(None)), listed, 4))
+    other = list(dali.dali_batches(reader_of(films, recipe(None), **data), listed, 4))
     for left, right in zip(one, other, strict=True):
         assert torch.equal(left.images, right.images) and torch.equal(left.masks, right.masks)
 
@@ -227,9 +230,9 @@ def test_film_that_the_graph_cannot_decode_is_named(
 ) -> None:
     shards = rewritten(7, "image", change)
     key, shard = str(shards.column("key")[7]), str(shards.column("shard")[7])
-    listed = [[Slot(row, 2, 10 + row)] for row in range(len(shards))]
+    listed = [[FilmRequest(row, 2, 10 + row)] for row in range(len(shards))]
     with pytest.raises(InputError) as caught:
-        list(dali.dali_batches(source_of(shards, recipe(None)), listed, 1))
+        list(dali.dali_batches(reader_of(shards, recipe(None)), listed, 1))
     for part in (key, shard, "epoch 2", "step 17"):
         assert part in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
@@ -238,26 +241,11 @@ def test_film_that_the_graph_cannot_decode_is_named(
 # -- memory
 
 
-def test_pages_serve_again_only_once_nothing_looks_at_them() -> None:
-    pages = dali.Pages()
-    first = pages.take(4096, torch.float32)
-    place, view = first.data_ptr(), first[10:20]
-    view.fill_(7)
-    del first
-    assert pages.take(4096, torch.float32).data_ptr() != place, "a view still looks at it"
-    assert view.tolist() == [7.0] * 10
-    del view
-    again = [pages.take(4096, torch.uint8) for _ in range(3)]
-    assert sum(tensor.data_ptr() == place for tensor in again) == 1
-    assert len({tensor.data_ptr() for tensor in again}) == 3
-    assert pages.take(8192, torch.uint8).shape == (8192,)
-
-
-def test_a_run_of_batches_needs_few_pages(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_batches_needs_few_buffers(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped: list[int] = []
-    make = dali._mapped
-    monkeypatch.setattr(dali, "_mapped", lambda size: mapped.append(size) or make(size))
-    slots = every_slot(films, 2)
-    for batch in dali.dali_batches(source_of(films, recipe(None)), [slots[:3]] * 9, 3):
+    allocate = buffers._mapped
+    monkeypatch.setattr(buffers, "_mapped", lambda size: mapped.append(size) or allocate(size))
+    requests = every_request(films, 2)
+    for batch in dali.dali_batches(reader_of(films, recipe(None)), [requests[:3]] * 9, 3):
         assert batch.images.numel()
-    assert len(mapped) <= 6, "two each of images and masks are enough, as one is looked at while the next is made"
+    assert len(mapped) <= 6, "two each of images and masks are enough: one in use while the next is filled"

@@ -10,9 +10,9 @@ import pytest
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
-from pneumo_dist.data.films import Input, Slot, Source
-from pneumo_dist.data.geometry import Geometry, GridSteps, Lens, Stored, lattice
-from pneumo_dist.data.resample import by_lattice
+from pneumo_dist.data.films import FilmReader, FilmRequest, InputSpec
+from pneumo_dist.data.geometry import Geometry, GridSteps, Lens, Stored, coarse_map
+from pneumo_dist.data.resample import by_coarse_map
 from pneumo_dist.data.torch_loader import Films
 from shards.dataset.table import Shards
 
@@ -73,7 +73,7 @@ def warped(films: list[tuple[Image, Image]], coarse: list[Image], size: int, bor
         )
         extent = dali.fn.cast(shape, dtype=dali.types.FLOAT)
         canvas = dali_gpu.canvas_of(shape, size)
-        return tuple(dali_gpu.warped_by_lattice([image, mask], nodes, extent, canvas, size, border))
+        return tuple(dali_gpu.warped_by_coarse_map([image, mask], nodes, extent, canvas, size, border))
 
     built = pipeline()
     built.build()
@@ -88,11 +88,11 @@ def test_films_of_any_shape_are_moved_as_on_the_host(
 ) -> None:
     monkeypatch.setattr(dali.fn.experimental, "remap", stand_in)
     films = [film(shape) for shape in SHAPES]
-    coarse = [lattice(MOVES[move], size, Stored(max(shape))) for shape in SHAPES]
+    coarse = [coarse_map(MOVES[move], size, Stored(max(shape))) for shape in SHAPES]
     images, masks = warped(films, coarse, size, border)
     beyond = shared = united = 0
     for pair, nodes, image, mask in zip(films, coarse, images, masks, strict=True):
-        expected, label = by_lattice(pair, nodes, size, border)
+        expected, label = by_coarse_map(pair, nodes, size, border)
         assert image.shape == mask.shape == (size, size, 1) and image.dtype == mask.dtype == np.uint8
         assert UNWRITTEN not in mask
         assert np.abs(image[..., 0].astype(float) - expected).mean() < 1
@@ -119,24 +119,25 @@ RECIPES: dict[str, dict[str, Any] | None] = {
 }
 
 
-def source_of(films: Shards, recipe: str, size: int, with_mask: bool = True) -> Source:
+def reader_of(films: Shards, recipe: str, size: int, with_mask: bool = True) -> FilmReader:
     """Films for a GPU."""
     given = RECIPES[recipe]
     augment = None if given is None else AugmentConfig.model_validate(given)
     data = DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return Source(films, Input(size, 1, data, device_id=0), with_mask, augment, seed=5)
+    return FilmReader(films, InputSpec(size, 1, data, device_id=0), with_mask, augment, seed=5)
 
 
-def graph_of(source: Source, slots: list[Slot], device_id: int | None) -> Any:
+def graph_of(reader: FilmReader, requests: list[FilmRequest], device_id: int | None) -> Any:
     """The pipeline as `dali_batches` makes it; it has its device only once it is built."""
-    from pneumo_dist.data.dali import _graph, fed
+    from pneumo_dist.data.dali import _graph
+    from pneumo_dist.data.dali_inputs import graph_inputs
 
-    feed = [fed(source, slot) for slot in slots]
+    feed = [graph_inputs(reader, request) for request in requests]
     return _graph(
-        source,
+        reader,
         lambda info: feed[info.idx_in_batch],
         None,
-        batch_size=len(slots),
+        batch_size=len(requests),
         num_threads=1,
         device_id=device_id,
         prefetch_queue_depth=2,
@@ -147,8 +148,8 @@ def graph_of(source: Source, slots: list[Slot], device_id: int | None) -> Any:
 @pytest.mark.parametrize("with_mask", [False, True])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_graph_for_a_gpu_can_be_written_down_without_one(films: Shards, recipe: str, with_mask: bool) -> None:
-    source = source_of(films, recipe, 64, with_mask)
-    assert graph_of(source, [Slot(0, 0, 0), Slot(1, 0, 0)], device_id=0).device_id == 0
+    reader = reader_of(films, recipe, 64, with_mask)
+    assert graph_of(reader, [FilmRequest(0, 0, 0), FilmRequest(1, 0, 0)], device_id=0).device_id == 0
 
 
 @pytest.mark.filterwarnings("ignore:The external source node")
@@ -162,16 +163,16 @@ def test_graph_for_a_gpu_gives_the_films_of_the_host_loader(
     monkeypatch.setattr(dali.fn.decoders, "image", lambda encoded, device, **given: decode(encoded, **given))
     monkeypatch.setattr(dali.data_node.DataNode, "gpu", lambda node: node)
     monkeypatch.setattr(dali.fn.experimental, "remap", stand_in)
-    source = source_of(films, recipe, size)
-    slots = [Slot(row, epoch, 0) for epoch in range(2) for row in range(len(films))]
-    pipeline = graph_of(source, slots, device_id=None)
+    reader = reader_of(films, recipe, size)
+    requests = [FilmRequest(row, epoch, 0) for epoch in range(2) for row in range(len(films))]
+    pipeline = graph_of(reader, requests, device_id=None)
     pipeline.build()
     images, masks = (np.array(output.as_tensor()) for output in pipeline.run())
-    assert images.shape == (len(slots), 1, size, size) and masks.shape == (len(slots), size, size, 1)
+    assert images.shape == (len(requests), 1, size, size) and masks.shape == (len(requests), size, size, 1)
     shared = united = 0
-    for slot, image, mask in zip(slots, images, masks, strict=True):
-        expected, label, _ = Films(source)[slot]
+    for request, image, mask in zip(requests, images, masks, strict=True):
+        expected, label, _ = Films(reader)[request]
         assert np.abs(image - expected.numpy()).mean() * 255 < 2
         seen, truth = mask[..., 0] > 0, label[0].numpy() > 0
         shared, united = shared + int((seen & truth).sum()), united + int((seen | truth).sum())
-    assert shared > 0.99 * united > 50 * len(slots)
+    assert shared > 0.99 * united > 50 * len(requests)

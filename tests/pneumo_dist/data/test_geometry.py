@@ -19,8 +19,8 @@ from pneumo_dist.data.geometry import (
     Stored,
     Warp,
     cells,
+    coarse_map,
     dense_map,
-    lattice,
     matrix,
 )
 
@@ -76,7 +76,7 @@ def exact_map(geometry: Geometry, size: int, stored: Stored, step: int) -> npt.N
 def deviation(geometry: Geometry, size: int, stored: Stored, step: int = 7) -> npt.NDArray[np.float64]:
     """How far the dense map is off, in pixels of the input, at the pixels that show the film."""
     exact = exact_map(geometry, size, stored, step)
-    found = dense_map(lattice(geometry, size, stored), size)[::step, ::step]
+    found = dense_map(coarse_map(geometry, size, stored), size)[::step, ::step]
     inside = ((exact >= 0) & (exact <= stored.side)).all(axis=-1)
     return np.abs(found - exact).max(axis=-1)[inside] * size / stored.side
 
@@ -152,14 +152,14 @@ def test_matrix_is_flip_then_scale_and_clockwise_turn_about_the_centre_then_shif
         np.testing.assert_allclose(to_stored(geometry, (x, y), 64, 160), (np.array(point) + 0.5) * 160, atol=1e-9)
 
 
-# -- the lattice and its dense map
+# -- the coarse map and its dense map
 
 
 @settings(max_examples=40, deadline=None)
 @given(affines, st.sampled_from([32, 64, 96, 128, 160, 320]), stored_images)
 def test_dense_map_of_an_affine_change_is_exact_to_float32(geometry: Geometry, size: int, stored: Stored) -> None:
     exact = exact_map(geometry, size, stored, 13)
-    found = dense_map(lattice(geometry, size, stored), size)
+    found = dense_map(coarse_map(geometry, size, stored), size)
     assert found.shape == (size, size, 2) and found.dtype == np.float32
     tolerance = 8 * float(np.finfo(np.float32).eps) * max(1.0, float(np.abs(found).max()))
     np.testing.assert_allclose(found[::13, ::13], exact, atol=tolerance)
@@ -173,14 +173,14 @@ def test_dense_map_of_an_affine_change_is_exact_to_float32(geometry: Geometry, s
         ElasticField(5, *RECIPE, (0.003, -0.002, 0.001, 0.003, -0.003, 0.002)),
     ],
 )
-def test_lattice_and_dense_map_of_one_pixel_cells_are_exact(warp: Warp) -> None:
+def test_coarse_map_and_dense_map_of_one_pixel_cells_are_exact(warp: Warp) -> None:
     assert cells(64) == 64
     moved = Geometry(True, 0.5, 1.08, (0.04, -0.05), warp, (0.05, 0.1, 0.8, 0.85))
     assert deviation(moved, 64, Stored(1024)).max() < 1e-3
 
 
 # At 512 px, where a cell is 8 px. A lens bends most at the film's corners; the elastic field of the recipe is as fine
-# as the lattice, so what is lost there is a part of its amplitude.
+# as the coarse map, so what is lost there is a part of its amplitude.
 @pytest.mark.parametrize(
     ("warp", "largest", "mean"),
     [
@@ -202,7 +202,7 @@ def test_dense_map_keeps_a_distortion_to_a_fraction_of_a_pixel(warp: Warp, large
 def test_dense_map_of_grid_steps_is_off_only_within_a_cell_of_a_knot() -> None:
     size, steps = 512, GridSteps((1.3, 0.7, 1.2, 0.8, 1.0), (1.0,) * 5)
     exact = exact_map(Geometry(warp=steps), size, Stored(size), 1)[0, :, 0]
-    found = dense_map(lattice(Geometry(warp=steps), size, Stored(size)), size)[0, :, 0]
+    found = dense_map(coarse_map(Geometry(warp=steps), size, Stored(size)), size)[0, :, 0]
     knots = np.arange(6) * size / 5
     near = (np.abs(np.arange(size)[:, None] + 0.5 - knots) <= size / cells(size)).any(axis=1)
     assert 0.1 < np.abs(found - exact)[near].max() < 1.3
@@ -210,8 +210,8 @@ def test_dense_map_of_grid_steps_is_off_only_within_a_cell_of_a_knot() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 160, 512])
-def test_lattice_is_a_small_part_of_the_dense_map_and_one_cell_wider_on_each_side(size: int) -> None:
-    coarse = lattice(Geometry(), size, Stored(size))
+def test_coarse_map_is_a_small_part_of_the_dense_map_and_one_cell_wider_on_each_side(size: int) -> None:
+    coarse = coarse_map(Geometry(), size, Stored(size))
     count = cells(size)
     assert size % count == 0
     assert coarse.shape == (count + 2, count + 2, 2) and coarse.dtype == np.float32
@@ -278,9 +278,9 @@ def test_elastic_displacements_have_the_deviation_of_smoothed_uniform_noise(alph
 
 @pytest.mark.parametrize("size", [64, 96, 512])
 def test_the_recipes_elastic_field_keeps_three_quarters_of_its_deviation_in_the_dense_map(size: int) -> None:
-    still = dense_map(lattice(Geometry(), size, Stored(FILM)), size)
+    still = dense_map(coarse_map(Geometry(), size, Stored(FILM)), size)
     moved = [
-        dense_map(lattice(Geometry(warp=ElasticField(seed, *RECIPE, STILL)), size, Stored(FILM)), size) - still
+        dense_map(coarse_map(Geometry(warp=ElasticField(seed, *RECIPE, STILL)), size, Stored(FILM)), size) - still
         for seed in range(4)
     ]
     expected = 120 / math.sqrt(3) / (2 * math.sqrt(math.pi) * 6)
@@ -327,11 +327,11 @@ def in_dali(graph: Any, *inputs: npt.NDArray[np.float32]) -> list[npt.NDArray[np
 
 @pytest.mark.parametrize("size", [32, 64, 96, 160, 512])
 @pytest.mark.parametrize("flip", [False, True])
-def test_grown_in_dali_is_the_dense_map(size: int, flip: bool) -> None:
-    grown = pytest.importorskip("pneumo_dist.data.dali_gpu").grown
+def test_dense_points_in_dali_are_the_dense_map(size: int, flip: bool) -> None:
+    dense_points = pytest.importorskip("pneumo_dist.data.dali_gpu").dense_points
     warp = ElasticField(4, *RECIPE, (0.003, 0, 0, -0.003, 0, 0.002)) if flip else Lens(1.5, (0.0004, 0.0))
-    coarse = lattice(Geometry(flip, 0.4, 1.1, (0.05, -0.04), warp), size, Stored(1024))
-    x, y = in_dali(lambda value: grown(dali_layout(value), size), coarse)
+    coarse = coarse_map(Geometry(flip, 0.4, 1.1, (0.05, -0.04), warp), size, Stored(1024))
+    x, y = in_dali(lambda value: dense_points(dali_layout(value), size), coarse)
     expected = dense_map(coarse, size)
     assert x.shape == y.shape == (size, size, 1)
     np.testing.assert_allclose(x[..., 0], expected[..., 0], atol=1e-2)

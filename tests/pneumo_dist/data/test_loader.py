@@ -17,7 +17,7 @@ import torch
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data import loader
-from pneumo_dist.data.films import Batch, Input, Slot, Source
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.dataset.table import Shards
@@ -35,7 +35,7 @@ STRONG = AugmentConfig.model_validate(
         "noise": {"p": 0.5},
     }
 )
-LOADERS = ["dali", "host"]
+LOADERS = ["dali", "torch"]
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +44,10 @@ def _has_dali(request: pytest.FixtureRequest) -> None:
         pytest.importorskip("nvidia.dali")
 
 
-def spec_of(name: str, size: int = 64, threads: int = 1, prefetch: int = 2) -> Input:
+def input_spec_of(name: str, size: int = 64, threads: int = 1, prefetch: int = 2) -> InputSpec:
     plain = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     data = DataConfig.model_validate({**plain, "loader": name, "threads": threads, "prefetch": prefetch})
-    return Input(size, 1, data)
+    return InputSpec(size, 1, data)
 
 
 def plan_of(shards: Shards, world: int = 1, **stage: object) -> EpochPlan:
@@ -65,13 +65,18 @@ def places(plan: EpochPlan, rank: int = 0, epoch: int = 0, step: int = 0) -> lis
 
 
 def digests(
-    shards: Shards, plan: EpochPlan, spec: Input, rank: int, start: tuple[int, int] = (0, 0), end: int | None = None
+    shards: Shards,
+    plan: EpochPlan,
+    input_spec: InputSpec,
+    rank: int,
+    start: tuple[int, int] = (0, 0),
+    end: int | None = None,
 ) -> dict[tuple[int, int, str], str]:
     """Return (epoch, step, key) -> SHA-256 of image and mask of a stream, or of its first `end` batches."""
     found: dict[tuple[int, int, str], str] = {}
     keys = shards.column("key")
     listed = places(plan, rank, *start)[:end]
-    stream = itertools.islice(train_batches(shards, plan, spec, rank, *start), end)
+    stream = itertools.islice(train_batches(shards, plan, input_spec, rank, *start), end)
     for (epoch, step, rows), batch in zip(listed, stream, strict=True):
         assert batch.indices.tolist() == rows
         for row, image, mask in zip(rows, batch.images, batch.masks, strict=True):
@@ -89,7 +94,7 @@ def test_three_epochs_have_the_same_bits_on_1_2_and_4_ranks(films: Shards, name:
     found = []
     for world, micro in ((1, 2), (2, 2), (4, 1)):
         plan = plan_of(films, world, micro_batch=micro)
-        parts = [digests(films, plan, spec_of(name), rank) for rank in range(world)]
+        parts = [digests(films, plan, input_spec_of(name), rank) for rank in range(world)]
         assert sum(map(len, parts)) == 3 * 12
         found.append({film: digest for part in parts for film, digest in part.items()})
     assert found[0] == found[1] == found[2]
@@ -101,9 +106,9 @@ def test_three_epochs_have_the_same_bits_after_a_restart_in_the_middle(films: Sh
     for world in (1, 2):
         plan = plan_of(films, world, micro_batch=1)
         for rank in range(world):
-            whole = digests(films, plan, spec_of(name), rank)
-            before = digests(films, plan, spec_of(name), rank, end=4 * plan.accumulation)
-            after = digests(films, plan, spec_of(name, threads=2, prefetch=3), rank, start=(1, 1))
+            whole = digests(films, plan, input_spec_of(name), rank)
+            before = digests(films, plan, input_spec_of(name), rank, end=4 * plan.accumulation)
+            after = digests(films, plan, input_spec_of(name, threads=2, prefetch=3), rank, start=(1, 1))
             assert before and after and not before.keys() & after.keys()
             assert {**before, **after} == whole
 
@@ -111,11 +116,11 @@ def test_three_epochs_have_the_same_bits_after_a_restart_in_the_middle(films: Sh
 def test_epochs_augment_a_film_anew_and_seeds_too(films: Shards) -> None:
     pytest.importorskip("nvidia.dali")
     plan = plan_of(films)
-    found = digests(films, plan, spec_of("dali"), 0)
+    found = digests(films, plan, input_spec_of("dali"), 0)
     for key in films.column("key"):
         assert len({digest for (_, _, film), digest in found.items() if film == key}) == 3
     other = EpochPlan(plan.split, plan.stage, plan.seed + 1, 1)
-    again = digests(films, other, spec_of("dali"), 0)
+    again = digests(films, other, input_spec_of("dali"), 0)
     assert len(again) == len(found)
     assert not set(again.values()) & set(found.values())
 
@@ -129,9 +134,9 @@ def test_epochs_augment_a_film_anew_and_seeds_too(films: Shards) -> None:
 def test_stream_from_the_middle_is_the_tail_of_the_whole(
     films: Shards, name: str, prefetch: int, epoch: int, step: int
 ) -> None:
-    plan, spec = plan_of(films, global_batch=4, micro_batch=4), spec_of(name, prefetch=prefetch)
-    whole = list(train_batches(films, plan, spec_of(name), 0, 0, 0))
-    tail = list(train_batches(films, plan, spec, 0, epoch, step))
+    plan, input_spec = plan_of(films, global_batch=4, micro_batch=4), input_spec_of(name, prefetch=prefetch)
+    whole = list(train_batches(films, plan, input_spec_of(name), 0, 0, 0))
+    tail = list(train_batches(films, plan, input_spec, 0, epoch, step))
     assert len(whole) == 9
     expected = whole[epoch * 3 + step :]
     assert len(tail) == len(expected) > 0
@@ -149,17 +154,17 @@ def test_first_batch_at_a_position_reads_nothing_that_came_before(
     read = Shards.read
 
     def spy(shards: Shards, index: int, member: str) -> bytes:
-        with log.open("a") as stream:  # a worker of the host loader is another process
+        with log.open("a") as stream:  # a worker of the torch loader is another process
             stream.write(f"{index} {member}\n")
         return read(shards, index, member)
 
     plan = plan_of(films)
-    whole = itertools.islice(train_batches(films, plan, spec_of(name), 0, 0, 0), len(places(plan)))
+    whole = itertools.islice(train_batches(films, plan, input_spec_of(name), 0, 0, 0), len(places(plan)))
     expected = list(whole)[len(places(plan)) - len(places(plan, 0, epoch, step))]
     monkeypatch.setattr(Shards, "read", spy)
     forked = multiprocessing.get_context("fork")  # its workers know of the spy
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: forked)
-    stream = train_batches(films, plan, spec_of(name), 0, epoch, step)
+    stream = train_batches(films, plan, input_spec_of(name), 0, epoch, step)
     first = next(stream)
     reads = log.read_text().splitlines()
     del stream
@@ -173,8 +178,8 @@ def test_first_batch_at_a_position_reads_nothing_that_came_before(
 @pytest.mark.parametrize("name", LOADERS)
 def test_stream_ends_with_the_stage(films: Shards, name: str) -> None:
     plan = plan_of(films)
-    assert len(list(train_batches(films, plan, spec_of(name), 0, 2, 2))) == 2
-    assert list(train_batches(films, plan, spec_of(name), 0, 3, 0)) == []
+    assert len(list(train_batches(films, plan, input_spec_of(name), 0, 2, 2))) == 2
+    assert list(train_batches(films, plan, input_spec_of(name), 0, 3, 0)) == []
 
 
 # -- films that cannot be used
@@ -190,7 +195,7 @@ def test_corrupt_film_ends_the_training_stream_and_is_named(damaged: tuple[Shard
     shards, shard, key = damaged
     plan = plan_of(shards)
     epoch, step = named_place(plan, 7)
-    stream = train_batches(shards, plan, spec_of(name, threads=2), 0, 0, 0)
+    stream = train_batches(shards, plan, input_spec_of(name, threads=2), 0, 0, 0)
     with pytest.raises(CorruptSample) as caught:
         list(stream)
     for part in (shard, key, "CRC32", f"epoch {epoch}, step {step}"):
@@ -204,7 +209,7 @@ def test_corrupt_film_after_a_restart_is_named_with_its_next_place(damaged: tupl
     plan = plan_of(shards)
     step = next(step for epoch, step, rows in places(plan, 0, 2, 0) if 7 in rows)
     with pytest.raises(CorruptSample, match=rf"(?s){re.escape(shard)}.*{key}.*epoch 2, step {step}\b"):
-        list(train_batches(shards, plan, spec_of(name), 0, 2, 0))
+        list(train_batches(shards, plan, input_spec_of(name), 0, 2, 0))
 
 
 @pytest.mark.parametrize("member", ["image", "mask"])
@@ -216,7 +221,7 @@ def test_film_that_is_no_image_ends_the_training_stream_and_is_named(
     shards = rewritten(7, member, lambda content: garbage.bytes(len(content)))
     plan = plan_of(shards)
     epoch, step = named_place(plan, 7)
-    stream = train_batches(shards, plan, spec_of(name), 0, 0, 0)
+    stream = train_batches(shards, plan, input_spec_of(name), 0, 0, 0)
     with pytest.raises(InputError) as caught:
         list(stream)
     assert not isinstance(caught.value, CorruptSample)
@@ -229,14 +234,14 @@ def test_film_that_is_no_image_ends_the_training_stream_and_is_named(
 def test_corrupt_film_in_evaluation_is_named_as_no_training_film(damaged: tuple[Shards, str, str], name: str) -> None:
     shards, shard, key = damaged
     with pytest.raises(CorruptSample, match=rf"(?s){re.escape(shard)}.*{key}.*not in training"):
-        list(eval_loader(shards, np.arange(12), plan_of(shards).stage, spec_of(name), 0, 1, with_mask=True))
+        list(eval_loader(shards, np.arange(12), plan_of(shards).stage, input_spec_of(name), 0, 1, with_mask=True))
 
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_error_is_one_line(damaged: tuple[Shards, str, str], name: str) -> None:
     shards, *_ = damaged
     with pytest.raises(CorruptSample) as caught:
-        list(train_batches(shards, plan_of(shards), spec_of(name), 0, 0, 0))
+        list(train_batches(shards, plan_of(shards), input_spec_of(name), 0, 0, 0))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -256,7 +261,7 @@ def test_evaluation_sees_every_film_once_a_pass_and_fills_its_last_batch_up(
     stage = plan_of(films, eval_batch=4).stage
     passes: list[Counter[int]] = [Counter(), Counter(), Counter()]
     for rank in range(world):
-        evaluation = eval_loader(films, np.arange(11), stage, spec_of(name, 96), rank, world, with_mask=True)
+        evaluation = eval_loader(films, np.arange(11), stage, input_spec_of(name, 96), rank, world, with_mask=True)
         for seen in passes:  # one pipeline serves every pass
             for batch in evaluation:
                 assert len(batch.images) == len(batch.masks) == 4
@@ -274,7 +279,7 @@ def test_evaluation_sees_every_film_once_a_pass_and_fills_its_last_batch_up(
 @pytest.mark.parametrize("name", LOADERS)
 def test_full_pass_follows_one_that_was_left_in_the_middle(films: Shards, name: str, taken: int) -> None:
     stage = plan_of(films, eval_batch=2).stage
-    evaluation = eval_loader(films, np.arange(5), stage, spec_of(name), 0, 1, with_mask=True)
+    evaluation = eval_loader(films, np.arange(5), stage, input_spec_of(name), 0, 1, with_mask=True)
     left = list(itertools.islice(evaluation, taken))
     whole = list(evaluation)
     assert [batch.indices.tolist() for batch in whole] == [[0, 1], [2, 3], [4]]
@@ -285,13 +290,13 @@ def test_full_pass_follows_one_that_was_left_in_the_middle(films: Shards, name: 
 
 @pytest.mark.parametrize("name", [*LOADERS, "synthetic"])
 def test_more_ranks_than_batches_leave_an_empty_loader(films: Shards, name: str) -> None:
-    evaluation = eval_loader(films, np.arange(3), plan_of(films).stage, spec_of(name), 1, 2, with_mask=True)
+    evaluation = eval_loader(films, np.arange(3), plan_of(films).stage, input_spec_of(name), 1, 2, with_mask=True)
     assert list(evaluation) == list(evaluation) == []
 
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_films_without_masks_are_read_without_them(films: Shards, name: str) -> None:
-    evaluation = eval_loader(films, np.arange(2), plan_of(films).stage, spec_of(name), 0, 1, with_mask=False)
+    evaluation = eval_loader(films, np.arange(2), plan_of(films).stage, input_spec_of(name), 0, 1, with_mask=False)
     (batch,) = evaluation
     assert isinstance(evaluation, EvalLoader)
     assert len(batch.images) == 8 and batch.masks.numel() == 0
@@ -303,15 +308,17 @@ def test_name_in_the_config_chooses_the_loader(films: Shards, monkeypatch: pytes
     import pneumo_dist.data.torch_loader
 
     def marked(mark: int) -> Callable[..., Iterator[Batch]]:
-        def made(source: Source, batches: Iterable[list[Slot]], *_: int) -> Iterator[Batch]:
-            yield Batch(torch.full((1,), mark), torch.empty(0), np.array([slot.index for slot in next(iter(batches))]))
+        def made(reader: FilmReader, batches: Iterable[list[FilmRequest]], *_: int) -> Iterator[Batch]:
+            yield Batch(
+                torch.full((1,), mark), torch.empty(0), np.array([request.index for request in next(iter(batches))])
+            )
 
         return made
 
-    names = ("dali", "host", "synthetic")
+    names = ("dali", "torch", "synthetic")
     modules = (pneumo_dist.data.dali, pneumo_dist.data.torch_loader, pneumo_dist.data.synthetic)
     for mark, (name, module) in enumerate(zip(names, modules, strict=True)):
         monkeypatch.setattr(module, f"{name}_batches", marked(mark))
     for mark, name in enumerate(names):
-        (batch,) = loader.train_batches(films, plan_of(films), spec_of(name), 0, 0, 0)
+        (batch,) = loader.train_batches(films, plan_of(films), input_spec_of(name), 0, 0, 0)
         assert batch.images.tolist() == [mark]

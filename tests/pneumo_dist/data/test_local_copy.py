@@ -1,4 +1,4 @@
-"""Staged shards: verified copies, made once per node, resumable, and refused in one clear line."""
+"""Local copies of shards: verified copies, made once per node, resumable, and refused in one clear line."""
 
 import errno
 import fcntl
@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pneumo_dist.data import local_copy as staging
-from pneumo_dist.data.local_copy import LOCK, needed_bytes, stage_shards
+from pneumo_dist.data import local_copy
+from pneumo_dist.data.local_copy import LOCK, copy_shards_locally, needed_bytes
 from shards.build.assemble import finalize
-from shards.build.build import BuildOptions, build
-from shards.build.labels import load_labels
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions, Execution
 from shards.build.sources import find_sources
-from shards.dataset.table import Shards, staged_name
+from shards.dataset.manifest import local_copy_name
+from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 from shards.phantom.dataset import synthesize
@@ -34,8 +36,8 @@ BLOCK = 4096
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a tar of these tests take many blocks, as a real one does, and a wait be short."""
-    monkeypatch.setattr(staging, "BLOCK", BLOCK)
-    monkeypatch.setattr(staging, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(local_copy, "BLOCK", BLOCK)
+    monkeypatch.setattr(local_copy, "POLL_SECONDS", 0.005)
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def rows_of(shards: Shards, *numbers: int) -> npt.NDArray[np.int64]:
 
 def copies(shards: Shards, cache: Path) -> list[Path]:
     """Where the copies of a dataset's tars are, or would be."""
-    return [cache / staged_name(shard) for shard in shards.manifest["shards"]]
+    return [cache / local_copy_name(shard) for shard in shards.manifest["shards"]]
 
 
 def state(cache: Path) -> dict[str, tuple[int, int]]:
@@ -89,7 +91,7 @@ def in_a_fork(work: Callable[[], object]) -> int:
 def test_only_the_tars_of_the_rows_are_copied_byte_for_byte(films: Shards, tmp_path: Path) -> None:
     cache = tmp_path / "node" / "cache"
     heard: list[int] = []
-    staged = stage_shards(films, rows_of(films, 0, 2), cache, heard.append)
+    copied = copy_shards_locally(films, rows_of(films, 0, 2), cache, heard.append)
     first, second, third = copies(films, cache)
     assert set(state(cache)) == {first.name, third.name}
     assert not second.exists()
@@ -98,67 +100,67 @@ def test_only_the_tars_of_the_rows_are_copied_byte_for_byte(films: Shards, tmp_p
     sizes = [shard["bytes"] for shard in films.manifest["shards"]]
     assert needed_bytes(films, rows_of(films, 0, 2)) == sum(heard) == sizes[0] + sizes[2]
     assert max(heard) <= BLOCK, "the bar moves within a tar"
-    assert staged.tars == cache
-    assert staged.folder == films.folder
+    assert copied.tars == cache
+    assert copied.folder == films.folder
 
 
-def test_every_row_reads_the_same_bytes_staged_or_not(own_films: Shards, tmp_path: Path) -> None:
+def test_every_row_reads_the_same_bytes_copied_or_not(own_films: Shards, tmp_path: Path) -> None:
     expected = everything(own_films)
-    staged = stage_shards(own_films, rows_of(own_films, 1), tmp_path / "cache")
-    assert everything(staged) == expected
-    staged.close()
+    copied = copy_shards_locally(own_films, rows_of(own_films, 1), tmp_path / "cache")
+    assert everything(copied) == expected
+    copied.close()
     (own_films.folder / own_films.manifest["shards"][1]["name"]).unlink()
-    assert everything(staged) == expected, "the tar is read from its copy"
+    assert everything(copied) == expected, "the tar is read from its copy"
 
 
 def test_no_row_needs_no_tar_and_no_folder(films: Shards, tmp_path: Path) -> None:
     none = np.array([], np.int64)
     assert needed_bytes(films, none) == 0
-    assert everything(stage_shards(films, none, tmp_path / "cache")) == everything(films)
+    assert everything(copy_shards_locally(films, none, tmp_path / "cache")) == everything(films)
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_second_call_copies_nothing_and_needs_no_lock(films: Shards, tmp_path: Path) -> None:
-    stage_shards(films, all_rows(films), tmp_path)
+    copy_shards_locally(films, all_rows(films), tmp_path)
     before, heard = state(tmp_path), list[int]()
     (tmp_path / LOCK).unlink()
-    stage_shards(films, all_rows(films), tmp_path, heard.append)
+    copy_shards_locally(films, all_rows(films), tmp_path, heard.append)
     assert state(tmp_path) == before
     assert not (tmp_path / LOCK).exists()
     assert sum(heard) == needed_bytes(films, all_rows(films)), "the bar ends full"
 
 
 def test_other_folds_use_the_same_copies(own_films: Shards, tmp_path: Path) -> None:
-    stage_shards(own_films, all_rows(own_films), tmp_path / "cache")
+    copy_shards_locally(own_films, all_rows(own_films), tmp_path / "cache")
     before, table = state(tmp_path / "cache"), own_films.manifest["table_sha256"]
     finalize(own_films.folder, {"folds": 3}, SALT)
     again = Shards(own_films.folder)
     assert again.manifest["table_sha256"] != table
-    stage_shards(again, all_rows(again), tmp_path / "cache")
+    copy_shards_locally(again, all_rows(again), tmp_path / "cache")
     assert state(tmp_path / "cache") == before
 
 
 def test_a_dataset_that_has_grown_copies_only_what_is_new(own_films: Shards, tmp_path: Path) -> None:
-    stage_shards(own_films, all_rows(own_films), tmp_path / "cache")
+    copy_shards_locally(own_films, all_rows(own_films), tmp_path / "cache")
     before = state(tmp_path / "cache")
     more = synthesize(tmp_path / "more", images=3, size=96, positive_rate=0.5, seed=11)
-    sources = find_sources([more.dicom_dir], [], None, load_labels(more.labels_csv), more.labels_csv, [], [])
+    sources = find_sources(FilmFolders(dicom=[more.dicom_dir]), LabelFiles(more.labels_csv))
     options = BuildOptions(image_size=96, folds=2, samples_per_shard=5)
-    build(sources, own_films.folder, options, SALT, append=True)
+    build(sources, own_films.folder, options, SALT, Execution(append=True))
     grown = Shards(own_films.folder)
     assert len(grown) == len(own_films) + 3
-    staged = stage_shards(grown, all_rows(grown), tmp_path / "cache")
+    copied = copy_shards_locally(grown, all_rows(grown), tmp_path / "cache")
     after = state(tmp_path / "cache")
     assert before.items() < after.items()
     assert len(after) == len(grown.manifest["shards"]) == len(before) + 1
-    assert everything(staged) == everything(grown)
+    assert everything(copied) == everything(grown)
 
 
 def test_a_tar_that_the_manifest_does_not_list_is_read_where_it_is(own_films: Shards, tmp_path: Path) -> None:
     expected, last = everything(own_films), own_films.manifest["shards"].pop()
-    staged = stage_shards(own_films, all_rows(own_films), tmp_path / "cache")
-    assert staged_name(last) not in state(tmp_path / "cache")
-    assert everything(staged) == expected
+    copied = copy_shards_locally(own_films, all_rows(own_films), tmp_path / "cache")
+    assert local_copy_name(last) not in state(tmp_path / "cache")
+    assert everything(copied) == expected
 
 
 @pytest.mark.parametrize("damage", ["flipped", "longer", "shorter", "missing", "a folder"])
@@ -173,7 +175,7 @@ def test_a_bad_source_is_refused_by_name_and_not_kept(own_films: Shards, tmp_pat
     if damage == "a folder":
         source.mkdir()
     with pytest.raises(InputError, match=rf"^{source}: .*restore it from a copy or build again") as error:
-        stage_shards(own_films, all_rows(own_films), tmp_path / "cache")
+        copy_shards_locally(own_films, all_rows(own_films), tmp_path / "cache")
     assert "\n" not in str(error.value)
     first = copies(own_films, tmp_path / "cache")[0]
     assert set(state(tmp_path / "cache")) == {first.name}, "what was finished before stays, and nothing else"
@@ -182,12 +184,12 @@ def test_a_bad_source_is_refused_by_name_and_not_kept(own_films: Shards, tmp_pat
 def test_a_manifest_with_a_wrong_size_is_refused(own_films: Shards, tmp_path: Path) -> None:
     own_films.manifest["shards"][0]["bytes"] += 1
     with pytest.raises(InputError, match=r"train-00000\.tar: differs from the manifest"):
-        stage_shards(own_films, all_rows(own_films), tmp_path / "cache")
+        copy_shards_locally(own_films, all_rows(own_films), tmp_path / "cache")
     assert state(tmp_path / "cache") == {}
 
 
 class Stop(Exception):
-    """What a caller raises to end the staging."""
+    """What a caller raises to end the local_copy."""
 
 
 def test_a_stop_in_the_middle_of_a_tar_leaves_only_whole_tars(films: Shards, tmp_path: Path) -> None:
@@ -199,14 +201,14 @@ def test_a_stop_in_the_middle_of_a_tar_leaves_only_whole_tars(films: Shards, tmp
             raise Stop
 
     with pytest.raises(Stop):
-        stage_shards(films, all_rows(films), tmp_path, stop)
+        copy_shards_locally(films, all_rows(films), tmp_path, stop)
     first, *others = copies(films, tmp_path)
     before = state(tmp_path)
     assert set(before) == {first.name}
-    staged = stage_shards(films, all_rows(films), tmp_path)
+    copied = copy_shards_locally(films, all_rows(films), tmp_path)
     assert set(state(tmp_path)) == {copy.name for copy in (first, *others)}
     assert before.items() < state(tmp_path).items(), "the finished tar is not copied again"
-    assert everything(staged) == everything(films)
+    assert everything(copied) == everything(films)
 
 
 def test_a_killed_process_is_gone_on_from_and_cleaned_up_after(films: Shards, tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_a_killed_process_is_gone_on_from_and_cleaned_up_after(films: Shards, tm
         if sum(heard) > films.manifest["shards"][0]["bytes"] + BLOCK:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    ended = in_a_fork(lambda: stage_shards(films, all_rows(films), tmp_path, die))
+    ended = in_a_fork(lambda: copy_shards_locally(films, all_rows(films), tmp_path, die))
     assert os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGKILL
     first, *_ = copies(films, tmp_path)
     before = state(tmp_path)
@@ -225,15 +227,15 @@ def test_a_killed_process_is_gone_on_from_and_cleaned_up_after(films: Shards, tm
     foreign = [tmp_path / ".X11.tmp", tmp_path / "notes.tmp", tmp_path / ".train-00000.tar.abc.tmp"]
     for path in foreign:
         path.touch()
-    staged = stage_shards(films, all_rows(films), tmp_path)
+    copied = copy_shards_locally(films, all_rows(films), tmp_path)
     assert set(state(tmp_path)) == {path.name for path in (*copies(films, tmp_path), *foreign)}
     assert state(tmp_path)[first.name] == before[first.name]
-    assert everything(staged) == everything(films)
+    assert everything(copied) == everything(films)
 
 
 def _race(folder: Path, cache: Path, barrier: Any, results: Any) -> None:
-    """Stage from a process of its own; say how many tars it copied and how many bytes it heard of."""
-    made, heard, real = list[Path](), list[int](), staging.atomic_open
+    """Copy from another process; report how many tars it copied and how many bytes it heard of."""
+    made, heard, real = list[Path](), list[int](), local_copy.atomic_open
 
     def counted(path: Path) -> Any:
         made.append(path)
@@ -243,11 +245,11 @@ def _race(folder: Path, cache: Path, barrier: Any, results: Any) -> None:
         heard.append(count)
         time.sleep(0.002)  # gives the others their turn in the middle of a copy
 
-    staging.atomic_open = counted
+    local_copy.atomic_open = counted
     shards = Shards(folder)
     barrier.wait(60)
-    staged = stage_shards(shards, all_rows(shards), cache, slow)
-    results.put((len(made), sum(heard), everything(staged) == everything(shards)))
+    copied = copy_shards_locally(shards, all_rows(shards), cache, slow)
+    results.put((len(made), sum(heard), everything(copied) == everything(shards)))
 
 
 def test_processes_that_stage_at_once_copy_each_tar_once(films: Shards, tmp_path: Path) -> None:
@@ -277,7 +279,7 @@ def test_a_waiting_process_copies_nothing_and_can_be_stopped(films: Shards, tmp_
     with (tmp_path / LOCK).open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(Stop):
-            stage_shards(films, all_rows(films), tmp_path, stop)
+            copy_shards_locally(films, all_rows(films), tmp_path, stop)
     assert calls == [0] * 5
     assert state(tmp_path) == {}
 
@@ -295,49 +297,51 @@ def test_a_waiting_process_goes_on_when_its_tars_are_there(films: Shards, tmp_pa
 
     with (tmp_path / LOCK).open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        staged = stage_shards(films, wanted, tmp_path, finish_elsewhere)
+        copied = copy_shards_locally(films, wanted, tmp_path, finish_elsewhere)
     assert sum(calls) == needed_bytes(films, wanted)
-    assert everything(staged) == everything(films)
+    assert everything(copied) == everything(films)
 
 
 def test_a_copy_of_another_size_is_made_again(films: Shards, tmp_path: Path) -> None:
-    stage_shards(films, all_rows(films), tmp_path)
+    copy_shards_locally(films, all_rows(films), tmp_path)
     cut, *others = copies(films, tmp_path)
     before = state(tmp_path)
     os.truncate(cut, 1000)
-    staged = stage_shards(films, all_rows(films), tmp_path)
+    copied = copy_shards_locally(films, all_rows(films), tmp_path)
     after = state(tmp_path)
     assert after[cut.name] != before[cut.name]
     assert all(after[copy.name] == before[copy.name] for copy in others)
-    assert everything(staged) == everything(films)
+    assert everything(copied) == everything(films)
 
 
-def test_a_flipped_byte_in_a_copy_is_found_on_reading_and_mended_as_it_says(films: Shards, tmp_path: Path) -> None:
-    staged = stage_shards(films, all_rows(films), tmp_path)
+def test_flipped_byte_in_a_copy_is_found_on_reading_and_fixed_as_the_message_says(
+    films: Shards, tmp_path: Path
+) -> None:
+    copied = copy_shards_locally(films, all_rows(films), tmp_path)
     copy, row = copies(films, tmp_path)[1], int(rows_of(films, 1)[0])
     flip(copy, int(films.column("image_offset")[row]) + 20)
     with pytest.raises(CorruptSample, match=rf"^{copy}: .*{films.column('key')[row]}.*remove this file"):
-        staged.read(row, "image")
+        copied.read(row, "image")
     copy.unlink()
-    assert everything(stage_shards(films, all_rows(films), tmp_path)) == everything(films)
+    assert everything(copy_shards_locally(films, all_rows(films), tmp_path)) == everything(films)
 
 
 def test_too_little_space_is_said_before_copying(
     films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage_shards(films, rows_of(films, 0), tmp_path)
+    copy_shards_locally(films, rows_of(films, 0), tmp_path)
     before, left = state(tmp_path), needed_bytes(films, rows_of(films, 1, 2))
     free = left - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     with pytest.raises(InputError) as error:
-        stage_shards(films, all_rows(films), tmp_path)
+        copy_shards_locally(films, all_rows(films), tmp_path)
     text = str(error.value)
     assert text.startswith(f"data.cache_dir {tmp_path}: ")
     assert f"take {left / 1e9:.3f} GB, {free / 1e9:.3f} GB are free" in text
     assert "give another data.cache_dir, or null" in text
     assert state(tmp_path) == before
     free = left
-    stage_shards(films, all_rows(films), tmp_path)
+    copy_shards_locally(films, all_rows(films), tmp_path)
     assert len(state(tmp_path)) == 3, "only what is still to copy must fit"
 
 
@@ -345,25 +349,23 @@ def test_sizes_are_given_in_gigabytes(films: Shards, tmp_path: Path, monkeypatch
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_500_000_000))
     tar = {**films.manifest["shards"][0], "bytes": 12_345_000_000}
     with pytest.raises(InputError, match=r"take 12\.345 GB, 1\.500 GB are free"):
-        staging._copy_all([tar], films.folder, tmp_path, lambda count: None)
+        local_copy._copy_all([tar], films.folder, tmp_path, lambda count: None)
 
 
-@pytest.mark.parametrize(
-    ("number", "what"), [(errno.ENOSPC, "became full"), (errno.EDQUOT, "reached its quota"), (errno.EIO, "cannot be")]
-)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_a_disk_that_fails_in_the_middle_is_one_clear_error(
-    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def fail(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
         patch.setattr("shards.files.os.fsync", fail)
-        with pytest.raises(InputError, match=rf"^data.cache_dir {tmp_path}: {what}.*or null to read") as error:
-            stage_shards(films, all_rows(films), tmp_path)
+        with pytest.raises(InputError, match=rf"^data.cache_dir {tmp_path}: cannot hold.*or null to read") as error:
+            copy_shards_locally(films, all_rows(films), tmp_path)
     assert os.strerror(number) in str(error.value)
     assert state(tmp_path) == {}
-    stage_shards(films, all_rows(films), tmp_path)
+    copy_shards_locally(films, all_rows(films), tmp_path)
     assert len(state(tmp_path)) == 3
 
 
@@ -372,8 +374,8 @@ def test_a_cache_dir_that_is_no_folder_is_refused(films: Shards, tmp_path: Path,
     (tmp_path / "file").touch()
     cache = tmp_path / "file" / "below" if below else tmp_path / "file"
     with pytest.raises(InputError, match=rf"^data.cache_dir {cache}: .*give another data.cache_dir, or null") as error:
-        stage_shards(films, all_rows(films), cache)
-    assert ("Not a directory" if below else "is no folder") in str(error.value)
+        copy_shards_locally(films, all_rows(films), cache)
+    assert ("Not a directory" if below else "File exists") in str(error.value)
 
 
 def test_links_in_the_cache_are_replaced_or_refused_and_never_written_through(films: Shards, tmp_path: Path) -> None:
@@ -382,7 +384,7 @@ def test_links_in_the_cache_are_replaced_or_refused_and_never_written_through(fi
     copy = copies(films, cache)[0]
     other.write_bytes(bytes(films.manifest["shards"][0]["bytes"]))
     copy.symlink_to(other)
-    stage_shards(films, all_rows(films), cache)
+    copy_shards_locally(films, all_rows(films), cache)
     assert (
         not copy.is_symlink() and copy.read_bytes() == (films.folder / films.manifest["shards"][0]["name"]).read_bytes()
     )
@@ -391,5 +393,5 @@ def test_links_in_the_cache_are_replaced_or_refused_and_never_written_through(fi
     (cache / LOCK).unlink()
     (cache / LOCK).symlink_to(tmp_path / "new")
     with pytest.raises(InputError, match="is a symbolic link"):
-        stage_shards(films, all_rows(films), cache)
+        copy_shards_locally(films, all_rows(films), cache)
     assert not (tmp_path / "new").exists()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pneumo_dist.data.prefetch import made_ahead
+from pneumo_dist.data.prefetch import prefetch
 
 
 class Source:
@@ -46,7 +46,7 @@ def eventually(length: int, source: Source) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_values_come_in_order_from_another_thread_and_no_more_are_made_than_asked_for(count: int) -> None:
     source = Source(20)
-    values = made_ahead(iter(source), count)
+    values = prefetch(iter(source), count)
     assert source.taken == [] and threads() == 0, "nothing is made before it is asked for"
     assert next(values) == 0
     eventually(1 + count + 1, source)  # the one handed over, those that wait, and one in the thread's hand
@@ -58,7 +58,7 @@ def test_values_come_in_order_from_another_thread_and_no_more_are_made_than_aske
 
 
 def test_error_comes_where_its_value_would_have_come() -> None:
-    values = made_ahead(iter(Source(2, KeyError("film"))), 1)
+    values = prefetch(iter(Source(2, KeyError("film"))), 1)
     assert next(values) == 0 and next(values) == 1
     with pytest.raises(KeyError, match="film"):
         next(values)
@@ -72,18 +72,18 @@ def test_thread_is_prepared_before_the_first_value_and_its_error_is_heard() -> N
     def prepare() -> None:
         order.append(f"{len(source.taken)} taken")
 
-    assert list(made_ahead(iter(source), 1, prepare)) == [0] and order == ["0 taken"]
+    assert list(prefetch(iter(source), 1, prepare)) == [0] and order == ["0 taken"]
 
     def fail() -> None:
         raise RuntimeError("no such device")
 
     with pytest.raises(RuntimeError, match="no such device"):
-        next(made_ahead(iter(Source(1)), 1, fail))
+        next(prefetch(iter(Source(1)), 1, fail))
 
 
 @pytest.mark.parametrize("is_dropped", [False, True])
 def test_thread_ends_when_nobody_asks_any_more(is_dropped: bool) -> None:
-    values = made_ahead(iter(Source(10**6)), 2)
+    values = prefetch(iter(Source(10**6)), 2)
     assert next(values) == 0 and threads() == 1
     if is_dropped:
         del values
@@ -96,7 +96,7 @@ def test_thread_ends_when_nobody_asks_any_more(is_dropped: bool) -> None:
 def test_process_that_ends_by_an_error_ends_its_thread_first() -> None:
     program = """
 import itertools, time
-from pneumo_dist.data.prefetch import made_ahead
+from pneumo_dist.data.prefetch import prefetch
 def slow():
     try:
         for number in itertools.count():
@@ -104,7 +104,7 @@ def slow():
             yield number
     finally:
         print("left")
-values = made_ahead(slow(), 1)
+values = prefetch(slow(), 1)
 next(values)
 raise KeyError("nobody handles it")
 """
@@ -114,5 +114,5 @@ raise KeyError("nobody handles it")
 
 
 def test_two_are_made_side_by_side() -> None:
-    one, other = made_ahead(iter(Source(50)), 1), made_ahead(iter(Source(50)), 1)
+    one, other = prefetch(iter(Source(50)), 1), prefetch(iter(Source(50)), 1)
     assert [pair[0] - pair[1] for pair in zip(one, other, strict=True)] == [0] * 50

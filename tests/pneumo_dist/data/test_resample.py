@@ -16,9 +16,9 @@ from scipy.ndimage import map_coordinates
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import NOISE_OFFSETS, Parameters, draw
-from pneumo_dist.data.films import Batch, Input, Slot, Source
-from pneumo_dist.data.geometry import Geometry, Lens, Stored, Warp, lattice, matrix
-from pneumo_dist.data.resample import NOISE_LEVEL, add_noise, by_lattice, by_matrix, noise_window
+from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
+from pneumo_dist.data.geometry import Geometry, Lens, Stored, Warp, coarse_map, matrix
+from pneumo_dist.data.resample import NOISE_LEVEL, add_noise, by_coarse_map, by_matrix, noise_window
 from pneumo_dist.data.torch_loader import Films
 from shards.dataset.table import Shards
 
@@ -51,14 +51,14 @@ TRANSFORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def by_host(source: Source, slots: list[Slot]) -> Batch:
-    images, masks, rows = zip(*(Films(source)[slot] for slot in slots), strict=True)
+def by_torch(reader: FilmReader, requests: list[FilmRequest]) -> Batch:
+    images, masks, rows = zip(*(Films(reader)[request] for request in requests), strict=True)
     return Batch(torch.stack(images), torch.stack(masks), np.array(rows))
 
 
-def by_dali(source: Source, slots: list[Slot]) -> Batch:
+def by_dali(reader: FilmReader, requests: list[FilmRequest]) -> Batch:
     dali = pytest.importorskip("pneumo_dist.data.dali")
-    (batch,) = dali.dali_batches(source, [slots], len(slots))
+    (batch,) = dali.dali_batches(reader, [requests], len(requests))
     assert isinstance(batch, Batch)
     return batch
 
@@ -66,15 +66,15 @@ def by_dali(source: Source, slots: list[Slot]) -> Batch:
 # -- alignment
 
 
-@pytest.mark.parametrize("make", [by_host, by_dali])
+@pytest.mark.parametrize("make", [by_torch, by_dali])
 @pytest.mark.parametrize("border", ["constant", "reflect"])
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_film_that_is_its_own_mask_stays_so(
-    shapes: Shards, name: str, border: str, make: Callable[[Source, list[Slot]], Batch]
+    shapes: Shards, name: str, border: str, make: Callable[[FilmReader, list[FilmRequest]], Batch]
 ) -> None:
     augment = AugmentConfig.model_validate({**OFF, "border": border, **TRANSFORMS[name]})
-    source = Source(shapes, Input(96, 1, PLAIN), with_mask=True, augment=augment, seed=4)
-    batch = make(source, [Slot(row, epoch, 0) for row in range(4) for epoch in range(3)])
+    reader = FilmReader(shapes, InputSpec(96, 1, PLAIN), with_mask=True, augment=augment, seed=4)
+    batch = make(reader, [FilmRequest(row, epoch, 0) for row in range(4) for epoch in range(3)])
     images, masks = batch.images[:, 0].numpy() * 255 > 127, batch.masks[:, 0].numpy() > 0.5
     shared = united = 0
     for image, mask in zip(images, masks, strict=True):
@@ -88,9 +88,11 @@ def test_film_that_is_its_own_mask_stays_so(
 
 @pytest.mark.parametrize("name", ["flip", "shift", "scale", "rotate", "strong elastic", "grid", "optical", "crop"])
 def test_every_transform_of_space_moves_the_mask(shapes: Shards, name: str) -> None:
-    source = Source(shapes, Input(96, 1, PLAIN), True, AugmentConfig.model_validate({**OFF, **TRANSFORMS[name]}), 4)
-    moved = by_host(source, [Slot(0, epoch, 0) for epoch in range(3)]).masks
-    still = by_host(source, [Slot(0)]).masks
+    reader = FilmReader(
+        shapes, InputSpec(96, 1, PLAIN), True, AugmentConfig.model_validate({**OFF, **TRANSFORMS[name]}), 4
+    )
+    moved = by_torch(reader, [FilmRequest(0, epoch, 0) for epoch in range(3)]).masks
+    still = by_torch(reader, [FilmRequest(0)]).masks
     assert all(int((mask != still[0]).sum()) > 20 for mask in moved)
 
 
@@ -144,7 +146,7 @@ def test_both_resamplings_equal_the_definition(geometry: Geometry, size: int, bo
     stored = Stored(130, (15, 0))
     images = film_and_mask(130, 100)
     points = points_of(geometry, size, stored)
-    ways = [by_lattice(images, lattice(geometry, size, stored), size, border)]
+    ways = [by_coarse_map(images, coarse_map(geometry, size, stored), size, border)]
     if geometry.warp is None:
         ways.append(by_matrix(images, matrix(geometry, size, stored), size, border))
     label = sampled(images[1], points, border, 0) > 127
@@ -160,7 +162,7 @@ def test_beyond_the_film_lies_nothing_or_its_mirror_image() -> None:
     away = Geometry(shift=(0.5, 0.0))
     for way in (
         lambda border: by_matrix(images, matrix(away, 64, Stored(64)), 64, border),
-        lambda border: by_lattice(images, lattice(away, 64, Stored(64)), 64, border),
+        lambda border: by_coarse_map(images, coarse_map(away, 64, Stored(64)), 64, border),
     ):
         for empty, mirrored, original in zip(way("constant"), way("reflect"), images, strict=True):
             assert not empty[:, :31].any()
@@ -213,27 +215,30 @@ def test_noise_saturates_and_leaves_its_input_alone() -> None:
     assert (white == 255).all()
 
 
-@pytest.mark.parametrize("make", [by_host, by_dali])
+@pytest.mark.parametrize("make", [by_torch, by_dali])
 def test_noise_that_reaches_the_network_has_the_stated_deviation_and_is_new_for_each_film_and_epoch(
-    films: Shards, make: Callable[[Source, list[Slot]], Batch]
+    films: Shards, make: Callable[[FilmReader, list[FilmRequest]], Batch]
 ) -> None:
     sigma = 0.04
     augment = AugmentConfig.model_validate({**OFF, "noise": {"p": 1, "sigma": [sigma, sigma]}})
-    source = Source(films, Input(96, 1, PLAIN), with_mask=True, augment=augment, seed=1)
-    slots = [Slot(row, epoch, 0) for row in range(4) for epoch in range(3)]
-    noisy = make(source, slots).images[:, 0].numpy()
-    clean = make(source, [Slot(slot.index) for slot in slots]).images[:, 0].numpy()
-    assert not any(drawn.noise_sigma for drawn in (source.parameters(Slot(slot.index)) for slot in slots))
+    reader = FilmReader(films, InputSpec(96, 1, PLAIN), with_mask=True, augment=augment, seed=1)
+    requests = [FilmRequest(row, epoch, 0) for row in range(4) for epoch in range(3)]
+    noisy = make(reader, requests).images[:, 0].numpy()
+    clean = make(reader, [FilmRequest(request.index) for request in requests]).images[:, 0].numpy()
+    assert not any(
+        drawn.noise_sigma for drawn in (reader.parameters(FilmRequest(request.index)) for request in requests)
+    )
     amid = (clean > 0.2) & (clean < 0.8)
     added = noisy - clean
     for one, inside in zip(added, amid, strict=True):
         assert inside.sum() > 1000
         assert abs(one[inside].std() / sigma - 1) < 0.06
-    for number in range(len(slots)):
+    for number in range(len(requests)):
         for other in range(number):
             both = amid[number] & amid[other]
             assert abs(np.corrcoef(added[number][both], added[other][both])[0, 1]) < 0.2
     signs = {
-        math.copysign(1, draw(augment, 1, s.epoch or 0, str(films.column("key")[s.index])).noise_sigma) for s in slots
+        math.copysign(1, draw(augment, 1, s.epoch or 0, str(films.column("key")[s.index])).noise_sigma)
+        for s in requests
     }
     assert signs == {1.0, -1.0}

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold
 from shards.dataset.table import Shards
 
 
-def spec_of(channels: int, channels_last: bool = False) -> Input:
-    return Input(64, channels, DataConfig(loader="synthetic", channels_last=channels_last))
+def input_spec_of(channels: int, channels_last: bool = False) -> InputSpec:
+    return InputSpec(64, channels, DataConfig(loader="synthetic", channels_last=channels_last))
 
 
 def plan_of(shards: Shards) -> EpochPlan:
@@ -32,7 +32,7 @@ def unreadable(films: Shards, monkeypatch: pytest.MonkeyPatch) -> Shards:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_batches_are_shaped_as_those_of_films(unreadable: Shards, channels: int, channels_last: bool) -> None:
-    batches = list(train_batches(unreadable, plan_of(unreadable), spec_of(channels, channels_last), 0, 0, 0))
+    batches = list(train_batches(unreadable, plan_of(unreadable), input_spec_of(channels, channels_last), 0, 0, 0))
     expected = torch.channels_last if channels_last else torch.contiguous_format
     for batch in batches:
         assert batch.images.shape == (2, channels, 64, 64) and batch.masks.shape == (2, 1, 64, 64)
@@ -46,13 +46,14 @@ def test_batches_are_shaped_as_those_of_films(unreadable: Shards, channels: int,
 @pytest.mark.parametrize(("epoch", "step"), [(0, 0), (1, 1)])
 def test_indices_are_the_plans(unreadable: Shards, epoch: int, step: int) -> None:
     plan = plan_of(unreadable)
-    found = [batch.indices.tolist() for batch in train_batches(unreadable, plan, spec_of(3), 0, epoch, step)]
+    found = [batch.indices.tolist() for batch in train_batches(unreadable, plan, input_spec_of(3), 0, epoch, step)]
     assert found == [rows.tolist() for _, _, rows in plan.micro_batches(0, epoch, step)]
     assert len(found) > 0
 
 
 def test_evaluation_counts_every_film_once_in_full_batches(unreadable: Shards) -> None:
-    evaluation = eval_loader(unreadable, np.arange(11), plan_of(unreadable).stage, spec_of(1), 0, 1, with_mask=True)
+    stage, spec = plan_of(unreadable).stage, input_spec_of(1)
+    evaluation = eval_loader(unreadable, np.arange(11), stage, spec, 0, 1, with_mask=True)
     for _ in range(2):
         batches = list(evaluation)
         assert [row for batch in batches for row in batch.indices.tolist()] == list(range(11))

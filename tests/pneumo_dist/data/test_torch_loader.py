@@ -1,4 +1,4 @@
-"""The host loader's worker processes: deaf to the rank's signals, gone when the rank is; and DALI, which has none."""
+"""The torch loader's worker processes: deaf to the rank's signals, gone when the rank is; and DALI, which has none."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.films import Input
+from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from shards.errors import InputError
@@ -36,12 +36,12 @@ folder, name, count, ends = sys.argv[1:]
 shards, rows = Shards(Path(folder)), np.arange(12)
 stage = StageConfig(name="main", global_batch=2, micro_batch=2, epochs=10_000, image_size=64, eval_batch=4)
 plan = EpochPlan(FoldSplit(rows, rows, rows[:0], rows[:0], rows), stage, 0, 1)
-spec = Input(64, 1, DataConfig(loader=name, threads=2))
+input_spec = InputSpec(64, 1, DataConfig(loader=name, threads=2))
 
 class Run:
     def __init__(self):
-        self.batches = train_batches(shards, plan, spec, 0, 0, 0)
-        self.evaluation = eval_loader(shards, rows, stage, spec, 0, 1, with_mask=True)
+        self.batches = train_batches(shards, plan, input_spec, 0, 0, 0)
+        self.evaluation = eval_loader(shards, rows, stage, input_spec, 0, 1, with_mask=True)
 
 run = Run()
 try:
@@ -134,7 +134,7 @@ def start(films: Shards, tmp_path: Path) -> Iterator[Callable[..., Rank]]:
     """Starts ranks; afterwards none of their processes is left."""
     ranks: list[Rank] = []
 
-    def begin(name: str = "host", count: int = 100_000, ends: str = "held", shards: Shards = films) -> Rank:
+    def begin(name: str = "torch", count: int = 100_000, ends: str = "held", shards: Shards = films) -> Rank:
         ranks.append(Rank(shards, name, count, ends, tmp_path))
         return ranks[-1]
 
@@ -257,7 +257,7 @@ def test_a_lost_worker_is_one_line_that_names_shared_memory(said: str) -> None:
 
     if "Bus error" in said:
         with pytest.raises(InputError, match=r"a loader's worker ended \(killed by signal: Bus\); is /dev/shm full"):
-            list(torch_loader._in_one_line(batches()))
+            list(torch_loader._with_short_errors(batches()))
     else:
         with pytest.raises(RuntimeError, match="exited"):
-            list(torch_loader._in_one_line(batches()))
+            list(torch_loader._with_short_errors(batches()))

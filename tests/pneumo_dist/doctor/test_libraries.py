@@ -95,7 +95,7 @@ def test_dali_whose_package_does_not_tell_its_cuda() -> None:
 def test_dali_that_is_missing(driver: tuple[int, int] | None, extra: str) -> None:
     crash = Crash("ModuleNotFoundError: No module named 'nvidia.dali'")
     found = check_dali(crash, (), driver, on_gpu=driver is not None)
-    only(found, Status.ERROR, "not installed", f'pip install -c constraints.txt -e ".[{extra}]"', "data.loader: host")
+    only(found, Status.ERROR, "not installed", f'pip install -c constraints.txt -e ".[{extra}]"', "data.loader: torch")
 
 
 def test_two_dalis_overwrite_each_other() -> None:

@@ -29,7 +29,7 @@ def experiment_of(**data: Any) -> Experiment:
         {"name": "small", "image_size": 64, "micro_batch": 2, "eval_batch": 16},
         {"name": "large", "image_size": 128, "micro_batch": 8, "eval_batch": 4},
     ]
-    given = {"name": "x", "model": {"in_channels": 1}, "data": {"loader": "host", **data}, "stages": stages}
+    given = {"name": "x", "model": {"in_channels": 1}, "data": {"loader": "torch", **data}, "stages": stages}
     return Experiment.model_validate(given)
 
 

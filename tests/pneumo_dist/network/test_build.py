@@ -85,7 +85,7 @@ def test_what_the_library_does_not_have_is_an_input_error(values: dict[str, Any]
 def test_an_unknown_encoder_names_the_nearest() -> None:
     with pytest.raises(InputError, match=r"^model\.encoder resnet35: unknown; did you mean .*resnet34"):
         model_of(encoder="resnet35")
-    with pytest.raises(InputError, match=r"^model\.encoder zzz: unknown; a name of timm's begins with tu-"):
+    with pytest.raises(InputError, match=r"^model\.encoder zzz: unknown; names of timm encoders start with tu-"):
         model_of(encoder="zzz")
 
 

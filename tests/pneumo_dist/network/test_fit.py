@@ -37,7 +37,7 @@ def test_a_deepest_map_of_one_pixel_needs_two_films_too() -> None:
         ({"arch": "pan"}, 64, "Output size is too small"),
         ({"arch": "linknet"}, 48, "Wrong input shape"),
         ({"arch": "unet", "encoder": "tu-swin_tiny_patch4_window7_224"}, 256, "doesn't match model"),
-        ({"arch": "fcn", "encoder": "resnet34"}, 36, "its map is"),
+        ({"arch": "fcn", "encoder": "resnet34"}, 36, "its output is"),
     ],
 )
 def test_a_size_that_an_architecture_cannot_take_has_its_reason(given: dict[str, Any], size: int, words: str) -> None:

@@ -15,7 +15,7 @@ from pneumo_dist.config.ensemble import MemberConfig
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict.average import average_weights, averaged_checkpoint
-from pneumo_dist.predict.ensemble import sources_of
+from pneumo_dist.predict.ensemble import find_trained_folds
 from pneumo_dist.runs.checkpoint import load_checkpoint, weights_of
 from shards.errors import InputError
 
@@ -39,14 +39,14 @@ def test_mean_is_taken_in_float64_and_counters_are_the_firsts() -> None:
 
 
 def test_checkpoint_is_the_mean_with_statistics_of_the_training_films(trained: Trained, tmp_path: Path) -> None:
-    (source,) = sources_of(MEMBER, trained.runs, [])
-    path = averaged_checkpoint(MEMBER, source, tmp_path, trained.shards, ALONE)
-    made, files = load_checkpoint(path), source.files(MEMBER)
+    (trained_fold,) = find_trained_folds(MEMBER, trained.runs, [])
+    path = averaged_checkpoint(MEMBER, trained_fold, tmp_path, trained.shards, ALONE)
+    made, files = load_checkpoint(path), trained_fold.files(MEMBER)
     states = [load_checkpoint(file.path) for file in files]
     assert made["parts"] == [file.path.name for file in files] and len(files) == 2
     assert made["lineage"] == states[0]["lineage"] and made["fold"] == 0 and made["averaged"] is None
 
-    expected = build_model(source.experiment.model, pretrained=False)
+    expected = build_model(trained_fold.experiment.model, pretrained=False)
     expected.load_state_dict(average_weights([weights_of(state) for state in states]))
     before = copy.deepcopy(expected.state_dict())
     films = split_fold(trained.shards, 0, always_train=False).train
@@ -66,35 +66,35 @@ def test_checkpoint_is_the_mean_with_statistics_of_the_training_films(trained: T
 
 
 def test_standing_average_of_the_same_parts_is_taken_again(trained: Trained, tmp_path: Path) -> None:
-    (source,) = sources_of(MEMBER, trained.runs, [])
-    path = averaged_checkpoint(MEMBER, source, tmp_path, trained.shards, ALONE)
+    (trained_fold,) = find_trained_folds(MEMBER, trained.runs, [])
+    path = averaged_checkpoint(MEMBER, trained_fold, tmp_path, trained.shards, ALONE)
     stamp, parts = path.stat().st_mtime_ns, load_checkpoint(path)["parts"]
-    assert averaged_checkpoint(MEMBER, source, tmp_path, None, ALONE) == path
+    assert averaged_checkpoint(MEMBER, trained_fold, tmp_path, None, ALONE) == path
     assert path.stat().st_mtime_ns == stamp
     best = MEMBER.model_copy(update={"checkpoints": "best"})
-    other = averaged_checkpoint(best, source, tmp_path, trained.shards, ALONE)
+    other = averaged_checkpoint(best, trained_fold, tmp_path, trained.shards, ALONE)
     assert load_checkpoint(other)["parts"] == parts[:1]
     assert [each.name for each in tmp_path.glob("step-*")] == [other.name]
 
 
 def test_other_or_missing_training_films_are_refused(trained: Trained, tmp_path: Path) -> None:
-    (source,) = sources_of(MEMBER, trained.runs, [])
+    (trained_fold,) = find_trained_folds(MEMBER, trained.runs, [])
     with pytest.raises(InputError, match=r"'python -m pneumo_dist average' with their --shards"):
-        averaged_checkpoint(MEMBER, source, tmp_path, None, ALONE)
+        averaged_checkpoint(MEMBER, trained_fold, tmp_path, None, ALONE)
     runs = tmp_path / "runs"
     shutil.copytree(trained.runs, runs, symlinks=True)
     (runs / "plain/fold0").rename(runs / "plain/fold2")
     (runs / "plain/fold1").rename(runs / "plain/fold0")
-    (source,) = sources_of(MEMBER, runs, [])
+    (trained_fold,) = find_trained_folds(MEMBER, runs, [])
     with pytest.raises(InputError, match="trained on other films than fold 0"):
-        averaged_checkpoint(MEMBER, source, tmp_path / "out", trained.shards, ALONE)
+        averaged_checkpoint(MEMBER, trained_fold, tmp_path / "out", trained.shards, ALONE)
     assert not (tmp_path / "out").exists()
 
 
 def test_damaged_part_is_an_input_error(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)
-    (source,) = sources_of(MEMBER, tmp_path / "runs", [])
-    damaged = min(source.files(MEMBER), key=lambda file: file.step)
+    (trained_fold,) = find_trained_folds(MEMBER, tmp_path / "runs", [])
+    damaged = min(trained_fold.files(MEMBER), key=lambda file: file.step)
     flip_bit(damaged.path)
     with pytest.raises(InputError, match=f"{damaged.path.name}: damaged"):
-        averaged_checkpoint(MEMBER, source, tmp_path / "out", trained.shards, ALONE)
+        averaged_checkpoint(MEMBER, trained_fold, tmp_path / "out", trained.shards, ALONE)

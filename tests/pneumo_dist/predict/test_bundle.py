@@ -31,11 +31,11 @@ SCORES = {
 
 
 def test_bundle_predicts_what_its_runs_predict(trained: Trained, tmp_path: Path) -> None:
-    ensemble = trained.ensemble(members=MEMBERS, tta={"scales": [1, 1.5]}, loader="host")
+    ensemble = trained.ensemble(members=MEMBERS, tta={"scales": [1, 1.5]}, loader="torch")
     write_bundle(tmp_path / "both.bundle", ensemble, RULE, SCORES)
-    again, rule = read_bundle(tmp_path / "both.bundle", "host")
+    again, rule = read_bundle(tmp_path / "both.bundle", "torch")
     assert rule == RULE
-    assert shares(again.parts) == shares(ensemble.parts)
+    assert shares(again.networks) == shares(ensemble.networks)
     for name, each in (("runs", ensemble), ("bundle", again)):
         predict(each, trained.shards, tmp_path / name, ALONE, PredictOptions())
     one, other = Predictions(tmp_path / "runs"), Predictions(tmp_path / "bundle")
@@ -54,8 +54,8 @@ def test_file_is_plain_parts_and_the_same_bytes_again(trained: Trained, tmp_path
     assert names == [*(f"weights/00{number}.safetensors" for number in range(4)), "bundle.json", "MODEL_CARD.md"]
     for text in ("not for diagnosis", "0.8123 over 12 films", "0.8011", "Fewer than 800 pixels above 0.7000"):
         assert text in card
-    for part, share in zip(ensemble.parts, shares(ensemble.parts), strict=True):
-        assert f"| {part.name} | {share:.4f} |" in card
+    for network, share in zip(ensemble.networks, shares(ensemble.networks), strict=True):
+        assert f"| {network.name} | {share:.4f} |" in card
     write_bundle(tmp_path / "one", ensemble, RULE, None)
     with zipfile.ZipFile(tmp_path / "one") as archive:
         assert "set by hand" in archive.read("MODEL_CARD.md").decode()
@@ -74,8 +74,8 @@ def test_flipped_bits_are_noticed_wherever_they_are(trained: Trained, tmp_path: 
         path.write_bytes(changed)
         with pytest.raises(InputError, match="damaged"):
             ensemble, _ = read_bundle(path)
-            for part in ensemble.parts:
-                part.read()
+            for network in ensemble.networks:
+                network.read()
 
 
 def test_what_is_no_bundle_is_an_input_error(trained: Trained, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_weights_that_are_no_numbers_predict_nothing(trained: Trained, tmp_path:
         members["weights/000.safetensors"] = safetensors.torch.save(weights)
 
     write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
-    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "host")
+    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "torch")
     with pytest.raises(InputError, match=r"edited: weights/000\.safetensors: holds weights that are not finite"):
         predict(ensemble, trained.shards, tmp_path / "out", ALONE, PredictOptions())
 
@@ -181,7 +181,7 @@ def test_a_network_whose_output_is_no_number_predicts_nothing(trained: Trained, 
         members["weights/000.safetensors"] = safetensors.torch.save(weights)
 
     write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
-    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "host")
+    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "torch")
     with pytest.raises(InputError, match="gives values that are not finite numbers"):
         predict(ensemble, trained.shards, tmp_path / "out", ALONE, PredictOptions())
     assert not (tmp_path / "out/manifest.json").exists()
@@ -200,4 +200,4 @@ def test_members_that_inflate_are_not_read(trained: Trained, tmp_path: Path) -> 
 
 def test_an_ensemble_has_a_network(trained: Trained) -> None:
     with pytest.raises(InputError, match="has no network"):
-        replace(trained.ensemble(), parts=())
+        replace(trained.ensemble(), networks=())

@@ -8,41 +8,42 @@ import pytest
 from tiny_runs import PLAIN, Trained
 
 from pneumo_dist.config.ensemble import MemberConfig
-from pneumo_dist.predict.ensemble import sources_of
-from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, top_steps
+from pneumo_dist.predict.ensemble import find_trained_folds
+from pneumo_dist.runs.checkpoint import load_checkpoint, top_steps
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
 
 
 def steps(trained: Trained, **member: Any) -> list[int]:
     """Return the steps of fold 0's networks, as their names tell them."""
     ensemble = trained.ensemble(members=[{"experiment": "plain", "folds": [0], **member}])
-    return [int(part.name.split("step-")[1][:8]) for part in ensemble.parts]
+    return [int(network.name.split("step-")[1][:8]) for network in ensemble.networks]
 
 
 def test_best_top_k_and_last_are_what_the_history_says(trained: Trained) -> None:
     folder = trained.runs / "plain/fold0/main/checkpoints"
-    history = load_checkpoint(list_checkpoints(folder)[0].path)["history"]
+    history = load_checkpoint(CheckpointFolder(folder).files()[0].path)["history"]
     assert len(history) == 2
     ranked = top_steps(history, 2)
     assert steps(trained) == steps(trained, top_k=5) == ranked
     assert steps(trained, checkpoints="best") == steps(trained, top_k=1) == ranked[:1]
     assert steps(trained, checkpoints="last") == [max(ranked)]
     (early,) = steps(trained, stage="early")
-    assert early == list_checkpoints(trained.runs / "plain/fold0/early/checkpoints")[0].step
+    assert early == CheckpointFolder(trained.runs / "plain/fold0/early/checkpoints").files()[0].step
 
 
 def test_stage_is_that_of_the_trained_config_or_of_the_given_one(trained: Trained) -> None:
     member = MemberConfig(experiment="plain", folds=(1,))
-    (source,) = sources_of(member, trained.runs, [0, 1])
-    assert (source.fold, source.stage.name) == (1, "main")
+    (trained_fold,) = find_trained_folds(member, trained.runs, [0, 1])
+    assert (trained_fold.number, trained_fold.stage.name) == (1, "main")
     changed = PLAIN.model_copy(update={"stages": PLAIN.stages[:1]})
-    (source,) = sources_of(member, trained.runs, [0, 1], changed)
-    assert source.stage.name == "early"
+    (trained_fold,) = find_trained_folds(member, trained.runs, [0, 1], changed)
+    assert trained_fold.stage.name == "early"
 
 
 def test_folds_are_found_where_nothing_names_them(trained: Trained) -> None:
-    found = sources_of(MemberConfig(experiment="head"), trained.runs, [])
-    assert [source.fold for source in found] == [0, 1]
+    found = find_trained_folds(MemberConfig(experiment="head"), trained.runs, [])
+    assert [trained_fold.number for trained_fold in found] == [0, 1]
 
 
 @pytest.mark.parametrize(

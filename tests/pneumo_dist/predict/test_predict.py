@@ -13,7 +13,7 @@ from tiny_runs import ALONE, Trained, image
 
 from pneumo_dist.network.build import split_outputs
 from pneumo_dist.predict import predict as prediction
-from pneumo_dist.predict.ensemble import Ensemble, Part, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, shares
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
 from shards.dataset.table import Shards
@@ -29,9 +29,9 @@ def stored(trained: Trained, ensemble: Ensemble, folder: Path, split: str = "tes
 
 
 @torch.no_grad()
-def direct(part: Part, images: torch.Tensor) -> tuple[np.ndarray[Any, Any], float | None]:
+def direct(network: EnsembleNetwork, images: torch.Tensor) -> tuple[np.ndarray[Any, Any], float | None]:
     """Return a network's probabilities of one film, and its class probability, by a forward pass alone."""
-    logits, classes = split_outputs(part.read().build(part.name)(images))
+    logits, classes = split_outputs(network.read().build(network.name)(images))
     return torch.sigmoid(logits)[0, 0].numpy(), None if classes is None else float(torch.sigmoid(classes))
 
 
@@ -41,23 +41,23 @@ def row_of(shards: Shards, key: str) -> int:
 
 def test_saved_prediction_is_the_weighted_mean_of_direct_forward_passes(trained: Trained, tmp_path: Path) -> None:
     ensemble = trained.ensemble(members=BOTH, tta=NO_TTA)
-    assert [part.name.split("/")[:2] for part in ensemble.parts] == [
+    assert [network.name.split("/")[:2] for network in ensemble.networks] == [
         *[["plain", "fold0"], ["plain", "fold1"]],
         *[["head", "fold0"]] * 2,
         *[["head", "fold1"]] * 2,
     ]
-    assert shares(ensemble.parts) == pytest.approx([3 / 8, 3 / 8, *[1 / 16] * 4])
+    assert shares(ensemble.networks) == pytest.approx([3 / 8, 3 / 8, *[1 / 16] * 4])
     predictions = stored(trained, ensemble, tmp_path)
     assert len(predictions) == 5
     for row, p8 in predictions:
         film = image(trained.shards, row_of(trained.shards, row["key"]))
-        found = [direct(part, film) for part in ensemble.parts]
+        found = [direct(network, film) for network in ensemble.networks]
         mean = sum(weight * each for weight, (each, _) in zip([3 / 8, 3 / 8, *[1 / 16] * 4], found, strict=True))
         assert np.abs(p8 / 255 - mean).max() <= 1 / 255
         classes = [value for _, value in found if value is not None]
         assert len(classes) == 4
         assert row["class_probability"] == pytest.approx(np.mean(classes), abs=1e-5)
-    assert predictions.manifest["parts"][0] == {"name": ensemble.parts[0].name, "fold": 0, "weight": 3 / 8}
+    assert predictions.manifest["parts"][0] == {"name": ensemble.networks[0].name, "fold": 0, "weight": 3 / 8}
 
 
 def test_out_of_fold_films_are_seen_by_their_own_folds_networks_alone(trained: Trained, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_out_of_fold_films_are_seen_by_their_own_folds_networks_alone(trained: T
     assert len(predictions) == 12
     for row, p8 in predictions:
         film = image(trained.shards, row_of(trained.shards, row["key"]))
-        own = [direct(part, film)[0] for part in ensemble.parts if part.fold == row["fold"]]
+        own = [direct(network, film)[0] for network in ensemble.networks if network.fold == row["fold"]]
         assert len(own) == 2
         assert np.abs(p8 / 255 - np.mean(own, axis=0)).max() <= 1 / 255
         assert row["class_probability"] is None
@@ -74,14 +74,14 @@ def test_out_of_fold_films_are_seen_by_their_own_folds_networks_alone(trained: T
 
 def test_flip_and_scales_are_averaged(trained: Trained, tmp_path: Path) -> None:
     ensemble = trained.ensemble(members=[{"experiment": "head", "folds": [1], "top_k": 1}], tta={"scales": [1, 1.5]})
-    (part,) = ensemble.parts
+    (network,) = ensemble.networks
     for row, p8 in stored(trained, ensemble, tmp_path):
         film = image(trained.shards, row_of(trained.shards, row["key"]))
         views, classes = [], []
         for side in (64, 96):
             scaled = film if side == 64 else F.interpolate(film, (side, side), mode="bilinear")
             for flip in (False, True):
-                seen, probability = direct(part, scaled.flip(-1) if flip else scaled)
+                seen, probability = direct(network, scaled.flip(-1) if flip else scaled)
                 seen = seen[:, ::-1] if flip else seen
                 back = F.interpolate(
                     torch.from_numpy(seen.copy())[None, None], (64, 64), mode="bilinear", antialias=side > 64
@@ -97,13 +97,13 @@ def test_number_of_networks_in_memory_changes_nothing(
 ) -> None:
     ensemble = trained.ensemble(members=BOTH)
     held: list[int] = []
-    load = prediction._Networks._load
+    load = prediction._NetworkCache._load
 
-    def noted(networks: Any, part: Part) -> Any:
-        held.append(len(networks._held) + 1)
-        return load(networks, part)
+    def noted(cache: Any, network: EnsembleNetwork) -> Any:
+        held.append(len(cache._held) + 1)
+        return load(cache, network)
 
-    monkeypatch.setattr(prediction._Networks, "_load", noted)
+    monkeypatch.setattr(prediction._NetworkCache, "_load", noted)
     many = stored(trained, ensemble, tmp_path / "many", "test", block=2, models=6)
     assert held == [1, 2, 3, 4, 5, 6]
     held.clear()
@@ -164,17 +164,18 @@ def test_network_of_another_fold_is_refused(trained: Trained, tmp_path: Path, sp
 
 
 def test_network_whose_ancestor_saw_the_fold_is_refused(trained: Trained, tmp_path: Path) -> None:
-    from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+    from pneumo_dist.runs.checkpoint import load_checkpoint
+    from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 
     other = copied(trained, tmp_path / "runs")
     folder = other.runs / "plain/fold0/main/checkpoints"
     foreign = load_checkpoint(other.runs / "plain/fold1/early/checkpoints/last")["lineage"][0]
-    for file in list_checkpoints(folder):
+    for file in CheckpointFolder(folder).files():
         state = load_checkpoint(file.path)
         assert [each["stage"] for each in state["lineage"]] == ["early", "main"]
         state["lineage"][0] = foreign
         file.path.unlink()
-        save_checkpoint(folder, file.step, state)
+        CheckpointFolder(folder).save(file.step, state)
     with pytest.raises(InputError, match="its stage early was trained on other films than fold 0"):
         stored(other, other.ensemble(), tmp_path / "out", "oof")
 

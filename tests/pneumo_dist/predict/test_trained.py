@@ -1,5 +1,6 @@
 """Predictions take what a fold was trained with; a config that says otherwise is told by key."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ STAGES: list[dict[str, Any]] = [{"name": "a", "image_size": 64}, {"name": "b", "
 
 
 def experiment_of(**values: Any) -> Experiment:
-    return Experiment.model_validate({"name": "x", "data": {"loader": "host"}, "stages": STAGES, **values})
+    return Experiment.model_validate({"name": "x", "data": {"loader": "torch"}, "stages": STAGES, **values})
 
 
 def folder_of(tmp_path: Path, experiment: Experiment, fold: int = 0) -> Path:
@@ -35,8 +36,8 @@ def test_without_a_config_all_is_as_it_was_trained(tmp_path: Path) -> None:
     [
         ({"model": {"in_channels": 1}}, "model.in_channels"),
         ({"model": {"encoder": "resnet18"}}, "model.encoder"),
-        ({"data": {"loader": "host", "mean": [0.5] * 3, "std": [0.2] * 3}}, "data.mean, data.std"),
-        ({"data": {"loader": "host", "image_dtype": "float16"}}, "data.image_dtype"),
+        ({"data": {"loader": "torch", "mean": [0.5] * 3, "std": [0.2] * 3}}, "data.mean, data.std"),
+        ({"data": {"loader": "torch", "image_dtype": "float16"}}, "data.image_dtype"),
         ({"stages": [STAGES[0], {**STAGES[1], "image_size": 128}]}, "image_size"),
     ],
 )
@@ -67,16 +68,25 @@ def test_settings_that_predictions_do_not_take_may_differ(tmp_path: Path, values
 
 def test_way_of_reading_and_what_a_stage_keeps_are_those_of_the_config(tmp_path: Path) -> None:
     own = experiment_of(
-        data={"loader": "host", "threads": 7, "prefetch": 3},
+        data={"loader": "torch", "threads": 7, "prefetch": 3},
         stages=[STAGES[0], {**STAGES[1], "top_k": 1, "eval_batch": 2}],
     )
     experiment, stage = trained_experiment(folder_of(tmp_path, experiment_of()), None, own)
     assert (experiment.data, stage) == (own.data, own.stages[1])
 
 
+def test_old_name_of_the_torch_loader_is_no_other_loader(tmp_path: Path) -> None:
+    folder, trained = folder_of(tmp_path, experiment_of()), experiment_of()
+    text = (folder / "config.yaml").read_text()
+    assert '"loader":"torch"' in text
+    (folder / "config.yaml").write_text(text.replace('"loader":"torch"', '"loader":"host"'))
+    with warnings.catch_warnings(action="error"):
+        assert trained_experiment(folder, None, trained) == (trained, trained.stages[1])
+
+
 def test_another_loader_is_taken_with_a_warning(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, experiment_of())
-    with pytest.warns(UserWarning, match="was trained with data.loader host; films are read with dali, as"):
+    with pytest.warns(UserWarning, match="was trained with data.loader torch; films are read with dali, as"):
         experiment, _ = trained_experiment(folder, None, experiment_of(data={"loader": "dali"}))
     assert experiment.data.loader == "dali"
 
