@@ -1,4 +1,4 @@
-"""tune, submit and report on bad input: one line that names the file and the mend, and nothing is written."""
+"""Bad input to tune, submit and report gives one line with the file and the fix, and writes nothing."""
 
 import json
 from collections.abc import Callable
@@ -23,14 +23,14 @@ def files_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def given(command: str, films: Shards, folder: Path, *options: object) -> list[str]:
-    """The command line of tune, submit or report for the run `exp` of a folder."""
+def command_line(command: str, films: Shards, folder: Path, *options: object) -> list[str]:
+    """Return the command line of tune, submit or report for the run `exp` in a folder."""
     shards = ["--shards", films.folder] if command == "report" else []
     return [str(word) for word in (command, "--config", folder / "exp.yaml", "--runs", folder, *shards, *options)]
 
 
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, arguments: list[str]) -> str:
-    """Run a command that has to fail and leave every file as it is, and return the one line that it prints."""
+    """Run a command that must fail without changing a file, and return the line that it prints."""
     before = files_of(folder)
     assert run(app, "pneumo_dist", arguments) == EXIT_USAGE
     (line,) = capsys.readouterr().err.splitlines()
@@ -85,7 +85,7 @@ def test_damaged_predictions_are_named_and_nothing_is_written(
 ) -> None:
     config_of(tmp_path, "thresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
     damage(store(films, tmp_path / "exp", split="test" if command == "submit" else "oof"))
-    line = refused(capsys, tmp_path, given(command, films, tmp_path))
+    line = refused(capsys, tmp_path, command_line(command, films, tmp_path))
     assert line.startswith("error: ") and says in line
 
 
@@ -101,12 +101,12 @@ def test_damaged_predictions_are_named_and_nothing_is_written(
         ("name: exp\nmembers: [{experiment: exp}]\nthresholds: {top: 7, area: 1, bottom: 0}\n", "thresholds.top"),
     ],
 )
-def test_config_of_another_kind_is_named(
+def test_invalid_config_is_named(
     films: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, text: str | None, says: str
 ) -> None:
     if text is not None:
         (tmp_path / "exp.yaml").write_text(text)
-    assert says in refused(capsys, tmp_path, given(command, films, tmp_path))
+    assert says in refused(capsys, tmp_path, command_line(command, films, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_wrong_options_are_named(
     config_of(tmp_path, "thresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
     for split in ("oof", "test"):
         store(films, tmp_path / "exp", split=split)
-    assert says in refused(capsys, tmp_path, given(command, films, tmp_path, *options))
+    assert says in refused(capsys, tmp_path, command_line(command, films, tmp_path, *options))
 
 
 def test_thresholds_of_other_predictions_make_no_submission(
@@ -148,13 +148,13 @@ def test_thresholds_of_other_predictions_make_no_submission(
     path = tmp_path / "exp/oof/thresholds.json"
     kept = json.loads(path.read_text())
     path.write_text(json.dumps({**kept, "predictions_sha256": "0" * 64}))
-    line = refused(capsys, tmp_path, given("submit", films, tmp_path))
+    line = refused(capsys, tmp_path, command_line("submit", films, tmp_path))
     assert "thresholds.json: was tuned on other predictions than" in line and "tune' again" in line
-    assert run(app, "pneumo_dist", given("submit", films, tmp_path, "--triplet", 0.5, 9, 0.4)) == EXIT_DONE
+    assert run(app, "pneumo_dist", command_line("submit", films, tmp_path, "--triplet", 0.5, 9, 0.4)) == EXIT_DONE
     log_epochs(tmp_path / "exp")
-    assert run(app, "pneumo_dist", given("report", films, tmp_path)) == EXIT_DONE
-    told = capsys.readouterr().err.splitlines()
-    assert told == ["warning: the rules were tuned again for this report, as thresholds.json is out of date"]
+    assert run(app, "pneumo_dist", command_line("report", films, tmp_path)) == EXIT_DONE
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["warning: the rules were tuned again for this report, as thresholds.json is out of date"]
 
 
 def test_unknown_ids_of_a_sample_submission_write_nothing(
@@ -163,7 +163,9 @@ def test_unknown_ids_of_a_sample_submission_write_nothing(
     config_of(tmp_path, "thresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
     store(films, tmp_path / "exp", split="test")
     (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels\nnobody,-1\n")
-    line = refused(capsys, tmp_path, given("submit", films, tmp_path, "--sample-submission", tmp_path / "sample.csv"))
+    line = refused(
+        capsys, tmp_path, command_line("submit", films, tmp_path, "--sample-submission", tmp_path / "sample.csv")
+    )
     assert "submission.csv is not written: 1 ids of the sample submission have no prediction, first nobody" in line
 
 
@@ -177,33 +179,31 @@ def test_few_or_negative_films_are_tuned_submitted_and_reported(
     for split in ("oof", "test"):
         store(films, tmp_path / "exp", split=split, rows=rows, **({"rle": "-1"} if kind == "negative" else {}))
     for command in (("tune", "--objective", objective), ("submit",), ("report",)):
-        assert run(app, "pneumo_dist", given(command[0], films, tmp_path, *command[1:])) == EXIT_DONE
+        assert run(app, "pneumo_dist", command_line(command[0], films, tmp_path, *command[1:])) == EXIT_DONE
     assert not [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
     lines = (tmp_path / "exp/test/submission.csv").read_text().splitlines()
     assert len(lines) == 1 + (len(rows) if rows else 12)
     assert (lines[1].endswith(",-1")) == (kind != "one positive")
 
 
-def test_negative_films_alone_have_no_prevalence(
-    films: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_prevalence_needs_positive_films(films: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config_of(tmp_path)
     store(films, tmp_path / "exp", rle="-1")
-    line = refused(capsys, tmp_path, given("tune", films, tmp_path, "--objective", "dice@prevalence=0.3"))
+    line = refused(capsys, tmp_path, command_line("tune", films, tmp_path, "--objective", "dice@prevalence=0.3"))
     assert "--objective dice@prevalence=0.3: needs films with and without a pneumothorax" in line
 
 
 @pytest.mark.parametrize(
     "options", [[], ["--triplet", "0.5", "9", "0.4"], ["--rule", "triplet", "--smallest-part", "3"]]
 )
-def test_share_of_positive_films_is_compared_for_rules_by_hand_too(
+def test_share_of_positive_films_is_also_compared_for_rules_set_by_hand(
     films: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
     config_of(tmp_path, "thresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
     tune_run(store(films, tmp_path / "exp"))
     positive = [row for row, is_positive in enumerate(films.column("has_mask")) if is_positive]
     store(films, tmp_path / "exp", split="test", rows=positive)
-    assert run(app, "pneumo_dist", given("submit", films, tmp_path, *options)) == EXIT_DONE
+    assert run(app, "pneumo_dist", command_line("submit", films, tmp_path, *options)) == EXIT_DONE
     (line,) = capsys.readouterr().err.splitlines()
     texts = [line.split(",")[1] for line in (tmp_path / "exp/test/submission.csv").read_text().splitlines()[1:]]
     share = sum(text != "-1" for text in texts) / len(texts)
@@ -212,6 +212,6 @@ def test_share_of_positive_films_is_compared_for_rules_by_hand_too(
         f"warning: {share:.1%} of the test films are called positive, 50.0% of the out-of-fold films"
     )
     flip(Predictions(tmp_path / "exp/oof/predictions"))
-    assert run(app, "pneumo_dist", given("submit", films, tmp_path, *options)) == EXIT_DONE
+    assert run(app, "pneumo_dist", command_line("submit", films, tmp_path, *options)) == EXIT_DONE
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: not compared with the out-of-fold films: ") and "pred-00000.tar" in line

@@ -1,4 +1,4 @@
-"""The commands' own bad input: one line that says what to give."""
+"""Bad input to predict, average and segment gives one line with the fix."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from shards.console import EXIT_DONE, EXIT_USAGE, run
 
 
 def line_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that has to fail, and return the one line that it prints."""
+    """Run a command that must fail, and return the line that it prints."""
     assert run(app, "pneumo_dist", [str(argument) for argument in arguments]) == EXIT_USAGE
     (line,) = capsys.readouterr().err.splitlines()
     return line
@@ -37,7 +37,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["predict", "--config", "c.yaml", "--runs", "r", "--shards", "s"], "s: no such shards folder"),
     ],
 )
-def test_what_is_missing_or_contradicts_is_named(
+def test_missing_and_contradictory_options_are_named(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -49,7 +49,7 @@ def test_what_is_missing_or_contradicts_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bundle_is_for_films_that_no_fold_holds(
+def test_bundle_does_not_predict_out_of_fold(
     trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config = tmp_path / "plain.yaml"
@@ -59,28 +59,28 @@ def test_bundle_is_for_films_that_no_fold_holds(
     assert not (tmp_path / "b").exists()
     blend = tmp_path / "blend.yaml"
     blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
-    given = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", tmp_path / "b"]
-    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    arguments = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", tmp_path / "b"]
+    assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_DONE
     assert "bundle of 4 networks" in capsys.readouterr().out
     oof = ("predict", "--cpu", "--bundle", tmp_path / "b", "--shards", trained.shards.folder, "--out", tmp_path / "o")
     assert "out-of-fold predictions are made with --config and --runs" in line_of(capsys, *oof, "--split", "oof")
     assert not (tmp_path / "o").exists()
 
 
-def test_members_that_average_other_checkpoints_keep_each_their_own(
+def test_members_that_average_different_checkpoints_have_separate_results(
     trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config = tmp_path / "two.yaml"
     member = "experiment: plain, average: weights, folds: [0]"
     config.write_text(f"name: two\nmembers: [{{{member}, top_k: 1}}, {{{member}, top_k: 2}}]\n")
-    given = ["average", "--cpu", "--config", config, "--runs", trained.runs, "--shards", trained.shards.folder]
-    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    arguments = ["average", "--cpu", "--config", config, "--runs", trained.runs, "--shards", trained.shards.folder]
+    assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_DONE
     names = [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()]
     made = {path.name for path in (trained.runs / "two").rglob("step-*.pt")}
     assert len(set(names)) == 2 and made == set(names)
 
 
-def test_files_in_the_place_of_folders_are_named_before_anything_is_done(
+def test_files_instead_of_folders_are_named_before_any_work(
     trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     blend, bundle, film = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "film.dcm"
@@ -97,12 +97,12 @@ def test_files_in_the_place_of_folders_are_named_before_anything_is_done(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_damaged_bundle_leaves_nothing(trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_damaged_bundle_writes_nothing(trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     blend, bundle, out = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "out"
     blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
     film = write_film(tmp_path / "film.dcm", noise(64, 64))
-    given = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
-    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    arguments = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
+    assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_DONE
     capsys.readouterr()
     whole = bundle.read_bytes()
     flipped = bytearray(whole)
@@ -122,39 +122,39 @@ def test_unreadable_films_are_named_and_the_others_segmented(
     blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
     film, text = write_film(tmp_path / "film.dcm", noise(64, 64)), tmp_path / "text.dcm"
     text.write_text("no film")
-    given = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
-    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    arguments = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
+    assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_DONE
     capsys.readouterr()
     line = line_of(capsys, "segment", "--cpu", text, "--bundle", bundle, "--out", out)
     assert line.startswith(f"error: {text}: refused, ") and not out.exists()
     arguments = ["segment", "--cpu", film, text, "--bundle", bundle, "--out", out]
     assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_USAGE
-    told = capsys.readouterr()
-    assert told.err.count("\n") == 1 and told.out.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and printed.out.count("\n") == 1
     assert sorted(path.name for path in out.iterdir()) == ["film.mask.png", "film.overlay.png", "film.seg.dcm"]
 
 
-def test_folder_of_new_films_that_changed_or_holds_none_is_named(
+def test_changed_or_empty_folder_of_new_films_is_named(
     trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     blend, bundle, films = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "films"
     blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
     average = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
     assert run(app, "pneumo_dist", list(map(str, average))) == EXIT_DONE
-    given = ["predict", "--cpu", "--bundle", bundle, "--dicom", films, "--out", tmp_path / "new/maps"]
+    arguments = ["predict", "--cpu", "--bundle", bundle, "--dicom", films, "--out", tmp_path / "new/maps"]
     films.mkdir()
     capsys.readouterr()
-    assert line_of(capsys, *given) == f"error: {films}: holds no films; give a folder with DICOM files"
+    assert line_of(capsys, *arguments) == f"error: {films}: holds no films; give a folder with DICOM files"
     assert not (tmp_path / "new").exists()
     write_film(films / "one.dcm", noise(64, 64))
-    assert run(app, "pneumo_dist", list(map(str, given))) == EXIT_DONE
+    assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_DONE
     write_film(films / "two.dcm", noise(64, 64, seed=1))
     capsys.readouterr()
-    line = line_of(capsys, *given)
+    line = line_of(capsys, *arguments)
     assert line == f"error: {tmp_path}/new/films: was built from other films; remove it, or give another --out"
 
 
-def test_warnings_of_new_films_are_told_and_strict_refuses_them(
+def test_warnings_of_new_films_are_printed_and_strict_refuses_them(
     trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     blend, bundle, films, out = (tmp_path / name for name in ("blend.yaml", "b", "films", "out"))
@@ -164,17 +164,17 @@ def test_warnings_of_new_films_are_told_and_strict_refuses_them(
     films.mkdir()
     good = write_film(films / "good.dcm", noise(64, 64))
     unsure = write_film(films / "unsure.dcm", noise(64, 64, seed=1), BodyPartExamined="")
-    told = f"warning: {unsure}: no BodyPartExamined: taken as a chest film"
+    warning = f"warning: {unsure}: no BodyPartExamined: taken as a chest film"
     capsys.readouterr()
     segment = ["segment", "--cpu", good, unsure, "--bundle", bundle, "--out", out]
     assert run(app, "pneumo_dist", list(map(str, segment))) == EXIT_DONE
     printed = capsys.readouterr()
-    assert printed.err.splitlines() == [told]
+    assert printed.err.splitlines() == [warning]
     found = {line["film"]: line["warnings"] for line in map(json.loads, printed.out.splitlines())}
     assert found == {"good.dcm": [], "unsure.dcm": ["no BodyPartExamined: taken as a chest film"]}
     predict = ["predict", "--cpu", "--bundle", bundle, "--dicom", films, "--out"]
     assert run(app, "pneumo_dist", [*map(str, predict), str(tmp_path / "new/maps")]) == EXIT_DONE
-    assert told in capsys.readouterr().err
+    assert warning in capsys.readouterr().err
     assert run(app, "pneumo_dist", [*map(str, segment), "--strict"]) == EXIT_USAGE
     printed = capsys.readouterr()
     assert "unsure.dcm: refused, no BodyPartExamined" in printed.err and printed.out.count("\n") == 1
@@ -194,7 +194,7 @@ def test_warnings_of_new_films_are_told_and_strict_refuses_them(
         ({}, ["--max-pixels", "4096"]),
     ],
 )
-def test_an_option_that_a_refusal_names_takes_the_film(
+def test_the_option_named_by_a_refusal_admits_the_film(
     trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path, tags: dict[str, str], option: list[str]
 ) -> None:
     blend, bundle, film = (tmp_path / name for name in ("blend.yaml", "b", "films/one.dcm"))
@@ -207,8 +207,8 @@ def test_an_option_that_a_refusal_names_takes_the_film(
     predict = ["predict", "--cpu", "--bundle", bundle, "--dicom", film.parent, "--out", tmp_path / "new/maps"]
     segment = ["segment", "--cpu", film, "--bundle", bundle, "--out", tmp_path / "out"]
     for command in (predict, segment):
-        given = list(map(str, command))
+        arguments = list(map(str, command))
         capsys.readouterr()
-        assert run(app, "pneumo_dist", [*given, *stricter]) == EXIT_USAGE
+        assert run(app, "pneumo_dist", [*arguments, *stricter]) == EXIT_USAGE
         assert f"pass {' '.join(option)} to accept it" in capsys.readouterr().err
-        assert run(app, "pneumo_dist", [*given, *option]) == EXIT_DONE
+        assert run(app, "pneumo_dist", [*arguments, *option]) == EXIT_DONE

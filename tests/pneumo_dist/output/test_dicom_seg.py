@@ -57,7 +57,7 @@ def read_back(content: bytes) -> Dataset:
 
 
 def check_pixels(content: bytes, source: Dataset, mask: Mask) -> None:
-    """Both libraries read the mask, to the bit, as the one frame of the source instance."""
+    """Assert that both libraries read exactly this mask as the only frame of the source instance."""
     plain = read_back(content)
     assert plain.SOPClassUID == plain.file_meta.MediaStorageSOPClassUID == SegmentationStorage
     assert (plain.NumberOfFrames, plain.Rows, plain.Columns) == (1, *mask.shape)
@@ -71,12 +71,12 @@ def check_pixels(content: bytes, source: Dataset, mask: Mask) -> None:
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("shape", [(16, 16), (9, 13), (31, 8), (7, 64)])
 @pytest.mark.parametrize("more", [{}, {"FrameOfReferenceUID": generate_uid()}, DX], ids=["CR", "CR in a frame", "DX"])
-def test_the_mask_comes_back_to_the_bit(kind: str, shape: tuple[int, int], more: dict[str, Any]) -> None:
+def test_the_mask_is_read_back_exactly(kind: str, shape: tuple[int, int], more: dict[str, Any]) -> None:
     source, mask = film_dataset(noise(*shape), **more), make_mask(kind, *shape)
     check_pixels(written(source, mask), source, mask)
 
 
-def test_the_segment_is_a_pneumothorax_found_by_a_named_algorithm() -> None:
+def test_the_segment_is_a_pneumothorax_by_a_named_algorithm() -> None:
     made = read_back(written(film_dataset(noise(8, 8)), make_mask("full", 8, 8)))
     (segment,) = made.SegmentSequence
     (kind,), (category,) = segment.SegmentedPropertyTypeCodeSequence, segment.SegmentedPropertyCategoryCodeSequence
@@ -107,7 +107,7 @@ def test_the_film_is_referenced_and_has_its_own_study() -> None:
 
 
 @pytest.mark.parametrize("uid", [None, "1.2.826.0.1.3680043.8.498.7"])
-def test_a_frame_of_reference_is_the_films_own_or_none(uid: str | None) -> None:
+def test_a_frame_of_reference_is_that_of_the_film_or_none(uid: str | None) -> None:
     source = film_dataset(noise(8, 8), **({"FrameOfReferenceUID": uid} if uid else {}))
     assert read_back(written(source, make_mask("full", 8, 8))).get("FrameOfReferenceUID") == uid
 
@@ -117,7 +117,7 @@ def test_an_empty_frame_of_reference_is_none() -> None:
     assert "FrameOfReferenceUID" not in read_back(written(source, make_mask("full", 8, 8)))
 
 
-def test_a_films_position_in_its_frame_of_reference_asks_for_nothing_more() -> None:
+def test_a_position_in_the_frame_of_reference_needs_nothing_else() -> None:
     place = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
     source = film_dataset(noise(8, 9), FrameOfReferenceUID=generate_uid(), PixelSpacing=[0.2, 0.3], **place)
     mask = make_mask("random", 8, 9)
@@ -127,20 +127,20 @@ def test_a_films_position_in_its_frame_of_reference_asks_for_nothing_more() -> N
 
 
 @pytest.mark.parametrize("spacing", [[0.2, 0.3], [0, 0], [0.2], ""])
-def test_whatever_its_spacing_a_film_has_a_readable_segmentation(spacing: Any) -> None:
+def test_a_film_of_any_spacing_has_a_readable_segmentation(spacing: Any) -> None:
     source, mask = film_dataset(noise(8, 9), PixelSpacing=spacing), make_mask("random", 8, 9)
     check_pixels(written(source, mask), source, mask)
 
 
 @pytest.mark.parametrize(("value", "kept"), [(["L", "F"], ["L", "F"]), ("", None), (None, None)])
-def test_the_films_orientation_is_taken_over_or_left_open(value: list[str] | None, kept: list[str] | None) -> None:
+def test_the_orientation_is_copied_or_empty(value: list[str] | None, kept: list[str] | None) -> None:
     source = film_dataset(noise(8, 8))
     if value is not None:
         source.PatientOrientation = value
     assert (read_back(written(source, make_mask("full", 8, 8)))["PatientOrientation"].value or None) == kept
 
 
-def test_the_object_carries_the_patient_and_study_of_its_film() -> None:
+def test_the_object_has_the_patient_and_study_of_its_film() -> None:
     source = film_dataset(noise(8, 8), IssuerOfPatientID="HOSPITAL", PatientIdentityRemoved="NO")
     made = read_back(written(source, make_mask("full", 8, 8)))
     assert (made.PatientID, made.PatientName) == (PATIENT_ID, PATIENT_NAME)
@@ -172,7 +172,7 @@ def test_a_name_in_any_script_survives(charset: str | None) -> None:
     ],
 )
 @pytest.mark.parametrize("value", [None, ""])
-def test_what_a_film_may_leave_open_is_left_open(tag: str, value: str | None) -> None:
+def test_optional_elements_may_be_missing(tag: str, value: str | None) -> None:
     source, mask = film_dataset(noise(8, 8), **{tag: value}), make_mask("random", 8, 8)
     content = written(source, mask)
     check_pixels(content, source, mask)
@@ -205,7 +205,7 @@ def test_frames_and_unknown_classes_are_refused() -> None:
         segmentation_object(private, make_mask("full", 8, 8), ALGORITHM)
 
 
-def test_the_source_is_not_changed_and_another_shape_is_a_fault() -> None:
+def test_the_source_is_not_changed_and_another_shape_is_an_assertion_error() -> None:
     source = film_dataset(noise(8, 8), PatientSex="U", PatientID=None)
     before = copy.deepcopy(source)
     segmentation_object(source, make_mask("full", 8, 8), ALGORITHM)

@@ -1,4 +1,4 @@
-"""What `segment` leaves of a film: mask, overlay, segmentation object and a line of findings."""
+"""The output of `segment`: mask, overlay, segmentation object and a line of findings."""
 
 import io
 import json
@@ -35,14 +35,14 @@ def grid_of(path: Path, scratch: Path, rules: FilmRules = FilmRules()) -> LabelG
 
 
 def blob() -> Map:
-    """A smooth prediction of a lopsided shape."""
+    """Return a smooth prediction of a lopsided shape."""
     shape = np.zeros((SIZE, SIZE), np.uint8)
     cv2.ellipse(shape, (24, 30), (9, 14), 20, 0, 360, 255, -1)
     return np.asarray(cv2.GaussianBlur(shape, (0, 0), 2), np.uint8)
 
 
 def picture(path: Path) -> Map:
-    """A stored PNG, with the colours in the order red, green, blue."""
+    """Read a PNG file as grey or RGB."""
     stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert stored is not None
     return np.asarray(stored if stored.ndim == 2 else stored[:, :, ::-1])
@@ -143,32 +143,32 @@ def test_the_overlay_shows_film_outline_fill_and_margin() -> None:
     np.testing.assert_array_equal(inner[..., 1], np.rint(image[55:95, 35:75] * 0.8))
 
 
-def test_the_margin_tells_whether_something_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
+def test_the_margin_says_whether_there_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn_texts: list[str] = []
     draw = cv2.putText
-    monkeypatch.setattr(cv2, "putText", lambda strip, text, *more: told.append(text) or draw(strip, text, *more))
+    monkeypatch.setattr(cv2, "putText", lambda strip, text, *more: drawn_texts.append(text) or draw(strip, text, *more))
     image, mask = noise(400, 300), np.zeros((400, 300), np.uint8)
     empty = draw_film(image, mask)
     np.testing.assert_array_equal(empty[:400], np.repeat(image[:, :, None], 3, axis=2))
-    assert empty[400:].max() > 100, "the margin holds no text"
+    assert empty[400:].max() > 100, "the margin has no text"
     assert not empty[400:, 290:].any(), "the text runs out of the margin"
     mask[9:50, 9:50] = 1
     draw_film(image, mask)
-    assert told[::2] == [EMPTY, FOUND] and EMPTY == "no pneumothorax found"
-    assert all("research use only" in text for text in told[1::2])
+    assert drawn_texts[::2] == [EMPTY, FOUND] and EMPTY == "no pneumothorax found"
+    assert all("research use only" in text for text in drawn_texts[1::2])
 
 
 @pytest.mark.parametrize("width", [64, 300, 2000])
-def test_the_margin_tells_every_warning_whole(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    told: list[str] = []
+def test_the_margin_shows_every_warning_in_full(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    drawn_texts: list[str] = []
     draw = cv2.putText
-    monkeypatch.setattr(cv2, "putText", lambda strip, text, *more: told.append(text) or draw(strip, text, *more))
+    monkeypatch.setattr(cv2, "putText", lambda strip, text, *more: drawn_texts.append(text) or draw(strip, text, *more))
     image, mask = noise(90, width), np.zeros((90, width), np.uint8)
     texts = ["no BodyPartExamined: taken as a chest film", "its pixels are not square: " + "resampled " * 9]
     drawn = draw_film(image, mask, texts)
-    assert " ".join(" ".join(told[2:]).split()) == " ".join(f"warning: {text}".strip() for text in texts)
+    assert " ".join(" ".join(drawn_texts[2:]).split()) == " ".join(f"warning: {text}".strip() for text in texts)
     assert drawn.shape[0] > draw_film(image, mask).shape[0]
-    assert drawn[-12 * len(told[2:]) :].any() and not drawn[90:, -1].any(), "a line runs out of the margin"
+    assert drawn[-12 * len(drawn_texts[2:]) :].any() and not drawn[90:, -1].any(), "a line runs out of the margin"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_the_margin_tells_every_warning_whole(monkeypatch: pytest.MonkeyPatch, w
         ((0.143, 0.143), None, "1000 columns of 0.143 mm (ImagerPixelSpacing) make a film 14.3 cm wide"),
     ],
 )
-def test_the_area_is_measured_where_the_width_can_be_a_chests(
+def test_the_area_is_measured_if_the_width_can_be_that_of_a_chest(
     spacing: tuple[float, float], area: float | None, reason: str | None
 ) -> None:
     mask = np.zeros((2000, 1000), np.uint8)
@@ -219,21 +219,21 @@ def test_a_refused_film_leaves_no_file(more: dict[str, Any], error: type[Excepti
     assert not out.exists() or not list(out.iterdir())
 
 
-def test_films_that_the_rules_let_in_are_segmented(tmp_path: Path) -> None:
+def test_films_that_the_rules_admit_are_segmented(tmp_path: Path) -> None:
     rules = FilmRules(any_film=True)
     film = write_film(tmp_path / "film.dcm", noise(64, 64), ViewPosition="LL")
     grid = grid_of(film, tmp_path / "scratch", rules)
     assert segment_film(film, FilmPrediction(blob(), grid), RULE, ALGORITHM, tmp_path / "out", rules)["called"]
 
 
-def test_another_grid_than_the_films_own_is_a_fault(tmp_path: Path) -> None:
+def test_another_grid_than_that_of_the_film_is_an_assertion_error(tmp_path: Path) -> None:
     film = write_film(tmp_path / "film.dcm", noise(64, 64))
     other = grid_of(write_film(tmp_path / "other.dcm", noise(64, 66)), tmp_path / "scratch")
     with pytest.raises(AssertionError):
         segment_film(film, FilmPrediction(blob(), other), RULE, ALGORITHM, tmp_path / "out")
 
 
-def test_a_second_run_replaces_the_files_whole(tmp_path: Path) -> None:
+def test_a_second_run_replaces_all_files(tmp_path: Path) -> None:
     film = write_film(tmp_path / "film.dcm", noise(64, 64))
     segmented(film, tmp_path)
     line, out = segment_again(film, tmp_path)

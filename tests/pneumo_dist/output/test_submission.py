@@ -1,4 +1,4 @@
-"""The competition's file."""
+"""The submission file of the competition."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_order_is_that_of_the_sample_with_repeated_ids_once(tmp_path: Path, text
     assert (tmp_path / "submission.csv").read_text().splitlines()[1:] == ["c,0 1 2 3", "a,-1", "b,3 4"]
 
 
-def test_missing_id_writes_nothing_and_leaves_what_was_there(tmp_path: Path) -> None:
+def test_missing_id_writes_nothing_and_keeps_the_old_file(tmp_path: Path) -> None:
     out = tmp_path / "submission.csv"
     with pytest.raises(InputError, match=r"2 ids.*first x"):
         write_submission(out, ROWS, ["a", "x", "y"])
@@ -101,14 +101,14 @@ def test_gate_empties_the_films_below_it_and_needs_a_class_probability(shapes: S
         submission_rows(Predictions(tmp_path / "without"), rule)
 
 
-def test_repeated_ids_are_kept_where_asked_for(tmp_path: Path) -> None:
+def test_repeated_ids_are_written_on_request(tmp_path: Path) -> None:
     (tmp_path / "sample.csv").write_text("ImageId,EncodedPixels\nc,1 2\na,-1\nc,5 6\n")
     order = sample_order(tmp_path / "sample.csv", keep_repeats=True)
     write_submission(tmp_path / "submission.csv", ROWS, order)
     assert (tmp_path / "submission.csv").read_text().splitlines()[1:] == ["c,0 1 2 3", "a,-1", "c,0 1 2 3"]
 
 
-def test_other_share_of_positive_films_is_told() -> None:
+def test_another_share_of_positive_films_is_reported() -> None:
     rows = {"a": "-1", "b": "-1", "c": "-1", "d": "3 4"}
     assert drift_warning(rows, 0.27) is None and drift_warning(rows, 0.23) is None
     for expected in (0.29, 0.21):

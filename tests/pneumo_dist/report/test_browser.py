@@ -18,8 +18,8 @@ from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PDFTOTEXT = shutil.which("pdftotext")
 PHONE, HEIGHT = 390, 16000
-# What a reader sets who switches JavaScript off. Chromium's own page that takes screenshots needs it, so that
-# --blink-settings=scriptEnabled=false makes none.
+# The setting of a reader who turns JavaScript off. With --blink-settings=scriptEnabled=false instead, Chromium cannot
+# take screenshots, as its own page for them needs scripts.
 NO_SCRIPTS = {"profile": {"default_content_setting_values": {"javascript": 2}}}
 HEADINGS = (
     "Headline",
@@ -40,7 +40,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def page(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report with all its parts."""
+    """A report with all its sections."""
     runs = tmp_path_factory.mktemp("runs")
     store(films, runs / "exp", with_classes=True)
     store(films, runs / "exp", split="holdout", rows=range(7), noise=60, with_classes=True)
@@ -50,9 +50,9 @@ def page(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def chromium(page: Path, *arguments: str, scripts: bool = True) -> str:
-    """Open the page without network, and without JavaScript where `scripts` is not set; return what is printed."""
+    """Open the page without network, and without JavaScript unless `scripts` is set; return the output."""
     assert CHROMIUM is not None
-    # Chromium is given a profile of its own, and no shared memory, of which containers have little.
+    # Chromium gets a separate profile and no shared memory, which is scarce in containers.
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
     profile = page.parent / ("profile" if scripts else "profile-without-scripts")
     if not scripts and not profile.exists():
@@ -66,7 +66,7 @@ def chromium(page: Path, *arguments: str, scripts: bool = True) -> str:
 
 
 def screenshot(page: Path, width: int, height: int, scripts: bool = True) -> np.ndarray:
-    """Return the top of the page in a window of that many pixels, BGR."""
+    """Return the top of the page in a window of this size, BGR (height, width, 3)."""
     path = page.parent / f"{page.stem}-{width}-{scripts}.png"
     chromium(page, f"--screenshot={path}", f"--window-size={width},{height}", scripts=scripts)
     picture = cv2.imread(str(path))
@@ -75,8 +75,8 @@ def screenshot(page: Path, width: int, height: int, scripts: bool = True) -> np.
 
 
 def phone_view(page: Path, scripts: bool = True) -> np.ndarray:
-    """Return the page on a phone's width, BGR (HEIGHT, PHONE, 3)."""
-    # Chromium's window is at least 500 pixels wide, so a frame stands for the phone.
+    """Return the page at the width of a phone, BGR (HEIGHT, PHONE, 3)."""
+    # Chromium's window is at least 500 pixels wide, so the page is shown in a frame.
     frame = page.parent / f"phone-{page.stem}.html"
     frame.write_text(
         f'<body style="margin:0;background:#00f"><iframe src="{page.name}" scrolling="yes" '
@@ -89,7 +89,7 @@ def phone_view(page: Path, scripts: bool = True) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def wiped(page: Path) -> Path:
-    """The page with a script that leaves nothing of it: whatever is seen is seen without scripts."""
+    """The page with a script that erases it, so that it is only visible without scripts."""
     path = page.parent / "wiped.html"
     path.write_text(page.read_text().replace("</body>", '<script>document.body.innerHTML = "";</script></body>'))
     return path
@@ -98,9 +98,9 @@ def wiped(page: Path) -> Path:
 def test_nothing_is_wider_than_a_phone(page: Path) -> None:
     own = phone_view(page)
     assert (own[:4000].reshape(4000, -1).std(1) > 3).mean() > 0.4, "most of the page is blank"
-    # What is wider than the frame reaches into the page's right margin, which else is white.
+    # Anything wider than the frame reaches into the right margin of the page, which is white otherwise.
     margin = own[:, -5:]
-    assert (margin == 255).all(), "something reaches past the right margin"
+    assert (margin == 255).all(), "the page is wider than the phone"
 
 
 def test_phone_shows_the_same_without_scripts(page: Path, wiped: Path) -> None:
@@ -124,12 +124,12 @@ def test_wide_screen_shows_films_and_plots(page: Path, scripts: bool) -> None:
     assert rows > 0.4, "most of the page is blank"
     for colour in (LABEL_COLOUR, PREDICTION_COLOUR):
         near = np.abs(picture.astype(int) - colour[::-1]).max(-1) < 40
-        assert near.sum() > 100, "no outlines are to be seen"
+        assert near.sum() > 100, "no outlines are visible"
 
 
 @pytest.fixture(scope="module")
 def printed(page: Path, wiped: Path) -> dict[str, Path]:
-    """The page in print, and that whose script wipes it, printed without scripts."""
+    """The printed page, and the wiped page printed without scripts."""
     made = {}
     for name, source, scripts in (("page", page, True), ("wiped", wiped, False)):
         made[name] = page.parent / f"{name}.pdf"
@@ -148,7 +148,7 @@ def test_print_has_pages_and_all_pictures(page: Path, printed: dict[str, Path], 
 
 @pytest.mark.skipif(PDFTOTEXT is None, reason="no pdftotext here: install the package poppler-utils")
 @pytest.mark.parametrize("name", ["page", "wiped"])
-def test_print_holds_every_heading_row_and_notice(page: Path, printed: dict[str, Path], name: str) -> None:
+def test_print_has_every_heading_row_and_notice(page: Path, printed: dict[str, Path], name: str) -> None:
     assert PDFTOTEXT is not None
     text = subprocess.run([PDFTOTEXT, str(printed[name]), "-"], capture_output=True, text=True, check=True).stdout
     words = " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Calibration fitted on other folds, and how far a score is from a probability."""
+"""Calibration fitted on other folds, and the distance of scores from probabilities."""
 
 import numpy as np
 import pytest
@@ -7,20 +7,20 @@ from pneumo_dist.report.calibration import calibrate, calibrate_by, cross_calibr
 
 
 def films(count: int = 600) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores that overstate: the chance of a pneumothorax is the square of the score. Three folds."""
+    """Return overconfident scores in three folds: the chance of a pneumothorax is the square of the score."""
     random = np.random.default_rng(0)
     scores = random.integers(0, 256, count) / 255
     return scores, random.random(count) < scores**2, np.arange(count) % 3
 
 
-def test_calibration_brings_scores_nearer_to_probabilities() -> None:
+def test_calibration_moves_scores_closer_to_probabilities() -> None:
     found = calibrate(*films())
     assert found is not None
     assert found.brier_after < found.brier_before
     assert found.after.error < found.before.error / 2
 
 
-def test_a_fold_has_no_say_in_its_own_calibration() -> None:
+def test_a_fold_does_not_affect_its_own_calibration() -> None:
     scores, positive, folds = films()
     before = cross_calibrated(scores, positive, folds)
     turned = np.where(folds == 1, ~positive, positive)
@@ -64,20 +64,20 @@ def test_errors_equal_the_naive_ones() -> None:
     assert result.brier_before == pytest.approx(np.mean((scores - positive) ** 2), abs=1e-12)
 
 
-def test_scores_of_0_and_1_have_a_place() -> None:
+def test_scores_of_0_and_1_have_a_bin() -> None:
     found = reliability(np.array([0.0, 1.0, 1.0]), np.array([False, True, True]))
     assert found.films.tolist() == [1, 2] and found.error == 0
     calibrated = cross_calibrated(np.array([0.0, 1.0] * 4), np.array([False, True] * 4), np.array([0, 0, 1, 1] * 2))
     assert calibrated is not None and np.isfinite(calibrated).all()
 
 
-def test_calibration_by_other_films_is_fitted_on_these_alone() -> None:
+def test_calibration_by_other_films_is_fitted_on_them_only() -> None:
     scores, positive, _ = films(900)
     fitted, own = (scores[:600], positive[:600]), (scores[600:], positive[600:])
     found = calibrate_by(*fitted, *own)
     assert found is not None
     assert found.brier_after < found.brier_before and found.after.error < found.before.error
-    # Films of two folds are calibrated each by the other: the same chances, for the same fit.
+    # With two folds, each is calibrated by the other, so the same fit gives the same chances.
     crossed = cross_calibrated(scores, positive, (np.arange(900) >= 600).astype(np.int64))
     assert crossed is not None
     assert found.brier_after == pytest.approx(np.mean((crossed[600:] - own[1]) ** 2), abs=1e-12)

@@ -1,4 +1,4 @@
-"""Films to look at: which are chosen, and where their outlines lie."""
+"""Choice of films to show, and the position of their outlines."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ HALF = Triplet(0.5, 1, 0.5)
 
 
 def pixel_counts(overlaps: list[int], wrong: list[int]) -> PixelCounts:
-    """Films with a label of 10 pixels of which so many are predicted, then negative ones with so many predicted."""
+    """Return films with 10 labelled pixels and these overlaps, then negative films with these predicted pixels."""
     found = np.zeros((len(overlaps) + len(wrong), 2, 256), np.int64)
     for film, overlap in enumerate(overlaps):
         found[film, :, 255] = overlap
@@ -30,7 +30,7 @@ def pixel_counts(overlaps: list[int], wrong: list[int]) -> PixelCounts:
     return triplet_counts(found, HALF)
 
 
-def test_best_median_worst_and_most_wrong_films() -> None:
+def test_best_median_and_worst_films_and_largest_false_positives() -> None:
     overlaps = [3, 9, 1, 10, 5, 0, 7, 2, 8, 4, 6]
     shown = {choice.title: choice.films for choice in choose_films(pixel_counts(overlaps, [0, 4, 9, 1]), count=2)}
     assert [[overlaps[i] for i in films] for films in list(shown.values())[:3]] == [[10, 9], [6, 5], [0, 1]]
@@ -38,7 +38,7 @@ def test_best_median_worst_and_most_wrong_films() -> None:
 
 
 @pytest.mark.parametrize("count", range(14))
-def test_no_film_stands_twice_and_few_films_are_all_shown(count: int) -> None:
+def test_no_film_is_shown_twice_and_few_films_are_all_shown(count: int) -> None:
     films = [i for choice in choose_films(pixel_counts(list(range(count))[:11], [0])) for i in choice.films]
     assert len(films) == len(set(films)) == min(count, 11)
 

@@ -1,4 +1,4 @@
-"""Measures against the definitions, one film, one pair and one pixel at a time."""
+"""Measures compared with their definitions, film by film, pair by pair and pixel by pixel."""
 
 import math
 
@@ -150,19 +150,19 @@ def test_false_positives_are_the_pixels_predicted_on_negative_films(films: tuple
     assert (none.negatives, none.called) == (0, 0) and math.isnan(none.mean) and math.isnan(none.called_median)
 
 
-def test_a_lesion_is_found_where_one_of_its_pixels_is() -> None:
+def test_a_lesion_counts_as_touched_by_a_single_pixel() -> None:
     random = np.random.default_rng(2)
     for _ in range(20):
         truth, mask = ((random.random((20, 30)) < share).astype(np.uint8) for share in (0.12, 0.05))
         parts, count = ndimage.label(truth, np.ones((3, 3)))
         expected = [bool(mask[parts == part].any()) for part in range(1, count + 1)]
         assert 0 < sum(expected) < count
-        # The two number parts differently.
+        # The two libraries number components differently.
         assert sorted(touched_lesions(truth, mask).tolist()) == sorted(expected)
     assert touched_lesions(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)).tolist() == []
 
 
-def test_average_over_folds_leaves_out_folds_without_a_value(films: tuple[Maps, Maps, Histograms]) -> None:
+def test_average_over_folds_skips_folds_without_a_value(films: tuple[Maps, Maps, Histograms]) -> None:
     names = np.array([str(i) for i in range(20)])
     rows = [measured(part, names) for part in (films[2][:20], films[2][20:], films[2][0::2])]
     values = [rows[0].sensitivity.mean, rows[1].sensitivity.mean]

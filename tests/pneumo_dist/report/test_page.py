@@ -1,4 +1,4 @@
-"""The report: its figures, what it leaves out, and that it is one safe page."""
+"""The report is one safe page with the right figures."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ FIXED = Rule(Triplet(0.5, 40, 0.4))
 
 
 def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED.triplet, **changes: object) -> None:
-    """Write thresholds.json as `tune` does, with a triplet of our choice."""
+    """Write thresholds.json as `tune` does, with a chosen triplet."""
     rule = {"triplet": vars(triplet), "smallest_part": 0, "gate": 0.0}
     parts = {"triplet": {"top": 0.5, "area": 0, "bottom": 0.5}, "smallest_part": 30, "gate": 0.0}
     content = {
@@ -46,7 +46,7 @@ def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED.triplet, *
 
 @pytest.fixture(scope="module")
 def written(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Predictions, str]:
-    """Runs with a report of `exp` on 12 out-of-fold and 7 holdout films, against `rival`; its predictions and page."""
+    """Return runs with a report of `exp` (12 out-of-fold, 7 holdout films) against `rival`, its predictions and page."""
     runs = tmp_path_factory.mktemp("runs")
     predictions = store(films, runs / "exp")
     fix_thresholds(predictions)
@@ -59,14 +59,14 @@ def written(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def shown_films(predictions: Predictions) -> int:
-    """How many films the page shows of at most twelve positive ones: these, and four negative ones with a mask."""
+    """Return the number of films on the page: all (at most twelve) positive films, and four negative ones with a mask."""
     positive = [row["rle"] != "-1" for row in predictions.rows]
     wrong = [not p and dice < 1 for p, dice in zip(positive, naive_dices(predictions, FIXED).values(), strict=True)]
     assert 0 < sum(positive) <= 12
     return sum(positive) + min(4, sum(wrong))
 
 
-def test_page_is_whole_and_asks_for_nothing_else(written: tuple[Path, Predictions, str]) -> None:
+def test_page_is_well_formed_and_self_contained(written: tuple[Path, Predictions, str]) -> None:
     page = Page(written[2])
     assert page.wrong == []
     assert not {"script", "link", "iframe", "object"} & page.tags
@@ -81,11 +81,11 @@ def test_page_is_whole_and_asks_for_nothing_else(written: tuple[Path, Prediction
         kinds[head.removeprefix("data:image/").removesuffix(";base64")] += 1
         decoded = cv2.imdecode(np.frombuffer(base64.b64decode(body), np.uint8), cv2.IMREAD_COLOR)
         assert decoded is not None and decoded.std() > 5
-    assert kinds == {"png": 6, "jpeg": films}, "curves, ranking, two calibrations, heat map, smallest parts; films"
+    assert kinds == {"png": 6, "jpeg": films}, "curves, ranking, two calibrations, heat map, smallest component; films"
     assert 'name="viewport"' in written[2] and written[2].count("Not for diagnosis") == 2
 
 
-def test_every_table_says_what_it_is(written: tuple[Path, Predictions, str]) -> None:
+def test_every_table_has_a_caption_and_scopes(written: tuple[Path, Predictions, str]) -> None:
     text = written[2]
     assert text.count("<table>") == text.count("<caption>") >= 8
     assert all('scope="' in cell for cell in text.split("<th")[1:] if not cell.startswith("ead"))
@@ -110,7 +110,7 @@ def test_scores_are_those_of_the_masks(written: tuple[Path, Predictions, str]) -
     assert page.row("mean of folds")[1].endswith(f"± {np.std(means, ddof=1):.3f}")
 
 
-def test_holdout_stands_first_and_the_rest_is_marked(written: tuple[Path, Predictions, str]) -> None:
+def test_holdout_comes_first_and_the_rest_is_marked_as_biased(written: tuple[Path, Predictions, str]) -> None:
     page = Page(written[2])
     assert page.row("Measure") == ["Holdout", "Out of foldselection-biased"]
     assert page.row("Films (positive)")[0].startswith("7 (") and page.row("Films (positive)")[1] == "12 (6)"
@@ -128,7 +128,7 @@ def test_lesion_sensitivity_counts_touched_lesions(written: tuple[Path, Predicti
     assert cell.startswith(f"{touched / total:.3f}") and cell.endswith(f"of {total} lesions")
 
 
-def test_differences_are_of_the_films_of_both(written: tuple[Path, Predictions, str]) -> None:
+def test_differences_cover_the_common_films(written: tuple[Path, Predictions, str]) -> None:
     runs, predictions, text = written
     mine, other = naive_dices(predictions, FIXED), naive_dices(Predictions(runs / "rival/oof/predictions"), FIXED)
     differences = [mine[key] - other[key] for key in other]
@@ -152,24 +152,24 @@ def test_small_cells_are_not_shown(written: tuple[Path, Predictions, str], films
     assert written[2].count("fewer than 10 positive films") == 2
 
 
-def part_of(text: str, section: str) -> str:
-    """The page between a section's heading and the next one."""
+def section_of(text: str, section: str) -> str:
+    """Return the section with this id."""
     return text.split(f'<h2 id="{section}">')[1].split("</section>")[0]
 
 
-def test_holdout_and_out_of_fold_films_stand_side_by_side(films: Shards, tmp_path: Path) -> None:
+def test_holdout_and_out_of_fold_films_are_both_shown(films: Shards, tmp_path: Path) -> None:
     fix_thresholds(store(films, tmp_path / "exp"))
     held_out = store(films, tmp_path / "exp", split="holdout", noise=60, shift=6)
     text = write_report(films, tmp_path, "exp", ReportOptions(by=["has_mask"])).page.read_text()
     for section in ("sizes", "subgroups", "calibration", "films"):
-        part = part_of(text, section)
+        part = section_of(text, section)
         assert part.index("<h3>Holdout</h3>") < part.index('<h3>Out of fold <span class="range">selection-biased')
     page, dices = Page(text), naive_dices(held_out, FIXED)
     # Six films of each kind: no cell has ten.
     assert page.rows_of("yes") == [["fewer than 10", "fewer than 10", "–", "–", "–", "–"]] * 2
     assert page.rows_of("calibrated on the out-of-fold films") != page.rows_of("calibrated on the other folds")
     best = max(dice for key, dice in dices.items() if key in positives(held_out))
-    assert f"<b>Dice {best:.2f}</b>" in part_of(text, "films").split("Out of fold")[0]
+    assert f"<b>Dice {best:.2f}</b>" in section_of(text, "films").split("Out of fold")[0]
     fix_thresholds(store(films, tmp_path / "alone"))
     alone = write_report(films, tmp_path, "alone").page.read_text()
     assert "<h3>Holdout</h3>" not in alone and "<h3>Out of fold" in alone
@@ -189,7 +189,7 @@ def test_holdout_of_other_shards_is_an_input_error(films: Shards, shapes: Shards
 
 @pytest.fixture(scope="module")
 def classed(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Predictions]:
-    """A run whose specks and class probabilities make all three rules differ, with its thresholds."""
+    """A tuned run whose specks and class probabilities make all three rules differ."""
     runs = tmp_path_factory.mktemp("classed")
     predictions = store(films, runs / "exp", specks=0.001, wrong=25, with_classes=True)
     store(films, runs / "exp", split="holdout", rows=range(8), specks=0.001, wrong=25, with_classes=True)
@@ -198,7 +198,7 @@ def classed(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 @pytest.mark.parametrize("name", [None, "triplet", "components", "gate"])
-def test_figures_are_those_of_the_masks_of_the_rule_that_is_taken(
+def test_figures_are_those_of_the_masks_under_the_rule(
     films: Shards, classed: tuple[Path, Predictions], name: str | None
 ) -> None:
     runs, predictions = classed
@@ -223,13 +223,13 @@ def test_figures_are_those_of_the_masks_of_the_rule_that_is_taken(
     assert page.row("Lesion sensitivity")[1].startswith(f"{touched / total:.3f}")
 
 
-def test_tuned_rules_stand_side_by_side_with_the_curve(films: Shards, classed: tuple[Path, Predictions]) -> None:
+def test_all_tuned_rules_are_shown_with_the_curve(films: Shards, classed: tuple[Path, Predictions]) -> None:
     runs, predictions = classed
     rules = tune_run(predictions).rules
     assert len({round(found.dice, 4) for found in rules.values()}) == 3, "the rules differ"
     assert rules["components"].rule.smallest_part > 1 and rules["gate"].rule.gate > 0
     text = write_report(films, runs, "exp", ReportOptions(rule="components")).page.read_text()
-    part = part_of(text, "thresholds")
+    part = section_of(text, "thresholds")
     titles = ("triplet", "fixed threshold without small components", "triplet with the classification gate")
     for title, found in zip(titles, rules.values(), strict=True):
         row = next(row for row in Page(part).rows if row and row[0] == title)
@@ -252,11 +252,11 @@ def test_config_own_thresholds_come_first(films: Shards, classed: tuple[Path, Pr
         mean = np.mean(list(naive_dices(predictions, rule).values()))
         assert result.stdout.startswith(f"out-of-fold mean Dice   {mean:.4f} ")
         text = (runs / "exp/report.html").read_text()
-        assert ("from the config" in part_of(text, "thresholds")) == (rule == own)
+        assert ("from the config" in section_of(text, "thresholds")) == (rule == own)
         assert ("the epochs and\nthe top-k checkpoints were chosen" in text) == (rule == own)
 
 
-def test_rule_without_what_it_needs_is_an_input_error(films: Shards, tmp_path: Path) -> None:
+def test_rule_without_its_data_is_an_input_error(films: Shards, tmp_path: Path) -> None:
     tune_run(store(films, tmp_path / "exp"))
     with pytest.raises(InputError, match=r"thresholds\.json: has no rule gate, which needs a classification head"):
         write_report(films, tmp_path, "exp", ReportOptions(rule="gate"))
@@ -267,7 +267,7 @@ def test_rule_without_what_it_needs_is_an_input_error(films: Shards, tmp_path: P
     assert not list(tmp_path.rglob("report.html")) and not list(tmp_path.rglob("overlays.png"))
 
 
-def test_parts_counts_and_versions_are_named(written: tuple[Path, Predictions, str], films: Shards) -> None:
+def test_networks_counts_and_versions_are_named(written: tuple[Path, Predictions, str], films: Shards) -> None:
     page = Page(written[2])
     assert page.row("exp/fold1/step-00000010-abc.pt") == ["1", "0.500"]
     assert page.row("train")[:2] == ["12", "6"]
@@ -275,7 +275,7 @@ def test_parts_counts_and_versions_are_named(written: tuple[Path, Predictions, s
     assert "image_size 96, hflip yes" in written[2]
 
 
-def test_command_prints_what_scripts_read(films: Shards, tmp_path: Path) -> None:
+def test_command_prints_figures_for_scripts(films: Shards, tmp_path: Path) -> None:
     fix_thresholds(store(films, tmp_path / "demo"))
     log_epochs(tmp_path / "demo")
     arguments = ["--config", ROOT / "configs/demo.yaml", "--shards", films.folder, "--runs", tmp_path, "--by", "view"]
@@ -299,7 +299,7 @@ def test_command_prints_what_scripts_read(films: Shards, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "says"), [(None, "is missing"), ({"predictions_sha256": "0" * 64}, "is out of date")]
 )
-def test_thresholds_of_other_predictions_are_not_taken(
+def test_thresholds_of_other_predictions_are_not_used(
     films: Shards, tmp_path: Path, changes: dict[str, object] | None, says: str
 ) -> None:
     predictions = store(films, tmp_path / "exp")
@@ -368,7 +368,7 @@ def test_texts_are_escaped(films: Shards, tmp_path: Path) -> None:
     assert "&lt;b&gt;stage" in (tmp_path / name / "report.html").read_text()
 
 
-def test_bad_input_names_the_mend(films: Shards, shapes: Shards, tmp_path: Path) -> None:
+def test_bad_input_names_the_fix(films: Shards, shapes: Shards, tmp_path: Path) -> None:
     store(films, tmp_path / "exp")
     store(films, tmp_path / "relabelled", rle="-1")
     store(shapes, tmp_path / "shapes")

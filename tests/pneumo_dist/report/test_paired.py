@@ -13,7 +13,7 @@ def test_paired_difference_is_film_by_film() -> None:
     found = paired("films", mine, other, np.array(list("abcd")))
     assert found.difference.mean == pytest.approx(0.175)
     assert (found.films, found.better, found.equal, found.worse) == (4, 2, 1, 1)
-    # Ranks of |0.2|, |0.6|, |-0.1| are 2, 3, 1: of the 8 signs of these, 4 are at least as far from even as 5 to 1.
+    # The ranks of |0.2|, |0.6|, |-0.1| are 2, 3, 1. Of their 8 sign patterns, 4 are at least as uneven as 5 to 1.
     assert found.p == pytest.approx(0.5)
     turned = paired("films", other, mine, np.array(list("abcd")))
     assert (turned.better, turned.worse, turned.difference.mean) == (1, 2, -found.difference.mean)

@@ -1,4 +1,4 @@
-"""Films by a column of the sample table, and cells too small to show."""
+"""Subgroups by a column of the sample table, and cells that are too small to show."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError
 
 
-def counts(parts: list[Subgroup]) -> list[tuple[str, int]]:
-    return [(part.name, int(part.films.sum())) for part in parts]
+def counts(subgroups: list[Subgroup]) -> list[tuple[str, int]]:
+    return [(each.name, int(each.films.sum())) for each in subgroups]
 
 
 def test_ages_fall_into_bands_and_a_missing_one_is_unknown() -> None:
@@ -28,13 +28,13 @@ def test_numbers_fall_into_quartiles() -> None:
     assert counts(split_by("spacing_row", np.array([0.1, 0.1, np.nan]))) == [("0.1", 2), ("unknown", 1)]
 
 
-def test_texts_and_truths_stand_for_themselves() -> None:
+def test_each_text_and_each_boolean_is_a_subgroup() -> None:
     views = np.array(["PA", "AP", "", None, "PA"], object)
     assert counts(split_by("view", views)) == [("AP", 1), ("PA", 2), ("unknown", 2)]
     assert counts(split_by("has_mask", np.array([True, False, True]))) == [("no", 1), ("yes", 2)]
 
 
-def test_every_film_stands_in_one_part() -> None:
+def test_every_film_is_in_one_subgroup() -> None:
     random = np.random.default_rng(1)
     for column, values in (("age", random.integers(-1, 100, 200)), ("x", random.normal(size=200))):
         assert (np.sum([part.films for part in split_by(column, values)], axis=0) == 1).all()
@@ -45,7 +45,7 @@ def test_column_with_too_many_texts_is_an_input_error() -> None:
         split_by("image_id", np.array([f"film{i}" for i in range(41)], object))
 
 
-def test_what_rests_on_fewer_than_ten_films_is_not_shown() -> None:
+def test_figures_over_fewer_than_ten_films_are_not_shown() -> None:
     random = np.random.default_rng(2)
     label = np.zeros((8, 8), np.uint8)
     label[2:5, 2:5] = 1

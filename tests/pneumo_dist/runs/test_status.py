@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from pneumo_dist.cli.status import status
 from pneumo_dist.runs.status import LOST_SECONDS, STALLED_SECONDS, FoldStatus, read_status, table
 from shards.errors import InputError
 
@@ -112,11 +110,6 @@ def test_table_is_aligned_and_says_how_long_ago(heard: float, shown: str) -> Non
     assert len({line.index(word) for line, word in zip(lines, ("state", "running", "done"), strict=True)}) == 1
 
 
-def test_command(tmp_path: Path) -> None:
-    runner = CliRunner()
-    assert "no fold has been started" in runner.invoke(status, [str(tmp_path)]).output
-    fold(tmp_path, "a/fold0", state="done")
-    assert "done" in runner.invoke(status, [str(tmp_path)]).output
-    assert json.loads(runner.invoke(status, [str(tmp_path), "--json"]).output)["experiment"] == "a"
+def test_missing_folder_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         read_status(tmp_path / "none", NOW)

@@ -1,4 +1,4 @@
-"""Levels and histograms, against the pixels themselves."""
+"""Levels and histograms, compared with the pixels themselves."""
 
 import math
 

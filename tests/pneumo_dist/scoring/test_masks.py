@@ -1,4 +1,4 @@
-"""The one path from a stored prediction to a mask."""
+"""The path from a stored prediction to a mask."""
 
 import cv2
 import numpy as np
@@ -57,7 +57,7 @@ def test_wide_film_with_uneven_padding() -> None:
     np.testing.assert_array_equal(label_map(p8, LabelGrid(67, 100, padding, 64)), expected)
 
 
-def test_map_on_the_label_grid_already_is_not_touched() -> None:
+def test_map_on_the_label_grid_is_unchanged() -> None:
     p8 = noise(48)
     np.testing.assert_array_equal(label_map(p8, LabelGrid(48, 48, Padding(0, 0, 0, 0), 48)), p8)
 

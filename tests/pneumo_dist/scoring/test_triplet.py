@@ -1,4 +1,4 @@
-"""The exact triplet search, against brute force."""
+"""The exact triplet search, compared with brute force."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What thresholds are tuned for: its words, and how films count."""
+"""Objectives: their texts, and the weights of films."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from shards.errors import InputError
 
 
 @pytest.mark.parametrize("text", ["dice", "dice@prevalence=0.2", "sensitivity@specificity=0.95"])
-def test_objective_reads_what_it_prints(text: str) -> None:
+def test_objective_parses_its_own_text(text: str) -> None:
     assert str(Objective.parse(text)) == text
 
 
@@ -28,12 +28,12 @@ def test_objective_reads_what_it_prints(text: str) -> None:
         "sensitivity=0.9",
     ],
 )
-def test_other_words_are_refused(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"--objective .*give dice"):
         Objective.parse(text)
 
 
-def test_films_count_as_if_the_prevalence_were_another() -> None:
+def test_films_are_weighted_to_another_prevalence() -> None:
     positive = np.array([True, False, False, False])
     weights = Objective.parse("dice@prevalence=0.4").film_weights(positive)
     assert weights[positive].sum() / weights.sum() == pytest.approx(0.4)
@@ -47,8 +47,8 @@ def test_prevalence_needs_both_kinds_of_films(positive: bool) -> None:
         Objective(prevalence=0.5).film_weights(np.array([positive] * 3))
 
 
-def test_rarer_pneumothoraces_ask_for_a_higher_threshold() -> None:
-    """A positive and a negative film both reach 150: whether that counts depends on how many of each there are."""
+def test_a_lower_prevalence_raises_the_threshold() -> None:
+    """A positive and a negative film both reach 150. Whether it pays to call them depends on the prevalence."""
     faint = (np.array([[150, 0]], np.uint8), np.array([[1, 0]], np.uint8))
     false = (np.array([[150, 0]], np.uint8), np.array([[0, 0]], np.uint8))
     histograms = np.stack([film_histograms(*film) for film in (faint, false)])
@@ -57,7 +57,7 @@ def test_rarer_pneumothoraces_ask_for_a_higher_threshold() -> None:
     assert level(seldom.bottom) >= 150 or seldom.area > 1
 
 
-def test_specificity_is_kept() -> None:
+def test_specificity_is_reached() -> None:
     chance = np.random.default_rng(3)
     films = [(chance.integers(0, 256, (6, 6), np.uint8), chance.integers(0, 2, (6, 6)) * (n % 2)) for n in range(20)]
     histograms = np.stack([film_histograms(film, truth.astype(np.uint8)) for film, truth in films])
@@ -68,7 +68,7 @@ def test_specificity_is_kept() -> None:
 
 
 @pytest.mark.parametrize("text", ["dice@prevalence=0.2", "sensitivity@specificity=0.9"])
-def test_a_kind_of_films_that_is_missing_is_named(text: str) -> None:
+def test_a_missing_kind_of_films_is_named(text: str) -> None:
     objective = Objective.parse(text)
     assert objective.lacks(np.array([True, False])) is None
     assert objective.lacks(np.array([False, False])) == "films with a pneumothorax"

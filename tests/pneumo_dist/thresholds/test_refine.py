@@ -1,4 +1,4 @@
-"""Parts of masks against flood filling, the best size and the best gate against trying every value."""
+"""Components compared with flood filling; the best size and the best gate compared with trying every value."""
 
 import numpy as np
 import pytest
@@ -23,8 +23,8 @@ films = st.lists(
 )
 
 
-def parts_of(mask: Map) -> list[set[tuple[int, int]]]:
-    """Parts by flood filling, corners included."""
+def components_of(mask: Map) -> list[set[tuple[int, int]]]:
+    """Return 8-connected components, found by flood filling."""
     left = {(int(row), int(column)) for row, column in np.argwhere(mask)}
     found = []
     while left:
@@ -40,9 +40,9 @@ def parts_of(mask: Map) -> list[set[tuple[int, int]]]:
 
 
 @given(masks, st.integers(0, 12))
-def test_small_parts_go_and_nothing_else(mask: Map, smallest: int) -> None:
+def test_only_small_components_are_removed(mask: Map, smallest: int) -> None:
     expected = np.zeros_like(mask)
-    for part in parts_of(mask):
+    for part in components_of(mask):
         if len(part) >= smallest:
             expected[tuple(np.array(sorted(part)).T)] = 1
     np.testing.assert_array_equal(remove_small(mask, smallest), expected)
@@ -66,7 +66,7 @@ def mean_dice(chosen: list[tuple[Map, Map]], smallest: int) -> float:
 
 @settings(deadline=None)
 @given(films)
-def test_curve_is_that_of_the_masks_and_its_best_is_the_best(chosen: list[tuple[Map, Map]]) -> None:
+def test_curve_equals_that_of_the_masks(chosen: list[tuple[Map, Map]]) -> None:
     curve = size_curve([film_components(film, truth, 0.5) for film, truth in chosen])
     assert curve.dice.tolist() == pytest.approx([mean_dice(chosen, int(size)) for size in curve.sizes], abs=1e-12)
     size, best = curve.best
@@ -88,9 +88,7 @@ def test_film_of_twice_the_weight_counts_as_two(chosen: list[tuple[Map, Map]], w
 
 @settings(deadline=None)
 @given(films, st.sampled_from([0.0, 0.3, 0.5, 0.75, 1.0]))
-def test_size_of_a_specificity_is_the_best_of_all_that_reach_it(
-    chosen: list[tuple[Map, Map]], specificity: float
-) -> None:
+def test_size_for_a_specificity_is_the_best_that_reaches_it(chosen: list[tuple[Map, Map]], specificity: float) -> None:
     parts = [film_components(film, truth, 0.5) for film, truth in chosen]
     ranked = []
     for size in range(40):

@@ -45,7 +45,7 @@ def test_no_triplet_near_the_best_is_better(films: Shards, tmp_path: Path) -> No
         assert np.mean(list(naive_dices(predictions, other).values())) <= tuned.score.dice + 1e-12
 
 
-def test_work_of_two_ranks_covers_each_film_once(films: Shards, tmp_path: Path) -> None:
+def test_two_ranks_read_each_film_once(films: Shards, tmp_path: Path) -> None:
     predictions = store(films, tmp_path / "exp")
     device = torch.device("cpu")
     parts = [prediction_histograms(predictions, Ranks(rank, 2, rank, device)) for rank in (0, 1)]

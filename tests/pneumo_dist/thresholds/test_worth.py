@@ -1,4 +1,4 @@
-"""What thresholds are worth, against counting film by film."""
+"""Worth of thresholds, compared with counting film by film."""
 
 import itertools
 import math
@@ -30,7 +30,7 @@ TRIPLET = Triplet(0.6, 5, 0.3)
 
 @pytest.fixture(scope="module")
 def films() -> list[Film]:
-    """Thirty films of 12 px; those of odd number hold a rectangle that the map finds, more or less."""
+    """Return thirty films of 12 px. Films of odd number have a rectangle, which the map shows with varying quality."""
     chance = np.random.default_rng(7)
     made = []
     for number in range(30):
@@ -58,7 +58,7 @@ def test_called_and_given_up_films_are_those_of_the_rule(films: list[Film], hist
     assert given_up(histograms, TRIPLET) == sum(lost) > 0
 
 
-def test_rows_by_size_hold_each_positive_film_once(films: list[Film], histograms: Histograms) -> None:
+def test_rows_by_size_have_each_positive_film_once(films: list[Film], histograms: Histograms) -> None:
     rows = by_size(triplet_counts(histograms, TRIPLET), rows=4)
     assert [row.films for row in rows] == [4, 4, 4, 3]
     sizes = sorted(int(truth.sum()) for _, truth in films if truth.any())
@@ -72,12 +72,12 @@ def test_rows_by_size_hold_each_positive_film_once(films: list[Film], histograms
     )
 
 
-def test_no_positive_film_makes_no_row(histograms: Histograms) -> None:
+def test_there_are_no_rows_without_positive_films(histograms: Histograms) -> None:
     assert by_size(triplet_counts(histograms[::2], TRIPLET)) == []
     assert given_up(histograms[::2], TRIPLET) == 0
 
 
-def test_each_fold_is_scored_with_thresholds_of_the_others(histograms: Histograms) -> None:
+def test_each_fold_is_scored_with_thresholds_of_the_other_folds(histograms: Histograms) -> None:
     folds = np.arange(30) // 2 % 3
     dices = cross_tuned(histograms, folds, Objective())
     assert dices is not None
@@ -88,9 +88,7 @@ def test_each_fold_is_scored_with_thresholds_of_the_others(histograms: Histogram
 
 
 @pytest.mark.parametrize("objective", [Objective(prevalence=0.1), Objective(specificity=0.8)])
-def test_no_thresholds_are_tuned_on_folds_that_lack_a_kind_of_film(
-    histograms: Histograms, objective: Objective
-) -> None:
+def test_no_thresholds_are_tuned_without_a_kind_of_film(histograms: Histograms, objective: Objective) -> None:
     positive = histograms[:, 1].sum(-1) > 0
     folds = np.where(positive, 3, np.arange(30) // 2 % 3)
     assert not_cross_tuned(positive, folds, objective) == "outside fold 3 there are no films with a pneumothorax"
@@ -115,7 +113,7 @@ def test_surface_is_the_mean_of_the_film_scores(films: list[Film], histograms: H
         assert found.dice[top, place] == pytest.approx(expected, abs=1e-12)
 
 
-def test_plateau_reaches_as_far_as_nothing_is_lost(histograms: Histograms) -> None:
+def test_plateau_ends_where_dice_drops(histograms: Histograms) -> None:
     best, weights = Objective().search(histograms), np.ones(30)
     goal = triplet_counts(histograms, best).dice.mean() - PLATEAU
     ranges = plateau(histograms, best, weights)
@@ -134,7 +132,7 @@ def test_plateau_reaches_as_far_as_nothing_is_lost(histograms: Histograms) -> No
 
 
 def test_plateau_of_a_bottom_that_empties_every_mask() -> None:
-    """All films must be called for the faint one to be, and only the highest bottom empties the three false ones."""
+    """To call the faint film, all films must be called; only the highest bottom empties the three false ones."""
     faint = (np.array([[200, 0]], np.uint8), np.array([[1, 0]], np.uint8))
     false = (np.full((1, 2), 255, np.uint8), np.zeros((1, 2), np.uint8))
     histograms = np.stack([film_histograms(*film) for film in (faint, false, false, false)])
@@ -143,7 +141,7 @@ def test_plateau_of_a_bottom_that_empties_every_mask() -> None:
     assert plateau(histograms, best, np.ones(4))["bottom"] == (1.0, 1.0)
 
 
-def test_interval_holds_the_mean_and_counts_patients_not_films() -> None:
+def test_interval_contains_the_mean_and_counts_patients_not_films() -> None:
     chance = np.random.default_rng(0)
     values = chance.random(400)
     apart = estimate(values, np.arange(400).astype(str))

@@ -1,0 +1,45 @@
+"""The command line as a whole: every command is listed, documents its options, and loads nothing heavy for its help."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from pneumo_dist.cli.app import app
+
+COMMANDS = [
+    "average",
+    "doctor",
+    "fetch-weights",
+    "predict",
+    "report",
+    "segment",
+    "show-batch",
+    "status",
+    "submit",
+    "train",
+    "tune",
+]
+
+
+def test_every_command_is_listed() -> None:
+    assert sorted(app.commands) == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_for_each_option(name: str) -> None:
+    command = app.commands[name]
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0 and command.help
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help and option.opts[0] in result.output, option.name
+
+
+def test_help_does_not_import_torch() -> None:
+    call = "app(['tune', '-h'], standalone_mode=False)"
+    code = f"import sys; from pneumo_dist.cli.app import app; {call}; print(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage:" in done.stdout and "'torch'" not in done.stdout
