@@ -79,13 +79,14 @@ def naive_dices(predictions: Predictions, rule: Rule) -> dict[str, float]:
     return dices
 
 
-def called_share(predictions: Predictions, rule: Rule) -> float:
-    """Return the share of films whose masks are not empty."""
+def worth_of(predictions: Predictions, rule: Rule) -> tuple[float, float]:
+    """Return the mean Dice and the share of films with a mask, from the masks themselves."""
     masks = [
         apply_rule(label_map(p8, predictions.grid(index)), rule, row["class_probability"])
         for index, (row, p8) in enumerate(predictions)
     ]
-    return float(np.mean([mask.any() for mask in masks]))
+    dices = list(naive_dices(predictions, rule).values())
+    return float(np.mean(dices)), float(np.mean([mask.any() for mask in masks]))
 
 
 def tune_run(predictions: Predictions, objective: Objective | None = None, threshold: float = 0.5) -> ThresholdsFile:

@@ -120,7 +120,7 @@ def test_holdout_stands_first_and_the_rest_is_marked(written: tuple[Path, Predic
 def test_lesion_sensitivity_counts_touched_lesions(written: tuple[Path, Predictions, str]) -> None:
     predictions, total, touched = written[1], 0, 0
     for index, (row, p8) in enumerate(predictions):
-        mask = apply_triplet(label_map(p8, predictions.grid(index)), FIXED)
+        mask = apply_triplet(label_map(p8, predictions.grid(index)), FIXED.triplet)
         count, parts = cv2.connectedComponents(rle.decode(row["rle"], *mask.shape), connectivity=8)
         total += count - 1
         touched += sum(bool(mask[parts == part].any()) for part in range(1, count))

@@ -21,20 +21,20 @@ def test_damaged_thresholds_are_an_input_error(tmp_path: Path, text: str) -> Non
 
 
 @pytest.mark.parametrize("damage", ["rules", "objective", "predictions_sha256", "components_curve"])
-def test_thresholds_without_a_part_are_an_input_error(films: Shards, tmp_path: Path, damage: str) -> None:
+def test_thresholds_without_a_key_are_an_input_error(films: Shards, tmp_path: Path, damage: str) -> None:
     tune_run(store(films, tmp_path / "exp"))
     path = tmp_path / "exp/oof/thresholds.json"
     content = json.loads(path.read_text())
     for changed in ({key: value for key, value in content.items() if key != damage}, {**content, damage: [7]}):
         if changed.get(damage) == [7] and damage == "predictions_sha256":
-            continue  # a digest of other predictions is told as such
+            continue  # the digest of other predictions has its own message
         path.write_text(json.dumps(changed))
         with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of format version 1: "):
             read_thresholds(path)
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("key", "value"),
     [
         ("rules.triplet.rule.triplet.top", -0.5),
         ("rules.triplet.rule.triplet.bottom", math.nan),
@@ -51,14 +51,14 @@ def test_thresholds_without_a_part_are_an_input_error(films: Shards, tmp_path: P
         ("objective", "dice@prevalence=2"),
     ],
 )
-def test_values_that_tune_does_not_write_are_refused(films: Shards, tmp_path: Path, place: str, value: Any) -> None:
+def test_values_that_tune_does_not_write_are_refused(films: Shards, tmp_path: Path, key: str, value: Any) -> None:
     tune_run(store(films, tmp_path / "exp"))
     path = tmp_path / "exp/oof/thresholds.json"
     content = json.loads(path.read_text())
     inner = content
-    *outer, last = place.split(".")
-    for part in outer:
-        inner = inner[part]
+    *outer, last = key.split(".")
+    for name in outer:
+        inner = inner[name]
     inner[last] = value
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"thresholds\.json: not a thresholds file of format version 1: "):
