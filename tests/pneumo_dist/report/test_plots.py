@@ -63,6 +63,4 @@ def test_every_other_plot_shows_its_data() -> None:
     assert (decoded(draw_sizes(rows)) != decoded(draw_sizes(rows[:1]))).any()
     bins = reliability(scores, positive), reliability(1 - scores, positive)
     one, other = Calibration(0.3, 0.2, *bins), Calibration(0.3, 0.2, *bins[::-1])
-    assert (
-        decoded(draw_reliability(calibration)) != decoded(draw_reliability(Calibration(0.3, 0.2, *bins[::-1])))
-    ).any()
+    assert (decoded(draw_reliability(one)) != decoded(draw_reliability(other))).any()

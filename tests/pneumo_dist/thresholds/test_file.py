@@ -66,7 +66,7 @@ def test_worth_of_every_rule_in_the_file_is_that_of_its_masks(films: Shards, tmp
     random = np.random.default_rng(7)
     content = []
     for index in range(len(films)):
-        truth = films.truth(index)
+        truth = films.label(index)
         p8 = cv2.blur(truth * 160.0 + 140.0 * (random.random((96, 96)) > 0.97), (3, 3)).astype(np.uint8)
         likely = float(np.float32(random.uniform(0.3, 1) if truth.any() else random.uniform(0, 0.6)))
         content.append(({**film_facts(films, index), "class_probability": likely}, p8))
