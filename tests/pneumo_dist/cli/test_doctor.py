@@ -14,7 +14,7 @@ import pytest
 from pneumo_dist.cli.app import app
 from pneumo_dist.doctor import probes
 from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts
-from pneumo_dist.ranks.environment import NEEDED, OTHERS
+from pneumo_dist.ranks.environment import NEEDED, OPTIONAL
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 from shards.dataset.table import Shards
 
@@ -31,7 +31,7 @@ def doctor(
 ) -> Doctor:
     """Runs the command with this machine's libraries, outside any job; returns its exit code and what it prints."""
     for name in os.environ:
-        if name.startswith("SLURM") or name in (*NEEDED, *OTHERS):
+        if name.startswith("SLURM") or name in (*NEEDED, *OPTIONAL):
             monkeypatch.delenv(name)
     monkeypatch.setattr(probes, "torch_facts", lambda cpu: real_torch)
     monkeypatch.setattr(probes, "dali_facts", lambda on_gpu: real_dali)
