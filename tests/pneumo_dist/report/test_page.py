@@ -46,7 +46,7 @@ def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED.triplet, *
 
 @pytest.fixture(scope="module")
 def written(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Predictions, str]:
-    """Return runs with a report of `exp` (12 out-of-fold, 7 holdout films) against `rival`, its predictions and page."""
+    """Return runs with a report of `exp` (12 out-of-fold, 7 holdout films) against `rival`, predictions and page."""
     runs = tmp_path_factory.mktemp("runs")
     predictions = store(films, runs / "exp")
     fix_thresholds(predictions)
@@ -59,7 +59,7 @@ def written(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def shown_films(predictions: Predictions) -> int:
-    """Return the number of films on the page: all (at most twelve) positive films, and four negative ones with a mask."""
+    """Return the number of films on the page: all positive films, and up to four negative films with a mask."""
     positive = [row["rle"] != "-1" for row in predictions.rows]
     wrong = [not p and dice < 1 for p, dice in zip(positive, naive_dices(predictions, FIXED).values(), strict=True)]
     assert 0 < sum(positive) <= 12
