@@ -83,18 +83,18 @@ def test_what_is_no_bundle_is_an_input_error(trained: Trained, tmp_path: Path) -
     with pytest.raises(InputError, match="no such bundle"):
         read_bundle(path)
     path.write_bytes(b"something else")
-    with pytest.raises(InputError, match=r"file: damaged or no bundle"):
+    with pytest.raises(InputError, match=r"file: damaged or not a bundle"):
         read_bundle(path)
     write_bundle(path, trained.ensemble(), RULE, None)
     truncate(path)
-    with pytest.raises(InputError, match=r"file: damaged or no bundle"):
+    with pytest.raises(InputError, match=r"file: damaged or not a bundle"):
         read_bundle(path)
     for text in ("[]", "{}", '{"format": "pneumo_dist-bundle", "format_version": 99}', "no json"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("bundle.json", text)
         with pytest.raises(InputError, match=r"file: not a bundle"):
             read_bundle(path)
-    with pytest.raises(InputError, match="damaged or no bundle"):
+    with pytest.raises(InputError, match="damaged or not a bundle"):
         read_bundle(tmp_path)
 
 
