@@ -137,7 +137,7 @@ def test_suffixes_of_images_are_no_part_of_an_id(suffix: str) -> None:
     ("image_id", "film", "why"),
     [
         ("ABC.1", "abc.1", "the film is abc.1; use the same case"),
-        ("ABC.png", "abc", "capitals"),
+        ("ABC.png", "abc", "the film is abc; use the same case"),
         ("123", "000123", "leading zeros"),
         ("123456789012346000", "123456789012345678", "zeros after 15 digits"),
         ("17.0", "17", "add '.0'"),

@@ -124,7 +124,7 @@ def test_a_jpeg_of_native_size_is_the_film_itself(make: Make, shape: tuple[int, 
 
 def test_an_image_of_another_size_than_the_table_says_is_named(make: Make) -> None:
     row, content = film_row(smooth(80, 60), None, None)
-    with pytest.raises(InputError, match=r"train-00000\.tar: film0 is not an image of 60x79 pixels"):
+    with pytest.raises(InputError, match=r"train-00000\.tar: the image of film0 is not 60x79 pixels"):
         stored_content(make([({**row, "image_height": 79}, content)]), 0)
     text = {"image_size": 4, "image_crc32": zlib.crc32(b"text")}
     with pytest.raises(InputError, match="film0 is not an image"):

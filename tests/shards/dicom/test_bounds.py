@@ -97,7 +97,7 @@ def jpeg_2000_of(path: Path, rows: int, columns: int) -> bytes:
 ONES = b"1\\" * 4_000_000
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "deflate": (deflate_bomb, "inflate to more than .* MB.*; pass a larger --max-pixels"),
-    "rle": (lambda: rle_bomb(6_000_000), "RLE data hold more than Columns x Rows of 64x64"),
+    "rle": (lambda: rle_bomb(6_000_000), "RLE data contain more than Columns x Rows of 64x64"),
     "rle of 8 MB": (lambda: rle_bomb(4_000_000), "RLE data"),
     "jpeg": (
         lambda: encapsulated(uid.JPEGBaseline8Bit, jpeg_of(65500, 65500), Rows=65500, Columns=65500),
@@ -118,7 +118,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "wide": (
         lambda: before_pixels(SEQUENCE + (ITEM + ITEM_END) * 1_000_000 + SEQUENCE_END),
-        "more elements and items than a film has",
+        "more elements and items than a film",
     ),
     "wide in one element": (
         lambda: before_pixels(
@@ -128,7 +128,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "elements": (
         lambda: head(IMPLICIT) + b"".join(struct.pack("<HHL", 9, i % 65536, 0) for i in range(1_000_000)),
-        "more elements and items than a film has",
+        "more elements and items than a film",
     ),
     "numbers": (
         lambda: (

@@ -661,7 +661,7 @@ def test_ages_are_whole_years_pooled_at_ninety(text: str, age: int | None) -> No
         ({"PixelData": b"\0" * 10}, "10 bytes long, Columns x Rows of 8x8 take 64"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "PALETTE COLOR"),
         ({"PhotometricInterpretation": None}, "Photometric"),
-        ({"Rows": None}, "Rows is no whole number"),
+        ({"Rows": None}, "Rows is not a whole number"),
         ({"WindowCenter": "0", "WindowWidth": "-5"}, "lookup"),
         ({"WindowCenter": "5", "WindowWidth": "5", "VOILUTFunction": "CUBIC"}, "CUBIC"),
         ({"VOILUTSequence": [Dataset()]}, "lookup"),

@@ -147,17 +147,17 @@ def test_about_a_third_of_positives_have_several_rows_and_some_overlap(film_set:
 
 
 @pytest.mark.parametrize("size", [64, 100, 130])
-def test_parts_cover_the_mask_and_the_mask_is_of_a_size_to_learn(size: int) -> None:
+def test_label_rows_cover_the_mask_and_the_mask_is_of_a_size_to_learn(size: int) -> None:
     several = 0
     for i in range(16):
         film = render_film(np.random.default_rng([5, i]), size, True)
         assert film.image.shape == film.mask.shape == (size, size)
         assert film.image.dtype == film.mask.dtype == np.uint8
-        assert all(part.any() for part in film.parts)
-        assert np.array_equal(np.bitwise_or.reduce(film.parts), film.mask)
-        assert np.array_equal(rle.decode_union(map(rle.encode, film.parts), size, size), film.mask)
+        assert all(row.any() for row in film.label_rows)
+        assert np.array_equal(np.bitwise_or.reduce(film.label_rows), film.mask)
+        assert np.array_equal(rle.decode_union(map(rle.encode, film.label_rows), size, size), film.mask)
         assert 0.004 < film.mask.mean() < 0.13
-        several += len(film.parts) > 1
+        several += len(film.label_rows) > 1
     assert several > 0
 
 
@@ -175,7 +175,7 @@ def test_csv_masks_are_those_of_the_rendered_films(film_set: FilmSet) -> None:
 def test_a_negative_film_has_no_mask() -> None:
     film = render_film(np.random.default_rng(1), 64, False)
     assert not film.mask.any()
-    assert film.parts == ()
+    assert film.label_rows == ()
     assert film.image.std() > 20
 
 
