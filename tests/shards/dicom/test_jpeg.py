@@ -1,5 +1,6 @@
-"""Streams that a decoder would forgive: half a scan, wrong codes, missing tiles."""
+"""JPEG streams: damage that a decoder would accept, and segments that may identify a patient."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -7,29 +8,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-import simplejpeg
-from dicom_streams import decode_jpeg, encode_jpeg, huffman_jpeg, recode
-from film_files import write_film
-from pydicom import uid
-from pydicom.encaps import get_frame
-from pydicom.filereader import dcmread
+from dicom_films import END, FILM, SECRET, secret, write
+from dicom_streams import decode_jpeg, encode_jpeg
 
-from shards.dicom.film import FilmRules, read_film, strip_jpeg_metadata
+from shards.dicom.film import read_film, strip_jpeg_metadata
 from shards.dicom.jpeg import decode_grey_jpeg
 from shards.errors import RejectedFilm
-from shards.phantom.dataset import render_film
 
 Pixels = npt.NDArray[Any]
-
-ANY_FILM = FilmRules(any_film=True)
-FILM = render_film(np.random.default_rng(5), 256, True).image
-END = b"\xff\xd9"
-
-
-def write(
-    path: Path, stream: bytes, pixels: Pixels = FILM, syntax: uid.UID = uid.JPEGBaseline8Bit, **more: Any
-) -> Path:
-    return recode(write_film(path / "a.dcm", pixels, **more), syntax, [stream])
 
 
 def scan_of(stream: bytes) -> int:
@@ -98,73 +84,56 @@ def test_good_streams_decode_as_every_later_reader_decodes_them(quality: int, op
         np.testing.assert_array_equal(decode_grey_jpeg(strip_jpeg_metadata(stream)), decode_jpeg(stream))
 
 
-def test_a_plain_film_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    decode = simplejpeg.decode_jpeg
-
-    def counted(*arguments: Any, **more: Any) -> Any:
-        calls.append("one")
-        return decode(*arguments, **more)
-
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", counted)
-    monkeypatch.setattr("shards.dicom.pixels.get_decoder", lambda syntax: pytest.fail("pydicom decoded it too"))
-    assert read_film(write(tmp_path, encode_jpeg(FILM))).jpeg is not None
-    assert calls == ["one"]
-
-
-def lossless(pixels: Pixels) -> bytes:
-    values = pixels.astype(int)
-    predicted = np.empty_like(values)
-    predicted[:, 1:], predicted[1:, 0], predicted[0, 0] = values[:, :-1], values[:-1, 0], 2048
-    return huffman_jpeg(0xC3, 12, pixels.shape, (values - predicted).ravel().tolist(), is_dct=False)
-
-
-def extended(pixels: Pixels) -> bytes:
-    levels = np.diff(pixels[::8, ::8].astype(int).ravel() - 2048, prepend=0)
-    return huffman_jpeg(0xC1, 12, pixels.shape, levels.tolist(), is_dct=True)
-
-
-DEEP = np.kron(np.random.default_rng(1).integers(0, 4096, (10, 12)), np.ones((8, 8), int)).astype(np.uint16)
-WITH_BORDER = np.where(np.arange(80)[:, None] < 40, DEEP, 100).astype(np.uint16)
+def segments_before_scan(stream: bytes) -> tuple[list[bytes], bytes]:
+    """The marker segments up to the scan, and all from the scan on; for streams without fill bytes."""
+    position, parts = 2, [stream[:2]]
+    while stream[position + 1] != 0xDA:
+        end = position + 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+        parts.append(stream[position:end])
+        position = end
+    return parts, stream[position:]
 
 
 @pytest.mark.parametrize(
-    ("syntax", "encode"),
-    [(uid.JPEGLosslessSV1, lossless), (uid.JPEGExtended12Bit, extended)],
-    ids=["lossless", "12 bits"],
+    "options", [(), (cv2.IMWRITE_JPEG_RST_INTERVAL, 3), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)], ids=str
 )
-def test_a_scan_whose_decoder_says_nothing_is_refused_where_it_stops_early(
-    tmp_path: Path, syntax: uid.UID, encode: Any
-) -> None:
-    bits = {"BitsStored": 12, "HighBit": 11}
-    for good in (DEEP, WITH_BORDER):  # a border of one value looks as a scan that stops early
-        film = read_film(write(tmp_path, encode(good), good, syntax, **bits))
-        assert film.image.shape == good.shape and film.warnings == ()
-    stream = encode(DEEP)
-    for share in (0.5, 0.8):
-        cut = stream[: int(len(stream) * share)].rstrip(b"\xff")
-        for damaged in (cut, cut + END):
-            with pytest.raises(RejectedFilm, match="its scan stops early"):
-                read_film(write(tmp_path, damaged, DEEP, syntax, **bits))
+def test_metadata_segments_are_stripped_and_all_else_is_kept(phantom: Pixels, options: tuple[int, ...]) -> None:
+    parts, rest = segments_before_scan(encode_jpeg(phantom, *options))
+    assert any(part[1] == 0xE0 for part in parts)
+    kept = [part for part in parts if part[1] != 0xE0]
+    assert strip_jpeg_metadata(b"".join(parts) + rest) == b"".join(kept) + rest
+    # Metadata in every gap, before the first scan's end marker too; fill bytes; a pad byte and more after the end.
+    for pad in (b"", b"\0", b"\xff", SECRET):
+        for marker in (*range(0xE0, 0xF0), 0xFE):
+            filled = b"".join(part + secret(marker) + b"\xff\xff" + secret(marker) for part in kept)
+            full = filled + rest[:-2] + secret(marker) + rest[-2:] + pad
+            assert strip_jpeg_metadata(full) == b"".join(kept) + rest
+    # Fill bytes and a standalone marker in what is kept stay where they are.
+    odd = kept[0] + b"\xff\xff" + kept[1] + b"\xff\x01" + b"".join(kept[2:]) + rest[:-2] + b"\xff" + rest[-2:]
+    assert strip_jpeg_metadata(odd) == odd
 
 
-@pytest.mark.parametrize("syntax", [uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.RLELossless], ids=lambda s: s.name)
-def test_other_streams_that_stop_early_are_refused(tmp_path: Path, syntax: uid.UID) -> None:
-    path = recode(write_film(tmp_path / "a.dcm", DEEP, BitsStored=12, HighBit=11), syntax)
-    frame = get_frame(dcmread(path).PixelData, 0, number_of_frames=1)
-    for share in (0.5, 0.9):
-        cut = frame[: int(len(frame) * share)]
-        for damaged in (cut, cut + END):
-            with pytest.raises(RejectedFilm):
-                read_film(write(tmp_path, damaged, DEEP, syntax, BitsStored=12, HighBit=11))
+def test_metadata_between_scans_is_stripped(phantom: Pixels) -> None:
+    parts, rest = segments_before_scan(encode_jpeg(phantom, cv2.IMWRITE_JPEG_PROGRESSIVE, 1))
+    bare = strip_jpeg_metadata(b"".join(parts) + rest)
+    second = bare.index(b"\xff\xc4", bare.index(b"\xff\xda"))  # the second scan's Huffman table
+    assert strip_jpeg_metadata(bare[:second] + secret(0xFE) + bare[second:]) == bare
 
 
-def test_a_picture_without_all_its_tiles_is_refused(tmp_path: Path) -> None:
-    path = recode(write_film(tmp_path / "a.dcm", DEEP, BitsStored=12, HighBit=11), uid.JPEG2000Lossless)
-    frame = bytearray(get_frame(dcmread(path).PixelData, 0, number_of_frames=1))
-    size = frame.index(b"\xff\x51")
-    rows, columns = DEEP.shape
-    frame[size + 6 : size + 14] = (columns * 2).to_bytes(4, "big") + (rows * 3).to_bytes(4, "big")
-    large = np.tile(DEEP, (3, 2))
-    with pytest.raises(RejectedFilm, match="lacks tiles"):
-        read_film(write(tmp_path, bytes(frame), large, uid.JPEG2000Lossless, BitsStored=12, HighBit=11))
+def test_a_damaged_stream_is_refused(phantom: Pixels) -> None:
+    stream = encode_jpeg(phantom)
+    for length in [*range(700), *range(700, len(stream), 37), len(stream) - 1]:
+        with pytest.raises(RejectedFilm, match="damaged JPEG"):
+            strip_jpeg_metadata(stream[:length])
+    for damaged in (b"no stream", stream[2:], stream[:2] + stream, stream[:2] + b"\xff\xdb\0\1" + stream[2:]):
+        with pytest.raises(RejectedFilm, match="damaged JPEG"):
+            strip_jpeg_metadata(damaged)
+    rng = random.Random(0)
+    for _ in range(300):
+        flipped = bytearray(stream)
+        flipped[rng.randrange(len(stream))] = rng.randrange(256)
+        try:
+            stripped = strip_jpeg_metadata(bytes(flipped))
+            assert strip_jpeg_metadata(stripped) == stripped
+        except RejectedFilm:
+            pass

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from dicom_films import CHEST, RAMP12, read
 from dicom_streams import encode_jpeg, recode
 from film_files import film_dataset, write_film
 from pydicom import uid
@@ -138,7 +139,6 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         r"element \(0028,1050\) is 8000000 bytes long",
     ),
 }
-
 READ = """
 import resource, sys, time
 from pathlib import Path
@@ -232,3 +232,31 @@ def test_a_path_is_in_no_reason(tmp_path: Path) -> None:
         with pytest.raises(RejectedFilm) as refused:
             read_film(path)
         assert str(tmp_path) not in str(refused.value)
+
+
+WriteFilm = Callable[..., Path]
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_a_film_without_file_meta_information_is_read(tmp_path: Path, write_film: WriteFilm, syntax: uid.UID) -> None:
+    film = write_film(tmp_path / "a.dcm", RAMP12, **CHEST)
+    expected = read(film).image
+    bare = pydicom.dcmread(film)
+    if not syntax.is_little_endian:
+        bare.PixelData = np.frombuffer(bare.PixelData, "<u2").byteswap().tobytes()
+    content = Dataset()
+    content.update({element.tag: element for element in bare})
+    pydicom.dcmwrite(film, content, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+    assert film.read_bytes()[128:132] != b"DICM"
+    got = read(film)
+    np.testing.assert_array_equal(got.image, expected)
+    assert got.warnings == ()
+
+
+def test_compressed_pixels_without_a_transfer_syntax_are_rejected(tmp_path: Path, write_film: WriteFilm) -> None:
+    film = recode(write_film(tmp_path / "a.dcm", np.eye(16, dtype=np.uint8)), uid.RLELossless)
+    content = Dataset()
+    content.update({element.tag: element for element in pydicom.dcmread(film)})
+    pydicom.dcmwrite(film, content, implicit_vr=False, little_endian=True)
+    with pytest.raises(RejectedFilm, match="no transfer syntax"):
+        read(film)
