@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
-from resign import resign
-from sample_rows import write_rows
+from edited_dataset import resign, write_rows
 
 from shards.dataset import export
 from shards.dataset.export import export_nnunet, export_png, fold_lists

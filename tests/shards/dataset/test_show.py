@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from sample_rows import write_rows
+from edited_dataset import write_rows
 
 from shards.build.options import BuildOptions
 from shards.dataset import rle

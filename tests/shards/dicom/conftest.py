@@ -1,4 +1,4 @@
-"""Fixtures of these tests."""
+"""Fixtures of the tests of DICOM films."""
 
 import numpy as np
 import numpy.typing as npt
