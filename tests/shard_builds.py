@@ -7,11 +7,13 @@ from typing import Any
 
 
 def build_line(films: Path, out: Path, *more: object) -> list[object]:
+    """Return the command line of a small build."""
     common = ("--image-size", 64, "--folds", 2, "--samples-per-shard", 8, "--workers", 1)
     return ["build", "--dicom", films / "dicom-images", "--rle", films / "train-rle.csv", "--out", out, *common, *more]
 
 
 def good(outcome: Any) -> str:
+    """Return the output of a command that must succeed."""
     assert outcome.code == 0, outcome.err
     return str(outcome.out)
 
@@ -21,7 +23,7 @@ def tars(out: Path) -> dict[str, bytes]:
 
 
 def part_of(films: Path, to: Path, keep: slice) -> Path:
-    """Copy some of the films, with all of the labels that belong to them."""
+    """Copy some of the films, with all of their labels."""
     rows = list(csv.reader((films / "train-rle.csv").open()))
     chosen = sorted({row[0] for row in rows[1:]})[keep]
     for path in films.rglob("*.dcm"):

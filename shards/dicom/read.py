@@ -159,7 +159,7 @@ def _may_be_long(element: RawDataElement) -> bool:
 
 
 def _guess_transfer_syntax(dataset: Dataset) -> None:
-    """Set the transfer syntax that pydicom found in the elements themselves, for want of a file meta element."""
+    """Set the transfer syntax to the encoding that pydicom detected in the elements."""
     if dataset["PixelData"].is_undefined_length:
         raise RejectedFilm(
             "its pixels are compressed, and it has no transfer syntax; export it again with file meta information"

@@ -53,7 +53,7 @@ def test_appended_films_get_shards_of_their_own_and_old_ones_keep_bytes_and_fold
     assert set(after.column("fold")[20:]) <= {-1, 0, 1}
     unchanged = tars(out)
     good(cli(*build_line(films, out, "--append")))
-    assert tars(out) == unchanged, "appending what is there already adds nothing"
+    assert tars(out) == unchanged, "appending existing films adds nothing"
     other = ["--image-size", 96]
     assert "--image-size" in cli(*build_line(films, out, "--append", *other)).only_line()
 
@@ -106,7 +106,7 @@ def test_jpeg_shards_hold_the_films_own_streams_and_size(cli: Cli, films: Path, 
 
 
 def identifiers(films: Path) -> set[bytes]:
-    """Return every text by which a film or a patient could be found again, of four characters or more."""
+    """Return every text of four or more characters that could identify a film or a patient."""
     found = set()
     for path in films.rglob("*.dcm"):
         dataset = pydicom.dcmread(path)

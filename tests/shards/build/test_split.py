@@ -14,7 +14,7 @@ from shards.dataset.verify import verify
 Cli = Callable[..., Any]
 
 
-def test_published_folds_and_groups_are_taken_over(cli: Cli, films: Path, tmp_path: Path) -> None:
+def test_published_folds_and_groups_are_used(cli: Cli, films: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     good(cli(*build_line(films, out)))
     shards = Shards(out)
@@ -54,7 +54,7 @@ def test_published_folds_say_which_films_train_in_every_fold(cli: Cli, films: Pa
     for fold in range(3):
         train, validation = shards.fold_rows(fold, always_train=True)
         assert set(shards.indices("always_train")) <= set(train) and not set(train) & set(validation)
-    # A film that trains in every fold has no fold, whoever says so.
+    # Films that train in every fold have no fold, whether by CSV or by option.
     published.write_text("".join(f"{i},{number % 3}\n" for number, i in enumerate(ids)))
     line = cli("finalize", tmp_path / "out", "--folds-csv", published).only_line()
     assert "is a film that trains in every fold" in line and str(published) in line
@@ -86,7 +86,7 @@ def test_published_folds_find_films_by_their_pseudonyms(cli: Cli, films: Path, t
     assert sorted(Shards(tmp_path / "out").column("fold")) == sorted(number % 2 for number in range(len(ids)))
 
 
-def test_near_duplicates_share_a_group_unless_told_otherwise(cli: Cli, films: Path, tmp_path: Path) -> None:
+def test_near_duplicates_share_a_group_unless_disabled(cli: Cli, films: Path, tmp_path: Path) -> None:
     copy = tmp_path / "films"
     shutil.copytree(films, copy)
     source = pydicom.dcmread(sorted(copy.rglob("*.dcm"))[0])

@@ -1,4 +1,4 @@
-"""Tables that no build writes are refused by whoever opens them, with a digest that holds or without one."""
+"""Readers refuse tables that no build writes, with a valid digest or without one."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -99,20 +99,20 @@ def test_a_missing_tar_is_named(own_dataset: Path) -> None:
 
 
 def staged(dataset: Path, tars: Path, count: int) -> Shards:
-    """The dataset with copies of its first tars in a folder of their own."""
+    """The dataset with copies of its first tars in another folder."""
     tars.mkdir()
     for shard in Shards(dataset).manifest["shards"][:count]:
         shutil.copy(dataset / shard["name"], tars / local_copy_name(shard))
     return Shards(dataset, tars)
 
 
-def test_staged_tars_are_read_in_place_of_the_datasets(own_dataset: Path, tmp_path: Path) -> None:
+def test_local_copies_are_read_instead_of_the_datasets_tars(own_dataset: Path, tmp_path: Path) -> None:
     expected = digest_of(Shards(own_dataset))
     shards = staged(own_dataset, tmp_path / "tars", 2)
     for shard in shards.manifest["shards"][:2]:
         (own_dataset / shard["name"]).unlink()
     assert digest_of(shards) == expected
-    assert digest_of(pickle.loads(pickle.dumps(shards))) == expected, "a worker process reads the copies too"
+    assert digest_of(pickle.loads(pickle.dumps(shards))) == expected, "worker processes read the copies too"
     shards.close()
     (tmp_path / "tars" / local_copy_name(shards.manifest["shards"][0])).unlink()
     with pytest.raises(InputError, match=rf"{own_dataset}/train-00000.tar: missing"):

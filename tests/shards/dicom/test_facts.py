@@ -98,7 +98,7 @@ def test_the_first_plausible_tag_tells_the_shape_of_a_pixel(
     assert film.info.spacing_tag == (spacing or "")
     assert (film.info.spacing_row is None) == (spacing is None)
     assert film.warnings == warnings
-    np.testing.assert_array_equal(film.image, SMALL_FILM)  # on the file's own grid
+    np.testing.assert_array_equal(film.image, SMALL_FILM)  # on the file's grid
 
 
 @given(st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))

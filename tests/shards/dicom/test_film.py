@@ -1,4 +1,4 @@
-"""DICOM to 8 bits against pixel-by-pixel references, and a reason for every film that is no readable grey film."""
+"""Whole films: their own JPEG streams, a reason for every rejected film, and no crash on damaged files."""
 
 import random
 from collections.abc import Callable
@@ -22,14 +22,14 @@ Pixels = npt.NDArray[Any]
 
 
 def jpeg_film(path: Path, write_film: WriteFilm, image: Pixels, stream: bytes, **attributes: Any) -> Film:
-    """Write and read a film of `image`'s shape whose one frame is `stream`."""
+    """Write and read a film with the shape of `image` and the frame `stream`."""
     film = write_film(path, image, **{**CHEST, **attributes})
     return read_film(recode(film, uid.JPEGBaseline8Bit, [stream]), ANY_FILM)
 
 
 def test_a_plain_baseline_film_hands_out_its_own_stream(tmp_path: Path, write_film: WriteFilm, phantom: Pixels) -> None:
     stream = encode_jpeg(phantom)
-    # EXIF says: turn the picture upside down. A film's decoder must not, nor one that gets the stripped stream.
+    # An EXIF orientation of 180 degrees, which decoders of the film and of the stripped stream must ignore.
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"
     tagged = stream[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + secret(0xFE) + stream[2:]
     assert not np.array_equal(decode_jpeg(tagged), decode_jpeg(stream))
@@ -44,7 +44,7 @@ def test_a_plain_baseline_film_hands_out_its_own_stream(tmp_path: Path, write_fi
 @pytest.mark.parametrize(
     ("attributes", "is_own"),
     [
-        ({"WindowCenter": "128", "WindowWidth": "256"}, True),  # sends 0..255 to 0..255
+        ({"WindowCenter": "128", "WindowWidth": "256"}, True),  # maps 0..255 to 0..255
         ({"RescaleSlope": "1", "RescaleIntercept": "0"}, True),
         ({"PixelPaddingValue": 0}, True),
         ({"PixelPaddingValue": 255}, False),
@@ -106,7 +106,7 @@ def test_streams_of_other_kinds_are_not_handed_out(tmp_path: Path, write_film: W
         ({"WindowCenter": "900", "WindowWidth": "10"}, "one value"),
     ],
 )
-def test_what_is_no_single_grey_film_is_rejected(
+def test_a_file_that_is_not_a_single_grey_film_is_rejected(
     tmp_path: Path, write_film: WriteFilm, attributes: dict[str, Any], reason: str
 ) -> None:
     film = write_film(tmp_path / "a.dcm", np.eye(8, dtype=np.uint8), **attributes)
@@ -138,7 +138,7 @@ def test_pixels_of_32_bits_span_their_own_range(tmp_path: Path, write_film: Writ
 
 
 @pytest.mark.parametrize("content", [b"", b"no film", b"\0" * 128 + b"DICM", b"\0" * 128 + b"DICM" + b"\xff" * 400])
-def test_what_is_no_dicom_is_rejected(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_dicom_is_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.dcm").write_bytes(content)
     with pytest.raises(RejectedFilm):
         read(tmp_path / "a.dcm")
@@ -226,7 +226,7 @@ def test_a_compressed_film_flipped_anywhere_is_read_or_rejected_but_never_a_faul
             assert "\n" not in str(reason)
 
 
-# What stands in the way of each without --any-film: nothing, where a film does not say what it shows.
+# The reason to reject each without --any-film; empty if the film does not say what it shows.
 ZOO = {
     "966_fixed": "",
     "CR-MONO1-10-chest_nometa": "",

@@ -39,7 +39,7 @@ def test_a_window_that_leaves_two_greys_is_not_applied(
     tags = {**STORED12, "PhotometricInterpretation": photometric}
     expected = read_film(write_film(tmp_path / "a.dcm", DEEP, **tags))
     film = read_film(write_film(tmp_path / "b.dcm", DEEP, **tags, **window(2000, width, VOILUTFunction=function)))
-    if width == 60 and function == "SIGMOID":  # its tails are grey
+    if width == 60 and function == "SIGMOID":  # its tails remain grey
         assert film.warnings == ()
         return
     np.testing.assert_array_equal(film.image, expected.image)
@@ -189,7 +189,7 @@ def test_a_voi_lookup_table_is_applied(tmp_path: Path, write_film: WriteFilm) ->
 
 
 def naive_window(value: float, center: float, width: float, function: str) -> float:
-    """PS3.3 C.11.2.1.2 and C.11.2.1.3 word by word, for an output range of 0 to 1."""
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3 verbatim, for an output range of 0 to 1."""
     if function == "SIGMOID":
         return 1 / (1 + math.exp(-4 * (value - center) / width))
     if function == "LINEAR_EXACT":
@@ -218,7 +218,7 @@ def test_every_window_function_is_applied_to_signed_pixels_too(
         WindowCenter=str(center - 1500),
         WindowWidth=str(width),
     )
-    # Far below the window the naive sigmoid overflows; 100 widths below it is 0.
+    # The naive sigmoid overflows far below the window; 100 widths below, it is 0.
     lowest = center - 1500 - 100 * width
     units = np.array(
         [[naive_window(max(float(v), lowest), center - 1500, width, function) for v in row] for row in pixels]

@@ -19,7 +19,7 @@ Pixels = npt.NDArray[Any]
 
 
 def scan_of(stream: bytes) -> int:
-    """Where the first scan's data begin."""
+    """Position of the data of the first scan."""
     return stream.index(b"\xff\xda") + 2 + int.from_bytes(stream[stream.index(b"\xff\xda") + 2 :][:2], "big")
 
 
@@ -31,7 +31,7 @@ def test_a_baseline_scan_that_stops_early_is_refused(tmp_path: Path, share: floa
     stream = encode_jpeg(FILM, *options)
     start = scan_of(stream)
     cut = stream[: start + int((len(stream) - start) * share)].rstrip(b"\xff")
-    assert decode_jpeg(cut + END).shape == FILM.shape  # with a word on stderr, and a picture that is half grey
+    assert decode_jpeg(cut + END).shape == FILM.shape  # with a warning on stderr, and an image that is half grey
     for damaged in (cut, cut + END):
         with pytest.raises(RejectedFilm, match=r"damaged JPEG stream \(.*\); export it again"):
             read_film(write(tmp_path, damaged))
@@ -50,7 +50,7 @@ def test_a_scan_with_a_burst_of_wrong_bits_is_refused_where_the_decoder_sees_it(
             film = read_film(write(tmp_path, bytes(damaged)))
         except RejectedFilm:
             refused += 1
-        else:  # what is handed on decodes to what was seen
+        else:  # the kept stream decodes to the same image
             assert film.jpeg is not None
             np.testing.assert_array_equal(decode_jpeg(film.jpeg), film.image)
     assert refused >= 20
@@ -67,7 +67,7 @@ def test_half_a_scan_of_a_colour_film_is_refused(tmp_path: Path, photometric: st
         read_film(write(tmp_path, stream[: len(stream) // 2] + END, **tags))
 
 
-def test_what_lies_behind_the_end_marker_does_no_harm(tmp_path: Path) -> None:
+def test_bytes_after_the_end_marker_do_no_harm(tmp_path: Path) -> None:
     stream = encode_jpeg(FILM)
     film = read_film(write(tmp_path, stream + b"\0\0"))
     assert film.jpeg == strip_jpeg_metadata(stream)
@@ -85,7 +85,7 @@ def test_good_streams_decode_as_every_later_reader_decodes_them(quality: int, op
 
 
 def segments_before_scan(stream: bytes) -> tuple[list[bytes], bytes]:
-    """The marker segments up to the scan, and all from the scan on; for streams without fill bytes."""
+    """The marker segments before the scan, and everything from the scan on; for streams without fill bytes."""
     position, parts = 2, [stream[:2]]
     while stream[position + 1] != 0xDA:
         end = position + 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
@@ -102,13 +102,13 @@ def test_metadata_segments_are_stripped_and_all_else_is_kept(phantom: Pixels, op
     assert any(part[1] == 0xE0 for part in parts)
     kept = [part for part in parts if part[1] != 0xE0]
     assert strip_jpeg_metadata(b"".join(parts) + rest) == b"".join(kept) + rest
-    # Metadata in every gap, before the first scan's end marker too; fill bytes; a pad byte and more after the end.
+    # Metadata in every gap, also before the end marker; fill bytes; a pad byte and more after the end.
     for pad in (b"", b"\0", b"\xff", SECRET):
         for marker in (*range(0xE0, 0xF0), 0xFE):
             filled = b"".join(part + secret(marker) + b"\xff\xff" + secret(marker) for part in kept)
             full = filled + rest[:-2] + secret(marker) + rest[-2:] + pad
             assert strip_jpeg_metadata(full) == b"".join(kept) + rest
-    # Fill bytes and a standalone marker in what is kept stay where they are.
+    # Fill bytes and a standalone marker in kept segments stay.
     odd = kept[0] + b"\xff\xff" + kept[1] + b"\xff\x01" + b"".join(kept[2:]) + rest[:-2] + b"\xff" + rest[-2:]
     assert strip_jpeg_metadata(odd) == odd
 

@@ -47,7 +47,7 @@ def test_a_window_of_a_colour_film_is_not_applied(tmp_path: Path, write_film: Wr
 
 @pytest.mark.parametrize("photometric", ["YBR_FULL", "YBR_FULL_422"])
 def test_luma_is_the_grey_of_films_in_luma_and_chroma(tmp_path: Path, write_film: WriteFilm, photometric: str) -> None:
-    # Chroma at its zero: grey in, the same grey out.
+    # Chroma at its zero: grey stays the same grey.
     luma = np.arange(80, dtype=np.uint8).reshape(8, 10) * 3
     if photometric == "YBR_FULL":
         data = np.stack([luma, np.full_like(luma, 128), np.full_like(luma, 128)], axis=2).tobytes()
@@ -62,7 +62,7 @@ def test_luma_is_the_grey_of_films_in_luma_and_chroma(tmp_path: Path, write_film
 def test_chroma_does_not_leak_into_grey(tmp_path: Path, write_film: WriteFilm) -> None:
     pixels = np.random.default_rng(0).integers(96, 160, (8, 10, 3), np.uint8)
     film = write_film(tmp_path / "a.dcm", pixels, PhotometricInterpretation="YBR_FULL")
-    # The luma of the colours is Y itself, but for the rounding of the colours in between.
+    # The luma of the colours is Y, except for the rounding of the colours.
     assert np.abs(read(film).image.astype(int) - pixels[..., 0]).max() <= 1
 
 
@@ -129,7 +129,7 @@ def test_12_bit_extended_jpeg_is_decoded(tmp_path: Path, write_film: WriteFilm) 
     pixels = np.kron(blocks, np.ones((8, 8), int)).astype(np.uint16)
     film = write_film(tmp_path / "a.dcm", pixels, BitsStored=12, HighBit=11)
     expected = read(film).image
-    # A block of one value v has no coefficient but DC = 8 (v - 2048), and 8 is the quantiser.
+    # A block of one value v has only the coefficient DC = 8 (v - 2048), and 8 is the quantiser.
     levels = np.diff(blocks.ravel() - 2048, prepend=0)
     film = recode(film, uid.JPEGExtended12Bit, [huffman_jpeg(0xC1, 12, (24, 32), levels.tolist(), is_dct=True)])
     np.testing.assert_array_equal(read(film).image, expected)
@@ -145,7 +145,7 @@ def test_lossy_jpeg_2000_is_decoded(tmp_path: Path, write_film: WriteFilm) -> No
     assert np.abs(read(film).image - expected).max() <= 2
 
 
-# No JPEG-LS encoder is installed, but pydicom brings such files, and their uncompressed originals.
+# No JPEG-LS encoder is installed, but pydicom includes such files and their uncompressed originals.
 @pytest.mark.parametrize(
     ("name", "original", "error"),
     [
@@ -224,7 +224,7 @@ def test_a_scan_whose_decoder_says_nothing_is_refused_where_it_stops_early(
     tmp_path: Path, syntax: uid.UID, encode: Any
 ) -> None:
     bits = {"BitsStored": 12, "HighBit": 11}
-    for good in (DEEP, WITH_BORDER):  # a border of one value looks as a scan that stops early
+    for good in (DEEP, WITH_BORDER):  # a border of one value looks like a truncated scan
         film = read_film(write(tmp_path, encode(good), good, syntax, **bits))
         assert film.image.shape == good.shape and film.warnings == ()
     stream = encode(DEEP)

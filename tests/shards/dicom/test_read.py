@@ -1,4 +1,4 @@
-"""Small files that would unfold to gigabytes are refused before they do."""
+"""Small files that would expand to gigabytes are refused early; files without meta information are read."""
 
 import io
 import struct
