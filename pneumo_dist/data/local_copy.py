@@ -1,8 +1,8 @@
 """Local copies of a fold's shards on a node's own disk: copied and verified once per node, read by all ranks.
 
-A copy's name is derived from its content (`local_copy_name`). So folds, datasets and versions of a growing dataset share
-one folder, an existing copy is never stale, and after a kill only the missing tars are copied. One process at a time
-copies, under a lock on the folder; the others wait for the tars that they need.
+A copy's name is derived from its content (`local_copy_name`). So folds, datasets and versions of a growing dataset
+share one folder, an existing copy is never stale, and after a kill only the missing tars are copied. One process at a
+time copies, under a lock on the folder; the others wait for the tars that they need.
 """
 
 import hashlib
@@ -147,3 +147,7 @@ def _input_error(error: OSError, folder: Path, cache_dir: Path) -> InputError:
     return InputError(
         f"data.cache_dir {cache_dir}: cannot hold copies of shards ({error.strerror}{filename}); {_fix(folder)}"
     )
+
+
+def _fix(folder: Path) -> str:
+    return f"give another data.cache_dir, or null to read them from {folder}"

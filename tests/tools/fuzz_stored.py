@@ -54,7 +54,7 @@ from pneumo_dist.report.inputs import read_history
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.status import read_status, table
-from pneumo_dist.thresholds.choose import tuned_rules
+from pneumo_dist.thresholds.choose import run_thresholds
 from pneumo_dist.thresholds.file import read_scores
 from pneumo_dist.thresholds.tune import film_measures
 from pneumo_dist.train.services import Services
@@ -239,7 +239,7 @@ def predictions(case: Case) -> tuple[Edit, Callable[[], Answer]]:
     else:
         made = changed_map(folder, case.rng)
         signed(folder, "predictions.parquet", "predictions_sha256")
-    rule = tuned_rules(FIXTURES / "runs/finished").rule("components").rule
+    rule = run_thresholds(FIXTURES / "runs/finished").rule("components").rule
 
     def answer() -> Answer:
         found = open_predictions(folder)
@@ -395,7 +395,7 @@ def thresholds(case: Case) -> tuple[Edit, Callable[[], Answer]]:
         made = Edit(made.place, made.value, False)
 
     def answer() -> Answer:
-        found = tuned_rules(case.files / "runs/finished")
+        found = run_thresholds(case.files / "runs/finished")
         scores = read_scores(case.files / "runs/finished/oof/thresholds.json")
         return str((found.objective, found.rules, found.unseen, found.digest)), scores["score"]["films"]
 

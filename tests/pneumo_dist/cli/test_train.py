@@ -167,6 +167,6 @@ def test_a_run_with_such_a_fold_goes_on_to_its_report(
         ("average", "--cpu", "--shards", one_sided, "--bundle", last, *common),
     ):
         assert run(app, "pneumo_dist", [str(word) for word in words]) == EXIT_DONE, capsys.readouterr().err
-    told = "no score with thresholds of the other folds: besides fold 0 there are no films with a pneumothorax\n"
+    told = "no score with thresholds of the other folds: outside fold 0 there are no films with a pneumothorax\n"
     assert told in capsys.readouterr().out
     assert (runs / "plain/report.html").exists() and last.exists()

@@ -12,15 +12,13 @@ from pneumo_dist.report.measures import (
     auprc,
     auroc,
     drawn_areas,
-    estimate,
     false_positives,
     fold_average,
     image_scores,
     measure,
     ranked_estimates,
-    touched_parts,
+    touched_lesions,
 )
-from pneumo_dist.report.paired import paired
 from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import Histograms, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, image_score
@@ -160,8 +158,8 @@ def test_a_lesion_is_found_where_one_of_its_pixels_is() -> None:
         expected = [bool(mask[parts == part].any()) for part in range(1, count + 1)]
         assert 0 < sum(expected) < count
         # The two number parts differently.
-        assert sorted(touched_parts(truth, mask).tolist()) == sorted(expected)
-    assert touched_parts(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)).tolist() == []
+        assert sorted(touched_lesions(truth, mask).tolist()) == sorted(expected)
+    assert touched_lesions(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)).tolist() == []
 
 
 def test_average_over_folds_leaves_out_folds_without_a_value(films: tuple[Maps, Maps, Histograms]) -> None:
@@ -171,20 +169,3 @@ def test_average_over_folds_leaves_out_folds_without_a_value(films: tuple[Maps, 
     assert fold_average(rows, "sensitivity") == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert fold_average(rows[:1], "dice")[0] == rows[0].dice.mean and math.isnan(fold_average(rows[:1], "dice")[1])
     assert math.isnan(fold_average(rows[2:], "sensitivity")[0])
-
-
-def test_estimate_of_nothing_is_nan() -> None:
-    found = estimate(np.zeros(0), np.zeros(0, np.str_))
-    assert math.isnan(found.mean) and math.isnan(found.low) and math.isnan(found.high)
-
-
-def test_paired_difference_is_film_by_film() -> None:
-    mine, other = np.array([0.9, 0.5, 1.0, 0.2]), np.array([0.7, 0.5, 0.4, 0.3])
-    found = paired("films", mine, other, np.array(list("abcd")))
-    assert found.difference.mean == pytest.approx(0.175)
-    assert (found.films, found.better, found.equal, found.worse) == (4, 2, 1, 1)
-    # Ranks of |0.2|, |0.6|, |-0.1| are 2, 3, 1: of the 8 signs of these, 4 are at least as far from even as 5 to 1.
-    assert found.p == pytest.approx(0.5)
-    turned = paired("films", other, mine, np.array(list("abcd")))
-    assert (turned.better, turned.worse, turned.difference.mean) == (1, 2, -found.difference.mean)
-    assert math.isnan(paired("films", mine, mine, np.array(list("abcd"))).p)

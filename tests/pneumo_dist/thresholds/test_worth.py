@@ -15,9 +15,9 @@ from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.worth import (
     PLATEAU,
-    bootstrap_interval,
     by_size,
     cross_tuned,
+    estimate,
     given_up,
     not_cross_tuned,
     plateau,
@@ -93,15 +93,15 @@ def test_no_thresholds_are_tuned_on_folds_that_lack_a_kind_of_film(
 ) -> None:
     positive = histograms[:, 1].sum(-1) > 0
     folds = np.where(positive, 3, np.arange(30) // 2 % 3)
-    assert not_cross_tuned(positive, folds, objective) == "besides fold 3 there are no films with a pneumothorax"
+    assert not_cross_tuned(positive, folds, objective) == "outside fold 3 there are no films with a pneumothorax"
     assert cross_tuned(histograms, folds, objective) is None
     negative_folds = np.where(positive, np.arange(30) // 2 % 3, 7)
     assert not_cross_tuned(positive, negative_folds, objective) == (
-        "besides fold 7 there are no films without a pneumothorax"
+        "outside fold 7 there are no films without a pneumothorax"
     )
     assert not_cross_tuned(positive, folds, Objective()) is None
     assert cross_tuned(histograms, folds, Objective()) is not None
-    assert not_cross_tuned(positive, np.zeros(30, int), objective) == "all films are of one fold"
+    assert not_cross_tuned(positive, np.zeros(30, int), objective) == "all films are in one fold"
 
 
 def test_surface_is_the_mean_of_the_film_scores(films: list[Film], histograms: Histograms) -> None:
@@ -146,14 +146,20 @@ def test_plateau_of_a_bottom_that_empties_every_mask() -> None:
 def test_interval_holds_the_mean_and_counts_patients_not_films() -> None:
     chance = np.random.default_rng(0)
     values = chance.random(400)
-    apart = bootstrap_interval(values, np.arange(400).astype(str))
+    apart = estimate(values, np.arange(400).astype(str))
     # The standard error of a mean of 400 uniform numbers is 0.0144; the interval reaches 1.96 of it to both sides.
-    assert apart[0] < values.mean() < apart[1]
-    assert apart[1] - apart[0] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
-    together = bootstrap_interval(np.repeat(values[:40], 10), np.repeat(np.arange(40), 10).astype(str))
-    assert together[1] - together[0] == pytest.approx(2 * 1.96 * values[:40].std() / math.sqrt(40), rel=0.15)
-    assert bootstrap_interval(values, np.arange(400).astype(str)) == apart, "the draws are always the same"
+    assert apart.low < apart.mean == values.mean() < apart.high
+    assert apart.high - apart.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    together = estimate(np.repeat(values[:40], 10), np.repeat(np.arange(40), 10).astype(str))
+    assert together.high - together.low == pytest.approx(2 * 1.96 * values[:40].std() / math.sqrt(40), rel=0.15)
+    assert estimate(values, np.arange(400).astype(str)) == apart, "the draws are always the same"
 
 
 def test_one_patient_has_no_interval() -> None:
-    assert all(math.isnan(end) for end in bootstrap_interval(np.array([0.2, 0.4]), np.array(["a", "a"])))
+    single = estimate(np.array([0.2, 0.4]), np.array(["a", "a"]))
+    assert single.mean == pytest.approx(0.3) and math.isnan(single.low) and math.isnan(single.high)
+
+
+def test_estimate_of_nothing_is_nan() -> None:
+    found = estimate(np.zeros(0), np.zeros(0, np.str_))
+    assert math.isnan(found.mean) and math.isnan(found.low) and math.isnan(found.high)
