@@ -1,15 +1,15 @@
-# Sourced by the launchers: the environment, and a command that signals reach as one.
+# Sourced by the launchers: the environment, and a wrapper that forwards signals to a command.
 # shellcheck shell=bash
 bash launch/setup.sh || exit $?
 source .venv/bin/activate
 source launch/shell.sh
 source launch/gpus.sh
 leave_other_launchers
-# Each rank computes with its own threads; without a limit they would fight for the cores.
+# Each rank has its own threads; without a limit they would compete for the cores.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-# Run a command and return its exit code; a signal to this script reaches the command as USR1, at which training saves
-# and ends.
+# Run a command and return its exit code. A signal to this script reaches the command as USR1, on which training saves a
+# checkpoint and ends.
 shielded() {
   "$@" &
   local child=$!

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole job on synthetic films, on two CPU cores: films, shards, two folds on two ranks each, out-of-fold scores,
-# thresholds, a submission and a report. What is finished is not done again.
+# Run the whole job on synthetic films, on two CPU cores: films, shards, two folds on two ranks each, out-of-fold scores,
+# thresholds, a submission and a report. Finished steps are skipped.
 #   bash launch/demo.sh             works in demo-run/
 #   bash launch/demo.sh FOLDER      works in FOLDER
 set -euo pipefail

@@ -1,10 +1,10 @@
-# Sourced by setup.sh: what this machine's GPU can run, and whether its Python brings a torch for it.
+# Sourced by setup.sh: which CUDA this machine's driver supports, and whether its Python has a suitable torch.
 # shellcheck shell=bash
 
-# From this driver on, CUDA 13 runs; older ones run CUDA 12.
+# CUDA 13 needs at least this driver; older drivers run CUDA 12.
 CUDA13_DRIVER=580
 
-# Print the driver's major version, or nothing where there is no driver.
+# Print the driver's major version, or nothing without a driver.
 driver_version() {
   local version
   version=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n1) || true
@@ -12,13 +12,13 @@ driver_version() {
   if [[ $version =~ ^[0-9]+$ ]]; then echo "$version"; fi
 }
 
-# Print the extra with the DALI that a driver can run. Without a driver (an empty version) either works on the CPU.
+# Print the extra with the DALI for a driver. Without a driver (an empty version), either works on the CPU.
 #   dali_extra VERSION
 dali_extra() {
   if [[ -n $1 ]] && (($1 < CUDA13_DRIVER)); then echo dali-cuda12; else echo dali-cuda13; fi
 }
 
-# Whether a Python has a torch of its own, 2.11 or newer and with torchvision, that finds this machine's GPU.
+# Return whether a Python has torch 2.11 or newer, with torchvision, that finds this machine's GPU.
 #   has_site_torch PYTHON
 has_site_torch() {
   "$1" - >/dev/null 2>&1 <<'PYTHON'
@@ -29,7 +29,7 @@ sys.exit(version < (2, 11) or not torch.cuda.is_available())
 PYTHON
 }
 
-# Print pins without those of torch and the CUDA libraries that it brings; DALI's stay.
+# Print the pins without torch and the CUDA libraries that it installs. DALI stays pinned.
 #   without_torch FILE
 without_torch() {
   local libraries='cublas|cuda-[a-z]+|cudnn-cu[0-9]+|cufft|cufile|cusolver|cusparse|cusparselt-cu[0-9]+|nccl-cu[0-9]+'

@@ -1,7 +1,7 @@
-# Sourced by the launchers: the GPUs of this node, as far as they may be used.
+# Sourced by the launchers: the visible GPUs of this node.
 # shellcheck shell=bash
 
-# Print the GPUs that may be used, a line each, as CUDA_VISIBLE_DEVICES names them: by index or UUID.
+# Print the visible GPUs, one per line, as CUDA_VISIBLE_DEVICES names them: by index or UUID.
 visible_gpus() {
   local count names name
   count=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU') || return 0
@@ -12,14 +12,14 @@ visible_gpus() {
   IFS=, read -ra names <<<"$CUDA_VISIBLE_DEVICES"
   for name in "${names[@]}"; do
     name=${name//[[:space:]]/}
-    # As CUDA does, which takes none that stands after one that is no GPU.
+    # CUDA ignores all names after an invalid one.
     [[ $name =~ ^([0-9]{1,4}|(GPU|MIG)-[A-Za-z0-9/-]+)$ ]] || break
     [[ $name == *-* ]] || ((10#$name < count)) || break
     echo "$name"
   done
 }
 
-# Print how many ranks this node runs, unless it is told: one per GPU, or one.
+# Print the default number of ranks on this node: one per GPU, or one without GPUs.
 count_ranks() {
   local gpus
   mapfile -t gpus < <(visible_gpus)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# TensorBoard over all experiments and folds of a folder of runs, for this machine alone.
+# Run TensorBoard over all experiments and folds in a folder of runs, reachable from this machine only.
 #   bash launch/monitor.sh RUNS            http://localhost:6006
 #   bash launch/monitor.sh RUNS 6007       another port
-# From elsewhere:  ssh -L 6006:localhost:6006 THIS_MACHINE    and the same address in your own browser.
+# From another machine:  ssh -L 6006:localhost:6006 THIS_MACHINE    and the same address in a browser there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ ! -d ${1:-} ]]; then
-  echo "error: ${1:-RUNS}: no such folder; give the one that the runs are in (bash launch/monitor.sh RUNS)" >&2
+  echo "error: ${1:-RUNS}: no such folder; give the folder of the runs (bash launch/monitor.sh RUNS)" >&2
   exit 2
 fi
 source launch/common.sh

@@ -1,10 +1,10 @@
-# Sourced by what starts torchrun: binds each rank to the CPUs beside its GPU.
+# Sourced by the scripts that start torchrun: binds each rank to the CPUs close to its GPU.
 # shellcheck shell=bash
 source launch/gpus.sh
 
-# Print torchrun's option for RANKS ranks on this node, or nothing where it would not help or not work: it needs a GPU
-# for each rank, numactl, more than one NUMA node with CPUs, and all of the CPUs (a job with a part of them may have none
-# beside its GPU; SLURM binds such a job itself).
+# Print torchrun's option for RANKS ranks on this node, or nothing if it would not help or not work. It needs a GPU for
+# each rank, numactl, more than one NUMA node with CPUs, and all CPUs of the node: a job with some of them may have none
+# close to its GPU, and SLURM binds such a job itself.
 #   numa_binding RANKS [SYSFS] [STATUS]
 numa_binding() {
   local ranks=$1 sysfs=${2:-/sys} status=${3:-/proc/self/status} nodes gpus

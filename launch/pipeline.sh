@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The whole chain on this machine, without SLURM: shards, every fold, predictions, thresholds, submission, report. Run the
-# same line again after anything: what is finished is not done again.
+# Run the whole chain on this machine, without SLURM: shards, every fold, predictions, thresholds, submission, report. After
+# an interruption, run the same line again: finished steps are skipped.
 #   bash launch/pipeline.sh --config configs/seunet.yaml --shards SHARDS --runs RUNS --folds 5 -- \
 #     --dicom FILMS --rle LABELS.csv --test-dicom TEST_FILMS --image-size 1024 --holdout 0.1
-# What stands after -- goes to 'python -m shards build'; without it the shards must stand.
-# --cpu N trains with N ranks on the CPU, --ranks N on N GPUs (all of them otherwise), --fold-per-gpu one fold on each.
+# Arguments after -- go to 'python -m shards build'. Without them, the shards must exist.
+# --cpu N trains with N ranks on the CPU, --ranks N on N GPUs (default: all), --fold-per-gpu trains one fold on each GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh
@@ -30,7 +30,7 @@ if [[ -z $config || -z $shards || -z $runs ]]; then
   refuse "--config, --shards and --runs are needed (see the first lines of launch/pipeline.sh)"
 fi
 if [[ ! -e $shards/manifest.json ]] && (($# == 0)); then
-  refuse "$shards: no shards stand there; name the films after --, or give the folder that holds them"
+  refuse "$shards: no shards there; give the films after --, or the folder of the shards"
 fi
 need_number --folds "$folds" 1
 count=$(count_ranks)
@@ -40,7 +40,7 @@ chosen=()
 for ((fold = 0; fold < folds; fold++)); do chosen+=(--fold "$fold"); done
 world=$((fold_per_gpu ? 1 : count))
 
-# Find bad input before hours of work: of the config alone, or with options of train also of shards and folds.
+# Find bad input before hours of work: in the config, and with options of train also in shards and folds.
 look() {
   python -m pneumo_dist train --dry-run --json --config "$config" --runs "$runs" --world-size "$world" \
     --ranks "$count" "${device[@]}" "$@" >/dev/null
@@ -56,7 +56,7 @@ if (($#)); then
   python -m shards build "$@" --out "$shards" --folds "$folds"
   ((begun)) || look --shards "$shards" "${chosen[@]}"
 else
-  echo "$shards: taken as they stand, no films were named"
+  echo "$shards: used as they are, as no films were given"
 fi
 
 if ((fold_per_gpu)); then

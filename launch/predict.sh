@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From trained folds to a submission: out-of-fold predictions, thresholds, holdout and test predictions, submission.csv,
+# Go from trained folds to a submission: out-of-fold predictions, thresholds, holdout and test predictions, submission.csv,
 # report.html. Without test films there is no submission.
 #   bash launch/predict.sh --config configs/seunet.yaml --shards SHARDS --runs RUNS
 #   bash launch/predict.sh --cpu 2 --config configs/demo.yaml --shards SHARDS --runs RUNS
@@ -34,7 +34,7 @@ on_ranks() {
   if ((ranks == 1)); then
     python -m pneumo_dist "$@"
   else
-    # By the loopback address: this host's name may have none.
+    # Use the loopback address, as this host's name may not resolve.
     python -m pneumo_dist.ranks.agent --standalone --local-addr 127.0.0.1 --nproc-per-node "$ranks" -m pneumo_dist "$@"
   fi
 }

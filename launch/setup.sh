@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Set up a virtual environment in .venv with everything pinned in constraints.txt; reuse it when it is current.
-#   bash launch/setup.sh            used by demo.sh and test.sh; needs Debian or Ubuntu with Python >= 3.11
+# Set up a virtual environment in .venv with the pins of constraints.txt. An up-to-date one is reused.
+#   bash launch/setup.sh                        needs Python >= 3.11, on Debian or Ubuntu; the other scripts call it
 #   PYTHON=python3.12 bash launch/setup.sh      choose the interpreter
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,7 +24,7 @@ find_python() {
 }
 python=$(find_python)
 
-# Debian splits ensurepip off into python3-venv.
+# On Debian, ensurepip is in the package python3-venv.
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   package="$(basename "$("$python" -c 'import sys; print(f"python{sys.version_info[0]}.{sys.version_info[1]}")')")-venv"
   if [[ $EUID -ne 0 ]]; then
@@ -40,7 +40,7 @@ extra=$(dali_extra "$driver")
 pins=constraints.txt
 site=()
 if [[ -n $driver ]] && has_site_torch "$python"; then
-  # A GPU machine's own torch fits its driver: it is used as it is, and its libraries are not pinned.
+  # The torch of a GPU machine fits its driver. It is kept, and its libraries are not pinned.
   site=(--system-site-packages)
   pins=.venv/constraints.txt
 elif [[ $extra == dali-cuda12 ]]; then
@@ -48,7 +48,7 @@ elif [[ $extra == dali-cuda12 ]]; then
     "for CUDA 12 into a Python and run: PYTHON=THAT_PYTHON bash launch/setup.sh (see docs/gpu.md)" >&2
 fi
 
-echo "setting up .venv with $("$python" --version), $extra${site[0]:+, its own torch} (several GB, some minutes) ..."
+echo "setting up .venv with $("$python" --version), $extra${site[0]:+, the torch of this machine} (several GB, some minutes) ..."
 if [[ ! -x .venv/bin/python || ${#site[@]} -gt 0 ]]; then
   "$python" -m venv "${site[@]}" .venv
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up, then run the style checks and the quick tests.
+# Set up the environment, then run the style checks and the quick tests.
 #   bash launch/test.sh             all quick tests
 #   bash launch/test.sh -k rle      arguments go to pytest
 set -euo pipefail
@@ -12,5 +12,5 @@ mypy
 lint-imports
 shellcheck launch/*.sh slurm/*.sh slurm/*.sbatch .ci/run
 export OMP_NUM_THREADS=1
-# Each file stays with one worker: its fixtures are made once.
+# --dist loadfile: each file runs in one worker, so that its fixtures are made once.
 python -m pytest -q -m "not slow and not slurm" -n 2 --dist loadfile "$@"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Train one fold on this node: one rank per GPU (--ranks N takes N of them), or with --cpu N so many on the CPU. Run it
-# again to go on where it stopped.
+# Train one fold on this node, with one rank per GPU (--ranks N: with N GPUs), or with --cpu N on the CPU with N ranks. To
+# resume, run the same line again.
 #   bash launch/train.sh --config configs/seunet.yaml --fold 0 --shards SHARDS --runs RUNS
 #   bash launch/train.sh --cpu 2 --config configs/demo.yaml --fold 0 --shards SHARDS --runs RUNS
 #   bash launch/train.sh --fold-per-gpu --config configs/seunet.yaml --shards SHARDS --runs RUNS   (fold N on GPU N)
 #   bash launch/train.sh --fold-per-gpu 4-7 …                                     (folds 4 to 7 on GPUs 0 to 3)
-# On several nodes without SLURM, which all see SHARDS and RUNS, a line on each (alpha is the first one's name):
+# On several nodes without SLURM, which share SHARDS and RUNS, one line on each (alpha is the name of the first node):
 #   bash launch/train.sh --nodes 2 --node 0 --head alpha:29400 --config … --fold 0 --shards SHARDS --runs RUNS
 #   bash launch/train.sh --nodes 2 --node 1 --head alpha:29400 --config … --fold 0 --shards SHARDS --runs RUNS
-# --max-restarts N starts all ranks again when one dies, up to N times, from the newest checkpoint.
-# On a GPU node with several NUMA nodes, each rank is bound to the CPUs beside its GPU where numactl is installed.
-# SIGTERM, SIGINT, SIGHUP and SIGUSR1 save a checkpoint and stop. Exit code: 0 done, 2 bad input, 75 stopped, run it again.
+# --max-restarts N restarts all ranks from the newest checkpoint when one dies, at most N times.
+# On a GPU node with several NUMA nodes and numactl, each rank is bound to the CPUs close to its GPU.
+# SIGTERM, SIGINT, SIGHUP and SIGUSR1 save a checkpoint and stop. Exit code: 0 done, 2 bad input, 75 stopped (run it again).
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 source launch/common.sh
@@ -51,22 +51,22 @@ need_number --ranks "$ranks" 1
 need_number --max-restarts "$restarts" 0
 need_number --nodes "$nodes" 1
 need_number --node "$node" 0
-((node < nodes)) || refuse "--node $node: nodes are counted from 0 to $((nodes - 1)) (--nodes $nodes)"
+((node < nodes)) || refuse "--node $node: nodes are numbered from 0 to $((nodes - 1)) (--nodes $nodes)"
 if ((nodes > 1)) && [[ $head != *:* ]]; then
-  refuse "--nodes $nodes needs --head HOST:PORT, the first node's name and a free port of it"
+  refuse "--nodes $nodes needs --head HOST:PORT, the name of the first node and a free port on it"
 fi
 
 chosen=()
 if ((fold_per_gpu)); then
-  ((nodes == 1)) || refuse "--fold-per-gpu is for one node; give each node folds of its own"
+  ((nodes == 1)) || refuse "--fold-per-gpu works on one node; run it on each node with different folds"
   [[ $device == cpu || ${#gpus[@]} == 0 ]] || ((ranks <= ${#gpus[@]})) ||
-    refuse "--ranks $ranks, but ${#gpus[@]} GPUs may be used (CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset})"
+    refuse "--ranks $ranks, but only ${#gpus[@]} GPUs are visible (CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-unset})"
   folds=${folds:-0-$((ranks - 1))}
   first=${folds%-*} last=${folds#*-}
   need_number --fold-per-gpu "$first" 0
   need_number --fold-per-gpu "$last" "$first"
   if ((last - first >= ranks)); then
-    refuse "--fold-per-gpu $folds are more folds than the $ranks GPUs of this node; train them in rounds"
+    refuse "--fold-per-gpu $folds has more folds than the $ranks GPUs of this node; train them in several runs"
   fi
   for ((fold = first; fold <= last; fold++)); do chosen+=(--fold "$fold"); done
 fi
@@ -74,7 +74,7 @@ fi
 stopping=0
 trap stopping=1 USR1 TERM INT HUP
 
-# Bad input is found here by one process with one clear line, not by every rank under torchrun.
+# One process reports bad input in one line; otherwise every rank would.
 world=$((nodes * ranks))
 look=(--dry-run --json --world-size "$world" --ranks "$ranks")
 ((fold_per_gpu)) && look=(--dry-run --json --world-size 1 --ranks $((last - first + 1)))
@@ -82,12 +82,12 @@ look=(--dry-run --json --world-size "$world" --ranks "$ranks")
 plan=$(python -m pneumo_dist train "${arguments[@]}" "${chosen[@]}" "${look[@]}") || exit $?
 ((stopping)) && exit 75
 
-# Train one fold of the plan with the given options of train, on all ranks; end with its exit code.
-#   run_fold PLACE RANKS [OPTION …]
+# Train one fold of the plan on all ranks, with options of train, and exit with its exit code.
+#   run_fold INDEX RANKS [OPTION …]
 run_fold() {
-  local place=$1 ranks=$2 options=() under_torchrun train agent workers pause code
-  trap stopping=1 USR1 TERM INT HUP  # a subshell has those of its parent no more
-  begin_fold "$plan" "$place"
+  local index=$1 ranks=$2 options=() under_torchrun train agent workers pause code
+  trap stopping=1 USR1 TERM INT HUP  # a subshell does not inherit traps
+  begin_fold "$plan" "$index"
   [[ $device == gpu ]] && read -ra options < <(numa_binding "$ranks")
   ((restarts > 0)) && options+=(--max-restarts "$restarts")
   if ((nodes > 1)); then
@@ -95,10 +95,10 @@ run_fold() {
     address=$(json_values local_addr <<<"$plan") || exit
     options+=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-id pneumo --rdzv-endpoint "$head" --local-addr "$address"
       --rdzv-conf "is_host=$((node == 0))")
-    # A rank that dies is started again on all nodes: each attempt needs a store of its own.
+    # When a rank dies, all nodes restart, and each attempt needs its own store.
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
   else
-    # By the loopback address: this host's name may have none.
+    # Use the loopback address, as this host's name may not resolve.
     options+=(--standalone --local-addr 127.0.0.1)
   fi
   under_torchrun=$((nodes * ranks > 1 || ${#options[@]} > 3))
@@ -106,12 +106,13 @@ run_fold() {
   ((under_torchrun)) && train=(python -m pneumo_dist.ranks.agent --nproc-per-node "$ranks" \
     --signals-to-handle SIGQUIT "${options[@]}" "${train[@]:1}")
 
-  # torchrun dies of SIGUSR1 and kills its workers 30 s after other signals: it is shielded, the workers get the signal.
+  # SIGUSR1 kills torchrun, and other signals make it kill its workers after 30 s. So it ignores them, and the workers get
+  # SIGUSR1 from here.
   (trap '' USR1 TERM INT HUP; exec "${train[@]}") &
   agent=$!
   while kill -0 "$agent" 2>/dev/null; do
     if ((stopping)); then
-      # Again and again, because a worker that is still importing ignores the first.
+      # Repeatedly, as a worker that is still importing ignores the signal.
       workers=("$agent")
       ((under_torchrun)) && read -ra workers < <(cat "/proc/$agent/task/"*/children 2>/dev/null)
       ((${#workers[@]})) && kill -USR1 "${workers[@]}" 2>/dev/null
@@ -144,7 +145,7 @@ worst=0
 for child in "${children[@]}"; do
   wait_for "$child"
   code=$?
-  # A fold that only stopped can go on: a failure weighs more.
+  # A failure takes precedence over a stopped fold, which can resume.
   ((code != 0 && (worst == 0 || worst == 75))) && worst=$code
 done
 exit "$worst"

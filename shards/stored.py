@@ -144,8 +144,9 @@ def try_lock(stream: BinaryIO, shared: bool = False) -> bool:
     """Lock an open file and return whether that succeeded; False if another process holds a lock that excludes it.
 
     The lock lasts until the file is closed or the process ends, however it ends. Raises OSError on a file system
-    without locks. Our own in place of `filelock`, which has no shared locks and none on a file opened by `open_append`.
+    without locks.
     """
+    # The library filelock has no shared locks, which the tasks of an array need.
     try:
         fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

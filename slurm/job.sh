@@ -1,12 +1,12 @@
-# Sourced by the batch scripts inside a job: the site's environment, one command on one node or on the ranks of all of
-# them, signals, and the way back into the queue.
+# Sourced by the batch scripts inside a job: the environment of the site, commands on one node or on all ranks, signals, and
+# requeueing.
 # shellcheck shell=bash
 
-# A job may be told to stop before it has begun. USR1 comes before its time limit (--signal) and, on some sites, with
-# preemption; TERM with preemption on the others, and with scancel.
-told="" step=""
-trap 'told=USR1; [[ $step ]] && pass_on' USR1
-trap 'told=TERM; [[ $step ]] && pass_on' TERM
+# A signal may arrive before the job has begun its work. USR1 comes before the time limit (--signal) and, on some sites, on
+# preemption; TERM comes on preemption on other sites, and from scancel.
+signal="" step=""
+trap 'signal=USR1; [[ $step ]] && pass_on' USR1
+trap 'signal=TERM; [[ $step ]] && pass_on' TERM
 
 source slurm/site.sh
 source launch/shell.sh
@@ -17,9 +17,9 @@ need_lines "$@"
 eval "$PNEUMO_SETUP"
 leave_other_launchers
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# srun does not take this over from sbatch by itself, and would bind each node's ranks to one CPU.
+# srun does not inherit this from sbatch, and would bind the ranks of a node to one CPU.
 [[ ${SLURM_CPUS_PER_TASK:-} ]] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
-# A rank that dies is started again on all nodes: each attempt needs a store of its own.
+# When a rank dies, all nodes restart, and each attempt needs its own store.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 read -ra srun_options <<<"$PNEUMO_SRUN"
 read -ra inside <<<"$PNEUMO_EXEC"
@@ -28,17 +28,17 @@ world=$((SLURM_NNODES * PNEUMO_RANKS_PER_NODE))
 
 on_one_node() { srun "${srun_options[@]}" --nodes=1 --ntasks=1 "${inside[@]}" "$@"; }
 
-# Run a command of pneumo_dist on the ranks of all nodes. Array tasks may share a node, so each job has its own
-# rendezvous id and port, the first from one made of its id on that nobody listens to. On one node the ranks meet at the
-# loopback address, as its name may have none. Training answers USR1 and TERM itself, with a checkpoint; torchrun, which
-# would die of the one and kill its workers 30 s after the other, is shielded from both.
+# Run a command of pneumo_dist on the ranks of all nodes. Array tasks may share a node, so each job has its own rendezvous id
+# and port: the first free port from a number made of the job's id. On one node, ranks use the loopback address, as the name
+# of the node may not resolve. Training handles USR1 and TERM with a checkpoint. torchrun ignores both: USR1 would kill it,
+# and TERM would make it kill its workers after 30 s.
 on_ranks() {
   local head address port
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
   address=$(scontrol show node "$head" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
   port=$((20000 + SLURM_JOB_ID % 20000))
   while (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; do port=$((port + 1)); done
-  # shellcheck disable=SC2016  # what stands in single quotes is expanded on each node
+  # shellcheck disable=SC2016  # text in single quotes is expanded on each node
   srun "${srun_options[@]}" --kill-on-bad-exit=1 "${inside[@]}" bash -c 'ranks=$1 id=$2 endpoint=$3 restarts=$4
     [[ $5 == train ]] && { trap "" USR1 TERM HUP; handled=SIGINT; }
     source launch/numa.sh
@@ -49,25 +49,25 @@ on_ranks() {
       --signals-to-handle="${handled:-SIGTERM,SIGINT}" $(numa_binding "$ranks") -m pneumo_dist "${@:5}"' \
     bash "$PNEUMO_RANKS_PER_NODE" "$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}" "$address:$port" "$PNEUMO_RESTARTS" "$@" &
   step=$!
-  [[ $told ]] && pass_on
+  [[ $signal ]] && pass_on
   wait_for "$step"
   local code=$?
   step=""
   return "$code"
 }
 
-# To the steps alone; again and again, because a rank that is still starting would not hear of it.
+# Send the signal to the steps only; repeatedly, as a rank that is still starting ignores it.
 pass_on() {
   while kill -0 "$step" 2>/dev/null; do
-    scancel --signal="$told" "$SLURM_JOB_ID" 2>/dev/null
+    scancel --signal="$signal" "$SLURM_JOB_ID" 2>/dev/null
     sleep 2
   done
 }
 
-# Put the job back into the queue from a place, a text that changes with progress; leave a cancelled one be. Where it has
-# come back to one place too often, fail: it would go round for ever. It must happen before the job ends, or its dependents
-# die; SLURM itself requeues what it preempts only where that is still there at the end of the grace time.
-#   requeue_from PLACE LOG
+# Requeue the job, unless it was cancelled. POSITION is a text that changes with progress. A job that was requeued too often
+# at one position fails, as it would loop forever. Requeue before the job ends: otherwise its dependents are removed, and
+# SLURM requeues a preempted job only if it still runs at the end of the grace time.
+#   requeue_from POSITION LOG
 requeue_from() {
   [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) == RUNNING ]] || return 0
   local line="job $SLURM_JOB_ID at $1" log=$2
@@ -77,7 +77,7 @@ requeue_from() {
       "signal (--signal), then submit it again" >&2
     return 1
   fi
-  echo "stopped at $1, back into the queue"
+  echo "stopped at $1, requeued"
   trap - TERM USR1
   scontrol requeue "$SLURM_JOB_ID" && sleep 60
 }

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Submit the whole chain: shards, one training task per fold, predictions, thresholds, submission, report. Each job waits for
-# the one before and is removed when that one has failed. Run the same line again after anything: what is finished is
-# skipped, what waits or runs already is not submitted twice.
+# the previous one, and is removed if that fails. After an interruption, run the same line again: finished steps are
+# skipped, and queued jobs are not submitted twice.
 #   bash slurm/pipeline.sh --config configs/seunet.yaml --shards SHARDS --runs RUNS --folds 5 -- \
 #     --dicom FILMS --rle LABELS.csv --test-dicom TEST_FILMS --image-size 1024 --holdout 0.1
-# What stands after -- goes to 'python -m shards build'; without it the shards must stand.
-#   --at-a-time K      folds that train at one time (all)        --nodes N      nodes for each fold (1)
-#   --build-tasks N    tasks that build the shards (4)           --cpu          train and predict without GPUs
-# Partition, account, GPUs, modules and containers stand in slurm/site.sh.
+# Arguments after -- go to 'python -m shards build'. Without them, the shards must exist.
+#   --at-a-time K      number of folds trained at a time (all)   --nodes N      nodes for each fold (1)
+#   --build-tasks N    number of build tasks (4)                 --cpu          train and predict without GPUs
+# Set partition, account, GPUs, modules and containers in slurm/site.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PNEUMO_HOME=${PNEUMO_HOME:-$PWD}
@@ -36,7 +36,7 @@ if [[ -z $config || -z $shards || -z $runs ]]; then
   refuse "--config, --shards and --runs are needed (see the first lines of slurm/pipeline.sh)"
 fi
 if [[ ! -e $shards/manifest.json ]] && (($# == 0)); then
-  refuse "$shards: no shards stand there; name the films after --, or give the folder that holds them"
+  refuse "$shards: no shards there; give the films after --, or the folder of the shards"
 fi
 need_number --folds "$folds" 1
 [[ -z $at_a_time ]] || need_number --at-a-time "$at_a_time" 1
@@ -46,8 +46,8 @@ shards=$(realpath -m "$shards") runs=$(realpath -m "$runs")
 read -ra everywhere <<<"$PNEUMO_SBATCH"
 read -ra with_gpus <<<"$PNEUMO_GPU_SBATCH"
 
-# Bad input is found here rather than in the queue, where this machine can look: of the config alone until the shards
-# stand, then of every fold. Folds that are trained are left out.
+# Report bad input now rather than in the queue, if this machine can check it: the config, and once the shards exist, every
+# fold. Trained folds are skipped.
 trained=""
 if [[ -z $PNEUMO_SRUN$PNEUMO_EXEC ]]; then
   eval "$PNEUMO_SETUP"
@@ -72,7 +72,7 @@ else
 fi
 mkdir -p "$runs/slurm"
 
-# A job's name says what it works on, so that a second run of this script finds it, and takes no other for it.
+# The name of a job identifies its work, so that a second run of this script finds the job.
 short() { sha256sum <<<"$1" | cut -c1-8; }
 name=${name//[^A-Za-z0-9_-]/-}
 prepare=pneumo-prepare-$(short "$shards")
@@ -80,9 +80,9 @@ finalize=pneumo-finalize-$(short "$shards")
 train=pneumo-train-$name-$(short "$digest $runs")
 predict=pneumo-predict-$name-$(short "$digest $runs")
 
-# Print the ids of the jobs of a name that wait or run, each task of an array by itself.
+# Print the ids of pending and running jobs with a name, with each task of an array separately.
 queued() { squeue --me --noheader --array --format=%i --name="$1" | xargs; }
-# Submit a job NAME after the jobs of a list, with options and a script; print its id.
+# Submit a job that waits for the jobs in a list, and print its id.
 #   submit NAME "IDS" OPTIONS… SCRIPT ARGUMENTS…
 submit() {
   local name=$1 dependency=() ids
@@ -93,9 +93,9 @@ submit() {
 
 before="" all=""
 if [[ -e $shards/manifest.json ]]; then
-  echo "shards        $shards stands"
+  echo "shards        $shards exists"
 elif before=$(queued "$finalize") && [[ $before ]]; then
-  echo "shards        job $before, in the queue already"
+  echo "shards        job $before, already in the queue"
 else
   build=(slurm/prepare.sbatch "$@" --out "$shards" --folds "$folds")
   parts=$(submit "$prepare" "" --array="1-$tasks" --output="$runs/slurm/prepare-%A_%a.out" "${build[@]}")
@@ -111,7 +111,7 @@ for ((fold = 0; fold < folds; fold++)); do
   [[ "$trained " == *" $fold "* || "$training " == *"_$fold "* ]] || missing+=("$fold")
 done
 [[ $trained ]] && echo "training      folds$trained are trained"
-[[ $training ]] && echo "training      jobs $training, in the queue already"
+[[ $training ]] && echo "training      jobs $training, already in the queue"
 if ((${#missing[@]})); then
   array=$(IFS=,; echo "${missing[*]}")${at_a_time:+%$at_a_time}
   job=$(submit "$train" "$before" --array="$array" --nodes="$nodes" "${with_gpus[@]}" \
@@ -124,7 +124,7 @@ all="$all $training"
 
 job=$(queued "$predict")
 if [[ $job ]]; then
-  echo "prediction    job $job, in the queue already"
+  echo "prediction    job $job, already in the queue"
 else
   job=$(submit "$predict" "$training" --nodes="$nodes" "${with_gpus[@]}" --output="$runs/slurm/predict-%j.out" \
     slurm/predict.sbatch "$config" "$shards" "$runs" "${device[@]}")

@@ -15,7 +15,7 @@ Pixels = npt.NDArray[Any]
 
 
 def recode(path: Path, syntax: uid.UID, frames: list[bytes] | None = None, **attributes: Any) -> Path:
-    """Give a film written by write_film another transfer syntax and, unless pydicom is to encode it, its frames."""
+    """Change the transfer syntax of a film of write_film, with the given frames or those that pydicom encodes."""
     film = pydicom.dcmread(path)
     for name, value in attributes.items():
         setattr(film, name, value)
@@ -33,9 +33,9 @@ def recode(path: Path, syntax: uid.UID, frames: list[bytes] | None = None, **att
 
 
 def huffman_jpeg(frame: int, precision: int, shape: tuple[int, int], differences: Iterable[int], is_dct: bool) -> bytes:
-    """A JPEG stream of DC differences (of 8x8 blocks without any detail, or of pixels): enough to test decoders.
+    """A JPEG stream of DC differences (of 8x8 blocks without detail, or of pixels), enough to test decoders.
 
-    Every category 0..16 has a code of five bits, its own number; the end of a block is the only AC code, one 0 bit.
+    Every category 0..16 has a code of five bits, its number. The end of a block is the only AC code, one 0 bit.
     """
     bits = ""
     for difference in differences:

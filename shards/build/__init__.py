@@ -1,1 +1,1 @@
-"""Films and labels into a dataset: sources, splits, shards."""
+"""Builds a dataset from films and labels: sources, shards, splits."""

@@ -136,9 +136,8 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
     rejected = list((listed | Counter(sorted(map(tuple, rejected)))).elements())
     write_list(out / REJECTED, rejected)
     check_rejects(out, len(rejected), max_rejects, rejected)
-    kept = [read_table(out, old)] if old else []
-    table = pa.concat_tables([*kept, *tables]) if kept or tables else SCHEMA.empty_table()
-    table = split_table(table, options, salt, kept=len(kept[0]) if kept else 0)
+    previous = read_table(out, old) if old else SCHEMA.empty_table()
+    table = split_table(pa.concat_tables([previous, *tables]), options, salt, previous=len(previous))
     if old:
         shards = [*old["shards"], *shards]
     unlabelled = (

@@ -82,22 +82,22 @@ def _nameless(films: Sequence[dict[str, Any]], words: dict[str, str], has_groups
 def _frequent(films: Sequence[dict[str, Any]], words: dict[str, str], folds: int) -> list[str]:
     """Warn of patients, and of groups of similar films, that are larger than a fold."""
     share = len(films) / max(folds, 1)
-    found = []
+    doubts = []
     patients = Counter(film["film_group"] for film in films)
     for group, count in patients.most_common(5):
         if count >= _FEWEST and count > share and group not in words:
-            found.append(
+            doubts.append(
                 f"{counted(count, 'film')} with one patient id, more than a fold's share of {share:.1f}: if it "
                 f"identifies nobody, {_SAY}"
             )
     for group, count in Counter(film["group"] for film in films).most_common(5):
         largest = max(patients[film["film_group"]] for film in films if film["group"] == group)
         if count >= _FEWEST and count > share >= largest:
-            found.append(
+            doubts.append(
                 f"{counted(count, 'film')} of one group, more than a fold's share of {share:.1f}, as films of "
                 "several patients look alike: --duplicate-distance -1 does not group them"
             )
-    return found
+    return doubts
 
 
 def _masks(films: Sequence[dict[str, Any]]) -> list[str]:
@@ -105,34 +105,34 @@ def _masks(films: Sequence[dict[str, Any]]) -> list[str]:
     positive = [film for film in films if film["has_mask"]]
     if films and not positive:
         return ["no labelled film has a pneumothorax"]
-    found = []
+    doubts = []
     if len(positive) == len(films) > 1:
-        found.append("every labelled film has a pneumothorax: training also needs films without one")
+        doubts.append("every labelled film has a pneumothorax: training also needs films without one")
     shares = [film["mask_area"] / (film["label_height"] * film["label_width"]) for film in positive]
     if len(shares) > 1 and min(shares) > _HALF:
-        found.append(f"all {len(shares)} masks cover more than half of their films: are they inverted?")
-    return found
+        doubts.append(f"all {len(shares)} masks cover more than half of their films: are they inverted?")
+    return doubts
 
 
 def _one_sided(films: Sequence[dict[str, Any]], folds: Sequence[int]) -> list[str]:
     """Warn of folds without films, and of folds and a holdout without a pneumothorax."""
     if not any(film["has_mask"] for film in films):
         return []
-    found = []
+    doubts = []
     sizes = Counter(film["fold"] for film in films)
     positives = Counter(film["fold"] for film in films if film["has_mask"])
     empty = [fold for fold in folds if not sizes[fold]]
     without = [fold for fold in folds if sizes[fold] and not positives[fold]]
     fix = "give fewer with --folds, or other groups with --groups"
     if empty:
-        found.append(f"{_named(empty)} no film: {fix}")
+        doubts.append(f"{_named(empty)} no film: {fix}")
     if without:
-        found.append(f"{_named(without)} no film with a pneumothorax, and training refuses to validate there: {fix}")
+        doubts.append(f"{_named(without)} no film with a pneumothorax, and training refuses to validate there: {fix}")
     if sizes[None] and not positives[None]:
-        found.append(
+        doubts.append(
             "the holdout has no film with a pneumothorax: give a larger share with --holdout, or another --seed"
         )
-    return found
+    return doubts
 
 
 def _named(folds: Sequence[int]) -> str:

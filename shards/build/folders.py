@@ -87,7 +87,7 @@ def _list_folder(root: Path, judge: Judge, seen: set[str], roots: frozenset[str]
     """List a folder except the other roots and the folders in `seen`, and add its folders to `seen`."""
     files: list[Path] = []
     skipped: list[Skipped] = []
-    mine: set[str] = set()
+    listed: set[str] = set()
     is_shared = False
     # Real folders come before linked ones, so that a file is listed at its real place. Folders are compared by path,
     # as some network file systems give all folders one inode.
@@ -95,10 +95,10 @@ def _list_folder(root: Path, judge: Judge, seen: set[str], roots: frozenset[str]
     while real_folders or linked_folders:
         folder, real = (real_folders or linked_folders).popleft()
         if real in seen:
-            is_shared = is_shared or real not in mine
+            is_shared = is_shared or real not in listed
             continue
         seen.add(real)
-        mine.add(real)
+        listed.add(real)
         for entry in _entries(folder):
             path, kind, is_link = folder / entry.name, *_kind(entry)
             reason = _reason_by_name(entry.name)

@@ -63,8 +63,8 @@ def _split(codes: Integers, labels: Integers, parts: int, seed: int, option: str
         # Small datasets have classes with fewer films than parts. An impossible split raises ValueError.
         warnings.simplefilter("ignore", UserWarning)
         try:
-            for part, (_, chosen) in enumerate(splitter.split(codes, labels, groups=codes)):
-                part_of[chosen] = part
+            for part, (_, films) in enumerate(splitter.split(codes, labels, groups=codes)):
+                part_of[films] = part
         except ValueError as error:
             raise InputError(f"{option}: too few films for so many parts ({error})") from None
     return part_of
@@ -98,7 +98,7 @@ def extend_folds(groups: Sequence[str], strata: Sequence[int], known: Integers) 
     fold_of = {group: int(fold) for group, fold in zip(groups, known.tolist(), strict=False)}
     parts = sorted(set(known.tolist()))
     share = {part: float((known == part).mean()) for part in parts}
-    held = Counter(zip(known.tolist(), strata, strict=False))
+    counts = Counter(zip(known.tolist(), strata, strict=False))
     members: dict[str, list[int]] = {}
     for index in range(len(known), len(groups)):
         members.setdefault(groups[index], []).append(index)
@@ -106,8 +106,8 @@ def extend_folds(groups: Sequence[str], strata: Sequence[int], known: Integers) 
     for group, indices in sorted(members.items(), key=lambda item: (-len(item[1]), item[1])):
         films = Counter(strata[index] for index in indices)
         if group not in fold_of:
-            fold_of[group] = min(parts, key=lambda p: (sum(n * held[p, s] / share[p] for s, n in films.items()), p))
+            fold_of[group] = min(parts, key=lambda p: (sum(n * counts[p, s] / share[p] for s, n in films.items()), p))
         for stratum, count in films.items():
-            held[fold_of[group], stratum] += count
+            counts[fold_of[group], stratum] += count
         result[np.array(indices) - len(known)] = fold_of[group]
     return result

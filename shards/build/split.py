@@ -16,12 +16,12 @@ from shards.errors import InputError
 LABELLED = ("train", "holdout")
 
 
-def split_table(table: pa.Table, options: BuildOptions, salt: bytes, kept: int = 0) -> pa.Table:
+def split_table(table: pa.Table, options: BuildOptions, salt: bytes, previous: int = 0) -> pa.Table:
     """Return the table with new columns `group`, `split` and `fold`. `salt` keys the names of `--groups`.
 
-    The first `kept` rows are from an earlier build and keep their split and fold; new films of a known group join it.
-    Test and always_train films get a group and no fold. Raises InputError for CSVs that do not fit the films, and for
-    groups that would be in two folds.
+    The first `previous` rows are from an earlier build and keep their split and fold. New films of a known group join
+    it. Test and always_train films get a group and no fold. Raises InputError for CSVs that do not fit the films, and
+    for groups that would be in two folds.
     """
     films = Films(frozenset(table["image_id"].to_pylist()), salt if options.pseudonymise and salt else None)
     table = _with_csv_groups(table, options, salt, films)
@@ -29,11 +29,11 @@ def split_table(table: pa.Table, options: BuildOptions, salt: bytes, kept: int =
     split = np.array(table["split"].to_pylist(), object)
     fold = np.array(table["fold"].fill_null(HOLDOUT).to_pylist(), np.int64)
     labelled = np.flatnonzero(np.isin(split, LABELLED))
-    old = labelled[labelled < kept]
-    new = labelled[labelled >= kept]
+    old = labelled[labelled < previous]
+    new = labelled[labelled >= previous]
     areas = np.array(table["mask_area"].fill_null(0).to_pylist(), np.int64)
     if len(new) and options.folds_csv is not None:
-        fold[new] = _published_folds(options.folds_csv, table, split, kept, films)[new]
+        fold[new] = _published_folds(options.folds_csv, table, split, previous, films)[new]
     elif len(new):
         fold[new] = _assigned_folds(options, groups, areas, fold, old, new)
     split[new] = np.select([fold[new] == HOLDOUT, fold[new] == ALWAYS], ["holdout", "always_train"], "train")
@@ -91,14 +91,14 @@ def _groups(table: pa.Table, options: BuildOptions) -> list[str]:
     return list(groups)
 
 
-def _published_folds(path: Path, table: pa.Table, split: Texts, kept: int, films: Films) -> Integers:
+def _published_folds(path: Path, table: pa.Table, split: Texts, previous: int, films: Films) -> Integers:
     """Return a fold for each film, HOLDOUT for films that need none.
 
     Raises InputError for a labelled film without a fold, and for a film of `--always-train` with one.
     """
     fold_of = read_folds(path, films)
     ids = table["image_id"].to_pylist()
-    new = [(ids[index], split[index]) for index in range(kept, len(ids))]
+    new = [(ids[index], split[index]) for index in range(previous, len(ids))]
     missing = [image_id for image_id, name in new if name in LABELLED and image_id not in fold_of]
     if missing:
         raise InputError(f"{path}: no fold for {missing[0]} ({len(missing)} films in all); add them, -1 is the holdout")

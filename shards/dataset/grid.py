@@ -60,10 +60,10 @@ def mask_to_square(mask: Image, size: int, film: Padding) -> Image:
 
     `film` is the padding of the mask's film in that square.
     """
-    own = fit_square(mask.shape[0], mask.shape[1], size)
-    difference = max(abs(a - b) for a, b in zip(astuple(own), astuple(film), strict=True))
+    padding = fit_square(mask.shape[0], mask.shape[1], size)
+    difference = max(abs(a - b) for a, b in zip(astuple(padding), astuple(film), strict=True))
     # One pixel is rounding, as in existing datasets. More means a label grid with another aspect ratio.
-    return _binarised(to_square(mask * np.uint8(255), size, own if difference <= 1 else film))
+    return _binarised(to_square(mask * np.uint8(255), size, padding if difference <= 1 else film))
 
 
 def mask_to_size(mask: Image, height: int, width: int) -> Image:

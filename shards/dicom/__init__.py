@@ -1,1 +1,1 @@
-"""DICOM films: what is accepted, and how their values become grey levels."""
+"""Reads DICOM films: which ones are accepted, and how their values become grey levels."""

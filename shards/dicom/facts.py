@@ -1,4 +1,4 @@
-"""What is kept of a film besides its pixels, and the shape of a pixel."""
+"""Facts about a film that are stored with its pixels, and the shape of a pixel."""
 
 import math
 import re
@@ -9,18 +9,18 @@ from pydicom.dataset import Dataset
 
 from shards.dicom.rules import text
 
-# Ages from 90 identify people; HIPAA's safe harbour pools them.
+# Ages from 90 identify people, and are pooled under HIPAA's safe harbour.
 OLDEST_AGE = 90
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
 _SQUARE = 0.01
-# No detector or scanner has pixels of another shape; a spacing that says so has lost its point or is a placeholder.
+# No detector or scanner has pixels more oblong than this. Such a spacing lost its decimal point or is a placeholder.
 _WIDEST = 4.0
 NO_SHAPE = "its pixel spacing or aspect ratio is not plausible: taken as square pixels"
 
 
 @dataclass(frozen=True)
 class FilmInfo:
-    """What is kept of a film besides its pixels. Empty text and None mean unknown; spacing is in mm per pixel."""
+    """Facts about a film. Empty text and None mean unknown; spacing is in mm per pixel."""
 
     patient_id: str = ""
     view: str = ""
@@ -32,7 +32,7 @@ class FilmInfo:
 
 
 def film_info(dataset: Dataset) -> FilmInfo:
-    """Return the facts of a film; a PixelSpacing of zeros or of no plausible pixel gives way to ImagerPixelSpacing."""
+    """Return the facts about a film. An implausible PixelSpacing, such as zeros, is replaced by ImagerPixelSpacing."""
     spacings = ((tag, _pair(dataset.get(tag))) for tag in _SPACINGS)
     tag, spacing = next(((tag, pair) for tag, pair in spacings if pair), ("", None))
     return FilmInfo(
@@ -47,7 +47,7 @@ def film_info(dataset: Dataset) -> FilmInfo:
 
 
 def pixel_aspect(dataset: Dataset) -> tuple[float, tuple[str, ...]]:
-    """Return the height of a pixel by its width (PS3.3 C.7.6.3.1.7), 1.0 within a hundredth of it, and warnings."""
+    """Return height / width of a pixel (PS3.3 C.7.6.3.1.7), exactly 1.0 within one per cent of it, and warnings."""
     tags = [tag for tag in (*_SPACINGS, "NominalScannedPixelSpacing", "PixelAspectRatio") if _numbers(dataset.get(tag))]
     pair = next((pair for tag in tags if (pair := _pair(dataset.get(tag)))), None)
     if pair is None:
@@ -57,17 +57,17 @@ def pixel_aspect(dataset: Dataset) -> tuple[float, tuple[str, ...]]:
 
 
 def parse_age(text: str) -> int | None:
-    """Return whole years from a DICOM age (`038Y`, `11M`, or SIIM's bare `38`), pooled at 90; None if unknown."""
-    found = re.fullmatch(r"0*(\d{1,3})([YMWD]?)", text.strip().upper())
-    if not found:
+    """Return whole years of a DICOM age (`038Y`, `11M`, or SIIM's bare `38`), pooled at 90; None if unknown."""
+    match = re.fullmatch(r"0*(\d{1,3})([YMWD]?)", text.strip().upper())
+    if not match:
         return None
-    number = int(found[1])
-    years = {"Y": number, "": number, "M": number // 12, "W": number // 52, "D": number // 365}[found[2]]
+    number = int(match[1])
+    years = {"Y": number, "": number, "M": number // 12, "W": number // 52, "D": number // 365}[match[2]]
     return min(years, OLDEST_AGE)
 
 
 def _pair(value: Any) -> tuple[float, float] | None:
-    """Return a height and a width of a plausible pixel; None for anything else."""
+    """Return height and width of a pixel, None for implausible values."""
     numbers = _numbers(value)
     if len(numbers) != 2 or max(numbers) > _WIDEST * min(numbers):
         return None
@@ -75,7 +75,7 @@ def _pair(value: Any) -> tuple[float, float] | None:
 
 
 def _numbers(value: Any) -> tuple[float, ...]:
-    """Return two positive numbers; nothing where they are others (some writers fill the tag with zeros)."""
+    """Return two positive numbers, or none for any other value (some writers fill the tag with zeros)."""
     try:
         numbers = tuple(float(v) for v in value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A DICOM file becomes an 8-bit grey image and the few facts that training may know."""
+"""Reads a DICOM file as an 8-bit grey image, with the few facts that training may use."""
 
 import warnings
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ _DEFAULT_RULES = FilmRules()
 
 @dataclass(frozen=True)
 class Film:
-    """A decoded film: `image` is uint8 of shape (height, width), dark = air, on the file's own grid.
+    """A decoded film: `image` (height, width) on the grid of the file, dark = air.
 
-    `warnings` tell what its tags leave open and what was corrected. `jpeg` is the file's own baseline stream without
-    APPn and COM segments where decoding that gives `image` (8-bit grey, one frame, no lookup, window, inversion or
-    padding), else None. `aspect` is the height of a pixel by its width.
+    `warnings` say what its tags leave open and what was corrected. `jpeg` is the file's baseline stream without APPn
+    and COM segments, if decoding it gives `image` (8-bit grey, one frame, no lookup, window, inversion or padding),
+    else None. `aspect` is height / width of a pixel.
     """
 
     image: Image
@@ -40,9 +40,9 @@ class Film:
 
 
 def read_film(path: Path, rules: FilmRules = _DEFAULT_RULES) -> Film:
-    """Decode one DICOM film to 8 bits by its modality LUT, VOI LUT or window and photometric interpretation.
+    """Decode a DICOM film to 8 bits by its modality LUT, VOI LUT or window, and photometric interpretation.
 
-    Raises RejectedFilm, with a reason that a person can act on, for what the rules refuse or cannot be read.
+    Raises RejectedFilm, with the reason and the fix, for a film that the rules refuse or that cannot be read.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -50,9 +50,7 @@ def read_film(path: Path, rules: FilmRules = _DEFAULT_RULES) -> Film:
             return _film(read_dataset(path, rules.max_pixels), rules, caught)
         except RejectedFilm:
             raise
-        except (
-            Exception
-        ) as error:  # pydicom parses values when they are asked for and raises what a damaged one leads to
+        except Exception as error:  # pydicom parses values on access, and damaged ones raise errors of any kind
             raise RejectedFilm(
                 f"damaged DICOM data ({type(error).__name__}: {one_line(error)}); export it again"
             ) from None
@@ -64,17 +62,17 @@ def _film(dataset: Dataset, rules: FilmRules, caught: list[warnings.WarningMessa
     pixels = read_pixels(dataset, layout)
     if rle_excess(caught) > 1:
         raise RejectedFilm(longer_rle(layout))
-    check_side(layout.rows, layout.columns, rules)  # now that this is the size of its picture
+    check_side(layout.rows, layout.columns, rules)  # only now is this known to be the size of the image
     try:
         # Windows and lookups are defined for grey pixels only.
         image, unchanged, corrected = to_grey8(pixels.values, dataset if pixels.photometric in GREY else Dataset())
     except RejectedFilm:
         raise
-    except Exception as error:  # damaged lookup tables surface as IndexError, KeyError, TypeError …
+    except Exception as error:  # damaged lookup tables raise IndexError, KeyError, TypeError …
         raise RejectedFilm(
             f"its grey-level lookup cannot be applied ({type(error).__name__}: {one_line(error)}); export it again"
         ) from None
     info = film_info(dataset)
     aspect, implausible = pixel_aspect(dataset)
-    found = (*open_points, *pixels.warnings, *corrected, *implausible, *complaints(caught))
-    return Film(image, info, found, pixels.jpeg if unchanged else None, aspect)
+    all_warnings = (*open_points, *pixels.warnings, *corrected, *implausible, *complaints(caught))
+    return Film(image, info, all_warnings, pixels.jpeg if unchanged else None, aspect)

@@ -1,4 +1,4 @@
-"""The first frame of a film as its file holds it, and whether it is the picture that the tags tell of."""
+"""Reads the encoded first frame of a film, and checks that it is the image that the tags describe."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -23,11 +23,11 @@ from shards.errors import RejectedFilm
 
 _JPEG = frozenset({*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes})
 _JPEG_2000 = frozenset(uid.JPEG2000TransferSyntaxes)
-# How fragments begin that begin a frame.
+# First bytes of a fragment that begins a frame.
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")
-# So many runs show the length of a row beyond doubt, where they are of noise.
+# Number of runs that shows the length of a row reliably, even for noise.
 _RUNS = 20_000
-# Longer segments may unfold to more memory than they may take: each two bytes become 128 at most.
+# Longer segments may decode to too much memory: two bytes become at most 128.
 _LONG_SEGMENT = 8 << 20
 CROSSED_ROWS = "its RLE runs cross the ends of its rows: Columns may be wrong"
 PADDED = "its pixel data is a few bytes longer than its frames: taken as padding"
@@ -35,7 +35,7 @@ PADDED = "its pixel data is a few bytes longer than its frames: taken as padding
 
 @dataclass(frozen=True)
 class Layout:
-    """How the elements of the Image Pixel module say that pixels are laid out."""
+    """The layout of pixels according to the Image Pixel module."""
 
     rows: int
     columns: int
@@ -48,18 +48,18 @@ class Layout:
 
     @property
     def size(self) -> str:
-        """Return the size of a frame for people."""
+        """Size of a frame, for messages."""
         return f"{self.columns}x{self.rows}"
 
     @property
     def frame_bits(self) -> int:
-        """Return the bits of an uncompressed frame; YBR_FULL_422 has two samples a pixel (PS3.3 C.7.6.3.1.2)."""
+        """Number of bits in an uncompressed frame. YBR_FULL_422 has two samples per pixel (PS3.3 C.7.6.3.1.2)."""
         samples = 2 if self.photometric == "YBR_FULL_422" and self.samples == 3 else self.samples
         return self.rows * self.columns * samples * self.bits_allocated
 
 
 def layout_of(dataset: Dataset, rules: FilmRules) -> Layout:
-    """Return a film's layout. Raises RejectedFilm where it is incomplete, contradicts itself or has too many pixels."""
+    """Return the layout of a film. Raises RejectedFilm if it is incomplete, contradictory or too large."""
     layout = Layout(
         rows=_whole(dataset, "Rows"),
         columns=_whole(dataset, "Columns"),
@@ -87,9 +87,9 @@ def layout_of(dataset: Dataset, rules: FilmRules) -> Layout:
 
 
 def first_frame(dataset: Dataset, layout: Layout) -> tuple[bytes | None, tuple[str, ...]]:
-    """Return the first compressed frame, None for native pixels, and warnings about its geometry.
+    """Return the first compressed frame (None for native pixels), and warnings about its geometry.
 
-    Raises RejectedFilm where the pixel data hold a picture of another size, or other frames, than the tags say.
+    Raises RejectedFilm if the size of the image or the number of frames differs from the tags.
     """
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated:
@@ -111,18 +111,18 @@ def _whole(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise RejectedFilm(f"its {keyword} is no whole number; export it again") from None
+        raise RejectedFilm(f"its {keyword} is not a whole number; export it again") from None
 
 
 def _check_native(dataset: Dataset, layout: Layout) -> tuple[str, ...]:
     element = dataset.get_item(PIXEL_DATA, keep_deferred=True)
-    if isinstance(element, RawDataElement) and element.value is None:  # on disk until asked for
+    if isinstance(element, RawDataElement) and element.value is None:  # still on disk
         actual = element.length
     else:
         actual = len(element.value or b"")
     expected = -(-layout.frame_bits * layout.frames // 8)
     excess = actual - expected
-    # What is missing a row or a column, or has one too many, is no frame with padding.
+    # A difference of a row or a column is not padding.
     line = min(layout.rows, layout.columns) * layout.frame_bits // (8 * layout.rows * layout.columns)
     if excess < 0 or excess > max(1, line - 1):
         frames = f"{layout.frames} frames of {layout.size}" if layout.frames > 1 else layout.size
@@ -144,18 +144,18 @@ def _get_frame(dataset: Dataset, layout: Layout, syntax: uid.UID) -> bytes:
         offsets = parse_basic_offsets(buffer)
         _, positions = parse_fragments(buffer)
         starts = [content[at + 8 : at + 12] for at in positions if content[at + 4 : at + 8] != b"\0\0\0\0"]
-        # RLE has a frame to a fragment.
-        found = sum(syntax == uid.RLELossless or start.startswith(_STARTS) for start in starts)
-        found = max(found, len(offsets), len(extended[0]) // 8 if extended else 0)
-        if found > layout.frames:
+        # RLE has one fragment per frame.
+        frames = sum(syntax == uid.RLELossless or start.startswith(_STARTS) for start in starts)
+        frames = max(frames, len(offsets), len(extended[0]) // 8 if extended else 0)
+        if frames > layout.frames:
             raise RejectedFilm(
-                f"its pixel data hold {found} frames, Number of Frames says {layout.frames}; export it again"
+                f"its pixel data contain {frames} frames, Number of Frames says {layout.frames}; export it again"
             )
         return get_frame(content, 0, number_of_frames=layout.frames, extended_offsets=extended)
     except RejectedFilm:
         raise
     except Exception as error:  # damaged items lead to errors of any kind
-        raise RejectedFilm(f"its pixel data are no whole frames ({one_line(error)}); export it again") from None
+        raise RejectedFilm(f"its pixel data are not whole frames ({one_line(error)}); export it again") from None
 
 
 def _check_header(header: StreamHeader, layout: Layout) -> None:
@@ -166,13 +166,13 @@ def _check_header(header: StreamHeader, layout: Layout) -> None:
         )
     if header.samples != layout.samples:
         raise RejectedFilm(
-            f"its compressed picture has {header.samples} samples a pixel, Samples per Pixel says {layout.samples}; "
+            f"its compressed picture has {header.samples} samples per pixel, Samples per Pixel says {layout.samples}; "
             "export it again"
         )
 
 
 def _check_rle(frame: bytes, layout: Layout) -> tuple[str, ...]:
-    """RLE tells no size, but no run of it crosses the end of a row."""
+    """Check the length of rows: RLE data contain no size, but no run crosses the end of a row."""
     plane = layout.rows * layout.columns
     segments = rle_segments(frame)
     for segment in segments:
@@ -180,7 +180,7 @@ def _check_rle(frame: bytes, layout: Layout) -> tuple[str, ...]:
             ends = rle_run_ends(segment, plane + 1, len(segment))
             if ends and ends[-1] > plane + 1:
                 raise RejectedFilm(longer_rle(layout))
-    # The last has the lowest bits, whose runs are short and many.
+    # The last segment has the lowest bits, and so many short runs.
     ends = rle_run_ends(segments[-1], plane, _RUNS)
     is_half_row = layout.columns % layout.rows == 0 and layout.rows != layout.columns and shows_rows(ends, layout.rows)
     if shows_rows(ends, layout.columns) and not is_half_row:
@@ -192,5 +192,5 @@ def _check_rle(frame: bytes, layout: Layout) -> tuple[str, ...]:
 
 
 def longer_rle(layout: Layout) -> str:
-    """Return the reason to reject RLE data that hold more than a frame."""
-    return f"its RLE data hold more than Columns x Rows of {layout.size}; export it again"
+    """Return the reason to reject RLE data of more than a frame."""
+    return f"its RLE data contain more than Columns x Rows of {layout.size}; export it again"

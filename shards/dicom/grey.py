@@ -1,7 +1,7 @@
-"""Stored pixel values become 8 bits of grey: modality LUT, VOI LUT or window, polarity, padding.
+"""Converts stored pixel values to 8-bit grey: modality LUT, VOI LUT or window, polarity, padding.
 
-pydicom's own functions are not used for the lookups: its VOI LUT of 8-bit entries wraps indices above 255, its
-modality LUT overflows on signed pixels, and none of them inverts MONOCHROME1.
+The lookups do not use pydicom's functions. Its VOI LUT with 8-bit entries wraps indices above 255, its modality LUT
+overflows on signed pixels, and neither inverts MONOCHROME1.
 """
 
 import math
@@ -16,24 +16,30 @@ from shards.arrays import Booleans, Floats, Image, Integers, Numbers
 from shards.errors import RejectedFilm
 
 _LUMA = np.array([0.299, 0.587, 0.114])
-# Beyond every lookup table's reach, and still exact as a whole number.
+# Beyond the reach of every lookup table, but still exact as a whole number.
 _FAR = 2.0**40
-# A window is a placeholder, or that of other data, where a film of so many values has less than this share of the
-# pixels between its extremes left grey, or less than this range of greys and a fourth of that without the window.
+# A window is a placeholder, or for other data, if it leaves a film of many values with too few grey pixels (a share of
+# those between its extremes), or with a short range of greys that is less than a fourth of the range without it.
 _MANY_VALUES, _FEWEST_GREY, _SHORTEST_RANGE, _FOURTH = 32, 0.05, 20, 4
 PLACEHOLDER = "its window or lookup table leaves hardly any greys: taken without it"
 
 
 def luma(rgb: Numbers) -> Numbers:
-    """Return the Rec. 601 luma (height, width) of colours (height, width, 3), rounded, in the colours' type."""
+    """Return the Rec. 601 luma (height, width) of an RGB image, rounded, in the type of the image."""
     return np.asarray(np.rint(rgb @ _LUMA), rgb.dtype)
 
 
 def to_grey8(pixels: Numbers, dataset: Dataset) -> tuple[Image, bool, tuple[str, ...]]:
-    """Turn stored values (height, width) into uint8 as displayed, dark = air; tell whether none was changed, and warn.
+    """Convert stored values (height, width) to 8 bits as displayed, dark = air.
 
-    Without a window or lookup, 8-bit pixels are kept and deeper ones span their own range. Padding becomes 0. Raises
-    RejectedFilm for an image of one value, and whatever a damaged lookup leads to (ValueError, TypeError, IndexError).
+    Without a window or lookup, 8-bit values are kept, and deeper ones are scaled by their range. Padding becomes 0.
+
+    Returns:
+        The image, whether it equals the stored values, and warnings.
+
+    Raises:
+        RejectedFilm: All pixels have one value.
+        ValueError, TypeError, IndexError: A lookup table is damaged.
     """
     stored, index = _distinct(pixels)
     padding = _padding(stored, dataset)
@@ -61,7 +67,7 @@ def to_grey8(pixels: Numbers, dataset: Dataset) -> tuple[Image, bool, tuple[str,
 
 
 def _distinct(pixels: Numbers) -> tuple[Integers, Numbers]:
-    """Return all values that pixels may hold, ascending, and each pixel's index into them.
+    """Return all values that pixels may have, ascending, and the index of each pixel into them.
 
     Lookups then run on at most 65,536 values, not on millions of pixels.
     """
@@ -86,17 +92,16 @@ def _padding(stored: Integers, dataset: Dataset) -> Booleans:
 
 
 def _as_stored(value: int, dataset: Dataset) -> int:
-    """Return a US or SS value in the sign of the pixels: many writers take the wrong one of the two."""
+    """Return a US or SS value with the signedness of the pixels. Many writers use the wrong one of the two."""
     span = 1 << int(dataset.BitsAllocated)
     lowest = -span // 2 if int(dataset.PixelRepresentation) == 1 else 0
     return (value - lowest) % span + lowest
 
 
 def _voi(values: Floats, dataset: Dataset) -> Floats | None:
-    """Return the displayed grey, 0 to 1 before polarity, of each value by a VOI LUT or window; None without one.
+    """Return the displayed grey of each value, 0 to 1 before polarity, by a VOI LUT or window; None without one.
 
-    0 and 1 are where the window or table sends the extremes, not what this film happens to reach, so that MONOCHROME1
-    can be inverted within them.
+    0 and 1 are the limits of the window or table, not those of this film, so that MONOCHROME1 is inverted within them.
     """
     if dataset.get("VOILUTSequence"):
         whole = np.rint(np.clip(values, -_FAR, _FAR)).astype(np.int64)
@@ -109,14 +114,14 @@ def _voi(values: Floats, dataset: Dataset) -> Floats | None:
 
 
 def _whole_range(values: Floats, counted: Booleans, index: Numbers, most: int | None) -> Floats:
-    """Return values from 0 to `most` as 0 to 1; without it the range of those present and counted: padding is not."""
+    """Scale values from 0..`most` to 0..1. Without `most`, use the range of the values that are present and counted."""
     if most is not None:
         return np.clip(values / most, 0.0, 1.0)
     return _stretch(values, values[_present(index, len(values)) & counted])
 
 
 def _byte_range(pixels: Numbers, dataset: Dataset) -> int | None:
-    """Return the largest value that 8-bit pixels may have (PS3.3 C.7.6.3: Bits Stored), None for deeper ones."""
+    """Return the largest possible value of 8-bit pixels (PS3.3 C.7.6.3: Bits Stored), None for deeper pixels."""
     return (1 << min(8, int(dataset.get("BitsStored") or 8))) - 1 if pixels.dtype == np.uint8 else None
 
 
@@ -127,7 +132,7 @@ def _present(index: Numbers, count: int) -> Booleans:
 
 
 def _has_few_greys(image: Image, index: Numbers, padding: Booleans) -> bool:
-    """Tell whether a film of many values is shown in few greys; collimated borders are black and white by right."""
+    """Return whether a film of many values is shown in few greys. Collimated borders may be black or white."""
     counts = cv2.calcHist([image], [0], None, [256], [0, 256])
     greys = counts[1:255].sum()
     span = np.ptp(np.flatnonzero(counts))
@@ -140,7 +145,7 @@ def _has_few_greys(image: Image, index: Numbers, padding: Booleans) -> bool:
 
 
 def _modality(stored: Integers, dataset: Dataset) -> tuple[Floats, bool]:
-    """Return values after the modality LUT or rescale, and whether there was none."""
+    """Return the values after the modality LUT or rescale, and whether there was neither."""
     if dataset.get("ModalityLUTSequence"):
         return _look_up(stored, dataset.ModalityLUTSequence[0], dataset)[0], False
     slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
@@ -149,9 +154,9 @@ def _modality(stored: Integers, dataset: Dataset) -> tuple[Floats, bool]:
 
 
 def _look_up(values: Integers, item: Dataset, dataset: Dataset) -> tuple[Floats, Floats]:
-    """Return values after a LUT item (PS3.3 C.11.1.1), and its table; values outside it take its first or last entry.
+    """Return the values after a LUT item (PS3.3 C.11.1.1), and its table, whose ends apply to values outside it.
 
-    Raises ValueError, TypeError or AttributeError for an item that is not a whole table.
+    Raises ValueError, TypeError or AttributeError for an incomplete table.
     """
     count, first, bits = (int(number) for number in item.LUTDescriptor)
     count = count or 1 << 16
@@ -163,16 +168,16 @@ def _look_up(values: Integers, item: Dataset, dataset: Dataset) -> tuple[Floats,
         words = np.frombuffer(data, f"{order}u2").astype(np.int64)
     else:
         words = np.atleast_1d(np.asarray(data, np.int64)) & 0xFFFF
-    if bits <= 8 and words.size < count:  # two entries to a word
+    if bits <= 8 and words.size < count:  # two entries per word
         words = np.stack([words & 0xFF, words >> 8], axis=1).ravel()
     if words.size < count:
-        raise ValueError(f"a lookup table of {count} entries holds {words.size}")
+        raise ValueError(f"a lookup table of {count} entries has only {words.size}")
     table = words[:count].astype(np.float64)
     return table[np.clip(values - first, 0, count - 1)], table
 
 
 def _window(values: Floats, center: float, width: float, function: str) -> Floats:
-    """Return values through a window: PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (_EXACT)."""
+    """Apply a window: PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (LINEAR_EXACT)."""
     if width < 1 if function == "LINEAR" else width <= 0:
         raise ValueError(f"a {function} window of width {width:g}")
     if function == "SIGMOID":
@@ -188,14 +193,14 @@ def _window(values: Floats, center: float, width: float, function: str) -> Float
 
 
 def _stretch(values: Floats, shown: Floats) -> Floats:
-    """Return values on a scale where the smallest and largest of those shown are 0 and 1."""
+    """Scale values so that the smallest and largest of `shown` become 0 and 1."""
     if not shown.size or not shown.max() > shown.min():
         raise RejectedFilm("all pixels have one value; export it again")
     return np.asarray(np.clip((values - shown.min()) / (shown.max() - shown.min()), 0.0, 1.0))
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:
-    """Return an element's number, the first of several (the first window is the default view), None where empty."""
+    """Return the number in an element, the first of several (the first window is the default), None if it is empty."""
     value = dataset.get(keyword)
     if value is not None and not isinstance(value, str | int | float):  # DS and IS values are str, float or int
         value = value[0] if len(value) else None

@@ -1,4 +1,4 @@
-"""A JPEG stream is decoded without forgiving anything, and loses the segments that may name a patient."""
+"""Decodes JPEG streams strictly, and removes segments that may identify a patient."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ _APP = range(0xE0, 0xF0)
 _STANDALONE = frozenset({_TEM, *range(0xD0, 0xD9)})
 _FIRST_RESTART, _LAST_RESTART = 0xD0, 0xD7
 _END, _SCAN = b"\xff\xd9", b"\xff\xda"
-# Progressive streams have about ten; each is work for every pixel.
+# Progressive streams have about ten. Decoding each touches every pixel.
 _MOST_SCANS = 64
 NO_END = "its JPEG stream has no end marker: its picture is whole"
 
 
 @dataclass(frozen=True)
 class _Segment:
-    """Bytes start..end of a stream: a marker with the fill bytes before it, its segment and, after SOS, the scan.
+    """Bytes start..end of a stream: fill bytes, marker, segment and, after SOS, the scan.
 
-    `body` is where the segment's parameters begin, behind its two length bytes.
+    `body` is the position of the segment's parameters, after its two length bytes.
     """
 
     marker: int
@@ -33,19 +33,22 @@ class _Segment:
 
 
 def strip_jpeg_metadata(stream: bytes) -> bytes:
-    """Return a JPEG stream without its APP0..APP15 and COM segments and without what follows its end marker.
+    """Return a JPEG stream without APP0..APP15 and COM segments and without bytes after the end marker.
 
-    All other bytes, entropy-coded data included, are kept as they are. Raises RejectedFilm for a stream that is not
-    marker segments from SOI to EOI.
+    All other bytes, including the entropy-coded data, are unchanged. Raises RejectedFilm for a stream that does not
+    consist of marker segments from SOI to EOI.
     """
-    kept = [stream[p.start : p.end] for p in _segments(stream) if p.marker not in _APP and p.marker != _COM]
-    return b"".join(kept)
+    return b"".join(
+        stream[segment.start : segment.end]
+        for segment in _segments(stream)
+        if segment.marker not in _APP and segment.marker != _COM
+    )
 
 
 def decode_grey_jpeg(stream: bytes) -> Image:
-    """Return an 8-bit JPEG stream as grey (height, width), the image that every decoder of libjpeg-turbo gives.
+    """Decode an 8-bit JPEG stream to a grey image (height, width), the same as every decoder of libjpeg-turbo.
 
-    Raises RejectedFilm for what the decoder complains of, although it would go on: half of a scan, a wrong code.
+    Raises RejectedFilm for streams that the decoder would accept with a warning: half of a scan, a wrong code.
     """
     try:
         return np.asarray(simplejpeg.decode_jpeg(stream, "GRAY", strict=True)[..., 0], np.uint8)
@@ -54,7 +57,7 @@ def decode_grey_jpeg(stream: bytes) -> Image:
 
 
 def check_jpeg(stream: bytes) -> tuple[str, ...]:
-    """Raise RejectedFilm as decode_grey_jpeg does, at a part of the time; return a warning for a missing end marker."""
+    """Raise RejectedFilm as `decode_grey_jpeg` does, but faster. Return a warning for a missing end marker."""
     if stream.count(_SCAN) > _MOST_SCANS:
         raise RejectedFilm(f"its JPEG stream has more than {_MOST_SCANS} scans; export it again")
     try:
@@ -108,14 +111,14 @@ def _segments(stream: bytes) -> Iterator[_Segment]:
 
 
 def _scan_ends(stream: bytes) -> Integers:
-    """Return where entropy-coded data would end: each 0xFF whose next byte is no stuffing, restart marker or fill."""
+    """Return the possible ends of entropy-coded data: each 0xFF not followed by stuffing, a restart marker or fill."""
     content = np.frombuffer(stream, np.uint8)
-    found = np.flatnonzero(content[:-1] == 0xFF)
-    following = content[found + 1]
+    markers = np.flatnonzero(content[:-1] == 0xFF)
+    following = content[markers + 1]
     is_restart = (following >= _FIRST_RESTART) & (following <= _LAST_RESTART)
-    return np.asarray(found[(following != 0) & (following != 0xFF) & ~is_restart], np.int64)
+    return np.asarray(markers[(following != 0) & (following != 0xFF) & ~is_restart], np.int64)
 
 
 def _damage(stream: bytes, position: int) -> str:
-    where = "it stops before its end marker" if position >= len(stream) else f"no whole segment at byte {position}"
+    where = "it stops before its end marker" if position >= len(stream) else f"no complete segment at byte {position}"
     return f"damaged JPEG stream ({where}); export it again"

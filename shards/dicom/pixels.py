@@ -1,4 +1,4 @@
-"""The first frame of a film becomes stored values of one grey sample a pixel."""
+"""Decodes the first frame of a film to stored values with one grey sample per pixel."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,9 @@ from shards.dicom.stream import jpeg_header
 from shards.errors import RejectedFilm
 
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
-# Decoders differ by a grey level, so each lossy syntax has one. The baseline decoders of Pillow, OpenCV and simplejpeg
-# are all libjpeg-turbo: a stream decoded later gives this image. pyjpegls refuses damaged streams, pylibjpeg does not.
+# Decoders differ by a grey level, so each lossy syntax has a fixed one. The baseline decoders of Pillow, OpenCV and
+# simplejpeg are all libjpeg-turbo, so a stream decoded later gives the same image. pyjpegls refuses damaged streams,
+# pylibjpeg does not.
 _PLUGINS = {
     uid.JPEGBaseline8Bit: "pillow",
     **dict.fromkeys((uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1), "pylibjpeg"),
@@ -29,11 +30,11 @@ _PLUGINS = {
     **dict.fromkeys((uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K), "pylibjpeg"),
     uid.RLELossless: "pydicom",
 }
-# Their decoder fills what a scan lacks with the last value, and says nothing.
+# The decoder of these silently fills a truncated scan with the last value.
 _SILENT = frozenset({uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1})
 _FILLER = b"\x55\xaa\x33\xcc\x0f\x5a" * 100
 _END = b"\xff\xd9"
-# How far the chroma of a grey film strays from its zero, in a lossy stream too.
+# Zero of the chroma of a grey film, and the maximum deviation from it, also in lossy streams.
 _CHROMA_ZERO, _CHROMA_STRAY = 128, 8
 CHROMA = "its Photometric Interpretation is RGB, its colours are luma and chroma: the luma is taken"
 WRAPPED = "its values have more bits than Bits Stored: the upper ones are cut off"
@@ -41,9 +42,9 @@ WRAPPED = "its values have more bits than Bits Stored: the upper ones are cut of
 
 @dataclass(frozen=True)
 class Pixels:
-    """Stored values (height, width) of a first frame, and what they are: RGB for what was colour.
+    """Stored values (height, width) of a first frame, and their photometric interpretation (RGB for colour images).
 
-    `jpeg` is the file's own stream without metadata, where it is 8-bit grey baseline and decodes to `values`.
+    `jpeg` is the file's stream without metadata, if it is 8-bit grey baseline and decodes to `values`.
     """
 
     values: PixelValues
@@ -53,14 +54,14 @@ class Pixels:
 
 
 def read_pixels(dataset: Dataset, layout: Layout) -> Pixels:
-    """Decode the first frame. Raises RejectedFilm where it is damaged, or not what the tags say."""
+    """Decode the first frame. Raises RejectedFilm if it is damaged or differs from the tags."""
     frame, warnings = first_frame(dataset, layout)
     syntax = dataset.file_meta.TransferSyntaxUID
     if frame is not None and syntax == uid.JPEGBaseline8Bit:
-        own = _own_jpeg(frame, layout)
-        if own is not None:
-            # Decoding what may be handed on, not the file's own bytes, makes the two one image.
-            return Pixels(decode_grey_jpeg(own), layout.photometric, warnings, own)
+        stripped = _stripped_jpeg(frame, layout)
+        if stripped is not None:
+            # Decode the stripped stream, not that of the file, so that image and stream always agree.
+            return Pixels(decode_grey_jpeg(stripped), layout.photometric, warnings, stripped)
         warnings = (*warnings, *check_jpeg(frame))
     values, photometric = _decode(dataset, syntax)
     values, has_wrapped = cut_bits(values, layout)
@@ -73,8 +74,8 @@ def read_pixels(dataset: Dataset, layout: Layout) -> Pixels:
     return Pixels(*_grey(values, photometric, dataset), warnings)
 
 
-def _own_jpeg(frame: bytes, layout: Layout) -> bytes | None:
-    """Return the stream of an 8-bit grey baseline film without APPn and COM segments; None where it has none."""
+def _stripped_jpeg(frame: bytes, layout: Layout) -> bytes | None:
+    """Return the stream of an 8-bit grey baseline film without APPn and COM segments; None for other films."""
     if (
         layout.frames > 1
         or layout.photometric not in GREY
@@ -86,7 +87,7 @@ def _own_jpeg(frame: bytes, layout: Layout) -> bytes | None:
         return None
     try:
         return strip_jpeg_metadata(frame)
-    except RejectedFilm:  # what decoders forgive is no reason to lose a film
+    except RejectedFilm:  # decoders may still accept the stream
         return None
 
 
@@ -94,14 +95,14 @@ def _decode(dataset: Dataset, syntax: uid.UID) -> tuple[PixelValues, str]:
     try:
         options: Any = {"decoding_plugin": _PLUGINS.get(syntax, ""), "correct_unused_bits": False}
         values, facts = get_decoder(syntax).as_array(dataset, index=0, **options)
-    except Exception as error:  # the decoder plugins raise their own kinds
+    except Exception as error:  # the plugins raise errors of any kind
         name = getattr(syntax, "name", "unknown transfer syntax")
         raise RejectedFilm(f"pixel data cannot be decoded ({name}): {one_line(error)}; export it again") from None
     return values, str(facts["photometric_interpretation"])
 
 
 def cut_bits(values: PixelValues, layout: Layout) -> tuple[PixelValues, bool]:
-    """Return values of Bits Stored bits, and whether any had more. Other bits are no part of them (PS3.5 8.1.1)."""
+    """Reduce values to Bits Stored bits; return whether any had more. Other bits have no meaning (PS3.5 8.1.1)."""
     bits = layout.bits_stored
     if values.dtype.kind not in "iu" or bits >= 8 * values.dtype.itemsize:
         return values, False
@@ -111,26 +112,26 @@ def cut_bits(values: PixelValues, layout: Layout) -> tuple[PixelValues, bool]:
         return (values, False) if high < whole else (values & (whole - 1), True)
     if low >= -half and high < half:
         return values, False
-    # Negative values whose sign does not fill the upper bits are as good as others.
+    # Negative values are valid even if the sign does not fill the upper bits.
     has_more = low < -half or high >= whole or (low < 0 and high >= half)
     return ((values & (whole - 1)) ^ half) - half, has_more
 
 
 def _has_overlay_bits(dataset: Dataset) -> bool:
-    """Tell whether overlays are kept in bits above those stored, as the standard once had it."""
+    """Return whether overlays are in the bits above those stored, as older versions of the standard allowed."""
     planes = (0x6000 + 2 * number for number in range(16))
     return any((plane, 0x0102) in dataset and (plane, 0x3000) not in dataset for plane in planes)
 
 
 def _is_chroma(values: PixelValues) -> bool:
-    """Tell whether the second and third samples of a film are those of grey in luma and chroma, in no colour of RGB."""
+    """Return whether the second and third samples are the chroma of a grey film, and not green and blue."""
     return int(values.min()) >= _CHROMA_ZERO - _CHROMA_STRAY and int(values.max()) <= _CHROMA_ZERO + _CHROMA_STRAY
 
 
 def _check_scan(frame: bytes, dataset: Dataset, syntax: uid.UID) -> None:
-    """Raise RejectedFilm where a scan lacks data: what follows it is then taken for a part of it.
+    """Raise RejectedFilm if a scan is truncated: bytes appended to it then change the image.
 
-    For films whose last rows are equal, as they are where a scan stops early.
+    Called for films whose last rows are equal, as those of a truncated scan are.
     """
     options = {**as_pixel_options(dataset), "number_of_frames": 1, "pixel_keyword": "PixelData"}
     options.pop("extended_offsets", None)
@@ -143,7 +144,7 @@ def _check_scan(frame: bytes, dataset: Dataset, syntax: uid.UID) -> None:
                 encapsulate([stream]), index=0, raw=True, decoding_plugin=_PLUGINS[syntax], **options
             )
             return bytes(values.tobytes())
-        except Exception:  # the decoder's own kinds
+        except Exception:  # the decoder raises errors of any kind
             return b""
 
     if decoded(scan + _END) != decoded(scan + _FILLER + _END):
@@ -151,7 +152,7 @@ def _check_scan(frame: bytes, dataset: Dataset, syntax: uid.UID) -> None:
 
 
 def _grey(values: PixelValues, photometric: str, dataset: Dataset) -> tuple[PixelValues, str]:
-    """Return grey (height, width), and its photometric interpretation (RGB for what was colour)."""
+    """Return grey values (height, width), and their photometric interpretation (RGB for colour images)."""
     if photometric == "PALETTE COLOR" and values.ndim == 2:
         try:
             return luma(apply_color_lut(values, dataset)[..., :3]), "RGB"
@@ -163,6 +164,6 @@ def _grey(values: PixelValues, photometric: str, dataset: Dataset) -> tuple[Pixe
         return luma(values), photometric
     if photometric not in GREY or values.ndim != 2:
         raise RejectedFilm(
-            f"{photometric or 'unknown'} pixels of shape {values.shape} are no grey film; export it as MONOCHROME2"
+            f"{photometric or 'unknown'} pixels of shape {values.shape} are not a grey film; export it as MONOCHROME2"
         )
     return values, photometric

@@ -1,4 +1,4 @@
-"""A DICOM file becomes a data set, within bounds on what a small file may unfold to."""
+"""Reads a DICOM file as a data set, with limits on what a small file may expand to."""
 
 import io
 import zlib
@@ -16,28 +16,28 @@ from pydicom.tag import BaseTag
 from shards.errors import RejectedFilm
 
 PIXEL_DATA = BaseTag(0x7FE00010)
-# What shows that a file without a DICM prefix is a DICOM image all the same.
+# Elements of a DICOM image, which identify one without a DICM prefix.
 _SIGNS = ("SOPClassUID", "Rows", "Columns", "PixelData")
-# Larger values stay on disk until asked for: a cine loop is refused without a gigabyte of it in memory.
+# Larger values are read on access, so that a cine loop is refused before a gigabyte is in memory.
 _DEFER_BYTES = 64 << 20
-# A film has some hundred elements; each takes one to four reads, and each 8 KB of compressed pixels one.
+# A film has some hundred elements. Each takes one to four reads, and each 8 KB of compressed pixels takes one.
 _MOST_READS = 200_000
-# The groups of which elements are looked at, and how long one may be: bytes and sequences hold lookup tables, and 64 KB
-# is the most that explicit VR can say of a text or of numbers.
+# Groups with elements that are used, and maximum lengths. Bytes and sequences contain lookup tables; explicit VR limits
+# texts and numbers to 64 KB.
 _GROUPS = frozenset({0x0008, 0x0010, 0x0018, 0x0028, 0x0054, 0x2050, 0x7FE0})
 _LONG_KINDS = frozenset({"SQ", "OB", "OW", "OV", "UN", "US or OW", "UT"})
 _LONG, _LONGEST = 64 << 10, 2 << 20
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _MOST_ITEMS = 5_000
-_TOO_MANY = "it holds more elements and items than a film has; export it again"
-# A film of 16 bits, and what it says besides its pixels.
+_TOO_MANY = "it has more elements and items than a film; export it again"
+# A film of 16 bits, and its other elements.
 _BYTES_A_PIXEL, _OTHER_BYTES = 2, 16 << 20
-# Inflated one at a time; a part becomes 67 MB at most.
-_DEFLATED_PART = 64 << 10
+# Inflated in chunks, each of which becomes at most 67 MB.
+_DEFLATED_CHUNK = 64 << 10
 
 
 class _Stream(io.BufferedReader):
-    """A file that can be read so many times: data sets with a million items or elements are refused halfway."""
+    """A file with a limited number of reads, so that data sets with a million items or elements are refused early."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
         super().__init__(raw)
@@ -53,28 +53,28 @@ class _Stream(io.BufferedReader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        if self._left < 0 and not isinstance(error, RejectedFilm):  # pydicom turns the error into others
+        if self._left < 0 and not isinstance(error, RejectedFilm):  # pydicom turns the error into another
             raise RejectedFilm(_TOO_MANY)
 
 
 def read_dataset(path: Path, max_pixels: int) -> Dataset:
-    """Read a DICOM image, of which larger values stay on disk, with a transfer syntax guessed for want of one.
+    """Read a DICOM image. Large values are read on access, and a missing transfer syntax is guessed.
 
-    Raises RejectedFilm for what is no DICOM image, and for more elements, longer ones or more inflated data than a
-    film of `max_pixels` has.
+    Raises RejectedFilm for a file that is not a DICOM image, and for more elements, longer elements or more inflated
+    data than a film of `max_pixels` has.
     """
     try:
         with _Stream(io.FileIO(path)) as stream:
             dataset = _parse(stream, max_pixels)
             size = stream.seek(0, io.SEEK_END)
-    except OSError as error:  # its text would hold the path
+    except OSError as error:  # its text would contain the path
         raise RejectedFilm(f"unreadable: {error.strerror or one_line(error)}") from None
     except EOFError as error:
         raise RejectedFilm(f"unreadable: {one_line(error)}") from None
     except RecursionError:
         raise RejectedFilm("its sequences are nested deeper than a film's; export it again") from None
     if "PixelData" not in dataset:
-        raise RejectedFilm("holds no pixel data (a report or a truncated file?)")
+        raise RejectedFilm("it has no pixel data (a report or a truncated file?); export it again")
     _check_lengths(dataset, size)
     if not getattr(dataset, "file_meta", FileMetaDataset()).get("TransferSyntaxUID"):
         _guess_transfer_syntax(dataset)
@@ -93,18 +93,16 @@ def _parse(stream: io.BufferedReader, max_pixels: int) -> Dataset:
             dataset = pydicom.dcmread(stream, defer_size=_DEFER_BYTES, force=not has_prefix)
         if has_prefix or all(sign in dataset for sign in _SIGNS):
             return dataset
-    except Exception:  # other files' bytes, read as DICOM, lead to errors of any kind
+    except Exception:  # other files, parsed as DICOM, raise errors of any kind
         if has_prefix:
             raise
-    raise RejectedFilm(
-        "not a DICOM file: no DICM prefix, and no image's elements without it; remove it, or export it again"
-    )
+    raise RejectedFilm("not a DICOM file: no DICM prefix, and no elements of an image; remove it, or export it again")
 
 
 def _deflated_meta(stream: io.BufferedReader, start: int) -> FileMetaDataset | None:
-    """Return the file meta information of a deflated file, with the stream behind it; None for other files.
+    """Return the file meta information of a deflated file, and move the stream behind it; None for other files.
 
-    Some writers encode it in implicit VR, and pydicom tries that too.
+    Some writers encode it in implicit VR. pydicom tries both too.
     """
     for is_implicit in (False, True):
         stream.seek(start)
@@ -119,11 +117,11 @@ def _parse_deflated(meta: FileMetaDataset, content: bytes, max_pixels: int) -> D
     most = _BYTES_A_PIXEL * max_pixels + _OTHER_BYTES
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = bytearray()
-    for start in range(0, len(content), _DEFLATED_PART):
-        inflated += inflater.decompress(content[start : start + _DEFLATED_PART])
+    for start in range(0, len(content), _DEFLATED_CHUNK):
+        inflated += inflater.decompress(content[start : start + _DEFLATED_CHUNK])
         if len(inflated) > most:
             raise RejectedFilm(
-                f"its data inflate to more than {most >> 20} MB, more than a film of {max_pixels} pixels has; "
+                f"its data inflate to more than {most >> 20} MB, the maximum for a film of {max_pixels} pixels; "
                 "pass a larger --max-pixels to accept it"
             )
     if not inflater.eof:
@@ -135,8 +133,8 @@ def _parse_deflated(meta: FileMetaDataset, content: bytes, max_pixels: int) -> D
 
 
 def _check_lengths(dataset: Dataset, size: int) -> None:
-    """Values are parsed when they are asked for: a text of a million numbers, or a sequence of a million items."""
-    for tag in dataset.keys():  # noqa: SIM118 - a data set iterates over its elements and parses them
+    """Refuse long values before they are parsed: a million numbers in a text, a million items in a sequence."""
+    for tag in dataset.keys():  # noqa: SIM118 - iterating over a data set parses its elements
         element = dataset.get_item(tag, keep_deferred=True)
         if not isinstance(element, RawDataElement):
             for item in element.value if element.VR == "SQ" else ():
@@ -146,7 +144,7 @@ def _check_lengths(dataset: Dataset, size: int) -> None:
                 raise RejectedFilm("the file stops before the end of its pixel data; export it again")
         elif element.length > _LONG and tag.group in _GROUPS and not _may_be_long(element):
             raise RejectedFilm(
-                f"its element {tag} is {element.length} bytes long, longer than any of a film; export it again"
+                f"its element {tag} is {element.length} bytes long, longer than any element of a film; export it again"
             )
 
 
@@ -161,10 +159,10 @@ def _may_be_long(element: RawDataElement) -> bool:
 
 
 def _guess_transfer_syntax(dataset: Dataset) -> None:
-    """Set the transfer syntax that pydicom found in the elements themselves, for want of a file meta element."""
+    """Set the transfer syntax to the encoding that pydicom detected in the elements."""
     if dataset["PixelData"].is_undefined_length:
         raise RejectedFilm(
-            "its pixels are compressed and no transfer syntax says how; export it again with file meta information"
+            "its pixels are compressed, and it has no transfer syntax; export it again with file meta information"
         )
     implicit, little = dataset.original_encoding
     if not hasattr(dataset, "file_meta"):
@@ -175,5 +173,5 @@ def _guess_transfer_syntax(dataset: Dataset) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's text without line breaks."""
+    """Return the text of an error on one line."""
     return " ".join(str(error).split())

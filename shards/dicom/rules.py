@@ -1,4 +1,4 @@
-"""Which DICOM images pass as a frontal chest film for presentation, and what is only assumed of them."""
+"""Decides which DICOM images are accepted as frontal chest films for presentation, and warns of assumptions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 from shards.dicom.words import Meaning, modality_meaning, part_meaning, view_meaning
 from shards.errors import RejectedFilm
 
-if TYPE_CHECKING:  # command lines name these rules, and pydicom takes 0.1 s to import
+if TYPE_CHECKING:  # command lines import this module, and pydicom takes 0.1 s to import
     from pydicom.dataset import Dataset
 
-# DX, mammography and intra-oral images, each with a class "for processing"; only these have PresentationIntentType.
+# DX, mammography and intra-oral images, each with a class "for processing". Only these have PresentationIntentType.
 _WITH_INTENT = "1.2.840.10008.5.1.4.1.1.1."
 _FOR_PROCESSING = frozenset({f"{_WITH_INTENT}{kind}.1" for kind in (1, 2, 3)})
 _SMALLEST_SIDE = 64
-# 12,000 x 12,000: no detector or scanner of films has more.
+# 12,000 x 12,000, more than any detector or scanner of films.
 MAX_PIXELS = 144_000_000
-# What goes with each (PS3.3 C.8.11.3.1.2); others are no polarity that this package knows.
+# Photometric interpretation of each PresentationLUTShape (PS3.3 C.8.11.3.1.2). Others have no known polarity.
 _POLARITY = {"IDENTITY": "MONOCHROME2", "INVERSE": "MONOCHROME1"}
 
 
 @dataclass(frozen=True)
 class FilmRules:
-    """Which films are taken: `any_film` also those that are no single frontal chest film for presentation.
+    """Rules for accepting films. `any_film` accepts more than single frontal chest films for presentation.
 
-    `allow_burned_in` takes films that say that text is burned into their pixels, which may name the patient;
+    `allow_burned_in` accepts films that declare text burned into their pixels, which may identify the patient;
     `any_film` does not. A film of more than `max_pixels` is refused before it is decoded.
     """
 
@@ -36,11 +36,11 @@ class FilmRules:
 def screen(dataset: "Dataset", rules: FilmRules) -> tuple[str, ...]:
     """Return warnings about what a data set leaves open.
 
-    Raises RejectedFilm, with the reason and the option that takes the film, for what the rules refuse.
+    Raises RejectedFilm for a film that the rules refuse, with the reason and the option that accepts it.
     """
     if text(dataset, "BurnedInAnnotation").upper() == "YES" and not rules.allow_burned_in:
         raise RejectedFilm(
-            "BurnedInAnnotation is YES: its pixels may name the patient; pass --allow-burned-in to accept it"
+            "BurnedInAnnotation is YES: its pixels may identify the patient; pass --allow-burned-in to accept it"
         )
     if not rules.any_film:
         for objection in _objections(dataset):
@@ -58,12 +58,12 @@ def check_side(rows: int, columns: int, rules: FilmRules) -> None:
 
 
 def frame_count(dataset: "Dataset") -> int:
-    """Return the number of frames, 1 where it is not given. Raises ValueError or TypeError for a damaged value."""
+    """Return the number of frames, 1 if it is missing. Raises ValueError or TypeError for a damaged value."""
     return int(dataset.get("NumberOfFrames") or 1)
 
 
 def text(dataset: "Dataset", keyword: str) -> str:
-    """Return an element's value as stripped text, empty where there is none."""
+    """Return the value of an element as stripped text, empty if it is missing."""
     value = dataset.get(keyword)
     return "" if value is None else str(value).strip()
 

@@ -1,6 +1,6 @@
-"""What the words of ViewPosition, BodyPartExamined and Modality mean, in the languages that films come with.
+"""Interprets the words of ViewPosition, BodyPartExamined and Modality in the languages of films.
 
-The standard has defined terms for all three. Technicians and their machines write others: German, French, Spanish,
+The standard has defined terms for all three. Technicians and devices write others: German, French, Spanish,
 Italian, Portuguese, Dutch, Polish, Czech, Scandinavian, Finnish, Hungarian, Romanian, Turkish.
 """
 
@@ -8,19 +8,19 @@ import re
 import unicodedata
 from enum import Enum
 
-# Letters that are no letter with an accent.
+# Letters that do not decompose into a letter and an accent.
 _LETTERS = str.maketrans({"Ø": "O", "Ł": "L", "Đ": "D", "Æ": "AE", "Œ": "OE", "ß": "SS", "ı": "I"})
 
 
 class Meaning(Enum):
-    """Whether a word is one that a frontal chest film bears."""
+    """Whether a word is used for frontal chest films."""
 
     YES = "yes"
     NO = "no"
     UNKNOWN = "unknown"
 
 
-# Lateral, oblique and decubitus: the defined terms, how vendors spell them out, and other languages' words.
+# Lateral, oblique and decubitus: the defined terms, the spellings of vendors, and words of other languages.
 _NOT_FRONTAL = re.compile(
     r"^(L|R|LT|RT|LEFT|RIGHT)$|\b[LR][ /]?L[OD]?\b|\b[LR][AP]O\b|(?<!BI)LAT|OBL|DECUB"
     r"|\bPROF|PERFIL|SEIT[LE]|ANLIEGEND|SCHRAG|SCHRAEG|DWARS|\b(VAN)?ZIJ|SCHUIN|\bBO[CK]|SKOS|SIKM"
@@ -40,7 +40,7 @@ _SPINE = re.compile(
     r"SPINE|VERTEBR|WIRBEL|\bWS\b|\b[BHL]WS\b|COLUMN|COLUNA|COLONN|RACHI|WERVEL|KREGOS|KREGOV|RYGG|RYGS|PATER|SELKARAN"
     r"|GERINC|OMURGA|LUMB|LOMB|SACR"
 )
-# Parts that chest words also begin or belong to: a breast in words for both, the arteries and joints of the chest.
+# Other parts whose names contain words for the chest: the breast in some languages, the sternum.
 _NO_CHEST = re.compile(r"BRUSTDRUSE|MAMM|BREAST|\bSEINS?\b|BRUSTBEIN|BROSTBEN|BRYSTBEN|BORSTBEEN|BROSTKORGSRYGG")
 _OTHER = re.compile(
     # head and neck
@@ -65,12 +65,12 @@ _OTHER = re.compile(
     r"|CALF|UNTERSCHENKEL|ANKLE|SPRUNGGELENK|KNOCHEL|CHEVILLE|TOBILLO|CAVIGLIA|TORNOZELO|ENKEL|KOSTK|KOTNIK|\bFOOT"
     r"|\bFUSS|\bPIED|\bPIE\b|PIEDE|\bVOET|STOPA|NOHY|\bFOT\b|\bFOD\b|JALKA|\bLAB\b|AYAK|HEEL|FERSE|CALCAN|\bTOE"
     r"|\bZEHE|ORTEIL|EXTREM|\bEXM\b|\bLIMB"
-    # bones of the chest, taken by themselves
+    # bones of the chest, imaged separately
     r"|\bRIBS?\b|RIPPE|COSTILL|\bCOSTA|COSTEL?\b|COTES\b|COSTOLE|RIBBEN|ZEBR|REVBEN|BORDA|STERN"
     r"|WHOLE ?BODY|SKELET"
 )
 RADIOGRAPHS = frozenset({"", "CR", "DX", "DR", "RG", "XR", "SC", "OT", "HC"})
-# Defined terms of Modality (PS3.3 C.7.3.1.1.1) for anything but radiographs of the trunk, retired ones too.
+# Defined terms of Modality (PS3.3 C.7.3.1.1.1) other than radiographs of the trunk, including retired terms.
 _NO_RADIOGRAPH = re.compile(
     r"AR|AS|ASMT|AU|BDUS|BI|BMD|CD|CF|CFM|CP|CS|CT|CTPROTOCOL|DD|DF|DG|DM|DMS|DOC|DS|EC|ECG|EEG|EMG|EOG|EPS|ES"
     r"|FA|FID|FS|GM|HD|IO|IOL|IVOCT|IVUS|KER|KO|LEN|LP|LS|M3D|MA|MG|MR|MS|NM|OAM|OCT|OP|OPM|OPR|OPT|OPTBSV"
@@ -87,7 +87,7 @@ def plain(word: str) -> str:
 
 
 def view_meaning(view: str) -> Meaning:
-    """Tell whether a view is frontal; a lateral word counts before a frontal one."""
+    """Return whether a view is frontal. A lateral word takes precedence over a frontal one."""
     word = plain(view)
     if _NOT_FRONTAL.search(word):
         return Meaning.NO
@@ -95,7 +95,7 @@ def view_meaning(view: str) -> Meaning:
 
 
 def part_meaning(part: str) -> Meaning:
-    """Tell whether a body part is the chest; a chest word counts before that of another part beside it."""
+    """Return whether a body part is the chest. A chest word takes precedence over another body part."""
     word = plain(part)
     if _SPINE.search(word) or _NO_CHEST.search(word):
         return Meaning.NO
@@ -105,7 +105,7 @@ def part_meaning(part: str) -> Meaning:
 
 
 def modality_meaning(modality: str) -> Meaning:
-    """Tell whether a modality may be a radiograph of the chest."""
+    """Return whether a modality can be a radiograph of the chest."""
     word = modality.strip().upper()
     if _NO_RADIOGRAPH.fullmatch(word):
         return Meaning.NO

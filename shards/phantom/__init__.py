@@ -1,1 +1,1 @@
-"""Synthetic films with a pneumothorax and their labels."""
+"""Synthetic chest films, with and without a pneumothorax, and their labels."""

@@ -1,4 +1,4 @@
-"""Outlines of a synthetic chest, in chest units (see shards.phantom.canvas): drawn again for every film."""
+"""Draws the outlines of a synthetic chest, in chest units (see shards.phantom.canvas), at random for every film."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from shards.phantom.canvas import Points, Stroke, ellipse, spline
 
-# Right lung as seen on a film's left half; the left lung differs along the heart. (|x|, y) from apex to base.
+# The right lung, on the left of a film; the left lung differs along the heart. (|x|, y) from apex to base.
 WALL = ((0.078, 0.165), (0.095, 0.105), (0.15, 0.075), (0.225, 0.105), (0.29, 0.2), (0.335, 0.34), (0.36, 0.5),
         (0.374, 0.65), (0.383, 0.79))  # fmt: skip
 BASE_RIGHT = ((0.383, 0.79), (0.32, 0.735), (0.24, 0.705), (0.16, 0.715), (0.1, 0.75))
@@ -48,7 +48,7 @@ def draw_lung(rng: np.random.Generator, side: int, width: float, heart: float) -
 
 
 def vessels(rng: np.random.Generator, lung: Lung) -> list[Stroke]:
-    """Draw a tree of vessels that taper and fork from the hilum; it overruns the lung and is to be clipped there."""
+    """Draw a tree of vessels that taper and fork from the hilum. It extends beyond the lung; clip it there."""
     trunks = 11
     heading = np.linspace(-1.75, 1.7, trunks) + rng.normal(0, 0.12, trunks)
     start = np.array(lung.hilum) + rng.normal(0, 0.012, (trunks, 2))
@@ -57,7 +57,7 @@ def vessels(rng: np.random.Generator, lung: Lung) -> list[Stroke]:
         steps = 5
         bends = heading[:, None] + np.cumsum(rng.normal(0, 0.13, (len(heading), steps)), axis=1)
         stride = length * rng.uniform(0.7, 1.25, (len(heading), 1)) / steps
-        # Base and apex lie farther from the hilum than the wall does.
+        # Base and apex are farther from the hilum than the wall.
         down = np.sin(bends) * np.where(bends > 0, 1.45, 1.3)
         moves = np.stack([np.cos(bends) * lung.side, down], axis=2) * stride[..., None]
         paths = np.concatenate([start[:, None], start[:, None] + np.cumsum(moves, axis=1)], axis=1)
@@ -99,7 +99,7 @@ def ribs(rng: np.random.Generator, lung: Lung) -> tuple[list[Stroke], list[Strok
 
 
 def clavicle(rng: np.random.Generator, side: int) -> Points:
-    """Draw a clavicle's outline (n, 2)."""
+    """Draw the outline (n, 2) of a clavicle."""
     rise = rng.uniform(-0.02, 0.05)
     axis = spline([(0.035, 0.165), (0.12, 0.152 - rise * 0.3), (0.24, 0.13 - rise), (0.37, 0.105 - rise)], 30)
     half = np.interp(np.linspace(0, 1, 30), [0, 0.04, 0.2, 0.6, 0.94, 1], [0.006, 0.016, 0.011, 0.009, 0.012, 0.005])[
@@ -109,7 +109,7 @@ def clavicle(rng: np.random.Generator, side: int) -> Points:
 
 
 def scapula(rng: np.random.Generator, side: int) -> Points:
-    """Draw a shoulder blade's outline (n, 2); its medial edge may lie over the lung."""
+    """Draw the outline (n, 2) of a shoulder blade. Its medial edge may overlap the lung."""
     inward = rng.uniform(-0.03, 0.045)
     outline = spline([(0.42, 0.12), (0.33 - inward, 0.15), (0.335 - inward, 0.27), (0.385 - inward * 0.5, 0.4)], 24)
     return np.concatenate([outline, [[0.47, 0.2]]]) * [side, 1.0]
@@ -147,7 +147,7 @@ def breasts(rng: np.random.Generator) -> tuple[Points, ...]:
 
 
 def skin_fold(rng: np.random.Generator, lung: Lung) -> Points:
-    """Draw a line (n, 2) that runs down a lung as a pleural line might."""
+    """Draw a line (n, 2) down a lung that resembles a pleural line."""
     share = rng.uniform(0.12, 0.35)
     low, high = sorted(rng.choice(np.arange(10, 118), 2, replace=False).tolist())
     high = max(high, min(119, low + 45))

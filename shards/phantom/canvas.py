@@ -1,7 +1,7 @@
-"""Drawing surface of the synthetic films: soft layers from outlines given in chest units.
+"""Drawing surface of the synthetic films: soft layers from outlines in chest units.
 
-Chest units: the film is 1 wide and 1 high, x counts from the midline (positive towards the film's right edge, which is
-the patient's left), y from the film's top. A canvas maps them to pixels, so that a film looks the same at any size.
+In chest units, a film is 1 wide and 1 high. x starts at the midline (positive towards the right edge of the film, the
+patient's left), y at the top. A canvas maps chest units to pixels, so a film looks the same at any size.
 """
 
 import math
@@ -55,19 +55,19 @@ class Canvas:
         return layer.astype(np.float32) / np.float32(255)
 
     def stroke(self, strokes: Sequence[Stroke]) -> Layer:
-        """Return lines as float32 (size, size) in units of their levels; later lines cover earlier ones."""
+        """Return lines as float32 (size, size) in units of their levels. Later lines cover earlier ones."""
         layer = np.zeros((self.size, self.size), np.uint8)
         scale = self.size * math.sqrt(abs(float(np.linalg.det(self.matrix[:, :2]))))
         for line in strokes:
-            wanted = line.width * scale
-            pixels = max(1, round(wanted))
-            # A line thinner than a pixel keeps its total brightness by getting fainter.
-            level = round(line.level * min(1.0, wanted / pixels))
+            width = line.width * scale
+            pixels = max(1, round(width))
+            # A line thinner than a pixel is fainter, so that it keeps its total brightness.
+            level = round(line.level * min(1.0, width / pixels))
             cv2.polylines(layer, [self.fixed_point(line.points)], False, level, pixels, cv2.LINE_AA, FRACTION_BITS)
         return layer.astype(np.float32)
 
     def blur(self, layer: Layer, sigma: float) -> Layer:
-        """Return the layer under a Gaussian of `sigma` film widths; wide ones run on a reduced grid."""
+        """Blur a layer with a Gaussian of `sigma` film widths. A wide Gaussian runs on a reduced grid."""
         pixels = sigma * self.size
         if pixels < 6:
             return np.asarray(cv2.GaussianBlur(layer, (0, 0), max(pixels, 0.3)), np.float32)
@@ -77,14 +77,14 @@ class Canvas:
         return np.asarray(cv2.resize(small, (self.size, self.size), interpolation=cv2.INTER_LINEAR), np.float32)
 
     def texture(self, rng: np.random.Generator, cells: int) -> Layer:
-        """Return smooth noise, float32 (size, size), zero mean and about unit variance, `cells` grid cells wide."""
+        """Return smooth noise, float32 (size, size), of zero mean and about unit variance, `cells` grid cells wide."""
         coarse = rng.standard_normal((cells, cells)).astype(np.float32)
         fine = cv2.resize(coarse, (self.size, self.size), interpolation=cv2.INTER_CUBIC)
         return np.asarray(fine, np.float32) * np.float32(1.3)
 
 
 def spline(points: Sequence[tuple[float, float]] | Points, count: int) -> Points:
-    """Return `count` points (count, 2) evenly spaced in chord length on a smooth curve through the given points."""
+    """Return `count` points (count, 2) evenly spaced in chord length on a smooth curve through `points`."""
     knots = np.asarray(points, np.float64)
     chords = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(knots, axis=0).T))])
     slopes = np.gradient(knots, chords, axis=0)
@@ -92,7 +92,7 @@ def spline(points: Sequence[tuple[float, float]] | Points, count: int) -> Points
     piece = np.clip(np.searchsorted(chords, at, side="right") - 1, 0, len(knots) - 2)
     span = (chords[piece + 1] - chords[piece])[:, None]
     u = (at - chords[piece])[:, None] / span
-    # Cubic Hermite pieces whose slope at a knot comes from its neighbours.
+    # Cubic Hermite pieces, with slopes from the neighbours of each knot.
     start = (1 + 2 * u) * (1 - u) ** 2 * knots[piece] + u * (1 - u) ** 2 * span * slopes[piece]
     end = u**2 * (3 - 2 * u) * knots[piece + 1] + u**2 * (u - 1) * span * slopes[piece + 1]
     return np.asarray(start + end, np.float64)

@@ -1,6 +1,6 @@
-"""Synthetic chest radiographs in the layout of the SIIM-ACR data set: DICOM folders and a label CSV.
+"""Writes synthetic chest radiographs in the layout of the SIIM-ACR data set: DICOM folders and a label CSV.
 
-For demonstrations, tests and benchmarks, where the competition's films cannot be had. Films hold no patient's data.
+They replace the competition's films in demonstrations, tests and benchmarks, and contain no patient data.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ FILMS_PER_PATIENT = 3
 
 @dataclass(frozen=True)
 class SynthSummary:
-    """What `synthesize` wrote: counts of films, positive films, patients and CSV rows, and where."""
+    """Output of `synthesize`: numbers of films, positive films, patients and CSV rows, and paths."""
 
     films: int
     positives: int
@@ -50,7 +50,7 @@ class SynthSummary:
 
 @dataclass(frozen=True)
 class Patient:
-    """A made-up patient: UUID-like pseudonym, age in years without a unit (as in SIIM-ACR), sex M or F."""
+    """A synthetic patient: UUID-like pseudonym, age in years without a unit (as in SIIM-ACR), sex M or F."""
 
     pseudonym: str
     age: str
@@ -68,10 +68,10 @@ def synthesize(
 ) -> SynthSummary:
     """Write `images` films of size x size pixels under OUT/dicom-images and their masks to OUT/train-rle.csv.
 
-    Exactly round(images * positive_rate) films are positive. Equal arguments give equal bytes; a film's pixels depend
-    on seed, its index, size and whether it is positive only. The CSV is written last, so that it marks a whole set.
-    `on_film` is called after each film. Raises InputError for an OUT that is not an empty or new folder, images < 1,
-    size < 64, a positive_rate outside [0, 1] and a negative seed.
+    Exactly round(images * positive_rate) films are positive. Equal arguments give equal bytes; the pixels of a film
+    depend only on seed, index, size and whether it is positive. The CSV is written last, so it marks a complete set.
+    `on_film` is called after each film. Raises InputError for an OUT that is not a new or empty folder, images < 1,
+    size < 64, a positive_rate outside [0, 1], and a negative seed.
     """
     _check(out, images, size, positive_rate, seed)
     positives = round(images * positive_rate)
@@ -89,7 +89,7 @@ def synthesize(
         patient = _patient(seed, owners[index])
         dataset = _dataset(film.image, patient, (study, series, instance), _view(seed, index))
         dcmwrite(folder / f"{instance}.dcm", dataset, enforce_file_format=True)
-        rows += [f"{instance}, {rle.encode(part)}" for part in film.parts] or [f"{instance}, {rle.EMPTY}"]
+        rows += [f"{instance}, {rle.encode(row)}" for row in film.label_rows] or [f"{instance}, {rle.EMPTY}"]
         if on_film is not None:
             on_film()
     atomic_write(labels_csv, "\n".join([CSV_HEADER, *rows]) + "\n")
@@ -98,19 +98,19 @@ def synthesize(
 
 def _check(out: Path, images: int, size: int, positive_rate: float, seed: int) -> None:
     if images < 1:
-        raise InputError(f"images is {images}: ask for at least 1")
+        raise InputError(f"images is {images}: give at least 1")
     if size < SMALLEST_SIZE:
-        raise InputError(f"size is {size}: ask for at least {SMALLEST_SIZE} pixels")
+        raise InputError(f"size is {size}: give at least {SMALLEST_SIZE} pixels")
     if not 0 <= positive_rate <= 1:
         raise InputError(f"positive_rate is {positive_rate}: give a share from 0 to 1")
     if seed < 0:
-        raise InputError(f"seed is {seed}: give a whole number from 0 up")
+        raise InputError(f"seed is {seed}: give 0 or more")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not an empty folder: name a new one or empty it")
+        raise InputError(f"{out} exists and is not an empty folder: give a new folder, or empty this one")
 
 
 def _owners(images: int, seed: int) -> list[int]:
-    """Return each film's patient number; about RETURN_SHARE of the films go to a patient who already has one."""
+    """Return the patient number of each film. About RETURN_SHARE of the films are of a patient with an earlier film."""
     rng = np.random.default_rng([seed, 0, 2])
     owners: list[int] = []
     for index in range(images):
@@ -135,7 +135,7 @@ def _view(seed: int, index: int) -> str:
 
 
 def _uid(kind: str, seed: int, index: int) -> UID:
-    """Return a UID of at most 64 characters that depends on its arguments only."""
+    """Return a UID of at most 64 characters that depends only on the arguments."""
     # A leading 1 keeps the component free of leading zeros, which DICOM forbids.
     number = int.from_bytes(_digest(kind, seed, index), "big") % 10**UID_DIGITS
     return UID(f"{UID_ROOT}.1{number:0{UID_DIGITS}d}")
@@ -146,7 +146,7 @@ def _digest(kind: str, seed: int, index: int) -> bytes:
 
 
 def _dataset(image: Image, patient: Patient, uids: tuple[UID, UID, UID], view: str) -> Dataset:
-    """Return a film (size, size) as a JPEG Baseline DICOM data set with the attributes of SIIM-ACR's files."""
+    """Return a film as a JPEG Baseline DICOM data set with the attributes of SIIM-ACR's files."""
     jpeg = encode_image(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     study, series, instance = uids
     meta = FileMetaDataset()
@@ -165,7 +165,7 @@ def _dataset(image: Image, patient: Patient, uids: tuple[UID, UID, UID], view: s
     film.SeriesDescription = f"view: {view}"
     film.PatientName = film.PatientID = patient.pseudonym
     film.PatientBirthDate, film.PatientSex = "", patient.sex
-    # SIIM-ACR's files hold bare years where DICOM asks for '038Y': kept, and not to be warned about.
+    # SIIM-ACR's files have bare years instead of DICOM's '038Y'. pydicom must not warn about that.
     film.add(DataElement(0x00101010, "AS", patient.age, validation_mode=config.IGNORE))
     film.BodyPartExamined, film.ViewPosition = "CHEST", view
     film.SeriesNumber, film.InstanceNumber, film.PatientOrientation = "1", "1", ""

@@ -1,4 +1,4 @@
-"""Rendering of one synthetic chest film with its pneumothorax mask."""
+"""Renders a synthetic chest film with its pneumothorax mask."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ import numpy as np
 from shards.arrays import Floats, Image, Mask
 from shards.phantom import anatomy
 from shards.phantom.canvas import Canvas, Layer, Stroke, ellipse, spline
-from shards.phantom.pneumothorax import Pneumothorax, draw_pneumothorax, label_parts
+from shards.phantom.pneumothorax import Pneumothorax, draw_pneumothorax, label_rows
 
 # Small films are drawn larger and averaged down, as thin lines would break up on their own grid.
 FINEST_GRID = 400
@@ -16,23 +16,23 @@ FINEST_GRID = 400
 
 @dataclass(frozen=True)
 class Film:
-    """A film: `image` uint8 (size, size); `mask` uint8 (size, size) of 0 and 1; `parts` the masks of its label rows.
+    """A film (size, size), its mask, and the masks of its label rows, whose union is the mask.
 
-    The OR of the parts is the mask; a film without a pneumothorax has an empty mask and no parts.
+    A film without a pneumothorax has an empty mask and no label rows.
     """
 
     image: Image
     mask: Mask
-    parts: tuple[Mask, ...]
+    label_rows: tuple[Mask, ...]
 
 
 def render_film(rng: np.random.Generator, size: int, positive: bool) -> Film:
     """Render a synthetic chest radiograph of size x size pixels, with a pneumothorax if `positive`.
 
-    The film looks the same at any size (geometry is relative). A pneumothorax lies along the wall of one lung: vessel
-    markings end at a thin bright pleural line and ribs go on. Its area is log-normal with a median of about 3.3 % of
-    the film, from 1 % to 12 %: larger than in SIIM-ACR (median about 1 %), so that a small network can learn it from
-    about a hundred films of 160 pixels. Its mean level is a few grey levels off, mostly darker.
+    The film looks the same at any size, as its geometry is relative. A pneumothorax is along the wall of one lung:
+    vessel markings end at a thin bright pleural line, and ribs continue. Its area is log-normal with a median of about
+    3.3 % of the film, from 1 % to 12 %. That is larger than in SIIM-ACR (median about 1 %), so that a small network can
+    learn it from about a hundred films of 160 pixels. Its mean differs by a few grey levels, and is mostly darker.
     """
     factor = -(-FINEST_GRID // size) if size < FINEST_GRID else 1
     canvas = Canvas(size * factor, _placement(rng))
@@ -40,22 +40,22 @@ def render_film(rng: np.random.Generator, size: int, positive: bool) -> Film:
     lungs = [anatomy.draw_lung(rng, side, width, heart) for side in (-1, 1)]
     region = None
     mask = np.zeros((size, size), np.uint8)
-    parts: tuple[Mask, ...] = ()
+    rows: tuple[Mask, ...] = ()
     if positive:
         lung = lungs[int(rng.integers(2))]
         region = draw_pneumothorax(rng, canvas, lung.wall, lung.hilum, lung.side)
         filled = canvas.fill(*region.outlines)
         mask = (cv2.resize(filled, (size, size), interpolation=cv2.INTER_AREA) > 0.5).astype(np.uint8)
-        parts = label_parts(canvas, region, mask)
+        rows = label_rows(canvas, region, mask)
     scene = _trunk(rng, canvas, lungs) + _lung_fields(rng, canvas, lungs, region)
     scene += _bones(rng, canvas, lungs)
     scene += _distractors(rng, canvas, lungs)
     scene = np.float32(0.82) * scene + np.float32(0.18) * canvas.blur(scene, 0.05)
-    return Film(_expose(rng, canvas, scene, size), mask, parts)
+    return Film(_expose(rng, canvas, scene, size), mask, rows)
 
 
 def _placement(rng: np.random.Generator) -> Floats:
-    """Draw the patient's place before the detector: chest units to film fractions, (2, 3)."""
+    """Draw the position of the patient: a matrix (2, 3) from chest units to film fractions."""
     turn, scale = np.radians(rng.normal(0, 2.0)), rng.uniform(0.88, 1.08)
     linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     offset = np.array([0.5, 0.5]) - linear @ np.array([0.0, 0.47]) + rng.uniform(-0.025, 0.025, 2)
@@ -70,7 +70,7 @@ def _trunk(rng: np.random.Generator, canvas: Canvas, lungs: list[anatomy.Lung]) 
     air = canvas.blur(canvas.fill(*(lung.outline for lung in lungs)), 0.0035)
     haze = canvas.blur(air, 0.035)
     depth = np.float32(rng.uniform(104, 134)) + canvas.texture(rng, 5) * np.float32(7)
-    # The lung is thickest in its middle, so it darkens inwards; the wall itself stays a sharp step.
+    # The lung is thickest in its middle, so it darkens inwards, while the wall remains a sharp step.
     scene -= air * depth * (np.float32(0.6) + np.float32(0.4) * haze)
     belly = canvas.blur(canvas.fill(ellipse(-0.16, 0.98, 0.3, 0.25), ellipse(0.18, 1.0, 0.28, 0.23)), 0.03)
     heart = canvas.blur(canvas.fill(ellipse(0.06, 0.6, 0.14, 0.17), ellipse(0.075, 0.28, 0.035, 0.04)), 0.02)
@@ -85,7 +85,7 @@ def _trunk(rng: np.random.Generator, canvas: Canvas, lungs: list[anatomy.Lung]) 
 def _lung_fields(
     rng: np.random.Generator, canvas: Canvas, lungs: list[anatomy.Lung], region: Pneumothorax | None
 ) -> Layer:
-    """Vessels, interstitial network and hila inside the lungs; in a pneumothorax only its level and pleural line."""
+    """Vessels, interstitial network and hila inside the lungs; in a pneumothorax, only its level and pleural line."""
     strength = np.float32(rng.uniform(0.75, 1.2))
     tree = canvas.blur(canvas.stroke([line for lung in lungs for line in anatomy.vessels(rng, lung)]), 0.0016)
     ridges = canvas.texture(rng, 64)
@@ -101,7 +101,7 @@ def _lung_fields(
     if region is None:
         return np.asarray(markings + hila, np.float32)
     air = canvas.blur(canvas.fill(*region.outlines), 0.0015)
-    # Air without vessels would be darker at once: refill it to the level of the lung beside it, a few levels off.
+    # Air without vessels would be visibly darker, so it is filled to about the level of the adjacent lung.
     level = markings[air > 0.5].mean() if (air > 0.5).any() else np.float32(0)
     level += np.float32(rng.normal(-6.0, 5.0))
     markings += air * (level - markings)
@@ -134,7 +134,7 @@ def _bones(rng: np.random.Generator, canvas: Canvas, lungs: list[anatomy.Lung]) 
 
 
 def _distractors(rng: np.random.Generator, canvas: Canvas, lungs: list[anatomy.Lung]) -> Layer:
-    """Skin folds and leads that cross the lungs with the markings going on past them, in grey levels."""
+    """Skin folds and leads across the lungs, with markings that continue past them, in grey levels."""
     scene = np.zeros((canvas.size, canvas.size), np.float32)
     if rng.random() < 0.25:
         fold = anatomy.skin_fold(rng, lungs[int(rng.integers(2))])
@@ -152,7 +152,7 @@ def _expose(rng: np.random.Generator, canvas: Canvas, scene: Layer, size: int) -
     """Return the scene as an 8-bit film of size x size: exposure, contrast, markers, collimation and noise."""
     light = np.clip((scene + np.float32(8)) / np.float32(225), 0, None)
     light **= np.float32(rng.uniform(0.75, 1.3))
-    # Rolls off near white as a film does.
+    # Contrast rolls off near white, as on film.
     light = np.float32(1.12) * light / (np.float32(1) + np.float32(0.12) * light * light)
     film = light * np.float32(rng.uniform(165, 250)) + np.float32(rng.uniform(-10, 22))
     if canvas.size != size:
@@ -171,6 +171,6 @@ def _expose(rng: np.random.Generator, canvas: Canvas, scene: Layer, size: int) -
         window = np.zeros((size, size), np.float32)
         cv2.fillPoly(window, [np.round((corners + inset) * size * 16).astype(np.int32)], 1.0, cv2.LINE_8, 4)
         film *= window
-    # Drawn last: the only numbers whose count depends on the size.
+    # Last, as only here does the count of random numbers depend on the size.
     film += rng.standard_normal((size, size), np.float32) * grain
     return np.asarray(np.clip(np.round(film), 0, 255), np.uint8)

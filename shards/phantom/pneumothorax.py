@@ -1,7 +1,7 @@
-"""Shape of a synthetic pneumothorax: where the lung has left the chest wall, and how annotators cut it into rows.
+"""Draws the shape of a synthetic pneumothorax, and splits its mask into label rows as annotators do.
 
-The visceral pleura is the wall drawn towards the hilum by a share of the distance that varies along the wall. A lung
-outline here is star-shaped about its hilum, so such a region never leaves the lung field or crosses itself.
+The visceral pleura is the wall, pulled towards the hilum by a share of the distance that varies along the wall. The
+lung outlines are star-shaped about the hilum, so the region never leaves the lung field or crosses itself.
 """
 
 import math
@@ -19,9 +19,9 @@ DEEPEST_COLLAPSE = 0.72
 
 @dataclass(frozen=True)
 class Pneumothorax:
-    """Outlines (n, 2) of the air, the pleural lines (n, 2) at their inner border, and cuts for the label rows.
+    """Outlines (n, 2) of the air, the pleural lines (n, 2) at their inner borders, and cuts for the label rows.
 
-    `cuts` are pairs of angles (radians about `hilum`, as `angles_about` gives them); empty for a single row.
+    `cuts` are pairs of angles in radians about `hilum`, as returned by `angles_about`; empty for a single row.
     """
 
     outlines: tuple[Points, ...]
@@ -36,8 +36,8 @@ def draw_pneumothorax(
 ) -> Pneumothorax:
     """Draw a pneumothorax of one lung from its `wall` (n, 2), apex to costophrenic angle, and its hilum.
 
-    The area is log-normal about MEDIAN_AREA of the film (the share `canvas` maps it to), kept within SMALLEST_AREA
-    and LARGEST_AREA as far as the wall's reach and DEEPEST_COLLAPSE allow.
+    The area, as a share of the film, is log-normal about MEDIAN_AREA. It is between SMALLEST_AREA and LARGEST_AREA, as
+    far as the length of the wall and DEEPEST_COLLAPSE allow.
     """
     along = np.linspace(0, 1, len(wall))
     area = float(np.clip(MEDIAN_AREA * math.exp(rng.normal(0, 0.55)), SMALLEST_AREA, LARGEST_AREA))
@@ -47,7 +47,7 @@ def draw_pneumothorax(
     profile = np.zeros(len(wall))
     for low, high in spans:
         inside = np.clip((along - low) / (high - low), 0, 1)
-        # An arc that rises fast from the wall: the pleural line leaves it at an angle, not asymptotically.
+        # The arc rises fast from the wall, so that the pleural line leaves it at an angle.
         profile += np.sin(np.pi * inside**skew) ** 0.7
     reach = np.asarray(hilum) - wall
     depth = _depth_for_area(canvas, wall, reach, profile, area)
@@ -63,40 +63,40 @@ def draw_pneumothorax(
     return Pneumothorax(tuple(outlines), tuple(pleura), hilum, side, cuts)
 
 
-def label_parts(canvas: Canvas, region: Pneumothorax, mask: Mask) -> tuple[Mask, ...]:
-    """Return the label rows of a mask (h, w) as masks of that shape whose OR is `mask`; none of them is empty."""
+def label_rows(canvas: Canvas, region: Pneumothorax, mask: Mask) -> tuple[Mask, ...]:
+    """Return the label rows of a mask, as masks of the same shape whose union is `mask`. None of them is empty."""
     if not region.cuts or not mask.any():
         return (mask,)
     rows, columns = np.nonzero(mask)
     fractions = np.stack([(columns + 0.5) / mask.shape[1], (rows + 0.5) / mask.shape[0]], axis=1)
     angles = angles_about(canvas.to_chest(fractions), region.hilum, region.side)
-    parts = []
+    label_masks = []
     for low, high in region.cuts:
         chosen = (angles >= low) & (angles < high)
         if chosen.any():
-            part = np.zeros_like(mask)
-            part[rows[chosen], columns[chosen]] = 1
-            parts.append(part)
-    return tuple(parts)
+            row = np.zeros_like(mask)
+            row[rows[chosen], columns[chosen]] = 1
+            label_masks.append(row)
+    return tuple(label_masks)
 
 
 def angles_about(points: Points, hilum: tuple[float, float], side: int) -> Points:
-    """Return the angle (n,) of points (n, 2) about the hilum: 0 straight down, growing by the side of the wall to up.
+    """Return the angles (n,) of points (n, 2) about the hilum: 0 straight down, increasing past the wall to up.
 
-    It falls steadily along the wall from apex to costophrenic angle; the jump lies towards the midline.
+    They decrease along the wall from apex to costophrenic angle. The discontinuity is towards the midline.
     """
     across, down = (points[:, 0] - hilum[0]) * side, points[:, 1] - hilum[1]
     return np.asarray((np.arctan2(across, down) + np.pi / 2) % (2 * np.pi) - np.pi / 2, np.float64)
 
 
 def _spans(rng: np.random.Generator, area: float, *, apart: bool) -> tuple[tuple[float, float], ...]:
-    """Draw the stretches of the wall (0 the apex's medial end, 1 the costophrenic angle) that the air lies behind."""
+    """Draw the stretches of wall in front of the air; 0 is the medial end of the apex, 1 the costophrenic angle."""
     if apart:
         gap = rng.uniform(0.42, 0.55)
         return ((rng.uniform(0.0, 0.06), gap), (gap + rng.uniform(0.05, 0.1), rng.uniform(0.92, 1.0)))
     if area > 0.045:
         return ((0.0, rng.uniform(0.9, 1.0)),)
-    # A small one is short, not a sliver thinner than a pixel of a small film.
+    # A small area makes a short stretch, not a sliver that is thinner than a pixel of a small film.
     reach = min(0.2, area * 5)
     kind = rng.random()
     if kind < 0.5:
@@ -108,21 +108,21 @@ def _spans(rng: np.random.Generator, area: float, *, apart: bool) -> tuple[tuple
 
 
 def _depth_for_area(canvas: Canvas, wall: Points, reach: Points, profile: Points, area: float) -> float:
-    """Return the collapse that gives the region its area, found by bisection; at most DEEPEST_COLLAPSE."""
+    """Return the depth of collapse for an area, by bisection; at most DEEPEST_COLLAPSE."""
     low, high = 0.0, DEEPEST_COLLAPSE
     for _ in range(14):
         middle = (low + high) / 2
         inner = wall + reach * (middle * profile)[:, None]
         x, y = canvas.to_film(np.concatenate([wall, inner[::-1]])).T
-        found = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
-        low, high = (middle, high) if found < area else (low, middle)
+        drawn = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+        low, high = (middle, high) if drawn < area else (low, middle)
     return high
 
 
 def _cuts(
     rng: np.random.Generator, spans: tuple[tuple[float, float], ...], wall_angles: Points
 ) -> tuple[tuple[float, float], ...]:
-    """Return the angle ranges of the label rows: one a region, or slices of a region; about half of them overlap."""
+    """Return the angle ranges of the label rows: one per region, or slices of a region. About half of them overlap."""
     if len(spans) > 1:
         edges = [(spans[0][1] + spans[1][0]) / 2]
         if rng.random() < 0.4:

@@ -91,19 +91,19 @@ def test_signal_before_the_training_starts_is_75_and_leaves_no_run(dataset: Path
     ("command", "names"),
     [
         (["train.sh", "--nodes", "2"], "--head HOST:PORT"),
-        (["train.sh", "--nodes", "2", "--node", "2", "--head", "a:1"], "--node 2: nodes are counted from 0 to 1"),
+        (["train.sh", "--nodes", "2", "--node", "2", "--head", "a:1"], "--node 2: nodes are numbered from 0 to 1"),
         (["train.sh", "--nodes"], "--nodes needs a value"),
         (["train.sh", "--ranks=2"], "--ranks=2: write the value after a space"),
-        (["train.sh", "--nodes", "08"], "--nodes 08: give a whole number from 1 on"),
-        (["train.sh", "--cpu", "0"], "--ranks 0: give a whole number from 1 on"),
-        (["train.sh", "--fold-per-gpu", "3-1", "--ranks", "4"], "--fold-per-gpu 1: give a whole number from 3 on"),
+        (["train.sh", "--nodes", "08"], "--nodes 08: give a whole number of at least 1"),
+        (["train.sh", "--cpu", "0"], "--ranks 0: give a whole number of at least 1"),
+        (["train.sh", "--fold-per-gpu", "3-1", "--ranks", "4"], "--fold-per-gpu 1: give a whole number of at least 3"),
         (["train.sh", "--fold-per-gpu", "0-7", "--ranks", "4"], "more folds than the 4 GPUs"),
-        (["train.sh", "--config", "a\nb"], "$'a\\nb' holds a line break"),
-        (["pipeline.sh", "--shards", "a\nb"], "$'a\\nb' holds a line break"),
-        (["predict.sh", "--runs", "a\nb"], "$'a\\nb' holds a line break"),
+        (["train.sh", "--config", "a\nb"], "$'a\\nb' contains a line break"),
+        (["pipeline.sh", "--shards", "a\nb"], "$'a\\nb' contains a line break"),
+        (["predict.sh", "--runs", "a\nb"], "$'a\\nb' contains a line break"),
         (
             ["pipeline.sh", "--config", "c", "--shards", "/no/shards", "--runs", "r"],
-            "/no/shards: no shards stand there",
+            "/no/shards: no shards there",
         ),
         (["pipeline.sh", "--folds"], "--folds needs a value"),
         (["predict.sh", "--config"], "--config needs a value"),
@@ -145,7 +145,7 @@ HARM = "a[$(touch harmed)]"
 def test_a_number_is_never_evaluated(command: list[str]) -> None:
     done = subprocess.run(["bash", *command], env=environment(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and "give a whole number from" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "give a whole number of at least" in done.stderr
     assert not (ROOT / "harmed").exists()
 
 

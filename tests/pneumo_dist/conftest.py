@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
-from resign import resign
+from edited_dataset import resign
 from tiny_runs import Trained, make
 
 from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts, dali_facts, torch_facts

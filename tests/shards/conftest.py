@@ -1,4 +1,4 @@
-"""Shared by the tests of the shards: small films, a built dataset, naive references, the command line in process."""
+"""Fixtures of the tests of shards: small films, a built dataset, naive references, and the command line in process."""
 
 import csv
 import hashlib
@@ -34,14 +34,14 @@ Tree = dict[str, str]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command line left: its exit code and its two streams."""
+    """Exit code and output of a command line."""
 
     code: int
     out: str
     err: str
 
     def only_line(self) -> str:
-        """Return the single line on stderr of a command that refused its input."""
+        """Return the only line on stderr of a command that refused its input."""
         assert self.code == 2, (self.code, self.err)
         lines = self.err.splitlines()
         assert len(lines) == 1, self.err
@@ -51,7 +51,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of a build, as the command line would gather them."""
+    """Arguments of a build, as the command line collects them."""
 
     dicom: tuple[Path, ...] = ()
     images: tuple[Path, ...] = ()
@@ -72,7 +72,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class FilmSet:
-    """Synthetic films: 30 for training, of which `unlabelled` has no row in the CSV, and four test films."""
+    """Synthetic films: 30 for training, one of them (`unlabelled`) without a row in the CSV, and four test films."""
 
     dicom: Path
     labels: Path
@@ -85,7 +85,7 @@ class FilmSet:
 
 
 def naive_decode(rles: list[str], height: int, width: int) -> Mask:
-    """The OR of relative run-length strings, one pixel at a time, by the competition's definition."""
+    """The union of relative run-length strings, pixel by pixel, by the competition's definition."""
     mask = np.zeros((height, width), np.uint8)
     for rle in rles:
         if rle.strip() == "-1":
@@ -101,7 +101,7 @@ def naive_decode(rles: list[str], height: int, width: int) -> Mask:
 
 
 def naive_encode(mask: Mask) -> str:
-    """The competition's string of a mask, one pixel at a time."""
+    """The competition's string of a mask, pixel by pixel."""
     numbers: list[int] = []
     height, width = mask.shape
     gap = run = 0
@@ -120,7 +120,7 @@ def naive_encode(mask: Mask) -> str:
 
 
 def tree_of(folder: Path) -> Tree:
-    """Every file below a folder, hidden ones too, with its digest."""
+    """Every file below a folder, including hidden ones, with its digest."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -156,7 +156,7 @@ def write_film(path: Path, pixels: npt.NDArray[Any], **attributes: Any) -> Path:
 
 
 def read_pairs(path: Path) -> list[tuple[str, str]]:
-    """The rows of a label CSV with a header, read without any of the code under test."""
+    """The rows of a label CSV with a header, read without the code under test."""
     with path.open(newline="", encoding="utf-8-sig") as stream:
         return [(first.strip(), second.strip()) for first, second in list(csv.reader(stream))[1:]]
 
@@ -204,7 +204,7 @@ def film_set(tmp_path_factory: pytest.TempPathFactory) -> FilmSet:
 
 @pytest.fixture(scope="session")
 def dataset(film_set: FilmSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A built dataset of 29 labelled and four test films in five shards; do not write into it."""
+    """A dataset of 29 labelled and four test films in five shards. Do not write into it."""
     out = tmp_path_factory.mktemp("dataset") / "shards"
     film_set.inputs().build(out)
     return out
@@ -212,7 +212,7 @@ def dataset(film_set: FilmSet, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def own_dataset(dataset: Path, tmp_path: Path) -> Path:
-    """A copy of the dataset that a test may damage."""
+    """A copy of the dataset, which a test may damage."""
     return Path(shutil.copytree(dataset, tmp_path / "shards"))
 
 
@@ -228,7 +228,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Real films for local testing; they are never part of the project."""
+    """Real films for local tests; they are never part of the project."""
     default = Path(__file__).parents[2] / "../shared/data"
     folder = Path(os.environ.get("PNEUMO_REAL_DATA", default)).resolve()
     if not folder.is_dir():

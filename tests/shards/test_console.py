@@ -1,4 +1,4 @@
-"""The console's last words: to a reader that has gone, and to none."""
+"""Closed pipes: a command ends with one line, and progress does not end the work."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn, against the pixels that it has to cover."""
+"""Drawing, against the pixels that it must cover."""
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ def test_grey_images_and_settings_are_kept() -> None:
     assert small[:2] == b"\xff\xd8" and len(small) < len(encode_image(grey, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 100)))
 
 
-def test_outline_in_pixels_runs_along_parts_and_holes() -> None:
+def test_outline_in_pixels_runs_along_components_and_holes() -> None:
     mask, picture = ring(), np.zeros((20, 30, 3), np.uint8)
     outline_pixels(picture, mask, RED)
     drawn = picture[..., 0] > 0
@@ -58,7 +58,7 @@ def test_films_are_resized_to_grey_pictures() -> None:
     assert large.shape == (24, 16, 3)
 
 
-def test_cells_stand_in_rows_with_gaps() -> None:
+def test_cells_are_in_rows_with_gaps() -> None:
     cells = [np.full((2, 3, 3), value, np.uint8) for value in (10, 20, 30)]
     sheet = tiled(cells, columns=2, gap=1, background=7)[..., 0]
     assert sheet.tolist() == [

@@ -1,4 +1,4 @@
-"""A few seconds of damaged films and datasets; tests/tools/fuzz_shards.py runs for as long as one likes."""
+"""A few seconds of damaged films and datasets; tests/tools/fuzz_shards.py runs for any time."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_damaged_bytes_end_in_the_right_result_or_a_clear_refusal(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.tools.fuzz_shards", "--seconds", "5", "--seed", "1"]
-    # Equal cases everywhere: synthetic films only.
+    # Synthetic films only, so that the cases are the same everywhere.
     done = subprocess.run(
         command,
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Stored files of bounded size, JSON of strict types, and links that are not written through."""
+"""Stored files: bounded sizes, strict JSON, locks, and links that are not written through."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def write(path: Path, names: Any, **options: Any) -> Path:
     return path
 
 
-def test_a_table_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_table_is_read_unchanged(tmp_path: Path) -> None:
     names = [f"film{number}" for number in range(10_000)]
     table = read_parquet(write(tmp_path / "good", names), SCHEMA, None, "fix")
     assert table["name"].to_pylist() == names and table.schema.equals(SCHEMA)
@@ -75,7 +75,7 @@ def test_tables_that_inflate_are_refused(tmp_path: Path) -> None:
         read_parquet(path, SCHEMA, None, "fix")
 
 
-def test_pictures_tell_their_size_without_being_decoded() -> None:
+def test_sizes_of_pictures_are_read_without_decoding() -> None:
     image = np.zeros((37, 53), np.uint8)
     for suffix in (".png", ".jpg"):
         content = cv2.imencode(suffix, image)[1].tobytes()
@@ -106,6 +106,6 @@ def test_a_lock_excludes_all_others_and_a_shared_one_those_that_do_not_share(tmp
         with open_append(tmp_path / "lock") as third:
             assert not try_lock(third)
     with open_append(tmp_path / "lock") as first, open_append(tmp_path / "lock") as second:
-        assert try_lock(first), "closing the file lets the lock go"
+        assert try_lock(first), "closing the file releases the lock"
         assert not try_lock(second)
         assert not try_lock(second, shared=True)

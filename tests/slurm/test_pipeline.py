@@ -42,7 +42,7 @@ def submitted(cluster: Cluster, films: Path, tmp_path_factory: pytest.TempPathFa
     queue = set(cluster.queue())
     again = pipeline(cluster, films, folder)
     # The shards may be built by then.
-    assert again.count("in the queue already") + again.count(" stands\n") == 3, again
+    assert again.count("already in the queue") + again.count(" exists\n") == 3, again
     assert set(cluster.queue()) <= queue, "nothing is submitted twice"
     until(lambda: not cluster.queue(), 400, f"the chain has ended (logs in {folder}/runs/slurm)")
     return folder, first

@@ -1,15 +1,15 @@
-"""Feed damaged films, labels and datasets to `shards` and see that each ends in the right result or a clear refusal.
+"""Feed damaged films, labels and datasets to `shards`; each must give the right result or a clear refusal.
 
     python -m tests.tools.fuzz_shards --seconds 300 --seed 7
-    python -m tests.tools.fuzz_shards --seed 7 --case 1234          one case again, with its traceback
+    python -m tests.tools.fuzz_shards --seed 7 --case 1234          repeat one case, with its traceback
 
-Every case is a function of the seed and its number: bytes of a good file are flipped, cut off, zeroed, moved, repeated
-or overwritten with lengths, or a value of its JSON is replaced. It passes where the code under test returns what it
-returned for the good file (or, for a film, whatever still is a whole film), or raises InputError. Another exception,
-the end of the process and a case that takes longer than --limit seconds are failures: they are printed with the line
-that repeats them, and the exit code is 1.
+Every case is a function of the seed and its number. Bytes of a good file are flipped, cut off, zeroed, moved, repeated
+or overwritten with lengths, or a value of its JSON is replaced. A case passes if the code under test returns the result
+for the good file (or, for a film, any complete film), or raises InputError. Any other exception, a crash of the process
+and a case that takes longer than --limit seconds are failures. Each is printed with the command that repeats it, and
+the exit code is 1.
 
-The films are those of PNEUMO_REAL_DATA (default: ../shared/data) where present, and synthetic ones.
+The films are those in PNEUMO_REAL_DATA (default: ../shared/data), if any, and synthetic ones.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-# Before this file's folder, where `shards` would be the benchmark.
+# Before this file's folder on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import cv2
@@ -54,11 +54,11 @@ from shards.phantom.dataset import synthesize
 
 ROOT = Path(__file__).resolve().parents[2]
 SALT = b"a salt for fuzzing only"
-# A damaged length must not take the machine's memory: what asks for more gets a MemoryError.
+# A damaged length must not exhaust the memory of the machine; larger requests get a MemoryError.
 ADDRESS_SPACE = 6 << 30
 LENGTHS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 JSON_VALUES: tuple[Any, ...] = (None, True, -1, 0, 1, 2**70, 1e308, "", "x", "../x", "\0", [], [None], {}, {"x": 1})
-# Group, element: what the decoding of pixels hangs on.
+# Group and element of tags that decide the decoding of pixels.
 TAGS = [
     *((0x0028, e) for e in (0x2, 0x4, 0x6, 0x8, 0x10, 0x11, 0x34, 0x100, 0x101, 0x102, 0x103, 0x120, 0x121)),
     *((0x0028, e) for e in (0x1050, 0x1051, 0x1052, 0x1053, 0x1056, 0x3000, 0x3002, 0x3006, 0x3010)),
@@ -71,12 +71,12 @@ TAGS = [
 
 
 class Wrong(AssertionError):
-    """A result that is neither the right one nor a refusal."""
+    """A result that is neither right nor a refusal."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Good files: DICOM films, image files, label CSVs and two built datasets with their members' bytes."""
+    """Good files: DICOM films, images, label CSVs, and two datasets with the bytes of their members."""
 
     films: tuple[Path, ...]
     images: tuple[Path, ...]
@@ -120,10 +120,10 @@ def prepare(work: Path) -> None:
 
 
 def corpus_of(work: Path) -> Corpus:
-    """Return the good files of a prepared folder, and the real ones."""
+    """Return the good files of a prepared folder, and the real films."""
     folders = [work / "films", work / "others"]
     real = Path(os.environ.get("PNEUMO_REAL_DATA", ROOT / "../shared/data")).resolve()
-    # Synthetic films are small and quick to decode: they stand in thrice.
+    # Synthetic films are small and fast to decode, so each is listed three times.
     found = [sorted(folder.rglob("*.dcm")) for folder in folders] * 3 + [sorted(real.rglob("*.dcm"))]
     datasets = tuple(sorted(work.glob("set-*")))
     return Corpus(
@@ -154,24 +154,24 @@ def damage(content: bytes, rng: np.random.Generator, other: bytes) -> bytes:
     return content
 
 
-def _place(size: int, rng: np.random.Generator) -> int:
-    """Headers stand at the start, parquet's and a tar's ends matter too."""
+def _position(size: int, rng: np.random.Generator) -> int:
+    """Choose a position: often in the header, sometimes at the end, which matters for parquet files and tars."""
     near = int(rng.integers(min(size, 2048)))
     return [near, size - 1 - near, int(rng.integers(size))][int(rng.integers(3))]
 
 
 def _flip(content: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
     for _ in range(int(rng.integers(1, 9))):
-        content[_place(len(content), rng)] ^= 1 << int(rng.integers(8))
+        content[_position(len(content), rng)] ^= 1 << int(rng.integers(8))
     return bytes(content)
 
 
 def _cut(content: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
-    return bytes(content[: _place(len(content), rng)])
+    return bytes(content[: _position(len(content), rng)])
 
 
 def _zero(content: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
-    start = _place(len(content), rng)
+    start = _position(len(content), rng)
     end = min(len(content), start + int(rng.integers(1, 600)))
     content[start:end] = bytes(end - start)
     return bytes(content)
@@ -180,32 +180,32 @@ def _zero(content: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
 def _splice(content: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
     source = other or bytes(content)
     start, size = int(rng.integers(len(source))), int(rng.integers(1, 600))
-    place = _place(len(content), rng)
-    content[place : place + (size if rng.random() < 0.5 else 0)] = source[start : start + size]
+    position = _position(len(content), rng)
+    content[position : position + (size if rng.random() < 0.5 else 0)] = source[start : start + size]
     return bytes(content)
 
 
 def _remove(content: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
-    place = _place(len(content), rng)
-    del content[place : place + int(rng.integers(1, 600))]
+    position = _position(len(content), rng)
+    del content[position : position + int(rng.integers(1, 600))]
     return bytes(content)
 
 
 def _length(content: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
-    place, width = _place(len(content), rng), int(rng.choice([1, 2, 4]))
+    position, width = _position(len(content), rng), int(rng.choice([1, 2, 4]))
     value = int(rng.choice(LENGTHS)) % (1 << 8 * width)
-    content[place : place + width] = value.to_bytes(width, "little" if rng.random() < 0.7 else "big")
+    content[position : position + width] = value.to_bytes(width, "little" if rng.random() < 0.7 else "big")
     return bytes(content)
 
 
 def _element(content: bytearray, rng: np.random.Generator, other: bytes) -> bytes:
     """Damage the VR, length or value of a DICOM element."""
     group, element = TAGS[int(rng.integers(len(TAGS)))]
-    place = content.find(group.to_bytes(2, "little") + element.to_bytes(2, "little"))
-    if place < 0:
+    position = content.find(group.to_bytes(2, "little") + element.to_bytes(2, "little"))
+    if position < 0:
         return bytes(content)
-    place += int(rng.integers(4, 20))
-    for index in range(place, min(place + int(rng.integers(1, 5)), len(content))):
+    position += int(rng.integers(4, 20))
+    for index in range(position, min(position + int(rng.integers(1, 5)), len(content))):
         content[index] = int(rng.choice([0, 1, 8, 16, 0x30, 0x39, 0x7F, 0xFF, int(rng.integers(256))]))
     return bytes(content)
 
@@ -235,7 +235,7 @@ def _damage_json(text: bytes, rng: np.random.Generator) -> bytes:
     return json.dumps(document).encode()
 
 
-# --- what is tried with the damaged bytes; each returns a word for the counts
+# --- attempts with damaged bytes; each returns a word for the counts
 
 
 def try_film(corpus: Corpus, rng: np.random.Generator, scratch: Path) -> str:
@@ -354,7 +354,7 @@ def _one_line(error: InputError) -> None:
 
 
 def run_case(corpus: Corpus, seed: int, case: int, scratch: Path) -> tuple[str, str]:
-    """Return what was tried and how it ended. Raises what the code under test should not have raised."""
+    """Return the attempt and its outcome. Raises exceptions that the code under test must not raise."""
     rng = np.random.default_rng([seed, case])
     attempt = ATTEMPTS[int(rng.choice(len(ATTEMPTS), p=[share for _, share in ATTEMPTS]))][0]
     folder = scratch / f"case-{case}"
@@ -368,14 +368,14 @@ def run_case(corpus: Corpus, seed: int, case: int, scratch: Path) -> tuple[str, 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# --- a child process runs the cases, its parent watches the clock
+# --- a child process runs the cases, its parent enforces the time limit
 
 
 def _child(work: Path, seed: int, first: int, pipe: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 2)  # decoders write about the damage there
+    os.dup2(quiet, 2)  # decoders report damage there
     cv2.setNumThreads(1)
     corpus = corpus_of(work)
     scratch = Path(tempfile.mkdtemp(dir=work))
@@ -384,7 +384,7 @@ def _child(work: Path, seed: int, first: int, pipe: Connection) -> None:
         pipe.send((case, "begun", ""))
         try:
             pipe.send((case, *run_case(corpus, seed, case, scratch)))
-        except Exception as error:  # whatever it is, it is the finding
+        except Exception as error:  # any exception is a finding
             frames = [f for f in traceback.extract_tb(error.__traceback__) if "fuzz_shards" not in f.filename]
             ours = [f for f in frames if Path(f.filename).parent.name == "shards"] or frames
             where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "fuzz_shards"
@@ -393,7 +393,7 @@ def _child(work: Path, seed: int, first: int, pipe: Connection) -> None:
 
 
 def fuzz(work: Path, seed: int, seconds: float, limit: float, first: int = 0) -> tuple[Counter[str], dict[int, str]]:
-    """Run cases for some seconds; return counts of endings and the failures by case."""
+    """Run cases for some seconds; return the counts of outcomes, and the failures by case."""
     counts: Counter[str] = Counter()
     failures: dict[int, str] = {}
     context = multiprocessing.get_context("spawn")
@@ -433,11 +433,11 @@ def fuzz(work: Path, seed: int, seconds: float, limit: float, first: int = 0) ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long to try (default 60)")
-    parser.add_argument("--seed", type=int, default=0, help="default 0")
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds that one case may take (default 20)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration (default 60)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cases (default 0)")
+    parser.add_argument("--limit", type=float, default=20.0, help="maximum seconds for a case (default 20)")
     parser.add_argument("--first", type=int, default=0, help="number of the first case (default 0)")
-    parser.add_argument("--case", type=int, help="run this case alone, here")
+    parser.add_argument("--case", type=int, help="run only this case, in this process")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)

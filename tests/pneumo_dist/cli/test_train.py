@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from resign import resign
-from sample_rows import write_rows
+from edited_dataset import resign, write_rows
 from tiny_runs import PLAIN
 
 from pneumo_dist.cli.app import app

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from resign import resign
+from edited_dataset import resign
 
 from pneumo_dist.predict.store import (
     MANIFEST,

@@ -1,4 +1,4 @@
-"""From films and labels to shards: exact masks, the same bytes each time, whatever is rejected or interrupted."""
+"""Builds from films and labels: exact masks, and the same bytes after rejects and interruptions."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def listed(path: Path) -> list[list[str]]:
 
 @pytest.fixture(scope="session")
 def pngs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Mask, Mask]]:
-    """Eight made-up films with their masks by name, two of them not square; every second one is positive."""
+    """Eight synthetic films with their masks by name. Two are not square; every second one is positive."""
     rng = np.random.default_rng(5)
     shapes = [(48, 48)] * 6 + [(30, 60), (60, 20)]
     films = {}
@@ -74,7 +74,7 @@ def write_rle(path: Path, pngs: dict[str, tuple[Mask, Mask]], encode: Encode) ->
 
 
 def few_films(film_set: Any, folder: Path, count: int = 6) -> Any:
-    """Inputs of `count` copied films, so that a test may damage them."""
+    """Inputs of `count` copied films, which a test may damage."""
     paths = sorted(path for path in film_set.dicom.rglob("*.dcm") if path.stem in film_set.rles)[:count]
     (folder / "few").mkdir()
     lines = []
@@ -90,7 +90,7 @@ def few_films(film_set: Any, folder: Path, count: int = 6) -> Any:
     )
 
 
-# -- what is built
+# -- contents
 
 
 def test_every_table_mask_is_the_or_of_its_csv_rows(dataset: Path, film_set: Any, naive_decode: Decode) -> None:
@@ -122,12 +122,12 @@ def test_overlapping_rows_are_or_ed_and_never_summed(
 
 
 def cv2_area(mask: Mask) -> npt.NDArray[np.bool_]:
-    """A mask shrunk from 48 to 32 pixels by exact areas: each new pixel is 1.5 x 1.5 old ones."""
+    """Shrink a mask from 48 to 32 pixels by exact areas: a new pixel covers 1.5 x 1.5 old ones."""
     fine = np.kron(mask, np.ones((2, 2), int))
     return np.asarray(fine.reshape(32, 3, 32, 3).sum(axis=(1, 3)) * 2 >= 9)
 
 
-def test_the_unlabelled_film_is_listed_and_is_no_sample(dataset: Path, film_set: Any) -> None:
+def test_the_unlabelled_film_is_listed_and_not_a_sample(dataset: Path, film_set: Any) -> None:
     rows = listed(dataset / "unlabelled.csv")
     assert [row[0] for row in rows] == [film_set.unlabelled]
     assert rows[0][1].endswith(f"{film_set.unlabelled}.dcm")
@@ -301,7 +301,7 @@ def test_two_mask_files_for_one_film_are_refused(png_dir: Path, Inputs: Any) -> 
         Inputs(images=(png_dir / "images",), masks=png_dir / "masks", options=SMALL).build(png_dir / "out")
 
 
-def test_labels_on_a_grid_of_their_own_stay_on_it(png_dir: Path, pngs: dict[str, Any], Inputs: Any) -> None:
+def test_labels_on_another_grid_keep_it(png_dir: Path, pngs: dict[str, Any], Inputs: Any) -> None:
     path = png_dir / "l.csv"
     path.write_text("film.0,10000 50\nfilm.1,-1\nfilm.2,16383 1\nfilm.4,-1\n")
     options = replace(SMALL, label_size=128)
@@ -311,7 +311,7 @@ def test_labels_on_a_grid_of_their_own_stay_on_it(png_dir: Path, pngs: dict[str,
     assert (rows["film.0"]["rle"], rows["film.2"]["rle"]) == ("10000 50", "16383 1")
 
 
-# -- the same bytes
+# -- reproducibility
 
 
 def test_two_builds_of_the_same_films_are_byte_identical(
@@ -327,7 +327,7 @@ def test_two_workers_write_the_bytes_of_one(film_set: Any, dataset: Path, tmp_pa
     assert tree_of(tmp_path / "out") == tree_of(dataset)
 
 
-def test_another_salt_changes_the_groups_and_no_tar_and_no_fold(film_set: Any, dataset: Path, tmp_path: Path) -> None:
+def test_another_salt_changes_the_groups_but_no_tar_and_no_fold(film_set: Any, dataset: Path, tmp_path: Path) -> None:
     film_set.inputs().build(tmp_path / "out", salt=b"quite another salt")
     ours, theirs = Shards(dataset), Shards(tmp_path / "out")
     assert ours.manifest["shards"] == theirs.manifest["shards"]
@@ -349,7 +349,7 @@ def test_a_rerun_of_a_finished_build_changes_no_byte(film_set: Any, own_dataset:
     assert {path: path.stat().st_mtime_ns for path in own_dataset.rglob("*")} == before
 
 
-def test_a_rerun_hears_of_a_film_that_has_come_without_a_label(film_set: Any, tmp_path: Path) -> None:
+def test_a_rerun_reports_a_new_film_without_a_label(film_set: Any, tmp_path: Path) -> None:
     inputs = few_films(film_set, tmp_path)
     inputs.build(tmp_path / "out")
     extra = next(path for path in film_set.dicom.rglob("*.dcm") if path.stem == film_set.unlabelled)
@@ -365,7 +365,7 @@ def test_a_rerun_hears_of_a_film_that_has_come_without_a_label(film_set: Any, tm
 # -- interrupted builds
 
 
-def test_an_interrupted_build_goes_on_and_ends_with_the_same_bytes(
+def test_an_interrupted_build_resumes_and_ends_with_the_same_bytes(
     film_set: Any, dataset: Path, tmp_path: Path, tree_of: TreeOf
 ) -> None:
     out, heard = tmp_path / "out", []
@@ -413,7 +413,7 @@ module.build(sources, out, options, b"a salt for the tests only")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("films", [1, 3], ids=["in the first shard", "in the second shard"])
-def test_a_killed_build_goes_on_and_ends_with_the_same_files(
+def test_a_killed_build_resumes_and_ends_with_the_same_files(
     film_set: Any, tmp_path: Path, tree_of: TreeOf, films: int
 ) -> None:
     inputs = few_films(film_set, tmp_path)
@@ -437,7 +437,7 @@ def test_an_unfinished_build_with_other_arguments_leaves_no_shard_behind(film_se
     try:
         replace(inputs, options=replace(inputs.options, samples_per_shard=512)).build(out)
     except InputError:
-        return  # refusing is as good
+        return  # a refusal is also good
     named = {entry["name"] for entry in Shards(out).manifest["shards"]}
     assert {path.name for path in out.glob("*.tar")} == named
     assert {path.with_suffix(".tar").name for path in out.glob("*.idx")} == named
@@ -508,7 +508,7 @@ def test_films_that_are_all_rejected_leave_a_dataset_without_films(film_set: Any
     assert verify(tmp_path / "out") == []
 
 
-def test_a_film_that_is_there_twice_is_rejected_once(film_set: Any, tmp_path: Path) -> None:
+def test_a_film_that_exists_twice_is_rejected_once(film_set: Any, tmp_path: Path) -> None:
     inputs = few_films(film_set, tmp_path)
     first = sorted((tmp_path / "few").iterdir())[0]
     (tmp_path / "few" / "again").mkdir()
@@ -517,7 +517,7 @@ def test_a_film_that_is_there_twice_is_rejected_once(film_set: Any, tmp_path: Pa
     assert (summary.train, summary.rejected) == (6, 1)
 
 
-def test_a_mended_film_goes_on_from_a_failed_build(film_set: Any, tmp_path: Path, tree_of: TreeOf) -> None:
+def test_a_failed_build_resumes_once_its_film_is_fixed(film_set: Any, tmp_path: Path, tree_of: TreeOf) -> None:
     inputs = few_films(film_set, tmp_path)
     inputs.build(tmp_path / "whole")
     victim = sorted((tmp_path / "few").iterdir())[1]
@@ -528,7 +528,7 @@ def test_a_mended_film_goes_on_from_a_failed_build(film_set: Any, tmp_path: Path
     victim.write_bytes(good)
     assert inputs.build(tmp_path / "out").reused_shards == 2
     ours, theirs = tree_of(tmp_path / "out"), tree_of(tmp_path / "whole")
-    # The manifest differs by the digest of its inputs, which counts the film's date of change.
+    # The manifests differ in the digest of the inputs, which includes the films' modification times.
     del ours["manifest.json"], theirs["manifest.json"]
     assert ours == theirs
 

@@ -1,4 +1,4 @@
-"""What a build says about groups and folds that were made as asked and are not what anyone wants."""
+"""Warnings about groups and folds that were made as requested but are probably wrong."""
 
 import re
 from dataclasses import replace
@@ -21,7 +21,7 @@ OPTIONS = BuildOptions(folds=3, duplicate_distance=None)
 
 
 def table_of(patients: list[str], positive: list[bool], **changes: list[Any]) -> pa.Table:
-    """A table of films as a build leaves it before the split; an empty patient is a film alone."""
+    """A table of films before the split. A film with an empty patient is a separate group."""
     count = len(patients)
     columns: dict[str, list[Any]] = {
         "image_id": [f"film{number}" for number in range(count)],
@@ -53,7 +53,7 @@ def test_good_films_leave_no_doubt() -> None:
 @pytest.mark.parametrize(
     "word", ["ANONYMOUS", "Anonymous", "anon", "UNKNOWN", "None", "0", "000000", "N/A", "XXXX", "-"]
 )
-def test_a_patient_id_that_names_nobody_is_named(word: str) -> None:
+def test_a_patient_id_that_identifies_nobody_is_named(word: str) -> None:
     patients = [word] * 4 + numbered(26)
     (doubt,) = doubts_of(table_of(patients, [number % 2 == 0 for number in range(30)]))
     assert doubt == (
@@ -81,7 +81,7 @@ def test_films_without_an_id_are_counted() -> None:
     assert doubt.startswith("5 films without a patient id: each is a separate group")
 
 
-def test_test_films_and_an_absent_salt_tell_of_no_patients() -> None:
+def test_test_films_and_an_absent_salt_give_no_warning_of_patients() -> None:
     patients = ["ANONYMOUS"] * 4 + numbered(26)
     positive = [number % 2 == 0 for number in range(30)]
     tested = table_of(patients, positive, split=["test"] * 4 + ["train"] * 26)
@@ -89,7 +89,7 @@ def test_test_films_and_an_absent_salt_tell_of_no_patients() -> None:
     assert split_doubts(split_table(table_of(patients, positive), OPTIONS, SALT), OPTIONS, b"") == []
 
 
-def test_films_that_look_alike_and_fill_more_than_a_fold_are_told() -> None:
+def test_similar_films_that_fill_more_than_a_fold_are_warned_of() -> None:
     table = table_of(numbered(30), [n % 2 == 0 for n in range(30)], perceptual_hash=["0f" * 32] * 12 + ["f0" * 32] * 18)
     found = doubts_of(table, replace(OPTIONS, folds=2, duplicate_distance=3))
     assert found == [
@@ -98,7 +98,7 @@ def test_films_that_look_alike_and_fill_more_than_a_fold_are_told() -> None:
     ]
 
 
-def test_folds_without_a_positive_or_a_film_are_told(tmp_path: Path) -> None:
+def test_folds_without_a_positive_or_a_film_are_warned_of(tmp_path: Path) -> None:
     path = tmp_path / "folds.csv"
     path.write_text(
         "image_id,fold\n" + "".join(f"film{n},{fold}\n" for n, fold in enumerate([0, 0, 1, 1, 3, 3, 5, -1]))
@@ -123,8 +123,8 @@ def test_films_that_all_train_in_every_fold_leave_none_to_validate_on(tmp_path: 
     assert doubt == "every film trains in every fold: none is left to validate on"
 
 
-def test_a_build_tells_them_and_another_split_tells_its_own(cli: Any, write_film: Any, tmp_path: Path) -> None:
-    """Ten films of ANONYMOUS and six of patients of their own, as archives without names give them out."""
+def test_a_build_prints_its_warnings_and_another_split_prints_others(cli: Any, write_film: Any, tmp_path: Path) -> None:
+    """Ten films of ANONYMOUS and six of distinct patients, as in exports of anonymised archives."""
     rng = np.random.default_rng(2)
     rows = ["ImageId,EncodedPixels"]
     for number in range(16):
@@ -142,7 +142,7 @@ def test_a_build_tells_them_and_another_split_tells_its_own(cli: Any, write_film
     assert re.search(r"warning: folds? [0-9, and]+ ha(s|ve) no film with a pneumothorax", first.out)
     assert read_manifest(out)["doubts"] == re.findall("warning: (.*(?:ANONYMOUS|pneumothorax).*)", first.out)
     again = cli("build", *common, "--out", out, "--folds", 5, "--workers", 1)
-    assert "ANONYMOUS" in again.out, "whoever runs it again is told again"
+    assert "ANONYMOUS" in again.out, "a rerun repeats the warning"
     fewer = cli("finalize", out, "--folds", 2)
     assert "ANONYMOUS" in fewer.out and "pneumothorax, and training" not in fewer.out
     (tmp_path / "groups.csv").write_text("".join(f"1.2.{number},{number // 2}\n" for number in range(16)))
@@ -152,7 +152,7 @@ def test_a_build_tells_them_and_another_split_tells_its_own(cli: Any, write_film
     assert len(set(Shards(out).column("group"))) == 8
 
 
-def test_labels_of_one_kind_are_told() -> None:
+def test_labels_of_one_kind_are_warned_of() -> None:
     assert "every labelled film has a pneumothorax: training also needs films without one" in doubts_of(
         table_of(numbered(30), [True] * 30)
     )
@@ -160,7 +160,7 @@ def test_labels_of_one_kind_are_told() -> None:
 
 
 @pytest.mark.parametrize(("smallest", "is_doubted"), [(10_001, True), (10_000, False)])
-def test_masks_that_all_cover_more_than_half_are_told(smallest: int, is_doubted: bool) -> None:
+def test_masks_that_all_cover_more_than_half_are_warned_of(smallest: int, is_doubted: bool) -> None:
     positive = [number % 2 == 0 for number in range(30)]
     areas = [15_000 if each else 0 for each in positive]
     areas[4] = smallest

@@ -1,4 +1,4 @@
-"""Near-duplicates: the hash against its definition and real changes, the pairs and groups against naive loops."""
+"""Near-duplicates: the hash against its definition and real changes, pairs and groups against naive loops."""
 
 from collections.abc import Callable
 from itertools import combinations, pairwise
@@ -30,7 +30,7 @@ def naive_pairs(hashes: list[bytes], distance: int) -> list[tuple[int, int]]:
 
 
 def naive_groups(groups: list[str], pairs: list[tuple[int, int]]) -> list[str]:
-    """Hand the smaller name on until nothing changes."""
+    """Pass the smaller name on until nothing changes."""
     name = {group: group for group in groups}
     changed = True
     while changed:
@@ -79,7 +79,7 @@ def films() -> list[Image]:
 def test_a_bit_is_set_where_a_cell_is_clearly_brighter_than_its_left_neighbour(block: int) -> None:
     rng = np.random.default_rng(block)
     cells = rng.integers(0, 256, (16, 17), np.uint8)
-    cells[3, 1:] = cells[3, 0] // 2 + np.arange(1, 17)  # steps of one grey level are no edge beside such contrast
+    cells[3, 1:] = cells[3, 0] // 2 + np.arange(1, 17)  # a step of one grey level is not an edge at such contrast
     threshold = max(0.5, 0.05 * float(cells.astype(np.float64).std()))
     expected = 0
     for row in cells.tolist():
@@ -121,14 +121,14 @@ def test_images_that_show_no_film_are_left_alone(shape: tuple[int, int]) -> None
     marked[: shape[0] // 8, -(shape[1] // 8) :] = 255
     noise = np.random.default_rng(0).integers(0, 2, shape, np.uint8)
     empty = [np.full(shape, grey, np.uint8) for grey in (0, 0, 128, 255)]
-    large = [noise, noise] if min(shape) > 500 else []  # averaged away only where a cell has many pixels
+    large = [noise, noise] if min(shape) > 500 else []  # averages out only in cells of many pixels
     ramps = [ramp, ramp] if shape[1] > 16 else []
     assert near_duplicates([perceptual_hash(image) for image in (*empty, *ramps, marked, marked, *large)]) == []
 
 
 @st.composite
 def hash_families(draw: st.DrawFn) -> tuple[list[bytes], int]:
-    """Hashes that differ in about `distance` bits from a few bases, some of them with hardly a bit set or unset."""
+    """Hashes that differ in about `distance` bits from a few bases, some with hardly any bit set or unset."""
     distance = draw(st.sampled_from([0, 1, 2, 3, 5, 7, 12, 20]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shares = draw(st.lists(st.sampled_from([0.0, 0.12, 0.4, 0.5, 0.88, 1.0]), min_size=1, max_size=4))

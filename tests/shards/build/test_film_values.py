@@ -1,4 +1,4 @@
-"""CSVs of folds and groups: columns by their names, published files as they are, and one line for what is wrong."""
+"""CSVs of folds and groups: columns by name, published files unchanged, and one line for each error."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is taken from a folder: every file once, links followed, everything else counted with a reason."""
+"""Listings of folders: every file once, links followed, everything else counted with a reason."""
 
 import os
 import socket
@@ -100,7 +100,7 @@ def test_pipes_and_sockets_are_never_opened(tmp_path: Path, monkeypatch: pytest.
     os.mkfifo(tmp_path / "pipe.dcm")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
-    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as stream:
         stream.bind("socket")
         (listing,) = list_folders([tmp_path], DICOM)
@@ -194,7 +194,7 @@ def test_a_file_that_is_gone_is_counted(tmp_path: Path) -> None:
     assert DICOM.judge(tmp_path / "IM1") == folders.VANISHED
 
 
-# Folders 0..3 inside the given one, 4 and 5 outside: a parent for each but the first, one file each, and links.
+# Folders 0..3 inside the given one, 4 and 5 outside: each but the first has a parent, each has a file, and links.
 @st.composite
 def trees(draw: st.DrawFn) -> tuple[list[int], list[tuple[int, int]]]:
     parents = [draw(st.integers(0, number - 1)) for number in range(1, 4)]

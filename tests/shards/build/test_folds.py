@@ -1,4 +1,4 @@
-"""Folds: a patient stands in one fold only, positives are spread, and the holdout is kept apart."""
+"""Folds: a patient is in one fold only, positives are spread, and the holdout is separate."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def films(patients: int, seed: int = 0) -> tuple[list[str], list[int]]:
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), folds=st.integers(2, 6), holdout=st.sampled_from([0.0, 0.1, 0.2, 0.35]))
-def test_no_group_stands_in_two_folds_or_in_a_fold_and_the_holdout(seed: int, folds: int, holdout: float) -> None:
+def test_no_group_is_in_two_folds_or_in_a_fold_and_the_holdout(seed: int, folds: int, holdout: float) -> None:
     groups, strata = films(60, seed)
     assigned = assign_folds(groups, strata, folds, holdout, seed)
     homes: dict[str, set[int]] = {}

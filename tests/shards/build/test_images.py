@@ -1,4 +1,4 @@
-"""Image files of every depth and kind: read as they are, or refused with what to save instead."""
+"""Image files of every depth and kind: read unchanged, or refused with the format to save instead."""
 
 import io
 import itertools
@@ -32,7 +32,7 @@ BOXES = ((4, 20, 6, 30), (24, 36, 10, 16))
 
 
 def saved(folder: Path, pixels: Pixels, suffix: str = ".png") -> Path:
-    """Write grey or BGR(A) pixels as they are."""
+    """Write grey or BGR(A) pixels."""
     path = folder / f"image{suffix}"
     assert cv2.imwrite(str(path), pixels)
     return path
@@ -222,7 +222,7 @@ def test_any_grey_film_is_its_values_or_one_value(tmp_path: Path, pixels: Pixels
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of zeros: a thousandth of what it inflates to."""
+    """A PNG of zeros, a thousandth of its inflated size."""
     packer, row = zlib.compressobj(9), bytes(side + 1)
     content = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
@@ -275,7 +275,7 @@ def test_reasons_never_name_the_file(tmp_path: Path) -> None:
 
 
 def built(tmp_path: Path, codec: str, **options: Any) -> Shards:
-    """Two films with masks, one of them of 61 % of its film."""
+    """Two films with masks, one of which covers 61 % of its film."""
     large = np.zeros((40, 50), np.uint8)
     large.reshape(-1)[:1220] = 255
     for number, pixels in enumerate((region() * np.uint8(255), large)):
@@ -288,7 +288,7 @@ def built(tmp_path: Path, codec: str, **options: Any) -> Shards:
 
 
 @pytest.mark.parametrize("codec", ["png", "jpeg"])
-def test_large_masks_are_told_of_with_their_film(tmp_path: Path, codec: str) -> None:
+def test_large_masks_are_warned_of(tmp_path: Path, codec: str) -> None:
     shards = built(tmp_path, codec)
     doubt = "its mask covers more than 60% of the film: is it inverted?"
     assert [shards.warnings(row) for row in range(2)] == [[], [doubt]]

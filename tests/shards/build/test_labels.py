@@ -1,4 +1,4 @@
-"""The label CSV in the forms that circulate, and one clear line for each that cannot be meant."""
+"""The label CSV in its existing variants, and one clear line for each malformed one."""
 
 from pathlib import Path
 
@@ -138,12 +138,12 @@ def test_a_third_column_is_named_with_what_it_holds(tmp_path: Path, text: str, n
         '"=""000123""",-1',
     ],
 )
-def test_ids_that_a_spreadsheet_changed_are_told(tmp_path: Path, row: str) -> None:
+def test_ids_that_a_spreadsheet_changed_are_named(tmp_path: Path, row: str) -> None:
     with pytest.raises(InputError, match=r"l\.csv line 3: .*spreadsheet"):
         load_labels(write(tmp_path / "l.csv", f"ImageId,EncodedPixels\n1.2.3,-1\n{row}\n"))
 
 
-def test_a_mask_that_a_spreadsheet_cut_is_told(tmp_path: Path) -> None:
+def test_a_mask_that_a_spreadsheet_cut_is_named(tmp_path: Path) -> None:
     mask = ("1 1 " * 9000)[:32_766] + "1"
     assert len(mask) == 32_767 and len(mask.split()) % 2 == 0
     with pytest.raises(InputError, match=r"line 1 \(a\): the mask has 32,767 characters, the limit of a"):
@@ -174,8 +174,8 @@ def test_a_film_that_is_empty_under_one_name_and_not_under_another_is_refused(tm
         match_labels(labels, ["a"])
 
 
-def test_an_id_that_is_nearly_a_films_is_told_why_it_is_none(tmp_path: Path) -> None:
+def test_an_id_that_nearly_matches_a_film_is_explained(tmp_path: Path) -> None:
     labels = load_labels(write(tmp_path / "l.csv", "000124,-1\n123,-1\n"))
     with pytest.raises(InputError, match=r"l\.csv line 2: no film is called 123: .*leading zeros"):
         match_labels(labels, ["000123", "000124"])
-    assert match_labels(labels, ["000999"]) == labels, "strangers are left to whoever looks for their films"
+    assert match_labels(labels, ["000999"]) == labels, "ids without a film are checked later"

@@ -1,4 +1,4 @@
-"""A test film that is a labelled film, or of its patient, is told and counted."""
+"""Test films that repeat a labelled film, or its patient, are warned of and counted."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def noise(seed: int) -> npt.NDArray[np.uint8]:
 
 @pytest.fixture
 def films(tmp_path: Path, write_film: WriteFilm) -> Path:
-    """Four labelled films; of four test films one is a labelled film, one is of a labelled film's patient."""
+    """Four labelled films and four test films: one repeats a labelled film, one is of a labelled film's patient."""
     for number in range(4):
         write_film(tmp_path / f"train/{number}.dcm", noise(number), PatientID=f"P{number}")
     (tmp_path / "labels.csv").write_text("".join(f"{number},-1\n" for number in range(4)))
@@ -43,12 +43,12 @@ def arguments(films: Path, *more: object) -> list[object]:
     return [*given, "--out", films / "out", "--image-size", 32, "--folds", 2, "--workers", 1, *more]
 
 
-def test_test_films_that_are_known_are_told_and_counted(films: Path, cli: Any) -> None:
+def test_known_test_films_are_warned_of_and_counted(films: Path, cli: Any) -> None:
     done = cli(*arguments(films))
     (line,) = [line for line in done.out.splitlines() if "repeat labelled films" in line]
     assert line.startswith("warning: test films that repeat labelled films or their patients (2): copy, patient;")
     assert read_manifest(films / "out")["counts"]["known_test"] == 2
-    assert "their patients (2): copy, patient;" in cli(*arguments(films)).out, "a finished build says it again"
+    assert "their patients (2): copy, patient;" in cli(*arguments(films)).out, "a rerun repeats it"
 
 
 def test_another_split_counts_again(films: Path, cli: Any) -> None:
@@ -70,7 +70,7 @@ def test_films_that_are_added_are_compared_with_all(films: Path, cli: Any, write
     assert "their patients (1): copy;" in cli(*arguments(films, "--append")).out
 
 
-def test_under_pseudonyms_no_name_is_told(films: Path, cli: Any) -> None:
+def test_under_pseudonyms_no_name_is_printed(films: Path, cli: Any) -> None:
     done = cli(*arguments(films, "--pseudonymise"))
     (line,) = [line for line in done.out.splitlines() if "repeat labelled films" in line]
     assert "copy" not in line and not re.search(r"\bpatient\b", line)

@@ -1,4 +1,4 @@
-"""Names of films: what can be an image id, and which spelling of it is meant."""
+"""Names of films: which can be image ids, and how their spellings match."""
 
 import csv
 import io
@@ -90,7 +90,7 @@ def test_the_sop_instance_uid_is_read_without_the_pixels(write_film: WriteFilm, 
     path = write_film(tmp_path / "IM000000", PIXELS, SOPInstanceUID="1.2.3.4")
     assert sop_id(path) == "1.2.3.4"
     whole = path.read_bytes()
-    path.write_bytes(whole[: -PIXELS.nbytes])  # whatever happened to the pixels
+    path.write_bytes(whole[: -PIXELS.nbytes])  # damaged pixels do not matter
     assert sop_id(path) == "1.2.3.4"
     path.write_bytes(b"no film")
     assert sop_id(path) is None
@@ -100,7 +100,7 @@ def test_the_sop_instance_uid_is_read_without_the_pixels(write_film: WriteFilm, 
 def test_a_uid_that_cannot_be_an_image_id_is_none(write_film: WriteFilm, tmp_path: Path, uid: str) -> None:
     good = "1.2.3.44444444444"
     path = write_film(tmp_path / "film.dcm", PIXELS, SOPInstanceUID=good)
-    # In the file itself: pydicom does not write such values.
+    # Edit the file, as pydicom does not write such values.
     path.write_bytes(path.read_bytes().replace(good.encode(), uid.encode().ljust(len(good), b"\0")))
     assert sop_id(path) is None
 

@@ -1,4 +1,4 @@
-"""CSV files from a person's hands: whatever they hold, they are read or refused in one line."""
+"""CSV files that people edit: read, or refused in one line, whatever they contain."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ from shards.build.rows import LONGEST_CELL, Row, explain_stray, plain, read_rows
 from shards.errors import InputError
 
 WILD = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-# Text that looks like a CSV more often than any text does.
+# Text that often looks like a CSV.
 PIECES = st.sampled_from(
     [
         *("1.2.3", "a.png", "-1", "5 3", "ImageId", "EncodedPixels", "fold", "group", "stage_2", "0.0", "1E+23", "nan"),
@@ -38,7 +38,7 @@ def refusal(path: Path, content: str | bytes) -> str:
 
 @WILD
 @given(content=st.text() | CSV_LIKE | st.binary())
-def test_nothing_but_one_clear_line_comes_of_a_wild_file(tmp_path: Path, content: str | bytes) -> None:
+def test_a_wild_file_is_read_or_gets_one_clear_line(tmp_path: Path, content: str | bytes) -> None:
     path = write(tmp_path / "wild.csv", content)
     films = Films(frozenset({"1.2.3", "a", "007"}))
 
@@ -51,7 +51,7 @@ def test_nothing_but_one_clear_line_comes_of_a_wild_file(tmp_path: Path, content
         except InputError as error:
             assert str(path) in str(error)
             assert len(str(error).splitlines()) == 1, str(error)
-    assert csv.field_size_limit() == 131_072, "the limit of the process is as it was"
+    assert csv.field_size_limit() == 131_072, "the limit of the process is unchanged"
 
 
 @WILD
@@ -94,11 +94,11 @@ def test_other_separators_are_named(tmp_path: Path, separator: str, name: str) -
         ('a,-1\n"b"c,1 2\n', "line 2: text follows a closing quotation mark"),
     ],
 )
-def test_what_is_no_csv_is_named(tmp_path: Path, content: str | bytes, named: str) -> None:
+def test_a_file_that_is_not_a_csv_is_named(tmp_path: Path, content: str | bytes, named: str) -> None:
     assert named in refusal(tmp_path / "f.csv", content)
 
 
-def test_a_folder_and_nothing_are_named_with_the_option(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_file_are_named_with_the_option(tmp_path: Path) -> None:
     for path, named in ((tmp_path, "is a folder"), (tmp_path / "gone", "no such file")):
         with pytest.raises(InputError, match=f"^{path}: {named}; give the CSV file with --groups$"):
             read_rows(path, "--groups")
@@ -114,7 +114,7 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
         os.close(reading)
 
 
-def test_cells_are_read_up_to_a_limit_that_is_told(tmp_path: Path) -> None:
+def test_cells_are_read_up_to_a_limit_that_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "long.csv", "a," + "1 " * (LONGEST_CELL // 2 - 1) + "1")
     assert len(read_rows(path, "--rle")[0].cells[1]) == LONGEST_CELL - 1
     assert f"line 2: a cell has more than {LONGEST_CELL:,} characters" in refusal(
@@ -137,17 +137,17 @@ def test_suffixes_of_images_are_no_part_of_an_id(suffix: str) -> None:
     ("image_id", "film", "why"),
     [
         ("ABC.1", "abc.1", "the film is abc.1; use the same case"),
-        ("ABC.png", "abc", "capitals"),
+        ("ABC.png", "abc", "the film is abc; use the same case"),
         ("123", "000123", "leading zeros"),
         ("123456789012346000", "123456789012345678", "zeros after 15 digits"),
         ("17.0", "17", "add '.0'"),
         ("2-Mar", "MAR2", "date"),
     ],
 )
-def test_what_a_spreadsheet_did_to_an_id_is_told(image_id: str, film: str, why: str) -> None:
+def test_an_id_that_a_spreadsheet_changed_is_explained(image_id: str, film: str, why: str) -> None:
     found = explain_stray(["other", image_id], ["1.2.3", film])
     assert found is not None and found[0] == image_id and why in found[1]
 
 
-def test_a_stranger_is_no_changed_id() -> None:
+def test_an_unknown_id_is_not_a_changed_one() -> None:
     assert explain_stray(["124", "1.2.4", "999999999999999000"], ["000123", "1.2.3", "123456789012345678"]) is None

@@ -1,4 +1,4 @@
-"""Films, labels and masks find each other, or a line says why they do not."""
+"""Matching of films, labels and masks, and one line for what does not match."""
 
 import os
 import shutil
@@ -57,7 +57,7 @@ def labelled(folder: Path, rows: str, **more: Any) -> Sources:
 
 @pytest.fixture
 def positives_only(tmp_path: Path) -> Path:
-    """Six films, of which the two positive ones have a mask."""
+    """Six films; only the two positive ones have a mask."""
     for number in range(6):
         write_png(tmp_path / f"films/{number}.png", noise(number))
     for number in range(2):
@@ -83,7 +83,7 @@ def test_films_without_a_mask_are_unlabelled_and_the_reason_names_the_option(pos
     assert "--absent-mask negative" in NO_MASK
 
 
-def test_films_without_a_mask_are_negative_where_that_is_said(positives_only: Path) -> None:
+def test_films_without_a_mask_are_negative_if_the_option_says_so(positives_only: Path) -> None:
     summary = made(image_sources(positives_only, absent_mask="negative"), positives_only / "out")
     assert (summary.train, summary.positives, summary.unlabelled) == (6, 2, 0)
     shards = Shards(positives_only / "out")
@@ -235,12 +235,12 @@ def test_a_very_long_name_is_a_film_like_any_other(tmp_path: Path, write_film: W
     assert set(Shards(tmp_path / "out").column("image_id")) == {"x" * 251, "a,b;c"}
 
 
-# -- one name, many films
+# -- films that share a name
 
 
 @pytest.fixture
 def cd(tmp_path: Path, write_film: WriteFilm) -> Path:
-    """The layout of a DICOM CD: four films of one name."""
+    """The layout of a DICOM CD: four films with the same name."""
     for number in range(4):
         write_film(tmp_path / f"films/PT{number}/IM000000", noise(number), SOPInstanceUID=f"1.2.{number}")
     (tmp_path / "films/DICOMDIR").write_bytes(bytes(128) + b"DICM")
@@ -370,7 +370,7 @@ def test_the_build_says_what_it_skips_and_the_manifest_counts_it(
     assert counts["skipped"] == {"compressed (.gz); unpack them": 3, "links to nothing": 1}
     (tmp_path / "in/notes.txt").write_text("new")
     again = cli(*given)
-    assert (again.code, "1 reused" in again.out) == (0, True), "other files are no other films"
+    assert (again.code, "1 reused" in again.out) == (0, True), "other files do not make another build"
 
 
 def test_many_links_to_nothing_are_not_a_flood(tmp_path: Path, cli: Any, write_film: WriteFilm) -> None:

@@ -1,4 +1,4 @@
-"""Tables that no build writes are refused by whoever opens them, with a digest that holds or without one."""
+"""Readers refuse tables that no build writes, with a valid digest or without one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from resign import resign
-from sample_rows import write_rows
+from edited_dataset import resign, write_rows
 
 from shards.dataset.table import TABLE, Shards, save_table
 from shards.dataset.verify import verify
@@ -68,15 +67,15 @@ def test_verify_tells_of_a_table_that_it_cannot_read_and_goes_on_with_the_tars(
         (lambda rows: rows[3].update(image_offset=-512), "image_offset is outside"),
         (lambda rows: rows[3].update(image_size=2**40), "image_size is outside"),
         (lambda rows: positive(rows).update(fold=-1), "fold is outside"),
-        (lambda rows: positive(rows).update(fold=None), "training without a fold"),
+        (lambda rows: positive(rows).update(fold=None), "split train without a fold"),
         (lambda rows: positive(rows).update(rle=None), "has no rle"),
-        (lambda rows: positive(rows).update(rle="-1"), "an RLE that its mask_area contradicts"),
-        (lambda rows: positive(rows).update(has_mask=False), "a has_mask that its mask_area contradicts"),
+        (lambda rows: positive(rows).update(rle="-1"), "an RLE that contradicts its mask_area"),
+        (lambda rows: positive(rows).update(has_mask=False), "a has_mask that contradicts its mask_area"),
         (lambda rows: positive(rows).update(mask_area=0), "contradicts"),
         (lambda rows: positive(rows).update(mask_area=64 * 64 + 1), "a mask larger than its grid"),
         (lambda rows: positive(rows).update(mask_offset=None), "has no mask_offset"),
         (lambda rows: positive(rows).update(group=None), "has no group"),
-        (lambda rows: rows[3].update(perceptual_hash="x"), "perceptual_hash is none"),
+        (lambda rows: rows[3].update(perceptual_hash="x"), "perceptual_hash does not have 64"),
         (lambda rows: rows[3].update(spacing_row=float("nan")), "spacing_row is not a number"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Exports for other tools: exact masks, films of the masks' size, the same folds, and nothing half done."""
+"""Exports for other tools: exact masks, films of the masks' size, the same folds, and no partial output."""
 
 import csv
 import json
@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
-from resign import resign
-from sample_rows import write_rows
+from edited_dataset import resign, write_rows
 
 from shards.dataset import export
 from shards.dataset.export import export_nnunet, export_png, fold_lists
@@ -43,7 +42,7 @@ def edit(folder: Path, change: Callable[[int, dict[str, Any]], dict[str, Any]]) 
 
 @pytest.fixture
 def tall(Inputs: Any, tmp_path: Path) -> tuple[Shards, dict[str, Image], dict[str, Image]]:
-    """Films of 90 x 60 pixels, stored in squares of 64, with masks on grids of their own size; and both."""
+    """Films of 90 x 60 pixels, stored in squares of 64, with masks on their own grids; and both."""
     rng = np.random.default_rng(0)
     films, masks = {}, {}
     for number in range(14):
@@ -90,7 +89,7 @@ def test_films_of_any_shape_get_their_masks_size(tall: Any, tmp_path: Path) -> N
         ):
             image = read(path)
             assert image.shape == (90, 60)
-            # Smooth films survive 64 pixels; one that is shifted or still padded would not come near.
+            # Smooth films survive a size of 64 pixels; a shifted or still padded film would differ.
             assert np.abs(image.astype(int) - films[image_id]).mean() < 2
 
 
@@ -237,13 +236,13 @@ def test_a_dataset_without_training_films_has_no_folds(own_dataset: Path, tmp_pa
 
 
 def test_films_csv_brings_groups_and_folds_back(cli: Any, film_set: Any, tmp_path: Path) -> None:
-    """From films to shards, to PNGs and to shards again: same labels, folds, holdout and patients."""
+    """From films to shards, to PNGs, and to shards again: the same labels, folds, holdout and patients."""
     first, again, png = tmp_path / "first", tmp_path / "again", tmp_path / "png"
     published = tmp_path / "folds.csv"
     made = ("--dicom", film_set.dicom, "--rle", film_set.labels, "--test-dicom", film_set.test_dicom)
     settings = ("--image-size", 64, "--workers", 1)
     assert cli("build", *made, "--out", first, "--folds", 3, "--holdout", 0.2, *settings).code == 0
-    # Two films train in every fold, as published files say it.
+    # Two films train in every fold, in the words of published files.
     before = Shards(first)
     chosen = before.column("image_id")[before.indices("train")][:2].tolist()
     folds = zip(before.column("image_id"), before.column("fold"), before.column("split"), strict=True)

@@ -1,4 +1,4 @@
-"""Padding, resizing and the box of the film inside a padded map, against exact fractions."""
+"""Padding, resizing, and the box of a film in a padded map, against exact fractions."""
 
 from fractions import Fraction
 
@@ -41,7 +41,7 @@ def test_a_square_film_of_the_stored_size_is_kept_bit_for_bit() -> None:
 def test_shrinking_averages_areas_and_pads_with_zero() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 128), np.uint8)
     square = to_square(image, 64)
-    # OpenCV sums a 2x2 block in whole numbers and rounds halves up.
+    # OpenCV sums 2x2 blocks in integers and rounds halves up.
     naive = (image.reshape(32, 2, 64, 2).astype(int).sum(axis=(1, 3)) + 2) // 4
     np.testing.assert_array_equal(square[16:48], naive)
     assert not square[:16].any()
@@ -79,7 +79,7 @@ def test_the_content_box_at_the_stored_size_is_the_padding() -> None:
 
 
 def test_a_mask_on_a_grid_of_other_proportions_fills_its_films_part_of_the_square() -> None:
-    film = fit_square(100, 50, 64)  # of a mask whose pixels are twice as high as wide
+    film = fit_square(100, 50, 64)  # a mask whose pixels are twice as high as wide
     stored = mask_to_square(np.ones((50, 50), np.uint8), 64, film)
     assert stored[:, film.left : 64 - film.right].all() and np.count_nonzero(stored) == 64 * 32
 

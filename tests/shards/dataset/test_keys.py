@@ -1,4 +1,4 @@
-"""Sample keys that WebDataset cannot split, and patient hashes that need the salt."""
+"""Sample keys that WebDataset does not split, and patient hashes that need the salt."""
 
 import hashlib
 import re
@@ -55,12 +55,12 @@ def test_a_made_salt_is_private_and_kept(tmp_path: Path) -> None:
     assert load_salt(tmp_path / "b.salt", create=True) != salt
 
 
-@pytest.mark.parametrize(("content", "mode", "mend"), [("0" * 32, 0o644, "chmod 600"), ("short", 0o600, "16 bytes")])
-def test_an_unsafe_salt_is_refused_with_its_mend(tmp_path: Path, content: str, mode: int, mend: str) -> None:
+@pytest.mark.parametrize(("content", "mode", "fix"), [("0" * 32, 0o644, "chmod 600"), ("short", 0o600, "16 bytes")])
+def test_an_unsafe_salt_is_refused_with_its_mend(tmp_path: Path, content: str, mode: int, fix: str) -> None:
     path = tmp_path / "a.salt"
     path.write_text(content)
     path.chmod(mode)
-    with pytest.raises(InputError, match=mend) as error:
+    with pytest.raises(InputError, match=fix) as error:
         load_salt(path, create=True)
     assert str(path) in str(error.value)
 

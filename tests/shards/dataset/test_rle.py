@@ -1,4 +1,4 @@
-"""Run-length strings against the competition's definition, one pixel at a time."""
+"""Run-length strings against the competition's definition, pixel by pixel."""
 
 from collections.abc import Callable
 

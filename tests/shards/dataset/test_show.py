@@ -1,4 +1,4 @@
-"""Contact sheets: the right film, without padding, with its outline where its label is."""
+"""Contact sheets: the right film, without padding, with the outline at its label."""
 
 import json
 import zlib
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from sample_rows import write_rows
+from edited_dataset import write_rows
 
 from shards.build.options import BuildOptions
 from shards.dataset import rle
@@ -37,7 +37,7 @@ def default(field: pa.Field) -> Any:
 
 
 def film_row(film: Image, mask: Image | None, stored: int | None, **facts: Any) -> tuple[dict[str, Any], bytes]:
-    """A table row and an image member: a padded PNG square of `stored` pixels, or a JPEG at the film's own size."""
+    """A table row and an image member: a padded PNG square of `stored` pixels, or a JPEG of the film's size."""
     height, width = film.shape
     pad = fit_square(height, width, stored or max(height, width))
     suffix, image = (".png", to_square(film, stored)) if stored else (".jpg", film)
@@ -61,7 +61,7 @@ def film_row(film: Image, mask: Image | None, stored: int | None, **facts: Any) 
 
 
 def bare_manifest(table: Path) -> dict[str, Any]:
-    """What the format asks for, of a table and a tar."""
+    """A valid manifest for a table and a tar."""
     return {
         "codec": "png",
         "image_size": 64,
@@ -76,7 +76,7 @@ def bare_manifest(table: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Write a dataset of rows and image members by hand, so that any codec and table can be shown."""
+    """Write a dataset of rows and image members directly, so that a test can use any codec and table."""
 
     def write(films: Sequence[tuple[dict[str, Any], bytes]]) -> Shards:
         content, rows = b"", []
@@ -96,7 +96,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def smooth(height: int, width: int) -> Image:
-    """A grey film between 60 and 180 that JPEG hardly changes, nowhere black like padding."""
+    """A grey film between 60 and 180, which JPEG hardly changes and which is nowhere black like padding."""
     y, x = np.mgrid[0:height, 0:width]
     return np.rint(120 + 60 * np.sin(x / 17) * np.cos(y / 23)).astype(np.uint8)
 
@@ -124,7 +124,7 @@ def test_a_jpeg_of_native_size_is_the_film_itself(make: Make, shape: tuple[int, 
 
 def test_an_image_of_another_size_than_the_table_says_is_named(make: Make) -> None:
     row, content = film_row(smooth(80, 60), None, None)
-    with pytest.raises(InputError, match=r"train-00000\.tar: film0 is not an image of 60x79 pixels"):
+    with pytest.raises(InputError, match=r"train-00000\.tar: the image of film0 is not 60x79 pixels"):
         stored_content(make([({**row, "image_height": 79}, content)]), 0)
     text = {"image_size": 4, "image_crc32": zlib.crc32(b"text")}
     with pytest.raises(InputError, match="film0 is not an image"):

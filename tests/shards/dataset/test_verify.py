@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from resign import resign
-from sample_rows import write_rows
+from edited_dataset import resign, write_rows
 
 from shards.dataset.manifest import MANIFEST
 from shards.dataset.table import TABLE, Shards

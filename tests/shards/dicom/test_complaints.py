@@ -1,4 +1,4 @@
-"""What pydicom warns of reaches a film's warnings in texts that can be counted and hold nothing of the patient."""
+"""pydicom's warnings become warnings of the film that can be counted and contain nothing of the patient."""
 
 import io
 import warnings

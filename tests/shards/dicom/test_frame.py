@@ -1,4 +1,4 @@
-"""A frame that is not the picture that its tags tell of is refused; what may be wrong is a warning."""
+"""Frames that contradict their tags are refused; possible errors are warnings."""
 
 import struct
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def extended_stream() -> bytes:
     return huffman_jpeg(0xC1, 12, (ROWS, COLUMNS), levels.tolist(), is_dct=True)
 
 
-# Each with its pixels, and its stream where pydicom has no encoder.
+# Each with its pixels, and with its stream if pydicom has no encoder.
 SYNTAXES: dict[str, tuple[uid.UID, Pixels, Callable[[], bytes] | None]] = {
     "rle": (uid.RLELossless, WORDS, None),
     "rle of bytes": (uid.RLELossless, BYTES, None),
@@ -70,7 +70,7 @@ def with_frames(dataset: Dataset, content: bytes, path: Path, **attributes: Any)
 
 
 def compressed(name: str) -> tuple[Dataset, bytes]:
-    """A film in a syntax, and its one frame."""
+    """A film in a transfer syntax, and its only frame."""
     syntax, pixels, stream = SYNTAXES[name]
     bits = 12 if pixels.dtype == np.uint16 else 8
     dataset = film_dataset(pixels, BitsStored=bits, HighBit=bits - 1)
@@ -89,7 +89,7 @@ def test_a_stream_of_another_size_than_rows_and_columns_is_refused(tmp_path: Pat
     assert good.image.shape == (ROWS, COLUMNS) and good.warnings == ()
     for rows, columns in ((COLUMNS, ROWS), (ROWS - 8, COLUMNS), (ROWS, COLUMNS - 1), (ROWS + 1, COLUMNS)):
         path = with_frames(dataset, content, tmp_path / "a.dcm", Rows=rows, Columns=columns)
-        # RLE tells rows, and how many bytes there are, but no size.
+        # RLE shows rows and the number of bytes, but no size.
         with pytest.raises(RejectedFilm, match=f"{columns}x{rows}|Columns is {columns}|RLE"):
             read_film(path)
 
@@ -99,7 +99,7 @@ def test_a_stream_of_another_number_of_samples_is_refused(tmp_path: Path, name: 
     dataset, frame = compressed(name)
     tags = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
     path = with_frames(dataset, encapsulate([frame]), tmp_path / "a.dcm", **tags)
-    with pytest.raises(RejectedFilm, match="has 1 samples a pixel, Samples per Pixel says 3"):
+    with pytest.raises(RejectedFilm, match="has 1 samples per pixel, Samples per Pixel says 3"):
         read_film(path)
 
 
@@ -119,7 +119,7 @@ def test_fragments_make_a_frame_and_empty_ones_nothing(tmp_path: Path, name: str
 def test_frames_that_number_of_frames_keeps_back_are_refused(tmp_path: Path, name: str, has_bot: bool) -> None:
     dataset, frame = compressed(name)
     path = with_frames(dataset, encapsulate([frame] * 2, has_bot=has_bot), tmp_path / "a.dcm")
-    with pytest.raises(RejectedFilm, match="hold 2 frames, Number of Frames says 1"):
+    with pytest.raises(RejectedFilm, match="contain 2 frames, Number of Frames says 1"):
         read_film(path, ANY_FILM)
     path = with_frames(dataset, encapsulate([frame] * 2, has_bot=has_bot), tmp_path / "a.dcm", NumberOfFrames="2")
     got = read_film(path, ANY_FILM)
@@ -128,7 +128,7 @@ def test_frames_that_number_of_frames_keeps_back_are_refused(tmp_path: Path, nam
 
 
 def plain_rle(pixels: Pixels) -> bytes:
-    """One segment of runs that take no heed of rows, as some writers make them."""
+    """One segment of runs that ignore rows, as some writers make them."""
     content, runs, at = pixels.tobytes(), b"", 0
     while at < len(content):
         same = 1
@@ -185,7 +185,7 @@ def test_rle_data_longer_than_the_frame_by_more_than_a_byte_are_refused(tmp_path
     padded = read_film(with_frames(dataset, encapsulate([frame + b"\0\7"]), tmp_path / "a.dcm"))
     np.testing.assert_array_equal(padded.image, BYTES)
     path = with_frames(dataset, encapsulate([frame + b"\0\7" * 2]), tmp_path / "a.dcm")
-    with pytest.raises(RejectedFilm, match="RLE data hold more than Columns x Rows of 80x96"):
+    with pytest.raises(RejectedFilm, match="RLE data contain more than Columns x Rows of 80x96"):
         read_film(path)
 
 
@@ -279,7 +279,7 @@ def test_the_stored_bits_are_the_values(bits: int, is_signed: bool, raw: list[in
     if not is_signed:
         assert has_more == any(word >= 1 << bits for word in raw)
     else:
-        # Not where every word is the value, its sign in all upper bits or in none.
+        # No warning if every word is the value, with the sign in all upper bits or in none.
         filled = all(int(word) == value for word, value in zip(words.view(np.int16).ravel(), expected, strict=True))
         assert not (has_more and (filled or low == raw))
 

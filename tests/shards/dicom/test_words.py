@@ -1,4 +1,4 @@
-"""Words for views, body parts and modalities, as films of many countries have them."""
+"""Words for views, body parts and modalities, in films of many countries."""
 
 from pathlib import Path
 from typing import Any

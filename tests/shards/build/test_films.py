@@ -1,4 +1,4 @@
-"""Under --pseudonymise nothing in OUT names a film, its folder or its patient, whatever is wrong with the films."""
+"""With --pseudonymise, nothing in OUT names a film, its folder or its patient, however damaged the films are."""
 
 import struct
 import tarfile
@@ -18,7 +18,7 @@ from shards.dataset.table import Shards
 
 WriteFilm = Callable[..., Path]
 NAME = "Zqxmueller"
-# What the texts of the system and of libraries hold: paths of this machine, or of the one that a library was built on.
+# Paths in texts of the system and of libraries: of this machine, or of the machine that built a library.
 FORBIDDEN = (NAME.encode(), NAME.lower().encode(), b"Errno", b".cpp", b"OpenCV", b"/tmp", b"Permission denied: ")
 
 
@@ -32,7 +32,7 @@ def png(image: npt.NDArray[np.uint8]) -> bytes:
 
 
 def vast_png() -> bytes:
-    """A PNG whose header promises more pixels than OpenCV agrees to make room for."""
+    """A PNG whose header declares more pixels than OpenCV accepts."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", 1 << 20, 1 << 20, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
@@ -43,7 +43,7 @@ def put(path: Path, content: bytes) -> None:
 
 
 def bytes_of(out: Path) -> dict[str, bytes]:
-    """Every file of a dataset, hidden ones too, and what is compressed in the table and the tars."""
+    """Every file of a dataset, including hidden ones, and the decompressed contents of table and tars."""
     found = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     if (out / "samples.parquet").exists():
         found["the table's rows"] = str(Shards(out).table.to_pylist()).encode()
@@ -62,7 +62,7 @@ def check(out: Path, folder: Path) -> None:
 
 
 def lock(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Make files with this word in their names unreadable, also to the superuser."""
+    """Make files with this word in their names unreadable, even for root."""
     read, dcmread = Path.read_bytes, pydicom.dcmread
 
     def read_bytes(path: Path) -> bytes:
@@ -92,7 +92,7 @@ def test_images_and_masks_that_are_broken_in_every_way(
     put(films / f"{NAME} 1.png", png(noise(1))[:300])
     put(films / f"{NAME} 2.png", vast_png())
     put(films / f"{NAME} 3.png", b"")
-    put(films / NAME / f"{NAME} 4.jpg", png(noise(5)))  # the same id again
+    put(films / NAME / f"{NAME} 4.jpg", png(noise(5)))  # a repeated id
     put(masks / f"{NAME} 5.png", png(mask[:32]))
     put(masks / f"{NAME} 6.png", png(mask // 50))
     put(masks / f"{NAME} 7.png", b"no image")
@@ -112,7 +112,7 @@ def test_images_and_masks_that_are_broken_in_every_way(
     check(out, tmp_path)
     done = cli(*given, "--max-rejects", 20)
     assert done.code == 0, done.err
-    assert f"{NAME} gone.png: a broken link" in done.err, "the person at the screen is told"
+    assert f"{NAME} gone.png: a broken link" in done.err, "stderr may name files"
     check(out, tmp_path)
     assert len(read_list(out / "rejected.csv")) >= 9
     assert all(image_id.startswith("P") and not file for image_id, file, _ in read_list(out / "rejected.csv"))
@@ -131,7 +131,7 @@ def test_dicom_films_that_are_broken_in_every_way(
     put(films / f"{NAME} 1.dcm", whole[:400])
     put(films / f"{NAME} 2.dcm", whole[:-100])
     put(films / f"{NAME} 3.dcm", b"")
-    put(films / NAME / f"{NAME} 4.dcm", whole)  # the same id again
+    put(films / NAME / f"{NAME} 4.dcm", whole)  # a repeated id
     put(films / f"{NAME} locked.dcm", whole)
     put(films / f"{NAME}.dcm.gz", b"\x1f\x8b")
     write_film(films / "lateral" / f"{NAME} lateral.dcm", noise(20), ViewPosition="LL", PatientID=NAME, **person)

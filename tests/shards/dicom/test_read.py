@@ -1,4 +1,4 @@
-"""Small files that would unfold to gigabytes are refused before they do."""
+"""Small files that would expand to gigabytes are refused early; files without meta information are read."""
 
 import io
 import struct
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from dicom_films import CHEST, RAMP12, read
 from dicom_streams import encode_jpeg, recode
 from film_files import film_dataset, write_film
 from pydicom import uid
@@ -97,7 +98,7 @@ def jpeg_2000_of(path: Path, rows: int, columns: int) -> bytes:
 ONES = b"1\\" * 4_000_000
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "deflate": (deflate_bomb, "inflate to more than .* MB.*; pass a larger --max-pixels"),
-    "rle": (lambda: rle_bomb(6_000_000), "RLE data hold more than Columns x Rows of 64x64"),
+    "rle": (lambda: rle_bomb(6_000_000), "RLE data contain more than Columns x Rows of 64x64"),
     "rle of 8 MB": (lambda: rle_bomb(4_000_000), "RLE data"),
     "jpeg": (
         lambda: encapsulated(uid.JPEGBaseline8Bit, jpeg_of(65500, 65500), Rows=65500, Columns=65500),
@@ -118,7 +119,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "wide": (
         lambda: before_pixels(SEQUENCE + (ITEM + ITEM_END) * 1_000_000 + SEQUENCE_END),
-        "more elements and items than a film has",
+        "more elements and items than a film",
     ),
     "wide in one element": (
         lambda: before_pixels(
@@ -128,7 +129,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "elements": (
         lambda: head(IMPLICIT) + b"".join(struct.pack("<HHL", 9, i % 65536, 0) for i in range(1_000_000)),
-        "more elements and items than a film has",
+        "more elements and items than a film",
     ),
     "numbers": (
         lambda: (
@@ -138,7 +139,6 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         r"element \(0028,1050\) is 8000000 bytes long",
     ),
 }
-
 READ = """
 import resource, sys, time
 from pathlib import Path
@@ -232,3 +232,31 @@ def test_a_path_is_in_no_reason(tmp_path: Path) -> None:
         with pytest.raises(RejectedFilm) as refused:
             read_film(path)
         assert str(tmp_path) not in str(refused.value)
+
+
+WriteFilm = Callable[..., Path]
+
+
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian])
+def test_a_film_without_file_meta_information_is_read(tmp_path: Path, write_film: WriteFilm, syntax: uid.UID) -> None:
+    film = write_film(tmp_path / "a.dcm", RAMP12, **CHEST)
+    expected = read(film).image
+    bare = pydicom.dcmread(film)
+    if not syntax.is_little_endian:
+        bare.PixelData = np.frombuffer(bare.PixelData, "<u2").byteswap().tobytes()
+    content = Dataset()
+    content.update({element.tag: element for element in bare})
+    pydicom.dcmwrite(film, content, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+    assert film.read_bytes()[128:132] != b"DICM"
+    got = read(film)
+    np.testing.assert_array_equal(got.image, expected)
+    assert got.warnings == ()
+
+
+def test_compressed_pixels_without_a_transfer_syntax_are_rejected(tmp_path: Path, write_film: WriteFilm) -> None:
+    film = recode(write_film(tmp_path / "a.dcm", np.eye(16, dtype=np.uint8)), uid.RLELossless)
+    content = Dataset()
+    content.update({element.tag: element for element in pydicom.dcmread(film)})
+    pydicom.dcmwrite(film, content, implicit_vr=False, little_endian=True)
+    with pytest.raises(RejectedFilm, match="no transfer syntax"):
+        read(film)

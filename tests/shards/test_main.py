@@ -1,4 +1,4 @@
-"""The command line: what it prints, and one line with exit code 2 for whatever a person can mend."""
+"""The command line: its output, and one line with exit code 2 for errors that users can fix."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TreeOf = Callable[[Path], dict[str, str]]
 
 
 def arguments(film_set: Any, out: Path, *more: object) -> list[object]:
-    """A build of the films; options in `more` come last and win."""
+    """A build of the films. Options in `more` come last and take precedence."""
     given = ["--dicom", film_set.dicom, "--rle", film_set.labels, "--out", out]
     return ["build", *given, "--image-size", 32, "--folds", 2, "--workers", 1, *more]
 
@@ -43,7 +43,7 @@ def test_the_three_commands_do_their_work_and_say_so(cli: Cli, tmp_path: Path) -
     assert "good" in checked.out
 
 
-def test_the_patient_salt_lies_beside_the_shards_and_not_in_them(cli: Cli, film_set: Any, tmp_path: Path) -> None:
+def test_the_patient_salt_is_next_to_the_shards_and_not_in_them(cli: Cli, film_set: Any, tmp_path: Path) -> None:
     assert cli(*arguments(film_set, tmp_path / "out")).code == 0
     salt = tmp_path / "out.salt"
     assert salt.stat().st_mode & 0o777 == 0o600
@@ -67,7 +67,7 @@ def bad_label(row: str) -> Callable[[Any, Path], list[object]]:
     return make
 
 
-# What a person gets wrong, as options that follow a good build's, and the parts that the one line must name.
+# Wrong options, appended to those of a good build, and texts that the only line must contain.
 BAD_BUILDS: dict[str, tuple[Callable[[Any, Path], list[object]], list[str]]] = {
     "missing folder": (lambda f, d: ["--dicom", d / "gone"], ["gone", "--dicom"]),
     "missing test folder": (lambda f, d: ["--test-images", d / "gone"], ["gone", "--test-images"]),
@@ -98,9 +98,7 @@ BAD_BUILDS: dict[str, tuple[Callable[[Any, Path], list[object]], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", BAD_BUILDS)
-def test_a_build_that_cannot_be_meant_gets_one_line_and_leaves_no_dataset(
-    cli: Cli, film_set: Any, tmp_path: Path, case: str
-) -> None:
+def test_a_wrong_build_gets_one_line_and_leaves_no_dataset(cli: Cli, film_set: Any, tmp_path: Path, case: str) -> None:
     (tmp_path / "in").mkdir()
     options, parts = BAD_BUILDS[case]
     line = cli(*arguments(film_set, tmp_path / "out", *options(film_set, tmp_path / "in"))).only_line()
@@ -245,7 +243,7 @@ def test_every_command_takes_help(cli: Cli, command: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_module_runs_on_its_own_and_prints_one_line_for_bad_input(tmp_path: Path) -> None:
+def test_the_module_runs_as_a_program_and_prints_one_line_for_bad_input(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "shards", "verify", str(tmp_path / "gone")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "COLUMNS": "80"})
     assert done.returncode == 2

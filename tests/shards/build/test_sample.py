@@ -1,4 +1,4 @@
-"""Films whose pixels are not square: stored as they look, labelled and predicted on the file's own grid."""
+"""Films with pixels that are not square: stored with square pixels, labelled and predicted on the file's grid."""
 
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,14 @@ WARNING = "its pixels are not square: resampled to square ones"
 
 
 def ellipse(rows: int, columns: int) -> Any:
-    """The same ellipse on any grid: in the middle, of half the film's height and a third of its width."""
+    """The same ellipse on any grid: in the centre, half as high and a third as wide as the film."""
     y, x = np.mgrid[:rows, :columns]
     y, x = (y + 0.5) / rows - 0.5, (x + 0.5) / columns - 0.5
     return ((y / 0.25) ** 2 + (x / 0.17) ** 2 <= 1).astype(np.uint8)
 
 
 def built(folder: Path, codec: str, **tags: Any) -> Shards:
-    """A film on a grid of 120 x 200 pixels, an ellipse on a slope, and the ellipse as its label."""
+    """A film of 120 x 200 pixels, an ellipse on a slope, with the ellipse as its label."""
     mask = ellipse(ROWS, COLUMNS)
     slope = np.linspace(20, 90, ROWS * COLUMNS).reshape(ROWS, COLUMNS).astype(np.uint8)
     for number in range(2):
