@@ -111,7 +111,7 @@ def test_damaged_bundle_leaves_nothing(trained: Trained, capsys: pytest.CaptureF
         bundle.write_bytes(content)
         for command in (("segment", film), ("predict", "--shards", trained.shards.folder)):
             line = line_of(capsys, command[0], "--cpu", *command[1:], "--bundle", bundle, "--out", out)
-            assert line.startswith(f"error: {bundle}: damaged or no bundle")
+            assert line.startswith(f"error: {bundle}: damaged or not a bundle")
             assert not list(out.rglob("*.tar")) + list(out.rglob("*.png")) + list(out.rglob("*.dcm"))
 
 

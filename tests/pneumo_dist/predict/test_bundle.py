@@ -14,6 +14,7 @@ import torch
 from damage import truncate
 from tiny_runs import ALONE, Trained
 
+from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.predict.bundle import read_bundle, write_bundle
 from pneumo_dist.predict.ensemble import shares
 from pneumo_dist.predict.predict import PredictOptions, predict
@@ -33,8 +34,9 @@ SCORES = {
 def test_bundle_predicts_what_its_runs_predict(trained: Trained, tmp_path: Path) -> None:
     ensemble = trained.ensemble(members=MEMBERS, tta={"scales": [1, 1.5]}, loader="torch")
     write_bundle(tmp_path / "both.bundle", ensemble, RULE, SCORES)
-    again, rule = read_bundle(tmp_path / "both.bundle", "torch")
-    assert rule == RULE
+    again, rule = read_bundle(tmp_path / "both.bundle")
+    assert again.data.loader == DataConfig().loader and rule == RULE
+    again = replace(again, data=again.data.model_copy(update={"loader": "torch"}))
     assert shares(again.networks) == shares(ensemble.networks)
     for name, each in (("runs", ensemble), ("bundle", again)):
         predict(each, trained.shards, tmp_path / name, ALONE, PredictOptions())
@@ -83,18 +85,18 @@ def test_what_is_no_bundle_is_an_input_error(trained: Trained, tmp_path: Path) -
     with pytest.raises(InputError, match="no such bundle"):
         read_bundle(path)
     path.write_bytes(b"something else")
-    with pytest.raises(InputError, match=r"file: damaged or no bundle"):
+    with pytest.raises(InputError, match=r"file: damaged or not a bundle"):
         read_bundle(path)
     write_bundle(path, trained.ensemble(), RULE, None)
     truncate(path)
-    with pytest.raises(InputError, match=r"file: damaged or no bundle"):
+    with pytest.raises(InputError, match=r"file: damaged or not a bundle"):
         read_bundle(path)
     for text in ("[]", "{}", '{"format": "pneumo_dist-bundle", "format_version": 99}', "no json"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("bundle.json", text)
         with pytest.raises(InputError, match=r"file: not a bundle"):
             read_bundle(path)
-    with pytest.raises(InputError, match="damaged or no bundle"):
+    with pytest.raises(InputError, match="damaged or not a bundle"):
         read_bundle(tmp_path)
 
 
@@ -130,7 +132,7 @@ def put(tree: Any, place: str, value: Any) -> None:
         ("parts.0.weight", math.nan, "parts.0.weight"),
         ("parts.0.weight", -1, "parts.0.weight"),
         ("parts.0.weight", 2, "parts of a member have different weights"),
-        ("parts.0.file", "weights/001.safetensors", "two parts have one file"),
+        ("parts.0.file", "weights/001.safetensors", "two parts have the same file"),
         ("parts.0.file", "../weights", "parts.0.file"),
         ("parts.0.fold", -1, "parts.0.fold"),
         ("parts.0.amp", "int8", "parts.0.amp"),
@@ -167,7 +169,7 @@ def test_weights_that_are_no_numbers_predict_nothing(trained: Trained, tmp_path:
         members["weights/000.safetensors"] = safetensors.torch.save(weights)
 
     write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
-    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "torch")
+    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change))
     with pytest.raises(InputError, match=r"edited: weights/000\.safetensors: holds weights that are not finite"):
         predict(ensemble, trained.shards, tmp_path / "out", ALONE, PredictOptions())
 
@@ -181,7 +183,7 @@ def test_a_network_whose_output_is_no_number_predicts_nothing(trained: Trained, 
         members["weights/000.safetensors"] = safetensors.torch.save(weights)
 
     write_bundle(tmp_path / "edited", trained.ensemble(), replace(RULE, gate=0.0), SCORES)
-    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change), "torch")
+    ensemble, _ = read_bundle(rewritten(tmp_path / "edited", change))
     with pytest.raises(InputError, match="gives values that are not finite numbers"):
         predict(ensemble, trained.shards, tmp_path / "out", ALONE, PredictOptions())
     assert not (tmp_path / "out/manifest.json").exists()

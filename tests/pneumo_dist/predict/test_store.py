@@ -160,15 +160,15 @@ def edited(folder: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda rows: rows.clear(), "0 rows, each of another film, for 12 films"),
+        (lambda rows: rows.clear(), "0 rows, but the manifest has 12 films"),
         (lambda rows: rows.append(rows[0]), "13 rows"),
-        (lambda rows: rows.__setitem__(1, rows[0]), "each of another film"),
+        (lambda rows: rows.__setitem__(1, rows[0]), "12 films with one row each"),
         (lambda rows: rows[2].update(key=None), "2.key"),
         (lambda rows: rows[2].update(key="../up"), "2.key"),
         (lambda rows: rows[2].update(tar="../pred-00000.tar"), "2.tar"),
         (lambda rows: rows[2].update(fold=-1), "2.fold"),
         (lambda rows: rows[2].update(label_height=0), "2.label_height"),
-        (lambda rows: rows[2].update(pad_top=96), "no pixel lies between its paddings"),
+        (lambda rows: rows[2].update(pad_top=96), "its paddings leave no pixels"),
         (lambda rows: rows[2].update(class_probability=float("nan")), "2.class_probability"),
         (lambda rows: rows[2].update(class_probability=1.5), "2.class_probability"),
         (lambda rows: rows[2].update(size=-1), "2.size"),
@@ -204,7 +204,7 @@ def test_map_of_another_size_is_not_decoded(folder: Path, shape: tuple[int, int]
 
     edited(folder, change)
     predictions = Predictions(folder)
-    with pytest.raises(InputError, match=r"pred-00009\.tar: the p8 of .* is no map of the manifest's size"):
+    with pytest.raises(InputError, match=r"pred-00009\.tar: the p8 of .* is not a map of the manifest's size"):
         predictions.p8(3)
 
 

@@ -46,7 +46,7 @@ def test_network_and_its_input_must_be_those_of_the_training(tmp_path: Path, val
     with pytest.raises(InputError) as caught:
         trained_experiment(folder, None, experiment_of(**values))
     path = folder / "config.yaml"
-    assert str(caught.value).startswith(f"{path}: was trained with another {keys} than the given config asks for;")
+    assert str(caught.value).startswith(f"{path}: was trained with another {keys} than the given config has;")
 
 
 @pytest.mark.parametrize(
