@@ -21,7 +21,7 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.load import load_config
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
-from pneumo_dist.ranks.ddp import put_back
+from pneumo_dist.ranks.ddp import restore_buffers
 from pneumo_dist.ranks.precision import configure, resolve_amp
 from pneumo_dist.train.optim import make_optimizer
 from pneumo_dist.train.step import Learner
@@ -149,7 +149,7 @@ def parts(learner: Learner, stage: StageConfig, warm: int, count: int) -> dict[s
         made["ema"] = lambda: average.update(model)
     made["copies of buffers"] = lambda: [buffer.clone() for buffer in model.buffers()]
     copies = [buffer.clone() for buffer in model.buffers()]
-    made["buffers put back"] = lambda: put_back(model, copies)
+    made["buffers put back"] = lambda: restore_buffers(model, copies)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.randn_like(parameter) * 1e-3

@@ -65,7 +65,7 @@ class Settings:
     @property
     def ranks(self) -> Ranks:
         device = torch.device("cuda", 0) if self.device == "cuda" else torch.device("cpu")
-        return Ranks(0, 1, 0, device)
+        return Ranks.alone(device)
 
     @property
     def card(self) -> Card | None:

@@ -30,14 +30,15 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from benchmarks.shards import ROOT, SALT, Report, _films, _links, _sources, _status
 from benchmarks.trainer_shared import FilmSet, environment, torchrun, write_config
+from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.histograms import Histograms, counts_above, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
 from shards.build.build import build
+from shards.build.films import FilmFolders
 from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 
@@ -60,7 +61,6 @@ TRAINED = {
     ],
 }
 Value = TypeVar("Value")
-Map = npt.NDArray[np.uint8]
 
 
 def main() -> int:
@@ -207,7 +207,7 @@ def histogram_turn(folder: Path) -> tuple[float, float, int]:
     torch.set_num_threads(1)
     predictions = Predictions(folder)
     assert label_map(predictions.p8(0), predictions.grid(0)).shape == (SIDE, SIDE)
-    alone = Ranks(0, 1, 0, torch.device("cpu"))
+    alone = Ranks.alone()
     spent = []
     for _ in range(6):
         start = time.perf_counter()
@@ -250,7 +250,7 @@ def measure_memory(report: Report, work: Path) -> None:
             links = _links(films, work / "links", count)
             shutil.rmtree(shards, ignore_errors=True)
             options = BuildOptions(image_size=64, duplicate_distance=None)
-            build(find_sources([], [], None, None, None, [links], []), shards, options, SALT)
+            build(find_sources(FilmFolders(test_dicom=[links])), shards, options, SALT)
         peaks[count] = [_predicted(work, shards, 1, 64)["peak_mib"] for _ in range(3)]
     few, many = (statistics.median(peaks[count]) for count in (FEW, MANY))
     report.title("VmHWM of predict, U-Net resnet18 at 64 px, median of 3 fresh runs")

@@ -342,6 +342,7 @@ def train_turn(folder: Path, loader: str, threads: int) -> Pace:
 
     from pneumo_dist.config.load import dump_resolved, load_config
     from pneumo_dist.ranks.ranks import Ranks
+    from pneumo_dist.runs.fold_run import FoldRun
     from pneumo_dist.train.fold import train_fold
 
     # By default one a core, beside the default of data.threads: what a user of two cores has.
@@ -349,9 +350,9 @@ def train_turn(folder: Path, loader: str, threads: int) -> Pace:
     config = load_config(ROOT / "configs" / "seunet.yaml", [*TRAINING, f"data.loader={loader}"])
     experiment = config.experiment.model_copy(update={"stages": config.experiment.stages[:1]})
     stage = experiment.stages[0]
-    ranks = Ranks(0, 1, 0, torch.device("cpu"))
+    ranks = Ranks.alone()
     with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-        train_fold(experiment, 0, Shards(folder), Path(out), ranks, lambda _: dump_resolved(config))
+        train_fold(FoldRun(experiment, 0, Shards(folder), Path(out), ranks), lambda _: dump_resolved(config))
         events = EventAccumulator(str(Path(out) / stage.name / "tensorboard")).Reload()
         times = [event.wall_time for event in events.Scalars("train_step/loss")][WARM_STEPS:]
         record = json.loads((Path(out) / stage.name / "metrics.jsonl").read_text().splitlines()[-1])

@@ -29,11 +29,10 @@ from pneumo_dist.config.load import load_config
 from pneumo_dist.data.plan import Indices, split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import film_histograms
 from pneumo_dist.scoring.masks import label_map, to_p8
 from pneumo_dist.scoring.triplet import best_triplet
-from pneumo_dist.train.validation import truth_mask
 from shards.dataset.table import Shards
 
 WORKERS = 2
@@ -120,9 +119,9 @@ def validated(
         logits = model(images)
         combo_loss(logits, masks, stage.loss)  # the recipe's loop shows it
         for row, p8 in zip(rows.tolist(), to_p8(torch.sigmoid(logits)), strict=True):
-            found.append(film_histograms(label_map(p8, shards.grid(row)), truth_mask(shards, row)))
+            found.append(film_histograms(label_map(p8, shards.grid(row)), shards.label(row)))
     histograms = np.stack(found)
-    best = triplet_outcome(histograms, best_triplet(histograms)[0]).score()
+    best = triplet_counts(histograms, best_triplet(histograms)[0]).score()
     return best.positive_dice, best.dice
 
 

@@ -43,10 +43,11 @@ from pydicom.encaps import get_frame
 
 from shards.build import sample
 from shards.build.assemble import finalize
-from shards.build.build import Task, build
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles, Sources
 from shards.build.labels import Labels, load_labels
-from shards.build.options import BuildOptions
-from shards.build.sources import Sources, find_sources
+from shards.build.options import BuildOptions, Execution, Task
+from shards.build.sources import find_sources
 from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.dicom.film import read_film
@@ -165,8 +166,7 @@ def _labels_of(films: Path) -> tuple[Path, Labels]:
 
 
 def _sources(films: Path) -> Sources:
-    path, labels = _labels_of(films)
-    return find_sources((films,), (), None, labels, path, (), ())
+    return find_sources(FilmFolders(dicom=(films,)), LabelFiles(_labels_of(films)[0]))
 
 
 # --- building
@@ -254,7 +254,7 @@ def _build_with(pool: ProcessPoolExecutor, films: Path, out: Path, codec: str, a
 
 def build_share(films: Path, out: Path, options: BuildOptions, number: int, workers: int) -> None:
     """Build one worker's shards, as a task of an array does."""
-    build(_sources(films), out, options, SALT, task=Task(number + 1, workers))
+    build(_sources(films), out, options, SALT, Execution(task=Task(number + 1, workers)))
 
 
 def reference_share(films: Path, out: Path, size: int, number: int, workers: int) -> None:

@@ -31,8 +31,9 @@ from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.ddp import wrap_ddp
 from pneumo_dist.ranks.precision import autocast, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks, process_group
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
-from pneumo_dist.train.validation import validate
+from pneumo_dist.train.validation import ValidationFilms, validate
 from shards.dataset.table import Shards
 
 Settings = Mapping[str, Any]
@@ -77,7 +78,7 @@ def durations(times: list[float]) -> list[float]:
 def trainer_times(ranks: Ranks, shards: Shards, experiment: Experiment, folder: Path) -> list[float]:
     """Train in a new folder; return when each step ended, on rank 0."""
     with contextlib.redirect_stdout(io.StringIO()):
-        train_fold(experiment, 0, shards, folder, ranks, resolved="")
+        train_fold(FoldRun(experiment, 0, shards, folder, ranks), Experiment.model_dump_json)
     times = step_times(folder / experiment.stages[0].name) if ranks.is_main else []
     if ranks.is_main:
         shutil.rmtree(folder)
@@ -126,7 +127,7 @@ def memory(ranks: Ranks, settings: Settings) -> dict[str, float]:
     shown = frozenset(rows[:4].tolist())
     amp = resolve_amp(experiment.amp, ranks.device)
     before = _status("VmHWM")
-    validate(model, loader, shards, ranks, amp, stage.loss, shown, rounds, stopping=lambda: False)
+    validate(model, ValidationFilms(shards, loader, rounds, shown), stage.loss, ranks, amp)
     sizes = [json.loads(each) for each in ranks.gather_bytes(json.dumps([before, _status("VmHWM")]).encode())]
     return dict(zip(("before", "after"), map(max, zip(*sizes, strict=True)), strict=True))
 

@@ -1,5 +1,5 @@
-"""Preprocessing: chest films and run-length labels into WebDataset shards with a sample table.
+"""Preprocessing: turns chest films and run-length labels into WebDataset shards with a sample table.
 
-This package imports neither torch nor `pneumo_dist`, so that it runs on archive hosts and that data-loader
-worker processes start quickly.
+This package imports neither torch nor `pneumo_dist`, so it runs on archive hosts, and data-loader workers start
+quickly.
 """

@@ -1,7 +1,6 @@
-"""What the command lines of both packages share: exit codes, one-line errors, progress bars."""
+"""Exit codes, one-line errors and progress bars for the command lines of both packages."""
 
 import contextlib
-import errno
 import os
 import sys
 import traceback
@@ -12,43 +11,31 @@ from typing import Any, TextIO
 import click
 from tqdm import tqdm
 
-from shards.errors import InputError, InputErrors
+from shards.errors import InputError, InputErrors, os_fix
 
 EXIT_DONE, EXIT_FAULT, EXIT_USAGE = 0, 1, 2
 
-# What the system refuses and a person can mend; what was finished before stays.
-_MENDS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some of the quota",
-    errno.EROFS: "give a folder that can be written to",
-    errno.EACCES: "change its permissions or give another folder",
-    errno.EPERM: "change its permissions or give another folder",
-    errno.EISDIR: "a file is expected there",
-    errno.ENOTDIR: "a folder is expected there",
-    errno.EEXIST: "a folder is expected there",
-    errno.ENAMETOOLONG: "give a shorter path",
-}
-
 
 class PathType(click.Path):
-    """A path of a name that every stream can print, on one line."""
+    """A path whose name every stream can print on one line."""
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
-        """Refuse bytes that are not UTF-8 and control characters."""
+        """Refuse control characters and bytes that are not UTF-8."""
         name = os.fsdecode(value)
         try:
             name.encode()
         except UnicodeEncodeError:
             self.fail(f"{value}: this path is not UTF-8; rename it, as with 'convmv -f latin1 -t utf8'", param, context)
         if any(unicodedata.category(character) == "Cc" for character in name):
-            self.fail(f"{name!r}: this path holds a line break or another control character; rename it", param, context)
+            self.fail(f"{name!r}: this path contains a line break or control character; rename it", param, context)
         return super().convert(value, param, context)
 
 
 def run(command: click.Command, name: str, argv: Sequence[str] | None = None) -> int:
-    """Run a click command and return its exit code: 0 done, 2 bad usage or input, 1 internal fault.
+    """Run a click command and return its exit code: 0 for success, 2 for bad usage or input, 1 if nobody reads stdout.
 
-    Bad input prints a line on stderr for each of its errors; `--debug`, anywhere on the line, adds the traceback.
+    Each error in the input is one line on stderr. `--debug`, anywhere on the command line, adds the traceback. All
+    other exceptions are raised.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -64,10 +51,10 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
         return EXIT_USAGE
     except BrokenPipeError:
         return _without_reader()
-    except SystemExit:  # what click makes of a closed pipe, and of nothing else here
+    except SystemExit:  # click exits by itself only when a pipe is closed
         return _without_reader()
     except (InputError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _MENDS:
+        if isinstance(error, OSError) and os_fix(error) is None:
             raise
         if debug:
             traceback.print_exc()
@@ -87,12 +74,12 @@ def _without_reader() -> int:
 
 
 def _forget_output() -> None:
-    """Send standard output nowhere: Python would complain at its exit of what it cannot write any more."""
+    """Discard standard output; otherwise Python complains at exit that it cannot flush it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def flush(stream: TextIO) -> None:
-    """Write out what a stream still holds, if anybody reads it."""
+    """Flush a stream, if anything still reads it."""
     with contextlib.suppress(OSError, ValueError):
         stream.flush()
 
@@ -102,14 +89,13 @@ def _explain(error: InputError | OSError) -> Sequence[str]:
         return error.messages
     if isinstance(error, InputError):
         return [str(error)]
-    assert error.errno is not None
-    return [f"{error.filename or 'output'}: {error.strerror}; {_MENDS[error.errno]}, then run the same command again"]
+    return [f"{error.filename or 'output'}: {error.strerror}; {os_fix(error)}, then run the same command again"]
 
 
 def printable(text: str) -> str:
-    """Return a text in which bytes that are not UTF-8 and characters without a glyph are escaped.
+    """Return a text with unprintable characters and bytes that are not UTF-8 escaped.
 
-    Names of files may hold both: no stream takes the first, and a terminal obeys the second.
+    File names may contain both. No stream accepts such bytes, and a terminal executes control characters.
     """
     if text.isprintable():
         return text
@@ -117,13 +103,13 @@ def printable(text: str) -> str:
 
 
 def _escaped(character: str) -> str:
-    # Python stands in for a byte that is no UTF-8 with one of these code points.
+    # Python decodes a byte that is not UTF-8 as one of these code points.
     byte = ord(character) - 0xDC00
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
 def say(text: str) -> None:
-    """Print a line of progress; work that takes days does not end because nothing reads it any more."""
+    """Print a line of progress. A closed pipe does not end the work."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -131,10 +117,10 @@ def say(text: str) -> None:
 
 
 def progress(total: int, unit: str, label: str) -> "tqdm[None]":
-    """Return a progress bar on stderr; it stays silent where stderr is no terminal."""
+    """Return a progress bar on stderr. It is silent unless stderr is a terminal."""
     return tqdm(total=total, unit=unit, desc=label, disable=None, dynamic_ncols=True, leave=False)
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun, as in `1 film` and `8 films`."""
+    """Return a count with its noun: `1 film`, `8 films`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

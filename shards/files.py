@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file appears whole or not at all."""
 
 import contextlib
 import hashlib
+import json
 import os
 import resource
 import tempfile
@@ -13,7 +14,7 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_open(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`; on success fsync it and rename it to `path`, on failure remove it."""
+    """Open a temporary file next to `path`. On success it is fsynced and renamed to `path`, on failure removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -26,7 +27,7 @@ def atomic_open(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
         temporary.replace(path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
-        # A write that fails (a full disk) does not say on which file.
+        # A failed write (a full disk) does not name its file.
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -35,13 +36,18 @@ def atomic_open(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 
 
 def atomic_write(path: Path, content: bytes | memoryview | str, mode: int = 0o666) -> None:
-    """Write `content` to `path` so that readers see the old file or the new one, never a part."""
+    """Write a file so that readers see either the old content or the new, never a part of it."""
     with atomic_open(path, mode) as stream:
         stream.write(content.encode() if isinstance(content, str) else content)
 
 
+def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON; the file appears whole or not at all."""
+    atomic_write(path, json.dumps(value, indent=1) + "\n")
+
+
 def atomic_symlink(link: Path, target_name: str) -> None:
-    """Point `link` at `target_name` in its own folder, replacing an older link in one step."""
+    """Point `link` at a file in the same folder, replacing an existing link atomically."""
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target_name)
@@ -50,7 +56,7 @@ def atomic_symlink(link: Path, target_name: str) -> None:
 
 
 def sync_directory(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut."""
+    """Flush the entries of a folder, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -59,14 +65,14 @@ def sync_directory(folder: Path) -> None:
 
 
 def raise_open_files() -> None:
-    """Raise this process's limit of open files to the hard one, for its workers too: every tar in use stays open."""
+    """Raise the limit of open files to the hard limit, for this process and its workers: every tar stays open."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # systems that refuse their own limit
+    with contextlib.suppress(OSError, ValueError):  # some systems refuse their own hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def current_umask() -> int:
-    """Return the process's umask (mkstemp ignores it, files that others read must not)."""
+    """Return the umask of this process. mkstemp ignores it, but shared files must respect it."""
     umask = os.umask(0)
     os.umask(umask)
     return umask

@@ -1,4 +1,4 @@
-"""The options of every command that reads new films: which of them it takes."""
+"""Options of the commands that read new films. Imports no reader, so that other commands start quickly."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,24 +7,25 @@ import click
 
 from shards.dicom.rules import MAX_PIXELS
 
-RULES = (
+# The names of all but the last are the fields of `FilmRules`.
+OPTIONS = (
     click.option(
-        "--any-film", is_flag=True, help="Take lateral, multi-frame, FOR PROCESSING and other body parts' films."
+        "--any-film", is_flag=True, help="Accept lateral, multi-frame and FOR PROCESSING films and other body parts."
     ),
-    click.option("--allow-burned-in", is_flag=True, help="Take films whose tags say that text is burned into them."),
+    click.option("--allow-burned-in", is_flag=True, help="Accept films whose tags say that text is burned in."),
     click.option(
         "--max-pixels",
         type=click.IntRange(1),
         default=MAX_PIXELS,
         show_default=True,
-        help="Pixels of the largest film.",
+        help="Maximum number of pixels in a film.",
     ),
+    click.option("--strict", is_flag=True, help="Reject films with a warning."),
 )
-STRICT = click.option("--strict", is_flag=True, help="Refuse films that have a warning.")
 
 
 def film_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command; those of RULES are the fields of `FilmRules`."""
-    for option in reversed((*RULES, STRICT)):
+    """Add the options to a command."""
+    for option in reversed(OPTIONS):
         command = option(command)
     return command

@@ -1,5 +1,6 @@
-"""What lies on disk is input: JSON through strict models, tables and pictures of bounded size, no link followed."""
+"""Reads stored files as untrusted input: JSON through strict models, tables and images of bounded size."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -14,46 +15,46 @@ import simplejpeg
 
 from shards.errors import InputError
 
-# A manifest takes 200 bytes a tar, and a block of predictions 1 kB a film.
+# A manifest takes 200 bytes per tar, a block of predictions 1 kB per film.
 MOST_JSON = 256 << 20
-# Every row of our tables has a checksum at least, which does not compress.
+# Every row of our tables has at least a checksum, which does not compress.
 BYTES_A_ROW = 4
-# Text of run lengths compresses to a fifth, equal columns to nothing; more than this is made to inflate.
+# Run lengths compress to a fifth, constant columns to nothing. A higher ratio is a decompression bomb.
 INFLATION, ANY_SIZE = 200, 64 << 20
 _ROWS = 4096
 
 
 class Strict(pydantic.BaseModel):
-    """Stored values: of exactly these types, and every number finite. Keys that are not named here are left alone."""
+    """A model of stored values: exact types and finite numbers. Unknown keys are ignored."""
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
 class KindModel(Strict):
-    """What a file of any format and version tells."""
+    """Format and version of any stored file."""
 
     format: Any = None
     format_version: Any = None
 
 
-def parse_json(content: bytes, model: type[pydantic.BaseModel], where: object, mend: str) -> dict[str, Any]:
-    """Return the mapping of a JSON text that a model takes.
+def parse_json(content: bytes, model: type[pydantic.BaseModel], where: object, fix: str) -> dict[str, Any]:
+    """Return the mapping of a JSON text that matches a model.
 
-    Raises InputError, naming `where` it is from and the key, for any other text; `mend` is what to do then.
+    Raises InputError for any other text. The message names the source, `where`, and the key, and ends with `fix`.
     """
     if len(content) > MOST_JSON:
-        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {mend}")
+        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {fix}")
     try:
         model.model_validate_json(content)
         return dict(json.loads(content))
     except pydantic.ValidationError as error:
-        raise InputError(f"{where}: {first_fault(error)}; {mend}") from None
+        raise InputError(f"{where}: {first_fault(error)}; {fix}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{where}: not valid JSON; {mend}") from None
+        raise InputError(f"{where}: not valid JSON; {fix}") from None
 
 
 def first_fault(error: pydantic.ValidationError) -> str:
-    """Return the first fault that a model found, in words."""
+    """Describe the first error of a validation."""
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
         return "not valid JSON"
@@ -62,53 +63,54 @@ def first_fault(error: pydantic.ValidationError) -> str:
     return f"damaged{f' at {key}' if key else ''} ({reason})"
 
 
-def read_json(path: Path, model: type[pydantic.BaseModel], mend: str, kind: str = "") -> dict[str, Any]:
-    """Return the mapping of a JSON file as `parse_json` does; `kind` says in an error what it is not.
+def read_json(path: Path, model: type[pydantic.BaseModel], fix: str, kind: str = "") -> dict[str, Any]:
+    """Return the mapping of a JSON file, as `parse_json` does. `kind` describes the file in errors.
 
-    Raises FileNotFoundError where it is missing.
+    Raises FileNotFoundError if it is missing.
     """
     where = f"{path}: {kind}" if kind else path
     if path.stat().st_size > MOST_JSON:
-        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {mend}")
-    return parse_json(path.read_bytes(), model, where, mend)
+        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {fix}")
+    return parse_json(path.read_bytes(), model, where, fix)
 
 
-def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, mend: str) -> pa.Table:
-    """Return a table with exactly these columns; `sha256` is what its file must hash to.
+def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, fix: str) -> pa.Table:
+    """Return a table with exactly the schema's columns. Its file must have the digest `sha256`, unless that is None.
 
-    What is hashed is what is read. Raises InputError where it is missing, damaged, other than that, or made to inflate.
+    The bytes that are hashed are those that are parsed. Raises InputError if the file is missing, damaged, different,
+    or a decompression bomb.
     """
     try:
         with pa.memory_map(str(path)) as source:
             content = source.read_buffer()
             if sha256 is not None and hashlib.sha256(memoryview(content)).hexdigest() != sha256:
-                raise InputError(f"{path}: differs from the manifest's digest; {mend}")
+                raise InputError(f"{path}: differs from the manifest's digest; {fix}")
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
             if [(field.name, field.type) for field in file.schema_arrow] != [(f.name, f.type) for f in schema]:
-                raise InputError(f"{path}: its columns are not those of this format version; {mend}")
+                raise InputError(f"{path}: its columns are not those of this format version; {fix}")
             room = ANY_SIZE + INFLATION * content.size
             if file.metadata.num_rows > content.size // BYTES_A_ROW:
-                raise InputError(f"{path}: {file.metadata.num_rows} rows in {content.size} bytes; {mend}")
+                raise InputError(f"{path}: {file.metadata.num_rows} rows in {content.size} bytes; {fix}")
             batches = []
             for batch in file.iter_batches(batch_size=_ROWS):
                 room -= batch.nbytes
                 if room < 0:
-                    raise InputError(f"{path}: holds far more than its {content.size} bytes can; {mend}")
+                    raise InputError(f"{path}: holds far more than {content.size} bytes can; {fix}")
                 batches.append(batch)
             table = pa.Table.from_batches(batches, schema=file.schema_arrow)
             table.validate(full=True)
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: missing; {mend}") from None
+        raise InputError(f"{path}: missing; {fix}") from None
     except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
-        # ValueError also from the bytes of a damaged column name.
-        raise InputError(f"{path}: unreadable ({' '.join(str(error).split())}); {mend}") from None
+        # Damaged column names raise ValueError.
+        raise InputError(f"{path}: unreadable ({' '.join(str(error).split())}); {fix}") from None
     return table
 
 
 def picture_size(content: bytes) -> tuple[int, int] | None:
-    """Return (height, width) as the header of a PNG or JPEG tells it, without decoding; None for other bytes."""
+    """Return (height, width) from the header of a PNG or JPEG, without decoding it; None for other bytes."""
     if content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) >= 24:
         return int.from_bytes(content[20:24], "big"), int.from_bytes(content[16:20], "big")
     if content[:2] != b"\xff\xd8":
@@ -121,18 +123,31 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
 
 
 def stored_plainly(archive: zipfile.ZipFile, size: int) -> bool:
-    """Return whether no member of an archive of `size` bytes is compressed or claims more bytes than there are."""
+    """Return whether all members of an archive are uncompressed and fit its `size` bytes."""
     members = archive.infolist()
     plain = all(each.compress_type == zipfile.ZIP_STORED and each.compress_size == each.file_size for each in members)
     return plain and sum(each.file_size for each in members) <= size
 
 
 def open_append(path: Path) -> BinaryIO:
-    """Open a file to append to; it is made where it is missing.
+    """Open a file to append to, and create it if it is missing.
 
-    Raises InputError where the name is a link: what it points to is another's, and is neither made nor changed.
+    Raises InputError for a symbolic link, whose target is neither created nor changed.
     """
     if path.is_symlink():
-        raise InputError(f"{path}: is a symbolic link, through which nothing is written; remove it")
+        raise InputError(f"{path}: is a symbolic link, and nothing is written through links; remove it")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.fdopen(os.open(path, flags, 0o666), "ab")
+
+
+def try_lock(stream: BinaryIO, shared: bool = False) -> bool:
+    """Lock an open file and return whether that succeeded; False if another process holds a lock that excludes it.
+
+    The lock lasts until the file is closed or the process ends, however it ends. Raises OSError on a file system
+    without locks. Our own in place of `filelock`, which has no shared locks and none on a file opened by `open_append`.
+    """
+    try:
+        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -5,10 +5,10 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.histograms import film_histograms
 from pneumo_dist.scoring.triplet import Triplet
 
-Map = npt.NDArray[np.uint8]
 Film = tuple[Map, Map]
 
 

@@ -1,4 +1,4 @@
-"""Runs to report on: stored predictions of labelled films, made from their labels, and logs of training."""
+"""Runs to report on: predictions made from the labels of films, with thresholds and training logs."""
 
 import json
 from collections.abc import Sequence
@@ -8,15 +8,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.thresholds.file import TunedRules, read_rules, write_thresholds
+from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
+from pneumo_dist.thresholds.file import read_thresholds, write_thresholds
 from pneumo_dist.thresholds.objective import Objective
+from pneumo_dist.thresholds.rules import ThresholdsFile
 from pneumo_dist.thresholds.tune import film_measures, tune
 from shards.dataset import rle
 from shards.dataset.table import Shards
+
+ALONE = Ranks.alone()
 
 
 def store(
@@ -31,15 +34,17 @@ def store(
     with_classes: bool = False,
     **changes: Any,
 ) -> Predictions:
-    """Store blurred noisy labels, moved `shift` pixels to the right, as predictions of films whose labels have the
-    stored image's size. `specks` is the share of pixels around which all is bright, `wrong` the side of a bright
-    square on films without a label, `with_classes` adds class probabilities that mostly fit the labels, and `changes`
-    replace columns of every row."""
+    """Store blurred noisy labels, moved `shift` pixels to the right, as predictions.
+
+    The labels of the films must have the size of the stored image. `specks` is the share of pixels with a bright
+    neighbourhood, `wrong` the side of a bright square on films without a label. `with_classes` adds class
+    probabilities that mostly fit the labels, and `changes` replaces columns of every row.
+    """
     random, chance = np.random.default_rng(4), np.random.default_rng(5)
     content = []
     for index in range(len(shards)) if rows is None else rows:
         grid = shards.grid(index)
-        truth = rle.decode(str(shards.column("rle")[index]), grid.height, grid.width) * 200.0
+        truth = shards.label(index) * 200.0
         probable = cv2.blur(np.roll(truth, shift, axis=1), (5, 5)) + random.normal(20, noise, truth.shape)
         probable += 150.0 * cv2.dilate(
             (chance.random(truth.shape) < specks).astype(np.uint8), np.ones((3, 3), np.uint8)
@@ -63,16 +68,36 @@ def store(
     return Predictions(folder)
 
 
-def tune_run(predictions: Predictions, objective: Objective | None = None, threshold: float = 0.5) -> TunedRules:
-    """Write the thresholds.json of predictions, as the command does, and return what it keeps."""
+def naive_dices(predictions: Predictions, rule: Rule) -> dict[str, float]:
+    """Return the Dice of each film by its key, counted from the masks."""
+    dices = {}
+    for index, (row, p8) in enumerate(predictions):
+        mask = apply_rule(label_map(p8, predictions.grid(index)), rule, row["class_probability"])
+        truth = rle.decode(row["rle"], *mask.shape)
+        total = int(mask.sum()) + int(truth.sum())
+        dices[row["key"]] = 2 * int((mask & truth).sum()) / total if total else 1.0
+    return dices
+
+
+def called_share(predictions: Predictions, rule: Rule) -> float:
+    """Return the share of films whose masks are not empty."""
+    masks = [
+        apply_rule(label_map(p8, predictions.grid(index)), rule, row["class_probability"])
+        for index, (row, p8) in enumerate(predictions)
+    ]
+    return float(np.mean([mask.any() for mask in masks]))
+
+
+def tune_run(predictions: Predictions, objective: Objective | None = None, threshold: float = 0.5) -> ThresholdsFile:
+    """Write thresholds.json for predictions, as the command does, and read it back."""
     path = predictions.folder.parent / "thresholds.json"
-    histograms, parts = film_measures(predictions, Ranks(0, 1, 0, torch.device("cpu")), threshold)
+    histograms, parts = film_measures(predictions, ALONE, threshold)
     write_thresholds(path, tune(predictions, histograms, objective, parts, threshold), predictions)
-    return read_rules(path)
+    return read_thresholds(path)
 
 
 def log_epochs(run: Path, stage: str = "only", folds: Sequence[int] = (0, 1), epochs: int = 3) -> None:
-    """Write the logs of a stage's folds."""
+    """Write the training logs of a stage for some folds."""
     for fold in folds:
         folder = run / f"fold{fold}" / stage
         folder.mkdir(parents=True)
@@ -88,7 +113,7 @@ def log_epochs(run: Path, stage: str = "only", folds: Sequence[int] = (0, 1), ep
 
 
 class Page(HTMLParser):
-    """A page as a test reads it: rows of table cells, pictures, and tags that were left open or closed twice."""
+    """A parsed page: its rows of table cells, its pictures, and its unbalanced tags."""
 
     EMPTY = frozenset({"meta", "br", "img", "link"})
 
@@ -126,10 +151,10 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
     def row(self, title: str) -> list[str]:
-        """Return the cells of the first row whose heading begins so, without the heading, spaces made single."""
+        """Return the cells after the heading in the first row whose heading starts with `title`."""
         return self.rows_of(title)[0]
 
     def rows_of(self, title: str) -> list[list[str]]:
-        """Return such cells of every such row."""
+        """Return the cells after the heading in every row whose heading starts with `title`."""
         found = [row for row in self.rows if row and " ".join(row[0].split()).startswith(title)]
         return [[" ".join(cell.split()) for cell in row[1:]] for row in found]

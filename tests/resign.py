@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from shards.dataset.table import MANIFEST, TABLE
+from shards.dataset.manifest import MANIFEST
+from shards.dataset.table import TABLE
 from shards.files import sha256_file
 
 

@@ -13,14 +13,16 @@ from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.predict.average import averaged_checkpoint
 from pneumo_dist.predict.ensemble import Ensemble, TrainedFold, resolve
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
-from shards.build.build import BuildOptions, build
-from shards.build.labels import load_labels
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset.table import Shards
 from shards.phantom.dataset import synthesize
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 SIZE = 64
 
 
@@ -72,14 +74,15 @@ def make(folder: Path) -> Trained:
     """Make films and shards, and train both folds of each experiment."""
     made = synthesize(folder / "synth", images=12, size=96, positive_rate=0.5, seed=3)
     test = synthesize(folder / "test", images=5, size=96, positive_rate=0.5, seed=4)
-    labels = load_labels(made.labels_csv)
-    sources = find_sources([made.dicom_dir], [], None, labels, made.labels_csv, [test.dicom_dir], [])
+    sources = find_sources(
+        FilmFolders(dicom=[made.dicom_dir], test_dicom=[test.dicom_dir]), LabelFiles(made.labels_csv)
+    )
     build(sources, folder / "shards", BuildOptions(image_size=SIZE, folds=2), b"a salt for tests only")
     shards = Shards(folder / "shards")
     for experiment in (PLAIN, HEAD):
         for fold in (0, 1):
             place = folder / "runs" / experiment.name / f"fold{fold}"
-            train_fold(experiment, fold, shards, place, ALONE, Experiment.model_dump_json)  # JSON is YAML
+            train_fold(FoldRun(experiment, fold, shards, place, ALONE), Experiment.model_dump_json)  # JSON is YAML
     return Trained(shards, folder / "runs")
 
 

@@ -1,1 +1,1 @@
-"""The commands: options, checks of what was given, and calls into the rooms."""
+"""The commands: options, checks of their values, and calls into the other packages."""

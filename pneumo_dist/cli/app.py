@@ -1,4 +1,4 @@
-"""python -m pneumo_dist: from shards to trained folds, masks and reports. Each works alone or under torchrun."""
+"""The command line `python -m pneumo_dist`. Every command but segment works alone or under torchrun."""
 
 import os
 import sys

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from pneumo_dist.cli.options import FOLDER, OVERRIDES
-from pneumo_dist.ranks.environment import place_of
+from pneumo_dist.ranks.environment import launched_rank
 from shards import console
 
 
@@ -36,7 +36,7 @@ def doctor(
     from pneumo_dist.doctor.checks import Asked, examine
     from pneumo_dist.doctor.findings import as_json, as_text, would_fail
 
-    place = place_of(os.environ)
+    place = launched_rank(os.environ)
     if place is not None and place.local_rank:
         return console.EXIT_DONE  # the node's first rank looks at all that its ranks share
     if config_path is None:

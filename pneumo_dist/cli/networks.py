@@ -1,5 +1,6 @@
-"""The networks that predict and average take: of an experiment or an ensemble, whose weights may be averages."""
+"""Finds the networks that predict and average use, and averages weights if the ensemble asks for it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pneumo_dist.cli.dry_run import told
@@ -13,36 +14,42 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 
-def resolved(
-    config_path: Path | None,
-    overrides: tuple[str, ...],
-    runs: Path | None,
-    shards: Shards | None,
-    ranks: Ranks,
-    folds: tuple[int, ...],
-    of_experiment: tuple[str | None, int | None, bool] = (None, None, True),
-) -> Ensemble:
-    """Return the networks of an experiment or an ensemble, with averaged weights made where they are asked for."""
-    assert config_path is not None
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Options that select the networks of an experiment or an ensemble.
+
+    `stage`, `top_k` and `hflip` only apply to an experiment; an ensemble's config sets them itself.
+    """
+
+    config_path: Path
+    overrides: tuple[str, ...]
+    folds: tuple[int, ...]
+    stage: str | None = None
+    top_k: int | None = None
+    hflip: bool = True
+
+
+def find_networks(options: NetworkOptions, runs: Path | None, shards: Shards | None, ranks: Ranks) -> Ensemble:
+    """Return the networks that the options select, with averaged weights if the ensemble asks for them."""
     if runs is None:
         raise InputError("give --runs, the folder of all runs")
-    ensemble, own = ensemble_of(config_path, overrides, of_experiment)
+    ensemble, experiment = load_ensemble(options)
 
     def averaged(member: MemberConfig, trained_fold: TrainedFold) -> Path:
-        # Members that differ in what they average must not replace each other's checkpoint.
+        # Members that average different checkpoints must not overwrite each other's result.
         kind = f"{trained_fold.stage.name}-{member.checkpoints}-{member.top_k or trained_fold.stage.top_k}"
         folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{trained_fold.number}" / kind
         return averaged_checkpoint(member, trained_fold, folder, shards, ranks)
 
-    chosen = folds or (shards.folds() if shards else [])
-    found = resolve(ensemble, runs, chosen, ranks, averaged, own)
-    on_rank_0(ranks, lambda: told(check_sizes(found, ensemble, runs, chosen, own)))
-    return found
+    folds = options.folds or (shards.folds() if shards else [])
+    networks = resolve(ensemble, runs, folds, ranks, averaged, experiment)
+    on_rank_0(ranks, lambda: told(check_sizes(networks, ensemble, runs, folds, experiment)))
+    return networks
 
 
-def ensemble_of(
-    config_path: Path, overrides: tuple[str, ...], of_experiment: tuple[str | None, int | None, bool]
-) -> tuple[EnsembleConfig, Experiment | None]:
-    """Return the ensemble that a config asks for, and the experiment where it is one's."""
-    config = load_either(config_path, overrides)
-    return (alone(config, *of_experiment), config) if isinstance(config, Experiment) else (config, None)
+def load_ensemble(options: NetworkOptions) -> tuple[EnsembleConfig, Experiment | None]:
+    """Load the config as an ensemble. An experiment becomes an ensemble of its folds and is returned too."""
+    config = load_either(options.config_path, options.overrides)
+    if isinstance(config, Experiment):
+        return alone(config, options.stage, options.top_k, options.hflip), config
+    return config, None

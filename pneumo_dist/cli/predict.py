@@ -1,4 +1,4 @@
-"""The commands that run networks: predict, average, segment. They import what they need when they run."""
+"""The commands predict, average and segment, which run networks. Heavy modules are imported when a command runs."""
 
 import os
 import sys
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumo_dist.cli.masks import RULE, check_folder
-from pneumo_dist.cli.options import CPU, FOLDER, OVERRIDES, RUNS
-from pneumo_dist.ranks.environment import place_of
+from pneumo_dist.cli.options import CPU, FOLDER, OVERRIDES, RULE, RUNS, check_folder
+from pneumo_dist.ranks.environment import launched_rank
 from shards import console
 from shards.dataset.table import Shards
 from shards.dicom.rules import FilmRules
@@ -19,35 +18,57 @@ from shards.film_options import film_options
 if TYPE_CHECKING:
     from pneumo_dist.predict.ensemble import Ensemble
     from pneumo_dist.ranks.ranks import Ranks
-    from pneumo_dist.thresholds.choose import Picked
 
-ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="Experiment or ensemble, a YAML file.")
-BUNDLE = click.option("--bundle", type=FOLDER, help="A file of 'average --bundle', in place of --config and --runs.")
+ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="YAML file of an experiment or an ensemble.")
 
 
 @click.command()
 @ENSEMBLE
 @OVERRIDES
-@BUNDLE
-@click.option("--shards", "shards_path", type=FOLDER, help="Folder that 'shards build' made.")
-@click.option("--dicom", "dicom_dir", type=FOLDER, help="Folder of new DICOM films, in place of --shards.")
+@click.option("--bundle", type=FOLDER, help="Bundle written by 'average --bundle', instead of --config and --runs.")
+@click.option("--shards", "shards_path", type=FOLDER, help="Folder written by 'shards build'.")
+@click.option("--dicom", "dicom_dir", type=FOLDER, help="Folder with new DICOM films, instead of --shards.")
 @film_options
 @click.option("--runs", type=FOLDER, help="Folder of all runs.")
 @CPU
-@click.option("--split", type=click.Choice(["oof", "holdout", "test"]), default="test", show_default=True)
-@click.option("--fold", "folds", type=int, multiple=True, help="Fold to predict with; may be repeated.  [default: all]")
-@click.option("--stage", help="Of an experiment: stage whose checkpoints predict.  [default: the last]")
 @click.option(
-    "--top-k", type=click.IntRange(1), help="Of an experiment: checkpoints per fold.  [default: the stage's top_k]"
+    "--split",
+    type=click.Choice(["oof", "holdout", "test"]),
+    default="test",
+    show_default=True,
+    help="Split of the films to predict.",
 )
-@click.option("--hflip/--no-hflip", default=True, show_default=True, help="Of an experiment: average with the flip.")
-@click.option("--block", type=int, default=64, show_default=True, help="Films per stored tar, the unit of resuming.")
-@click.option("--models-in-memory", "models", type=int, default=4, show_default=True, help="Networks held at a time.")
+@click.option("--fold", "folds", type=int, multiple=True, help="Fold to predict with; may be repeated.  [default: all]")
+@click.option("--stage", help="For an experiment: stage whose checkpoints predict.  [default: the last]")
+@click.option(
+    "--top-k",
+    type=click.IntRange(1),
+    help="For an experiment: number of checkpoints per fold.  [default: the stage's top_k]",
+)
+@click.option(
+    "--hflip/--no-hflip",
+    default=True,
+    show_default=True,
+    help="For an experiment: average with the prediction of the flipped film.",
+)
+@click.option(
+    "--block", type=int, default=64, show_default=True, help="Number of films per stored tar, the unit of resuming."
+)
+@click.option(
+    "--models-in-memory",
+    "models",
+    type=int,
+    default=4,
+    show_default=True,
+    help="Maximum number of networks in memory at a time.",
+)
 @click.option("--out", type=FOLDER, help="Folder of the predictions.  [default: RUNS/NAME/SPLIT/predictions]")
-@click.option("--dry-run", is_flag=True, help="Look for what would go wrong with any split, predict nothing.")
-@click.option("--ranks", "node_ranks", type=click.IntRange(1), help="With --dry-run: ranks that this node is to run.")
+@click.option("--dry-run", is_flag=True, help="Check everything that could fail for any split, but predict nothing.")
+@click.option(
+    "--ranks", "node_ranks", type=click.IntRange(1), help="With --dry-run: number of ranks planned for this node."
+)
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print one line of JSON.")
-def predict(
+def predict(  # noqa: PLR0913  # one parameter per option
     config_path: Path | None,
     overrides: tuple[str, ...],
     bundle: Path | None,
@@ -69,9 +90,9 @@ def predict(
     as_json: bool,
     **rules: Any,
 ) -> None:
-    """Predict a split, averaged over networks and views.
+    """Predict a split with the mean of networks and views.
 
-    Out-of-fold films are predicted by the networks of their fold alone, holdout and test films by all.
+    Out-of-fold films are predicted by the networks of their own fold only, holdout and test films by all networks.
     """
     from pneumo_dist.predict.predict import PredictOptions, predict
     from pneumo_dist.ranks.ranks import process_group
@@ -84,18 +105,18 @@ def predict(
     if dicom_dir is None and (strict or film_rules != FilmRules()):
         raise InputError(
             "--strict, --any-film, --allow-burned-in and --max-pixels go with --dicom; "
-            "films of --shards were taken by their build"
+            "the films of --shards were accepted by their build"
         )
     options = PredictOptions(split, folds, block, models)
     if dry_run:
         if config_path is None or shards_path is None or runs is None:
             raise InputError("--dry-run: give --config, --shards and --runs")
         from pneumo_dist.cli.dry_run import print_prediction
-        from pneumo_dist.cli.networks import ensemble_of
+        from pneumo_dist.cli.networks import NetworkOptions, load_ensemble
         from pneumo_dist.doctor.prediction import ToPredict
 
-        config, own = ensemble_of(config_path, overrides, (stage, top_k, hflip))
-        print_prediction(ToPredict(config, own, shards_path, runs, folds, node_ranks, cpu), as_json)
+        config, experiment = load_ensemble(NetworkOptions(config_path, overrides, folds, stage, top_k, hflip))
+        print_prediction(ToPredict(config, experiment, shards_path, runs, folds, node_ranks, cpu), as_json)
         return
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
@@ -106,18 +127,22 @@ def predict(
                 raise InputError(f"--bundle {bundle}: out-of-fold predictions are made with --config and --runs")
             ensemble, _ = read_bundle(bundle)
         else:
-            from pneumo_dist.cli.networks import resolved
+            from pneumo_dist.cli.networks import NetworkOptions, find_networks
 
-            ensemble = resolved(config_path, overrides, runs, shards, ranks, folds, (stage, top_k, hflip))
+            assert config_path is not None
+            chosen = NetworkOptions(config_path, overrides, folds, stage, top_k, hflip)
+            ensemble = find_networks(chosen, runs, shards, ranks)
         if out is None and runs is None:
             raise InputError("give --out, the folder of the predictions, or --runs")
         name = "dicom" if dicom_dir is not None else split
         folder = out if out is not None else Path(str(runs)) / ensemble.name / name / "predictions"
         check_folder(folder)
-        films = shards if shards is not None else _new_films(dicom_dir, folder, ensemble, ranks, film_rules, strict)
-        total = len(films.indices("train" if split == "oof" else split))
+        if shards is None:
+            assert dicom_dir is not None
+            shards = _new_films(dicom_dir, folder.parent / "films", ensemble, ranks, film_rules, strict)
+        total = len(shards.indices("train" if split == "oof" else split))
         with console.progress(total if ranks.is_main else 0, "film", f"predict {name}") as bar:
-            predict(ensemble, films, folder, ranks, options, on_films=bar.update)
+            predict(ensemble, shards, folder, ranks, options, on_films=bar.update)
         if ranks.is_main:
             print(f"{name} predictions of {len(ensemble.networks)} networks: {folder}")
 
@@ -128,16 +153,15 @@ def _one_of(first: str, one: object, second: str, other: object) -> None:
 
 
 def _new_films(
-    dicom_dir: Path | None, folder: Path, ensemble: "Ensemble", ranks: "Ranks", rules: FilmRules, strict: bool
+    dicom_dir: Path, scratch: Path, ensemble: "Ensemble", ranks: "Ranks", rules: FilmRules, strict: bool
 ) -> Shards:
-    """Return the films of a folder as a dataset beside the predictions; say which were refused or doubtful, and why."""
+    """Build the films of a folder into a dataset in `scratch`, and print refusals and warnings with their reasons."""
     from pneumo_dist.predict.new_films import NewFilmOptions, film_paths, film_shards, row_paths
     from pneumo_dist.ranks.ranks import on_rank_0
     from pneumo_dist.ranks.watchdog import FILMS
     from shards.dataset.keys import load_salt
 
-    assert dicom_dir is not None
-    scratch, film_options = folder.parent / "films", NewFilmOptions(ensemble.image_size, rules, strict)
+    film_options = NewFilmOptions(ensemble.image_size, rules, strict)
 
     def build() -> bool:
         paths, is_begun = film_paths([dicom_dir]), scratch.exists()
@@ -147,9 +171,9 @@ def _new_films(
         except InputError:
             if not is_begun:
                 raise
-            raise InputError(f"{scratch}: was made of other films; remove it, or give another --out") from None
-        for each in refused:
-            print(f"warning: {each.path}: refused, {each.reason}", file=sys.stderr)
+            raise InputError(f"{scratch}: was built from other films; remove it, or give another --out") from None
+        for film in refused:
+            print(f"warning: {film.path}: refused, {film.reason}", file=sys.stderr)
         if shards is None:
             return False
         for row, path in enumerate(row_paths(shards, paths)):
@@ -165,13 +189,13 @@ def _new_films(
 @click.command()
 @ENSEMBLE
 @OVERRIDES
-@click.option("--shards", "shards_path", type=FOLDER, help="The films of the training, for batch-norm statistics.")
+@click.option("--shards", "shards_path", type=FOLDER, help="Folder with the training films, for batch-norm statistics.")
 @RUNS
 @CPU
-@click.option("--fold", "folds", type=int, multiple=True, help="Fold to take; may be repeated.  [default: all]")
-@click.option("--bundle", type=FOLDER, help="Write networks, preprocessing and thresholds into this file.")
+@click.option("--fold", "folds", type=int, multiple=True, help="Fold to include; may be repeated.  [default: all]")
+@click.option("--bundle", type=FOLDER, help="File to write networks, preprocessing and thresholds to.")
 @RULE
-def average(
+def average(  # noqa: PLR0913  # one parameter per option
     config_path: Path | None,
     overrides: tuple[str, ...],
     shards_path: Path | None,
@@ -179,59 +203,60 @@ def average(
     cpu: bool,
     folds: tuple[int, ...],
     bundle: Path | None,
-    rule: str | None,
+    rule_name: str | None,
 ) -> None:
-    """Average the weights that an ensemble asks for, and write it as one file that predict and segment take alone."""
-    from pneumo_dist.cli.networks import resolved
+    """Average the weights of an ensemble as its config asks, and write it as one file for predict and segment."""
+    from pneumo_dist.cli.networks import NetworkOptions, find_networks
+    from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.ranks.ranks import process_group
+    from pneumo_dist.thresholds.choose import choose_rule, run_thresholds
 
     if config_path is None:
         raise InputError("give --config, an experiment or an ensemble")
-    if bundle is not None and bundle.is_dir():
-        raise InputError(f"--bundle {bundle}: is a folder; give the file to write")
-    picked = _bundled_rule(config_path, overrides, rule, runs) if bundle is not None else None
+    rule, tuned = None, None
+    if bundle is not None:
+        if bundle.is_dir():
+            raise InputError(f"--bundle {bundle}: is a folder; give the file to write")
+        # Chosen first: averaging takes hours and would be wasted without a rule.
+        config = load_either(config_path, overrides)
+        rule, tuned = choose_rule(config, rule_name, lambda: run_thresholds(runs / config.name))
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
-        ensemble = resolved(config_path, overrides, runs, shards, ranks, folds)
+        ensemble = find_networks(NetworkOptions(config_path, overrides, folds), runs, shards, ranks)
         if not ranks.is_main:
             return
         for network in ensemble.networks:
             print(network.name)
-        if bundle is not None and picked is not None:
+        if bundle is not None and rule is not None:
             from pneumo_dist.predict.bundle import write_bundle
-            from pneumo_dist.thresholds.file import THRESHOLDS, read_scores
+            from pneumo_dist.thresholds.file import read_scores
+            from pneumo_dist.thresholds.rules import THRESHOLDS
 
-            tuned = runs / ensemble.name / "oof" / THRESHOLDS
-            scores = None if picked.name is None else {**read_scores(tuned), "rule": picked.name}
-            write_bundle(bundle, ensemble, picked.rule, scores)
+            thresholds = runs / ensemble.name / "oof" / THRESHOLDS
+            scores = None if tuned is None else {**read_scores(thresholds), "rule": tuned.name}
+            write_bundle(bundle, ensemble, rule, scores)
             print(f"bundle of {len(ensemble.networks)} networks: {bundle}")
-
-
-def _bundled_rule(config_path: Path, overrides: tuple[str, ...], rule: str | None, runs: Path) -> "Picked":
-    """Return the rule of a bundle, before hours go into averages that it has no use for."""
-    from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.thresholds.choose import rule_for
-
-    config = load_either(config_path, overrides)
-    return rule_for(config, rule, runs / config.name)
 
 
 @click.command()
 @click.argument("films", nargs=-1, required=True, type=FOLDER)
-@click.option("--bundle", type=FOLDER, required=True, help="A file of 'average --bundle'.")
+@click.option("--bundle", type=FOLDER, required=True, help="Bundle written by 'average --bundle'.")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the masks, overlays and DICOM objects.")
 @film_options
 @CPU
 def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu: bool, **rules: Any) -> int:
-    """Segment new DICOM films, or folders of them; print a line of JSON for each. For research, not for diagnosis."""
-    if place_of(os.environ) is not None:
-        raise InputError("segment works alone; for many films on several ranks use predict --bundle --dicom")
+    """Segment new DICOM films, or folders of them, and print a line of JSON per film.
+
+    For research, not for diagnosis.
+    """
+    if launched_rank(os.environ) is not None:
+        raise InputError("segment runs as one process; for many films on several ranks use predict --bundle --dicom")
     import json
     import tempfile
 
     from pneumo_dist import __version__
     from pneumo_dist.output.dicom_seg import Algorithm
-    from pneumo_dist.output.segment import segment_film
+    from pneumo_dist.output.segment import FilmPrediction, segment_film
     from pneumo_dist.predict.bundle import read_bundle
     from pneumo_dist.predict.new_films import NewFilmOptions, check_distinct, film_paths, film_shards, row_paths
     from pneumo_dist.predict.predict import PredictOptions, predict
@@ -245,9 +270,9 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
     with process_group(cpu) as ranks, tempfile.TemporaryDirectory() as scratch:
         film_options = NewFilmOptions(ensemble.image_size, film_rules, strict)
         shards, refused = film_shards(paths, Path(scratch) / "films", film_options)
-        for each in refused:
-            print(f"error: {each.path}: refused, {each.reason}", file=sys.stderr)
-        is_whole = not refused
+        for film in refused:
+            print(f"error: {film.path}: refused, {film.reason}", file=sys.stderr)
+        is_complete = not refused
         if shards is not None:
             predict(ensemble, shards, Path(scratch) / "predictions", ranks, PredictOptions())
             predictions = Predictions(Path(scratch) / "predictions")
@@ -255,15 +280,16 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
             out.mkdir(parents=True, exist_ok=True)
             algorithm = Algorithm(ensemble.name, __version__)
             for number, (row, p8) in enumerate(predictions):
-                grid, path = predictions.grid(number), path_of[row["key"]]
+                path = path_of[row["key"]]
+                prediction = FilmPrediction(p8, predictions.grid(number), row["class_probability"])
                 try:
-                    found = segment_film(path, p8, grid, rule, row["class_probability"], algorithm, out, film_rules)
-                except InputError as error:  # the other films are none the worse for it
+                    findings = segment_film(path, prediction, rule, algorithm, out, film_rules)
+                except InputError as error:  # the other films are still segmented
                     print(f"error: {error}", file=sys.stderr)
-                    is_whole = False
+                    is_complete = False
                 else:
-                    for text in found["warnings"]:
+                    for text in findings["warnings"]:
                         print(f"warning: {path}: {text}", file=sys.stderr)
-                    print(json.dumps(found))
+                    print(json.dumps(findings))
             shards.close()
-    return console.EXIT_DONE if is_whole else console.EXIT_USAGE
+    return console.EXIT_DONE if is_complete else console.EXIT_USAGE

@@ -1,4 +1,4 @@
-"""The command line of status."""
+"""The command status."""
 
 import json
 import time
@@ -13,17 +13,17 @@ from pneumo_dist.runs.status import read_status, table
 
 @click.command()
 @click.argument("runs", type=FOLDER)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per fold.")
 def status(runs: Path, as_json: bool) -> None:
-    """Show what each fold in RUNS is doing: running, stalled, preempted, failed or done. Works from any node.
+    """Show the state of each fold in RUNS: running, stalled, preempted, failed or done. Works from any node.
 
-    The score is the best of the stage so far. A run that has sent no heartbeat for a minute counts as failed; one that
-    sends them and has not moved for five minutes is stalled.
+    The score is the best of the current stage. A run without a heartbeat for one minute counts as failed. A run with
+    heartbeats but no progress for five minutes counts as stalled.
     """
     folds = read_status(runs, time.time())
     if as_json:
-        for each in folds:
-            print(json.dumps(asdict(each)))
+        for fold in folds:
+            print(json.dumps(asdict(fold)))
     elif folds:
         print("\n".join(table(folds)))
     else:

@@ -1,4 +1,4 @@
-"""train, and what is done before it: fetch-weights and show-batch."""
+"""The commands train, fetch-weights and show-batch."""
 
 import os
 import sys
@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumo_dist.cli.options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
-from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config, told_as
-from pneumo_dist.ranks.environment import place_of
-from pneumo_dist.runs.heartbeat import running
+from pneumo_dist.config.load import LoadedConfig, as_trained, dump_resolved, load_config
+from pneumo_dist.ranks.environment import launched_rank
+from pneumo_dist.runs.heartbeat import hold_run_folder
 from shards import console
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -27,19 +26,17 @@ if TYPE_CHECKING:
 @click.option("--shards", "shards_path", type=FOLDER, help="Folder that 'shards build' made.")
 @RUNS
 @CPU
-@click.option("--fold", "folds", type=int, multiple=True, help="Fold that is validated on.")
-@click.option("--allow-empty-fold", is_flag=True, help="Train although no film of the fold has a pneumothorax.")
+@click.option("--fold", "folds", type=int, multiple=True, help="Fold to validate on.")
+@click.option("--allow-empty-fold", is_flag=True, help="Train even if no film of the fold has a pneumothorax.")
 @click.option("--profile", is_flag=True, help="Trace six steps of each stage on rank 0, for TensorBoard or perfetto.")
-@click.option("--dry-run", is_flag=True, help="Look for what would go wrong, print config and steps, train nothing.")
-@click.option("--world-size", type=click.IntRange(1), help="With --dry-run: ranks to plan for.  [default: torchrun's]")
-@click.option(
-    "--ranks", "node_ranks", type=click.IntRange(1), help="With --dry-run: how many of them run on this node."
-)
-@click.option("--head", metavar="HOST:PORT", help="With --dry-run: where several nodes are to meet.")
-@click.option("--node", type=click.IntRange(0), help="With --dry-run: number of this node among them.")
-@click.option("--rate", type=float, help="With --dry-run: films/s over all ranks, to print the hours.")
+@click.option("--dry-run", is_flag=True, help="Check everything, print the config and the steps, and train nothing.")
+@click.option("--world-size", type=click.IntRange(1), help="With --dry-run: world size.  [default: torchrun's]")
+@click.option("--ranks", "node_ranks", type=click.IntRange(1), help="With --dry-run: number of ranks on this node.")
+@click.option("--head", metavar="HOST:PORT", help="With --dry-run: address at which several nodes meet.")
+@click.option("--node", type=click.IntRange(0), help="With --dry-run: number of this node.")
+@click.option("--rate", type=float, help="With --dry-run: films/s over all ranks, to estimate hours.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print one line of JSON.")
-def train(
+def train(  # one parameter per option
     config_path: Path,
     overrides: tuple[str, ...],
     shards_path: Path | None,
@@ -56,26 +53,26 @@ def train(
     rate: float | None,
     as_json: bool,
 ) -> int:
-    """Train one fold of an experiment, stage by stage; run again to go on where it stopped.
+    """Train one fold of an experiment, stage by stage. Run the same command again to resume.
 
-    With --dry-run, --fold may be repeated, and without --shards the config alone is looked at.
+    With --dry-run, --fold may be repeated. Without --shards only the config is checked.
     """
     from pneumo_dist.cli.dry_run import Training, check_training, facts_of, print_training, warn
 
-    config, place = load_config(config_path, overrides), place_of(os.environ)
+    config, launched = load_config(config_path, overrides), launched_rank(os.environ)
     if dry_run:
-        world = world_size or (place.world if place else None)
+        world = world_size or (launched.world if launched else None)
         meeting = (head, node or 0) if head is not None else None
         training = Training(config, shards_path, runs, folds, cpu, allow_empty_fold, world, node_ranks, meeting)
         print_training(training, check_training(training), rate, as_json)
         return console.EXIT_DONE
-    if any(given is not None for given in (world_size, node_ranks, head, node, rate)) or as_json:
+    if any(option is not None for option in (world_size, node_ranks, head, node, rate)) or as_json:
         raise click.UsageError("--world-size, --ranks, --head, --node, --rate and --json go with --dry-run")
     if shards_path is None or len(folds) != 1:
         raise click.UsageError("give --shards and one --fold")
-    world, local_world = (place.world, place.local_world or 1) if place else (1, 1)
+    world, local_world = (launched.world, launched.local_world or 1) if launched else (1, 1)
     training = Training(config, shards_path, runs, folds, cpu, allow_empty_fold, world, local_world)
-    if place is None:
+    if launched is None:
         warn(check_training(training, resumes=False))
 
     from pneumo_dist.network.weights import weights_line
@@ -83,43 +80,39 @@ def train(
     from pneumo_dist.ranks.ranks import check_agreement, on_rank_0, process_group
     from pneumo_dist.ranks.stop import MARKER, Preempted, exit_code
     from pneumo_dist.ranks.watchdog import Limits
-    from pneumo_dist.runs.checkpoint import list_checkpoints
+    from pneumo_dist.runs.fold_run import FoldRun, checkpoints_of
     from pneumo_dist.train.fold import train_fold
 
     shards, fold = Shards(shards_path), folds[0]
     folder, facts = training.folder(fold), facts_of(config, shards)
     runtime = config.experiment.runtime
     with process_group(cpu, Limits(runtime.start_minutes, runtime.watchdog_minutes)) as ranks:
-        _plain_warnings(ranks)
+        _show_warnings_on_rank_0(ranks)
         configure(runtime)
         check_agreement(ranks, facts)
-        if place is not None:
+        if launched is not None:
             messages = on_rank_0(ranks, lambda: check_training(training, resumes=False))
             warn(messages if ranks.is_main else ())
         try:
-            with running(folder, ranks, facts) as heartbeat:
+            with hold_run_folder(folder, ranks, facts) as heartbeat:
                 if ranks.is_main:
                     (folder / MARKER).unlink(missing_ok=True)
-                    is_new = not list_checkpoints(folder / config.experiment.stages[0].name / "checkpoints")
+                    is_new = not checkpoints_of(folder, config.experiment.stages[0].name).files()
                     if is_new and config.experiment.init is None:
                         print(weights_line(config.experiment.model), flush=True)
-                shards = _copied_locally(config, shards, fold, ranks)
-
-                def resolved(as_ran: Experiment) -> str:
-                    return dump_resolved(told_as(config, as_ran))
-
-                train_fold(config.experiment, fold, shards, folder, ranks, resolved, profile, heartbeat)
+                run = FoldRun(config.experiment, fold, _local_shards(config, shards, fold, ranks), folder, ranks)
+                train_fold(run, lambda trained: dump_resolved(as_trained(config, trained)), heartbeat, profile)
         except Preempted:
             if ranks.is_main:
-                console.say(f"stopped by a signal, checkpoint written in {folder}; run the same command to go on")
+                console.say(f"stopped by a signal, checkpoint written in {folder}; run the same command to resume")
             return exit_code()
         if ranks.is_main:
             console.say(f"fold {fold} of {config.experiment.name} is trained: {folder}")
     return console.EXIT_DONE
 
 
-def _copied_locally(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> Shards:
-    """Return the shards to read from: copies on the node's own disk, where the config names a folder for them."""
+def _local_shards(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> Shards:
+    """Return the shards to read: copies on the node's own disk if the config sets data.cache_dir."""
     import numpy as np
 
     from pneumo_dist.data.local_copy import copy_shards_locally, needed_bytes
@@ -140,8 +133,8 @@ def _copied_locally(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ran
         return copy_shards_locally(shards, rows, Path(cache_dir), copied)
 
 
-def _plain_warnings(ranks: "Ranks") -> None:
-    """Show warnings as one line, on rank 0 alone."""
+def _show_warnings_on_rank_0(ranks: "Ranks") -> None:
+    """Print each warning as one line, on rank 0 only."""
 
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if ranks.is_main and issubclass(category, UserWarning):
@@ -153,16 +146,16 @@ def _plain_warnings(ranks: "Ranks") -> None:
 @click.command("fetch-weights")
 @CONFIG
 @OVERRIDES
-@click.option("--out", type=FOLDER, required=True, help="The file to write.")
+@click.option("--out", type=FOLDER, required=True, help="Path of the file to write.")
 def fetch_weights(config_path: Path, overrides: tuple[str, ...], out: Path) -> None:
-    """Fetch a config's pretrained encoder weights into a file, for machines that reach no hub."""
+    """Fetch a config's pretrained encoder weights into a file, for machines without access to a hub."""
     from pneumo_dist.network.build import encoder_state
     from shards.files import atomic_write, sha256_file
 
     model = load_config(config_path, overrides).experiment.model
     if model.encoder_weights is None:
         raise InputError(
-            f"{config_path}: model.encoder_weights names none; set it, as in model.encoder_weights=imagenet"
+            f"{config_path}: model.encoder_weights is not set; set it, as in model.encoder_weights=imagenet"
         )
     atomic_write(out, encoder_state(model))
     print(f"{out}: {model.encoder_weights} weights of {model.encoder}; train with")
@@ -176,12 +169,12 @@ def fetch_weights(config_path: Path, overrides: tuple[str, ...], out: Path) -> N
 @CONFIG
 @OVERRIDES
 @SHARDS
-@click.option("--fold", type=int, default=0, show_default=True, help="Fold whose training films are shown.")
-@click.option("--stage", help="Stage whose input is shown.  [default: the first]")
-@click.option("--films", type=int, default=4, show_default=True, help="Films, one a row.")
-@click.option("--epochs", type=int, default=5, show_default=True, help="Epochs, side by side.")
-@click.option("--out", type=FOLDER, required=True, help="The PNG to write.")
-def show_batch_command(
+@click.option("--fold", type=int, default=0, show_default=True, help="Fold whose training films are drawn.")
+@click.option("--stage", help="Stage whose input is drawn.  [default: the first]")
+@click.option("--films", type=int, default=4, show_default=True, help="Number of films, one per row.")
+@click.option("--epochs", type=int, default=5, show_default=True, help="Number of epochs, one per column.")
+@click.option("--out", type=FOLDER, required=True, help="Path of the PNG to write.")
+def show_batch_command(  # one parameter per option
     config_path: Path,
     overrides: tuple[str, ...],
     shards_path: Path,
@@ -191,12 +184,12 @@ def show_batch_command(
     epochs: int,
     out: Path,
 ) -> None:
-    """Draw what the network sees: training films with their mask's outline, several epochs of each."""
+    """Draw the network's input: training films in several epochs, with the outlines of their masks."""
     from pneumo_dist.data.preview import show_batch
-    from shards.drawing import encode
+    from shards.drawing import encode_image
     from shards.files import atomic_write
 
     experiment = load_config(config_path, overrides).experiment
     chosen = experiment.stage(stage) if stage else experiment.stages[0]
-    atomic_write(out, encode(show_batch(experiment, chosen, Shards(shards_path), fold, films, epochs)))
+    atomic_write(out, encode_image(show_batch(experiment, chosen, Shards(shards_path), fold, films, epochs)))
     print(f"{out}: {films} films, {epochs} epochs")

@@ -282,7 +282,7 @@ def dump_resolved(config: LoadedConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def told_as(config: LoadedConfig, experiment: Experiment) -> LoadedConfig:
+def as_trained(config: LoadedConfig, experiment: Experiment) -> LoadedConfig:
     """Return a config with the settings of finished stages as they ran, which is then their origin."""
     origins = dict(config.origins)
     for own, ran in zip(config.experiment.stages, experiment.stages, strict=True):

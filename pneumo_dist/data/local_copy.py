@@ -1,12 +1,10 @@
 """Local copies of a fold's shards on a node's own disk: copied and verified once per node, read by all ranks.
 
-A copy's name is derived from its content (`staged_name`). So folds, datasets and versions of a growing dataset share
-one folder, an existing copy is never stale, and after a kill only the missing tars are copied. One process at a time
-copies, under a lock on the folder; the others wait for the tars that they need.
+A copy's name is derived from its content (`local_copy_name`). So folds, datasets and versions of a growing dataset
+share one folder, an existing copy is never stale, and after a kill only the missing tars are copied. One process at a
+time copies, under a lock on the folder; the others wait for the tars that they need.
 """
 
-import errno
-import fcntl
 import hashlib
 import shutil
 import stat
@@ -19,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shards.dataset.table import Shards, staged_name
+from shards.dataset.manifest import local_copy_name
+from shards.dataset.table import Shards
 from shards.errors import InputError
 from shards.files import atomic_open
-from shards.stored import open_append
+from shards.stored import open_append, try_lock
 
 BLOCK = 8 * 2**20
 LOCK = ".pneumo_dist.lock"
@@ -82,7 +81,7 @@ def _tars(shards: Shards, rows: npt.NDArray[np.int64]) -> list[_Tar]:
 
 def _missing(tars: Sequence[_Tar], cache_dir: Path, report: _OnBytes) -> list[_Tar]:
     """Return the tars without a copy of the right size; report the bytes of the others."""
-    missing = [tar for tar in tars if _size(cache_dir / staged_name(tar)) != tar["bytes"]]
+    missing = [tar for tar in tars if _size(cache_dir / local_copy_name(tar)) != tar["bytes"]]
     report(sum(tar["bytes"] for tar in tars) - sum(tar["bytes"] for tar in missing))
     return missing
 
@@ -101,12 +100,7 @@ def _try_lock(cache_dir: Path) -> Iterator[bool]:
     """Try to lock the folder and yield whether it succeeded. The system releases the lock when this process ends."""
     cache_dir.mkdir(parents=True, exist_ok=True)
     with open_append(cache_dir / LOCK) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = True
-        except BlockingIOError:
-            held = False
-        yield held
+        yield try_lock(stream)
 
 
 def _copy_all(tars: Sequence[_Tar], folder: Path, cache_dir: Path, report: _OnBytes) -> None:
@@ -120,7 +114,7 @@ def _copy_all(tars: Sequence[_Tar], folder: Path, cache_dir: Path, report: _OnBy
             f"are free; {_fix(folder)}"
         )
     for tar in tars:
-        _copy(tar, folder / tar["name"], cache_dir / staged_name(tar), report)
+        _copy(tar, folder / tar["name"], cache_dir / local_copy_name(tar), report)
 
 
 def _copy(tar: _Tar, source: Path, target: Path, report: _OnBytes) -> None:
@@ -149,13 +143,10 @@ def _blocks(source: Path) -> Iterator[memoryview]:
 
 
 def _input_error(error: OSError, folder: Path, cache_dir: Path) -> InputError:
-    problem = {
-        errno.ENOSPC: "became full while shards were copied",
-        errno.EDQUOT: "reached its quota while shards were copied",
-        errno.EEXIST: "is not a folder",
-    }.get(error.errno or 0, "cannot be used")
     filename = f", {error.filename}" if error.filename and str(error.filename) != str(cache_dir) else ""
-    return InputError(f"data.cache_dir {cache_dir}: {problem} ({error.strerror}{filename}); {_fix(folder)}")
+    return InputError(
+        f"data.cache_dir {cache_dir}: cannot hold copies of shards ({error.strerror}{filename}); {_fix(folder)}"
+    )
 
 
 def _fix(folder: Path) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pneumo_dist.ranks.environment import place_of
+from pneumo_dist.ranks.environment import launched_rank
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Job:
 
 def job_of(host: str, env: Mapping[str, str], gpus: int, ranks: int | None) -> Job:
     """Return the job that the environment of SLURM or torchrun tells of; alone, one rank per GPU, or one."""
-    place = place_of(env)
+    place = launched_rank(env)
     return Job(host, node_count(env), ranks or (place.local_world if place else 0) or gpus or 1, gpus, env)
 
 
 def node_count(env: Mapping[str, str]) -> int:
     """Return the nodes that train together: those of the SLURM job, or those that torchrun's ranks span."""
-    place = place_of(env)
+    place = launched_rank(env)
     spanned = -(-place.world // place.local_world) if place and place.local_world else 0
     return max(1, spanned, *(_number(env, name) for name in ("SLURM_NNODES", "SLURM_JOB_NUM_NODES")))
 

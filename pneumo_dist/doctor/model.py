@@ -7,7 +7,7 @@ import torch
 from pneumo_dist.config.experiment import BatchError, Experiment, StageConfig, accumulation
 from pneumo_dist.doctor.findings import Finding, error, ok
 from pneumo_dist.network.fit import OneValue, check_input, checkpoint_bytes
-from pneumo_dist.runs.checkpoint import NEWEST_KEPT
+from pneumo_dist.runs.checkpoint_folder import NEWEST_KEPT
 from shards.errors import InputError
 
 CHECK = "network"

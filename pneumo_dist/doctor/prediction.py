@@ -5,8 +5,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
 from pneumo_dist.config.model import ModelConfig
@@ -65,7 +63,7 @@ def film_counts(shards: Path) -> dict[str, int]:
 
 def check_networks(asked: ToPredict) -> list[Finding]:
     """Are all networks there, do they take the same input, and can they take it at all scales?"""
-    alone = Ranks(0, 1, 0, torch.device("cpu"))
+    alone = Ranks.alone()
     with closing(Shards(asked.shards)) as shards:
         folds = asked.folds or tuple(shards.folds())
     ensemble = resolve(

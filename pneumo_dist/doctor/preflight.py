@@ -15,7 +15,7 @@ from pneumo_dist.doctor import inputs, node, run_folder
 from pneumo_dist.doctor.driver import driver_files, is_hidden
 from pneumo_dist.doctor.findings import Finding, Status, error, guarded, ok, refused, warning
 from pneumo_dist.ranks.environment import left_over
-from pneumo_dist.runs.checkpoint import list_checkpoints
+from pneumo_dist.runs.fold_run import checkpoints_of
 from shards.dataset.table import Shards
 from shards.errors import InputError, InputErrors
 
@@ -192,6 +192,8 @@ def check_folds(planned: Planned) -> list[Finding]:
 
 def _fold_findings(planned: Planned, shards: Shards, fold: int) -> list[Finding]:
     from pneumo_dist.data.plan import check_validation, split_fold
+    from pneumo_dist.ranks.ranks import Ranks
+    from pneumo_dist.runs.fold_run import FoldRun
     from pneumo_dist.train.fold import check_resume
 
     try:
@@ -202,7 +204,8 @@ def _fold_findings(planned: Planned, shards: Shards, fold: int) -> list[Finding]
     if not planned.allow_empty_fold:
         looks.append(partial(check_validation, shards, fold))
     if planned.runs is not None and planned.resumes:
-        looks.append(partial(check_resume, planned.experiment, fold, shards, planned.folder(fold)))
+        run = FoldRun(planned.experiment, fold, shards, planned.folder(fold), Ranks.alone())
+        looks.append(partial(check_resume, run))
     findings = []
     for look in looks:
         findings += judged("folds", lambda look=look: look() or [])  # type: ignore[misc]
@@ -226,7 +229,7 @@ def _starts_anew(planned: Planned) -> bool:
     if planned.runs is None or not planned.folds:
         return True
     first = planned.stages[0].name
-    return any(not list_checkpoints(planned.folder(fold) / first / "checkpoints") for fold in planned.folds)
+    return any(not checkpoints_of(planned.folder(fold), first).files() for fold in planned.folds)
 
 
 def _weights(planned: Planned, env: Mapping[str, str]) -> list[Finding]:

@@ -1,6 +1,5 @@
 """Whether the run folder can hold a run: whole files, links, room, a clock that agrees, and all nodes see it."""
 
-import errno
 import os
 import secrets
 import tempfile
@@ -8,21 +7,13 @@ import time
 from pathlib import Path
 
 from pneumo_dist.doctor.findings import Finding, error, ok, size_of, warning
+from shards.errors import os_fix
 from shards.files import atomic_symlink, atomic_write
 
 CONTENT_BYTES = 4 * 2**20
 SKEW_SECONDS = 2.0
 YEARS = range(2024, 2100)
 LOCAL_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlay", "f2fs", "vfat"})
-
-_MENDS = {
-    errno.ENOSPC: "free some space there, or give another --runs",
-    errno.EDQUOT: "free some of your quota there, or give another --runs",
-    errno.EROFS: "it is mounted read-only: give another --runs",
-    errno.EACCES: "change its permissions, or give another --runs",
-    errno.EPERM: "change its permissions, or give another --runs",
-    errno.ENOTDIR: "a file lies where a folder is needed: give another --runs",
-}
 
 
 def check_run_folder(runs: Path, nodes: int, mounts: str) -> list[Finding]:
@@ -46,8 +37,8 @@ def existing(runs: Path) -> Path:
 
 
 def _refused(fault: OSError, runs: Path) -> Finding:
-    mend = _MENDS.get(fault.errno or 0, "give --runs on another file system")
-    return error("run folder", f"{runs}: {fault.strerror or fault}", mend)
+    fix = os_fix(fault, "another --runs") or "give --runs on another file system"
+    return error("run folder", f"{runs}: {fault.strerror or fault}", fix)
 
 
 def check_writes(scratch: Path, runs: Path) -> list[Finding]:

@@ -27,21 +27,20 @@ def recompute_statistics(
     batches: Iterable[Batch],
     ranks: Ranks,
     amp: Resolved,
-    stopping: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Set every batch norm's statistics to their mean over batches of films, and leave the model in evaluation mode.
+    check: Callable[[], object] = lambda: None,
+) -> None:
+    """Set every batch norm's statistics to their mean over batches of films; leave the model in evaluation mode.
 
-    All batches have the same weight: means and unbiased variances are averaged in float64 in the order of the batches,
-    so that 1, 2 and 4 ranks get the same bits. A call with one value per channel has no variance and does not count.
-    A model without batch norm reads no films.
+    Means and unbiased variances are averaged in float64 in the order of the batches, and each batch counts the same, so
+    1, 2 and 4 ranks get the same bits. Films that only fill up a batch do not count. Neither does a call with one value
+    per channel, which has no variance. A model without batch norm reads no film.
 
     Args:
-        batches: This rank's share of fixed batches, dealt to the ranks in turn as by `eval_loader`. Films that only
-            fill up a batch do not count.
-        stopping: Polled equally often on all ranks, and equal on all of them.
-
-    Returns:
-        Whether the statistics are complete; False, with unusable statistics, if `stopping` returned True.
+        model: The model to update, on the ranks' device.
+        batches: This rank's share of fixed batches, dealt to the ranks in turn as `eval_loader` deals them.
+        ranks: The ranks that work together.
+        amp: Autocast type of the model.
+        check: Called before every batch, equally often on every rank. It may raise on all of them to stop.
 
     Raises:
         InputError: A layer had one value per channel in every batch.
@@ -49,14 +48,13 @@ def recompute_statistics(
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
     layers = {name: layer for name, layer in layers.items() if layer.track_running_stats}
     if not layers:
-        return True
+        return
     model.eval()
     total = np.zeros(sum(map(_width, layers.values())))
     remaining = iter(batches)
     while True:
         ranks.beat(STATISTICS)
-        if stopping():
-            return False
+        check()
         batch = next(remaining, None)
         rows = ranks.gather_array(np.zeros(0) if batch is None else _measure(model, layers, batch, ranks, amp))
         if not any(map(len, rows)):
@@ -65,7 +63,6 @@ def recompute_statistics(
         for row in filter(len, rows):
             total += row
     _write(layers, total)
-    return True
 
 
 def _width(layer: _BatchNorm) -> int:

@@ -1,1 +1,1 @@
-"""Masks for others: submission, segmented films, DICOM SEG."""
+"""Results for use outside: masks, DICOM Segmentation objects and submissions."""

@@ -1,4 +1,4 @@
-"""A mask as a DICOM Segmentation object, which a PACS keeps beside the film that it refers to."""
+"""Writes a mask as a DICOM Segmentation object, which a PACS archives with the film that it refers to."""
 
 import warnings
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
-from pneumo_dist.scoring.masks import Map
+from pneumo_dist.scoring.arrays import Map
 from shards.dicom.rules import frame_count
 from shards.errors import InputError
 
 PNEUMOTHORAX = Code("36118008", "SCT", "Pneumothorax")
-# The category that CID 7150 has for what is wrong with an organ.
+# The category of CID 7150 for abnormal findings in an organ.
 CATEGORY = Code("49755003", "SCT", "Morphologically Abnormal Structure")
 FAMILY = Code("123110", "DCM", "Artificial Intelligence")
 MANUFACTURER = "pneumo_dist"
 SERIES_DESCRIPTION = "Pneumothorax segmentation, research use only"
 CONTENT_LABEL = "PNEUMOTHORAX"
-# Scanners and viewers number from 1: a high number stays clear of theirs. The series' identity is its UID.
+# Scanners and viewers number series from 1, so a high number avoids theirs. The UID identifies the series.
 SERIES_NUMBER = 9100
-# DICOM's LO.
+# The limit of the DICOM value representation LO.
 LONGEST_TEXT = 64
 
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -46,37 +46,43 @@ _SEXES = ("M", "F", "O")
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What made a mask, as a PACS shows it: name and version, each of 1 to 64 characters without a backslash."""
+    """Name and version of the algorithm, as a PACS shows them: 1 to 64 characters each, without a backslash."""
 
     name: str
     version: str
 
     def __post_init__(self) -> None:
-        for what, text in vars(self).items():
+        for field, text in vars(self).items():
             if not 1 <= len(text) <= LONGEST_TEXT or "\\" in text:
                 raise InputError(
-                    f"the algorithm's {what} is {text!r}: give 1 to {LONGEST_TEXT} characters without a backslash"
+                    f"the algorithm's {field} is {text!r}: give 1 to {LONGEST_TEXT} characters without a backslash"
                 )
 
 
 def segmentation_object(
     source: Dataset, mask: Map, algorithm: Algorithm, image_score: float | None = None
 ) -> Segmentation:
-    """Return a binary segmentation of one segment, Pneumothorax, on the film's own stored grid.
+    """Return a binary segmentation with one segment, Pneumothorax, on the stored grid of the film.
 
-    `mask` is uint8 of 0 and 1, (rows, columns) of the film; an empty one gives one frame of zeros. `source` is the
-    film's data set, with or without its pixels, and is not changed. The object carries the patient and study of its
-    film, which belong together in an archive, and a new UID. `image_score` goes into the content description.
-    Raises InputError, naming film and tag, where the film lacks an identifier that a reference needs, and for films of
-    several frames and of SOP classes that highdicom does not know.
+    The object has the patient and study of its film, so that an archive keeps them together, and a new UID.
+
+    Args:
+        source: Data set of the film, with or without its pixels. It is not changed.
+        mask: uint8 of 0 and 1, (rows, columns) of the film. An empty mask gives one frame of zeros.
+        algorithm: Name and version to record.
+        image_score: Score to add to the content description.
+
+    Raises:
+        InputError: The film lacks an identifier that a reference needs, has several frames, or has a SOP class that
+            highdicom does not know. The message names the film and the tag.
     """
     with warnings.catch_warnings():
-        # Real archives break value representations everywhere; what is written is checked below.
+        # Films in real archives often violate value representations. The values that are written are checked below.
         warnings.simplefilter("ignore")
         film = _reference(source)
         assert mask.dtype == np.uint8 and mask.shape == (film.Rows, film.Columns), (mask.dtype, mask.shape)
         try:
-            made = Segmentation(
+            segmentation = Segmentation(
                 source_images=[film],
                 pixel_array=mask,
                 segmentation_type=SegmentationTypeValues.BINARY,
@@ -88,22 +94,22 @@ def segmentation_object(
                 manufacturer=MANUFACTURER,
                 manufacturer_model_name=algorithm.name,
                 software_versions=algorithm.version,
-                # Required, and software has no serial number: the version is what tells two of them apart.
+                # Required, but software has no serial number: its version distinguishes two installations.
                 device_serial_number=algorithm.version,
                 content_label=CONTENT_LABEL,
                 content_description=None if image_score is None else f"Image score {image_score:.3f}",
                 content_qualification="RESEARCH",
                 series_description=SERIES_DESCRIPTION,
-                # Names in any script, and films that name a character set wrongly: texts are decoded by now.
+                # UTF-8, for names in any script. Texts are already decoded, also from films with a wrong character set.
                 specific_character_set="ISO_IR 192",
                 omit_empty_frames=False,
             )
         except (KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{_name(source)}: a segmentation object cannot refer to this film ({reason})") from None
-    # Required of an image without a plane in the patient; highdicom leaves it out.
-    made.add(film["PatientOrientation"])
-    return made
+    # Required for an image without a plane in the patient, but not copied by highdicom.
+    segmentation.add(film["PatientOrientation"])
+    return segmentation
 
 
 def _segment(algorithm: Algorithm) -> SegmentDescription:
@@ -120,10 +126,10 @@ def _segment(algorithm: Algorithm) -> SegmentDescription:
 
 
 def _reference(source: Dataset) -> Dataset:
-    """Return what a segmentation takes from its film, with every element that highdicom asks for.
+    """Return the elements that a segmentation copies from its film, including all that highdicom requires.
 
-    Position, orientation and spacing of pixels stay behind. A projection has no plane in its frame of reference, and
-    highdicom does not read back a spacing without the slice thickness that a projection lacks. The grid is the film's.
+    Position, orientation and pixel spacing are not copied. A projection has no plane in its frame of reference, and
+    highdicom cannot read a spacing without the slice thickness that a projection lacks. The pixel grid is the film's.
     """
     if frame_count(source) > 1:
         raise InputError(f"{_name(source)}: has several frames; a segmentation object is written for single films only")
@@ -132,7 +138,7 @@ def _reference(source: Dataset) -> Dataset:
         element = _element(source, keyword)
         if element is None:
             raise InputError(
-                f"{_name(source)}: has no {keyword}, by which a segmentation object refers to its film; export it again"
+                f"{_name(source)}: has no {keyword}, which a segmentation object needs to refer to it; export it again"
             )
         film.add(element)
     for keyword in (*_OR_EMPTY, *_IF_THERE):
@@ -146,7 +152,7 @@ def _reference(source: Dataset) -> Dataset:
 
 
 def _element(source: Dataset, keyword: str) -> DataElement | None:
-    """Return an element that holds something; None also for one whose value cannot be read."""
+    """Return an element; None if it is missing or empty, or if its value cannot be read."""
     try:
         element: DataElement = source[keyword]
         return None if element.is_empty else element
@@ -155,7 +161,7 @@ def _element(source: Dataset, keyword: str) -> DataElement | None:
 
 
 def _is_usable(keyword: str, value: Any) -> bool:
-    """Tell whether highdicom takes a value. What it refuses (a sex of `U`, a date of `unknown`) is left empty."""
+    """Return whether highdicom accepts a value. Other values, like a sex of `U` or a date of `unknown`, are dropped."""
     if keyword == "PatientSex":
         return value in _SEXES
     if keyword == "LossyImageCompression":

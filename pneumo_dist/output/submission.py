@@ -1,4 +1,4 @@
-"""The competition's file: one row per test film, `-1` where its mask is empty."""
+"""The submission file of the competition: one row per test film, `-1` for an empty mask."""
 
 import csv
 import io
@@ -6,27 +6,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pneumo_dist.predict.store import Predictions, check_gate
-from pneumo_dist.scoring.masks import Map, Rule, apply_rule, label_map
+from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from shards.dataset import rle
 from shards.errors import InputError
 from shards.files import atomic_write
 
 HEADER = ("ImageId", "EncodedPixels")
-
-
-# More than this between test and out-of-fold films suggests that the test films are of another kind.
+# A larger difference between test and out-of-fold films suggests that the test films differ in kind.
 CALLED_DRIFT = 0.03
 
 
 def submission_rows(predictions: Predictions, rule: Rule, on_film: Callable[[], None] = lambda: None) -> dict[str, str]:
-    """Return image id -> run-length mask on the film's label grid, in table order.
+    """Return the run-length mask of each image id on its film's label grid, in table order.
 
-    Raises InputError for a rule with a gate where the networks gave no class probability.
+    Raises InputError if the rule has a gate and the predictions have no class probabilities.
     """
     rows = {}
     for image_id, mask in _masks(predictions, rule):
         text = rle.encode(mask)
-        # A wrong string would be noticed only on the leaderboard, so each is read back before anything is written.
+        # A wrong string would only show on the leaderboard, so each one is decoded again before anything is written.
         assert (rle.decode(text, *mask.shape) == mask).all()
         rows[image_id] = text
         on_film()
@@ -34,7 +33,7 @@ def submission_rows(predictions: Predictions, rule: Rule, on_film: Callable[[], 
 
 
 def called_share(predictions: Predictions, rule: Rule, on_film: Callable[[], None] = lambda: None) -> float:
-    """Return the share of films whose masks are not empty. Raises InputError as `submission_rows` does."""
+    """Return the share of films with a non-empty mask. Raises InputError as `submission_rows` does."""
     called = 0
     for _, mask in _masks(predictions, rule):
         called += bool(mask.any())
@@ -49,25 +48,25 @@ def _masks(predictions: Predictions, rule: Rule) -> Iterator[tuple[str, Map]]:
 
 
 def drift_warning(rows: Mapping[str, str], expected: float | None) -> str | None:
-    """Return a line where the share of films with a mask differs from that out of fold by more than CALLED_DRIFT.
+    """Warn if the share of films with a mask differs from the `expected` share by more than CALLED_DRIFT.
 
-    None also where that out of fold is not known.
+    Returns the line to print. Returns None if the shares agree, or if the expected share is unknown.
     """
     if expected is None:
         return None
-    found = sum(text != rle.EMPTY for text in rows.values()) / len(rows)
-    if abs(found - expected) <= CALLED_DRIFT:
+    called = sum(text != rle.EMPTY for text in rows.values()) / len(rows)
+    if abs(called - expected) <= CALLED_DRIFT:
         return None
     return (
-        f"{found:.1%} of the test films are called positive, {expected:.1%} of the out-of-fold films: the test films "
-        "may be of another kind, or the thresholds of other predictions"
+        f"{called:.1%} of the test films are called positive, {expected:.1%} of the out-of-fold films: the test films "
+        "may differ in kind, or the thresholds belong to other predictions"
     )
 
 
 def sample_order(path: Path, keep_repeats: bool = False) -> list[str]:
-    """Return the ids of a sample submission, each once, by first appearance; with `keep_repeats`, as they stand.
+    """Return the ids of a sample submission in their order, without repeats unless `keep_repeats` is set.
 
-    Raises InputError where it has none.
+    Raises InputError if the file is unreadable or has no ids.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -84,7 +83,7 @@ def sample_order(path: Path, keep_repeats: bool = False) -> list[str]:
 
 
 def write_submission(path: Path, rows: Mapping[str, str], order: Sequence[str] | None) -> None:
-    """Write the submission. Raises InputError, and writes nothing, where an id of `order` has no prediction."""
+    """Write the submission. Raises InputError and writes nothing if an id of `order` has no prediction."""
     ids = list(order) if order is not None else list(rows)
     missing = [image_id for image_id in ids if image_id not in rows]
     if missing:

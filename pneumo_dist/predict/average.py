@@ -20,17 +20,8 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.predict.ensemble import TrainedFold, agreed_files
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
-from pneumo_dist.runs.checkpoint import (
-    CheckpointFile,
-    list_checkpoints,
-    load_checkpoint,
-    newest_good,
-    of_training,
-    read_checkpoint,
-    remove_stale_temporaries,
-    save_checkpoint,
-    weights_of,
-)
+from pneumo_dist.runs.checkpoint import CheckpointFile, from_training, load_checkpoint, read_header, weights_of
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from pneumo_dist.runs.lineage import check_unseen
 from pneumo_dist.runs.state import experiment_of
 from shards.dataset.table import Shards
@@ -70,7 +61,7 @@ def averaged_checkpoint(
     existing = on_rank_0(ranks, lambda: _existing(folder, parts))
     if existing is not None:
         return Path(existing)
-    states = [of_training(load_checkpoint(path), path) for path in files]
+    states = [from_training(load_checkpoint(path), path) for path in files]
     state, name = states[0], f"{trained_fold.folder.parent.name}/{trained_fold.folder.name}/{files[0].name}"
     if shards is None or not len(shards.indices("train")):
         raise InputError(
@@ -105,18 +96,19 @@ def averaged_checkpoint(
 
 
 def _existing(folder: Path, parts: list[str]) -> str | None:
-    """Return the path of the checkpoint in `folder` that averages these parts, or None."""
-    newest = newest_good(folder) if folder.is_dir() else None
-    if newest is None or read_checkpoint(newest.path).get("parts") != parts:
+    """Return the checkpoint in a folder that is the mean of these parts."""
+    newest = CheckpointFolder(folder).newest()
+    if newest is None or read_header(newest.path).get("parts") != parts:
         return None
     return str(newest.path)
 
 
 def _save(folder: Path, step: int, content: State) -> CheckpointFile:
     folder.mkdir(parents=True, exist_ok=True)
-    remove_stale_temporaries(folder)
-    saved = save_checkpoint(folder, step, content)
-    for other in list_checkpoints(folder):
+    checkpoints = CheckpointFolder(folder)
+    checkpoints.remove_temporaries()
+    saved = checkpoints.save(step, content)
+    for other in checkpoints.files():
         if other.path != saved.path:
             other.path.unlink(missing_ok=True)
     return saved

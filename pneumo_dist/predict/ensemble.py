@@ -18,7 +18,7 @@ from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.predict.trained import check_trained_alike, trained_experiment
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
-from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, newest_good, top_files, weights_of
+from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, weights_of
 from pneumo_dist.runs.repetitions import best_repetition
 from pneumo_dist.runs.state import experiment_of
 from shards.errors import InputError
@@ -93,14 +93,14 @@ class TrainedFold:
     folder: Path
 
     def files(self, member: MemberConfig) -> list[CheckpointFile]:
-        """Return the checkpoints that a member uses, best first. Raises InputError if there are none."""
-        checkpoints = self.folder / best_repetition(self.stage, self.folder) / "checkpoints"
+        """Return the checkpoints that the member takes, best first. Raises InputError where there are none."""
+        checkpoints = best_repetition(self.stage, self.folder)
         if member.checkpoints == "last":
-            newest = newest_good(checkpoints) if checkpoints.is_dir() else None
+            newest = checkpoints.newest()
             if newest is None:
                 raise InputError(f"{checkpoints}: no checkpoints; train that fold first")
             return [newest]
-        return top_files(checkpoints, 1 if member.checkpoints == "best" else member.top_k or self.stage.top_k)
+        return checkpoints.top(1 if member.checkpoints == "best" else member.top_k or self.stage.top_k)
 
 
 def find_trained_folds(

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.build.build import build
+from shards.build.films import SourceFilm, Sources
 from shards.build.folders import IMAGE_SUFFIXES
 from shards.build.names import objection
-from shards.build.options import BuildOptions
+from shards.build.options import BuildOptions, Execution
 from shards.build.progress import REJECTED, read_list
-from shards.build.sources import Source, Sources, dicom_files
+from shards.build.sources import dicom_files
 from shards.dataset.keys import SALT_BYTES, sample_key
 from shards.dataset.table import Shards
 from shards.dicom.film import SUFFIXES, FilmRules
@@ -111,7 +112,7 @@ def film_shards(
             first[name] = path
     if not first:
         return None, refused
-    films = [Source(sample_key(name), name, path, path.parent, "test") for name, path in first.items()]
+    films = [SourceFilm(sample_key(name), name, path, path.parent, "test") for name, path in first.items()]
     sources = Sources((), tuple(sorted(films, key=lambda source: source.key)), (), ())
     build_options = BuildOptions(
         image_size=options.image_size,
@@ -125,7 +126,7 @@ def film_shards(
     key = salt or secrets.token_bytes(SALT_BYTES)
     try:
         # A dataset needs at least one film. The build writes the list of refused films before it raises.
-        build(sources, folder, build_options, key, workers, max_rejects=len(films) - 1, on_film=on_film)
+        build(sources, folder, build_options, key, Execution(workers, max_rejects=len(films) - 1), on_film)
     except InputError:
         if {name for name, *_ in read_list(folder / REJECTED)} != set(first):
             raise

@@ -1,6 +1,5 @@
 """Stored predictions: tars of p8 PNGs with a table. They are small, viewable, and exact for the threshold search."""
 
-import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -13,18 +12,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
-import webdataset
 
 from pneumo_dist.config.schema import LARGEST_SIDE
 from pneumo_dist.predict.store_content import ROWS, ManifestModel
-from pneumo_dist.scoring.masks import Map, Rule
+from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.masks import Rule
 from shards.dataset import rle
 from shards.dataset.grid import Padding
 from shards.dataset.table import LabelGrid, Shards
-from shards.dataset.tar import MemberReader, index_tar
-from shards.drawing import encode
+from shards.dataset.tar import MemberReader, index_tar, write_tar
+from shards.drawing import encode_image
 from shards.errors import InputError
-from shards.files import atomic_open, atomic_write, sha256_file
+from shards.files import atomic_open, sha256_file, write_json
 from shards.stored import KindModel, first_fault, picture_size, read_json, read_parquet
 
 FORMAT, FORMAT_VERSION = "pneumo_dist-predictions", 2
@@ -75,9 +74,9 @@ def film_facts(shards: Shards, index: int) -> dict[str, Any]:
 def write_block(path: Path, films: Sequence[tuple[Mapping[str, Any], Map]]) -> list[dict[str, Any]]:
     """Write one tar of p8 maps, uint8 (size, size), atomically, and return its table rows."""
     rows = []
-    with atomic_open(path) as stream, webdataset.TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
+    with write_tar(path) as writer:
         for facts, p8 in films:
-            content = encode(p8, settings=PNG)
+            content = encode_image(p8, settings=PNG)
             writer.write({"__key__": facts["key"], f"{MEMBER}.png": content})
             rows.append({**facts, "tar": path.name, "size": len(content), "crc32": zlib.crc32(content)})
     offsets, _ = index_tar(path)
@@ -96,7 +95,7 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], manifest: Mappi
         "films": len(ordered),
         "predictions_sha256": sha256_file(folder / TABLE),
     }
-    atomic_write(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+    write_json(folder / MANIFEST, content)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -169,7 +168,7 @@ class Predictions:
             )
         return np.asarray(image, np.uint8)
 
-    def truth(self, index: int) -> Map:
+    def label(self, index: int) -> Map:
         """Return a film's label on its grid, uint8 of 0 and 1. Raises InputError if it is not valid RLE."""
         row = self.rows[index]
         try:

@@ -1,4 +1,4 @@
-"""The settings of a fold's training, from its config.yaml: predictions use these, not those of the present config."""
+"""The settings that a fold was trained with, from its config.yaml. Predictions use these, not the present config."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""Ranks and what they share: collectives, autocast types, signals, the watchdog."""
+"""Ranks: collectives, autocast types, signals and the watchdog."""

@@ -1,9 +1,9 @@
-"""torchrun, ending with the line of the rank that failed and with its exit code; the options are torchrun's.
+"""torchrun, with the exit code of the rank that failed and its message as the last line. Takes torchrun's options.
 
     python -m pneumo_dist.ranks.agent --standalone --nproc-per-node 8 -m pneumo_dist train …
 
-torchrun itself follows a rank's error with a report and tracebacks of its own, ends with 1 whatever the rank's code
-was, and where the network is gone, waits for it after its last rank has ended.
+torchrun itself prints a report and tracebacks after a rank's error, always exits with 1, and waits for a lost network
+after its last rank has ended.
 """
 
 import logging
@@ -19,18 +19,18 @@ from shards import console
 _POLL_SECONDS, _PATIENCE_SECONDS = 1.0, 3.0
 
 
-def main(given: Sequence[str]) -> int:
-    """Start the ranks of this node, start them again as the options allow; return the code that they ended with."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the ranks of this node, restarting them if the options allow it, and return their exit code."""
     threading.Thread(target=_end_with_the_ranks, name="ranks", daemon=True).start()
     try:
-        return _run(given)
+        return _run(arguments)
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
-def _run(given: Sequence[str]) -> int:
-    # Read when torch is imported: the agent's own reports. LOGLEVEL=INFO shows them.
+def _run(arguments: Sequence[str]) -> int:
+    # torch reads this on import. LOGLEVEL=INFO shows the agent's own reports.
     level = os.environ.setdefault("LOGLEVEL", "CRITICAL")
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -39,10 +39,10 @@ def _run(given: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed").setLevel(level)
     try:
-        run(parse_args(list(given)))  # type: ignore[no-untyped-call]
+        run(parse_args(list(arguments)))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode > 0:  # a rank that ended by itself has said why
+        if failure.exitcode > 0:  # the rank has printed the reason
             return failure.exitcode
         name = signal.Signals(-failure.exitcode).name
         print(f"error: rank {rank} was killed ({name}){_likely(-failure.exitcode)}", file=sys.stderr)
@@ -52,7 +52,7 @@ def _run(given: Sequence[str]) -> int:
         return 128 + error.sigval.value
     except RendezvousError as error:
         text = " ".join(str(error).split())
-        print(f"error: this node does not meet the others: {text}; check --head, port and firewall", file=sys.stderr)
+        print(f"error: this node cannot reach the others: {text}; check --head, port and firewall", file=sys.stderr)
         return console.EXIT_FAULT
     return console.EXIT_DONE
 
@@ -60,7 +60,7 @@ def _run(given: Sequence[str]) -> int:
 def _likely(number: int) -> str:
     match number:
         case signal.SIGKILL:
-            return "; out of memory? see dmesg, and give it more or fewer data.threads"
+            return "; out of memory? check dmesg, then request more memory or set fewer data.threads"
         case signal.SIGBUS:
             return "; is /dev/shm full? df -h /dev/shm"
         case _:
@@ -68,34 +68,34 @@ def _likely(number: int) -> str:
 
 
 def _end_with_the_ranks() -> None:
-    """End this process where its ranks have failed and it does not notice, as it waits for a lost network."""
+    """End this process if its ranks have failed and torchrun does not notice, because it waits for a lost network."""
     ended = 0.0
     while True:
         threading.Event().wait(_POLL_SECONDS)
         codes = _codes_of_children()
         worst = max((code for code in codes if code is not None), default=0)
-        # Ranks that succeeded are the agent's to notice, however busy the machine is.
+        # torchrun notices ranks that succeeded, however busy the machine is.
         ended = ended + _POLL_SECONDS if worst and None not in codes else 0.0
         if ended > _PATIENCE_SECONDS:
             os._exit(worst)
 
 
 def _codes_of_children() -> list[int | None]:
-    """Return `code_of` each child; nothing where there is no /proc."""
+    """Return the exit code of every child, None for a running one; empty without /proc."""
     children = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
     return [code_of(pid) for pid in children]
 
 
 def code_of(pid: int) -> int | None:
-    """Return the exit code of a child that has ended and not been waited for, None for one that works.
+    """Return the exit code of a child that ended and was not waited for, None for a running one.
 
-    One that a signal ended has the code 1, and one that has been waited for 0.
+    The code is 1 after a signal, and 0 if the child was waited for.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0
-    status = int(fields[-1])  # as wait() returns it
+    status = int(fields[-1])  # in the format of wait()
     return (status >> 8 or int(status != 0)) if fields[0] == "Z" else None
 
 

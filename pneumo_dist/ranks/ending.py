@@ -1,4 +1,4 @@
-"""How a process ends: in order, or at once where other ranks may wait for it in a collective. Imports no torch."""
+"""How a process ends: in order, or at once if other ranks may wait for it in a collective. Imports no torch."""
 
 import os
 import sys
@@ -10,24 +10,24 @@ from typing import NoReturn
 from pneumo_dist.ranks.processes import end_workers
 from shards import console
 
-# A rank that has nothing to say waits, so that torchrun hears first of the one that failed, with its exit code.
+# Ranks without a message wait this long, so that torchrun sees the rank that failed first, and its exit code.
 _LAST_SECONDS = 5.0
 
 
-class ToldElsewhere(Exception):
-    """Raised in place of an error on ranks other than the first that failed, whose line explains the end of all."""
+class FailedElsewhere(Exception):
+    """Raised instead of an error on every rank but the first that failed. That rank prints the reason."""
 
 
 def end_after(work: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit code.
 
-    An error leaves the process in its group: leaving would wait for ranks that wait for this one, on NCCL for half an
-    hour. Then nothing is torn down.
+    After an error the process group is not destroyed: that would wait for ranks that wait for this one, for half an
+    hour on NCCL.
     """
     code = console.EXIT_FAULT
     try:
         code = work()
-    except ToldElsewhere:
+    except FailedElsewhere:
         time.sleep(_LAST_SECONDS)
     except Exception:
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""Autocast types: what `amp: auto` means on this machine."""
+"""Autocast types, and how torch computes in this process."""
 
 import os
 from contextlib import AbstractContextManager
@@ -14,7 +14,10 @@ _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_amp(amp: str, device: torch.device) -> Resolved:
-    """Return the autocast type: auto is bf16 where the hardware computes it, else fp16 on GPU, float32 on CPU."""
+    """Return the autocast type of a config's `amp`.
+
+    `auto` is bf16 if the hardware supports it, else fp16 on a GPU and float32 on a CPU.
+    """
     if amp == "bf16":
         return "bf16"
     if amp == "fp16" and device.type == "cuda":
@@ -27,12 +30,12 @@ def resolve_amp(amp: str, device: torch.device) -> Resolved:
 
 
 def configure(runtime: RuntimeConfig) -> None:
-    """Set how torch computes in this process."""
+    """Apply a config's runtime options to this process."""
     torch.backends.cuda.matmul.allow_tf32 = runtime.tf32
     torch.backends.cudnn.allow_tf32 = runtime.tf32
     torch.backends.cudnn.benchmark = not runtime.deterministic
     if runtime.deterministic:
-        # cuBLAS reads it when it is first used.
+        # cuBLAS reads this on first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
 

@@ -1,4 +1,4 @@
-"""Processes: none outlives the one it works for, and how much memory this one took."""
+"""Child processes that never outlive their parent, and the memory of this process."""
 
 import ctypes
 import multiprocessing
@@ -11,26 +11,25 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies (on Linux; elsewhere nothing is done)."""
+    """Have the kernel kill this process when its parent dies. Does nothing on systems other than Linux."""
     if not sys.platform.startswith("linux"):
         return
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died in between
+    if os.getppid() != parent:  # the parent died before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def end_workers() -> None:
-    """Kill what is left of this process's workers: at exit Python would send them the SIGTERM that they ignore, and
-    wait for ever."""
+    """Kill the remaining workers of this process. At exit Python sends SIGTERM, which they ignore, and waits."""
     for worker in multiprocessing.active_children():
         worker.kill()
 
 
 def become_worker(_: int = 0) -> None:
-    """Make this process a loader's worker, or the server of these: it ends with the process that started it.
+    """Make this process a loader worker, or the server that forks them: it ends with the process that started it.
 
-    Signals are left to the rank, which may still want a batch to save at a step's boundary.
+    It ignores signals, because the rank may still need a batch before it saves at the end of a step.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Ranks and what they tell each other. Nothing is pickled: messages are bytes, JSON or arrays."""
+"""Ranks and the messages between them: bytes, JSON or arrays. Nothing is pickled."""
 
 import io
 import itertools
@@ -9,28 +9,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
-from pneumo_dist.ranks.ending import ToldElsewhere
-from pneumo_dist.ranks.environment import TORCHRUN, place_of
+from pneumo_dist.ranks.ending import FailedElsewhere
+from pneumo_dist.ranks.environment import TORCHRUN, launched_rank
 from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.watchdog import END, Limits, Watchdog
 from shards.errors import InputError
 
-# A store's wait is refused after the group's timeout; what rank 0 does alone may take longer.
+# One wait for a key of the store. Waits are repeated, because work on rank 0 can outlast the group's timeout.
 _WAIT = timedelta(seconds=60)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the others. Collectives run on a gloo group; alone they return what they were given.
+    """This process among the ranks of a run. A single process gets back what it passes to a collective.
 
-    `store` holds what rank 0 finds alone, `watchdog` hears of progress.
+    Attributes:
+        rank: Number of this rank.
+        world: Number of ranks.
+        local_rank: Number of this rank on its node.
+        device: Device that this rank computes on.
+        control: gloo group for collectives, None in a single process.
+        store: Store for answers of rank 0.
+        watchdog: Watchdog that is told of progress.
     """
 
     rank: int
@@ -42,22 +49,30 @@ class Ranks:
     watchdog: Watchdog | None = None
     _answers: Iterator[int] = field(default_factory=itertools.count, repr=False, compare=False)
 
+    @classmethod
+    def alone(cls, device: str | torch.device = "cpu", watchdog: Watchdog | None = None) -> Self:
+        """Return the only rank of a process that works without torchrun."""
+        return cls(0, 1, 0, torch.device(device), watchdog=watchdog)
+
     def beat(self, phase: str, step: int | None = None) -> None:
-        """Note progress: a run in which no rank makes any for the phase's limit is ended."""
+        """Report progress. The watchdog ends a run in which no rank reports any for the limit of its phase."""
         if self.watchdog is not None:
             self.watchdog.beat(phase, step)
 
     def idle_seconds(self) -> float:
-        """Return for how long this rank has made no progress; 0 where nobody watches."""
+        """Return the seconds since this rank last made progress; 0 without a watchdog."""
         return 0.0 if self.watchdog is None else self.watchdog.idle_seconds()
 
-    def from_rank_0(self, find: Callable[[], Any]) -> Any:
-        """Return on every rank what rank 0 finds (plain JSON types). Others wait for as long as it makes progress."""
+    def from_rank_0(self, compute: Callable[[], Any]) -> Any:
+        """Call `compute` on rank 0 and return its result (plain JSON types) on every rank.
+
+        The other ranks wait as long as rank 0 makes progress.
+        """
         if self.store is None:
-            return json.loads(json.dumps(find()))
+            return json.loads(json.dumps(compute()))
         key = f"answer {next(self._answers)}"
         if self.is_main:
-            self.store.set(key, json.dumps(find()))
+            self.store.set(key, json.dumps(compute()))
         while not _is_there(self.store, key):
             continue
         return json.loads(self.store.get(key))
@@ -68,7 +83,7 @@ class Ranks:
 
     @property
     def device_id(self) -> int | None:
-        """The GPU's number, None on the CPU."""
+        """The index of the GPU, None on the CPU."""
         return self.local_rank if self.device.type == "cuda" else None
 
     def gather_bytes(self, payload: bytes) -> list[bytes]:
@@ -98,22 +113,22 @@ class Ranks:
         return json.loads(self.gather_bytes(payload)[0])
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the sum over ranks, added in rank order."""
+        """Return the sum over all ranks, added in rank order."""
         return np.asarray(np.sum(self.gather_array(values), axis=0), np.float64)
 
     def gpu_memory_mb(self) -> float:
-        """Return the largest GPU memory that tensors of this rank took so far, in MiB; 0 on the CPU."""
+        """Return the peak GPU memory of this rank's tensors, in MiB; 0 on the CPU."""
         return torch.cuda.max_memory_allocated(self.device) / 2**20 if self.device.type == "cuda" else 0.0
 
     def broadcast_buffers(self, model: torch.nn.Module) -> None:
-        """Give every rank rank 0's buffers: batch-norm statistics differ after each step."""
+        """Copy rank 0's buffers to every rank. Batch-norm statistics differ between ranks after each step."""
         if self.control is not None:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
 
 def check_agreement(ranks: Ranks, facts: Mapping[str, str]) -> None:
-    """Raise InputError on every rank where ranks were started with different things; `facts` name and describe them."""
+    """Raise InputError on every rank if the ranks were started with different facts, such as code or config."""
     described = [json.loads(payload) for payload in ranks.gather_bytes(json.dumps(dict(facts)).encode())]
     for name in facts:
         values = [each[name] for each in described]
@@ -125,26 +140,26 @@ def check_agreement(ranks: Ranks, facts: Mapping[str, str]) -> None:
             )
 
 
-def on_rank_0(ranks: Ranks, look: Callable[[], Any]) -> Any:
-    """Return on every rank what `look` (plain JSON types) finds on rank 0; an InputError is raised on every rank.
+def on_rank_0(ranks: Ranks, compute: Callable[[], Any]) -> Any:
+    """Like `Ranks.from_rank_0`, but an InputError on rank 0 is raised on every rank.
 
-    The other ranks would otherwise wait for an answer of one that has ended.
+    The other ranks would otherwise wait for the answer of a rank that has ended.
     """
 
     def answer() -> dict[str, Any]:
         try:
-            return {"found": look()}
+            return {"result": compute()}
         except InputError as error:
             return {"error": str(error)}
 
     answered = ranks.from_rank_0(answer)
     if "error" in answered:
         raise InputError(answered["error"])
-    return answered["found"]
+    return answered["result"]
 
 
 def _is_there(store: dist.Store, key: str) -> bool:
-    """Wait for a key, for a minute at the most."""
+    """Wait for a key for up to a minute; return whether it exists."""
     try:
         store.wait([key], _WAIT)
     except dist.DistStoreError:
@@ -153,7 +168,7 @@ def _is_there(store: dist.Store, key: str) -> bool:
 
 
 def pick_device(local_rank: int, cpu: bool) -> torch.device:
-    """Return the device of a local rank. Raises InputError for a GPU that is present but unusable."""
+    """Return the device of a local rank. Raises InputError if a GPU is present but unusable."""
     if cpu:
         return torch.device("cpu")
     if torch.cuda.is_available():
@@ -162,21 +177,24 @@ def pick_device(local_rank: int, cpu: bool) -> torch.device:
             torch.cuda.set_device(device)
             torch.ones(1, device=device).add_(1)
         except RuntimeError as error:
-            raise InputError(f"GPU {local_rank} is present but unusable: {error}; mend it or pass --cpu") from None
+            raise InputError(f"GPU {local_rank} is present but unusable: {error}; fix it or pass --cpu") from None
         return device
     if any(Path(path).exists() for path in ("/proc/driver/nvidia/version", "/dev/nvidiactl")):
         raise InputError(
-            "a GPU is present but this torch build cannot use it (an old driver or a CPU build); mend it or pass --cpu"
+            "a GPU is present but this torch build cannot use it (an old driver or a CPU build); fix it or pass --cpu"
         )
     return torch.device("cpu")
 
 
 def _attempt_store(timeout: timedelta) -> dist.Store:
-    """Return the store in which the ranks of this attempt find each other.
+    """Return the store through which the ranks of this attempt meet.
 
-    torchrun's agent keeps one store for all its attempts: a rank that is started again would find the addresses of
-    those that are gone. The count of restarts tells attempts apart, but on several nodes the agents' counts differ:
-    there torchrun has to make a store for each attempt. Raises InputError where it does not.
+    torchrun's agent keeps one store for all attempts, so a restarted rank would read the addresses of ranks that are
+    gone. On one node, the restart count separates the attempts. On several nodes the agents' counts differ, and
+    torchrun must create a store for each attempt.
+
+    Raises:
+        InputError: Several nodes restart ranks and share one store.
     """
     store: dist.Store = next(dist.rendezvous("env://", timeout=timeout))[0]
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -192,26 +210,26 @@ def _attempt_store(timeout: timedelta) -> dist.Store:
 
 @contextmanager
 def process_group(cpu: bool, limits: Limits | None = None) -> Iterator[Ranks]:
-    """Join torchrun's process group (gloo, and NCCL on GPUs), or work alone without torchrun; leave it at the end.
+    """Join torchrun's process group (gloo, and NCCL on GPUs) and leave it at the end. Without torchrun, work alone.
 
-    A run without progress for longer than `limits` ends; without any, a process alone is not watched. An error is
-    raised on the first rank that has one, and ToldElsewhere on the others. The group is then not left, and the process
-    has to end, as `end_after` does.
+    A run that makes no progress for longer than `limits` is ended. A single process is only watched if limits are
+    given. An error is raised on the first rank that fails, and FailedElsewhere on the others. The group still exists
+    then, and the process must end, as `end_after` does.
     """
-    place = place_of(os.environ)
-    if place is None:
+    launched = launched_rank(os.environ)
+    if launched is None:
         alone = Watchdog(0, 1, 0, limits, None) if limits is not None else None
         try:
-            yield Ranks(0, 1, 0, pick_device(0, cpu), watchdog=alone)
+            yield Ranks.alone(pick_device(0, cpu), alone)
         finally:
             if alone is not None:
                 alone.close()
         return
-    rank, world, local = place.rank, place.world, place.local_rank
+    rank, world, local = launched.rank, launched.world, launched.local_rank
     device = pick_device(local, cpu)
     if TORCHRUN in os.environ:
-        # torchrun gives ranks sessions of their own: a killed agent would leave them behind, writing into the run that
-        # its successor resumes.
+        # torchrun starts ranks in their own sessions. If the agent were killed, they would keep writing into a run that
+        # the next attempt resumes.
         die_with_parent()
     limits = limits or Limits()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -225,8 +243,8 @@ def process_group(cpu: bool, limits: Limits | None = None) -> Iterator[Ranks]:
     except BaseException as error:
         if watchdog.claim():
             raise
-        raise ToldElsewhere from error
-    # All ranks come here at the same point: none of them waits in a collective.
+        raise FailedElsewhere from error
+    # All ranks reach this point together, so none of them waits in a collective.
     watchdog.beat(END)
     dist.destroy_process_group()
     watchdog.close()

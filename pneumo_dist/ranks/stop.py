@@ -1,4 +1,4 @@
-"""Stopping on a signal: the handler sets a flag, the ranks agree on it, one of them leaves a marker."""
+"""Stopping on a signal: a handler sets a flag, the ranks agree to stop, and rank 0 leaves a marker."""
 
 import json
 import os
@@ -19,12 +19,16 @@ EXIT_PREEMPTED = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
+class StopRequested(Exception):
+    """Raised on every rank at the same point, once the ranks agree to stop."""
+
+
 class Preempted(Exception):
     """Raised after the checkpoint of a stopped run is written."""
 
 
 class Request(IntEnum):
-    """What a rank wants done at a step's boundary."""
+    """A rank's wish at the end of a step, the more urgent the larger."""
 
     NONE = 0
     SAVE = 1
@@ -32,10 +36,13 @@ class Request(IntEnum):
 
 
 class StopAgreement:
-    """Turns a signal to any rank, or one rank's wish to save, into one decision of all, two polls later at the latest.
+    """Turns a signal to any rank, or one rank's wish to save, into a decision that all ranks reach together.
 
-    As a context it is closed at its end; after an error the last reduction is left, as other ranks may not poll again.
-    Each poll starts an asynchronous MAX reduction of the flags and reads the previous one, so it waits for nothing.
+    Each poll starts an asynchronous MAX reduction of the ranks' flags and reads the result of the previous one, so no
+    rank waits. The decision takes effect two polls later at the latest.
+
+    Use it as a context manager. After an error it does not wait for the last reduction, because other ranks may never
+    join it.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -48,8 +55,18 @@ class StopAgreement:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
 
+    def check(self, wants_save: bool = False) -> bool:
+        """Return whether the ranks agreed to save. All ranks must call this equally often.
+
+        Raises StopRequested once the ranks agreed to stop.
+        """
+        request = self.poll(wants_save)
+        if request is Request.STOP:
+            raise StopRequested
+        return request is Request.SAVE
+
     def poll(self, wants_save: bool = False) -> Request:
-        """Return what the ranks agreed on: the most urgent of their requests. All ranks must poll equally often."""
+        """Return the most urgent request of any rank. All ranks must poll equally often."""
         mine = Request.STOP if self._signalled else Request.SAVE if wants_save else Request.NONE
         if self._ranks.control is None:
             return mine
@@ -74,16 +91,17 @@ class StopAgreement:
         self._restore()
 
     def _restore(self) -> None:
-        """Put back what handled the signals before.
+        """Restore the previous signal handlers.
 
-        A launcher that signals again and again has them ignored before: a rank that has saved must not die of it.
+        Some launchers signal repeatedly and start their ranks with these signals ignored. A rank that has saved must
+        not die of the next signal.
         """
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def write_marker(folder: Path, stage: str, step: int) -> None:
-    """Leave preempted.json in a fold's folder: the launcher turns a fresh one into exit code 75."""
+    """Write preempted.json into a fold's folder. The launcher exits with code 75 if it finds a fresh one."""
     marker = {
         "job_id": os.environ.get("SLURM_JOB_ID"),
         "restart_count": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
@@ -94,5 +112,5 @@ def write_marker(folder: Path, stage: str, step: int) -> None:
 
 
 def exit_code() -> int:
-    """Return 0 under torchrun (it would restart or hide any other code), else 75."""
+    """Return the exit code of a stopped run: 0 under torchrun, which restarts or hides any other code, else 75."""
     return 0 if "TORCHELASTIC_RUN_ID" in os.environ else EXIT_PREEMPTED

@@ -1,1 +1,1 @@
-"""The report: its page, figures and pictures."""
+"""The report page with its figures and pictures."""

@@ -1,4 +1,4 @@
-"""What a report reads: scored predictions under a rule, the logs of training, counts and versions."""
+"""Inputs of a report: evaluated predictions, training logs, film counts and versions."""
 
 import math
 import platform
@@ -9,48 +9,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from pneumo_dist import __version__
 from pneumo_dist.config.load import read_tree
 from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.report.measures import Names, estimate, image_scores, touched_parts
+from pneumo_dist.report.measures import image_scores, touched_lesions
 from pneumo_dist.runs.logs import METRICS, EpochLineModel, read_epochs
-from pneumo_dist.scoring.counts import Floats, Outcome, Truths, triplet_outcome
-from pneumo_dist.scoring.dice import Counts
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Names
+from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
-from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules, read_rules, rules_of
-from pneumo_dist.thresholds.tune import Estimate, film_measures, prediction_histograms, tune
+from pneumo_dist.thresholds.file import read_thresholds
+from pneumo_dist.thresholds.rules import THRESHOLDS, ThresholdsFile
+from pneumo_dist.thresholds.tune import film_measures, prediction_histograms, tune
+from pneumo_dist.thresholds.worth import Estimate, estimate
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
 Epochs = list[dict[str, Any]]
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "scikit-learn", "scipy", "webdataset")
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Labelled predictions and their histograms, int64 (n, 2, 256), in the order of their table."""
+class EvaluatedFilms:
+    """Labelled predictions under a rule. Arrays are in the order of the predictions.
 
-    predictions: Predictions
-    histograms: Histograms
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Labelled predictions under a rule, in the order of their table.
-
-    `scores` float64 (n,) are the image scores, `lesions` counts the labels' 8-connected parts, `lesion_sensitivity` is
-    the share of these that a mask touches by a pixel.
+    Attributes:
+        predictions: The predictions.
+        histograms: Their histograms, int64 (n, 2, 256).
+        rule: The rule for masks.
+        counts: Pixel counts under the rule.
+        scores: Image scores, float64 (n,).
+        lesions: Number of 8-connected components of the labels.
+        lesion_sensitivity: Share of these lesions that a mask touches by at least one pixel.
     """
 
     predictions: Predictions
+    histograms: Histograms
     rule: Rule
-    outcome: Outcome
+    counts: PixelCounts
     scores: Floats
     lesions: int
     lesion_sensitivity: Estimate
@@ -64,12 +63,12 @@ class Judged:
         return self.predictions.groups
 
     def __len__(self) -> int:
-        return len(self.outcome)
+        return len(self.counts)
 
 
 @dataclass(frozen=True)
 class RunFigures:
-    """What the folds' logs say: median training speed over epochs, films/s; largest resident size of a rank, MiB."""
+    """Median training speed over epochs in films/s, and the largest resident size of a rank in MiB."""
 
     images_per_s: float
     peak_memory_mb: float
@@ -77,7 +76,7 @@ class RunFigures:
 
 @dataclass(frozen=True)
 class SplitCount:
-    """Films of a split; `groups` counts patients joined with near-duplicates, and None is for films without labels."""
+    """Number of films in a split. `positives` is None without labels; a group is a patient with near-duplicates."""
 
     split: str
     films: int
@@ -85,63 +84,64 @@ class SplitCount:
     groups: int
 
 
-def score_films(predictions: Predictions, on_film: Callable[[], None] | None = None) -> Scored:
-    """Look at every film once, in this process. Raises InputError where one has no label."""
-    return Scored(predictions, prediction_histograms(predictions, ALONE, on_film))
-
-
-def score_with_rules(
+def current_thresholds(
     predictions: Predictions, on_film: Callable[[], None] | None = None
-) -> tuple[Scored, TunedRules, str | None]:
-    """Look at every out-of-fold film once; return also the rules that `tune` found for these predictions.
+) -> tuple[Histograms, ThresholdsFile, str | None]:
+    """Read every out-of-fold film once, and the thresholds that `tune` wrote for these predictions.
 
-    Rules of other predictions, or none, are tuned anew for mean Dice: the text says why, and is None where they were
-    not. Raises InputError where a film has no label and where thresholds.json is damaged.
+    If thresholds.json is missing or belongs to other predictions, thresholds are tuned here for mean Dice.
+
+    Returns:
+        The histograms, int64 (n, 2, 256); the thresholds; and why they were tuned here, or None if they were not.
+
+    Raises:
+        InputError: A film has no label, or thresholds.json is damaged.
     """
     path = predictions.folder.parent / THRESHOLDS
-    found = read_rules(path) if path.exists() else None
-    if found is not None and found.digest == predictions.digest:
-        return score_films(predictions, on_film), found, None
-    histograms, parts = film_measures(predictions, ALONE, 0.5, on_film)
-    tuned = tune(predictions, histograms, None, parts, 0.5)
-    reason = "missing" if found is None else "out of date"
-    return Scored(predictions, histograms), rules_of(tuned, predictions, path), f"{THRESHOLDS} is {reason}"
+    thresholds = read_thresholds(path) if path.exists() else None
+    if thresholds is not None and thresholds.digest == predictions.digest:
+        return prediction_histograms(predictions, ALONE, on_film), thresholds, None
+    histograms, components = film_measures(predictions, ALONE, 0.5, on_film)
+    result = tune(predictions, histograms, None, components, 0.5)
+    return histograms, result.thresholds, f"{THRESHOLDS} is {'missing' if thresholds is None else 'out of date'}"
 
 
-def judge(scored: Scored, rule: Rule) -> Judged:
-    """Return what a rule makes of the films.
+def evaluate(predictions: Predictions, histograms: Histograms, rule: Rule) -> EvaluatedFilms:
+    """Evaluate labelled predictions under a rule.
 
-    A second look, at the masks themselves, is taken of films with lesions to count, and where small parts go. Raises
-    InputError for a gate where the networks gave no class probability.
+    Masks are only made for films with lesions to count, and for films that may lose small components.
+
+    Raises:
+        InputError: The rule has a gate and the predictions have no class probabilities.
     """
-    predictions, found = scored.predictions, triplet_outcome(scored.histograms, rule.triplet)
+    counts = triplet_counts(histograms, rule.triplet)
     check_gate(predictions, rule)
     if rule.gate > 0:
-        found = found.emptied(np.array([row["class_probability"] for row in predictions.rows]) <= rule.gate)
-    looked = found.positive | (found.called if rule.smallest_part > 1 else False)
-    predicted, hits = found.predicted.copy(), found.hits.copy()
-    touched: list[Truths] = [np.zeros(0, np.bool_)]
+        counts = counts.emptied(np.array([row["class_probability"] for row in predictions.rows]) <= rule.gate)
+    needs_mask = counts.positive | (counts.called if rule.smallest_part > 1 else False)
+    predicted, hits = counts.predicted.copy(), counts.hits.copy()
+    touched: list[Flags] = [np.zeros(0, np.bool_)]
     owners: list[Names] = [np.zeros(0, np.str_)]
-    for index in np.flatnonzero(looked).tolist():
-        row, grid = predictions.rows[index], predictions.grid(index)
-        truth = predictions.truth(index)
-        mask = apply_rule(label_map(predictions.p8(index), grid), rule, row["class_probability"])
+    for index in np.flatnonzero(needs_mask).tolist():
+        truth, film = predictions.label(index), label_map(predictions.p8(index), predictions.grid(index))
+        mask = apply_rule(film, rule, predictions.rows[index]["class_probability"])
         predicted[index], hits[index] = np.count_nonzero(mask), np.count_nonzero(mask & truth)
-        touched.append(touched_parts(truth, mask))
+        touched.append(touched_lesions(truth, mask))
         owners.append(np.repeat(predictions.groups[index], len(touched[-1])))
     lesions = np.concatenate(touched)
-    return Judged(
+    return EvaluatedFilms(
         predictions=predictions,
+        histograms=histograms,
         rule=rule,
-        outcome=Outcome(predicted, hits, found.truth),
-        scores=image_scores(scored.histograms, rule.triplet.area),
+        counts=PixelCounts(predicted, hits, counts.truth),
+        scores=image_scores(histograms, rule.triplet.area),
         lesions=len(lesions),
         lesion_sensitivity=estimate(lesions.astype(np.float64), np.concatenate(owners)),
     )
 
 
 def shard_rows(shards: Shards, predictions: Predictions) -> Counts:
-    """Return each film's row in the shards, int64 (n,). Raises InputError where they have not got it."""
+    """Return the row of each predicted film in the shards, int64 (n,). Raises InputError if a film is missing."""
     row_of = {str(key): number for number, key in enumerate(shards.column("key"))}
     missing = [row["key"] for row in predictions.rows if row["key"] not in row_of]
     if missing:
@@ -153,35 +153,35 @@ def shard_rows(shards: Shards, predictions: Predictions) -> Counts:
 
 
 def experiments_of(predictions: Predictions, runs: Path, name: str) -> list[str]:
-    """Return the experiments that predicted, in the order of the ensemble's parts; the run itself where none is named.
+    """Return the experiments whose networks predicted, in the order of the ensemble; the run itself if none is named.
 
-    Parts are named `experiment/fold0/step-….pt`.
+    The manifest names networks as `experiment/fold0/step-….pt`.
     """
-    named = [str(part["name"]).split("/")[0] for part in predictions.manifest.get("parts", [])]
-    found = [each for each in dict.fromkeys(named) if each not in ("", ".", "..") and (runs / each).is_dir()]
-    return found or [name]
+    named = [str(network["name"]).split("/")[0] for network in predictions.manifest.get("parts", [])]
+    experiments = [each for each in dict.fromkeys(named) if each not in ("", ".", "..") and (runs / each).is_dir()]
+    return experiments or [name]
 
 
 def read_history(run: Path) -> dict[str, dict[str, Epochs]]:
-    """Return stage -> fold -> its validated epochs, stages in the order of the config.
+    """Return the validated epochs of a run by stage and by fold, with stages in the order of the config.
 
     Raises InputError for a damaged log.
     """
-    found: dict[str, dict[str, Epochs]] = {}
+    history: dict[str, dict[str, Epochs]] = {}
     for path in sorted(run.glob(f"fold*/*/{METRICS}")):
         epochs = read_epochs(path, model=EpochLineModel)
         if epochs:
-            found.setdefault(path.parent.name, {})[path.parent.parent.name] = epochs
+            history.setdefault(path.parent.name, {})[path.parent.parent.name] = epochs
     order = _stage_names(run)
 
-    def place(stage: str) -> tuple[int, int, str]:
-        # A stage that is repeated goes on as NAME-2, NAME-3, …
+    def position(stage: str) -> tuple[int, int, str]:
+        # The repetitions of a stage are called NAME-2, NAME-3, …
         base, _, number = stage.rpartition("-")
         if stage not in order and base in order and number.isdigit():
             return order.index(base), int(number), stage
         return order.index(stage) if stage in order else len(order), 1, stage
 
-    return {stage: found[stage] for stage in sorted(found, key=place)}
+    return {stage: history[stage] for stage in sorted(history, key=position)}
 
 
 def _stage_names(run: Path) -> list[str]:
@@ -193,7 +193,7 @@ def _stage_names(run: Path) -> list[str]:
 
 
 def run_figures(histories: Sequence[dict[str, dict[str, Epochs]]]) -> RunFigures:
-    """Return speed and memory over all folds and stages; nan where nothing was logged."""
+    """Return training speed and memory over all folds and stages; nan if nothing was logged."""
     epochs = [line for history in histories for stage in history.values() for fold in stage.values() for line in fold]
     # An epoch that was resumed after its last step has no speed.
     lines = [line for line in epochs if line["images_per_s"] > 0]
@@ -204,11 +204,11 @@ def run_figures(histories: Sequence[dict[str, dict[str, Epochs]]]) -> RunFigures
 
 
 def split_counts(shards: Shards) -> list[SplitCount]:
-    """Return the films of each split that the table has."""
+    """Return the number of films in each split of the sample table."""
     splits, groups, positive = (shards.column(name) for name in ("split", "group", "has_mask"))
     counts = []
     for split in ("train", "always_train", "holdout", "test"):
-        films: npt.NDArray[np.bool_] = np.asarray(splits == split)
+        films: Flags = np.asarray(splits == split)
         if films.any():
             positives = None if split == "test" else int(positive[films].astype(bool).sum())
             counts.append(SplitCount(split, int(films.sum()), positives, len(set(groups[films].tolist()))))
@@ -216,14 +216,14 @@ def split_counts(shards: Shards) -> list[SplitCount]:
 
 
 def environment(predictions: Predictions) -> list[tuple[str, str]]:
-    """Return names and values of what the figures were made with."""
+    """Return the names and values of the versions and digests behind the figures."""
     packages = [(name, _version(name)) for name in PACKAGES]
     return [
         ("pneumo_dist", __version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
         *((name, version) for name, version in packages if version),
         ("SHA-256 of the predictions", predictions.digest),
-        ("SHA-256 of the dataset", str(predictions.manifest.get("dataset", "not noted"))),
+        ("SHA-256 of the dataset", str(predictions.manifest.get("dataset", "not recorded"))),
     ]
 
 

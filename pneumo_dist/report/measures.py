@@ -1,6 +1,6 @@
-"""What films say besides Dice: sensitivity, specificity, AUROC, AUPRC, false positives, lesions, intervals.
+"""Measures of a set of films: Dice, sensitivity, specificity, AUROC, AUPRC, false positives and lesions.
 
-A film is called positive where the rule leaves its mask any pixel. All pixels are label-grid pixels.
+A film is called positive if its mask has any pixel under the rule. All pixels are label-grid pixels.
 """
 
 import math
@@ -9,26 +9,22 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pneumo_dist.scoring.counts import Floats, Outcome, Truths
+from pneumo_dist.scoring.arrays import Flags, Floats, Map, Names
+from pneumo_dist.scoring.counts import PixelCounts
 from pneumo_dist.scoring.histograms import LEVELS, Histograms
-from pneumo_dist.scoring.masks import Map
-from pneumo_dist.thresholds.tune import Estimate
-from pneumo_dist.thresholds.worth import bootstrap_interval
-
-Names = npt.NDArray[np.str_]
+from pneumo_dist.thresholds.worth import Estimate, estimate
 
 AVERAGED = ("dice", "positive_dice", "sensitivity", "specificity", "auroc", "auprc")
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Scores of a set of films; a score over films that there are none of is nan.
+    """Scores of a set of films. A score is nan if the films it averages over are missing.
 
-    `dice` and `positive_dice` are means over all and over positive films, `always_empty` the mean Dice of predicting
-    nothing. `auroc` and `auprc` (average precision) rank films by `image_scores`.
+    `dice` and `positive_dice` are means over all films and over positive films. `always_empty` is the mean Dice of
+    empty masks everywhere. `auroc` and `auprc` (average precision) rank films by `image_scores`.
     """
 
     films: int
@@ -44,7 +40,7 @@ class Measures:
 
 @dataclass(frozen=True)
 class FalsePositives:
-    """Predicted pixels on the films without a pneumothorax: over all of them, and over the `called` ones alone."""
+    """Predicted pixels per film without a pneumothorax, over all these films and over the `called` ones only."""
 
     negatives: int
     called: int
@@ -54,12 +50,12 @@ class FalsePositives:
     called_median: float
 
 
-def measure(outcome: Outcome, scores: Floats, groups: Names) -> Measures:
-    """Return the measures of films, with their image scores (n,) and 95 % intervals that draw from `groups` (n,)."""
-    positive, dices, shown = outcome.positive, outcome.dice, outcome.called.astype(np.float64)
+def measure(counts: PixelCounts, scores: Floats, groups: Names) -> Measures:
+    """Return the measures of films with image `scores` (n,). Intervals draw from `groups` (n,)."""
+    positive, dices, shown = counts.positive, counts.dice, counts.called.astype(np.float64)
     ranking = ranked_estimates(positive, scores, groups)
     return Measures(
-        films=len(outcome),
+        films=len(counts),
         positives=int(positive.sum()),
         always_empty=float((~positive).mean()),
         dice=estimate(dices, groups),
@@ -72,35 +68,30 @@ def measure(outcome: Outcome, scores: Floats, groups: Names) -> Measures:
 
 
 def image_scores(histograms: Histograms, area: int) -> Floats:
-    """Return each film's `postprocess.image_score` from its histogram, float64 (n,): the area-th largest probability.
+    """Return the `scoring.masks.image_score` of each film, float64 (n,), from its histogram.
 
-    An area of 0 ranks no film: the largest probability stands in, which with it decides whether a mask has pixels.
+    An area of 0 would give all films one score. The largest probability is used instead, which then decides whether a
+    mask has pixels.
     """
     at_least = histograms[:, 0, ::-1].cumsum(-1)
     reached = (at_least >= max(area, 1)).sum(-1)
     return np.asarray(np.maximum(reached - 1, 0) / 255)
 
 
-def auroc(positive: Truths, scores: Floats) -> float:
-    """Return the area under the ROC curve; nan where one class is missing."""
+def auroc(positive: Flags, scores: Floats) -> float:
+    """Return the area under the ROC curve; nan if one class is missing."""
     return float(roc_auc_score(positive, scores)) if len(np.unique(positive)) == 2 else math.nan
 
 
-def auprc(positive: Truths, scores: Floats) -> float:
-    """Return the average precision; nan where one class is missing."""
+def auprc(positive: Flags, scores: Floats) -> float:
+    """Return the average precision; nan if one class is missing."""
     return float(average_precision_score(positive, scores)) if len(np.unique(positive)) == 2 else math.nan
 
 
-def estimate(values: Floats, groups: Names) -> Estimate:
-    """Return the mean of `values` (n,) with its 95 % interval by group; all nan for none."""
-    return Estimate(float(values.mean()) if len(values) else math.nan, *bootstrap_interval(values, groups))
+def ranked_estimates(positive: Flags, scores: Floats, groups: Names, draws: int = 2000) -> tuple[Estimate, Estimate]:
+    """Return AUROC and average precision with 95 % percentile intervals, which draw groups with replacement.
 
-
-def ranked_estimates(positive: Truths, scores: Floats, groups: Names, draws: int = 2000) -> tuple[Estimate, Estimate]:
-    """Return AUROC and average precision with 95 % percentile intervals, by drawing groups with replacement.
-
-    `scores` (n,) are p8 levels / 255. Draws without films of both classes do not count; the ends are nan for a single
-    group.
+    `scores` (n,) are levels / 255. Draws with films of one class only are ignored. The ends are nan for a single group.
     """
     values = auroc(positive, scores), auprc(positive, scores)
     names, member = np.unique(groups, return_inverse=True)
@@ -108,21 +99,21 @@ def ranked_estimates(positive: Truths, scores: Floats, groups: Names, draws: int
         return Estimate(values[0], math.nan, math.nan), Estimate(values[1], math.nan, math.nan)
     random, shares = np.random.default_rng(0), np.full(len(names), 1 / len(names))
     at_level = np.eye(LEVELS)[np.rint(scores * 255).astype(np.int64)]
-    found = []
+    drawn = []
     for _ in range(0, draws, 100):
         often = random.multinomial(len(names), shares, 100)[:, member].astype(np.float64)
-        found.append(drawn_areas(often[:, positive] @ at_level[positive], often[:, ~positive] @ at_level[~positive]))
-    areas = np.concatenate(found, axis=1)
+        drawn.append(drawn_areas(often[:, positive] @ at_level[positive], often[:, ~positive] @ at_level[~positive]))
+    areas = np.concatenate(drawn, axis=1)
     low, high = np.nanquantile(areas, [0.025, 0.975], axis=1)
     first, second = (Estimate(value, float(low[i]), float(high[i])) for i, value in enumerate(values))
     return first, second
 
 
 def drawn_areas(positives: Floats, negatives: Floats) -> Floats:
-    """Return AUROC and average precision, float64 (2, k), of k draws; nan where a class is missing.
+    """Return AUROC and average precision of k draws, float64 (2, k); nan for draws that lack a class.
 
-    The inputs (k, 256) count each draw's films by the level of their score. scikit-learn takes one draw at a time, and
-    checks its input for longer than it computes.
+    The inputs (k, 256) count the films of each draw by the level of their score. scikit-learn takes one draw at a time
+    and spends more time on checking its input than on computing.
     """
     true, false = (counts[:, ::-1].cumsum(1)[:, ::-1] for counts in (positives, negatives))
     total, others = true[:, :1], false[:, :1]
@@ -134,21 +125,25 @@ def drawn_areas(positives: Floats, negatives: Floats) -> Floats:
 
 
 def fold_average(rows: Sequence[Measures], name: str) -> tuple[float, float]:
-    """Return mean and standard deviation of a measure over the folds that have it; nan where too few have."""
+    """Return the mean and standard deviation of a measure over the folds that have it; nan for too few folds."""
     values = [value for value in (float(getattr(row, name).mean) for row in rows) if not math.isnan(value)]
     mean = float(np.mean(values)) if values else math.nan
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
 
 
-def false_positives(outcome: Outcome) -> FalsePositives:
-    """Return what the rule predicts on the films without a pneumothorax."""
-    pixels = outcome.predicted[~outcome.positive]
+def false_positives(counts: PixelCounts) -> FalsePositives:
+    """Return the predicted pixels on the films without a pneumothorax."""
+    pixels = counts.predicted[~counts.positive]
     called = pixels[pixels > 0]
-    parts = [float(part(of)) if len(of) else math.nan for of in (pixels, called) for part in (np.mean, np.median)]
-    return FalsePositives(len(pixels), len(called), *parts)
+    averages = [
+        float(average(films)) if len(films) else math.nan
+        for films in (pixels, called)
+        for average in (np.mean, np.median)
+    ]
+    return FalsePositives(len(pixels), len(called), *averages)
 
 
-def touched_parts(truth: Map, mask: Map) -> Truths:
-    """Return for each 8-connected part of a 0/1 label whether at least one of its pixels is predicted, bool (k,)."""
-    count, parts = cv2.connectedComponents(truth, connectivity=8)
-    return np.asarray(np.bincount(parts[mask != 0], minlength=count)[1:] > 0)
+def touched_lesions(truth: Map, mask: Map) -> Flags:
+    """Return for each 8-connected component of a 0/1 label whether any of its pixels is predicted, bool (k,)."""
+    count, components = cv2.connectedComponents(truth, connectivity=8)
+    return np.asarray(np.bincount(components[mask != 0], minlength=count)[1:] > 0)

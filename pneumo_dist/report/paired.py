@@ -1,4 +1,4 @@
-"""Two ensembles on the same films: the differences of their Dice, film by film."""
+"""Paired differences between the Dice of two ensembles on the same films."""
 
 import math
 from dataclasses import dataclass
@@ -6,16 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pneumo_dist.report.inputs import Judged
-from pneumo_dist.report.measures import Names, estimate
-from pneumo_dist.scoring.counts import Floats
-from pneumo_dist.thresholds.tune import Estimate
+from pneumo_dist.report.inputs import EvaluatedFilms
+from pneumo_dist.scoring.arrays import Floats, Names
+from pneumo_dist.thresholds.worth import Estimate, estimate
 from shards.errors import InputError
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Dice of one ensemble minus that of another on the same `films`; `p` is of Wilcoxon's signed-rank test."""
+    """Dice of one ensemble minus Dice of another on the same films. `p` is from Wilcoxon's signed-rank test."""
 
     name: str
     films: int
@@ -27,43 +26,43 @@ class Paired:
 
 
 def paired(name: str, mine: Floats, other: Floats, groups: Names) -> Paired:
-    """Return the difference of two ensembles' Dice on the same films, float64 (n,) each; `groups` as in `measure`."""
+    """Compare the Dice of two ensembles on the same films, float64 (n,) each. The interval draws from `groups` (n,)."""
     difference = mine - other
-    apart = np.abs(difference) > 1e-12
+    differs = np.abs(difference) > 1e-12
     return Paired(
         name=name,
         films=len(difference),
         difference=estimate(difference, groups),
-        better=int((difference[apart] > 0).sum()),
-        equal=int((~apart).sum()),
-        worse=int((difference[apart] < 0).sum()),
-        p=float(stats.wilcoxon(difference[apart]).pvalue) if apart.any() else math.nan,
+        better=int((difference[differs] > 0).sum()),
+        equal=int((~differs).sum()),
+        worse=int((difference[differs] < 0).sum()),
+        p=float(stats.wilcoxon(difference[differs]).pvalue) if differs.any() else math.nan,
     )
 
 
-def differences(split: str, mine: Judged, other: Judged) -> list[Paired]:
-    """Return the paired differences over all films that both have, and over the positive ones of these.
+def differences(split: str, mine: EvaluatedFilms, other: EvaluatedFilms) -> list[Paired]:
+    """Return the paired differences over all films that both have, and over the positive films among them.
 
-    Raises InputError where they share no film and where a film's labels differ.
+    Raises InputError if they share no film, or if the labels of a film differ.
     """
-    place = {row["key"]: index for index, row in enumerate(other.predictions.rows)}
-    pairs = [(i, place[row["key"]]) for i, row in enumerate(mine.predictions.rows) if row["key"] in place]
+    index_of = {row["key"]: index for index, row in enumerate(other.predictions.rows)}
+    pairs = [(i, index_of[row["key"]]) for i, row in enumerate(mine.predictions.rows) if row["key"] in index_of]
     if not pairs:
         raise InputError(
             f"{other.predictions.folder}: has no film in common with {mine.predictions.folder}; compare ensembles of "
             "the same shards"
         )
-    own, theirs = np.array(pairs).T
+    in_mine, in_other = np.array(pairs).T
     for i, j in pairs:
-        key, facts = mine.predictions.rows[i]["key"], ("rle", "label_height", "label_width")
-        if any(mine.predictions.rows[i][fact] != other.predictions.rows[j][fact] for fact in facts):
+        row, other_row = mine.predictions.rows[i], other.predictions.rows[j]
+        if any(row[column] != other_row[column] for column in ("rle", "label_height", "label_width")):
             raise InputError(
-                f"{other.predictions.folder}: {key} has another label than in {mine.predictions.folder}; predict both "
-                "with the same shards"
+                f"{other.predictions.folder}: {row['key']} has a different label than in {mine.predictions.folder}; "
+                "predict both with the same shards"
             )
-    dices = mine.outcome.dice[own], other.outcome.dice[theirs]
-    groups, positive = mine.groups[own], mine.outcome.positive[own]
-    found = [paired(f"{split}, all films", dices[0], dices[1], groups)]
+    dices = mine.counts.dice[in_mine], other.counts.dice[in_other]
+    groups, positive = mine.groups[in_mine], mine.counts.positive[in_mine]
+    rows = [paired(f"{split}, all films", dices[0], dices[1], groups)]
     if positive.any():
-        found.append(paired(f"{split}, positive films", dices[0][positive], dices[1][positive], groups[positive]))
-    return found
+        rows.append(paired(f"{split}, positive films", dices[0][positive], dices[1][positive], groups[positive]))
+    return rows

@@ -1,4 +1,4 @@
-"""The plots of thresholds and of the report, each as the bytes of a PNG file."""
+"""Plots of thresholds and of the report, as the bytes of PNG files."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -6,10 +6,10 @@ from typing import Any
 
 import matplotlib.figure
 import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumo_dist.report.calibration import Calibration
+from pneumo_dist.scoring.arrays import Flags, Floats
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.refine import SizeCurve
@@ -19,14 +19,14 @@ WIDTH = 9.0
 
 
 def draw_curves(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """Draw loss and Dice of one stage over optimizer steps; `folds` gives the validated epochs of each fold."""
+    """Draw the loss and Dice of one stage over optimizer steps. `folds` holds the validated epochs of each fold."""
     figure, (left, right) = _panels()
     for name, lines in folds.items():
         steps = [line["step"] for line in lines]
         (drawn,) = left.plot(steps, [line["loss"] for line in lines], ":", label=name)
         colour = drawn.get_color()
         left.plot(steps, [line["validation_loss"] for line in lines], color=colour, marker=".")
-        # An older version logged no training Dice.
+        # Older versions did not log the training Dice.
         right.plot(steps, [line.get("training_dice", np.nan) for line in lines], ":", color=colour)
         right.plot(steps, [line["score"] for line in lines], color=colour, marker=".", label=name)
     left.set(xlabel="optimizer step", ylabel="loss", title="Loss: validation solid, training dotted")
@@ -37,8 +37,8 @@ def draw_curves(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     return _png(figure)
 
 
-def draw_ranking(curves: Mapping[str, tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]]) -> bytes:
-    """Draw ROC and precision-recall curves of named (has a pneumothorax, image score) pairs of both classes."""
+def draw_ranking(curves: Mapping[str, tuple[Flags, Floats]]) -> bytes:
+    """Draw ROC and precision-recall curves. `curves` holds (positive, image score) pairs (n,) with both classes."""
     figure, (left, right) = _panels()
     for name, (positive, scores) in curves.items():
         false, true, _ = roc_curve(positive, scores)
@@ -56,25 +56,25 @@ def draw_ranking(curves: Mapping[str, tuple[npt.NDArray[np.bool_], npt.NDArray[n
 
 
 def draw_sizes(rows: Sequence[SizeRow]) -> bytes:
-    """Draw Dice and the share called positive by size of the mask."""
+    """Draw the Dice and the share of films called positive by size of the label."""
     figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
-    places = np.arange(len(rows))
-    axes.bar(places, [row.dice for row in rows], color="#7fa7c9", label="mean Dice")
-    axes.plot(places, [row.sensitivity for row in rows], "o-", color="#333333", label="share called positive")
-    axes.set_xticks(places, [f"{row.smallest:,}\nto {row.largest:,}" for row in rows], fontsize="small")
-    axes.set(xlabel="label's size, label-grid pixels", ylim=(0, 1.05))
+    positions = np.arange(len(rows))
+    axes.bar(positions, [row.dice for row in rows], color="#7fa7c9", label="mean Dice")
+    axes.plot(positions, [row.sensitivity for row in rows], "o-", color="#333333", label="share called positive")
+    axes.set_xticks(positions, [f"{row.smallest:,}\nto {row.largest:,}" for row in rows], fontsize="small")
+    axes.set(xlabel="size of the label, label-grid pixels", ylim=(0, 1.05))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize="small", loc="lower right")
     return _png(figure)
 
 
 def draw_reliability(calibration: Calibration) -> bytes:
-    """Draw the share of positives over the score, before and after calibration, and the films in each bin."""
+    """Draw the share of positives over the score, before and after calibration, and the number of films per bin."""
     figure, (left, right) = _panels()
-    for place, (name, found) in enumerate({"as it is": calibration.before, "calibrated": calibration.after}.items()):
-        (drawn,) = left.plot(found.score, found.share, "o-", label=name)
-        right.bar(found.score + (place - 0.5) * 0.03, found.films, 0.03, color=drawn.get_color(), label=name)
+    for side, (name, bins) in enumerate({"uncalibrated": calibration.before, "calibrated": calibration.after}.items()):
+        (drawn,) = left.plot(bins.score, bins.share, "o-", label=name)
+        right.bar(bins.score + (side - 0.5) * 0.03, bins.films, 0.03, color=drawn.get_color(), label=name)
     left.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
     left.set(xlabel="mean score of the bin", ylabel="share with a pneumothorax", title="Reliability", aspect="equal")
     left.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -83,16 +83,16 @@ def draw_reliability(calibration: Calibration) -> bytes:
     return _png(figure)
 
 
-def draw_surface(found: Surface, triplet: Triplet) -> bytes:
-    """Draw the mean Dice over every top and area at the best bottom, what is nearly as good outlined."""
+def draw_surface(surface: Surface, triplet: Triplet) -> bytes:
+    """Draw the mean Dice over every top and area at the best bottom, and outline the plateau around the best."""
     figure = matplotlib.figure.Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
-    low = float(np.quantile(found.dice, 0.25))
-    mesh = axes.pcolormesh(found.areas, found.tops, found.dice, shading="nearest", cmap="viridis", vmin=low)
+    low = float(np.quantile(surface.dice, 0.25))
+    mesh = axes.pcolormesh(surface.areas, surface.tops, surface.dice, shading="nearest", cmap="viridis", vmin=low)
     figure.colorbar(mesh, label="mean Dice")
-    best = float(found.dice.max())
-    if found.dice.min() <= best - PLATEAU:
-        axes.contour(found.areas, found.tops, found.dice, [best - PLATEAU], colors="white", linewidths=1)
+    best = float(surface.dice.max())
+    if surface.dice.min() <= best - PLATEAU:
+        axes.contour(surface.areas, surface.tops, surface.dice, [best - PLATEAU], colors="white", linewidths=1)
     axes.plot(triplet.area, triplet.top, "o", color="red", markeredgecolor="white")
     axes.set_xscale("symlog", linthresh=10)
     axes.set(xlabel="area, label-grid pixels", ylabel="top", title=f"Mean Dice at bottom {triplet.bottom:.3f}")
@@ -100,7 +100,7 @@ def draw_surface(found: Surface, triplet: Triplet) -> bytes:
 
 
 def draw_curve(curve: SizeCurve, rule: Rule) -> bytes:
-    """Draw the mean Dice against the size of the smallest part that is kept, at the fixed threshold of a rule."""
+    """Draw the mean Dice over the size of the smallest component kept, at the fixed threshold of a rule."""
     figure = matplotlib.figure.Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.step(curve.sizes, curve.dice, where="post")
@@ -109,9 +109,9 @@ def draw_curve(curve: SizeCurve, rule: Rule) -> bytes:
     axes.plot(size, dice, "o", color="red", markeredgecolor="white", label=f"{size} px: {dice:.4f}")
     axes.set_xscale("symlog", linthresh=10)
     axes.set(
-        xlabel="smallest part kept, label-grid pixels",
+        xlabel="smallest component kept, label-grid pixels",
         ylabel="mean Dice",
-        title=f"8-connected parts of p > {threshold:g}",
+        title=f"8-connected components with p > {threshold:g}",
     )
     axes.grid(alpha=0.3)
     axes.legend()

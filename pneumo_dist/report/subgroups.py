@@ -1,4 +1,4 @@
-"""Scores of parts of the films: by view, sex, age or any column of the sample table. Small cells stay unscored."""
+"""Scores of subgroups by view, sex, age or any other column of the sample table. Small cells are not scored."""
 
 import math
 from collections.abc import Sequence
@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.scoring.counts import Outcome
+from pneumo_dist.scoring.arrays import Flags, Floats
+from pneumo_dist.scoring.counts import PixelCounts
 from shards.errors import InputError
 
-# A score of fewer films says little, and something about single patients.
+# A score of fewer films says little, and may reveal something about single patients.
 SMALLEST_CELL = 10
 MOST_CELLS = 40
 UNKNOWN = "unknown"
@@ -18,16 +19,16 @@ AGES = ((20, "under 20"), (40, "20 to 39"), (60, "40 to 59"), (80, "60 to 79"), 
 
 
 @dataclass(frozen=True)
-class Part:
-    """Films that share a value of a column: its name, and which they are, bool (n,)."""
+class Subgroup:
+    """Films that share a value of a column. `films` are flags, bool (n,)."""
 
     name: str
-    films: npt.NDArray[np.bool_]
+    films: Flags
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A part's counts and means; None stands for a count below SMALLEST_CELL and for a mean over so few films."""
+    """Counts and means of a subgroup. Counts below SMALLEST_CELL, and means over fewer films than that, are None."""
 
     name: str
     films: int | None
@@ -38,76 +39,72 @@ class Cell:
     specificity: float | None
 
 
-def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Part]:
-    """Return the films by their values (n,) of a column of the sample table, those without a value last.
+def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Subgroup]:
+    """Group films by their values (n,) of a column of the sample table. Films without a value come last.
 
-    Ages fall into bands of twenty years, other numbers into quartiles; texts and truths stand for themselves. Negative
-    whole numbers, nan and empty texts are unknown. Raises InputError for a column with too many texts to tabulate.
+    Ages are grouped into bands of twenty years and other numbers into quartiles. Each text or boolean is a subgroup.
+    Negative integers, nan and empty texts count as unknown. Raises InputError for a column with too many texts.
     """
     if values.dtype.kind == "b":
         names = np.where(values, "yes", "no").astype(object)
-        return _parts(names, ["no", "yes"])
+        return _subgroups(names, ["no", "yes"])
     if values.dtype.kind in "iuf":
         numbers = values.astype(np.float64)
         known = numbers >= 0 if values.dtype.kind == "i" else np.isfinite(numbers)
         names, order = _age_bands(numbers, known) if column == "age" else _quartiles(numbers, known)
-        return _parts(names, order)
+        return _subgroups(names, order)
     names = np.array([str(value).strip() if value is not None else "" for value in values.tolist()], object)
     names[names == ""] = UNKNOWN
-    found = sorted(set(names.tolist()) - {UNKNOWN})
-    if len(found) > MOST_CELLS:
-        raise InputError(f"--by {column}: has {len(found)} different texts; give a column with at most {MOST_CELLS}")
-    return _parts(names, found)
+    texts = sorted(set(names.tolist()) - {UNKNOWN})
+    if len(texts) > MOST_CELLS:
+        raise InputError(f"--by {column}: has {len(texts)} different texts; give a column with at most {MOST_CELLS}")
+    return _subgroups(names, texts)
 
 
-def _age_bands(
-    numbers: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.object_], list[str]]:
+def _age_bands(numbers: Floats, known: Flags) -> tuple[npt.NDArray[np.object_], list[str]]:
     order = [name for _, name in AGES]
     names = np.array(order, object)[np.digitize(numbers, [limit for limit, _ in AGES[:-1]])]
     names[~known] = UNKNOWN
     return names, order
 
 
-def _quartiles(
-    numbers: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.object_], list[str]]:
+def _quartiles(numbers: Floats, known: Flags) -> tuple[npt.NDArray[np.object_], list[str]]:
     names = np.full(len(numbers), UNKNOWN, object)
     order: list[str] = []
     if known.any():
         quarter = np.digitize(numbers, np.quantile(numbers[known], [0.25, 0.5, 0.75]), right=True)
         for number in range(4):
-            part = known & (quarter == number)
-            if part.any():
-                low, high = numbers[part].min(), numbers[part].max()
+            films = known & (quarter == number)
+            if films.any():
+                low, high = numbers[films].min(), numbers[films].max()
                 order.append(f"{low:g} to {high:g}" if low < high else f"{low:g}")
-                names[part] = order[-1]
+                names[films] = order[-1]
     return names, order
 
 
-def _parts(names: npt.NDArray[np.object_], order: Sequence[str]) -> list[Part]:
-    parts = [Part(name, np.asarray(names == name)) for name in (*order, UNKNOWN)]
-    return [part for part in parts if part.films.any()]
+def _subgroups(names: npt.NDArray[np.object_], order: Sequence[str]) -> list[Subgroup]:
+    subgroups = [Subgroup(name, np.asarray(names == name)) for name in (*order, UNKNOWN)]
+    return [subgroup for subgroup in subgroups if subgroup.films.any()]
 
 
-def cells(parts: Sequence[Part], outcome: Outcome) -> list[Cell]:
-    """Return the scores of each part of the films."""
-    positive, dices, shown = outcome.positive, outcome.dice, outcome.called
+def cells(subgroups: Sequence[Subgroup], counts: PixelCounts) -> list[Cell]:
+    """Return the scores of each subgroup."""
+    positive, dices, shown = counts.positive, counts.dice, counts.called
     return [
         Cell(
-            name=part.name,
-            films=_count(part.films),
-            positives=_count(part.films & positive),
-            dice=_mean(dices[part.films]),
-            positive_dice=_mean(dices[part.films & positive]),
-            sensitivity=_mean(shown[part.films & positive]),
-            specificity=_mean(~shown[part.films & ~positive]),
+            name=each.name,
+            films=_count(each.films),
+            positives=_count(each.films & positive),
+            dice=_mean(dices[each.films]),
+            positive_dice=_mean(dices[each.films & positive]),
+            sensitivity=_mean(shown[each.films & positive]),
+            specificity=_mean(~shown[each.films & ~positive]),
         )
-        for part in parts
+        for each in subgroups
     ]
 
 
-def _count(films: npt.NDArray[np.bool_]) -> int | None:
+def _count(films: Flags) -> int | None:
     count = int(films.sum())
     return count if count >= SMALLEST_CELL or count == 0 else None
 

@@ -1,1 +1,1 @@
-"""Run folders: checkpoints, what they were trained on, heartbeats, status."""
+"""Run folders: checkpoints, their lineage, heartbeats and status."""

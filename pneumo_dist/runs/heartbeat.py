@@ -1,7 +1,6 @@
-"""heartbeat.json in a fold's folder: what its run is doing, written every few seconds by rank 0. Imports no torch."""
+"""heartbeat.json of a fold: the state of its run, written by rank 0 every few seconds. Imports no torch."""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -10,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 from pydantic import Field
 
 from pneumo_dist.config.schema import Name
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.stored import Strict, open_append, read_json
+from shards.stored import Strict, open_append, read_json, try_lock
 
 if TYPE_CHECKING:
     from pneumo_dist.ranks.ranks import Ranks
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
 HEARTBEAT, LOCK = "heartbeat.json", "lock"
 RUNNING, PREEMPTED, FAILED, DONE = "running", "preempted", "failed", "done"
 BEAT_SECONDS = 15.0
-# The ranks of a run that was killed die with it, but not in the same instant.
+# The ranks of a killed run die with it, but not at the same instant.
 PATIENCE_SECONDS = 10.0
 
 
 class HeartbeatModel(Strict):
-    """What heartbeat.json must hold; a run that has not begun a stage tells of none."""
+    """Contents of heartbeat.json. A run that has not started a stage has none."""
 
     state: Annotated[str, Field(max_length=50)]
     host: Annotated[str, Field(max_length=300)] | None = None
@@ -45,11 +44,15 @@ class HeartbeatModel(Strict):
 
 
 class Heartbeat:
-    """Writes heartbeat.json from a thread of its own: a long validation is no silence. Without a folder it is mute.
+    """Writes heartbeat.json from a thread, so that a long validation does not look like a lost run.
 
-    `facts` say what is trained: the digests of the config and of the sample table, and the number of ranks. `idle`
-    tells for how many seconds the run has made no progress. A run that fails before its first step leaves what was
-    told of the fold before: a command that was refused has done nothing to it.
+    A run that fails before its first step restores the previous heartbeat, because it has not changed the fold.
+
+    Args:
+        folder: The fold's folder; None to write nothing.
+        facts: What is trained: digests of the config and of the sample table, and the number of ranks.
+        seconds: Seconds between heartbeats.
+        idle: Returns the seconds since the run last made progress.
     """
 
     def __init__(
@@ -81,14 +84,14 @@ class Heartbeat:
             self._thread.start()
 
     def note(self, stage: str, epoch: int, epochs: int, step: int) -> None:
-        """Note the epoch that a stage is in, counted from 0, of how many, and its optimizer steps so far."""
+        """Set the stage, its current epoch, counted from 0, its number of epochs, and its optimizer steps so far."""
         self._first = self._first or (stage, step)
         self._has_moved = self._has_moved or self._first != (stage, step)
-        # One assignment, as the thread may read at any moment.
+        # A single assignment, because the thread may read at any moment.
         self._content = {**self._content, "stage": stage, "epoch": epoch, "epochs": epochs, "step": step}
 
     def end(self, state: str) -> None:
-        """End the thread and leave the state that the run ended in."""
+        """Stop the thread and write the final state."""
         if self._thread is None:
             return
         self._stopped.set()
@@ -110,22 +113,22 @@ class Heartbeat:
 
     def _store(self, content: Mapping[str, Any]) -> None:
         assert self._path is not None
-        with contextlib.suppress(OSError):  # a full disk is the checkpoints' to tell of
+        with contextlib.suppress(OSError):  # the checkpoints report a full disk
             atomic_write(self._path, json.dumps(content) + "\n")
 
 
 def _job(environment: Mapping[str, str]) -> str | None:
-    """Return the SLURM job as squeue and scancel name it, as 12 or 12_3; None without SLURM."""
+    """Return the SLURM job in the form that squeue and scancel use, 12 or 12_3; None without SLURM."""
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment.get("SLURM_JOB_ID")
 
 
 @contextmanager
-def running(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> Iterator[Heartbeat]:
-    """Hold a fold's folder for this run, and tell how it goes and how it ended.
+def hold_run_folder(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> Iterator[Heartbeat]:
+    """Lock a fold's folder for this run and write its heartbeat, including how the run ended.
 
-    Raises InputError, on every rank, where another run holds it: two would write into each other's checkpoints.
+    Raises InputError on every rank if another run holds the lock. Two runs would overwrite each other's checkpoints.
     """
     from pneumo_dist.ranks.ranks import on_rank_0
     from pneumo_dist.ranks.stop import Preempted
@@ -148,32 +151,30 @@ def running(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> Iterator[
             heartbeat.end(state)
 
 
-def _hold(folder: Path, stream: IO[bytes] | None) -> bool:
-    """Lock an open file, which the system lets go when this process ends in whatever way; return whether it could."""
+def _hold(folder: Path, stream: BinaryIO | None) -> bool:
+    """Lock an open file; return whether the file system supports locks."""
     assert stream is not None
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
+    try:
+        while not try_lock(stream):
             if time.monotonic() > deadline:
-                raise InputError(f"{folder}: {_whose(folder)} is training here; wait for it, or stop it") from None
+                raise InputError(f"{folder}: {_whose(folder)} is training here; wait for it, or stop it")
             time.sleep(0.1)
-        except OSError:
-            return False  # a file system without locks
+    except OSError:
+        return False  # a file system without locks
+    return True
 
 
 def _whose(folder: Path) -> str:
-    found = read_heartbeat(folder)
-    if found is None:
+    heartbeat = read_heartbeat(folder)
+    if heartbeat is None:
         return "another run"
-    job = f" of job {found['job_id']}" if found.get("job_id") else ""
-    return f"process {found.get('pid')}{job} on {found.get('host')}"
+    job = f" of job {heartbeat['job_id']}" if heartbeat.get("job_id") else ""
+    return f"process {heartbeat.get('pid')}{job} on {heartbeat.get('host')}"
 
 
 def read_heartbeat(folder: Path) -> dict[str, Any] | None:
-    """Return what a fold's heartbeat.json says, None where there is none or it says what no run writes."""
+    """Return a fold's heartbeat; None if it is missing or damaged."""
     try:
         return read_json(folder / HEARTBEAT, HeartbeatModel, "it is written again")
     except (OSError, InputError):
@@ -181,7 +182,7 @@ def read_heartbeat(folder: Path) -> dict[str, Any] | None:
 
 
 def is_finished(folder: Path, facts: Mapping[str, Any], stages: Sequence[str]) -> bool:
-    """Return whether a fold was trained to its end with these facts, and the checkpoints of its stages stand."""
-    found = read_heartbeat(folder)
-    stands = all((folder / stage / "checkpoints/last").exists() for stage in stages)
-    return stands and found is not None and {**found, **facts, "state": DONE} == found
+    """Return whether a fold was trained to its end with these facts, and all its stages have checkpoints."""
+    heartbeat = read_heartbeat(folder)
+    have_checkpoints = all((folder / stage / "checkpoints/last").exists() for stage in stages)
+    return have_checkpoints and heartbeat is not None and {**heartbeat, **facts, "state": DONE} == heartbeat

@@ -1,6 +1,7 @@
-"""What a checkpoint was trained on, itself and all its ancestors; what a resume may change."""
+"""Lineage of a checkpoint: the films that it and all its ancestors were trained on, and what a resume may change."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,25 +11,27 @@ import numpy as np
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import differing_keys, with_present_defaults
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.runs.checkpoint import keys_digest
+from pneumo_dist.runs.fold_run import FoldRun
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
-# These change how long or how a stage runs, not what its steps compute.
+# Options that change how long a stage runs, not what its steps compute.
 HARMLESS_STAGE_KEYS = frozenset({"epochs", "early_stop", "top_k", "save_every", "save_minutes", "eval_batch", "repeat"})
 HARMLESS_KEYS = frozenset(
     {"data.threads", "data.prefetch", "data.cache_dir", "runtime.watchdog_minutes", "runtime.start_minutes"}
 )
-# Besides the stage itself.
+# Sections that must match besides the stage's own.
 COMPARED = ("seed", "amp", "model", "data", "runtime", "init")
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """What a stage was trained on, as digests: its training films, all its films, and the labels of all of them.
+    """A trained stage, with digests of its films and labels.
 
-    `keys_sha256` is that of the training films' keys, `films_sha256` that of the keys of training and validation films.
-    The last two are empty in checkpoints of before 0.2.0.
+    Attributes:
+        keys_sha256: Digest of the training films' keys.
+        films_sha256: Digest of the keys of training and validation films. Empty in checkpoints before 0.2.0.
+        labels_sha256: Digest of the labels of all these films. Empty in checkpoints before 0.2.0.
     """
 
     experiment: str
@@ -42,32 +45,31 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Lineage:
-    """A stage and those it started from, oldest first."""
+    """A stage and the stages it started from, oldest first."""
 
     stages: tuple[Ancestor, ...]
 
     def to_plain(self) -> list[dict[str, Any]]:
-        """Return plain types for a checkpoint."""
+        """Return the stages as plain types for a checkpoint."""
         return [asdict(stage) for stage in self.stages]
 
 
-def stage_lineage(
-    experiment: Experiment, stage: StageConfig, fold: int, shards: Shards, previous: Lineage | None
-) -> Lineage:
-    """Return the lineage of a stage that follows `previous`."""
-    split = split_fold(shards, fold, stage.always_train)
+def stage_lineage(run: FoldRun, stage: StageConfig, previous: Lineage | None) -> Lineage:
+    """Return the lineage of a stage that starts after `previous`."""
+    shards = run.shards
+    split = split_fold(shards, run.fold, stage.always_train)
     keys, rle = shards.column("key"), shards.column("rle")
     films = np.concatenate([split.train, split.validation])
-    own = Ancestor(
-        experiment.name,
+    ancestor = Ancestor(
+        run.experiment.name,
         stage.name,
-        fold,
+        run.fold,
         stage.always_train,
         keys_sha256=keys_digest(keys[split.train].tolist()),
         films_sha256=keys_digest(keys[films].tolist()),
         labels_sha256=keys_digest(f"{key} {label}" for key, label in zip(keys[films], rle[films], strict=True)),
     )
-    return Lineage((*(previous.stages if previous else ()), own))
+    return Lineage((*(previous.stages if previous else ()), ancestor))
 
 
 def training_digest(shards: Shards, fold: int, always_train: bool) -> str:
@@ -75,16 +77,19 @@ def training_digest(shards: Shards, fold: int, always_train: bool) -> str:
     return keys_digest(map(str, shards.column("key")[split_fold(shards, fold, always_train).train]))
 
 
-def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards, fold: int) -> None:
-    """Raise InputError unless a checkpoint and all its ancestors trained on what these shards call fold `fold`.
+def keys_digest(keys: Iterable[str]) -> str:
+    """Return a SHA-256 over sample keys in hexadecimal. Their order does not matter."""
+    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
 
-    Only then are the fold's films, and the held-out ones, known to be unseen by it.
+
+def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards, fold: int) -> None:
+    """Raise InputError unless a checkpoint and all its ancestors were trained on the training films of this fold.
+
+    Only then has it never seen the fold's validation films and the holdout.
     """
     for ancestor in lineage:
-        same = ancestor["fold"] == fold and ancestor["keys_sha256"] == training_digest(
-            shards, fold, ancestor["always_train"]
-        )
-        if not same:
+        digest = training_digest(shards, fold, ancestor["always_train"])
+        if (ancestor["fold"], ancestor["keys_sha256"]) != (fold, digest):
             raise InputError(
                 f"{name}: its stage {ancestor['stage']} was trained on other films than fold {fold} of "
                 f"{shards.folder}; out-of-fold and holdout predictions need the shards and folds of the training"
@@ -92,12 +97,11 @@ def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards
 
 
 def check_same_run(
-    state: Mapping[str, Any], path: Path, experiment: Experiment, stage: StageConfig, lineage: Lineage
+    experiment: Experiment, state: Mapping[str, Any], path: Path, stage: StageConfig, lineage: Lineage
 ) -> None:
-    """Raise InputError, naming the keys, where going on from a checkpoint would be meaningless.
+    """Raise InputError, naming the keys, if a run cannot resume from a checkpoint because of its config or films.
 
-    Configs are compared with the defaults of the present schema filled in: a new option at its default is no
-    difference.
+    Configs are compared with the present defaults filled in, so a new option at its default makes no difference.
     """
     saved, wanted = with_present_defaults(state["experiment"]), experiment.model_dump(mode="json")
     saved_stage: dict[str, Any] = next((s for s in saved["stages"] if s["name"] == stage.name), {})
@@ -108,29 +112,29 @@ def check_same_run(
     ]
     harmless = HARMLESS_STAGE_KEYS | HARMLESS_KEYS
     if stage.schedule.name in ("cosine", "restarts", "poly") and stage.schedule.t_max is None:
-        harmless -= {"epochs"}  # the period of the learning rate follows from it
+        harmless -= {"epochs"}  # they set the period of the learning rate
     if stage.sample_rate_end is not None:
-        harmless -= {"epochs"}  # the sample rate of each epoch follows from it
+        harmless -= {"epochs"}  # they set the sample rate of each epoch
     if stage.optim.swa_epochs is not None:
-        harmless -= {"epochs", "eval_batch"}  # which are the last, and their statistics, follow from these
+        harmless -= {"epochs", "eval_batch"}  # they set which epochs are averaged, and the batch-norm statistics
     if stage.schedule.name == "plateau" and stage.schedule.watch == "loss":
-        harmless -= {"eval_batch"}  # Dice of a batch, and so the validation loss, depends on it
+        harmless -= {"eval_batch"}  # the Dice loss of a batch depends on it
     different = [key for key in different if key not in harmless]
     if different:
         raise InputError(
-            f"{path}: was trained with another {', '.join(different)}; use the config it was started with, "
+            f"{path}: was trained with another {', '.join(different)}; use the config that the run started with, "
             "or another experiment name"
         )
     changed = _changed_data(state["lineage"], lineage.to_plain())
     if changed:
         raise InputError(
-            f"{path}: was trained on other {changed}; use the shards it was started with, or train with these in "
-            "another --runs"
+            f"{path}: was trained on other {changed}; use the shards that the run started with, or train with these "
+            "in another --runs"
         )
 
 
 def _changed_data(saved: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return which of films, folds and labels differ between two lineages; None where none does."""
+    """Return what differs between two lineages: stages, films, folds or labels; None if nothing does."""
     if len(saved) != len(wanted):
         return "stages"
     pairs = [({**new, **old}, new) for old, new in zip(saved, wanted, strict=True)]

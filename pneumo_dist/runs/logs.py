@@ -1,4 +1,4 @@
-"""metrics.jsonl and summary.csv of a stage: cut back to a checkpoint, read, and written as a table."""
+"""metrics.jsonl and summary.csv of a stage: reading them, and truncating them to a checkpoint."""
 
 import csv
 import io
@@ -15,14 +15,14 @@ METRICS, SUMMARY = "metrics.jsonl", "summary.csv"
 
 
 class LineModel(Strict):
-    """A line of metrics.jsonl: a validated epoch, or a step that was skipped, which has no score."""
+    """A line of metrics.jsonl: a validated epoch, or a skipped step without a score."""
 
     score: Annotated[float, Field(ge=0, le=1)] | None = None
     images_per_s: Annotated[float, Field(ge=0)] | None = None
 
 
 class EpochLineModel(Strict):
-    """What a report takes of a validated epoch."""
+    """Figures of a validated epoch that a report uses."""
 
     epoch: Annotated[int, Field(ge=0, le=2**53)]
     step: Annotated[int, Field(ge=0, le=2**53)]
@@ -34,9 +34,9 @@ class EpochLineModel(Strict):
 
 
 def logged_bytes(path: Path, step: int, epochs: int) -> int:
-    """Return the length of the lines of metrics.jsonl up to `step` optimizer steps and `epochs` validated epochs.
+    """Return the length in bytes of metrics.jsonl up to `step` optimizer steps and `epochs` validated epochs.
 
-    A checkpoint that held this length would differ between two equal runs, whose lines hold speeds.
+    Checkpoints do not store this length, because lines contain speeds and differ between equal runs.
     """
     length = 0
     for line in path.read_bytes().splitlines(keepends=True):
@@ -52,27 +52,27 @@ def logged_bytes(path: Path, step: int, epochs: int) -> int:
 
 
 def read_epochs(path: Path, epochs: int | None = None, model: type[Strict] = LineModel) -> list[dict[str, Any]]:
-    """Return the validated epochs that metrics.jsonl tells of, the first `epochs` of them where given.
+    """Return the validated epochs in metrics.jsonl, the first `epochs` of them if that is set.
 
-    Raises InputError for a line that is none of training, and for an epoch that is none of `model`.
+    Raises InputError for a line that training does not write, and for an epoch that does not fit `model`.
     """
-    mend = "restore it from a copy or remove it"
-    found: list[dict[str, Any]] = []
+    fix = "restore it from a copy or remove it"
+    records: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines():
-        if epochs is not None and len(found) == epochs:
-            break  # what follows may be a line that was cut off by a crash
-        if "score" in parse_json(line, LineModel, path, mend):
-            found.append(parse_json(line, model, path, mend))
-    return found
+        if epochs is not None and len(records) == epochs:
+            break  # a crash may have cut off the next line
+        if "score" in parse_json(line, LineModel, path, fix):
+            records.append(parse_json(line, model, path, fix))
+    return records
 
 
 def write_summary(folder: Path, count: int) -> None:
-    """Write summary.csv, one row for each of the first `count` validated epochs of metrics.jsonl."""
+    """Write summary.csv with one row for each of the first `count` validated epochs in metrics.jsonl."""
     epochs = read_epochs(folder / METRICS, count) if (folder / METRICS).exists() else []
     if not epochs:
         return
     text = io.StringIO()
-    # An older version, which a run may have begun with, knew fewer columns.
+    # The run may have started with an older version that logged fewer columns.
     names = dict.fromkeys(name for record in epochs for name in record)
     writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
     writer.writeheader()

@@ -1,35 +1,43 @@
-"""Stages that are repeated while they gain: the names of the repetitions, and whose weights go on."""
+"""Stages that repeat while their score improves: names of the repetitions, and which one's weights are used."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from pneumo_dist.config.experiment import StageConfig
-from pneumo_dist.runs.checkpoint import newest_good, read_trained
-
-State = dict[str, Any]
-
-
-def best_score(history: Sequence[State]) -> float:
-    """Return the best validation score of a stage's epochs."""
-    return max(float(record["score"]) for record in history)
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
+from pneumo_dist.runs.fold_run import checkpoints_of
 
 
-def next_name(stage: str, repetition: str) -> str:
-    """Return the name of the repetition after this one: NAME, NAME-2, NAME-3, …"""
-    number = 1 if repetition == stage else int(repetition.removeprefix(f"{stage}-"))
-    return f"{stage}-{number + 1}"
+def best_score(history: Sequence[Mapping[str, Any]]) -> float:
+    """Return the best validation score in a stage's history."""
+    return max(float(epoch["score"]) for epoch in history)
 
 
-def best_repetition(stage: StageConfig, folder: Path) -> str:
-    """Return the name of the repetition whose weights go on: the last that gained. `folder` is the fold's."""
-    name, best = stage.name, -1.0
-    repetition = stage.name
-    while stage.repeat is not None:
-        checkpoints = folder / repetition / "checkpoints"
-        newest = newest_good(checkpoints) if checkpoints.is_dir() else None
-        history = read_trained(newest.path)["history"] if newest else []
-        if not history or best_score(history) <= best:
+def repetition_name(stage: str, number: int) -> str:
+    """Return the name of a stage's repetition, counted from 1: NAME, NAME-2, NAME-3, …"""
+    return stage if number == 1 else f"{stage}-{number}"
+
+
+def repetitions(stage: StageConfig) -> Iterator[StageConfig]:
+    """Yield a stage under the names of its repetitions, without end if it repeats, else once."""
+    for number in count(1) if stage.repeat else (1,):
+        yield stage.model_copy(update={"name": repetition_name(stage.name, number)})
+
+
+def best_repetition(stage: StageConfig, fold: Path) -> CheckpointFolder:
+    """Return the checkpoints of the repetition that the next stage starts from: the last one that improved.
+
+    `fold` is the fold's folder.
+    """
+    best, score = checkpoints_of(fold, stage.name), -1.0
+    for repetition in repetitions(stage) if stage.repeat else ():
+        checkpoints = checkpoints_of(fold, repetition.name)
+        if checkpoints.newest() is None:
             break
-        name, best, repetition = repetition, best_score(history), next_name(stage.name, repetition)
-    return name
+        history = checkpoints.header()["history"]
+        if not history or best_score(history) <= score:
+            break
+        best, score = checkpoints, best_score(history)
+    return best

@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside its tensors, as strict models: a run goes on from no value that it did not write."""
+"""Strict models of a checkpoint's contents. A run never resumes from a value that training does not write."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from pneumo_dist.ranks.precision import Resolved
 from shards.errors import InputError
 from shards.stored import Strict, first_fault
 
-MEND = "restore it or train again"
+FIX = "restore it or train again"
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Text = Annotated[str, Field(max_length=300)]
@@ -25,13 +25,13 @@ _Score = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Exact(Strict):
-    """Without other keys: these are handed on by name."""
+    """Forbids other keys, because the values become keyword arguments."""
 
     model_config = pydantic.ConfigDict(extra="forbid")
 
 
 class AncestorModel(_Exact):
-    """A stage of a lineage; two digests are empty in checkpoints of before 0.2.0."""
+    """A stage of a lineage. Checkpoints written before 0.2.0 have no digests of films and labels."""
 
     experiment: _Text
     stage: _Text
@@ -46,7 +46,7 @@ LineageModel = Annotated[list[AncestorModel], Field(min_length=1, max_length=10_
 
 
 class PositionModel(_Exact):
-    """Where a stage stands."""
+    """Progress of a stage."""
 
     epoch: _Count
     step: _Count
@@ -56,7 +56,7 @@ class PositionModel(_Exact):
 
 
 class EpochModel(Strict):
-    """A validated epoch; its other figures are for people."""
+    """A validated epoch. Training does not use its other figures."""
 
     epoch: _Count
     step: _Count
@@ -68,7 +68,7 @@ class _Stage(Strict):
 
 
 class _Experiment(Strict):
-    """What comparisons of experiments take for granted; the rest may be of another version."""
+    """Keys that comparisons of experiments need. The others may come from another version."""
 
     name: _Text
     model: dict[str, Any]
@@ -93,7 +93,7 @@ class _Checkpoint(Strict):
 
 
 class TrainedModel(_Checkpoint):
-    """A checkpoint that training wrote."""
+    """Contents of a checkpoint from training."""
 
     world: Annotated[int, Field(ge=1, le=10**6)]
     position: PositionModel
@@ -116,28 +116,33 @@ class TrainedModel(_Checkpoint):
 
 
 class AveragedModel(_Checkpoint):
-    """A checkpoint of averaged weights; `parts` names those that it is the mean of."""
+    """Contents of a checkpoint of averaged weights. `parts` names the checkpoints that were averaged."""
 
     parts: Annotated[list[_Text], Field(min_length=1)]
 
 
-def check_state(state: Mapping[str, Any], path: Path) -> None:
-    """Raise InputError where a checkpoint's state holds what no checkpoint holds, or a number that is not finite."""
+def check_header(state: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError if a checkpoint holds a value that training never writes; tensors are not read."""
     model: type[pydantic.BaseModel] = TrainedModel if "position" in state else AveragedModel
     try:
         model.model_validate({name: value for name, value in state.items() if name not in ("model", "averaged")})
     except pydantic.ValidationError as error:
-        raise InputError(f"{path}: {first_fault(error)}; {MEND}") from None
+        raise InputError(f"{path}: {first_fault(error)}; {FIX}") from None
     averaged = state.get("averaged")
     if "averaged" not in state or (averaged is None and "position" in state and _has_moving_average(state)):
-        raise InputError(f"{path}: has no averaged weights, with which its stage predicts; {MEND}")
+        raise InputError(f"{path}: has no averaged weights, which its stage predicts with; {FIX}")
     if not is_weights(state["model"]) or not (averaged is None or is_weights(averaged)):
-        raise InputError(f"{path}: its weights are no tensors by name; {MEND}")
+        raise InputError(f"{path}: its weights are not tensors by name; {FIX}")
+
+
+def check_state(state: Mapping[str, Any], path: Path) -> None:
+    """Raise InputError like `check_header`, and for a number in a tensor that is not finite."""
+    check_header(state, path)
     check_tensors(dict(state), path)
 
 
 def _has_moving_average(state: Mapping[str, Any]) -> bool:
-    """Return whether the stage that a checkpoint is of, or repeats, keeps a moving average of the weights."""
+    """Return whether a checkpoint's stage keeps a moving average of the weights."""
     for stage in state["experiment"]["stages"]:
         if re.fullmatch(rf"{re.escape(stage['name'])}(-[0-9]+)?", state["stage"]):
             optim = stage.get("optim")
@@ -146,13 +151,13 @@ def _has_moving_average(state: Mapping[str, Any]) -> bool:
 
 
 def experiment_of(state: Mapping[str, Any], path: Path) -> Experiment:
-    """Return the experiment of a checkpoint by the present schema. Raises InputError, naming the key, where it is none.
+    """Return a checkpoint's experiment in the present schema.
 
-    Options of another version are refused by name.
+    Raises InputError, naming the key, for an option that this version does not have.
     """
     try:
         return Experiment.model_validate(with_present_defaults(state["experiment"]))
     except pydantic.ValidationError as error:
         first = in_order(error)[0]
         key = ".".join(map(str, first["loc"]))
-        raise InputError(f"{path}: its experiment is none of this version ({key}: {first['msg']}); {MEND}") from None
+        raise InputError(f"{path}: this version cannot read its experiment ({key}: {first['msg']}); {FIX}") from None

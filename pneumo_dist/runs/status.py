@@ -1,4 +1,4 @@
-"""What the runs of a folder are doing, from their heartbeats and their logs; nothing is loaded or locked."""
+"""Status of all runs below a folder, from their heartbeats and logs. No checkpoint is loaded, nothing is locked."""
 
 import re
 from collections.abc import Sequence
@@ -11,18 +11,25 @@ from pneumo_dist.runs.logs import METRICS, LineModel
 from shards.errors import InputError
 from shards.stored import parse_json
 
-# A run that is silent for longer was killed, or its node is lost.
+# A run without a heartbeat for longer than this was killed, or its node is lost.
 LOST_SECONDS = 4 * BEAT_SECONDS
-# Compiling a network and validating a batch take less.
+# Longer than it takes to compile a network or to validate a batch.
 STALLED_SECONDS = 300.0
 STALLED, UNKNOWN = "stalled", "unknown"
 
 
 @dataclass(frozen=True)
 class FoldStatus:
-    """One fold. `epoch` counts from 1; `score` is the stage's best; `heard` are seconds since its last heartbeat.
+    """Status of one fold; fields are None if they are not known.
 
-    `idle` are seconds without a step, a batch of validation or a save, where the run is alive.
+    Attributes:
+        epoch: Current epoch, counted from 1.
+        epochs: Number of epochs of the stage.
+        step: Optimizer steps of the stage so far.
+        score: Best score of the stage so far.
+        heard: Seconds since the last heartbeat.
+        job_id: SLURM job.
+        idle: Seconds without progress of a running fold.
     """
 
     experiment: str
@@ -40,12 +47,12 @@ class FoldStatus:
 
 
 def read_status(runs: Path, now: float) -> list[FoldStatus]:
-    """Return the folds below a folder of runs, by experiment and number; `now` is in seconds since the epoch.
+    """Return the status of all folds below a folder of runs, sorted by experiment and fold.
 
-    Raises InputError where there is no such folder.
+    `now` is a Unix timestamp. Raises InputError if the folder does not exist.
     """
     if not runs.is_dir():
-        raise InputError(f"{runs}: no such folder; give the one that 'train' was given with --runs")
+        raise InputError(f"{runs}: no such folder; give the --runs of 'train'")
     found = []
     for folder in runs.glob("*/fold*"):
         match = re.fullmatch(r"fold(\d+)", folder.name)
@@ -86,7 +93,7 @@ def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:
 
 
 def _last_epoch(stage: Path) -> dict[str, Any]:
-    """Return what metrics.jsonl says of a stage's last validated epoch, and the best score so far."""
+    """Return a stage's last validated epoch in metrics.jsonl, with the best score so far; empty if there is none."""
     try:
         lines = (stage / METRICS).read_bytes().splitlines()
     except OSError:
@@ -96,14 +103,14 @@ def _last_epoch(stage: Path) -> dict[str, Any]:
         try:
             record = parse_json(line, LineModel, METRICS, "none")
         except InputError:
-            continue  # the line that is being written, or a damaged one
+            continue  # a line that is still being written, or a damaged one
         if record.get("score") is not None:
             epochs.append(record)
     return {**epochs[-1], "best": max(each["score"] for each in epochs)} if epochs else {}
 
 
 def table(folds: Sequence[FoldStatus]) -> list[str]:
-    """Return a table for people, its head first."""
+    """Return the lines of a table, the header first."""
     head = ("experiment", "fold", "state", "stage", "epoch", "step", "score", "images/s", "heartbeat", "job")
     rows = [head, *(_cells(each) for each in folds)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

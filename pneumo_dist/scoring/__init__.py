@@ -1,1 +1,1 @@
-"""Exact scores: histograms, Dice, the triplet search, and the one path from a map to a mask."""
+"""Exact scores: histograms, Dice, the search for the best triplet, and the only path from a map to a mask."""

@@ -1,22 +1,19 @@
-"""What a rule makes of films, in label-grid pixels: the counts that every score of masks comes from."""
+"""Pixel counts of masks and labels, from which every score of masks is computed."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from pneumo_dist.scoring.dice import Counts, Score, dice, score_of
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats
+from pneumo_dist.scoring.dice import Score, dice, score_of
 from pneumo_dist.scoring.histograms import Histograms, counts_above, level
 from pneumo_dist.scoring.triplet import Triplet
 
-Floats = npt.NDArray[np.float64]
-Truths = npt.NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
-class Outcome:
-    """Films under a rule, int64 (n,) each: pixels of their masks, how many of these are labelled, and the labels'."""
+class PixelCounts:
+    """Label-grid pixels of each film under a rule, int64 (n,): of its mask, of mask and label, and of its label."""
 
     predicted: Counts
     hits: Counts
@@ -24,42 +21,42 @@ class Outcome:
 
     @cached_property
     def dice(self) -> Floats:
-        """The Dice of each film, float64 (n,)."""
+        """Dice of each film, float64 (n,)."""
         return dice(self.hits, self.predicted, self.truth)
 
     @property
-    def positive(self) -> Truths:
+    def positive(self) -> Flags:
         """Whether each film's label has any pixel."""
         return np.asarray(self.truth > 0)
 
     @property
-    def called(self) -> Truths:
-        """Whether each film is called positive: its mask has any pixel."""
+    def called(self) -> Flags:
+        """Whether each film is called positive, which means that its mask has any pixel."""
         return np.asarray(self.predicted > 0)
 
     def __len__(self) -> int:
         return len(self.truth)
 
-    def part(self, films: npt.NDArray[np.bool_] | Counts) -> "Outcome":
-        """Return some of the films, by truths (n,) or by positions (k,)."""
-        return Outcome(self.predicted[films], self.hits[films], self.truth[films])
+    def select(self, films: Flags | Counts) -> "PixelCounts":
+        """Return the counts of some films, chosen by flags (n,) or by positions (k,)."""
+        return PixelCounts(self.predicted[films], self.hits[films], self.truth[films])
 
-    def emptied(self, films: Truths) -> "Outcome":
-        """Return the outcome with the masks of these films empty."""
-        return Outcome(np.where(films, 0, self.predicted), np.where(films, 0, self.hits), self.truth)
+    def emptied(self, films: Flags) -> "PixelCounts":
+        """Return the counts after the masks of these films (n,) are emptied."""
+        return PixelCounts(np.where(films, 0, self.predicted), np.where(films, 0, self.hits), self.truth)
 
     def score(self) -> Score:
-        """Return the means over films; each counts once."""
+        """Return the mean scores; every film counts once."""
         return score_of(self.dice, self.positive)
 
 
-def triplet_outcome(histograms: Histograms, triplet: Triplet) -> Outcome:
-    """Return what the triplet rule makes of films (n, 2, 256), exactly, without looking at a mask."""
-    return outcome_of_counts(counts_above(histograms), histograms[:, 1].sum(-1), triplet)
+def triplet_counts(histograms: Histograms, triplet: Triplet) -> PixelCounts:
+    """Return the exact counts of films (n, 2, 256) under a triplet, without making a mask."""
+    return counts_at(counts_above(histograms), histograms[:, 1].sum(-1), triplet)
 
 
-def outcome_of_counts(above: Histograms, truth: Counts, triplet: Triplet) -> Outcome:
-    """Return the same from what `counts_above` found, int64 (n, 2, 256), and the label's pixels, int64 (n,)."""
-    kept = above[:, 0, level(triplet.top)] >= triplet.area
+def counts_at(above: Histograms, truth: Counts, triplet: Triplet) -> PixelCounts:
+    """Return the same from the result of `counts_above`, int64 (n, 2, 256), and the label pixels, int64 (n,)."""
+    called = above[:, 0, level(triplet.top)] >= triplet.area
     predicted, hits = above[:, :, level(triplet.bottom)].T
-    return Outcome(np.where(kept, predicted, 0), np.where(kept, hits, 0), truth)
+    return PixelCounts(np.where(called, predicted, 0), np.where(called, hits, 0), truth)

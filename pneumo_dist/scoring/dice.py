@@ -1,23 +1,22 @@
-"""The Dice of films from exact pixel counts, and its means over films."""
+"""Dice of films from exact pixel counts, and its means over films."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Counts = npt.NDArray[np.int64]
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats
 
 
-def dice(intersection: Counts, predicted: Counts, truth: Counts) -> npt.NDArray[np.float64]:
-    """Return 2|X∩Y| / (|X| + |Y|) in float64, 1 where both are empty."""
+def dice(intersection: Counts, predicted: Counts, truth: Counts) -> Floats:
+    """Return 2|X∩Y| / (|X| + |Y|) in float64, and 1 where both masks are empty."""
     total = predicted + truth
     return np.where(total == 0, 1.0, 2.0 * intersection / np.maximum(total, 1))
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean Dice over films, over positive films (nan without any), and of predicting empty everywhere."""
+    """Mean Dice over all films, over positive films (nan if there are none), and of empty masks everywhere."""
 
     dice: float
     positive_dice: float
@@ -26,8 +25,8 @@ class Score:
     positives: int
 
 
-def score_of(dices: npt.NDArray[np.float64], positive: npt.NDArray[np.bool_]) -> Score:
-    """Return the scores of films, from the Dice of each and whether its label has any pixel, (n,) each."""
+def score_of(dices: Floats, positive: Flags) -> Score:
+    """Return the mean scores of films from the Dice of each (n,) and from whether its label has any pixel (n,)."""
     return Score(
         dice=float(dices.mean()),
         positive_dice=float(dices[positive].mean()) if positive.any() else math.nan,

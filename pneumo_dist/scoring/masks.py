@@ -1,25 +1,23 @@
-"""From a stored prediction to a mask: the one path that validation, tune, submit and report share."""
+"""The path from a stored prediction to a mask, shared by validation, tune, submit and report."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.histograms import level
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset.grid import content_box
 from shards.dataset.table import LabelGrid
 
-Map = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True)
 class Rule:
-    """What makes a mask of a map: the triplet, then parts below `smallest_part` label-grid pixels removed.
+    """Turns a map into a mask: applies the triplet, then removes components below `smallest_part` label-grid pixels.
 
-    A film whose class probability is not above `gate` is empty; 0 asks no class probability.
+    A film gets an empty mask if its class probability is not above `gate`. A gate of 0 needs no class probability.
     """
 
     triplet: Triplet
@@ -28,13 +26,13 @@ class Rule:
 
 
 def to_p8(probability: torch.Tensor) -> Map:
-    """Round averaged probabilities once to 0..255: float (n, 1, h, w) in [0, 1] to uint8 (n, h, w)."""
+    """Round averaged probabilities once, from float (n, 1, h, w) in [0, 1] to levels 0..255, uint8 (n, h, w)."""
     scaled = probability.detach().float().mul(255).round().clamp(0, 255)
     return np.asarray(scaled.to(torch.uint8).squeeze(1).cpu().numpy(), np.uint8)
 
 
 def label_map(p8: Map, grid: LabelGrid) -> Map:
-    """Return a stored prediction on its film's label grid, uint8 (height, width): padding off, then resized."""
+    """Crop the padding of a stored prediction and resize it to the film's label grid, uint8 (height, width)."""
     top, bottom, left, right = content_box(grid.padding, grid.stored, p8.shape[0])
     content = p8[top:bottom, left:right]
     if content.shape == (grid.height, grid.width):
@@ -43,27 +41,24 @@ def label_map(p8: Map, grid: LabelGrid) -> Map:
 
 
 def apply_triplet(film: Map, triplet: Triplet) -> Map:
-    """Return the 0/1 mask of a label-grid map: empty below `area` pixels above `top`, else p > bottom."""
+    """Return the 0/1 mask of a label-grid map: empty if fewer than `area` pixels exceed `top`, else p > bottom."""
     if int((film > level(triplet.top)).sum()) < triplet.area:
         return np.zeros_like(film)
     return (film > level(triplet.bottom)).astype(np.uint8)
 
 
 def remove_small(mask: Map, smallest: int) -> Map:
-    """Return a 0/1 mask without its 8-connected parts of fewer than `smallest` pixels; holes stay holes."""
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    kept = stats[:, cv2.CC_STAT_AREA] >= smallest
-    kept[0] = False
-    return np.asarray(kept[parts] if count > 1 else mask, np.uint8)
+    """Remove the 8-connected components of fewer than `smallest` pixels from a 0/1 mask. Holes stay holes."""
+    count, components, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    is_kept = stats[:, cv2.CC_STAT_AREA] >= smallest
+    is_kept[0] = False  # the background
+    return np.asarray(is_kept[components] if count > 1 else mask, np.uint8)
 
 
 def apply_rule(film: Map, rule: Rule, class_probability: float | None = None) -> Map:
-    """Return the 0/1 mask that a rule makes of a label-grid map.
-
-    `class_probability` in 0..1 is needed where the rule has a gate.
-    """
+    """Return the 0/1 mask of a label-grid map under a rule. A rule with a gate needs `class_probability` in 0..1."""
     if rule.gate > 0:
-        assert class_probability is not None, "a gate asks a class probability"
+        assert class_probability is not None, "a gate needs a class probability"
         if class_probability <= rule.gate:
             return np.zeros_like(film)
     mask = apply_triplet(film, rule.triplet)
@@ -71,7 +66,7 @@ def apply_rule(film: Map, rule: Rule, class_probability: float | None = None) ->
 
 
 def image_score(film: Map, area: int) -> float:
-    """Return the area-th largest pixel probability: above `top` exactly when the triplet rule calls it positive."""
+    """Return the area-th largest pixel probability, which exceeds `top` exactly when a triplet calls it positive."""
     if area <= 0:
         return 1.0
     if area > film.size:

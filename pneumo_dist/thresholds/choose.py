@@ -1,7 +1,7 @@
-"""Which rule makes the masks: the config's own thresholds, or one of the rules that `tune` found."""
+"""Choice of the rule for masks: a tuned rule by name, or the config's own thresholds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pneumo_dist.config.ensemble import EnsembleConfig
@@ -9,84 +9,65 @@ from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.predict.store import stored_digest
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.file import THRESHOLDS, TunedRules, read_rules
+from pneumo_dist.thresholds.file import read_thresholds
+from pneumo_dist.thresholds.rules import THRESHOLDS, ThresholdsFile, TunedRule
 from shards.errors import InputError
 
 
-@dataclass(frozen=True)
-class Picked:
-    """A rule for masks. `name` is that of the tuned rule which it is, `called` the share of the films that this was
-    tuned on which it calls positive; both are None for a rule that was not tuned as it stands."""
+def choose_rule(
+    config: Experiment | EnsembleConfig | None, name: str | None, thresholds: Callable[[], ThresholdsFile]
+) -> tuple[Rule, TunedRule | None]:
+    """Choose the rule for masks: the tuned rule of this name or, without a name, the config's own rule.
 
-    rule: Rule
-    name: str | None = None
-    called: float | None = None
+    The config's own rule has the config's thresholds, or else the tuned triplet, and removes components below the
+    config's `smallest_part`. `thresholds` is only called if a tuned rule is needed.
 
+    Returns:
+        The rule, and the tuned rule it is equal to: None if the config changed its thresholds or size.
 
-@dataclass(frozen=True)
-class Wanted:
-    """What was asked for: by `name` a rule that tune found, as it is; without one the config's own.
-
-    The config's own is its `fixed` triplet, else the tuned one, without parts below its `smallest_part` (0 leaves all).
+    Raises:
+        InputError: A rule of this name was not tuned.
     """
-
-    name: str | None = None
-    fixed: Triplet | None = None
-    smallest_part: int = 0
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether the triplet is the config's."""
-        return self.name is None and self.fixed is not None
-
-    def pick(self, tuned: Callable[[], TunedRules]) -> Picked:
-        """Return the rule; what was tuned is asked for where it is needed. Raises InputError where it was not tuned."""
-        if self.name is None and self.fixed is not None:
-            return Picked(Rule(self.fixed, self.smallest_part))
-        name = self.name or "triplet"
-        found = tuned().rule(name)
-        if self.name is None and self.smallest_part:
-            return Picked(replace(found.rule, smallest_part=self.smallest_part))
-        return Picked(found.rule, name, found.called)
+    smallest = config.smallest_part if isinstance(config, EnsembleConfig) else 0
+    triplet = own_triplet(config, name)
+    if triplet is not None:
+        return Rule(triplet, smallest), None
+    tuned = thresholds().rule(name or "triplet")
+    if name is None and smallest:
+        return replace(tuned.rule, smallest_part=smallest), None
+    return tuned.rule, tuned
 
 
-def wanted_rule(config: Experiment | EnsembleConfig, name: str | None) -> Wanted:
-    """Return what a config and `--rule` ask for."""
-    if isinstance(config, Experiment):
-        return Wanted(name)
-    fixed = config.thresholds
-    triplet = None if fixed is None else Triplet(fixed.top, fixed.area, fixed.bottom)
-    return Wanted(name, triplet, config.smallest_part)
+def own_triplet(config: Experiment | EnsembleConfig | None, name: str | None) -> Triplet | None:
+    """Return the thresholds of a config; None if it has none, or if a tuned rule is named instead."""
+    if name is not None or not isinstance(config, EnsembleConfig) or config.thresholds is None:
+        return None
+    return Triplet(config.thresholds.top, config.thresholds.area, config.thresholds.bottom)
 
 
-def rule_for(config: Experiment | EnsembleConfig, name: str | None, run: Path) -> Picked:
-    """Return the rule that a config and `--rule` ask for. Raises InputError as `tuned_rules` does."""
-    return wanted_rule(config, name).pick(lambda: tuned_rules(run))
+def run_thresholds(run: Path) -> ThresholdsFile:
+    """Read the thresholds of a run.
 
-
-def tuned_rules(run: Path) -> TunedRules:
-    """Return what tune found for a run.
-
-    Raises InputError where thresholds.json is missing, damaged, or of other predictions than stand beside it.
+    Raises InputError if thresholds.json is missing or damaged, or was tuned on other predictions than the run's.
     """
     path, predictions = run / "oof" / THRESHOLDS, run / "oof" / "predictions"
-    found = read_rules(path)
-    standing = stored_digest(predictions)
-    if standing is not None and standing != found.digest:
+    thresholds = read_thresholds(path)
+    digest = stored_digest(predictions)
+    if digest is not None and digest != thresholds.digest:
         raise InputError(
             f"{path}: was tuned on other predictions than {predictions}; run 'python -m pneumo_dist tune' again"
         )
-    return found
+    return thresholds
 
 
 def in_words(rule: Rule) -> str:
-    """Return a rule's parameters as a reader wants them."""
+    """Describe a rule for readers."""
     triplet = rule.triplet
     text = f"everything above {triplet.bottom:.3f}"
     if triplet.area > 0:
         text = f"empty below {triplet.area:,} px above {triplet.top:.3f}, else {text}"
     if rule.smallest_part > 1:
-        text += f"; without parts below {rule.smallest_part:,} px"
+        text += f"; without components below {rule.smallest_part:,} px"
     if rule.gate > 0:
-        text += f"; empty where the class probability is not above {rule.gate:.3f}"
+        text += f"; empty if the class probability is not above {rule.gate:.3f}"
     return text

@@ -1,4 +1,4 @@
-"""thresholds.json as a strict model: a rule calls films empty, so it is what tune wrote or nothing."""
+"""Strict models of thresholds.json: a file that tune cannot have written is refused."""
 
 from typing import Annotated, Literal, Self
 
@@ -6,36 +6,31 @@ import pydantic
 from pydantic import Field
 
 from pneumo_dist.config.schema import Area
-from pneumo_dist.scoring.stored import Digest, Mean, RuleModel, TripletModel
+from pneumo_dist.scoring.stored import Digest, Mean, RuleModel
+from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
-from pneumo_dist.thresholds.tune import Alternative
 from shards.stored import Strict
 
 FORMAT_VERSION = 1
-RULES = ("triplet", "components", "gate")
 _Count = Annotated[int, Field(ge=0, le=2**40)]
 
 
 class VersionModel(Strict):
-    """What every version tells; files of before 0.2.0 note none, theirs is 1."""
+    """The format version. Files written before 0.2.0 have none, which means 1."""
 
     format_version: object = FORMAT_VERSION
 
 
-class AlternativeModel(Strict):
-    """A rule and what it came to."""
+class TunedRuleModel(Strict):
+    """A rule and its worth."""
 
     rule: RuleModel
     dice: Mean
     called: Mean
 
-    def alternative(self) -> Alternative:
-        """Return the rule with its scores."""
-        return Alternative(self.rule.rule(), self.dice, self.called)
-
 
 class EstimateModel(Strict):
-    """A mean with its interval; null is what JSON has for nan."""
+    """A mean with its interval. JSON has no nan, so null is used."""
 
     mean: Mean | None
     low: Mean | None
@@ -43,7 +38,7 @@ class EstimateModel(Strict):
 
 
 class ScoreModel(Strict):
-    """The scores of the films that were tuned on."""
+    """Scores of the films that the thresholds were tuned on."""
 
     dice: Mean
     positive_dice: Mean | None
@@ -53,7 +48,7 @@ class ScoreModel(Strict):
 
 
 class CurveModel(Strict):
-    """Mean Dice by the size of the smallest part."""
+    """Mean Dice by the size of the smallest component."""
 
     sizes: Annotated[list[Area], Field(min_length=1)]
     dice: Annotated[list[Mean], Field(min_length=1)]
@@ -66,11 +61,11 @@ class CurveModel(Strict):
 
 
 class ThresholdsModel(Strict):
-    """What commands take from thresholds.json."""
+    """The part of thresholds.json that other commands use."""
 
     objective: str
-    triplet: TripletModel
-    rules: dict[Literal["triplet", "components", "gate"], AlternativeModel]
+    triplet: Triplet
+    rules: dict[Literal["triplet", "components", "gate"], TunedRuleModel]
     dice_tuned_on_other_folds: EstimateModel | None
     components_curve: CurveModel | None
     predictions_sha256: Digest
@@ -86,6 +81,6 @@ class ThresholdsModel(Strict):
 
 
 class ScoresModel(ThresholdsModel):
-    """With the scores that a bundle's card tells."""
+    """The same with the scores, which a bundle's model card shows."""
 
     score: ScoreModel

@@ -1,9 +1,8 @@
-"""thresholds.json: what tuning found, written, read and told."""
+"""thresholds.json: writes, reads and summarizes the result of a tuning."""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,152 +10,118 @@ import numpy as np
 
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.dice import Score
-from pneumo_dist.scoring.masks import Rule
-from pneumo_dist.thresholds.content import FORMAT_VERSION, RULES, ScoresModel, ThresholdsModel, VersionModel
+from pneumo_dist.thresholds.content import FORMAT_VERSION, ScoresModel, ThresholdsModel, VersionModel
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.refine import SizeCurve
-from pneumo_dist.thresholds.tune import Alternative, Estimate, Tuned
+from pneumo_dist.thresholds.rules import RULES, ThresholdsFile, TunedRule
+from pneumo_dist.thresholds.tune import TuningResult
+from pneumo_dist.thresholds.worth import Estimate
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import write_json
 from shards.stored import read_json
 
-THRESHOLDS, SURFACE, CURVE = "thresholds.json", "thresholds.png", "components.png"
-# Points of the curve that are kept: every size of ten thousand films' parts would make megabytes.
-CURVE_POINTS = 200
+SURFACE, CURVE = "thresholds.png", "components.png"
 
 
-@dataclass(frozen=True)
-class TunedRules:
-    """What thresholds.json keeps for other commands.
-
-    `rules` are those of RULES that there was something to tune on, `unseen` is the mean Dice with the triplets of the
-    other folds, None where none could be tuned, `curve` that by the size of the smallest part, thinned, and `digest`
-    that of the predictions.
-    """
-
-    objective: Objective
-    rules: Mapping[str, Alternative]
-    unseen: Estimate | None
-    curve: SizeCurve | None
-    digest: str
-    source: Path
-
-    def rule(self, name: str) -> Alternative:
-        """Return a rule by its name. Raises InputError where it was not tuned."""
-        if name not in self.rules:
-            needed = "a classification head" if name == "gate" else "to be tuned"
-            raise InputError(f"{self.source}: has no rule {name}, which needs {needed}; it has {', '.join(self.rules)}")
-        return self.rules[name]
-
-
-def rules_of(tuned: Tuned, predictions: Predictions, source: Path) -> TunedRules:
-    """Return the part of a tuning that thresholds.json keeps for other commands."""
-    found = {
-        "triplet": Alternative(Rule(tuned.triplet), tuned.score.dice, tuned.called),
-        "components": tuned.components,
-        "gate": tuned.gate,
-    }
-    rules = {name: value for name, value in found.items() if value is not None}
-    curve = None
-    if tuned.curve is not None and tuned.components is not None:
-        curve = tuned.curve.thinned(CURVE_POINTS, tuned.components.rule.smallest_part)
-    return TunedRules(tuned.objective, rules, tuned.unseen, curve, predictions.digest, source)
-
-
-def write_thresholds(path: Path, tuned: Tuned, predictions: Predictions) -> None:
-    """Write thresholds.json with the digest of the predictions that it was tuned on."""
-    kept = rules_of(tuned, predictions, path)
+def write_thresholds(path: Path, result: TuningResult, predictions: Predictions) -> None:
+    """Write thresholds.json, with the digest of the predictions that it was tuned on."""
+    thresholds, curve = result.thresholds, result.thresholds.curve
     content = {
         "format_version": FORMAT_VERSION,
-        "objective": str(tuned.objective),
-        "triplet": asdict(tuned.triplet),
-        "score": _plain(tuned.score),
-        "folds": {str(fold): _plain(s) for fold, s in tuned.folds.items()},
-        "dice": _plain(tuned.dice),
-        "dice_tuned_on_other_folds": None if tuned.unseen is None else _plain(tuned.unseen),
-        "called_positive": tuned.called,
-        "positives_given_up_by_area": tuned.given_up,
-        "plateau": tuned.plateau,
-        "by_size": [asdict(row) for row in tuned.by_size],
-        "patients": tuned.patients,
-        "rules": {name: asdict(value) for name, value in kept.rules.items()},
+        "objective": str(thresholds.objective),
+        "triplet": asdict(thresholds.triplet),
+        "score": _plain(result.score),
+        "folds": {str(fold): _plain(score) for fold, score in result.folds.items()},
+        "dice": _plain(result.dice),
+        "dice_tuned_on_other_folds": None if thresholds.unseen is None else _plain(thresholds.unseen),
+        "called_positive": thresholds.rules["triplet"].called,
+        "positives_given_up_by_area": result.given_up,
+        "plateau": result.plateau,
+        "by_size": [asdict(row) for row in result.by_size],
+        "patients": result.patients,
+        "rules": {
+            tuned.name: {"rule": asdict(tuned.rule), "dice": tuned.dice, "called": tuned.called}
+            for tuned in thresholds.rules.values()
+        },
         "experiment": predictions.manifest.get("experiment"),
-        "predictions_sha256": kept.digest,
-        "components_curve": None
-        if kept.curve is None
-        else {"sizes": kept.curve.sizes.tolist(), "dice": kept.curve.dice.tolist()},
+        "predictions_sha256": thresholds.digest,
+        "components_curve": None if curve is None else {"sizes": curve.sizes.tolist(), "dice": curve.dice.tolist()},
     }
-    atomic_write(path, json.dumps(content, indent=1) + "\n")
+    write_json(path, content)
 
 
 def _plain(values: Score | Estimate) -> dict[str, float | int | None]:
-    """JSON has no nan: a mean over no films is null."""
+    """Return the fields with null for nan, which JSON does not have."""
     return {name: None if value != value else value for name, value in asdict(values).items()}
 
 
 def _number(value: float | None) -> float:
-    """JSON has no nan: null stands for it."""
+    """Return a number of the file, with nan for null."""
     return math.nan if value is None else float(value)
 
 
-def summary_lines(tuned: Tuned) -> list[str]:
-    """Return what a person wants to read of it."""
-    triplet, result = tuned.triplet, tuned.score
-    # Rounded up, so that the printed numbers, typed after --triplet, mean the same levels.
+def summary_lines(result: TuningResult) -> list[str]:
+    """Return the lines that tune prints."""
+    thresholds, score = result.thresholds, result.score
+    triplet, unseen = thresholds.triplet, thresholds.unseen
+    # Rounded up, so that the printed numbers, passed to --triplet, mean the same levels.
     top, bottom = (math.ceil(value * 1e4) / 1e4 for value in (triplet.top, triplet.bottom))
     lines = [
-        f"best triplet for {tuned.objective}: top {top:.4f}, area {triplet.area} px, bottom {bottom:.4f}",
-        f"out-of-fold mean Dice {result.dice:.4f} over {result.films} films (always empty {result.always_empty:.4f}), "
-        f"Dice on {result.positives} positive films {result.positive_dice:.4f}",
-        f"95 % interval {tuned.dice.low:.4f} to {tuned.dice.high:.4f}, too good as these films chose the thresholds",
+        f"best triplet for {thresholds.objective}: top {top:.4f}, area {triplet.area} px, bottom {bottom:.4f}",
+        f"out-of-fold mean Dice {score.dice:.4f} over {score.films} films (always empty {score.always_empty:.4f}), "
+        f"Dice on {score.positives} positive films {score.positive_dice:.4f}",
+        f"95 % interval {result.dice.low:.4f} to {result.dice.high:.4f}, optimistic: these films chose the thresholds",
     ]
-    if tuned.unseen is not None:
-        low, high = tuned.unseen.low, tuned.unseen.high
-        lines.append(f"with thresholds of the other folds {tuned.unseen.mean:.4f}, 95 % {low:.4f} to {high:.4f}")
-    else:
-        lines.append(f"no score with thresholds of the other folds: {tuned.no_unseen}")
-    drawn = "patients" if tuned.patients < result.films else "films, each a patient of its own or of none known"
-    lines.append(f"intervals draw from {tuned.patients} {drawn}")
-    lines.append(f"called positive: {tuned.called:.1%}; area gives up {tuned.given_up} positive films")
-    if tuned.components is not None:
-        rule, dice = tuned.components.rule, tuned.components.dice
+    if unseen is not None:
         lines.append(
-            f"threshold {rule.triplet.top:g} without parts below {rule.smallest_part} px: mean Dice {dice:.4f}"
+            f"with thresholds of the other folds {unseen.mean:.4f}, 95 % {unseen.low:.4f} to {unseen.high:.4f}"
         )
-    if tuned.gate is not None:
-        lines.append(f"triplet with a class probability above {tuned.gate.rule.gate:.4f}: {tuned.gate.dice:.4f}")
+    else:
+        lines.append(f"no score with thresholds of the other folds: {result.no_unseen}")
+    drawn = "patients" if result.patients < score.films else "films; patients are unknown or have one film each"
+    lines.append(f"intervals draw from {result.patients} {drawn}")
+    called = thresholds.rules["triplet"].called
+    lines.append(f"called positive: {called:.1%}; area gives up {result.given_up} positive films")
+    if (tuned := thresholds.rules.get("components")) is not None:
+        lines.append(
+            f"threshold {tuned.rule.triplet.top:g} without components below {tuned.rule.smallest_part} px: "
+            f"mean Dice {tuned.dice:.4f}"
+        )
+    if (tuned := thresholds.rules.get("gate")) is not None:
+        lines.append(f"triplet with a class probability above {tuned.rule.gate:.4f}: mean Dice {tuned.dice:.4f}")
     return lines + [
         f"masks of {row.smallest} to {row.largest} px: {row.films} films, sensitivity {row.sensitivity:.2f}, "
         f"Dice {row.dice:.2f}"
-        for row in tuned.by_size
+        for row in result.by_size
     ]
 
 
-def read_rules(path: Path) -> TunedRules:
-    """Return what a thresholds.json keeps for other commands. Raises InputError where it is missing or damaged."""
+def read_thresholds(path: Path) -> ThresholdsFile:
+    """Read the part of thresholds.json that other commands use. Raises InputError if it is missing or damaged."""
     content = ThresholdsModel.model_validate_json(json.dumps(_read(path, ThresholdsModel)))
     unseen, curve = content.dice_tuned_on_other_folds, content.components_curve
-    return TunedRules(
+    stored = {name: content.rules[name] for name in RULES if name in content.rules}
+    return ThresholdsFile(
         objective=Objective.parse(content.objective),
-        rules={name: content.rules[name].alternative() for name in RULES if name in content.rules},
+        rules={name: TunedRule(name, tuned.rule.rule(), tuned.dice, tuned.called) for name, tuned in stored.items()},
         unseen=None if unseen is None else Estimate(*map(_number, (unseen.mean, unseen.low, unseen.high))),
         curve=None if curve is None else SizeCurve(np.array(curve.sizes, np.int64), np.array(curve.dice, np.float64)),
         digest=content.predictions_sha256,
-        source=path,
+        path=path,
     )
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """Return all that thresholds.json says. Raises InputError where it is missing or damaged."""
+    """Return the whole content of thresholds.json. Raises InputError if it is missing or damaged."""
     return _read(path, ScoresModel)
 
 
 def _read(path: Path, model: type[ThresholdsModel]) -> dict[str, Any]:
-    mend, kind = "run 'python -m pneumo_dist tune' again", f"not a thresholds file of format version {FORMAT_VERSION}"
+    fix, kind = "run 'python -m pneumo_dist tune' again", f"not a thresholds file of format version {FORMAT_VERSION}"
     try:
-        if read_json(path, VersionModel, mend, kind).get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
-            raise InputError(f"{path}: {kind}; {mend}")
-        return read_json(path, model, mend, kind)
+        if read_json(path, VersionModel, fix, kind).get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+            raise InputError(f"{path}: {kind}; {fix}")
+        return read_json(path, model, fix, kind)
     except FileNotFoundError:
         raise InputError(
             f"{path}: no thresholds; run 'python -m pneumo_dist tune' first, or give --triplet TOP AREA BOTTOM"

@@ -1,12 +1,12 @@
-"""What thresholds are tuned for."""
+"""Objectives that thresholds can be tuned for."""
 
 import math
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from pneumo_dist.scoring.arrays import Flags, Floats
 from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
 from shards.errors import InputError
@@ -14,15 +14,19 @@ from shards.errors import InputError
 
 @dataclass(frozen=True)
 class Objective:
-    """Mean Dice over films; with `prevalence`, as if that share of them were positive; or, with `specificity`, the
-    highest sensitivity that leaves at least that share of the negative films empty, and then mean Dice."""
+    """The objective of a tuning: mean Dice over films, unless a field is set.
+
+    Attributes:
+        prevalence: Weight the films as if this share of them were positive.
+        specificity: Leave at least this share of the negative films empty, then maximize sensitivity, then mean Dice.
+    """
 
     prevalence: float | None = None
     specificity: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `dice`, `dice@prevalence=P` or `sensitivity@specificity=S`. Raises InputError for anything else."""
+        """Parse `dice`, `dice@prevalence=P` or `sensitivity@specificity=S`. Raises InputError for any other text."""
         name, _, number = text.partition("=")
         if text == "dice":
             return cls()
@@ -44,8 +48,11 @@ class Objective:
             return f"dice@prevalence={self.prevalence:g}"
         return "dice" if self.specificity is None else f"sensitivity@specificity={self.specificity:g}"
 
-    def film_weights(self, positive: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        """Return how much each film counts, float64 (n,), 1 on average. Raises InputError where a kind is missing."""
+    def film_weights(self, positive: Flags) -> Floats:
+        """Return the weight of each film, float64 (n,), with a mean of 1.
+
+        Raises InputError if a prevalence is set and the films are all positive or all negative.
+        """
         if self.prevalence is None:
             return np.ones(len(positive))
         share = positive.mean()
@@ -54,8 +61,8 @@ class Objective:
         weights = np.where(positive, self.prevalence / share, (1.0 - self.prevalence) / (1.0 - share))
         return np.asarray(weights, np.float64)
 
-    def lacks(self, positive: npt.NDArray[np.bool_]) -> str | None:
-        """Return which films it needs and there are none of, in words; None where there are all."""
+    def lacks(self, positive: Flags) -> str | None:
+        """Name the kind of films that the objective needs and that is missing; None if no kind is."""
         if self.prevalence is None and self.specificity is None:
             return None
         if not positive.any():
@@ -63,6 +70,6 @@ class Objective:
         return "films without a pneumothorax" if positive.all() else None
 
     def search(self, histograms: Histograms) -> Triplet:
-        """Return the best triplet for films of shape (n, 2, 256), by the exact search."""
+        """Return the best triplet for the histograms of films, int64 (n, 2, 256), by exact search."""
         weights = self.film_weights(histograms[:, 1].sum(-1) > 0)
         return best_triplet(histograms, weights, self.specificity)[0]

@@ -1,6 +1,6 @@
-"""What a rule adds to its triplet: the smallest part that is kept and the gate, and the exact best value of each.
+"""Exact search for what a rule adds to its triplet: the size of the smallest component, and the gate.
 
-Parts are 8-connected; the gate empties films that the image-level head finds empty.
+Components are 8-connected. The gate empties the masks of films that the classification head calls negative.
 """
 
 import math
@@ -9,18 +9,22 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from pneumo_dist.scoring.counts import Floats, Outcome
-from pneumo_dist.scoring.dice import Counts, dice
+from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Map
+from pneumo_dist.scoring.counts import PixelCounts
+from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import level
-from pneumo_dist.scoring.masks import Map
 
 
 @dataclass(frozen=True)
 class FilmComponents:
-    """The 8-connected parts of a label-grid map above a threshold: int64 (k,) pixels of each, and how many of these are
-    labelled; and the pixels of the whole label."""
+    """The 8-connected components of a label-grid map above a threshold.
+
+    Attributes:
+        sizes: Pixels of each component, int64 (k,).
+        hits: Labelled pixels of each component, int64 (k,).
+        truth: Pixels of the whole label.
+    """
 
     sizes: Counts
     hits: Counts
@@ -29,107 +33,113 @@ class FilmComponents:
 
 @dataclass(frozen=True)
 class SizeCurve:
-    """Mean Dice float64 (n,) without parts of fewer than `sizes` int64 (n,) pixels; in between it does not change."""
+    """Mean Dice, float64 (n,), without components below `sizes` pixels, int64 (n,); constant between sizes."""
 
     sizes: Counts
-    dice: npt.NDArray[np.float64]
+    dice: Floats
 
     @property
     def best(self) -> tuple[int, float]:
         """The smallest of the best sizes, and its mean Dice."""
-        place = int(np.flatnonzero(self.dice >= self.dice.max() - 1e-12)[0])
-        return int(self.sizes[place]), float(self.dice[place])
+        index = int(np.flatnonzero(self.dice >= self.dice.max() - 1e-12)[0])
+        return int(self.sizes[index]), float(self.dice[index])
 
     def thinned(self, count: int, size: int) -> "SizeCurve":
-        """Return the curve at about `count` of its sizes, evenly spread over their logarithm, and at its `size`.
+        """Return the curve at about `count` sizes, spread evenly over their logarithm, and at `size`.
 
-        Between these, it may change.
+        The thinned curve may change between its points.
         """
-        wanted = np.geomspace(1, int(self.sizes[-1]) + 1, count) - 1
-        places = np.searchsorted(self.sizes, [*wanted, 0, size, self.sizes[-1]], side="right") - 1
-        return self.part(np.unique(places))
+        targets = np.geomspace(1, int(self.sizes[-1]) + 1, count) - 1
+        points = np.searchsorted(self.sizes, [*targets, 0, size, self.sizes[-1]], side="right") - 1
+        return self.select(np.unique(points))
 
-    def part(self, places: npt.NDArray[np.bool_] | Counts) -> "SizeCurve":
-        """Return some points, by truths (n,) or by positions (k,)."""
-        return SizeCurve(self.sizes[places], self.dice[places])
+    def select(self, points: Flags | Counts) -> "SizeCurve":
+        """Return some points of the curve, chosen by flags (n,) or by positions (k,)."""
+        return SizeCurve(self.sizes[points], self.dice[points])
 
 
 def film_components(film: Map, truth: Map, threshold: float) -> FilmComponents:
-    """Return the parts of a label-grid map with p > threshold, beside its label."""
+    """Return the components of a label-grid map with p > threshold, compared with its label."""
     above = (film > level(threshold)).astype(np.uint8)
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-    hits = np.bincount(parts[truth != 0], minlength=count)
+    count, components, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+    hits = np.bincount(components[truth != 0], minlength=count)
     return FilmComponents(
         stats[1:, cv2.CC_STAT_AREA].astype(np.int64), hits[1:].astype(np.int64), int((truth != 0).sum())
     )
 
 
 def best_size(curve: SizeCurve, films: Sequence[FilmComponents], specificity: float | None = None) -> int:
-    """Return the smallest size of the best mean Dice.
+    """Return the size with the best mean Dice, the smallest of equally good ones.
 
-    With `specificity`, among sizes that leave at least that share of the films without a label empty, those that call
-    most of the others positive come first, and Dice decides between them.
+    With `specificity`, consider only sizes that leave at least that share of the negative films empty. Of these, the
+    sizes that call the most positive films win, and Dice decides between them.
     """
     if specificity is None:
         return curve.best[0]
     largest = np.array([film.sizes.max(initial=0) for film in films])
     positive = np.array([film.truth > 0 for film in films])
     right, wrong = (
-        len(own) - np.searchsorted(np.sort(own), np.maximum(curve.sizes, 1))
-        for own in (largest[positive], largest[~positive])
+        len(each) - np.searchsorted(np.sort(each), np.maximum(curve.sizes, 1))
+        for each in (largest[positive], largest[~positive])
     )
     allowed = wrong <= math.floor((1.0 - specificity) * (~positive).sum() + 1e-9)
-    return curve.part(allowed & (right == right[allowed].max())).best[0]
+    return curve.select(allowed & (right == right[allowed].max())).best[0]
 
 
-def components_outcome(films: Sequence[FilmComponents], smallest: int) -> Outcome:
-    """Return what is left of films without parts of fewer than `smallest` pixels."""
-    kept = [film.sizes >= smallest for film in films]
+def component_counts(films: Sequence[FilmComponents], smallest: int) -> PixelCounts:
+    """Return the pixel counts of films after components of fewer than `smallest` pixels are removed."""
+    is_kept = [film.sizes >= smallest for film in films]
     counts = [
-        (int(film.sizes[own].sum()), int(film.hits[own].sum()), film.truth)
-        for film, own in zip(films, kept, strict=True)
+        (int(film.sizes[kept].sum()), int(film.hits[kept].sum()), film.truth)
+        for film, kept in zip(films, is_kept, strict=True)
     ]
-    return Outcome(*np.array(counts, np.int64).T)
+    return PixelCounts(*np.array(counts, np.int64).T)
 
 
-def size_curve(films: Sequence[FilmComponents], weights: npt.NDArray[np.float64] | None = None) -> SizeCurve:
-    """Return the mean Dice for every size that makes a difference, exactly; `weights` say how much each film counts.
+def size_curve(films: Sequence[FilmComponents], weights: Floats | None = None) -> SizeCurve:
+    """Return the exact mean Dice for every size at which it changes. `weights` (n,) are those of the films.
 
-    A film changes only where one of its own parts falls out: the changes of all films, in order of size, add up.
+    The Dice of a film changes only at the sizes of its components. The curve is the running sum of these changes over
+    all films, in order of size.
     """
     assert films, "no films to tune on"
     start, sizes, changes = 0.0, [np.zeros(0, np.int64)], [np.zeros(0)]
     shares = np.ones(len(films)) if weights is None else weights
     for film, share in zip(films, shares, strict=True):
         order = np.argsort(film.sizes, kind="stable")
-        left = [np.append(0, part[order][::-1].cumsum())[::-1] for part in (film.sizes, film.hits)]
+        left = [np.append(0, pixels[order][::-1].cumsum())[::-1] for pixels in (film.sizes, film.hits)]
         values = share * dice(left[1], left[0], np.array(film.truth))
         start += float(values[0])
         sizes.append(film.sizes[order] + 1)
         changes.append(np.diff(values))
-    every, place = np.unique(np.concatenate(sizes), return_inverse=True)
-    steps = np.bincount(place, np.concatenate(changes), minlength=len(every))
+    every, position = np.unique(np.concatenate(sizes), return_inverse=True)
+    steps = np.bincount(position, np.concatenate(changes), minlength=len(every))
     return SizeCurve(np.append(0, every), (start + np.append(0.0, steps.cumsum())) / shares.sum())
 
 
 def best_gate(
     probabilities: Floats, shown: Floats, hidden: Floats, weights: Floats, below: float = np.inf
 ) -> tuple[float, float]:
-    """Return the gate with the highest weighted mean Dice, exactly, and that mean; 0 where no gate is better.
+    """Return the gate with the highest weighted mean Dice, and that mean. The gate is 0 if none improves the mean.
 
-    `probabilities` are the films' class probabilities, `shown` their Dice with the mask that they have, `hidden` that
-    of an empty one, all float64 (n,). A gate empties the films whose probability is not above it, so only the films'
-    own probabilities need to be tried: in their order, the changes add up. The lowest of equal gates wins.
-    None is as high as `below`: films of this probability keep their masks.
+    A gate empties the masks of films whose class probability is not above it, so the films' own probabilities are the
+    only candidates. The changes in Dice add up in order of probability. The lowest of equally good gates wins.
+
+    Args:
+        probabilities: Class probability of each film, float64 (n,).
+        shown: Dice of each film with its mask, float64 (n,).
+        hidden: Dice of each film with an empty mask, float64 (n,).
+        weights: Weight of each film, float64 (n,).
+        below: Upper limit of the gate, exclusive: films with this probability keep their masks.
     """
     order = np.argsort(probabilities, kind="stable")
     ranked = probabilities[order]
-    # Films of one probability cannot be told apart.
+    # No gate separates films of equal probability.
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     change = (weights * (hidden - shown))[order].cumsum()[ends]
-    change[(ranked[ends] <= 0) | (ranked[ends] >= below)] = -np.inf  # a gate of 0 is none
+    change[(ranked[ends] <= 0) | (ranked[ends] >= below)] = -np.inf  # a gate of 0 means no gate
     whole = float((weights * shown).sum())
-    place = int(change.argmax())
-    if change[place] <= 1e-12:
+    index = int(change.argmax())
+    if change[index] <= 1e-12:
         return 0.0, whole / float(weights.sum())
-    return float(ranked[ends[place]]), (whole + float(change[place])) / float(weights.sum())
+    return float(ranked[ends[index]]), (whole + float(change[index])) / float(weights.sum())

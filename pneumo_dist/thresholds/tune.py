@@ -1,15 +1,15 @@
-"""Thresholds from out-of-fold predictions: the exact best triplet on the label grid, and what it is worth."""
+"""Tunes thresholds on out-of-fold predictions: finds the exact best rules and estimates their worth."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import SCORING
-from pneumo_dist.scoring.counts import Outcome, triplet_outcome
+from pneumo_dist.scoring.arrays import Counts
+from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import Histograms, film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import Rule, label_map
@@ -20,110 +20,96 @@ from pneumo_dist.thresholds.refine import (
     SizeCurve,
     best_gate,
     best_size,
-    components_outcome,
+    component_counts,
     film_components,
     size_curve,
 )
+from pneumo_dist.thresholds.rules import THRESHOLDS, ThresholdsFile, TunedRule
 from pneumo_dist.thresholds.worth import (
+    Estimate,
     SizeRow,
-    bootstrap_interval,
     by_size,
     cross_tuned,
+    estimate,
     given_up,
     not_cross_tuned,
     plateau,
 )
 from shards.errors import InputError
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over films with its 95 % interval by patient; the ends are nan where there is one patient alone."""
-
-    mean: float
-    low: float
-    high: float
+# Points of the stored curve: one for every component size of ten thousand films would take megabytes.
+CURVE_POINTS = 200
 
 
 @dataclass(frozen=True)
-class Alternative:
-    """A rule for masks, its mean Dice over the films it was tuned on, and the share whose masks are not empty.
+class TuningResult:
+    """The tuned rules, and the worth of the triplet among them.
 
-    Whatever it was tuned for, every film counts once in `dice`: rules are compared by it.
+    Attributes:
+        thresholds: The rules and scores that thresholds.json keeps for other commands.
+        score: Scores of the triplet over all films.
+        folds: Scores of the triplet over the films of each fold.
+        dice: Mean Dice of the triplet over all films, with its interval.
+        given_up: Number of positive films that are empty only because of the triplet's area.
+        plateau: Range in which each threshold can move alone.
+        by_size: Scores of the positive films in bins of label size.
+        patients: Number of groups that intervals draw from, which equals the number of films if patients are unknown.
+        curve: Mean Dice by the size of the smallest component, at every size; None without components.
+        no_unseen: Why `thresholds.unseen` is None, else None.
     """
 
-    rule: Rule
-    dice: float
-    called: float
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The best triplet and its scores over the films it was tuned on, and per fold.
-
-    `dice` is the mean Dice of these films. `unseen` is it under thresholds that were tuned on the other folds, None
-    where they could not be, and `no_unseen` says why. `called` is the share of films whose masks are not empty,
-    `given_up` the positive films that only `area` makes empty, `plateau` how far each threshold can move alone,
-    `by_size` the positive films in parts of equal number. `patients` counts the groups that intervals draw from: as
-    many as films where patients are unknown. `components` is a fixed threshold without small parts, `curve` its Dice
-    by their size, and `gate` the triplet with the classification gate: None where there is nothing to tune them on.
-    """
-
-    objective: Objective
-    triplet: Triplet
+    thresholds: ThresholdsFile
     score: Score
     folds: dict[int, Score]
     dice: Estimate
-    unseen: Estimate | None
-    called: float
     given_up: int
     plateau: dict[str, tuple[float, float]]
     by_size: list[SizeRow]
     patients: int
-    components: Alternative | None = None
-    gate: Alternative | None = None
-    curve: SizeCurve | None = None
-    no_unseen: str | None = None
+    curve: SizeCurve | None
+    no_unseen: str | None
 
 
 def prediction_histograms(
     predictions: Predictions, ranks: Ranks, on_film: Callable[[], None] | None = None
 ) -> Histograms:
-    """Return int64 (n, 2, 256) of labelled predictions in table order, the work dealt to the ranks.
-
-    Raises InputError where a film has no label.
-    """
+    """Return the histograms of labelled predictions, int64 (n, 2, 256), as `film_measures` does."""
     return film_measures(predictions, ranks, None, on_film)[0]
 
 
 def film_measures(
     predictions: Predictions, ranks: Ranks, threshold: float | None, on_film: Callable[[], None] | None = None
 ) -> tuple[Histograms, list[FilmComponents]]:
-    """Return the histograms of labelled predictions, int64 (n, 2, 256), and their parts above a threshold, if asked.
+    """Read each labelled film once and return everything that tuning needs of it.
 
-    Each film is looked at once; the work is dealt to the ranks and every rank gets all of it, in table order. Raises
-    InputError where a film has no label.
+    The ranks share the films. Every rank gets the result for all of them, in table order.
+
+    Returns:
+        The histograms, int64 (n, 2, 256), and the components above `threshold`: an empty list if it is None.
+
+    Raises:
+        InputError: A film has no label.
     """
-    found: list[npt.NDArray[np.int64]] = []
-    parts: list[npt.NDArray[np.int64]] = []
+    histogram_rows: list[Counts] = []
+    component_rows: list[Counts] = []
     for index in range(ranks.rank, len(predictions), ranks.world):
         ranks.beat(SCORING)
-        text, grid = predictions.rows[index]["rle"], predictions.grid(index)
-        if text is None:
+        if predictions.rows[index]["rle"] is None:
             raise InputError(
                 f"{predictions.folder}: {predictions.rows[index]['key']} has no label to tune on; use --split oof"
             )
-        truth, film = predictions.truth(index), label_map(predictions.p8(index), grid)
-        found.append(np.concatenate([[index], film_histograms(film, truth).reshape(-1)]))
+        truth, film = predictions.label(index), label_map(predictions.p8(index), predictions.grid(index))
+        histogram_rows.append(np.concatenate([[index], film_histograms(film, truth).reshape(-1)]))
         if threshold is not None:
-            own = film_components(film, truth, threshold)
-            parts.append(np.stack([np.full_like(own.sizes, index), own.sizes, own.hits], axis=1))
+            components = film_components(film, truth, threshold)
+            owner = np.full_like(components.sizes, index)
+            component_rows.append(np.stack([owner, components.sizes, components.hits], axis=1))
         if on_film:
             on_film()
-    histograms = gather_histograms(found, ranks)
+    histograms = gather_histograms(histogram_rows, ranks)
     if threshold is None:
         return histograms, []
-    rows = np.concatenate(ranks.gather_array(np.concatenate([np.zeros((0, 3), np.int64), *parts])))
+    rows = np.concatenate(ranks.gather_array(np.concatenate([np.zeros((0, 3), np.int64), *component_rows])))
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     starts = np.searchsorted(rows[:, 0], np.arange(len(histograms) + 1))
     return histograms, [
@@ -138,63 +124,65 @@ def tune(
     objective: Objective | None = None,
     components: Sequence[FilmComponents] = (),
     threshold: float = 0.5,
-) -> Tuned:
-    """Return the exact best triplet over every top and bottom level and every area, and what it is worth.
+) -> TuningResult:
+    """Find the best rules for an objective, mean Dice by default, and estimate their worth.
 
-    With `components`, the parts above `threshold`, also the exact best size of the smallest part that is kept.
+    The triplet is the exact best over all top levels, bottom levels and areas. With `components`, those of the films
+    above `threshold`, the best size of the smallest component is tuned too. With class probabilities in the
+    predictions, so is the best gate for the triplet.
     """
     chosen = objective or Objective()
-    triplet = chosen.search(histograms)
     folds, groups = predictions.folds, predictions.groups
-    outcome = triplet_outcome(histograms, triplet)
-    weights = chosen.film_weights(outcome.positive)
+    triplet = chosen.search(histograms)
+    counts = triplet_counts(histograms, triplet)
     unseen = cross_tuned(histograms, folds, chosen)
-    curve = size_curve(components, weights) if components else None
-    return Tuned(
+    rules = [_tuned_rule("triplet", Rule(triplet), counts)]
+    curve = thinned = None
+    if components:
+        curve = size_curve(components, chosen.film_weights(counts.positive))
+        size = best_size(curve, components, chosen.specificity)
+        rule = Rule(Triplet(threshold, 0, threshold), smallest_part=size)
+        rules.append(_tuned_rule("components", rule, component_counts(components, size)))
+        thinned = curve.thinned(CURVE_POINTS, size)
+    rules += _gate_rules(predictions, counts, triplet, chosen)
+    thresholds = ThresholdsFile(
         objective=chosen,
-        triplet=triplet,
-        score=outcome.score(),
-        folds={int(fold): outcome.part(folds == fold).score() for fold in np.unique(folds)},
-        dice=_estimate(outcome.dice, groups),
-        unseen=None if unseen is None else _estimate(unseen, groups),
-        called=float(outcome.called.mean()),
+        rules={tuned.name: tuned for tuned in rules},
+        unseen=None if unseen is None else estimate(unseen, groups),
+        curve=thinned,
+        digest=predictions.digest,
+        path=predictions.folder.parent / THRESHOLDS,
+    )
+    return TuningResult(
+        thresholds=thresholds,
+        score=counts.score(),
+        folds={int(fold): counts.select(folds == fold).score() for fold in np.unique(folds)},
+        dice=estimate(counts.dice, groups),
         given_up=given_up(histograms, triplet),
-        plateau=plateau(histograms, triplet, weights),
-        by_size=by_size(outcome),
+        plateau=plateau(histograms, triplet, chosen.film_weights(counts.positive)),
+        by_size=by_size(counts),
         patients=len(np.unique(groups)),
-        components=None if curve is None else _smallest_part(curve, components, threshold, chosen),
-        gate=_gate(predictions, outcome, triplet, chosen),
         curve=curve,
-        no_unseen=not_cross_tuned(outcome.positive, folds, chosen),
+        no_unseen=not_cross_tuned(counts.positive, folds, chosen),
     )
 
 
-def _smallest_part(
-    curve: SizeCurve, components: Sequence[FilmComponents], threshold: float, objective: Objective
-) -> Alternative:
-    size = best_size(curve, components, objective.specificity)
-    return _alternative(
-        Rule(Triplet(threshold, 0, threshold), smallest_part=size), components_outcome(components, size)
-    )
-
-
-def _gate(predictions: Predictions, outcome: Outcome, triplet: Triplet, objective: Objective) -> Alternative | None:
-    """Return the triplet with its best gate, None where a film has no class probability."""
-    found = [row["class_probability"] for row in predictions.rows]
-    if None in found:
-        return None
-    probabilities = np.array(found, np.float64)
-    weights, hidden = objective.film_weights(outcome.positive), (~outcome.positive).astype(np.float64)
+def _gate_rules(
+    predictions: Predictions, counts: PixelCounts, triplet: Triplet, objective: Objective
+) -> list[TunedRule]:
+    """Return the triplet with its best gate; no rule if a film has no class probability."""
+    values = [row["class_probability"] for row in predictions.rows]
+    if None in values:
+        return []
+    probabilities = np.array(values, np.float64)
+    weights, hidden = objective.film_weights(counts.positive), (~counts.positive).astype(np.float64)
     below = np.inf
-    if objective.specificity is not None:  # a gate adds to specificity, and must not take from sensitivity
-        below = float(probabilities[outcome.positive & outcome.called].min(initial=np.inf))
-    gate, _ = best_gate(probabilities, outcome.dice, hidden, weights, below)
-    return _alternative(Rule(triplet, gate=gate), outcome.emptied((probabilities <= gate) & (gate > 0)))
+    if objective.specificity is not None:  # a gate may raise specificity, but must not lower sensitivity
+        below = float(probabilities[counts.positive & counts.called].min(initial=np.inf))
+    gate, _ = best_gate(probabilities, counts.dice, hidden, weights, below)
+    gated = counts.emptied((probabilities <= gate) & (gate > 0))
+    return [_tuned_rule("gate", Rule(triplet, gate=gate), gated)]
 
 
-def _alternative(rule: Rule, outcome: Outcome) -> Alternative:
-    return Alternative(rule, float(outcome.dice.mean()), float(outcome.called.mean()))
-
-
-def _estimate(values: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> Estimate:
-    return Estimate(float(values.mean()), *bootstrap_interval(values, groups))
+def _tuned_rule(name: str, rule: Rule, counts: PixelCounts) -> TunedRule:
+    return TunedRule(name, rule, float(counts.dice.mean()), float(counts.called.mean()))

@@ -1,1 +1,1 @@
-"""Training a fold: stages, steps, validation, logs. Never imports prediction."""
+"""Training of a fold: stages, steps, validation and logs. Never imports prediction."""

@@ -1,4 +1,4 @@
-"""An epoch of training in numbers: what its steps came to so far, and how fast they went."""
+"""Figures of an epoch: sums over its steps, and their speed."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,17 +11,17 @@ from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.step import Step
 from shards.errors import InputError
 
-# What is summed besides the losses, in the order in which a checkpoint holds it.
+# Sums besides the losses, in the order of a checkpoint.
 COUNTED = ("overlap", "pixels", "steps", "grad_norm", "overflowed_steps", "bad_steps")
-# What `speed` returns: the machine's, which differs between two runs that compute the same.
+# Keys of `speed`. They depend on the machine and differ between runs that compute the same.
 MEASURED = ("images_per_s", "data_wait_share", "peak_memory_mb", "peak_gpu_memory_mb")
 
 
 class EpochLog:
-    """The sums of an epoch on one rank, and its clock.
+    """Sums of an epoch on one rank, and its clock.
 
-    Each rank adds its share, one over the number of ranks: what all ranks hold together is then the run's, also where
-    a part of the epoch was trained by another number of ranks. `terms` names the losses of a step.
+    Each rank adds its values divided by the number of ranks. The total over all ranks is then right even if a part of
+    the epoch was trained by a different number of ranks. `terms` names the losses of a step.
     """
 
     def __init__(self, terms: Sequence[str], global_batch: int, ranks: Ranks) -> None:
@@ -32,14 +32,14 @@ class EpochLog:
         self._taken = 0
 
     def restore(self, sums: Sequence[float]) -> None:
-        """Take up what `totals` gave; rank 0 holds it for all. Raises InputError for sums of another kind."""
+        """Load the result of `totals` on rank 0. Raises InputError if it has too many values."""
         if len(sums) > len(self._names):
             raise InputError(f"a checkpoint with {len(sums)} sums of an epoch, not {len(self._names)}; train again")
         if self._ranks.is_main:
             self._sums[: len(sums)] = sums
 
     def start(self) -> None:
-        """Start the clock: speed is that of what follows, the sums go on."""
+        """Start the clock. Speed is measured from here; the sums continue."""
         self._started, self._waited, self._taken = time.perf_counter(), 0.0, 0
 
     def stop(self) -> None:
@@ -47,7 +47,7 @@ class EpochLog:
         self._seconds = time.perf_counter() - self._started
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass batches on, and measure how long each is waited for."""
+        """Yield the batches and measure how long training waits for them."""
         waiting = time.perf_counter()
         for batch in batches:
             self._waited += time.perf_counter() - waiting
@@ -55,7 +55,7 @@ class EpochLog:
             waiting = time.perf_counter()
 
     def add(self, step: Step) -> None:
-        """Add a step; of one that was skipped, only that it was."""
+        """Add a step. A skipped step only counts as skipped."""
         self._taken += 1
         skipped = [float(step.overflowed), float(step.is_bad)]
         values = [*step.losses, step.overlap, step.pixels, 1.0, step.grad_norm]
@@ -66,7 +66,7 @@ class EpochLog:
         return [float(value) for value in self._ranks.sum(self._sums)]
 
     def means(self) -> dict[str, float]:
-        """Return means over the steps that were not skipped, Dice of all pixels, and how many steps were skipped."""
+        """Return means over the steps that were not skipped, Dice over all pixels, and the number of skipped steps."""
         totals = dict(zip(self._names, self.totals(), strict=True))
         steps, pixels = max(totals["steps"], 1.0), totals["pixels"]
         return {
@@ -78,9 +78,9 @@ class EpochLog:
         }
 
     def speed(self) -> dict[str, float]:
-        """Return films/s over all ranks, the share of time that rank 0 waited for data, and most memory of a rank, MiB.
+        """Return films/s over all ranks, the share of time that rank 0 waited for data, and the peak memory in MiB.
 
-        On the CPU there is no GPU memory.
+        GPU memory is left out on a CPU.
         """
         memory = np.array([peak_memory_mb(), self._ranks.gpu_memory_mb()])
         host, gpu = np.max(self._ranks.gather_array(memory), axis=0).tolist()
@@ -89,5 +89,5 @@ class EpochLog:
         return dict(zip(MEASURED, values, strict=False))
 
     def clear(self) -> None:
-        """Begin the sums of the next epoch."""
+        """Reset the sums for the next epoch."""
         self._sums[:] = 0.0

@@ -1,4 +1,4 @@
-"""What a person watches: TensorBoard, metrics.jsonl, summary.csv and a progress bar. Only rank 0 writes."""
+"""Logs of a stage: TensorBoard, metrics.jsonl and a progress bar. Only rank 0 writes."""
 
 import json
 import os
@@ -20,15 +20,15 @@ from shards.errors import InputError
 from shards.stored import open_append
 
 BOARD = "tensorboard"
-# What says of a record which epoch it is of.
-PLACE = ("stage", "epoch", "step")
+# Keys that identify a record's epoch.
+EPOCH_KEYS = ("stage", "epoch", "step")
 
 
 class Monitor:
-    """Writes the logs of one stage; on ranks other than 0 every method does nothing.
+    """Writes the logs of one stage. If it is not `active`, every method does nothing.
 
-    Training goes on after `step` optimizer steps and `epochs` validated epochs of its stage: lines of metrics.jsonl
-    that a killed run wrote after them are cut off, so that no line is there twice.
+    Training resumes after `step` optimizer steps and `epochs` validated epochs. Lines that a killed run wrote to
+    metrics.jsonl after that are cut off, so that no line appears twice.
     """
 
     def __init__(self, folder: Path, active: bool, step: int, epochs: int, first_step: bool) -> None:
@@ -39,26 +39,26 @@ class Monitor:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / BOARD).is_symlink():
-            raise InputError(f"{folder / BOARD}: is a symbolic link, through which nothing is written; remove it")
+            raise InputError(f"{folder / BOARD}: is a symbolic link; remove it, nothing is written through links")
         self._metrics = open_append(folder / METRICS)
         self._metrics.truncate(logged_bytes(folder / METRICS, step, epochs))
         self._board = SummaryWriter(folder / BOARD, purge_step=None if first_step else step + 1)
 
     def sync(self) -> None:
-        """Bring metrics.jsonl to the disk, before a checkpoint that its lines belong to."""
+        """Flush metrics.jsonl to disk. Call it before saving a checkpoint, so that no line of its epochs is lost."""
         if self._active:
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
 
     def describe(self, config: str) -> None:
-        """Note the resolved config as text."""
+        """Log the resolved config as text."""
         if self._active:
             self._board.add_text("config", f"```\n{config}\n```", 0)
 
     def outcome(self, settings: Mapping[str, str | float | bool], score: float) -> None:
-        """Note what the stage was run with beside the best score that it reached."""
+        """Log the stage's settings and its best score for TensorBoard's table of runs."""
         if self._active:
-            # SummaryWriter.add_hparams would open an events file of its own.
+            # SummaryWriter.add_hparams would open a second events file.
             writer = self._board._get_file_writer()  # type: ignore[no-untyped-call]
             for summary in hparams(dict(settings), {"best_score": score}):  # type: ignore[no-untyped-call]
                 writer.add_summary(summary)
@@ -70,7 +70,7 @@ class Monitor:
             self._bar.update(done)
 
     def step(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Note one optimizer step: TensorBoard under train_step/, loss and lr in the bar."""
+        """Log an optimizer step: scalars under train_step/ in TensorBoard, loss and lr in the progress bar."""
         if not self._active:
             return
         for name, value in scalars.items():
@@ -79,7 +79,7 @@ class Monitor:
         self._bar.update(1)
 
     def bad_step(self, stage: str, epoch: int, step: int, films: Sequence[str]) -> None:
-        """Note a step that was skipped for a non-finite gradient, and the films it was of."""
+        """Log a step that was skipped because of a non-finite gradient, with the keys of its films."""
         if not self._active:
             return
         record = {"stage": stage, "epoch": epoch, "step": step, "bad_step_films": list(films)}
@@ -88,19 +88,19 @@ class Monitor:
         self._bar.write(f"step {step} of {stage} is skipped: its gradient is not finite; films {', '.join(films)}")
 
     def epoch(self, step: int, record: Mapping[str, Any], result: Validation) -> None:
-        """Note a validated epoch: a line of metrics.jsonl, TensorBoard's scalars, overlays and curve, one on stdout."""
+        """Log a validated epoch: a line in metrics.jsonl and on stdout, scalars and pictures in TensorBoard."""
         if not self._active:
             return
         self._bar.close()
         self._metrics.write(json.dumps(record).encode() + b"\n")
         for name, value in record.items():
-            if name not in PLACE:
+            if name not in EPOCH_KEYS:
                 self._board.add_scalar(f"epoch/{name}", value, step)
         for overlay in result.overlays:
             picture = draw_overlay(overlay, result.triplet.bottom)
             self._board.add_image(f"validation/{overlay.name}", picture, step, dataformats="HWC")
         true, false, rest, miss, precision, recall = (values[::2][:127] for values in pr_curve(result.pixels))
-        # TensorBoard draws no more than 127 thresholds.
+        # TensorBoard draws at most 127 thresholds.
         self._board.add_pr_curve_raw("validation/pixels", true, false, rest, miss, precision, recall, step, 127)
         self._board.flush()
         console.say(
@@ -118,10 +118,10 @@ class Monitor:
 
 
 def pr_curve(pixels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], ...]:
-    """Return true and false positives, true and false negatives, precision and recall, each (256,).
+    """Return true and false positives, true and false negatives, precision and recall, each float64 (256,).
 
-    `pixels` (2, 256) counts p8 values over all pixels and over those with a pneumothorax; at threshold t / 256 a pixel
-    is called positive where p8 >= t.
+    `pixels`, int64 (2, 256), counts p8 values over all pixels and over those with a pneumothorax. At threshold t / 256,
+    a pixel is positive if p8 >= t.
     """
     called, hit = (counts[::-1].cumsum()[::-1].astype(np.float64) for counts in pixels)
     everything, truth = called[0], hit[0]
@@ -132,7 +132,7 @@ def pr_curve(pixels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], ..
 
 
 def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str, str | float | bool]:
-    """Return what tells a stage from others in TensorBoard's table of runs."""
+    """Return the settings that distinguish a stage in TensorBoard's table of runs."""
     return {
         "arch": experiment.model.arch,
         "encoder": experiment.model.encoder,
@@ -146,7 +146,10 @@ def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str,
 
 
 def draw_overlay(overlay: Overlay, threshold: float) -> Picture:
-    """Return an RGB uint8 (size, size, 3) picture: label outlined green, prediction above `threshold` red."""
+    """Return an RGB uint8 (size, size, 3) picture with the label outlined in green and the prediction in red.
+
+    Pixels above `threshold`, from 0 to 1, are predicted.
+    """
     picture = np.repeat(overlay.image[:, :, None], 3, axis=2)
     predicted = (overlay.p8 > threshold * 255).astype(np.uint8)
     for mask, colour in ((overlay.label, LABEL_COLOUR), (predicted, PREDICTION_COLOUR)):

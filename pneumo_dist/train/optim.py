@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules and the moving average of weights, by configuration."""
+"""Optimizers, learning-rate schedules and the moving average of weights."""
 
 import copy
 import warnings
@@ -9,6 +9,7 @@ from typing import Any, assert_never
 import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.config.optim import ScheduleConfig
@@ -35,7 +36,7 @@ def make_optimizer(
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, stage: StageConfig) -> Schedule:
-    """Return the configured schedule, stepped once an epoch after validation."""
+    """Return the configured schedule. It steps once per epoch, after validation."""
     config = stage.schedule
     epochs = config.t_max or stage.epochs
     match config.name:
@@ -63,12 +64,12 @@ def make_schedule(optimizer: torch.optim.Optimizer, stage: StageConfig) -> Sched
 
 
 def step_schedule(schedule: Schedule, config: ScheduleConfig, score: float, loss: float) -> None:
-    """Advance a schedule by one epoch that ended with this validation score and validation loss."""
+    """Advance a schedule by one epoch, given its validation score and loss."""
     if isinstance(schedule, ReduceLROnPlateau):
         schedule.step(score if config.watch == "score" else loss)
     else:
         with warnings.catch_warnings():
-            # A run that goes on from the end of an epoch has taken no step yet, and torch warns of that.
+            # A run that resumes at the end of an epoch has taken no step yet, which torch warns about.
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
             schedule.step()
 
@@ -77,7 +78,7 @@ def step_schedule(schedule: Schedule, config: ScheduleConfig, score: float, loss
 def warmed_up(optimizer: torch.optim.Optimizer, config: ScheduleConfig, done: int) -> Iterator[None]:
     """Lower the learning rates for one step while fewer than `warmup_steps` steps are done.
 
-    Schedules compute a rate from the one before: theirs must be found unchanged at the epoch's end.
+    The rates are restored afterwards, because schedules compute the next rate from the current one.
     """
     if done >= config.warmup_steps:
         yield
@@ -93,17 +94,21 @@ def warmed_up(optimizer: torch.optim.Optimizer, config: ScheduleConfig, done: in
 
 
 class MovingAverage:
-    """Exponential moving average of a model's parameters and floating-point buffers; whole numbers are copied."""
+    """Exponential moving average of a model's parameters and floating-point buffers. Integer buffers are copied.
+
+    It starts at the model's weights. torch's AveragedModel replaces those by the weights after the first step.
+    """
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
-        self.decay = decay
         self.model = copy.deepcopy(model).requires_grad_(False)
+        self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module) -> None:
-        """Take in the weights after an optimizer step."""
-        for mean, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1.0 - self.decay)
-            else:
+        """Average in the weights after an optimizer step."""
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._average([mean for mean, _ in floating], [value for _, value in floating], None)
+        for mean, value in pairs:
+            if not mean.is_floating_point():
                 mean.copy_(value)

@@ -9,19 +9,19 @@ from torch.profiler import profile, schedule
 from shards.files import atomic_write
 
 WAIT, WARM_UP, ACTIVE = 2, 2, 6
-# TensorBoard's profiler knows a trace by this ending.
+# TensorBoard's profiler recognizes a trace by this suffix.
 TRACE = "rank0.pt.trace.json"
 
 
 class StepTrace:
-    """Traces steps 5 to 10 after `start` into a file, once; without a path it does nothing."""
+    """Traces steps 5 to 10 after `start` into a file, once. Without a path it does nothing."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._profiler: profile | None = None
 
     def start(self) -> None:
-        """Begin, unless that has been done before."""
+        """Start to trace, unless a trace was written before."""
         if self._path is None:
             return
         self._profiler = profile(
@@ -30,14 +30,14 @@ class StepTrace:
         self._profiler.start()
 
     def step(self) -> None:
-        """Note that an optimizer step is done."""
+        """Tell the profiler that an optimizer step is done."""
         if self._profiler is not None:
             self._profiler.step()
             if self._path is None:
                 self._end()
 
     def stop(self) -> None:
-        """End with the steps there were; warn where they were too few for a trace."""
+        """Stop the profiler; warn if there were too few steps for a trace."""
         if self._profiler is None:
             return
         self._end()
@@ -54,10 +54,10 @@ class StepTrace:
         assert self._path is not None
         path, self._path = self._path, None
         try:
-            # The profiler wants a name to write to, and what it writes must appear whole.
+            # The profiler writes to a path, and the file must appear whole.
             with TemporaryDirectory() as folder:
                 made = Path(folder) / TRACE
                 profiler.export_chrome_trace(str(made))
                 atomic_write(path, made.read_bytes())
         except OSError as error:
-            warnings.warn(f"{path} is not written ({error.strerror}); training goes on", stacklevel=2)
+            warnings.warn(f"{path} is not written ({error.strerror}); training continues", stacklevel=2)

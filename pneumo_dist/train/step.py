@@ -1,4 +1,4 @@
-"""The network and what trains it: one optimizer step at a time."""
+"""A network in training: forward, backward and one optimizer step at a time."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,24 +15,30 @@ from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import freeze_encoder, split_outputs
 from pneumo_dist.network.losses import combo_loss, loss_terms
 from pneumo_dist.network.tensors import load_weights
-from pneumo_dist.ranks.ddp import put_back, wrap_ddp
+from pneumo_dist.ranks.ddp import restore_buffers, wrap_ddp
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
 from pneumo_dist.train.restore import check_optimizer, check_settings
 from shards.errors import InputError
 
-# A scaler that has come down to this finds overflow in what is not too large, but wrong.
+# At this scale an overflow means that a gradient is wrong, not that it is too large for fp16.
 SMALLEST_SCALE = 1.0
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step came to on this rank.
+    """Result of one optimizer step on this rank.
 
-    `losses` are means over the micro-steps, named by `loss_terms`; `overlap` and `pixels` count predicted-and-true, and
-    predicted plus true pixels at 0.5; `films` are the table rows that it was of. `is_bad`: the reduced gradient was not
-    finite and the step was skipped; `overflowed`: so it was, by the range of fp16, which the scaler mends.
+    Attributes:
+        losses: Means over the micro-steps, in the order of `loss_terms`.
+        overlap: Number of pixels that are both predicted at 0.5 and labelled.
+        pixels: Number of predicted pixels plus number of labelled pixels.
+        grad_norm: Norm of the reduced gradient before clipping.
+        lr: Learning rate of the first parameter group.
+        films: Table rows of the films in this step.
+        is_bad: Whether the step was skipped because the reduced gradient was not finite.
+        overflowed: Whether the step was skipped because of fp16's range, which the scaler adapts to.
     """
 
     losses: tuple[float, ...]
@@ -59,7 +65,7 @@ class Learner:
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self.model = model.to(ranks.device).to(memory_format=self._memory_format)
         if experiment.runtime.compile:
-            self.model.compile()  # unlike torch.compile(model), it leaves the names of the weights alone
+            self.model.compile()  # unlike torch.compile(model), this keeps the names of the weights
         self.average = MovingAverage(self.model, stage.optim.ema_decay) if stage.optim.ema_decay else None
         self._swa = AveragedModel(self.model).requires_grad_(False) if stage.optim.swa_epochs else None
         self.optimizer = make_optimizer(self.model.parameters(), stage, experiment.runtime.fused)
@@ -73,14 +79,14 @@ class Learner:
 
     @property
     def averaged(self) -> torch.nn.Module | None:
-        """The model with averaged weights; None where there is none, or none yet."""
+        """The model with averaged weights; None if the stage has no average, or none yet."""
         if self._swa is not None and self._swa.n_averaged > 0:
             return self._swa.module
         return self.average.model if self.average else None
 
     @property
     def evaluated(self) -> torch.nn.Module:
-        """The model that is validated, ranked and predicts."""
+        """The model that is validated and saved for prediction: the averaged one if there is one."""
         averaged = self.averaged
         return self.model if averaged is None else averaged
 
@@ -91,13 +97,20 @@ class Learner:
         if is_frozen or self._is_frozen:
             freeze_encoder(self.model, is_frozen)
         if self._network is None or is_frozen != self._is_frozen:
-            # DDP reduces the gradients of what trained when it was made, and no others.
+            # DDP only reduces gradients of parameters that required them when it was created.
             self._network = None
             self._network = wrap_ddp(self.model, self._ranks, self._example, self.amp)
         self._is_frozen = is_frozen
 
     def step(self, batches: Iterable[Batch], count: int, done: int, seed: Callable[[int], None]) -> Step:
-        """Take one optimizer step over `count` micro-batches, after `done` steps; `seed` seeds a micro-step."""
+        """Take one optimizer step.
+
+        Args:
+            batches: The micro-batches.
+            count: Number of micro-batches.
+            done: Number of optimizer steps before this one, for the warm-up.
+            seed: Seeds torch for a micro-step, given its number.
+        """
         assert self._network is not None, "start_epoch comes first"
         network, ranks = self._network, self._ranks
         sums = torch.zeros(len(self.terms) + 2, device=ranks.device)
@@ -124,8 +137,8 @@ class Learner:
             lr = float(self.optimizer.param_groups[0]["lr"])
             norm = self._update()
         if not math.isfinite(norm):
-            # One such batch would leave batch norm's running statistics non-finite for good.
-            put_back(self.model, buffers)
+            # A single such batch would leave batch norm's running statistics non-finite forever.
+            restore_buffers(self.model, buffers)
         elif self.average:
             self.average.update(self.model)
         *losses, overlap, pixels = sums.tolist()
@@ -134,7 +147,7 @@ class Learner:
         return Step(tuple(losses), overlap, pixels, norm, lr, tuple(films), is_bad, overflowed)
 
     def _update(self) -> float:
-        """Clip the reduced gradient, apply it where it is finite, and return its norm."""
+        """Clip the reduced gradient, apply it if it is finite, and return its norm."""
         self.scaler.unscale_(self.optimizer)
         limit = self._stage.optim.clip_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
@@ -145,31 +158,31 @@ class Learner:
         return norm
 
     def average_epoch(self, epoch: int) -> bool:
-        """Take the weights into the mean over the stage's last epochs, once an epoch; return whether it is one of them.
+        """Average in the weights if the epoch is one of the last that the stage averages; return whether it is.
 
-        The batch-norm statistics of the mean are then those of the model, and must be measured anew.
+        The batch-norm statistics of the mean are then those of the model, and must be recomputed.
         """
-        place = epoch - (self._stage.epochs - (self._stage.optim.swa_epochs or 0))
-        if self._swa is None or place < 0:
+        number = epoch - (self._stage.epochs - (self._stage.optim.swa_epochs or 0))
+        if self._swa is None or number < 0:
             return False
-        assert self._swa.n_averaged in (place, place + 1), "an epoch is missing from the mean"
-        # An epoch whose validation was interrupted is ended a second time.
-        if self._swa.n_averaged == place:
+        assert self._swa.n_averaged in (number, number + 1), "an epoch is missing from the mean"
+        # An epoch whose validation was interrupted ends a second time.
+        if self._swa.n_averaged == number:
             self._swa.update_parameters(self.model)
         return True
 
     def end_epoch(self, score: float, loss: float) -> None:
-        """Advance the learning rate's schedule after a validation."""
+        """Advance the learning-rate schedule, given the epoch's validation score and loss."""
         step_schedule(self.schedule, self._stage.schedule, score, loss)
 
     def share_buffers(self) -> None:
-        """Give every rank rank 0's buffers, of the average too: ranks see other films, and must score one model."""
+        """Copy rank 0's buffers to every rank, because the ranks saw different films and must score one model."""
         self._ranks.broadcast_buffers(self.model)
         if self.averaged is not None:
             self._ranks.broadcast_buffers(self.averaged)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it; `averaged` is None until there is an average."""
+        """Return the state for a checkpoint; `averaged` is None until there is an average."""
         return {
             "amp": self.amp,
             "model": self.model.state_dict(),
@@ -181,9 +194,9 @@ class Learner:
         }
 
     def restore(self, state: dict[str, Any], where: object = "checkpoint") -> None:
-        """Take up a checkpoint's state.
+        """Load a checkpoint's state.
 
-        Raises InputError, naming `where` it is from, where it holds something else than this learner saves.
+        Raises InputError, naming `where` the state is from, if it does not fit this network and optimizer.
         """
         load_weights(self.model, state["model"], where)
         if self._swa is not None:

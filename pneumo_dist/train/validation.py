@@ -1,4 +1,4 @@
-"""Validation: exact Dice on the label grid, each film once, whatever the number of ranks."""
+"""Validation: exact Dice on the label grid, with each film counted once for any number of ranks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import numpy.typing as npt
 import torch
 
 from pneumo_dist.config.loss import LossConfig
+from pneumo_dist.data.films import Batch
 from pneumo_dist.data.loader import EvalLoader
 from pneumo_dist.network.build import split_outputs
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import GATHER, VALIDATION
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import label_map, to_p8
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
-from shards.dataset import rle
 from shards.dataset.table import Shards
 
 PLAIN = Triplet(top=0.5, area=0, bottom=0.5)
@@ -27,9 +27,9 @@ PLAIN = Triplet(top=0.5, area=0, bottom=0.5)
 
 @dataclass(frozen=True)
 class Overlay:
-    """A film to look at: grey image, label and p8 map, all uint8 (size, size) at network resolution.
+    """A film to draw: grey image, label and p8 map, all uint8 (size, size) at network resolution.
 
-    `name` is `fixed/KEY`, or `worst/N` for the films with a mask that were found worst.
+    `name` is `fixed/KEY`, or `worst/N` for the film with a mask and the N-th lowest Dice.
     """
 
     name: str
@@ -40,9 +40,15 @@ class Overlay:
 
 @dataclass(frozen=True)
 class Validation:
-    """Best triplet over the fold (exact search), its score, the score at 0.5, and the mean loss over films.
+    """Scores of a fold's validation films.
 
-    `pixels` int64 (2, 256): p8 values over all label-grid pixels of the fold, and over those with a pneumothorax.
+    Attributes:
+        triplet: The best triplet over the fold, by exact search.
+        best: Scores with that triplet.
+        plain: Scores with a threshold of 0.5.
+        loss: Mean loss over the films.
+        overlays: Films to draw.
+        pixels: int64 (2, 256), counts of p8 values over all label-grid pixels, and over those with a pneumothorax.
     """
 
     triplet: Triplet
@@ -53,7 +59,7 @@ class Validation:
     pixels: npt.NDArray[np.int64]
 
     def figures(self) -> dict[str, float]:
-        """Return its numbers as the logs name them; the area is a whole number of label-grid pixels."""
+        """Return the scores by the names that the logs use. The area is in label-grid pixels."""
         return {
             "validation_loss": self.loss,
             "score": self.best.dice,
@@ -66,78 +72,66 @@ class Validation:
         }
 
 
-def truth_mask(shards: Shards, index: int) -> npt.NDArray[np.uint8]:
-    """Return a film's label on its own grid, from the table's RLE and never from a resized mask."""
-    grid = shards.grid(index)
-    return rle.decode(str(shards.column("rle")[index]), grid.height, grid.width)
+@dataclass(frozen=True)
+class ValidationFilms:
+    """The films that a fold validates on, as one rank reads them.
+
+    Attributes:
+        shards: The shards that hold the films.
+        loader: This rank's share of the batches.
+        rounds: Largest number of batches on any rank, the same on every rank.
+        shown: Table rows of the films that are always drawn. As many of the worst films are drawn too.
+    """
+
+    shards: Shards
+    loader: EvalLoader
+    rounds: int
+    shown: frozenset[int]
 
 
 def validate(
     model: torch.nn.Module,
-    loader: EvalLoader,
-    shards: Shards,
+    films: ValidationFilms,
+    loss_config: LossConfig,
     ranks: Ranks,
     amp: Resolved,
-    loss_config: LossConfig,
-    shown: frozenset[int],
-    rounds: int,
-    stopping: Callable[[], bool],
-) -> Validation | None:
-    """Score a model on its validation films; None where the ranks agreed to stop in the middle.
+    check: Callable[[], object] = lambda: None,
+) -> Validation:
+    """Score a model on a fold's validation films. All ranks return the same.
 
-    `rounds` is the same on every rank (the most batches of any), so that all poll `stopping` equally often. The films
-    of `shown` come back as overlays, and as many of those with the lowest Dice at 0.5.
+    `check` is called before every round, equally often on every rank; it may raise on all of them to stop. The films
+    with the lowest Dice at 0.5 come back as overlays after the films that are always shown.
     """
     model.eval()
-    found: list[npt.NDArray[np.int64]] = []
-    fixed: list[_Look] = []
-    worst: list[_Look] = []
-    losses: list[tuple[float, float, float]] = []
-    batches = iter(loader)
-    for _ in range(rounds):
+    scores = _FilmScores(films.shards, films.shown)
+    batches = iter(films.loader)
+    for _ in range(films.rounds):
         ranks.beat(VALIDATION)
-        if stopping():
-            return None
+        check()
         batch = next(batches, None)
-        if batch is None:
-            continue
-        count = len(batch.indices)
-        with torch.no_grad(), autocast(amp, ranks.device):
-            logits, class_logits = split_outputs(model(batch.images.to(ranks.device, torch.float32, non_blocking=True)))
-        masks = batch.masks.to(ranks.device)
-        classes = None if class_logits is None else class_logits[:count]
-        loss = float(combo_loss(logits[:count], masks[:count], loss_config, classes)["loss"])
-        losses.append((float(batch.indices[0]), loss * count, float(count)))
-        for position, p8 in enumerate(to_p8(torch.sigmoid(logits[:count].float()))):
-            index = int(batch.indices[position])
-            histograms = film_histograms(label_map(p8, shards.grid(index)), truth_mask(shards, index))
-            found.append(np.concatenate([[index], histograms.reshape(-1)]))
-            dice = float(triplet_outcome(histograms[None], PLAIN).dice[0])
-            is_among = len(worst) < len(shown) or any((dice, index) < last.order for last in worst[-1:])
-            is_worse = histograms[1].any() and is_among
-            if index in shown or is_worse:
-                planes = np.stack([_grey(batch.images[position]), _binary(batch.masks[position]), p8])
-                look = _Look(dice, index, planes)
-                fixed += [look] if index in shown else []
-                worst = sorted([*worst, look] if is_worse else worst, key=lambda each: each.order)[: len(shown)]
+        if batch is not None:
+            scores.add(batch, *_predict(model, batch, loss_config, ranks, amp))
     model.train()
     ranks.beat(GATHER)
-    histograms = gather_histograms(found, ranks)
-    keys = shards.column("key")
-    overlays = [Overlay(f"fixed/{keys[look.index]}", *look.planes) for look in _gather(fixed, ranks)]
-    lowest = sorted(_gather(worst, ranks), key=lambda each: each.order)[: len(shown)]
-    overlays += [Overlay(f"worst/{number + 1}", *look.planes) for number, look in enumerate(lowest)]
-    triplet, _ = best_triplet(histograms)
-    # Summed in table order: in that of the ranks, their number would be seen in the last bits.
-    parts = np.concatenate(ranks.gather_array(np.array(losses, np.float64).reshape(-1, 3)))
-    total, films = parts[np.argsort(parts[:, 0])][:, 1:].sum(axis=0)
-    best, plain = triplet_outcome(histograms, triplet).score(), triplet_outcome(histograms, PLAIN).score()
-    return Validation(triplet, best, plain, float(total / films), tuple(overlays), histograms.sum(axis=0))
+    return scores.gather(ranks)
+
+
+def _predict(
+    model: torch.nn.Module, batch: Batch, loss_config: LossConfig, ranks: Ranks, amp: Resolved
+) -> tuple[npt.NDArray[np.uint8], float]:
+    """Return the p8 maps of a batch's films, uint8 (n, size, size), and their mean loss."""
+    count = len(batch.indices)
+    with torch.no_grad(), autocast(amp, ranks.device):
+        logits, class_logits = split_outputs(model(batch.images.to(ranks.device, torch.float32, non_blocking=True)))
+    masks = batch.masks.to(ranks.device)
+    classes = None if class_logits is None else class_logits[:count]
+    loss = float(combo_loss(logits[:count], masks[:count], loss_config, classes)["loss"])
+    return to_p8(torch.sigmoid(logits[:count].float())), loss
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A film that may be shown: its Dice at 0.5, table row, and image, label and p8 map, uint8 (3, size, size)."""
+class _Candidate:
+    """A film that may be drawn: its Dice at 0.5, table row, and image, label and p8 map, uint8 (3, size, size)."""
 
     dice: float
     index: int
@@ -148,15 +142,63 @@ class _Look:
         return self.dice, self.index
 
 
-def _gather(looks: list[_Look], ranks: Ranks) -> list[_Look]:
-    """Return every rank's films in table order."""
-    facts = np.concatenate(ranks.gather_array(np.array([look.order for look in looks], np.float64).reshape(-1, 2)))
+class _FilmScores:
+    """Histograms, losses and candidates for overlays of the films that one rank has seen."""
+
+    def __init__(self, shards: Shards, shown: frozenset[int]) -> None:
+        self._shards, self._shown = shards, shown
+        self._histograms: list[npt.NDArray[np.int64]] = []
+        self._losses: list[tuple[float, float, float]] = []
+        self._fixed: list[_Candidate] = []
+        self._worst: list[_Candidate] = []
+
+    def add(self, batch: Batch, maps: npt.NDArray[np.uint8], loss: float) -> None:
+        """Add a batch with its p8 maps and mean loss."""
+        count = len(batch.indices)
+        self._losses.append((float(batch.indices[0]), loss * count, float(count)))
+        for position, p8 in enumerate(maps):
+            index = int(batch.indices[position])
+            histograms = film_histograms(label_map(p8, self._shards.grid(index)), self._shards.label(index))
+            self._histograms.append(np.concatenate([[index], histograms.reshape(-1)]))
+            dice = float(triplet_counts(histograms[None], PLAIN).dice[0])
+            is_worst = bool(histograms[1].any()) and self._is_among_worst((dice, index))
+            if index in self._shown or is_worst:
+                planes = np.stack([_grey(batch.images[position]), _binary(batch.masks[position]), p8])
+                self._keep(_Candidate(dice, index, planes), is_worst)
+
+    def _is_among_worst(self, order: tuple[float, int]) -> bool:
+        return len(self._worst) < len(self._shown) or any(order < last.order for last in self._worst[-1:])
+
+    def _keep(self, candidate: _Candidate, is_worst: bool) -> None:
+        if candidate.index in self._shown:
+            self._fixed.append(candidate)
+        if is_worst:
+            self._worst = sorted([*self._worst, candidate], key=lambda each: each.order)[: len(self._shown)]
+
+    def gather(self, ranks: Ranks) -> Validation:
+        """Return the result over the films of all ranks."""
+        histograms = gather_histograms(self._histograms, ranks)
+        keys = self._shards.column("key")
+        overlays = [Overlay(f"fixed/{keys[each.index]}", *each.planes) for each in _gather(self._fixed, ranks)]
+        worst = sorted(_gather(self._worst, ranks), key=lambda each: each.order)[: len(self._shown)]
+        overlays += [Overlay(f"worst/{number + 1}", *each.planes) for number, each in enumerate(worst)]
+        triplet, _ = best_triplet(histograms)
+        # Summed in table order. In rank order, the number of ranks would show in the last bits.
+        losses = np.concatenate(ranks.gather_array(np.array(self._losses, np.float64).reshape(-1, 3)))
+        total, films = losses[np.argsort(losses[:, 0])][:, 1:].sum(axis=0)
+        best, plain = triplet_counts(histograms, triplet).score(), triplet_counts(histograms, PLAIN).score()
+        return Validation(triplet, best, plain, float(total / films), tuple(overlays), histograms.sum(axis=0))
+
+
+def _gather(candidates: list[_Candidate], ranks: Ranks) -> list[_Candidate]:
+    """Return every rank's candidates in table order."""
+    facts = np.concatenate(ranks.gather_array(np.array([each.order for each in candidates], np.float64).reshape(-1, 2)))
     stacks = ranks.gather_array(
-        np.stack([look.planes for look in looks]) if looks else np.zeros((0, 3, 0, 0), np.uint8)
+        np.stack([each.planes for each in candidates]) if candidates else np.zeros((0, 3, 0, 0), np.uint8)
     )
-    planes = [stack for part in stacks for stack in part]
-    found = [_Look(float(dice), int(index), plane) for (dice, index), plane in zip(facts, planes, strict=True)]
-    return sorted(found, key=lambda look: look.index)
+    planes = [plane for stack in stacks for plane in stack]
+    gathered = [_Candidate(float(dice), int(index), plane) for (dice, index), plane in zip(facts, planes, strict=True)]
+    return sorted(gathered, key=lambda each: each.index)
 
 
 def _grey(image: torch.Tensor) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""From finished shards to a dataset: groups and folds, table, lists, and the manifest last."""
+"""Turns finished shards into a dataset: groups and folds, table, lists, and the manifest last."""
 
 import shutil
 from collections import Counter
@@ -14,38 +14,30 @@ from shards.build.options import BuildOptions
 from shards.build.progress import (
     REJECTED,
     UNLABELLED,
-    Part,
     PlanRecord,
+    ShardRecord,
     check_rejects,
-    finished_part,
     load_plan,
+    load_shard_record,
     locked,
     read_list,
     refuse_foreign_folder,
     write_list,
 )
-from shards.build.split import split_table
-from shards.dataset.table import (
-    MANIFEST,
-    PARTS,
-    SCHEMA,
-    TABLE,
-    CountsModel,
-    read_manifest,
-    read_table,
-    save_table,
-    write_manifest,
-)
+from shards.build.split import LABELLED, split_table
+from shards.dataset.check import SPLITS
+from shards.dataset.manifest import BUILD_STATE, MANIFEST, CountsModel, read_manifest, write_manifest
+from shards.dataset.table import SCHEMA, TABLE, read_table, save_table
 from shards.errors import InputError
 from shards.files import sha256_file, sync_directory
 
 
 @dataclass(frozen=True)
 class BuildSummary:
-    """Counts of a finished dataset, as its manifest keeps them.
+    """Counts of a finished dataset, as stored in its manifest.
 
-    `groups` counts patients joined with near-duplicates over labelled films; `warnings` are those of single films,
-    `doubts` those of groups, folds and labels.
+    `groups` counts the groups of labelled films: patients, joined by near-duplicates. `warnings` are about single
+    films, `doubts` about groups, folds and labels.
     """
 
     train: int
@@ -71,17 +63,17 @@ class BuildSummary:
 
 def summary_of(manifest: dict[str, Any]) -> BuildSummary:
     """Return the counts of a manifest."""
-    # With the defaults of what older builds did not count.
+    # The model adds defaults for counts that older builds did not write.
     counts = CountsModel.model_validate(manifest["counts"]).model_dump()
-    found = {field.name: counts[field.name] for field in fields(BuildSummary) if field.name in counts}
-    return BuildSummary(**found, doubts=manifest.get("doubts", []))
+    known = {field.name: counts[field.name] for field in fields(BuildSummary) if field.name in counts}
+    return BuildSummary(**known, doubts=manifest.get("doubts", []))
 
 
 def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int = 0) -> BuildSummary:
-    """Finish a build whose tasks are done, or split a finished dataset anew; no tar is touched.
+    """Finish a build whose tasks are done, or split a finished dataset again. No tar is touched.
 
-    `changes` are split options that differ from those of the plan or the manifest. Raises InputError naming shards
-    that are missing, and for a table or a manifest that is not as a build wrote it.
+    `changes` are the split options that differ from those in the plan or the manifest. Raises InputError for missing
+    shards, and for a damaged table or manifest.
     """
     if not out.is_dir():
         raise InputError(f"{out}: no such folder; build into it first")
@@ -92,51 +84,54 @@ def finalize(out: Path, changes: dict[str, Any], salt: bytes, max_rejects: int =
         if plan is not None:
             for name, option in (("groups_csv", "--groups"), ("folds_csv", "--folds-csv")):
                 if plan.arguments[name] is True and name not in changes:
-                    raise InputError(f"{out}: was built with {option} and --pseudonymise; give the CSV again, {option}")
+                    raise InputError(f"{out}: its plan stores no path of a CSV; give {option} again")
             return finish(out, plan, options_of({**plan.arguments, **changes}), salt, max_rejects)
         manifest = read_manifest(out)
         if manifest["arguments"]["folds_csv"] is True and not {"folds", "folds_csv"} & set(changes):
-            raise InputError(f"{out}: its folds came from a CSV; give it again with --folds-csv, or --folds for others")
+            raise InputError(f"{out}: its folds came from a CSV; give it again with --folds-csv, or give --folds")
         options = options_of({**manifest["arguments"], **changes})
         table = split_table(read_table(out, manifest), options, salt)
         doubts = split_doubts(table, options, salt)
         summary = _write(out, table, {**manifest, "arguments": options.public()}, doubts)
-        shutil.rmtree(out / PARTS)
+        shutil.rmtree(out / BUILD_STATE)
         return summary
 
 
 def options_of(arguments: dict[str, Any]) -> BuildOptions:
-    """Return the options of a plan or a manifest; a manifest, and a plan of pseudonyms, does not keep paths of CSVs."""
-    kept = dict(arguments)
+    """Return the options for the arguments of a command, a plan or a manifest.
+
+    Paths of CSVs become None in the last two if these store only that there was one.
+    """
+    options = dict(arguments)
     for name in ("groups_csv", "folds_csv"):
-        kept[name] = Path(kept[name]) if isinstance(kept[name], str | Path) else None
-    if kept["duplicate_distance"] == -1:
-        kept["duplicate_distance"] = None
-    unknown = sorted(set(kept) - {field.name for field in fields(BuildOptions)})
+        options[name] = Path(options[name]) if isinstance(options[name], str | Path) else None
+    if options["duplicate_distance"] == -1:
+        options["duplicate_distance"] = None
+    unknown = sorted(set(options) - {field.name for field in fields(BuildOptions)})
     if unknown:
         raise InputError(f"arguments of another version, {', '.join(unknown)}; use the version that built the shards")
-    return BuildOptions(**kept)
+    return BuildOptions(**options)
 
 
 def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_rejects: int) -> BuildSummary:
-    """Join the records of all shards of a plan into the dataset's table and manifest. The caller holds the lock."""
+    """Join the records of a plan's shards into table and manifest. The caller must hold the lock."""
     rejected, missing = list(plan.duplicates), []
     tables, shards = [], []
     old = read_manifest(out) if plan.appends else None
     warnings = Counter(old["counts"]["warnings"] if old else {})
     for name, digest in plan.jobs:
-        part = finished_part(out, name, digest)
-        if part is None:
+        record = load_shard_record(out, name, digest)
+        if record is None:
             missing.append(name)
             continue
-        rejected += part["rejected"]
-        warnings.update(part["warnings"])
-        if part["rows"]:
-            tables.append(pa.Table.from_pylist(part["rows"], schema=SCHEMA))
-            shards.append(_described(part))
+        rejected += record["rejected"]
+        warnings.update(record["warnings"])
+        if record["rows"]:
+            tables.append(pa.Table.from_pylist(record["rows"], schema=SCHEMA))
+            shards.append(_described(record))
     if missing:
         raise InputError(f"{out}: {len(missing)} shards are not built yet, first {missing[0]}; run their tasks again")
-    # An append that failed on its rejects has listed them already. Under pseudonyms, films of one name have equal rows.
+    # A failed append has listed its rejects already. Under pseudonyms, films that share a name have equal rows.
     listed = Counter(read_list(out / REJECTED) if old else [])
     rejected = list((listed | Counter(sorted(map(tuple, rejected)))).elements())
     write_list(out / REJECTED, rejected)
@@ -152,7 +147,7 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
     write_list(out / UNLABELLED, unlabelled)
     named = {Path(shard["name"]).with_suffix(suffix).name for shard in shards for suffix in (".tar", ".idx")}
     for stale in [path for path in out.iterdir() if path.suffix in {".tar", ".idx"} and path.name not in named]:
-        stale.unlink()  # of an unfinished build with other arguments; whoever lists the tars would read it
+        stale.unlink()  # left by an unfinished build with other arguments; tools that list the tars would read it
     manifest = {
         "arguments": options.public(),
         "salt_check": plan.salt_check,
@@ -161,21 +156,19 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
         "shards": shards,
     }
     summary = _write(out, table, manifest, split_doubts(table, options, salt, appended=plan.appends))
-    shutil.rmtree(out / PARTS)
+    shutil.rmtree(out / BUILD_STATE)
     return summary
 
 
-def _described(part: Part) -> dict[str, Any]:
-    return {**{name: part[name] for name in ("name", "sha256", "bytes", "reencoded")}, "samples": len(part["rows"])}
+def _described(record: ShardRecord) -> dict[str, Any]:
+    return {**{name: record[name] for name in ("name", "sha256", "bytes", "reencoded")}, "samples": len(record["rows"])}
 
 
 def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[str]) -> BuildSummary:
     splits = table["split"].to_pylist()
-    groups = {
-        group for group, split in zip(table["group"].to_pylist(), splits, strict=True) if split in ("train", "holdout")
-    }
+    groups = {group for group, split in zip(table["group"].to_pylist(), splits, strict=True) if split in LABELLED}
     counts = {
-        **{split: splits.count(split) for split in ("train", "always_train", "holdout", "test")},
+        **{split: splits.count(split) for split in SPLITS},
         "positives": sum(map(bool, table["has_mask"].to_pylist())),
         "groups": len(groups),
         "unlabelled": len(read_list(out / UNLABELLED)),
@@ -187,34 +180,33 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[st
         "skipped": manifest["counts"].get("skipped", {}),
     }
     arguments = manifest["arguments"]
-    kept = {name: value for name, value in manifest.items() if name not in ("format", "format_version")}
-    # Two files cannot be replaced at once: a kill between them leaves beside them what `recover` ends it with.
-    save_table(out / PARTS / TABLE, table)
-    content = {
-        **kept,
+    content = {name: value for name, value in manifest.items() if name not in ("format", "format_version")}
+    # Two files cannot be replaced at once. After a kill between them, `recover` finishes from BUILD_STATE.
+    save_table(out / BUILD_STATE / TABLE, table)
+    content |= {
         "codec": arguments["codec"],
         "image_size": arguments["image_size"],
         "counts": counts,
         "doubts": doubts,
-        "table_sha256": sha256_file(out / PARTS / TABLE),
+        "table_sha256": sha256_file(out / BUILD_STATE / TABLE),
     }
-    write_manifest(out / PARTS, content)
-    (out / PARTS / TABLE).replace(out / TABLE)
+    write_manifest(out / BUILD_STATE, content)
+    (out / BUILD_STATE / TABLE).replace(out / TABLE)
     sync_directory(out)
     write_manifest(out, content)
     return summary_of({"counts": counts, "doubts": doubts})
 
 
 def recover(out: Path) -> None:
-    """Write the manifest of a table that a killed build has written already; do nothing anywhere else."""
-    if not (out / PARTS / MANIFEST).exists():
+    """Write the manifest of a build that was killed after its table. Do nothing in any other folder."""
+    if not (out / BUILD_STATE / MANIFEST).exists():
         return
     with locked(out):
         try:
-            manifest = read_manifest(out / PARTS)
+            manifest = read_manifest(out / BUILD_STATE)
             read_table(out, manifest)
-        except InputError:  # killed before the table, or in the hands of something else
-            (out / PARTS / MANIFEST).unlink()
+        except InputError:  # the build was killed before the table, or another program changed it
+            (out / BUILD_STATE / MANIFEST).unlink()
             return
         write_manifest(out, manifest)
-        shutil.rmtree(out / PARTS)
+        shutil.rmtree(out / BUILD_STATE)

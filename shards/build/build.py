@@ -1,12 +1,10 @@
-"""The preprocessing job: sources -> plan -> tars.
+"""Builds the shards of a dataset: sources -> plan -> tars.
 
-The plan is a list of shards, each a pure function of its sources and arguments. A finished shard leaves a record in
-OUT/.build, so that a build that was killed finishes what is missing, on one machine or as the tasks of an array.
+The plan is a list of shards. Each is a pure function of its sources and arguments, and leaves a record in OUT/.build.
+So a build that was killed resumes with the missing shards, on one machine or as the tasks of an array.
 """
 
-import importlib
 import multiprocessing
-import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -18,53 +16,42 @@ from typing import Any
 import cv2
 
 from shards.build.assemble import BuildSummary, finish, recover, summary_of
-from shards.build.options import BuildOptions
+from shards.build.films import SourceFilm, Sources
+from shards.build.options import BuildOptions, Execution, Task
 from shards.build.progress import (
-    Part,
     PlanRecord,
+    ShardRecord,
     check_rejects,
     digest_of,
-    finished_part,
     load_plan,
+    load_shard_record,
     locked,
     refuse_foreign_folder,
-    save_part,
+    save_shard_record,
 )
 from shards.build.sample import build_sample
-from shards.build.sources import Source, Sources
 from shards.dataset import rle
 from shards.dataset.keys import salt_check
-from shards.dataset.table import FORMAT_VERSION, MANIFEST, MEMBERS, Shards, read_manifest
-from shards.dataset.tar import index_tar
+from shards.dataset.manifest import FORMAT_VERSION, MANIFEST, read_manifest
+from shards.dataset.table import MEMBERS, Shards
+from shards.dataset.tar import index_tar, write_tar
 from shards.errors import InputError, RejectedFilm
-from shards.files import atomic_open, atomic_write, sha256_file
+from shards.files import atomic_write, sha256_file
 
-__all__ = ["BuildOptions", "BuildSummary", "build", "build_shard", "refuse_foreign_folder"]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Task `number` of `count` of an array; each builds its share of the shards and finalize joins them."""
-
-    number: int
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise InputError(f"--task {self.number}/{self.count}: tasks are numbered from 1 to {self.count}")
+_DEFAULT_EXECUTION = Execution()
 
 
 @dataclass(frozen=True)
 class _ShardJob:
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[SourceFilm, ...]
     out: Path
     options: BuildOptions
     salt: bytes
 
     @property
     def digest(self) -> str:
-        """Identifies the inputs of this shard: a record with another digest is not reused."""
+        """Digest of the inputs of this shard. A record with another digest is not reused."""
         inputs = [
             (s.key, s.image_id, s.split, [r.rle for r in s.labels] if s.labels else None, *_fingerprint(s))
             for s in self.sources
@@ -77,19 +64,27 @@ def build(
     out: Path,
     options: BuildOptions,
     salt: bytes,
-    workers: int = 1,
-    max_rejects: int = 0,
+    execution: Execution = _DEFAULT_EXECUTION,
     on_film: Callable[[int], None] | None = None,
-    task: Task | None = None,
-    append: bool = False,
 ) -> BuildSummary | None:
-    """Build the dataset in `out`; `on_film` hears how many films a finished shard took.
+    """Build the dataset in `out`, or a task's share of its shards.
 
-    With `task`, build that share of the shards and return None: `finalize` joins them. With `append`, films that are
-    not in the dataset yet go into further shards. Raises InputError for a folder that holds something else, a mask
-    that does not fit its film, and more than `max_rejects` rejected films (their list is written first); finished
-    shards stay for the next run.
+    Args:
+        sources: The films and their labels.
+        out: Folder of the dataset. Finished shards of an earlier, unfinished build are reused.
+        options: Options that decide the dataset.
+        salt: Secret that keys the hashes of patients.
+        execution: Workers, task of an array, append to a finished dataset, and rejects to accept.
+        on_film: Called with the number of films of each finished shard.
+
+    Returns:
+        Counts of the dataset; None for a task, as `finalize` joins the tasks.
+
+    Raises:
+        InputError: The folder holds something else, a mask does not fit its film, or more films were rejected than
+            accepted (after their list was written). Finished shards stay for the next run.
     """
+    task, append = execution.task, execution.append
     refuse_foreign_folder(out)
     recover(out)
     finished = (out / MANIFEST).exists()
@@ -103,24 +98,24 @@ def build(
         manifest = read_manifest(out)
         if not append and manifest["build_digest"] != record.digest:
             raise InputError(
-                f"{out}: holds shards of other films or arguments; add films with --append, give other folds with "
-                "'python -m shards finalize', or a new folder with --out"
+                f"{out}: holds shards of other films or arguments; add films with --append, change the folds with "
+                "'python -m shards finalize', or give a new folder with --out"
             )
-        check_rejects(out, manifest["counts"]["rejected"], max_rejects)
+        check_rejects(out, manifest["counts"]["rejected"], execution.max_rejects)
         return replace(summary_of(manifest), reused_shards=len(manifest["shards"]))
     with locked(out, shared=task is not None):
         _agree(out, record, task)
-        mine = jobs if task is None else jobs[task.number - 1 :: task.count]
-        missing = [job for job in mine if finished_part(out, job.name, job.digest) is None]
-        if on_film and len(missing) < len(mine):
-            on_film(sum(len(job.sources) for job in mine) - sum(len(job.sources) for job in missing))
-        for job in _run(missing, workers):
+        share = jobs if task is None else jobs[task.number - 1 :: task.count]
+        missing = [job for job in share if load_shard_record(out, job.name, job.digest) is None]
+        if on_film and len(missing) < len(share):
+            on_film(sum(len(job.sources) for job in share) - sum(len(job.sources) for job in missing))
+        for job in _run(missing, execution.workers):
             if on_film:
                 on_film(len(job.sources))
         if task is not None:
             return None
-        made = finish(out, record, options, salt, max_rejects)
-        return replace(made, reused_shards=len(jobs) - len(missing))
+        summary = finish(out, record, options, salt, execution.max_rejects)
+        return replace(summary, reused_shards=len(jobs) - len(missing))
 
 
 def _record(
@@ -130,10 +125,10 @@ def _record(
     duplicates = tuple((item.source.image_id, item.source.listed_path, str(item)) for item in sources.set_aside)
     named = tuple((job.name, job.digest) for job in jobs)
     arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
-    # What image ids are shows in the films, and counts of other files change with what lies beside the films.
+    # `id` shows in the image ids. Skipped files are left out, as they may change without the films.
     decisive = {name: value for name, value in arguments.items() if name != "id"}
     digest = digest_of([decisive, named, unlabelled, duplicates, append])
-    if options.pseudonymise:  # the plan lies in OUT, where no path may name anybody
+    if options.pseudonymise:  # the plan is in OUT, where no path may identify a patient
         arguments |= {name: True for name in ("groups_csv", "folds_csv") if arguments[name]}
     return PlanRecord(
         digest, arguments, salt_check(salt), append, named, unlabelled, duplicates, sources.skipped_counts
@@ -141,9 +136,9 @@ def _record(
 
 
 def _agree(out: Path, record: PlanRecord, task: Task | None) -> None:
-    """Tasks of one array must build one plan; a whole build may replace an unfinished one by another."""
-    found = load_plan(out)
-    if task is not None and found is not None and found.digest != record.digest:
+    """Save the plan. All tasks of an array must have the same one; a whole build may replace an unfinished build."""
+    plan = load_plan(out)
+    if task is not None and plan is not None and plan.digest != record.digest:
         raise InputError(
             f"{out}: other tasks are building other films or arguments here; give all tasks the same, "
             "or remove the folder"
@@ -163,14 +158,14 @@ def _plan(sources: Sources, out: Path, options: BuildOptions, salt: bytes, appen
 
 
 def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes) -> Sources:
-    """Leave out the films that the dataset holds. Raises InputError where it was built in another way."""
+    """Return the films that the dataset does not hold. Raises InputError if it was built in another way."""
     dataset = Shards(out)
     if dataset.manifest["salt_check"] != salt_check(salt):
         raise InputError(f"{out}: was built with another patient salt; give its file with --patient-salt-file")
     decisive = {**options.content(), "id": options.id}
-    # Options that are newer than the dataset were at their defaults.
+    # Options newer than the dataset had their defaults.
     built = {**vars(BuildOptions()), **dataset.manifest["arguments"]}
-    different = [k for k, v in decisive.items() if built[k] != v]
+    different = [name for name, value in decisive.items() if built[name] != value]
     if different:
         option = different[0].replace("_", "-")
         raise InputError(f"{out}: was built with another --{option}; appended films need the same")
@@ -181,15 +176,15 @@ def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes
     return sources.without(row_of)
 
 
-def _check_known(source: Source, dataset: Shards, row: int) -> None:
-    split, held = dataset.column("split")[row], dataset.column("rle")[row]
+def _check_known(source: SourceFilm, dataset: Shards, row: int) -> None:
+    split, stored = dataset.column("split")[row], dataset.column("rle")[row]
     if (split == "test") != (source.split == "test"):
         raise InputError(f"{source.image_id}: is a {split} film of {dataset.folder}, not to be added as {source.split}")
     texts = [label.rle for label in source.labels or ()]
-    if texts and texts != [held]:
+    if texts and texts != [stored]:
         grid = dataset.grid(row)
         texts = [rle.encode(rle.decode_union(texts, grid.height, grid.width))]
-    if texts and texts != [held]:
+    if texts and texts != [stored]:
         raise InputError(f"{source.image_id}: its label differs from the one in {dataset.folder}; build a new dataset")
 
 
@@ -213,17 +208,14 @@ def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[_ShardJob]:
             raise
 
 
-def build_shard(job: _ShardJob) -> Part:
-    """Write one shard, its DALI index and its record; return the record (plain JSON types)."""
+def build_shard(job: _ShardJob) -> ShardRecord:
+    """Write a shard, its DALI index and its record, and return the record (plain JSON types)."""
     rows: list[dict[str, Any]] = []
     rejected: list[tuple[str, str, str]] = []
     warnings: Counter[str] = Counter()
     reencoded = 0
     tar_path = job.out / f"{job.name}.tar"
-    with (
-        atomic_open(tar_path) as stream,
-        _tar_writer()(stream, encoder=False, mtime=0, user="", group="") as writer,
-    ):
+    with write_tar(tar_path) as writer:
         for source in job.sources:
             try:
                 sample = build_sample(source, job.options, job.salt)
@@ -245,7 +237,7 @@ def build_shard(job: _ShardJob) -> Part:
     for row in rows:
         for member in MEMBERS:
             row[f"{member}_offset"] = offsets.get((row["key"], member))
-    part: Part = {
+    record: ShardRecord = {
         "name": tar_path.name,
         "digest": job.digest,
         "bytes": tar_path.stat().st_size,
@@ -258,30 +250,18 @@ def build_shard(job: _ShardJob) -> Part:
     if rows:
         atomic_write(tar_path.with_suffix(".idx"), index)
     else:
-        tar_path.unlink()  # no reader accepts a shard without a sample
-    save_part(job.out, job.name, part)
-    return part
+        tar_path.unlink()  # readers refuse a shard without samples
+    save_shard_record(job.out, job.name, record)
+    return record
 
 
-def _tar_writer() -> Any:
-    """Return webdataset's TarWriter. The package takes torch where it finds it, which costs each worker 490 MB and a
-    second; it does without where torch cannot be imported."""
-    if "torch" in sys.modules:
-        return importlib.import_module("webdataset").TarWriter
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module("webdataset").TarWriter
-    finally:
-        del sys.modules["torch"]
-
-
-def _fingerprint(source: Source) -> list[tuple[int, int]]:
+def _fingerprint(source: SourceFilm) -> list[tuple[int, int]]:
     return [_size_and_time(path) for path in (source.path, source.mask_path) if path]
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
-    except OSError:  # gone since it was found: reading it says so
+    except OSError:  # removed since the folder was listed: reading it reports that
         return -1, -1
     return status.st_size, status.st_mtime_ns

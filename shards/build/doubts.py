@@ -1,4 +1,4 @@
-"""What is doubtful about groups and folds that were made as asked: ids that name nobody, folds without a positive."""
+"""Warnings about groups, folds and labels: patient ids that identify nobody, folds without a positive film."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ _COLUMNS = (
     *("has_mask", "mask_area", "label_height", "label_width"),
 )
 _HALF = 0.5
-# A patient of two films is no doubt, however few the films are.
+# Two films of one patient are plausible in a dataset of any size.
 _FEWEST = 3
 _WORDS = (
     *("anonymous", "anonymized", "anonymised", "anonymize", "anonymise", "anonym", "anonimo", "anon", "anonymous^"),
@@ -31,56 +31,56 @@ _REPEATED, _LONGEST = "09x-*?._", 16
 
 
 def placeholders() -> Iterator[str]:
-    """Yield the patient ids that name nobody: ANONYMOUS, unknown, 000000 and their like."""
+    """Yield patient ids that identify nobody, such as ANONYMOUS, unknown and 000000."""
     repeated = (sign * count for sign in _REPEATED for count in range(1, _LONGEST + 1))
     for word in (*_WORDS, *repeated):
         yield from {word: 0, word.upper(): 0, word.capitalize(): 0, word.title(): 0}
 
 
 def split_doubts(table: pa.Table, options: BuildOptions, salt: bytes, appended: bool = False) -> list[str]:
-    """Return what a person should look at before training, in words that tell no patient's id.
+    """Return warnings to read before training. They contain no patient's id.
 
-    Groups are hashes: a known word is found by its own hash, any other id only by how many films have it. Without a
-    `salt` (empty) no word is found. `appended`: the folds are those of an earlier build.
+    Groups are hashes, so a placeholder is found by its hash, and any other id only by its number of films. With an
+    empty `salt`, no placeholder is found. `appended` means that the folds are those of an earlier build.
     """
     films = table.select([*_COLUMNS]).to_pylist()
     trained = [film for film in films if film["split"] != "test"]
     labelled = [film for film in films if film["split"] in LABELLED]
     words = {patient_group(word, salt): word for word in placeholders()} if salt else {}
-    found = _nameless(trained, words, options.groups_csv is not None)
+    doubts = _nameless(trained, words, options.groups_csv is not None)
     if salt:
-        # As sample.py names the group of a film without a patient.
+        # The group that sample.py gives to a film without a patient.
         alone = sum(film["film_group"] == patient_group(f"film {film['image_id']}", salt) for film in trained)
         if alone:
-            found.append(f"{counted(alone, 'film')} without a patient id: each is a group of its own; {_SAY}")
-    found += _masks(trained)
+            doubts.append(f"{counted(alone, 'film')} without a patient id: each is a separate group; {_SAY}")
+    doubts += _masks(trained)
     if labelled:
         numbers = {film["fold"] for film in labelled} - {None}
-        wanted = set() if appended or options.folds_csv is not None else set(range(options.folds))
+        requested = set() if appended or options.folds_csv is not None else set(range(options.folds))
         present = set(range(min(numbers), max(numbers) + 1)) if numbers else set()
-        folds = sorted(present | wanted)
-        found += _frequent(labelled, words, len(folds))
-        found += _one_sided(labelled, folds)
+        folds = sorted(present | requested)
+        doubts += _frequent(labelled, words, len(folds))
+        doubts += _one_sided(labelled, folds)
     elif trained:
-        found.append("every film trains in every fold: none is left to validate on")
-    return found
+        doubts.append("every film trains in every fold: none is left to validate on")
+    return doubts
 
 
 _SAY = "say with --groups which films belong together"
 
 
-def _nameless(films: Sequence[dict[str, Any]], words: dict[str, str], given: bool) -> list[str]:
+def _nameless(films: Sequence[dict[str, Any]], words: dict[str, str], has_groups: bool) -> list[str]:
     counts = Counter(words[film["film_group"]] for film in films if film["film_group"] in words)
-    # Groups that are given may well be numbered from 0.
+    # Groups from a CSV may be numbered from 0.
     return [
-        f"{counted(count, 'film')} with the patient id {word}, which names nobody: they count as one patient; {_SAY}"
+        f"{counted(count, 'film')} with the patient id {word}, which identifies nobody: they are one patient; {_SAY}"
         for word, count in counts.most_common(5)
-        if count > 1 and not (given and word.isdecimal())
+        if count > 1 and not (has_groups and word.isdecimal())
     ]
 
 
 def _frequent(films: Sequence[dict[str, Any]], words: dict[str, str], folds: int) -> list[str]:
-    """Doubt patients, and groups of films that look alike, of more films than a fold would have."""
+    """Warn of patients, and of groups of similar films, that are larger than a fold."""
     share = len(films) / max(folds, 1)
     found = []
     patients = Counter(film["film_group"] for film in films)
@@ -88,26 +88,26 @@ def _frequent(films: Sequence[dict[str, Any]], words: dict[str, str], folds: int
         if count >= _FEWEST and count > share and group not in words:
             found.append(
                 f"{counted(count, 'film')} with one patient id, more than a fold's share of {share:.1f}: if it "
-                f"names nobody, {_SAY}"
+                f"identifies nobody, {_SAY}"
             )
     for group, count in Counter(film["group"] for film in films).most_common(5):
         largest = max(patients[film["film_group"]] for film in films if film["group"] == group)
         if count >= _FEWEST and count > share >= largest:
             found.append(
                 f"{counted(count, 'film')} of one group, more than a fold's share of {share:.1f}, as films of "
-                "several patients look alike: --duplicate-distance -1 leaves them apart"
+                "several patients look alike: --duplicate-distance -1 does not group them"
             )
     return found
 
 
 def _masks(films: Sequence[dict[str, Any]]) -> list[str]:
-    """Doubt labels of one kind only, and masks that are all larger than their background."""
+    """Warn of labels that are all positive or all negative, and of masks that all cover most of their film."""
     positive = [film for film in films if film["has_mask"]]
     if films and not positive:
         return ["no labelled film has a pneumothorax"]
     found = []
     if len(positive) == len(films) > 1:
-        found.append("every labelled film has a pneumothorax: films without one are needed to learn what has none")
+        found.append("every labelled film has a pneumothorax: training also needs films without one")
     shares = [film["mask_area"] / (film["label_height"] * film["label_width"]) for film in positive]
     if len(shares) > 1 and min(shares) > _HALF:
         found.append(f"all {len(shares)} masks cover more than half of their films: are they inverted?")
@@ -115,7 +115,7 @@ def _masks(films: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _one_sided(films: Sequence[dict[str, Any]], folds: Sequence[int]) -> list[str]:
-    """Doubt folds and a holdout without a film, or without one that has a pneumothorax."""
+    """Warn of folds without films, and of folds and a holdout without a pneumothorax."""
     if not any(film["has_mask"] for film in films):
         return []
     found = []
@@ -123,13 +123,11 @@ def _one_sided(films: Sequence[dict[str, Any]], folds: Sequence[int]) -> list[st
     positives = Counter(film["fold"] for film in films if film["has_mask"])
     empty = [fold for fold in folds if not sizes[fold]]
     without = [fold for fold in folds if sizes[fold] and not positives[fold]]
-    way_out = "give fewer with --folds, or other groups with --groups"
+    fix = "give fewer with --folds, or other groups with --groups"
     if empty:
-        found.append(f"{_named(empty)} no film: {way_out}")
+        found.append(f"{_named(empty)} no film: {fix}")
     if without:
-        found.append(
-            f"{_named(without)} no film with a pneumothorax, and training refuses to validate there: {way_out}"
-        )
+        found.append(f"{_named(without)} no film with a pneumothorax, and training refuses to validate there: {fix}")
     if sizes[None] and not positives[None]:
         found.append(
             "the holdout has no film with a pneumothorax: give a larger share with --holdout, or another --seed"

@@ -1,4 +1,4 @@
-"""What a CSV says of single films: their folds (`--folds-csv`) or their groups (`--groups`)."""
+"""Reads values of single films from a CSV: folds (`--folds-csv`) or groups (`--groups`)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -31,15 +31,15 @@ LARGEST_FOLD = 999
 
 Value = TypeVar("Value", int, str)
 
-# What published files write for films that train in every fold: stage_2 is that of the SIIM-ACR competition's winner.
+# Words of published files for films that train in every fold. The SIIM-ACR winner used stage_2.
 _ALWAYS = re.compile(r"(stage[0-9]+[a-z]*|always[a-z]*|extra[a-z]*|external[a-z]*|additional[a-z]*|train(only|ing)?)")
 _HOLDOUT = frozenset({"holdout", "heldout"})
 _NUMBER = re.compile(r"(fold[ _-]?)?([+-]?[0-9]{1,9})(\.0*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Given:
-    """A row: its line, its film's image id, its value, and its cell in a column called split, if there is one."""
+class ValueRow:
+    """A row: line, image id, value, and the cell in a column called split (empty without one)."""
 
     line: int
     image_id: str
@@ -49,13 +49,13 @@ class Given:
 
 @dataclass(frozen=True)
 class Films:
-    """The image ids of a table, and the `salt` under which they are pseudonyms, None where they are ids as found."""
+    """The image ids of a table. `salt` is the salt of their pseudonyms, None if they are the original ids."""
 
     ids: frozenset[str]
     salt: bytes | None = None
 
     def find(self, image_id: str) -> str | None:
-        """Return a film's id in the table; in a CSV it may have a suffix, or be what a pseudonym replaced."""
+        """Return a film's id in the table, None if it has none. `image_id` may have a suffix, or be an original id."""
         for name in (image_id, without_suffix(image_id)):
             if name in self.ids:
                 return name
@@ -64,11 +64,11 @@ class Films:
         return None
 
 
-def given_groups(path: Path, films: Films) -> dict[str, str]:
-    """Return film -> group for the rows whose group is not blank.
+def read_groups(path: Path, films: Films) -> dict[str, str]:
+    """Return film -> group for the rows with a group.
 
-    Raises InputError for a CSV that cannot be meant, for one that names none of the films, for an id that a
-    spreadsheet changed, and for a film in two groups.
+    Raises InputError for a malformed CSV, a CSV without any of the films, an id that a spreadsheet changed, and a film
+    in two groups.
     """
     rows = _read(path, "--groups", "group", GROUP_NAMES)
     for row in rows:
@@ -76,13 +76,13 @@ def given_groups(path: Path, films: Films) -> dict[str, str]:
     return _by_film(path, "group", rows, [row.value or None for row in rows], films)
 
 
-def given_folds(path: Path, films: Films) -> dict[str, int]:
-    """Return film -> fold, HOLDOUT or ALWAYS; films with a blank fold are left out. As `given_groups`."""
+def read_folds(path: Path, films: Films) -> dict[str, int]:
+    """Return film -> fold, HOLDOUT or ALWAYS, without films whose fold is blank. Raises as `read_groups` does."""
     rows = _read(path, "--folds-csv", "fold", FOLD_NAMES)
     return _by_film(path, "fold", rows, [_fold(path, row) for row in rows], films)
 
 
-def _fold(path: Path, row: Given) -> int | None:
+def _fold(path: Path, row: ValueRow) -> int | None:
     text, word = row.value, plain(row.value)
     if not text:  # films.csv of `export` leaves it blank
         text, word = ("", "") if plain(row.split) in ("train", "test") else (row.split, plain(row.split))
@@ -108,9 +108,9 @@ def _fold(path: Path, row: Given) -> int | None:
 
 
 def _by_film(
-    path: Path, what: str, rows: Sequence[Given], values: Sequence[Value | None], films: Films
+    path: Path, what: str, rows: Sequence[ValueRow], values: Sequence[Value | None], films: Films
 ) -> dict[str, Value]:
-    """Put values under the films' ids."""
+    """Return film -> value, with the films' ids in the table."""
     named = [films.find(row.image_id) for row in rows]
     strays = {row.image_id: row.line for row, film in zip(rows, named, strict=True) if film is None}
     change = explain_stray(strays, films.ids.difference(filter(None, named)))
@@ -118,10 +118,10 @@ def _by_film(
         raise InputError(f"{path} line {strays[change[0]]}: no film is called {change[0]}: {change[1]}")
     if not any(named):
         raise InputError(
-            f"{path}: none of its image ids is a film of this dataset, first {shown([rows[0].image_id])}; "
+            f"{path}: contains no film of this dataset, first image id {shown([rows[0].image_id])}; "
             "image ids are the films' file names without .dcm, .png or .jpg"
         )
-    first: dict[str, tuple[Given, Value]] = {}
+    first: dict[str, tuple[ValueRow, Value]] = {}
     for row, film, value in zip(rows, named, values, strict=True):
         if value is None:
             continue
@@ -138,8 +138,8 @@ def _named(value: int | str) -> str:
     return "always_train" if value == ALWAYS else shown([value]) if isinstance(value, str) else str(value)
 
 
-def _read(path: Path, option: str, what: str, names: Sequence[str]) -> list[Given]:
-    """Return the rows of a CSV with named columns, or of one without a header that has image id and value alone."""
+def _read(path: Path, option: str, what: str, names: Sequence[str]) -> list[ValueRow]:
+    """Return the rows of a CSV with named columns, or of a CSV without header whose columns are image id and value."""
     rows = read_rows(path, option)
     columns = _columns(path, what, names, rows[0]) if rows else None
     if columns is None:
@@ -149,28 +149,28 @@ def _read(path: Path, option: str, what: str, names: Sequence[str]) -> list[Give
         rows = rows[1:]
     if not rows:
         raise InputError(f"{path}: holds no film; give a CSV of image id and {what}")
-    return [_given(path, row, columns) for row in rows]
+    return [_value_row(path, row, columns) for row in rows]
 
 
 def _columns(path: Path, what: str, names: Sequence[str], header: Row) -> Mapping[str, int] | None:
-    """Return where image id, value and split stand, by a header's names; None for a row that is no header."""
-    found = [plain(name) for name in header.cells]
-    value = next((name for name in names if name in found), None)
-    image_id = next((name for name in ID_NAMES if name in found and name != value), None)
+    """Return the positions of image id, value and split in a header; None for a row that is not a header."""
+    present = [plain(name) for name in header.cells]
+    value = next((name for name in names if name in present), None)
+    image_id = next((name for name in ID_NAMES if name in present and name != value), None)
     if value is None and image_id is None:
         return None
     for name, example in ((value, what), (image_id, "image_id")):
-        if name is None and len(found) != 2:
+        if name is None and len(present) != 2:
             raise InputError(f"{path}: no column is called {example}; it has {shown(header.cells)}")
-        if name is not None and found.count(name) > 1:
-            raise InputError(f"{path}: two columns are called {shown([header.cells[found.index(name)]])}; drop one")
-    # Of two columns one name is enough, unless an image id stands beside it.
-    place = 1 - found.index(image_id or "") if value is None else found.index(value)
-    other = 1 - place if image_id is None else found.index(image_id)
+        if name is not None and present.count(name) > 1:
+            raise InputError(f"{path}: two columns are called {shown([header.cells[present.index(name)]])}; drop one")
+    # Of two columns, one name is enough, unless the other cell is an image id.
+    position = 1 - present.index(image_id or "") if value is None else present.index(value)
+    other = 1 - position if image_id is None else present.index(image_id)
     if image_id is None and any(map(str.isdigit, header.cells[other])):
         return None
-    columns = {"id": other, "value": place, "width": len(found)}
-    return columns | ({"split": found.index("split")} if "split" in found else {})
+    columns = {"id": other, "value": position, "width": len(present)}
+    return columns | ({"split": present.index("split")} if "split" in present else {})
 
 
 def _check_two_columns(path: Path, what: str, rows: Sequence[Row]) -> None:
@@ -183,7 +183,7 @@ def _check_two_columns(path: Path, what: str, rows: Sequence[Row]) -> None:
         )
 
 
-def _given(path: Path, row: Row, columns: Mapping[str, int]) -> Given:
+def _value_row(path: Path, row: Row, columns: Mapping[str, int]) -> ValueRow:
     width = columns.get("width", 2)
     if len(row.cells) > width or len(row.cells) < 2:
         check_commas(path, row)
@@ -192,4 +192,4 @@ def _given(path: Path, row: Row, columns: Mapping[str, int]) -> Given:
     cells = [*row.cells, *[""] * (width - len(row.cells))]
     image_id, value = cells[columns["id"]], cells[columns["value"]]
     check_id(path, row.line, image_id)
-    return Given(row.line, image_id, value, cells[columns["split"]] if "split" in columns else "")
+    return ValueRow(row.line, image_id, value, cells[columns["split"]] if "split" in columns else "")

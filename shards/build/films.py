@@ -1,7 +1,7 @@
-"""The films of a build before they are read: where each is, what it is called, and what its label is."""
+"""The films of a build before they are read: their paths, image ids and labels."""
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,13 +10,47 @@ from shards.build.labels import LabelRow
 from shards.console import printable
 from shards.dataset.keys import image_pseudonym
 
+ABSENT_MASKS = ("unlabelled", "negative")
+# These reasons and those of SetAside count in a build's digest: with other words, a finished dataset is another one.
 NO_ROW = "no row in the labels"
 NO_MASK = "no mask of its name in --masks; pass --absent-mask negative if films without one have no pneumothorax"
 
 
 @dataclass(frozen=True)
-class Source:
-    """One film to build: where it is and what its label is. `labels` is None for test films and mask files."""
+class FilmFolders:
+    """Folders of films. Films in `always_train` (DICOM or images) train in every fold and are never validated on."""
+
+    dicom: Sequence[Path] = ()
+    images: Sequence[Path] = ()
+    always_train: Sequence[Path] = ()
+    test_dicom: Sequence[Path] = ()
+    test_images: Sequence[Path] = ()
+
+    @property
+    def labelled(self) -> tuple[Path, ...]:
+        """Folders whose films need labels."""
+        return (*self.dicom, *self.images, *self.always_train)
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        return (*self.labelled, *self.test_dicom, *self.test_images)
+
+
+@dataclass(frozen=True)
+class LabelFiles:
+    """The labels of a build: a CSV, or a folder of masks.
+
+    `absent_mask`, one of ABSENT_MASKS, says what a film without a file in `masks` is.
+    """
+
+    csv: Path | None = None
+    masks: Path | None = None
+    absent_mask: str = "unlabelled"
+
+
+@dataclass(frozen=True)
+class SourceFilm:
+    """One film to build. `labels` is None for test films and for films with a mask file; `root` is the given folder."""
 
     key: str
     image_id: str
@@ -33,9 +67,9 @@ class Source:
 
     @property
     def listed_path(self) -> str:
-        """The path below the folder that was given, for lists that people read; empty under a pseudonym.
+        """The path below `root`, for lists that people read; empty under a pseudonym.
 
-        Characters that cannot be printed are escaped, and no spreadsheet takes it for a formula.
+        Unprintable characters are escaped, and no spreadsheet runs it as a formula.
         """
         if self.pseudonymous:
             return ""
@@ -45,11 +79,11 @@ class Source:
 
 @dataclass(frozen=True)
 class SetAside:
-    """A film that is refused before it is read; `twin` is the film that is taken under its image id."""
+    """A film that is refused before it is read. `twin` is the film that uses its image id already."""
 
-    source: Source
+    source: SourceFilm
     reason: str
-    twin: Source | None = None
+    twin: SourceFilm | None = None
 
     def __str__(self) -> str:
         if self.twin is None:
@@ -59,28 +93,28 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Sources:
-    """Films in key order, films without a label (`unlabelled_reason` says why), and films set aside before reading.
+    """Films in key order, films without a label (and the reason for that), and films set aside before reading.
 
-    `skipped` are the files in the folders that are no films.
+    `skipped` are the other files in the folders.
     """
 
-    train: tuple[Source, ...]
-    test: tuple[Source, ...]
-    unlabelled: tuple[Source, ...]
+    train: tuple[SourceFilm, ...]
+    test: tuple[SourceFilm, ...]
+    unlabelled: tuple[SourceFilm, ...]
     set_aside: tuple[SetAside, ...]
     unlabelled_reason: str = NO_ROW
     skipped: tuple[Skipped, ...] = ()
 
     @property
     def skipped_counts(self) -> dict[str, int]:
-        """Files by the reason why they are skipped."""
+        """Numbers of skipped files by reason."""
         return dict(sorted(Counter(item.reason for item in self.skipped).items()))
 
     def without(self, image_ids: Container[str]) -> "Sources":
-        """Return the films whose image id is not among the given ones."""
+        """Return the sources without films of these image ids."""
 
-        def rest(films: Iterable[Source]) -> tuple[Source, ...]:
-            return tuple(source for source in films if source.image_id not in image_ids)
+        def rest(films: Iterable[SourceFilm]) -> tuple[SourceFilm, ...]:
+            return tuple(film for film in films if film.image_id not in image_ids)
 
         set_aside = tuple(item for item in self.set_aside if item.source.image_id not in image_ids)
         return replace(
@@ -88,15 +122,15 @@ class Sources:
         )
 
     def pseudonymise(self, salt: bytes) -> tuple["Sources", dict[str, str]]:
-        """Return the films under keyed pseudonyms, in the pseudonyms' order, and image id -> pseudonym."""
+        """Return the sources under keyed pseudonyms, in the pseudonyms' order, and image id -> pseudonym."""
         names: dict[str, str] = {}
 
-        def hide(source: Source) -> Source:
-            name = names.setdefault(source.image_id, image_pseudonym(source.image_id, salt))
-            return replace(source, key=name, image_id=name, pseudonymous=True)
+        def hide(film: SourceFilm) -> SourceFilm:
+            name = names.setdefault(film.image_id, image_pseudonym(film.image_id, salt))
+            return replace(film, key=name, image_id=name, pseudonymous=True)
 
-        def hidden(films: Iterable[Source]) -> tuple[Source, ...]:
-            return tuple(sorted(map(hide, films), key=lambda source: source.key))
+        def hidden(films: Iterable[SourceFilm]) -> tuple[SourceFilm, ...]:
+            return tuple(sorted(map(hide, films), key=lambda film: film.key))
 
         set_aside = tuple(
             replace(item, source=hide(item.source), twin=item.twin and hide(item.twin)) for item in self.set_aside
@@ -112,8 +146,8 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Held:
-    """The image ids of a dataset, asked for by the films' own ids; `salt` where the dataset holds pseudonyms."""
+class KnownIds:
+    """The image ids of a dataset, looked up by the films' own ids. `salt` is that of a dataset with pseudonyms."""
 
     image_ids: frozenset[str] = frozenset()
     salt: bytes | None = None

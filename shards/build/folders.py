@@ -1,4 +1,4 @@
-"""What lies in a folder: its files, each once, and why the others are passed over."""
+"""Lists the files of folders, each once, with the reason why a file is skipped."""
 
 import os
 import re
@@ -26,7 +26,7 @@ _SYSTEM_NAMES = frozenset(
 )
 _COMPRESSED = frozenset({".7z", ".bz2", ".gz", ".lz4", ".rar", ".tar", ".tgz", ".xz", ".z", ".zip", ".zst"})
 _PICTURES = frozenset({".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff", ".webp"})
-# Suffixes that a reason names. Reasons are kept in the dataset, and the end of any other name may be a person's.
+# Suffixes that a reason may contain. Reasons are stored in the dataset, and another name may end in a patient's name.
 _NAMED = (
     _COMPRESSED
     | _PICTURES
@@ -42,7 +42,7 @@ Judge = Callable[[Path], str]
 
 @dataclass(frozen=True)
 class FileKind:
-    """Files that an option takes, in words, and what gives the reason against any other file."""
+    """Files that an option accepts. `judge` returns the reason against a file, empty for an accepted one."""
 
     words: str
     judge: Judge
@@ -50,7 +50,7 @@ class FileKind:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is no film here, and why."""
+    """A file that is skipped, and the reason."""
 
     path: Path
     reason: str
@@ -58,9 +58,9 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files below `folder` that are taken, in order, and the others.
+    """The accepted files below `folder`, in order, and the skipped ones.
 
-    `is_shared`: it leads to a folder that is listed in another listing.
+    `is_shared` means that it contains a folder that another listing lists.
     """
 
     folder: Path
@@ -70,11 +70,11 @@ class Listing:
 
 
 def list_folders(folders: Iterable[Path], kind: FileKind, leave_out: Iterable[Path] = ()) -> list[Listing]:
-    """Return what lies below each folder.
+    """List the files below each folder, following linked folders.
 
-    Linked folders are followed. Whatever is given, linked or nested twice is listed once: a given folder under its own
-    name, others where they stand rather than where a link shows them. The folders in `leave_out` are passed over where
-    they are not themselves given. Raises InputError for a folder that cannot be read.
+    A folder that is given, linked or nested twice is listed once: a given folder under its own name, another folder at
+    its real place rather than at a link. Folders in `leave_out` are skipped unless they are given too. Raises
+    InputError for a folder that cannot be read.
     """
     roots: dict[str, Path] = {}
     for folder in folders:
@@ -84,13 +84,13 @@ def list_folders(folders: Iterable[Path], kind: FileKind, leave_out: Iterable[Pa
 
 
 def _list_folder(root: Path, judge: Judge, seen: set[str], roots: frozenset[str]) -> Listing:
-    """List a folder but for the other roots and those in `seen`, to which its own folders are added."""
+    """List a folder except the other roots and the folders in `seen`, and add its folders to `seen`."""
     files: list[Path] = []
     skipped: list[Skipped] = []
     mine: set[str] = set()
     is_shared = False
-    # Real folders before linked ones, so that a file is listed where it stands. Paths tell folders apart, not inodes:
-    # some network file systems number all folders alike.
+    # Real folders come before linked ones, so that a file is listed at its real place. Folders are compared by path,
+    # as some network file systems give all folders one inode.
     real_folders, linked_folders = deque([(root, os.path.realpath(root))]), deque[tuple[Path, str]]()
     while real_folders or linked_folders:
         folder, real = (real_folders or linked_folders).popleft()
@@ -131,7 +131,7 @@ def _kind(entry: os.DirEntry[str]) -> tuple[str, bool]:
             return "file", is_link
         if is_link:
             entry.stat()
-    except OSError:  # nothing is there, the link leads to itself, or through a folder that is closed to us
+    except OSError:  # missing, a link to itself, or a link through an unreadable folder
         return DANGLING if is_link else VANISHED, is_link
     return SPECIAL, is_link
 
@@ -146,7 +146,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise InputError(
-            f"{folder}: this folder cannot be read ({error.strerror}); change its permissions or move it away"
+            f"{folder}: this folder cannot be read ({error.strerror}); change its permissions or move it"
         ) from None
 
 
@@ -168,7 +168,7 @@ def _not_image(path: Path) -> str:
 
 
 def _not_dicom(path: Path) -> str:
-    """Return the reason against a file: its name and its first bytes decide."""
+    """Return the reason against a file, by its name and its first bytes."""
     if re.fullmatch(r"DICOMDIR(\W.*)?", path.name.upper()):
         return "the index of a DICOM medium (DICOMDIR)"
     suffix = path.suffix.lower()
@@ -183,7 +183,7 @@ def _not_dicom(path: Path) -> str:
     except FileNotFoundError:
         return VANISHED
     except OSError:
-        return ""  # taken, so that the film's reader says what is wrong with it
+        return ""  # accepted: the film's reader reports the error
     return _other_kind(path) if _named_suffix(path) else "neither a DICM prefix nor a suffix .dcm"
 
 
@@ -206,13 +206,13 @@ def _other_kind(path: Path) -> str:
 
 
 def _named_suffix(path: Path) -> str:
-    """Return a file's suffix in lower case where it is a common one, else an empty text."""
+    """Return the suffix of a file in lower case, empty for an uncommon one."""
     suffix = path.suffix.lower()
     return suffix if suffix in _NAMED else ""
 
 
 def kinds(skipped: Sequence[Skipped]) -> str:
-    """Return what was found in place of films, in words: `12 .tif files, 3 others`."""
+    """Describe skipped files: `12 .tif files, 3 others`."""
     if not skipped:
         return "nothing"
     counts = Counter(_named_suffix(item.path) for item in skipped)

@@ -1,4 +1,4 @@
-"""Folds and a holdout: grouped, stratified, and a pure function of their arguments."""
+"""Assigns folds and a holdout: grouped, stratified, and a pure function of the arguments."""
 
 import warnings
 from collections import Counter
@@ -6,24 +6,22 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.model_selection import StratifiedGroupKFold
 
+from shards.arrays import Integers
 from shards.errors import InputError
 
 HOLDOUT = -1
-# Trains in every fold and is never validated on; only a CSV of folds says so.
+# Trains in every fold and is never validated on. Set only by a CSV of folds.
 ALWAYS = -2
 
 
-def assign_folds(
-    groups: Sequence[str], strata: Sequence[int], folds: int, holdout: float, seed: int
-) -> npt.NDArray[np.int64]:
-    """Return a fold number per film (int64), -1 for the holdout; no group is split, strata are balanced.
+def assign_folds(groups: Sequence[str], strata: Sequence[int], folds: int, holdout: float, seed: int) -> Integers:
+    """Return the fold of each film, -1 for the holdout. No group is split, and strata are balanced.
 
-    `holdout` is a share of the films, as a simple fraction near it (see `check_split`). The result depends on the order
-    of the films and on which of them share a group, not on the groups' names.
-    Raises InputError where there are too few groups or positives for the split.
+    `holdout` is a share of the films, rounded to a simple fraction (see `check_split`). The result depends on the order
+    of the films and on which films share a group, not on the names of the groups. Raises InputError if there are too
+    few groups or positives.
     """
     share = check_split(folds, holdout, seed)
     codes = _codes(groups)
@@ -39,9 +37,9 @@ def assign_folds(
 
 
 def check_split(folds: int, holdout: float, seed: int) -> Fraction:
-    """Return the holdout's share as a fraction with a small denominator (the films are cut into so many parts).
+    """Return the holdout's share as a fraction; the films are split into as many parts as its denominator.
 
-    Twentieths serve most shares, hundredths the others. Raises InputError for options that no films could satisfy.
+    Twentieths fit most shares, hundredths the others. Raises InputError for options that no dataset can satisfy.
     """
     if folds < 2:
         raise InputError(f"--folds {folds}: at least 2 folds are needed")
@@ -53,16 +51,16 @@ def check_split(folds: int, holdout: float, seed: int) -> Fraction:
     return coarse if abs(coarse - Fraction(holdout)) <= Fraction(holdout) / 20 and coarse < 1 else fine
 
 
-def _split(
-    codes: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], parts: int, seed: int, option: str
-) -> npt.NDArray[np.int64]:
+def _split(codes: Integers, labels: Integers, parts: int, seed: int, option: str) -> Integers:
     groups = len(np.unique(codes))
     if groups < parts:
-        raise InputError(f"{option} needs at least {parts} patients, there are {groups}; ask for fewer parts")
+        raise InputError(
+            f"{option} needs at least {parts} patients, there are {groups}; give a smaller number or share"
+        )
     part_of = np.zeros(len(codes), np.int64)
     splitter = StratifiedGroupKFold(n_splits=parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A class with fewer films than parts is unavoidable on small sets; an impossible split raises instead.
+        # Small datasets have classes with fewer films than parts. An impossible split raises ValueError.
         warnings.simplefilter("ignore", UserWarning)
         try:
             for part, (_, chosen) in enumerate(splitter.split(codes, labels, groups=codes)):
@@ -72,16 +70,16 @@ def _split(
     return part_of
 
 
-def _codes(groups: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Number the groups by first appearance, so that a new salt for patient hashes moves no film."""
+def _codes(groups: Sequence[str]) -> Integers:
+    """Number the groups by first appearance, so that another patient salt does not move a film."""
     numbers: dict[str, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
 
 
-def size_strata(areas: npt.NDArray[np.int64], folds: int) -> npt.NDArray[np.int64]:
-    """Return strata for folds, int64: 0 for films without a mask, 1 to 10 for deciles of mask area.
+def size_strata(areas: Integers, folds: int) -> Integers:
+    """Return the stratum of each film: 0 without a mask, 1 to 10 for deciles of mask area.
 
-    With few positives there are fewer strata, so that each holds at least `folds` films (where there are so many).
+    Few positives make fewer strata, so that each has at least `folds` films (if there are that many).
     """
     strata = np.zeros(len(areas), np.int64)
     positive = np.flatnonzero(areas > 0)
@@ -91,11 +89,11 @@ def size_strata(areas: npt.NDArray[np.int64], folds: int) -> npt.NDArray[np.int6
     return strata
 
 
-def extend_folds(groups: Sequence[str], strata: Sequence[int], known: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return folds for films that join a dataset whose first `len(known)` films keep theirs.
+def extend_folds(groups: Sequence[str], strata: Sequence[int], known: Integers) -> Integers:
+    """Return the folds of new films; the first `len(known)` films have the folds `known`.
 
-    A film of a known group takes its fold (or the holdout). New groups, largest first, go to the part that lacks most
-    films of their strata, measured against the parts' shares of the known films.
+    A film of a known group gets the fold of that group (or the holdout). New groups, largest first, go to the fold that
+    lacks most films of their strata, relative to its share of the known films.
     """
     fold_of = {group: int(fold) for group, fold in zip(groups, known.tolist(), strict=False)}
     parts = sorted(set(known.tolist()))

@@ -1,30 +1,26 @@
-"""Image files (PNG, JPEG) become films and masks; their values are read as they are and judged, never converted unseen.
+"""Reads PNG and JPEG files as films and masks. Values are checked as stored, and never converted silently.
 
-Films: grey or colour of 8 or 16 bits. Masks: one region, as 0 and the largest value, or as an alpha channel.
+Films are grey or colour, with 8 or 16 bits. A mask is one region: 0 and the largest value, or an alpha channel.
 """
 
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from pydicom.dataset import Dataset
 
+from shards.arrays import Image, PixelValues
 from shards.dicom.grey import luma, to_grey8
 from shards.dicom.jpeg import check_jpeg
 from shards.errors import RejectedFilm
 
-Pixels = npt.NDArray[Any]
-Grey = npt.NDArray[np.uint8]
-
-# JPEG's chroma may be off by so much where an image is grey.
+# Maximum chroma of a grey JPEG.
 _GREY_TOLERANCE = 8
-# More values than these are the noise of a lossy codec, or a blur; areas below this share of a mask are chance.
+# A mask with more values has codec noise or blur; areas below this share of a mask are chance.
 _FEW_VALUES = 16
 _LABEL_SHARE = 0.01
 _EXPECTED = "masks hold 0 and 1, or 0 and 255"
@@ -37,11 +33,11 @@ TURNED = "its EXIF orientation is not applied: film and mask are taken as they a
 class ImageFile:
     """Decoded pixels, uint8 or uint16: grey (height, width) or RGB (height, width, 3); alpha (height, width) if any.
 
-    An alpha channel of one value is left out.
+    A constant alpha channel is left out.
     """
 
-    pixels: Pixels
-    alpha: Pixels | None
+    pixels: PixelValues
+    alpha: PixelValues | None
     warnings: tuple[str, ...]
 
     @property
@@ -49,18 +45,18 @@ class ImageFile:
         return self.pixels.ndim == 2
 
 
-def read_image_film(path: Path, max_pixels: int) -> tuple[Grey, tuple[str, ...]]:
-    """Return an image file's film, uint8 (height, width), and what it leaves open.
+def read_image_film(path: Path, max_pixels: int) -> tuple[Image, tuple[str, ...]]:
+    """Return a film (height, width) from an image file, and its warnings.
 
-    8 bits are kept as they are, 16 bits span their own range. Raises RejectedFilm for what is no film.
+    8-bit values are kept; 16-bit values are scaled by their range. Raises RejectedFilm for an image that is not a film.
     """
-    found = _read(path, max_pixels)
-    if found.alpha is not None:
+    image = _read(path, max_pixels)
+    if image.alpha is not None:
         raise RejectedFilm("its alpha channel varies; save it as a grey image without transparency")
-    warnings = list(found.warnings)
-    grey = found.pixels
-    if not found.is_grey:
-        grey = np.asarray(luma(found.pixels))
+    warnings = list(image.warnings)
+    grey = image.pixels
+    if not image.is_grey:
+        grey = np.asarray(luma(image.pixels))
         warnings.append("a colour image: its brightness is taken")
     if grey.min() == grey.max():
         raise RejectedFilm("all its pixels have one value; export it again")
@@ -70,25 +66,25 @@ def read_image_film(path: Path, max_pixels: int) -> tuple[Grey, tuple[str, ...]]
     return film, tuple(warnings)
 
 
-def read_image_mask(path: Path, max_pixels: int) -> tuple[Grey, tuple[str, ...]]:
-    """Return an image file's mask, uint8 (height, width) of 0 and 1, and what it leaves open.
+def read_image_mask(path: Path, max_pixels: int) -> tuple[Image, tuple[str, ...]]:
+    """Return a mask (height, width) of 0 and 1 from an image file, and its warnings.
 
-    The region is what is at least half of the largest value, which is 1 or a whole 8- or 16-bit scale, or what an alpha
-    channel shows over one colour. Raises RejectedFilm for what is no mask of one region.
+    The region has at least half of the largest value (1, or the end of the 8- or 16-bit scale), in the grey values or
+    in an alpha channel over one colour. Raises RejectedFilm for an image that is not a mask of one region.
     """
-    found = _read(path, max_pixels)
-    values, warnings = found.pixels, found.warnings
-    if found.alpha is not None:
-        if values.reshape(-1, 1 if found.is_grey else 3).std(axis=0).any():
-            raise RejectedFilm("its mask varies in colour and in alpha; save it with the values 0 and 255 alone")
-        values = found.alpha
-    elif not found.is_grey:
-        raise RejectedFilm("its mask is in colours; save it with the values 0 and 255 alone")
+    image = _read(path, max_pixels)
+    values, warnings = image.pixels, image.warnings
+    if image.alpha is not None:
+        if values.reshape(-1, 1 if image.is_grey else 3).std(axis=0).any():
+            raise RejectedFilm("its mask varies in colour and in alpha; save it with the values 0 and 255 only")
+        values = image.alpha
+    elif not image.is_grey:
+        raise RejectedFilm("its mask is in colours; save it with the values 0 and 255 only")
     return _region(values), warnings
 
 
-def _region(values: Pixels) -> Grey:
-    """Return which pixels of a mask are set. Raises RejectedFilm for scales that are none, and for several labels."""
+def _region(values: PixelValues) -> Image:
+    """Return which pixels of a mask are set. Raises RejectedFilm for other scales, and for several labels."""
     top = int(values.max())
     if top == 0:
         return np.zeros(values.shape, np.uint8)
@@ -102,10 +98,10 @@ def _region(values: Pixels) -> Grey:
     return (values >= (scale + 1) // 2).astype(np.uint8)
 
 
-def _labels_between(values: Pixels, top: int) -> list[int]:
-    """Return the values between 0 and the largest that fill areas, as labels do and the greys of an edge do not.
+def _labels_between(values: PixelValues, top: int) -> list[int]:
+    """Return the values between 0 and the largest that fill areas: labels fill areas, the greys of an edge do not.
 
-    Many values are the noise of a lossy codec or a blur.
+    A mask of many values is noise of a lossy codec, or a blur, and has no labels.
     """
     between = (values > 0) & (values < top)
     if not between.any():
@@ -122,20 +118,20 @@ def _read(path: Path, max_pixels: int) -> ImageFile:
     try:
         content = path.read_bytes()
     except OSError as error:
-        # strerror alone: the text of the whole error names the file.
+        # Only strerror, as the text of the error contains the path.
         raise RejectedFilm(f"its image file cannot be read ({error.strerror})") from None
     warnings = _screened(content, max_pixels)
     if content.startswith(_JPEG_START):
         warnings = (*warnings, *check_jpeg(content))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # its text holds paths of the machine that built OpenCV
+    except cv2.error:  # its text contains paths of the machine that built OpenCV
         image = None
     if image is None:
         raise RejectedFilm("damaged image file; export it again")
     if image.dtype not in (np.uint8, np.uint16):
         raise RejectedFilm(f"its pixels are {image.dtype}; save 8 or 16 bits of grey")
-    alpha: Pixels | None = None
+    alpha: PixelValues | None = None
     if image.ndim == 3 and image.shape[2] == 4:
         varies = image[..., 3].min() != image[..., 3].max()
         alpha = np.asarray(image[..., 3]) if varies else None
@@ -144,24 +140,24 @@ def _read(path: Path, max_pixels: int) -> ImageFile:
 
 
 def _screened(content: bytes, max_pixels: int) -> tuple[str, ...]:
-    """Judge a file by its header alone, before its pixels take memory, and return what it leaves open."""
-    # The readers themselves: Image.open has a limit of its own.
+    """Check the header of a file, before its pixels take memory, and return warnings."""
+    # Image.open has another limit of pixels.
     reader = JpegImageFile if content.startswith(_JPEG_START) else PngImageFile
     try:
         image = reader(io.BytesIO(content))
         (width, height), channels = image.size, len(image.getbands())
-        # Asking a PNG without this entry would decode it.
+        # Without this entry, getexif would decode a PNG.
         turned = "exif" in image.info and image.getexif().get(_EXIF_ORIENTATION, 1) != 1
     except Exception:  # Pillow's readers raise many kinds
         raise RejectedFilm("not a readable PNG or JPEG image; export it again") from None
     if width * height * channels > max_pixels:
         size = f"{width}x{height}" + (f" pixels of {channels} channels" if channels > 1 else " pixels")
-        raise RejectedFilm(f"its {size} are more than {max_pixels}; pass --max-pixels to take it")
+        raise RejectedFilm(f"its {size} are more than {max_pixels}; pass --max-pixels to accept it")
     return (TURNED,) if turned else ()
 
 
-def _grey_where_equal(bgr: Pixels) -> Pixels:
-    """Return one channel where all three agree, else RGB."""
+def _grey_where_equal(bgr: PixelValues) -> PixelValues:
+    """Return one channel if all three agree, else RGB."""
     blue, green, red = cv2.split(bgr)
     distance = max(int(cv2.absdiff(green, other).max()) for other in (blue, red))
     if distance == 0:
@@ -171,7 +167,7 @@ def _grey_where_equal(bgr: Pixels) -> Pixels:
     return np.asarray(luma(rgb)) if distance <= tolerance else rgb
 
 
-def _value_count(film: Grey) -> int:
-    """Return how many greys a film holds; a few pixels tell most films from a mask."""
+def _value_count(film: Image) -> int:
+    """Return the number of greys in a film. A sample of the pixels suffices unless the film may be a mask."""
     few = np.count_nonzero(np.bincount(film[::8, ::8].ravel(), minlength=256))
     return int(few) if few > 2 else len(np.unique(film))

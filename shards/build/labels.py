@@ -1,4 +1,4 @@
-"""The competition's label CSV, in the forms in which it is really found."""
+"""Reads the competition's label CSV, in the variants that exist."""
 
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ from shards.dataset import rle
 from shards.errors import InputError
 
 MASK_NAMES = ("encodedpixels", "encodedpixel", "rle", "rlemask", "maskrle", "mask", "pixels", "label")
-# What programs write where a mask is missing.
+# Words of programs for a missing mask.
 _MISSING = frozenset({"", "nan", "na", "n/a", "none", "null"})
-# Spreadsheets keep no more of a cell.
+# Maximum length of a cell in a spreadsheet.
 _SPREADSHEET_CELL = 32_767
 
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One row of a label CSV: its 1-based line number, its run-length string, and the file."""
+    """A row of a label CSV: 1-based line number, run-length string, and file."""
 
     line: int
     rle: str
@@ -38,18 +38,18 @@ Labels = Mapping[str, tuple[LabelRow, ...]]
 
 
 def load_labels(path: Path) -> Labels:
-    """Return image id -> its rows, in file order.
+    """Return image id -> rows, in file order.
 
     Accepts a BOM, any header or none, spaces around ids and masks, and repeated ids. Raises InputError for a file that
-    is no such CSV, and with the line number for a row that has not two cells, an id that a spreadsheet changed, a
-    malformed mask, or a film that is both empty and not.
+    is not a label CSV. The message has the line number for a row without exactly two cells, an id that a spreadsheet
+    changed, a malformed mask, and a film that is both empty and not.
     """
     if not path.exists():
         raise InputError(f"{path}: no such label CSV; give the file with --rle")
-    found = read_rows(path, "--rle")
+    cells = read_rows(path, "--rle")
     swapped = False
-    if found and _is_header(found[0].cells):
-        names = found.pop(0).cells
+    if cells and _is_header(cells[0].cells):
+        names = cells.pop(0).cells
         if len(names) != 2:
             raise InputError(
                 f"{path}: its header does not name two columns but {len(names)} ({shown(names)}); "
@@ -57,7 +57,7 @@ def load_labels(path: Path) -> Labels:
             )
         swapped = plain(names[0]) in MASK_NAMES and plain(names[1]) in ID_NAMES
     rows: dict[str, list[LabelRow]] = {}
-    for row in found:
+    for row in cells:
         image_id, label = _parse_row(path, row, swapped)
         rows.setdefault(image_id, []).append(label)
     if not rows:
@@ -66,18 +66,18 @@ def load_labels(path: Path) -> Labels:
 
 
 def match_labels(labels: Labels, film_ids: Collection[str], known: Container[str] = frozenset()) -> Labels:
-    """Return the labels under the ids of the films: an id with an image file's suffix is that of the film without it.
+    """Return the labels under the ids of the films: an id loses the suffix of an image file if the film's has none.
 
-    An id that is a film's, or one of `known`, stays as it is. Raises InputError for an id that is no film's where it
-    can be told why: its case differs from a film's, or a spreadsheet changed it.
+    Ids of films, and ids in `known`, are kept. Raises InputError for an id without a film if the reason is clear: the
+    case differs from that of a film, or a spreadsheet changed the id.
     """
     films = frozenset(film_ids)
     rows: dict[str, list[LabelRow]] = {}
-    for image_id, found in labels.items():
+    for image_id, labelled in labels.items():
         shorter = without_suffix(image_id)
         is_film = image_id in films or image_id in known
         name = shorter if not is_film and (shorter in films or shorter in known) else image_id
-        rows.setdefault(name, []).extend(found)
+        rows.setdefault(name, []).extend(labelled)
     change = explain_stray((name for name in rows if name not in films and name not in known), films.difference(rows))
     if change is not None:
         image_id, why = change
@@ -87,22 +87,22 @@ def match_labels(labels: Labels, film_ids: Collection[str], known: Container[str
 
 
 def _checked(rows: Mapping[str, list[LabelRow]]) -> Labels:
-    for image_id, found in rows.items():
-        empty = [row for row in found if row.rle == rle.EMPTY]
-        if empty and len(empty) < len(found):
+    for image_id, labelled in rows.items():
+        empty = [row for row in labelled if row.rle == rle.EMPTY]
+        if empty and len(empty) < len(labelled):
             raise InputError(
                 f"{empty[0].path} line {empty[0].line}: {image_id} is marked -1 but has a mask in another row; drop one"
             )
-    return {image_id: tuple(found) for image_id, found in rows.items()}
+    return {image_id: tuple(labelled) for image_id, labelled in rows.items()}
 
 
 def _is_header(cells: tuple[str, ...]) -> bool:
-    """Known names, or two cells of which the first has no digit and the second is a word."""
+    """Return whether a row is a header: known names, or two cells, one without a digit and then a word."""
     if any(_is_mask(cell) for cell in cells[1:]):
         return False
     if plain(cells[0]) in ID_NAMES:
         return True
-    # Image ids start with a digit or end in one; no header's first cell does.
+    # Image ids start or end with a digit, header cells do not.
     if any(map(str.isdigit, cells[0])):
         return False
     is_word = len(cells) == 2 and any(map(str.isalpha, cells[1])) and not any(map(str.isdigit, cells[1]))
@@ -110,7 +110,7 @@ def _is_header(cells: tuple[str, ...]) -> bool:
 
 
 def _is_mask(cell: str) -> bool:
-    """Whether a cell stands where a mask does, be it good or not."""
+    """Return whether a cell is meant as a mask, well-formed or not."""
     return cell.lower() in _MISSING or all(token.lstrip("+-").isdecimal() for token in cell.split())
 
 
@@ -128,7 +128,7 @@ def _parse_row(path: Path, row: Row, swapped: bool) -> tuple[str, LabelRow]:
         raise InputError(f"{path} line {row.line} ({image_id}): {error}") from None
     if len(text) == _SPREADSHEET_CELL:
         raise InputError(
-            f"{path} line {row.line} ({image_id}): the mask has {_SPREADSHEET_CELL:,} characters, where spreadsheets "
-            "cut it off; take the file from before, or give a mask that is whole in two rows"
+            f"{path} line {row.line} ({image_id}): the mask has {_SPREADSHEET_CELL:,} characters, the limit of a "
+            "spreadsheet's cell; use the file from before, or split a mask of that length into two rows"
         )
     return image_id, LabelRow(row.line, text, path)

@@ -1,4 +1,4 @@
-"""Test films that are no strangers: a score on them says nothing about new patients."""
+"""Finds test films that are known from training: a score on them says nothing about new patients."""
 
 import pyarrow as pa
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 def known_test_films(table: pa.Table) -> list[str]:
     """Return the image ids of test films that share a group with a labelled film, in table order.
 
-    The table is one that has been split: a group is a patient joined with films that look the same.
+    The table must be split already. A group is a patient, joined with near-duplicates.
     """
     films = list(zip(*(table[name].to_pylist() for name in ("image_id", "split", "group")), strict=True))
     labelled = {group for _, split, group in films if split != "test"}

@@ -1,4 +1,4 @@
-"""What films are called: image ids from file names or from SOPInstanceUIDs, and names that cannot be one."""
+"""Image ids from file names or SOPInstanceUIDs, and names that cannot be image ids."""
 
 import re
 import unicodedata
@@ -14,31 +14,31 @@ from shards.dicom.film import SUFFIXES as DICOM_SUFFIXES
 
 ID_KINDS = ("name", "sop")
 
-# A cell that begins so is a formula: in a file with commas at its beginning, in one with semicolons also after those.
-# A minus before nothing but digits is a number.
+# A cell that begins like this is a formula. With semicolons as separators, a cell also begins after each of them.
+# A minus before digits only is a number.
 _FORMULA = re.compile(r"(?:^|;)\s*(?:[=+@＝＋＠]|[-－](?![0-9.]+(?:;|$)))")
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def name_id(path: Path) -> str:
-    """Return the image id that a file's name gives; a bare UID keeps all its parts."""
+    """Return the image id from the name of a file: the name without a film's suffix."""
     return path.stem if path.suffix.lower() in DICOM_SUFFIXES | IMAGE_SUFFIXES else path.name
 
 
 def sop_id(path: Path) -> str | None:
-    """Return a DICOM file's SOPInstanceUID, None where it has none that can be an image id; no pixel is read."""
+    """Return the SOPInstanceUID of a DICOM file, None if it has none that can be an image id. No pixel is read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"], force=True)
             uid = str(header.get("SOPInstanceUID", "")).strip("\0 ")
-        except Exception:  # other files' bytes, read as DICOM, lead to errors of any kind
+        except Exception:  # other files, parsed as DICOM, raise errors of any kind
             return None
     return uid if _UID.fullmatch(uid) else None
 
 
 def objection(image_id: str) -> str | None:
-    """Return what keeps a name from being an image id, with what to do about it."""
+    """Return why a name cannot be an image id, with the fix; None if it can."""
     try:
         image_id.encode()
     except UnicodeEncodeError:
@@ -47,17 +47,17 @@ def objection(image_id: str) -> str | None:
             "'unzip -O latin1'"
         )
     if not image_id.isprintable() and any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in image_id):
-        return "its name holds a line break or another control character; rename it"
+        return "its name contains a line break or another control character; rename it"
     if _FORMULA.search(image_id):
         return f"a spreadsheet would run its name, {printable(image_id)}, as a formula; rename it"
     return None
 
 
 def spelling(names: Collection[str]) -> Callable[[str], str]:
-    """Return a function from a film's name to the one among `names` that is meant, or the film's own without one.
+    """Return a function that maps a film's name to its spelling in `names`, or to itself if it is not among them.
 
-    An accent is one character or two (macOS takes files apart that tables put together), and spaces around a name are
-    lost in tables.
+    Spellings differ in accents, which are one character or two (macOS decomposes them in file names), and in spaces
+    around a name, which tables lose.
     """
     known = {_folded(name): name for name in names}
     return lambda name: name if name in names else known.get(_folded(name), name)

@@ -1,4 +1,4 @@
-"""What a person asks of a build, checked before a film is read."""
+"""The options of a build, checked before any film is read."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +13,11 @@ CODECS = ("png", "jpeg")
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What decides a dataset besides its films: first the tars' bytes, then the split, which lives in the table.
+    """Options that decide a dataset in addition to its films: the bytes of the tars, and the split in the table.
 
-    `duplicate_distance` is the largest Hamming distance (of 256 bits) between the perceptual hashes of films that count
-    as one picture; None leaves near-duplicates alone. `id` says what image ids are: names of files, or SOPInstanceUIDs.
+    `duplicate_distance` is the largest Hamming distance (of 256 bits) between perceptual hashes at which two films
+    count as near-duplicates; None disables the search. `id` is `name` (image ids are file names) or `sop` (they are
+    SOPInstanceUIDs).
     """
 
     image_size: int = 512
@@ -52,7 +53,7 @@ class BuildOptions:
         check_split(self.folds, self.holdout, self.seed)
 
     def content(self) -> dict[str, Any]:
-        """Return what decides the bytes of a sample."""
+        """Return the options that decide the bytes of a sample."""
         names = (
             "image_size",
             "label_size",
@@ -66,6 +67,28 @@ class BuildOptions:
         return {name: getattr(self, name) for name in names}
 
     def public(self) -> dict[str, Any]:
-        """Return the arguments as the manifest keeps them: without the paths of files."""
+        """Return the options as the manifest stores them: whether a CSV was given, not its path."""
         paths = ("groups_csv", "folds_csv")
         return {k: v is not None if k in paths else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Task `number` of `count` in an array. Each task builds its share of the shards; `finalize` joins them."""
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise InputError(f"--task {self.number}/{self.count}: tasks are numbered from 1 to {self.count}")
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a build runs. `task` limits it to a share of the shards; `append` adds films to a finished dataset."""
+
+    workers: int = 1
+    max_rejects: int = 0
+    task: Task | None = None
+    append: bool = False

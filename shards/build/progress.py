@@ -1,10 +1,9 @@
-"""An unfinished build: its plan, the records of its finished shards, and who may write.
+"""State of an unfinished build: its plan, the records of its finished shards, and its lock.
 
-OUT/.build holds plan.json (all tasks of a build must agree on it), one record per finished shard, and the lock.
+OUT/.build contains plan.json (the same for all tasks of a build), one record per finished shard, and the lock.
 """
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -15,25 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from shards.console import counted
-from shards.dataset.table import MANIFEST, PARTS
+from shards.dataset.manifest import BUILD_STATE, MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.stored import open_append
+from shards.stored import open_append, try_lock
 
 PLAN, LOCK = "plan.json", "lock"
 REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"
 _DIGEST = "record_sha256"
 
 Row = tuple[str, ...]
-Part = dict[str, Any]
+ShardRecord = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PlanRecord:
-    """What plan.json keeps: enough to finish a build without its films.
+    """Contents of plan.json, enough to finish a build without its films.
 
-    `jobs` are (shard name, digest of its inputs); the lists are rows of unlabelled.csv and rejected.csv. `skipped`
-    counts files that are no films, by reason.
+    `jobs` are pairs of shard name and digest of its inputs. `unlabelled` and `duplicates` are rows of unlabelled.csv
+    and rejected.csv. `skipped` counts files that are not films, by reason.
     """
 
     digest: str
@@ -46,18 +45,18 @@ class PlanRecord:
     skipped: dict[str, int] = field(default_factory=dict)
 
     def save(self, out: Path) -> None:
-        """Write plan.json, unless it stands there already."""
-        found = load_plan(out)
-        if found is not None and found.digest == self.digest:
+        """Write plan.json, unless it exists with this digest."""
+        plan = load_plan(out)
+        if plan is not None and plan.digest == self.digest:
             return
-        (out / PARTS).mkdir(parents=True, exist_ok=True)
-        _write_record(out / PARTS / PLAN, vars(self))
+        (out / BUILD_STATE).mkdir(parents=True, exist_ok=True)
+        _write_record(out / BUILD_STATE / PLAN, vars(self))
 
 
 def load_plan(out: Path) -> PlanRecord | None:
     """Return the plan of the unfinished build in a folder, None without one."""
     try:
-        content = _read_record(out / PARTS / PLAN)
+        content = _read_record(out / BUILD_STATE / PLAN)
         jobs = tuple((name, digest) for name, digest in content.pop("jobs"))
         unlabelled, duplicates = (
             tuple(tuple(row) for row in content.pop(name)) for name in ("unlabelled", "duplicates")
@@ -69,28 +68,28 @@ def load_plan(out: Path) -> PlanRecord | None:
         return None  # a damaged plan is written again by the next build
 
 
-def save_part(out: Path, name: str, part: Part) -> None:
+def save_shard_record(out: Path, name: str, record: ShardRecord) -> None:
     """Record a finished shard."""
-    _write_record(out / PARTS / f"{name}.json", part)
+    _write_record(out / BUILD_STATE / f"{name}.json", record)
 
 
-def finished_part(out: Path, name: str, digest: str) -> Part | None:
-    """Return the record of a shard that stands complete and was made from these inputs, else None."""
+def load_shard_record(out: Path, name: str, digest: str) -> ShardRecord | None:
+    """Return the record of a shard that is complete and was built from inputs with this digest, else None."""
     try:
-        part: Part = _read_record(out / PARTS / f"{name}.json")
-        whole = not part["rows"] or (out / part["name"]).stat().st_size == part["bytes"]
-        return part if whole and part["digest"] == digest else None
+        record: ShardRecord = _read_record(out / BUILD_STATE / f"{name}.json")
+        is_whole = not record["rows"] or (out / record["name"]).stat().st_size == record["bytes"]
+        return record if is_whole and record["digest"] == digest else None
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None  # missing or damaged: the shard is built again
 
 
 def _write_record(path: Path, content: dict[str, Any]) -> None:
-    """Write a record with a digest of its own: what a table is made of must be what was recorded."""
+    """Write a record with a digest over it, as tables are made from records."""
     atomic_write(path, json.dumps({**content, _DIGEST: digest_of(content)}))
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Return a record. Raises ValueError or TypeError where it is damaged, FileNotFoundError where there is none."""
+    """Return a record. Raises ValueError or TypeError if it is damaged, FileNotFoundError if it is missing."""
     try:
         content = dict(json.loads(path.read_bytes()))
     except RecursionError:
@@ -102,33 +101,31 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def locked(out: Path, shared: bool = False) -> Iterator[None]:
-    """Hold the folder's lock, which the system lets go when this process ends in whatever way.
+    """Hold the folder's lock. The system releases it when this process ends, however it ends.
 
-    The tasks of an array share it, a whole build or a finalize has it alone; that one also clears away what killed
-    writers left. Raises InputError where another build holds it.
+    The tasks of an array share the lock. A whole build or a finalize holds it alone, and also removes temporary files
+    of killed writers. Raises InputError if another build holds it.
     """
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
-    with open_append(out / PARTS / LOCK) as stream:
-        try:
-            fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{out}: another build is writing here; wait for it or give another --out") from None
+    (out / BUILD_STATE).mkdir(parents=True, exist_ok=True)
+    with open_append(out / BUILD_STATE / LOCK) as stream:
+        if not try_lock(stream, shared):
+            raise InputError(f"{out}: another build is writing here; wait for it or give another --out")
         if not shared:
-            for stale in [*out.glob(".*.tmp"), *(out / PARTS).glob(".*.tmp")]:
+            for stale in [*out.glob(".*.tmp"), *(out / BUILD_STATE).glob(".*.tmp")]:
                 stale.unlink()
         yield
 
 
 def refuse_foreign_folder(out: Path) -> None:
-    """Raise InputError for an output that is a file, or a folder with anything but a build of ours."""
+    """Raise InputError for an output that is a file, or a folder with anything but a dataset or an unfinished build."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; give a folder with --out")
-    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / PARTS).is_dir()):
+    if out.is_dir() and any(out.iterdir()) and not ((out / MANIFEST).exists() or (out / BUILD_STATE).is_dir()):
         raise InputError(f"{out}: is not empty and holds no unfinished build; give a new folder with --out")
 
 
 def check_rejects(out: Path, count: int, most: int, rejected: Sequence[Row] = ()) -> None:
-    """Raise InputError where more films were rejected than are allowed."""
+    """Raise InputError if more films were rejected than allowed."""
     if count > most:
         first = f": first {rejected[0][1] or rejected[0][0]}: {rejected[0][2]}" if rejected else ""
         raise InputError(
@@ -147,20 +144,20 @@ def write_list(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_list(path: Path) -> list[Row]:
-    """Return the rows of such a list, none where the file is missing. Raises InputError where it is damaged."""
-    mend = "restore it from a copy, or remove it and go without its rows"
+    """Return the rows of such a list, none if the file is missing. Raises InputError if it is damaged."""
+    fix = "restore it from a copy, or remove it and lose its rows"
     if not path.exists():
         return []
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = [tuple(row) for row in csv.reader(stream)][1:]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not the list that a build wrote ({error}); {mend}") from None
+        raise InputError(f"{path}: not a list that a build wrote ({error}); {fix}") from None
     if any(len(row) != 3 for row in rows):
-        raise InputError(f"{path}: not the list that a build wrote, of image id, file and reason; {mend}")
+        raise InputError(f"{path}: not a list that a build wrote, of image id, file and reason; {fix}")
     return rows
 
 
 def digest_of(value: object) -> str:
-    """Return a SHA-256 over plain JSON types."""
+    """Return the SHA-256 of a value of plain JSON types."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The rows of a CSV file from a person's hands: read, or refused in one line that names what the file is instead."""
+"""Reads the rows of a CSV that people edit, or refuses it in one line that says what the file is instead."""
 
 import csv
 import io
@@ -10,10 +10,10 @@ from pathlib import Path
 
 from shards.errors import InputError
 
-# A film of 4096 x 4096 pixels whose every third one changes needs as many. Python's own limit is 131,072.
+# A mask of 4096 x 4096 pixels that changes at every third one needs this many. Python's default is 131,072.
 LONGEST_CELL = 16 << 20
 IMAGE_FILE_SUFFIXES = (".dicom", ".dcm", ".jpeg", ".jpg", ".png")
-# What an id column is called, by those that name a film surely first; letters and digits only.
+# Names of id columns, the unambiguous ones first; letters and digits only.
 ID_NAMES = (
     *("imageid", "imagename", "imagefile", "filename", "fname", "filmid", "sopinstanceuid"),
     *("image", "img", "imgid", "file", "fileid", "film", "uid", "id", "name"),
@@ -30,26 +30,26 @@ _FOREIGN = (
     (b"version https://git-lfs", "a pointer of Git LFS and not the file itself; run: git lfs pull"),
     (b"<", "a web page or XML; download the file itself"),
 )
-_BEFORE = "take the file from before it was opened there, or format the column as text"
+_BEFORE = "use the file from before it was opened there, or format the column as text"
 _SEPARATORS = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
-# 1.2.276.0.7230010E+23 and 1,2E+23: what spreadsheets make of long numbers. #NAME? and its like: of formulas.
+# Spreadsheets turn long numbers into 1.2.276.0.7230010E+23 or 1,2E+23, and formulas into #NAME? and similar words.
 _NUMBER_FORMAT = re.compile(r"[0-9.,]*[0-9]E\+[0-9]+", re.IGNORECASE)
 _SPREADSHEET_ERROR = re.compile(r"#(NAME\?|REF!|VALUE!|NUM!|NULL!|DIV/0!|N/A|#+)")
 
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of a row without spaces around them, and the 1-based line that it begins on."""
+    """The cells of a row, stripped, and the 1-based line where the row begins."""
 
     line: int
     cells: tuple[str, ...]
 
 
 def read_rows(path: Path, option: str) -> list[Row]:
-    """Return the rows of a CSV that are not blank, each without blank cells at its end beyond the second.
+    """Return the rows of a CSV that are not blank, without trailing blank cells after the second.
 
-    `option` is what the file was given with. Raises InputError for a file that is missing, is no CSV in UTF-8 or
-    separates its cells by something else than commas.
+    `option` is the option of the file, for errors. Raises InputError for a file that is missing, is not a CSV in UTF-8,
+    or separates its cells by anything but commas.
     """
     text = _text(path, option)
     rows = []
@@ -58,12 +58,12 @@ def read_rows(path: Path, option: str) -> list[Row]:
         line = 1
         try:
             for cells in reader:
-                # Files joined by `cat` have a BOM inside.
-                found = [cell.replace("\ufeff", "").strip() for cell in cells]
-                while len(found) > 2 and not found[-1]:
-                    found.pop()
-                if any(found):
-                    rows.append(Row(line, tuple(found)))
+                # Files joined by `cat` contain BOMs.
+                stripped = [cell.replace("\ufeff", "").strip() for cell in cells]
+                while len(stripped) > 2 and not stripped[-1]:
+                    stripped.pop()
+                if any(stripped):
+                    rows.append(Row(line, tuple(stripped)))
                 line = reader.line_num + 1
         except csv.Error as error:
             raise InputError(f"{path} line {line}: {_csv_fault(error)}") from None
@@ -72,7 +72,7 @@ def read_rows(path: Path, option: str) -> list[Row]:
 
 
 def _text(path: Path, option: str) -> str:
-    if path.is_dir() or not path.exists():  # a pipe is no file, and good
+    if path.is_dir() or not path.exists():  # a pipe is not a file, and is accepted
         what = "is a folder" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}; give the CSV file with {option}")
     try:
@@ -88,7 +88,7 @@ def _text(path: Path, option: str) -> str:
         wide = content[:4000].count(b"\0") * 3 > len(content[:4000])
         what = "UTF-16 text" if wide else "a binary or a damaged file"
         line = content.count(b"\n", 0, nul) + 1
-        raise InputError(f"{path} line {line}: holds a NUL byte, so it is {what}; {_SAVE}")
+        raise InputError(f"{path} line {line}: contains a NUL byte, so it is {what}; {_SAVE}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -98,7 +98,7 @@ def _text(path: Path, option: str) -> str:
 
 @contextmanager
 def _longest_cell(characters: int) -> Iterator[None]:
-    # The csv module keeps its limit for the whole process.
+    # The limit of the csv module holds for the whole process.
     before = csv.field_size_limit(characters)
     try:
         yield
@@ -129,7 +129,7 @@ def _check_separator(path: Path, rows: Sequence[Row]) -> None:
 
 
 def check_commas(path: Path, row: Row) -> None:
-    """Raise InputError for a row that makes no sense with commas where it is plain why: 1,2E+23;-1 or 1,2E+23,-1."""
+    """Raise InputError for a row whose cells are wrong for a clear reason, such as 1,2E+23;-1 or 1,2E+23,-1."""
     for separator, name in _SEPARATORS.items():
         if separator in row.cells[-1] and separator != " ":
             check_spreadsheet(path, row.line, "image id", ",".join(row.cells).split(separator)[0].strip())
@@ -139,12 +139,12 @@ def check_commas(path: Path, row: Row) -> None:
 
 
 def plain(name: str) -> str:
-    """Return a column's name in lower case, letters and digits only: 'Image Id' and 'image_id' are 'imageid'."""
+    """Return a column name in lower case, letters and digits only: 'Image Id' and 'image_id' become 'imageid'."""
     return "".join(filter(str.isalnum, name)).lower()
 
 
 def shown(cells: Sequence[str]) -> str:
-    """Return cells for an error's one line: each quoted and cut short, the first six."""
+    """Return the first six cells for an error message, quoted and shortened."""
     texts = [repr(cell if len(cell) <= 40 else f"{cell[:37]}...") for cell in cells[:6]]
     return ", ".join([*texts, *(["..."] if len(cells) > 6 else [])])
 
@@ -158,28 +158,28 @@ def without_suffix(image_id: str) -> str:
 
 
 def check_id(path: Path, line: int, image_id: str) -> None:
-    """Raise InputError for an image id that is missing, that a spreadsheet changed, or that has a line break in it."""
+    """Raise InputError for an image id that is missing, was changed by a spreadsheet, or contains a line break."""
     if not image_id:
         raise InputError(f"{path} line {line}: the image id is missing")
     check_spreadsheet(path, line, "image id", image_id)
-    if image_id.startswith(("'", '="')):  # how people keep a spreadsheet from changing ids
+    if image_id.startswith(("'", '="')):  # a way to stop spreadsheets from changing ids
         raise InputError(f"{path} line {line}: the image id {shown([image_id])} has a spreadsheet's signs; remove them")
     if len((image_id + ".").splitlines()) > 1 or any(ord(character) < 32 for character in image_id):
         raise InputError(
-            f"{path} line {line}: the image id {shown([image_id])} holds a line break or control character"
+            f"{path} line {line}: the image id {shown([image_id])} contains a line break or control character"
         )
 
 
 def check_spreadsheet(path: Path, line: int, what: str, text: str) -> None:
-    """Raise InputError for a text that a spreadsheet made of another: 1.2276E+23, #NAME?."""
+    """Raise InputError for a text that a spreadsheet changed, such as 1.2276E+23 and #NAME?."""
     if _NUMBER_FORMAT.fullmatch(text) or _SPREADSHEET_ERROR.fullmatch(text):
         raise InputError(f"{path} line {line}: a spreadsheet changed the {what} to {text[:80]}; {_BEFORE}")
 
 
 def explain_stray(image_ids: Iterable[str], film_ids: Collection[str]) -> tuple[str, str] | None:
-    """Return the first image id that is a film's id changed, and how; None where none of them looks so.
+    """Return the first image id that looks like the changed id of a film, and the change; None if there is none.
 
-    `image_ids` are no film's.
+    No film has one of the `image_ids`.
     """
     spelt = {film.casefold(): film for film in sorted(film_ids, reverse=True)}
     numbers = [film for film in film_ids if film.isdecimal()]
@@ -188,13 +188,13 @@ def explain_stray(image_ids: Iterable[str], film_ids: Collection[str]) -> tuple[
     for image_id in image_ids:
         other = spelt.get(image_id.casefold()) or spelt.get(without_suffix(image_id).casefold())
         if other is not None:
-            return image_id, f"a film is {other}; write capitals alike"
+            return image_id, f"the film is {other}; use the same case"
         if image_id in without_zeros:
-            return image_id, f"a film's id has zeros before it, as spreadsheets drop them; {_BEFORE}"
+            return image_id, f"the film's id has leading zeros, which spreadsheets drop; {_BEFORE}"
         if re.fullmatch(r"[0-9]{15}0+", image_id) and (len(image_id), image_id[:14]) in cut:
-            return image_id, f"it has 15 digits and then zeros, as spreadsheets cut long numbers; {_BEFORE}"
+            return image_id, f"it has zeros after 15 digits, as spreadsheets round long numbers; {_BEFORE}"
         if image_id.endswith(".0") and image_id[:-2] in film_ids:
-            return image_id, f"a film is {image_id[:-2]}, and spreadsheets add '.0' to numbers; {_BEFORE}"
+            return image_id, f"the film is {image_id[:-2]}, and spreadsheets add '.0' to numbers; {_BEFORE}"
         if re.fullmatch(r"[0-9]{1,2}-[A-Za-z]{3}(-[0-9]{2,4})?", image_id):
-            return image_id, f"it is a date, as spreadsheets make of ids; {_BEFORE}"
+            return image_id, f"it is a date, and spreadsheets turn ids into dates; {_BEFORE}"
     return None

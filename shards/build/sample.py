@@ -1,4 +1,4 @@
-"""One film and its label become a table row and the members of a WebDataset sample."""
+"""Turns a film and its label into a table row and the members of a WebDataset sample."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,21 +7,21 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from shards.arrays import Image, Mask
 from shards.build.duplicates import perceptual_hash
+from shards.build.films import SourceFilm
 from shards.build.images import read_image_film, read_image_mask
 from shards.build.options import BuildOptions
-from shards.build.sources import Source
 from shards.dataset import rle
 from shards.dataset.grid import Padding, fit_square, mask_to_size, mask_to_square, square_pixels, to_square
 from shards.dataset.keys import patient_group
 from shards.dicom import film as dicom
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError, RejectedFilm
 
-# Measured by benchmarks/shards.py. Films: two thirds of the time of run-length coding at the same size. Masks: read in
-# a fifth of the time of run-length coding, for 4 kB more; a mask is written once and read in every epoch.
+# Measured by benchmarks/shards.py, against run-length coding. Films take two thirds of its time at the same size. Masks
+# are read in a fifth of its time for 4 kB more; a mask is written once and read in every epoch.
 _FILM_PNG = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_AVG),
@@ -30,7 +30,7 @@ _MASK_PNG = (
     *(cv2.IMWRITE_PNG_COMPRESSION, 1),
     *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
 )
-# A pneumothorax that fills more of a film has not been seen; a mask whose background is set does.
+# No pneumothorax is known that fills more of a film. An inverted mask does.
 LARGEST_SHARE = 0.6
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 97)
 
@@ -39,7 +39,8 @@ _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 97)
 class Sample:
     """A table row (without shard and offsets) and the members as extension -> bytes.
 
-    `reencoded`: the codec is jpeg and the film had no stream of its own that could be taken over.
+    `reencoded` means that the codec is jpeg, but the film has no JPEG stream that can be kept. `warnings` are stored in
+    the json member: other words change the bytes of a tar.
     """
 
     row: dict[str, Any]
@@ -48,14 +49,14 @@ class Sample:
     reencoded: bool
 
 
-def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
+def build_sample(source: SourceFilm, options: BuildOptions, salt: bytes) -> Sample:
     """Read, label and encode one film.
 
-    Raises RejectedFilm for a film that cannot be read, InputError for a label that does not fit it.
+    Raises RejectedFilm for a film that cannot be read, InputError for a label that does not fit the film.
     """
     film = _read_film(source, options)
     warnings = list(film.warnings)
-    mask: npt.NDArray[np.uint8] | None = None
+    mask: Mask | None = None
     label_height, label_width = film.image.shape
     if source.mask_path is not None:
         mask, doubts = read_image_mask(source.mask_path, options.max_pixels)
@@ -68,7 +69,7 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
         mask = _decode_labels(source, label_height, label_width)
     native = options.codec == "jpeg"
     picture = square_pixels(film.image, film.aspect)
-    own = film.jpeg if film.aspect == 1 else None
+    jpeg = film.jpeg if film.aspect == 1 else None
     if film.aspect != 1:
         warnings.append("its pixels are not square: resampled to square ones")
     height, width = picture.shape
@@ -88,13 +89,13 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
         warnings.append(f"its mask covers more than {LARGEST_SHARE:.0%} of the film: is it inverted?")
     about = {"key": source.key, "image_id": source.image_id, **label, **facts}
     if warnings and options.strict:
-        raise RejectedFilm(f"{'; '.join(warnings)}; --strict takes no film with a warning")
+        raise RejectedFilm(f"{'; '.join(warnings)}; --strict rejects films with a warning")
     if warnings:
         about["warnings"] = warnings
     image = (
-        (own or encode(picture, ".jpg", _JPEG))
+        (jpeg or encode_image(picture, ".jpg", _JPEG))
         if native
-        else encode(to_square(picture, options.image_size), ".png", _FILM_PNG)
+        else encode_image(to_square(picture, options.image_size), ".png", _FILM_PNG)
     )
     members = {"image.jpg" if native else "image.png": image, "json": json.dumps(about, sort_keys=True).encode()}
     if mask is not None:
@@ -104,7 +105,7 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
         )
     row = {
         **{name: value for name, value in about.items() if name != "warnings"},
-        # Without a patient id every film is a group of its own.
+        # Without a patient id, every film is a separate group.
         "film_group": patient_group(film.info.patient_id or f"film {source.image_id}", salt),
         "perceptual_hash": perceptual_hash(picture).hex(),
         "split": source.split,
@@ -112,10 +113,10 @@ def build_sample(source: Source, options: BuildOptions, salt: bytes) -> Sample:
         "image_height": height if native else options.image_size,
         "image_width": width if native else options.image_size,
     }
-    return Sample(row, members, tuple(warnings), native and own is None)
+    return Sample(row, members, tuple(warnings), native and jpeg is None)
 
 
-def _read_film(source: Source, options: BuildOptions) -> dicom.Film:
+def _read_film(source: SourceFilm, options: BuildOptions) -> dicom.Film:
     if source.is_dicom:
         rules = dicom.FilmRules(options.any_film, options.allow_burned_in, options.max_pixels)
         return dicom.read_film(source.path, rules)
@@ -123,13 +124,13 @@ def _read_film(source: Source, options: BuildOptions) -> dicom.Film:
     return dicom.Film(image, dicom.FilmInfo(), warnings)
 
 
-def _check_shape(mask: npt.NDArray[np.uint8], film: npt.NDArray[np.uint8]) -> None:
+def _check_shape(mask: Mask, film: Image) -> None:
     (rows, columns), (height, width) = mask.shape, film.shape
     if abs(rows * width - columns * height) > max(height, width):
-        raise RejectedFilm(f"its mask is {columns}x{rows}, the film {width}x{height}: not one shape")
+        raise RejectedFilm(f"its mask is {columns}x{rows}, the film {width}x{height}: their shapes differ")
 
 
-def _decode_labels(source: Source, height: int, width: int) -> npt.NDArray[np.uint8]:
+def _decode_labels(source: SourceFilm, height: int, width: int) -> Mask:
     assert source.labels is not None
     for row in source.labels:
         bounds = rle.parse(row.rle)
@@ -137,17 +138,17 @@ def _decode_labels(source: Source, height: int, width: int) -> npt.NDArray[np.ui
             raise InputError(
                 f"{row.path or 'label CSV'} line {row.line} ({source.image_id}): the mask runs to pixel "
                 f"{bounds[-1, 1]}, past the end of a {width}x{height} grid; "
-                "correct the row, or give the labels' grid with --label-size"
+                "correct the row, or give the size of the labels' grid with --label-size"
             )
     return rle.decode_union([row.rle for row in source.labels], height, width)
 
 
-def _mask_png(mask: npt.NDArray[np.uint8], size: tuple[int, int], padding: Padding | None) -> bytes:
+def _mask_png(mask: Mask, size: tuple[int, int], padding: Padding | None) -> bytes:
     stored = mask_to_size(mask, *size) if padding is None else mask_to_square(mask, size[0], padding)
-    return encode(stored, ".png", _MASK_PNG)
+    return encode_image(stored, ".png", _MASK_PNG)
 
 
 @lru_cache(maxsize=64)
 def _empty_mask_png(size: tuple[int, int]) -> bytes:
-    """Most films have no mask, and most of them have one size."""
-    return encode(np.zeros(size, np.uint8), ".png", _MASK_PNG)
+    """Return an empty mask. Most films have none, and most have the same size."""
+    return encode_image(np.zeros(size, np.uint8), ".png", _MASK_PNG)

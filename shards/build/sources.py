@@ -1,227 +1,222 @@
-"""Which films go into a build: folders and labels become an ordered list of sources."""
+"""Finding the films of a build: folders and labels become an ordered list of films."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from shards.build.films import NO_MASK, NO_ROW, SetAside, Source, Sources
+from shards.build.films import NO_MASK, NO_ROW, FilmFolders, LabelFiles, SetAside, SourceFilm, Sources
 from shards.build.folders import (
     DANGLING,
     DICOM,
     FILMS,
     IMAGES,
     TWICE,
-    FileKind,
     Skipped,
     kinds,
     list_folders,
 )
-from shards.build.labels import LabelRow, Labels, match_labels
+from shards.build.labels import LabelRow, Labels, load_labels, match_labels
 from shards.build.names import name_id, objection, sop_id, spelling
 from shards.build.rows import without_suffix
 from shards.dataset import rle
 from shards.dataset.keys import sample_key
 from shards.errors import InputError
 
-__all__ = ["ABSENT_MASKS", "Source", "Sources", "dicom_files", "find_sources"]
-
-ABSENT_MASKS = ("unlabelled", "negative")
+_NO_LABELS = LabelFiles()
 
 
 def find_sources(
-    dicom_dirs: Sequence[Path],
-    image_dirs: Sequence[Path],
-    masks: Path | None,
-    labels: Labels | None,
-    labels_path: Path | None,
-    test_dicom_dirs: Sequence[Path],
-    test_image_dirs: Sequence[Path],
-    always_train_dirs: Sequence[Path] = (),
+    folders: FilmFolders,
+    labels: LabelFiles = _NO_LABELS,
     known: Container[str] = frozenset(),
     *,
     id_kind: str = "name",
-    absent_mask: str = "unlabelled",
     out: Path | None = None,
 ) -> Sources:
-    """Pair films with labels; `known` are the films of a dataset that these are added to.
+    """Find the films below the folders and pair them with their labels.
 
-    `always_train_dirs` hold labelled films (DICOM or images) that train in every fold and are never validated on.
-    `id_kind` sop takes the DICOM files' SOPInstanceUIDs for image ids in place of their names; `absent_mask` negative
-    takes an empty mask where `masks` holds none. Below `out`, the dataset
-    itself, nothing is read.
+    Args:
+        folders: Folders of films.
+        labels: Label CSV, or folder of masks.
+        known: Image ids of the dataset that the films are added to; their labels need no film.
+        id_kind: `name` takes image ids from file names, `sop` from the SOPInstanceUIDs of DICOM files.
+        out: Folder of the dataset, in which no film is looked for.
 
-    Raises InputError for a missing or empty folder, for names that cannot be image ids, for labels of films that are
-    not there, and where neither or both kinds of label are given.
+    Raises:
+        InputError: A folder is missing or holds no films, a name cannot be an image id, a label has no film, or the
+            labels are given not at all or in both ways.
     """
-    if (dicom_dirs or image_dirs or always_train_dirs) and (labels is None) == (masks is None):
-        raise InputError("give labels for the films either with --rle CSV or with --masks DIR")
-    if not (dicom_dirs or image_dirs or always_train_dirs or test_dicom_dirs or test_image_dirs):
-        raise InputError("no films: give --dicom DIR, --images DIR, --test-dicom DIR or --test-images DIR")
-    if absent_mask != "unlabelled" and masks is None:
-        raise InputError(f"--absent-mask {absent_mask}: goes with --masks DIR; a CSV of --rle says -1 for no mask")
-    film_dirs = (*dicom_dirs, *image_dirs, *always_train_dirs, *test_dicom_dirs, *test_image_dirs)
-    if masks is not None and masks.resolve() in {folder.resolve() for folder in film_dirs}:
-        raise InputError(f"{masks}: --masks is a folder of films too; put the masks into a folder of their own")
+    _check_inputs(folders, labels)
+    rows = None if labels.csv is None else load_labels(labels.csv)
     out_dirs = () if out is None else (out,)
-    beside_films = out_dirs if masks is None else (*out_dirs, masks)
-    found: list[Source] = []
-    skipped: list[Skipped] = []
-    for folders, split, kind, option in (
-        (dicom_dirs, "train", DICOM, "--dicom"),
-        (image_dirs, "train", IMAGES, "--images"),
-        (always_train_dirs, "always_train", FILMS, "--always-train"),
-        (test_dicom_dirs, "test", DICOM, "--test-dicom"),
-        (test_image_dirs, "test", IMAGES, "--test-images"),
-    ):
-        more_found, more_skipped = _scan(folders, split, kind, option, beside_films)
-        found += more_found
-        skipped += more_skipped
+    films, skipped = _list_films(folders, out_dirs if labels.masks is None else (*out_dirs, labels.masks))
     nameless: list[SetAside] = []
     if id_kind == "sop":
-        found, nameless = _under_sop_ids(found)
-    spelt = spelling(dict.fromkeys([*(labels or ()), *map(without_suffix, labels or ())]))
-    names = {source.path: spelt(source.image_id) for source in found}
-    _check_names(names)
-    found = [replace(source, key=sample_key(name), image_id=name) for source in found for name in [names[source.path]]]
-    sources, duplicates, linked_twice = _distinct(found, id_kind)
-    train = [source for source in sources if source.split != "test"]
-    test = tuple(source for source in sources if source.split == "test")
-    labelled: list[Source] = []
-    if labels is not None:
-        labels = match_labels(labels, [source.image_id for source in sources], known)
-        _check_labels_have_films(labels, sources, labels_path, known, nameless)
-        labelled = [replace(source, labels=labels[source.image_id]) for source in train if source.image_id in labels]
-    elif masks is not None:
-        mask_of, other_files = _masks(masks, (*out_dirs, *film_dirs))
+        films, nameless = _under_sop_ids(films)
+    distinct, duplicates, linked_twice = _distinct(_named(films, rows or {}), id_kind)
+    train = [film for film in distinct if film.split != "test"]
+    labelled: list[SourceFilm] = []
+    if rows is not None:
+        rows = match_labels(rows, [film.image_id for film in distinct], known)
+        _check_labels_have_films(rows, distinct, labels.csv, known, nameless)
+        labelled = [replace(film, labels=rows[film.image_id]) for film in train if film.image_id in rows]
+    elif labels.masks is not None:
+        mask_of, other_files = _list_masks(labels.masks, (*out_dirs, *folders.all))
         skipped += other_files
-        labelled = _with_masks(train, mask_of, known, absent_mask)
-    taken = {source.key for source in labelled}
+        labelled = _with_masks(train, mask_of, known, labels.absent_mask)
+    labelled_keys = {film.key for film in labelled}
     return Sources(
         train=tuple(labelled),
-        test=test,
-        unlabelled=tuple(source for source in train if source.key not in taken),
+        test=tuple(film for film in distinct if film.split == "test"),
+        unlabelled=tuple(film for film in train if film.key not in labelled_keys),
         set_aside=(*duplicates, *nameless),
-        unlabelled_reason=NO_ROW if masks is None else NO_MASK,
+        unlabelled_reason=NO_ROW if labels.masks is None else NO_MASK,
         skipped=(*skipped, *linked_twice),
     )
 
 
 def dicom_files(folder: Path) -> tuple[list[Path], str]:
-    """Return the DICOM files below a folder in order, and in words what else lies there, an empty text for nothing.
+    """Return the DICOM files below a folder in order, and a description of its other files (empty if there are none).
 
-    Links to nothing that are called like a DICOM file are among them.
+    The files include broken links with the name of a DICOM file.
     """
     (listing,) = list_folders([folder], DICOM)
-    gone = [item.path for item in listing.skipped if item.reason == DANGLING and not DICOM.judge(item.path)]
-    return sorted([*listing.files, *gone]), f" but {kinds(listing.skipped)}" if listing.skipped else ""
+    broken = [item.path for item in listing.skipped if item.reason == DANGLING and not DICOM.judge(item.path)]
+    return sorted([*listing.files, *broken]), f" but {kinds(listing.skipped)}" if listing.skipped else ""
+
+
+def _check_inputs(folders: FilmFolders, labels: LabelFiles) -> None:
+    if folders.labelled and (labels.csv is None) == (labels.masks is None):
+        raise InputError("give labels for the films either with --rle CSV or with --masks DIR")
+    if not folders.all:
+        raise InputError("no films: give --dicom DIR, --images DIR, --test-dicom DIR or --test-images DIR")
+    if labels.absent_mask != "unlabelled" and labels.masks is None:
+        raise InputError(
+            f"--absent-mask {labels.absent_mask}: works with --masks DIR only; in a CSV for --rle, -1 means no mask"
+        )
+    if labels.masks is not None and labels.masks.resolve() in {folder.resolve() for folder in folders.all}:
+        raise InputError(f"{labels.masks}: --masks is also a folder of films; move the masks to another folder")
+
+
+def _list_films(folders: FilmFolders, leave_out: Sequence[Path]) -> tuple[list[SourceFilm], list[Skipped]]:
+    films: list[SourceFilm] = []
+    skipped: list[Skipped] = []
+    for paths, split, kind, option in (
+        (folders.dicom, "train", DICOM, "--dicom"),
+        (folders.images, "train", IMAGES, "--images"),
+        (folders.always_train, "always_train", FILMS, "--always-train"),
+        (folders.test_dicom, "test", DICOM, "--test-dicom"),
+        (folders.test_images, "test", IMAGES, "--test-images"),
+    ):
+        for listing in list_folders([_existing(path, option) for path in paths], kind, leave_out):
+            if not listing.files and not listing.is_shared:
+                raise InputError(
+                    f"{listing.folder}: holds no films; {option} takes {kind.words}, and found {kinds(listing.skipped)}"
+                )
+            skipped += listing.skipped
+            films += [SourceFilm("", name_id(path), path, listing.folder, split) for path in listing.files]
+    return films, skipped
 
 
 def _existing(folder: Path, option: str) -> Path:
     if folder.is_dir():
         return folder
     if folder.exists():
-        raise InputError(f"{folder}: is no folder; give the folder that holds the file with {option}")
+        raise InputError(f"{folder}: not a folder; give the folder that holds the file with {option}")
     raise InputError(f"{folder}: no such folder; check {option}")
 
 
-def _scan(
-    folders: Sequence[Path], split: str, kind: FileKind, option: str, leave_out: Sequence[Path]
-) -> tuple[list[Source], list[Skipped]]:
-    found: list[Source] = []
-    skipped: list[Skipped] = []
-    for listing in list_folders([_existing(folder, option) for folder in folders], kind, leave_out):
-        if not listing.files and not listing.is_shared:
-            raise InputError(
-                f"{listing.folder}: holds no films; {option} takes {kind.words}, and found {kinds(listing.skipped)}"
-            )
-        skipped += listing.skipped
-        found += [Source("", name_id(path), path, listing.folder, split) for path in listing.files]
-    return found, skipped
-
-
-def _under_sop_ids(found: Sequence[Source]) -> tuple[list[Source], list[SetAside]]:
-    """Return the films under their SOPInstanceUIDs, and those without one under their paths."""
-    image = next((source for source in found if not source.is_dicom), None)
+def _under_sop_ids(films: Sequence[SourceFilm]) -> tuple[list[SourceFilm], list[SetAside]]:
+    """Return the films named by their SOPInstanceUIDs, and the films without one named by their paths."""
+    image = next((film for film in films if not film.is_dicom), None)
     if image:
         raise InputError(f"{image.path}: a PNG or JPEG has no SOPInstanceUID; build it without --id sop")
     named, nameless = [], []
-    for source in found:
-        uid = sop_id(source.path)
+    for film in films:
+        uid = sop_id(film.path)
         if uid is None:
-            named_by_path = replace(source, image_id=source.listed_path)
+            named_by_path = replace(film, image_id=film.listed_path)
             nameless.append(SetAside(named_by_path, "no SOPInstanceUID can be read in it; export it again"))
         else:
-            named.append(replace(source, image_id=uid))
+            named.append(replace(film, image_id=uid))
     return named, nameless
 
 
-def _check_names(image_ids: Mapping[Path, str]) -> None:
-    wrong = [(path, text) for path, image_id in image_ids.items() if (text := objection(image_id))]
+def _named(films: Sequence[SourceFilm], rows: Labels) -> list[SourceFilm]:
+    """Return the films with keys, their image ids spelled as in the labels. Raises InputError for unusable names."""
+    spelled = spelling(dict.fromkeys([*rows, *map(without_suffix, rows)]))
+    names = [spelled(film.image_id) for film in films]
+    _check_names(zip((film.path for film in films), names, strict=True))
+    return [replace(film, key=sample_key(name), image_id=name) for film, name in zip(films, names, strict=True)]
+
+
+def _check_names(image_ids: Iterable[tuple[Path, str]]) -> None:
+    wrong = [(path, text) for path, image_id in image_ids if (text := objection(image_id))]
     if wrong:
         path, text = wrong[0]
         more = f" ({len(wrong)} such names in all)" if len(wrong) > 1 else ""
         raise InputError(f"{path}: {text}{more}")
 
 
-def _distinct(found: Iterable[Source], id_kind: str) -> tuple[list[Source], list[SetAside], list[Skipped]]:
-    """Return the films in key order, those whose image id another has, and links to the very film that is taken."""
-    by_key: dict[str, Source] = {}
+def _distinct(films: Iterable[SourceFilm], id_kind: str) -> tuple[list[SourceFilm], list[SetAside], list[Skipped]]:
+    """Return the films in key order, films whose image id is used already, and links to films that are in the list."""
+    by_key: dict[str, SourceFilm] = {}
     twins: list[SetAside] = []
     linked: list[Skipped] = []
-    for source in found:
-        first = by_key.setdefault(source.key, source)
-        if first is source:
+    for film in films:
+        first = by_key.setdefault(film.key, film)
+        if first is film:
             continue
-        if source.split == first.split and source.path.resolve() == first.path.resolve():
-            linked.append(Skipped(source.path, TWICE))
+        if film.split == first.split and film.path.resolve() == first.path.resolve():
+            linked.append(Skipped(film.path, TWICE))
             continue
-        mend = "remove one of the two"
-        if id_kind == "name" and source.is_dicom and first.is_dicom:
-            mend += ", or pass --id sop where different films have one file name"
-        twins.append(SetAside(source, mend, first))
-    return sorted(by_key.values(), key=lambda source: source.key), twins, linked
+        fix = "remove one of the two"
+        if id_kind == "name" and film.is_dicom and first.is_dicom:
+            fix += ", or pass --id sop where different films have one file name"
+        twins.append(SetAside(film, fix, first))
+    return sorted(by_key.values(), key=lambda film: film.key), twins, linked
 
 
-def _masks(folder: Path, leave_out: Sequence[Path]) -> tuple[dict[str, Path], tuple[Skipped, ...]]:
+def _list_masks(folder: Path, leave_out: Sequence[Path]) -> tuple[dict[str, Path], tuple[Skipped, ...]]:
     """Return the mask files by their names without suffix, and the other files of their folder."""
     (listing,) = list_folders([_existing(folder, "--masks")], IMAGES, leave_out)
     if not listing.files:
         raise InputError(f"{folder}: holds no masks; --masks takes {IMAGES.words}, and found {kinds(listing.skipped)}")
-    _check_names({path: path.stem for path in listing.files})
+    _check_names((path, path.stem) for path in listing.files)
     mask_of: dict[str, Path] = {}
     for path in listing.files:
         first = mask_of.setdefault(path.stem, path)
         if first.resolve() != path.resolve():
-            raise InputError(f"{path}: a second mask for {path.stem} besides {first}; remove one of the two")
+            raise InputError(f"{path}: a second mask for {path.stem}, after {first}; remove one of the two")
     return mask_of, listing.skipped
 
 
 def _with_masks(
-    train: Sequence[Source], mask_of: Mapping[str, Path], known: Container[str], absent_mask: str
-) -> list[Source]:
-    spelt = spelling(mask_of.keys())
+    train: Sequence[SourceFilm], mask_of: Mapping[str, Path], known: Container[str], absent_mask: str
+) -> list[SourceFilm]:
+    spelled = spelling(mask_of.keys())
     labelled = []
-    for source in train:
-        path = mask_of.get(spelt(source.image_id))
+    for film in train:
+        path = mask_of.get(spelled(film.image_id))
         if path is not None:
-            labelled.append(replace(source, mask_path=path))
+            labelled.append(replace(film, mask_path=path))
         elif absent_mask == "negative":
-            labelled.append(replace(source, labels=(LabelRow(0, rle.EMPTY),)))
-    used = {source.mask_path for source in labelled}
+            labelled.append(replace(film, labels=(LabelRow(0, rle.EMPTY),)))
+    used = {film.mask_path for film in labelled}
     stray = sorted(name for name, path in mask_of.items() if path not in used and name not in known)
     if stray:
-        raise InputError(f"{mask_of[stray[0]]}: a mask without a film ({len(stray)} in all); add or remove it")
+        raise InputError(f"{mask_of[stray[0]]}: a mask without a film ({len(stray)} in all); add the film or remove it")
     return labelled
 
 
 def _check_labels_have_films(
     labels: Labels,
-    sources: Iterable[Source],
+    films: Iterable[SourceFilm],
     path: Path | None,
     known: Container[str],
     nameless: Sequence[SetAside],
 ) -> None:
-    split_of = {source.image_id: source.split for source in sources}
+    split_of = {film.image_id: film.split for film in films}
     missing = [
         image_id
         for image_id in labels
@@ -232,7 +227,7 @@ def _check_labels_have_films(
     line = labels[missing[0]][0].line
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     if missing[0] in split_of:
-        raise InputError(f"{path} line {line}: {missing[0]}{more} has a label but is given as a test film; drop one")
+        raise InputError(f"{path} line {line}: {missing[0]}{more} has a label but is also a test film; drop one")
     if nameless:
         more += f" ({len(nameless)} films have no readable SOPInstanceUID, first {nameless[0].source.path})"
     raise InputError(

@@ -1,13 +1,13 @@
-"""Groups, folds and the holdout of a whole table: what finalize decides, and decides again without touching a tar."""
+"""Splits a whole sample table into groups, folds and a holdout. No tar is touched."""
 
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
+from shards.arrays import Integers, Texts
 from shards.build.duplicates import join_groups, near_duplicates
-from shards.build.film_values import Films, given_folds, given_groups
+from shards.build.film_values import Films, read_folds, read_groups
 from shards.build.folds import ALWAYS, HOLDOUT, assign_folds, extend_folds, size_strata
 from shards.build.options import BuildOptions
 from shards.dataset.keys import patient_group
@@ -17,14 +17,14 @@ LABELLED = ("train", "holdout")
 
 
 def split_table(table: pa.Table, options: BuildOptions, salt: bytes, kept: int = 0) -> pa.Table:
-    """Return the table with `group`, `split` and `fold` decided anew; `salt` keys the names of `--groups`.
+    """Return the table with new columns `group`, `split` and `fold`. `salt` keys the names of `--groups`.
 
-    The first `kept` rows are of an earlier build and keep split and fold; new films of a known group join it. Test and
-    always_train films get a group and no fold. Raises InputError for CSVs that do not fit the films, and for groups
-    that would stand in two folds.
+    The first `kept` rows are from an earlier build and keep their split and fold; new films of a known group join it.
+    Test and always_train films get a group and no fold. Raises InputError for CSVs that do not fit the films, and for
+    groups that would be in two folds.
     """
     films = Films(frozenset(table["image_id"].to_pylist()), salt if options.pseudonymise and salt else None)
-    table = _with_given_groups(table, options, salt, films)
+    table = _with_csv_groups(table, options, salt, films)
     groups = np.array(_groups(table, options), object)
     split = np.array(table["split"].to_pylist(), object)
     fold = np.array(table["fold"].fill_null(HOLDOUT).to_pylist(), np.int64)
@@ -35,7 +35,7 @@ def split_table(table: pa.Table, options: BuildOptions, salt: bytes, kept: int =
     if len(new) and options.folds_csv is not None:
         fold[new] = _published_folds(options.folds_csv, table, split, kept, films)[new]
     elif len(new):
-        fold[new] = _own_folds(options, groups, areas, fold, old, new)
+        fold[new] = _assigned_folds(options, groups, areas, fold, old, new)
     split[new] = np.select([fold[new] == HOLDOUT, fold[new] == ALWAYS], ["holdout", "always_train"], "train")
     _check_groups(table, groups, fold, labelled[fold[labelled] != ALWAYS])
     folds = pa.array([None if f < 0 else int(f) for f in fold], pa.int32())
@@ -52,28 +52,28 @@ def _set(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
 
 
-def _with_given_groups(table: pa.Table, options: BuildOptions, salt: bytes, films: Films) -> pa.Table:
-    """Put the groups of `--groups` in the place of the patients, for this split and later ones."""
+def _with_csv_groups(table: pa.Table, options: BuildOptions, salt: bytes, films: Films) -> pa.Table:
+    """Replace the patients by the groups of `--groups`, for this split and later ones."""
     if options.groups_csv is None:
         return table
     if not salt:
         raise InputError(
-            "the names in --groups are kept as hashes, keyed by the patient salt; give --patient-salt-file"
+            "the names in --groups are stored as hashes, keyed by the patient salt; give --patient-salt-file"
         )
-    given = given_groups(options.groups_csv, films)
+    group_of = read_groups(options.groups_csv, films)
     known = zip(table["image_id"].to_pylist(), table["film_group"].to_pylist(), strict=True)
-    groups = [patient_group(given[image_id], salt) if image_id in given else group for image_id, group in known]
+    groups = [patient_group(group_of[image_id], salt) if image_id in group_of else group for image_id, group in known]
     return _set(table, "film_group", pa.array(groups))
 
 
-def _own_folds(
+def _assigned_folds(
     options: BuildOptions,
-    groups: npt.NDArray[np.object_],
-    areas: npt.NDArray[np.int64],
-    fold: npt.NDArray[np.int64],
-    old: npt.NDArray[np.int64],
-    new: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
+    groups: Texts,
+    areas: Integers,
+    fold: Integers,
+    old: Integers,
+    new: Integers,
+) -> Integers:
     if len(old):
         everything = np.concatenate([old, new])
         strata = size_strata(areas[everything], options.folds)
@@ -83,7 +83,7 @@ def _own_folds(
 
 
 def _groups(table: pa.Table, options: BuildOptions) -> list[str]:
-    """A film's group is its patient (or itself where none is known), joined with those of near-duplicate films."""
+    """Return the group of each film: its patient (or the film itself if unknown), joined with near-duplicates."""
     groups = table["film_group"].to_pylist()
     if options.duplicate_distance is not None:
         hashes = [bytes.fromhex(text) for text in table["perceptual_hash"].to_pylist()]
@@ -91,31 +91,27 @@ def _groups(table: pa.Table, options: BuildOptions) -> list[str]:
     return list(groups)
 
 
-def _published_folds(
-    path: Path, table: pa.Table, split: npt.NDArray[np.object_], kept: int, films: Films
-) -> npt.NDArray[np.int64]:
-    """Return a fold per film, HOLDOUT where none is needed.
+def _published_folds(path: Path, table: pa.Table, split: Texts, kept: int, films: Films) -> Integers:
+    """Return a fold for each film, HOLDOUT for films that need none.
 
-    Raises InputError where a labelled film has none, and where a film of `--always-train` has one.
+    Raises InputError for a labelled film without a fold, and for a film of `--always-train` with one.
     """
-    given = given_folds(path, films)
+    fold_of = read_folds(path, films)
     ids = table["image_id"].to_pylist()
     new = [(ids[index], split[index]) for index in range(kept, len(ids))]
-    missing = [image_id for image_id, part in new if part in LABELLED and image_id not in given]
+    missing = [image_id for image_id, name in new if name in LABELLED and image_id not in fold_of]
     if missing:
         raise InputError(f"{path}: no fold for {missing[0]} ({len(missing)} films in all); add them, -1 is the holdout")
-    wrong = next((i for i, part in new if part == "always_train" and given.get(i, ALWAYS) != ALWAYS), None)
+    wrong = next((i for i, name in new if name == "always_train" and fold_of.get(i, ALWAYS) != ALWAYS), None)
     if wrong is not None:
         raise InputError(
-            f"{path}: {wrong} has fold {given[wrong]} but is a film that trains in every fold; drop its row, or build "
-            "with it among the other films (--dicom or --images)"
+            f"{path}: {wrong} has fold {fold_of[wrong]} but is a film that trains in every fold; drop its row, or give "
+            "it with the other films (--dicom or --images)"
         )
-    return np.array([given.get(image_id, HOLDOUT) for image_id in ids], np.int64)
+    return np.array([fold_of.get(image_id, HOLDOUT) for image_id in ids], np.int64)
 
 
-def _check_groups(
-    table: pa.Table, groups: npt.NDArray[np.object_], fold: npt.NDArray[np.int64], labelled: npt.NDArray[np.int64]
-) -> None:
+def _check_groups(table: pa.Table, groups: Texts, fold: Integers, labelled: Integers) -> None:
     seen: dict[str, int] = {}
     ids = table["image_id"]
     for index in labelled.tolist():
@@ -123,6 +119,6 @@ def _check_groups(
         if fold[first] != fold[index]:
             raise InputError(
                 f"{ids[first].as_py()} and {ids[index].as_py()} belong together (one patient, or near-duplicates) but "
-                "stand in two folds; build without --append, correct --folds-csv, or say what belongs together with "
-                "--groups and --duplicate-distance (-1 leaves near-duplicates apart)"
+                "are in two folds; build without --append, correct --folds-csv, or change the groups with --groups and "
+                "--duplicate-distance (-1 does not group near-duplicates)"
             )

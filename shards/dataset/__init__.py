@@ -1,1 +1,1 @@
-"""A dataset on disk: tars, sample table, labels as RLE, and reading, checking and showing them."""
+"""A dataset on disk: tars, sample table, run-length labels, and code to read, check and show them."""

@@ -1,12 +1,12 @@
-"""What the rows of a sample table must hold, whoever wrote them: no reader looks at a value again."""
+"""Checks the rows of a sample table, so that readers need not check a value again."""
 
 from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from shards.arrays import Booleans, Integers
 from shards.dataset.keys import LONGEST_KEY
 
 SPLITS = ("train", "always_train", "holdout", "test")
@@ -14,7 +14,7 @@ LABELS = ("has_mask", "mask_area", "rle", "mask_offset", "mask_size", "mask_crc3
 LONGEST_SIDE = 65_535
 MOST_PIXELS = 2**30
 MOST_FOLDS = 10_000
-# Of a member, and of a tar.
+# Maximum size of a member, and of a tar.
 MOST_BYTES, LARGEST_TAR = 2**31, 2**60
 _RANGES = {
     **{f"{what}_{side}": (1, LONGEST_SIDE) for what in ("label", "image") for side in ("height", "width")},
@@ -26,12 +26,9 @@ _RANGES = {
     "mask_area": (0, MOST_PIXELS),
 }
 
-Truths = npt.NDArray[np.bool_]
-Numbers = npt.NDArray[np.int64]
-
 
 def table_faults(table: pa.Table, tars: Collection[str], optional: Collection[str]) -> Iterator[str]:
-    """Yield one line for each kind of fault, naming the first row that has it; `tars` are those of the manifest."""
+    """Yield a line for each kind of fault, with the first row that has it. `tars` are those in the manifest."""
     for name in table.schema.names:
         if name not in optional and table[name].null_count:
             yield f"{name} is missing in {table[name].null_count} rows"
@@ -39,37 +36,40 @@ def table_faults(table: pa.Table, tars: Collection[str], optional: Collection[st
     keys = table["key"].to_pylist()
     for key in keys:
         if not is_safe_key(key):
-            yield f"{key!r} is no safe key (letters, digits, _ and - only)"
+            yield f"{key!r} is not a safe key (letters, digits, _ and - only)"
     if len(set(keys)) != len(keys):
-        yield "a key stands twice"
+        yield "a key occurs twice"
     if pc.all(pc.match_substring_regex(table["perceptual_hash"], "^[0-9a-f]{64}$")).as_py() is False:
-        yield "a perceptual_hash is none of 64 hexadecimal digits"
+        yield "a perceptual_hash does not have 64 hexadecimal digits"
     for name, (least, most) in _RANGES.items():
         bounds = pc.min_max(table[name]).as_py()
         if bounds["min"] is not None and not least <= bounds["min"] <= bounds["max"] <= most:
-            yield f"{name} lies outside {least} to {most}"
+            yield f"{name} is outside {least} to {most}"
             return
     for name in ("spacing_row", "spacing_column"):
         if pc.all(pc.is_finite(table[name])).as_py() is False:
-            yield f"{name} is no number"
+            yield f"{name} is not a number"
     yield from _first(keys, _faulty_rows(table, tars))
 
 
 def is_safe_key(key: str) -> bool:
-    """Return whether a key can name a sample's files: letters, digits, _ and - alone."""
+    """Return whether a key can name the files of a sample: letters, digits, _ and - only."""
     return key.isascii() and 0 < len(key) <= LONGEST_KEY and key.replace("_", "a").replace("-", "a").isalnum()
 
 
-def _faulty_rows(table: pa.Table, tars: Collection[str]) -> Iterator[tuple[Truths, str]]:
-    """Yield which rows have a fault, and the fault in words."""
+def _faulty_rows(table: pa.Table, tars: Collection[str]) -> Iterator[tuple[Booleans, str]]:
+    """Yield the rows that have a fault, as truths, and its description."""
 
-    def integers(name: str) -> Numbers:
+    def integers(name: str) -> Integers:
         return np.asarray(table[name].fill_null(-1).to_numpy(), np.int64)
 
     splits = np.array(table["split"].to_pylist(), object)
-    yield ~np.isin(splits, SPLITS), f"a split that is none of {', '.join(SPLITS)}"
+    yield ~np.isin(splits, SPLITS), f"a split other than {', '.join(SPLITS)}"
     yield ~np.isin(np.array(table["shard"].to_pylist(), object), list(tars)), "a shard that the manifest does not list"
-    yield (splits == "train") != (integers("fold") >= 0), "a fold without training, or training without a fold"
+    yield (
+        (splits == "train") != (integers("fold") >= 0),
+        "a fold outside split train, or split train without a fold",
+    )
     labelled = splits != "test"
     for name in ("group", *LABELS):
         known = np.asarray(table[name].is_valid().to_numpy())
@@ -79,16 +79,16 @@ def _faulty_rows(table: pa.Table, tars: Collection[str]) -> Iterator[tuple[Truth
     area = integers("mask_area")
     yield labelled & (area > pixels), "a mask larger than its grid"
     positive = np.asarray(table["has_mask"].fill_null(False).to_numpy(zero_copy_only=False))
-    yield labelled & (positive != (area > 0)), "a has_mask that its mask_area denies"
+    yield labelled & (positive != (area > 0)), "a has_mask that contradicts its mask_area"
     empty = np.asarray(pc.equal(table["rle"], "-1").fill_null(True).to_numpy())
-    yield labelled & (empty != (area == 0)), "an RLE that its mask_area denies"
+    yield labelled & (empty != (area == 0)), "an RLE that contradicts its mask_area"
     side = np.maximum(integers("image_height"), integers("image_width"))
     for first, second in (("top", "bottom"), ("left", "right")):
         padding = integers(f"pad_{first}") + integers(f"pad_{second}")
         yield padding >= side, "no pixel between its paddings"
 
 
-def _first(keys: Sequence[str], faults: Iterator[tuple[Truths, str]]) -> Iterator[str]:
+def _first(keys: Sequence[str], faults: Iterator[tuple[Booleans, str]]) -> Iterator[str]:
     for rows, text in faults:
         if rows.any():
             yield f"{keys[int(rows.argmax())]} has {text}"

@@ -1,8 +1,7 @@
-"""The same films, labels and folds for other tools: plain PNG folders, or nnU-Net's raw format."""
+"""Exports films, labels and folds for other tools: as PNG folders, or in nnU-Net's raw format."""
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,16 +9,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from shards.dataset import rle
+from shards.arrays import Image
 from shards.dataset.show import stored_content
 from shards.dataset.table import Shards
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError
-from shards.files import atomic_write
-
-Image = npt.NDArray[np.uint8]
+from shards.files import atomic_write, write_json
 
 FACTS = ("group", "split", "fold", "has_mask", "mask_area", "view", "sex", "age")
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
@@ -28,9 +24,9 @@ _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 def export_png(shards: Shards, out: Path, on_film: Callable[[], None] | None = None) -> None:
     """Write OUT/images/{image_id}.png, OUT/masks/{image_id}.png (0 and 255) and, last, OUT/films.csv.
 
-    Films are without padding and resized to their label grid, masks exact on it; test films have no mask. films.csv
-    is also what `--folds-csv` and `--groups` of a build read. `on_film` is called after each film. Raises InputError
-    for an OUT that is not an empty or new folder, for an image id that is no file name, and as `stored_content` does.
+    Films have no padding and are resized to their label grid. Masks are exact on that grid; test films have none.
+    `--folds-csv` and `--groups` of a build accept films.csv. `on_film` is called after each film. Raises InputError for
+    an OUT that is not a new or empty folder, for an image id that cannot be a file name, and as `stored_content` does.
     """
     _refuse_used_folder(out)
     ids = [str(image_id) for image_id in shards.column("image_id")]
@@ -40,7 +36,7 @@ def export_png(shards: Shards, out: Path, on_film: Callable[[], None] | None = N
     for index, image_id in enumerate(ids):
         _write_png(out / "images" / f"{image_id}.png", film_on_label_grid(shards, index))
         if _is_labelled(shards, index):
-            _write_png(out / "masks" / f"{image_id}.png", label(shards, index) * np.uint8(255))
+            _write_png(out / "masks" / f"{image_id}.png", shards.label(index) * np.uint8(255))
         if on_film:
             on_film()
     _write_films_csv(out / "films.csv", shards, ("image_id",))
@@ -55,12 +51,13 @@ def export_nnunet(
 ) -> Path:
     """Write OUT/DatasetNNN_Name in nnU-Net v2's raw format and return that folder.
 
-    Cases are named by the samples' keys; films.csv tells their image ids. Films are without padding and resized to
-    their label grid. Training films (`always_train` too) are in imagesTr and labelsTr (0 and 1), held-out films in
-    imagesTs and labelsTs, test films in imagesTs. splits_final.json has the folds of `fold_lists`; nnU-Net reads it
-    from nnUNet_preprocessed/DatasetNNN_Name. `on_film` is called after each film.
-    Raises InputError as `export_png` does, and for a dataset without training films, an id outside 1 to 999 and a name
-    with other characters than letters, digits, - and _.
+    The names of cases are the keys of samples; films.csv lists their image ids. Films have no padding and are resized
+    to their label grid. Training films (including `always_train`) are in imagesTr and labelsTr (0 and 1), held-out
+    films in imagesTs and labelsTs, test films in imagesTs. splits_final.json contains the folds of `fold_lists`;
+    nnU-Net reads it from nnUNet_preprocessed/DatasetNNN_Name. `on_film` is called after each film.
+
+    Raises InputError as `export_png` does, and for a dataset without training films, an id outside 1 to 999, and a name
+    with characters other than letters, digits, - and _.
     """
     if not 1 <= dataset_id <= 999:
         raise InputError(f"dataset id {dataset_id}: give 1 to 999 (nnU-Net's own use the lowest)")
@@ -74,13 +71,13 @@ def export_nnunet(
         part = "Tr" if training[index] else "Ts"
         _write_png(folder / f"images{part}" / f"{key}_0000.png", film_on_label_grid(shards, index))
         if _is_labelled(shards, index):
-            _write_png(folder / f"labels{part}" / f"{key}.png", label(shards, index))
+            _write_png(folder / f"labels{part}" / f"{key}.png", shards.label(index))
         if on_film:
             on_film()
     _write_films_csv(folder / "films.csv", shards, ("key", "image_id"))
-    _write_json(folder / "splits_final.json", splits)
+    write_json(folder / "splits_final.json", splits)
     description = {
-        # A name that nnU-Net does not know: it then normalises each film by its own mean and deviation.
+        # nnU-Net normalises a channel with an unknown name by the mean and deviation of each film.
         "channel_names": {"0": "x-ray"},
         "labels": {"background": 0, "pneumothorax": 1},
         "numTraining": int(training.sum()),
@@ -88,7 +85,7 @@ def export_nnunet(
         "overwrite_image_reader_writer": "NaturalImage2DIO",
         "name": name,
     }
-    _write_json(folder / "dataset.json", description)
+    write_json(folder / "dataset.json", description)
     return folder
 
 
@@ -98,26 +95,20 @@ def fold_lists(shards: Shards) -> list[dict[str, list[str]]]:
     Raises InputError for a dataset without training films.
     """
     if not shards.folds():
-        raise InputError(f"{shards.folder}: no training films, hence no folds to export")
+        raise InputError(f"{shards.folder}: no training films, so no folds to export")
     keys = shards.column("key")
     rows = [shards.fold_rows(fold, always_train=True) for fold in shards.folds()]
     return [{"train": keys[train].tolist(), "val": keys[validation].tolist()} for train, validation in rows]
 
 
 def film_on_label_grid(shards: Shards, index: int) -> Image:
-    """Return a film without padding, uint8 of its label grid's shape; area averaging shrinks, cubic enlarges."""
+    """Return a film without padding on its label grid, shrunk by area averaging or enlarged by cubic interpolation."""
     film, grid = stored_content(shards, index), shards.grid(index)
     if film.shape == (grid.height, grid.width):
         return film
     shrinks = grid.height <= film.shape[0] and grid.width <= film.shape[1]
     kind = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(film, (grid.width, grid.height), interpolation=kind), np.uint8)
-
-
-def label(shards: Shards, index: int) -> Image:
-    """Return the label of a labelled film, uint8 of its label grid's shape with values 0 and 1."""
-    grid = shards.grid(index)
-    return rle.decode(str(shards.column("rle")[index]), grid.height, grid.width)
 
 
 def _is_labelled(shards: Shards, index: int) -> bool:
@@ -134,17 +125,13 @@ def _refuse_used_folder(out: Path) -> None:
 
 
 def _write_png(path: Path, image: Image) -> None:
-    atomic_write(path, encode(image, settings=_PNG))
-
-
-def _write_json(path: Path, value: object) -> None:
-    atomic_write(path, json.dumps(value, indent=1) + "\n")
+    atomic_write(path, encode_image(image, settings=_PNG))
 
 
 def _write_films_csv(path: Path, shards: Shards, names: Sequence[str]) -> None:
-    """Write one row per film; what is unknown is left blank, truths are 0 and 1.
+    """Write one row per film. Unknown values are blank, and booleans are 0 and 1.
 
-    A film without a fold has its split: --folds-csv reads both columns.
+    A film without a fold has its split; --folds-csv reads both columns.
     """
     columns: list[list[Any]] = [shards.table[name].to_pylist() for name in (*names, *FACTS)]
     text = io.StringIO()

@@ -1,17 +1,16 @@
-"""Geometry between a film's own grid, the stored square image and a network's input."""
+"""Geometry of films: their own grid, and the stored square image."""
 
 from dataclasses import astuple, dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Image = npt.NDArray[np.uint8]
+from shards.arrays import Image
 
 
 @dataclass(frozen=True)
 class Padding:
-    """Rows and columns added around a film to make it square, in pixels of that square."""
+    """Rows and columns that pad a film to a square, in pixels of that square."""
 
     top: int
     bottom: int
@@ -20,7 +19,7 @@ class Padding:
 
 
 def fit_square(height: int, width: int, size: int) -> Padding:
-    """Return the padding that centres a height x width film, aspect kept, in a square of `size` pixels."""
+    """Return the padding that centres a film in a square of `size` pixels and keeps its aspect ratio."""
     longest = max(height, width)
     rows = max(1, round(height * size / longest))
     columns = max(1, round(width * size / longest))
@@ -29,7 +28,7 @@ def fit_square(height: int, width: int, size: int) -> Padding:
 
 
 def square_pixels(image: Image, aspect: float) -> Image:
-    """Return a uint8 image whose pixels are `aspect` times as high as wide with square ones, enlarged one way."""
+    """Resample an image whose pixels are `aspect` times as high as wide to square pixels, by enlarging one side."""
     if aspect == 1:
         return image
     height, width = image.shape
@@ -38,9 +37,9 @@ def square_pixels(image: Image, aspect: float) -> Image:
 
 
 def to_square(image: Image, size: int, padding: Padding | None = None) -> Image:
-    """Resize a (height, width) uint8 image into a (size, size) square; the padding, else its own, is 0.
+    """Resize an image (height, width) into a square (size, size), padded with 0.
 
-    Area averaging shrinks, cubic interpolation enlarges.
+    It is shrunk by area averaging or enlarged by cubic interpolation. `padding` defaults to that of `fit_square`.
     """
     height, width = image.shape
     padding = padding or fit_square(height, width, size)
@@ -57,18 +56,18 @@ def to_square(image: Image, size: int, padding: Padding | None = None) -> Image:
 
 
 def mask_to_square(mask: Image, size: int, film: Padding) -> Image:
-    """Resize a 0/1 mask into a (size, size) square of 0 and 255: by area, then re-binarised at one half.
+    """Resize a mask into a square (size, size) of 0 and 255, by area averaging and a threshold of one half.
 
-    `film` is the padding of its film in that square.
+    `film` is the padding of the mask's film in that square.
     """
     own = fit_square(mask.shape[0], mask.shape[1], size)
-    apart = max(abs(a - b) for a, b in zip(astuple(own), astuple(film), strict=True))
-    # A pixel is rounding, and datasets of before have it; more is a label grid of other proportions.
-    return _binarised(to_square(mask * np.uint8(255), size, own if apart <= 1 else film))
+    difference = max(abs(a - b) for a, b in zip(astuple(own), astuple(film), strict=True))
+    # One pixel is rounding, as in existing datasets. More means a label grid with another aspect ratio.
+    return _binarised(to_square(mask * np.uint8(255), size, own if difference <= 1 else film))
 
 
 def mask_to_size(mask: Image, height: int, width: int) -> Image:
-    """Resize a 0/1 mask to 0 and 255 of shape (height, width): by area, then re-binarised at one half."""
+    """Resize a mask to (height, width) of 0 and 255, by area averaging and a threshold of one half."""
     if mask.shape == (height, width):
         return mask * np.uint8(255)
     resized = cv2.resize(mask * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA)

@@ -1,4 +1,4 @@
-"""Names that leave the hospital: safe sample keys and keyed hashes of patients."""
+"""Names that may leave the hospital: sample keys, pseudonyms, and keyed hashes of patients."""
 
 import csv
 import hashlib
@@ -13,16 +13,16 @@ from pathlib import Path
 from shards.errors import InputError
 from shards.files import atomic_write
 
-# A USTAR name holds 100 bytes; `.image.jpg` needs ten of them.
+# A USTAR name has at most 100 bytes, ten of them for `.image.jpg`.
 LONGEST_KEY = 80
 SALT_BYTES = 32
 
 
 def sample_key(image_id: str) -> str:
-    """Return a WebDataset key for an image id: no dots (they would split the sample), no odd characters, short.
+    """Return a WebDataset key for an image id: short, without dots (which would split the sample) or odd characters.
 
-    A DICOM UID keeps its form with `-` for `.`. Ids with other odd characters, and those that look like the key of a
-    UID, gain a digest: distinct ids have distinct keys.
+    A DICOM UID gets `-` for `.`. Ids with other odd characters, and ids that look like the key of a UID, get a digest,
+    so that distinct ids have distinct keys.
     """
     if re.fullmatch(r"[0-9.]+", image_id) and len(image_id) <= LONGEST_KEY:
         return image_id.replace(".", "-")
@@ -34,9 +34,9 @@ def sample_key(image_id: str) -> str:
 
 
 def load_salt(path: Path, create: bool) -> bytes:
-    """Return the secret that patient hashes are keyed with; `create` makes a new one of mode 0600.
+    """Return the secret that keys patient hashes. `create` makes a missing file, with mode 0600.
 
-    Raises InputError for a missing file, a short one, and one that others may read.
+    Raises InputError for a file that is missing, too short, or readable by others.
     """
     if create and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,36 +49,36 @@ def load_salt(path: Path, create: bool) -> bytes:
         raise InputError(f"{path}: others may read the patient salt; run: chmod 600 {path}")
     salt = path.read_bytes().strip()
     if len(salt) < 16:
-        raise InputError(f"{path}: a patient salt needs at least 16 bytes; remove the file to have one made")
+        raise InputError(f"{path}: a patient salt needs at least 16 bytes; remove the file, and the build makes one")
     return salt
 
 
 def patient_group(patient_id: str, salt: bytes) -> str:
-    """Return the group id of a patient: a keyed BLAKE2b hash, 32 hexadecimal digits."""
+    """Return the group id of a patient: a keyed BLAKE2b hash of 32 hexadecimal digits."""
     return _keyed(b"patient", patient_id.encode(), salt)
 
 
 def image_pseudonym(image_id: str, salt: bytes) -> str:
-    """Return the name that replaces an image id under --pseudonymise: `P` and 24 hexadecimal digits."""
+    """Return the pseudonym of an image id: `P` and 24 hexadecimal digits."""
     return "P" + _keyed(b"image", image_id.encode(), salt)[:24]
 
 
 def save_pseudonyms(path: Path, names: Mapping[str, str]) -> None:
-    """Add image id -> pseudonym pairs to the map file, which only its owner may read."""
+    """Add pairs of image id and pseudonym to the map file, which only its owner can read."""
     known = {}
     if path.exists():
         try:
             with path.open(newline="", encoding="utf-8") as stream:
                 known = dict(row for row in csv.reader(stream) if len(row) == 2)
         except (UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{path}: not the map that a build wrote ({error}); restore it from a copy") from None
+            raise InputError(f"{path}: not a map that a build wrote ({error}); restore it from a copy") from None
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(sorted({**known, **names}.items()))
     atomic_write(path, text.getvalue(), mode=0o600)
 
 
 def salt_check(salt: bytes) -> str:
-    """Return a value that tells whether two builds used one salt, and gives nothing else away."""
+    """Return a value that shows whether two builds used the same salt, and nothing else."""
     return _keyed(b"check", b"", salt)
 
 

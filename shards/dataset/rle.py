@@ -1,7 +1,7 @@
-"""Relative run-length encoding of masks, as the SIIM-ACR competition defines it.
+"""Relative run-length encoding of masks, as defined by the SIIM-ACR competition.
 
-A string holds pairs `skip length`: skip pixels after the end of the previous run, then a run of length pixels,
-over the mask flattened column-major (top to bottom, then left to right). `-1` means an empty mask.
+A string contains pairs `skip length`: skip pixels after the previous run, then set a run of length pixels. The mask is
+flattened column-major (top to bottom, then left to right). `-1` is an empty mask.
 """
 
 import re
@@ -9,20 +9,18 @@ from collections.abc import Iterable
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from shards.arrays import Integers, Mask, Numbers
 from shards.errors import InputError
 
 EMPTY = "-1"
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 
-Mask = npt.NDArray[np.uint8]
 
-
-def parse(rle: str) -> npt.NDArray[np.int64]:
+def parse(rle: str) -> Integers:
     """Return the run boundaries of a string as int64 of shape (runs, 2): start and end (exclusive), flattened.
 
-    Raises InputError for an odd count, a token that is no whole number, a negative skip or a length below 1.
+    Raises InputError for an odd count, a token that is not a whole number, a negative skip, and a length below 1.
     """
     text = rle.strip()
     if text == EMPTY:
@@ -46,17 +44,17 @@ def parse(rle: str) -> npt.NDArray[np.int64]:
 
 
 def decode(rle: str, height: int, width: int) -> Mask:
-    """Return the mask of one string as uint8 of shape (height, width) with values 0 and 1.
+    """Return the mask (height, width) of a string.
 
-    Raises InputError as `parse` does, and where a run ends past the last pixel.
+    Raises InputError as `parse` does, and for a run that ends after the last pixel.
     """
     return decode_union([rle], height, width)
 
 
 def decode_union(rles: Iterable[str], height: int, width: int) -> Mask:
-    """Return the OR of several strings as uint8 of shape (height, width) with values 0 and 1."""
+    """Return the union of several strings as a mask (height, width). Raises InputError as `decode` does."""
     runs = [run for rle in rles for run in parse(rle).tolist()]
-    if not runs:  # most films: no pixel needs to be touched
+    if not runs:  # most films have no mask: no pixel is touched
         return np.zeros((height, width), np.uint8)
     flat = np.zeros(height * width, np.uint8)
     for start, end in runs:
@@ -66,8 +64,8 @@ def decode_union(rles: Iterable[str], height: int, width: int) -> Mask:
     return np.asarray(cv2.transpose(flat.reshape(width, height)), np.uint8)
 
 
-def encode(mask: npt.NDArray[np.generic]) -> str:
-    """Return the competition's string for a mask of shape (height, width); pixels other than 0 are set."""
+def encode(mask: Numbers) -> str:
+    """Return the string of a mask (height, width). Pixels other than 0 are set."""
     if mask.ndim != 2:
         raise InputError(f"a mask has two dimensions, not shape {mask.shape}")
     if not mask.any():

@@ -1,17 +1,14 @@
-"""A contact sheet: films with their masks outlined, to look at what was built."""
+"""Contact sheets of a dataset: films with their masks outlined."""
 
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from shards.dataset import rle
+from shards.arrays import Image
 from shards.dataset.table import Shards
 from shards.drawing import BACKGROUND, OUTLINE_COLOUR, TEXT_COLOUR, Picture, centred, fitted, outline, tiled
 from shards.errors import InputError
-
-Image = npt.NDArray[np.uint8]
 
 GAP = 4
 SMALLEST_CELL = 32
@@ -20,15 +17,15 @@ SMALLEST_CELL = 32
 def stored_content(shards: Shards, index: int) -> Image:
     """Return the stored film without its padding, uint8 of shape (height, width).
 
-    A PNG member is a padded square; a JPEG member is the film alone, whose padding the table gives for a square
-    around it. Raises CorruptSample for damaged bytes, InputError for bytes that are no image of the table's size.
+    A PNG member is a padded square. A JPEG member is the film only; its padding in the table is that of a square around
+    it. Raises CorruptSample for damaged bytes, and InputError for bytes that are not an image of the table's size.
     """
     encoded = np.frombuffer(shards.read(index, "image"), np.uint8)
     image = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     expected = (int(shards.column("image_height")[index]), int(shards.column("image_width")[index]))
     if image is None or image.shape != expected:
         where = f"{shards.folder / str(shards.column('shard')[index])}: {shards.column('key')[index]}"
-        raise InputError(f"{where} holds no image of {expected[1]}x{expected[0]} pixels; build the shards again")
+        raise InputError(f"{where} is not an image of {expected[1]}x{expected[0]} pixels; build the shards again")
     grid = shards.grid(index)
     if image.shape == (grid.stored, grid.stored):
         pad = grid.padding
@@ -39,8 +36,8 @@ def stored_content(shards: Shards, index: int) -> Image:
 def choose(shards: Shards, count: int, seed: int, positives_only: bool = False) -> list[int]:
     """Return up to `count` rows, spread over the folds (and other splits) and over films with and without a mask.
 
-    A pure function of its arguments; films of one fold stand together. Raises InputError where there is nothing to
-    show.
+    It is a pure function of its arguments, and keeps the films of a fold together. Raises InputError if there is
+    nothing to show.
     """
     if count < 1:
         raise InputError(f"count {count}: give at least 1 film to show")
@@ -53,23 +50,23 @@ def choose(shards: Shards, count: int, seed: int, positives_only: bool = False) 
     for number, (split, fold) in enumerate(parts):
         inside = (splits == split) & (folds == fold)
         classes = [np.flatnonzero(inside & has_mask), np.flatnonzero(inside & ~has_mask & (not positives_only))]
-        # The class that leads alternates, so that few films still show every fold and both classes.
+        # The first class alternates, so that even few films show every fold and both classes.
         leading = [films for films in (classes if number % 2 == 0 else classes[::-1]) if len(films)]
         for queues, films in zip((first, second), leading, strict=False):
             queues.append(rng.permutation(films)[:count].tolist())
     if not first:
         raise InputError(f"{shards.folder}: no {'positive ' if positives_only else ''}films to show")
-    dealt = [queue[place] for place in range(count) for queue in (*first, *second) if place < len(queue)]
+    dealt = [queue[turn] for turn in range(count) for queue in (*first, *second) if turn < len(queue)]
     order = {part: number for number, part in enumerate(parts)}
     return sorted(dealt[:count], key=lambda film: (order[splits[film], folds[film]], not has_mask[film], film))
 
 
 def contact_sheet(shards: Shards, indices: Sequence[int], columns: int = 6, cell: int = 256) -> Picture:
-    """Return the films side by side, RGB uint8 of shape (height, width, 3).
+    """Return a picture of films in rows of `columns`, each with the outline of its label and a caption.
 
-    Each film stands centred in a cell of `cell` pixels, aspect kept, without padding, with the outline of its label
-    and a caption below: fold or split, view, mask area in label-grid pixels.
-    Raises InputError for no film at all, fewer than one column and cells below 32 pixels.
+    A film is centred in a cell of `cell` pixels, without padding and with its aspect ratio. The caption has its fold or
+    split, its view, and the mask area in label-grid pixels. Raises InputError for no films, fewer than one column, and
+    cells below 32 pixels.
     """
     if not len(indices):
         raise InputError(f"{shards.folder}: no films to show")
@@ -86,18 +83,18 @@ def contact_sheet(shards: Shards, indices: Sequence[int], columns: int = 6, cell
 
 
 def caption_height(cell: int) -> int:
-    """Return the height of the strip below a cell, in pixels."""
+    """Return the height of a caption, in pixels."""
     return max(10, cell // 14)
 
 
 def caption(shards: Shards, index: int) -> str:
-    """Return `fold 2  PA  8,630 px` or the like; an exclamation mark tells that the film has warnings."""
+    """Return a caption such as `fold 2  PA  8,630 px`, with an exclamation mark if the film has warnings."""
     split = str(shards.column("split")[index])
     area = int(shards.column("mask_area")[index])
-    where = f"fold {shards.column('fold')[index]}" if split == "train" else split.replace("_", " ")
+    subset = f"fold {shards.column('fold')[index]}" if split == "train" else split.replace("_", " ")
     label = "no label" if area < 0 else f"{area:,} px" if area else "no mask"
     mark = "!" if shards.warnings(index) else ""
-    return "  ".join(part for part in (where, str(shards.column("view")[index]), label, mark) if part)
+    return "  ".join(part for part in (subset, str(shards.column("view")[index]), label, mark) if part)
 
 
 def _outlined(shards: Shards, index: int, cell: int) -> Picture:
@@ -105,15 +102,13 @@ def _outlined(shards: Shards, index: int, cell: int) -> Picture:
     scale = cell / max(film.shape)
     width, height = (max(1, round(side * scale)) for side in (film.shape[1], film.shape[0]))
     picture = fitted(film, width, height)
-    text = shards.column("rle")[index]
-    if text is not None:
-        grid = shards.grid(index)
-        outline(picture, rle.decode(str(text), grid.height, grid.width), OUTLINE_COLOUR, max(1, cell // 256))
+    if shards.column("rle")[index] is not None:
+        outline(picture, shards.label(index), OUTLINE_COLOUR, max(1, cell // 256))
     return picture
 
 
 def _write(strip: Picture, text: str) -> None:
-    """Write a line of text into a strip (height, width, 3), as large as fits."""
+    """Write a line of text into a strip, in the largest size that fits."""
     height, width = strip.shape[:2]
     font = cv2.FONT_HERSHEY_SIMPLEX
     (wide, high), below = cv2.getTextSize(text, font, 1.0, 1)

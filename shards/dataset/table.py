@@ -1,11 +1,10 @@
-"""The dataset on disk: sample table, manifest, and the one random-access reader."""
+"""The sample table of a dataset, and random access to its samples."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic
 
-from shards.dataset.check import LABELS, LARGEST_TAR, LONGEST_SIDE, MOST_FOLDS, table_faults
+from shards.arrays import Integers, Mask
+from shards.dataset import rle
+from shards.dataset.check import LABELS, table_faults
 from shards.dataset.grid import Padding
+from shards.dataset.manifest import BUILD_STATE, MANIFEST, Texts, local_copy_name, read_manifest
 from shards.dataset.tar import CorruptSample, MemberReader
 from shards.errors import InputError
-from shards.files import atomic_open, atomic_write
-from shards.stored import KindModel, Strict, parse_json, picture_size, read_json, read_parquet
+from shards.files import atomic_open
+from shards.stored import Strict, parse_json, picture_size, read_parquet
 
-FORMAT = "pneumo_dist-shards"
-FORMAT_VERSION = 2
-MANIFEST = "manifest.json"
 TABLE = "samples.parquet"
-# What an unfinished build keeps of itself lies in this folder.
-PARTS = ".build"
 MEMBERS = ("image", "mask", "json")
 
 _OPTIONAL = {"group", "fold", *LABELS, "age", "spacing_row", "spacing_column", "spacing_tag"}
@@ -66,10 +63,10 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class LabelGrid:
-    """How a film's network-sized map goes back to its label grid (`height` x `width` pixels).
+    """The label grid of a film (`height` x `width` pixels), and how it relates to the stored image.
 
-    `padding` is counted in pixels of a square of `stored` pixels; `origin` is where the stored image begins in that
-    square, as (x, y): an image at a film's own size holds no padding.
+    `padding` is in pixels of a square of `stored` pixels. `origin` is the position (x, y) of the stored image in that
+    square: an image at the film's own size contains no padding.
     """
 
     height: int
@@ -79,11 +76,6 @@ class LabelGrid:
     origin: tuple[int, int] = (0, 0)
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write sample rows as a table; the file appears whole or not at all."""
-    save_table(path, pa.Table.from_pylist(rows, schema=SCHEMA))
-
-
 def save_table(path: Path, table: pa.Table) -> None:
     """Write a sample table as parquet with page checksums; the file appears whole or not at all."""
     with atomic_open(path) as stream:
@@ -91,150 +83,35 @@ def save_table(path: Path, table: pa.Table) -> None:
 
 
 def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signed: bool = True) -> pa.Table:
-    """Return a dataset's sample table. Raises InputError where it is damaged or of another format.
+    """Return the sample table of a dataset. Raises InputError if it is damaged or has another format.
 
-    `is_signed` asks for the digest that the manifest, unless given that of the folder, has of it.
+    `manifest` defaults to that of the folder. `is_signed` requires the digest in the manifest.
     """
     manifest = read_manifest(folder) if manifest is None else manifest
-    path, mend = folder / TABLE, "restore it from a copy or build the shards again"
-    if (folder / PARTS / MANIFEST).exists():
-        mend = "run the build or finalize again that did not end here, or restore it from a copy"
-    table = read_parquet(path, SCHEMA, manifest["table_sha256"] if is_signed else None, mend)
+    path, fix = folder / TABLE, "restore it from a copy or build the shards again"
+    if (folder / BUILD_STATE / MANIFEST).exists():
+        fix = "run the interrupted build or finalize again, or restore it from a copy"
+    table = read_parquet(path, SCHEMA, manifest["table_sha256"] if is_signed else None, fix)
     tars = {shard["name"] for shard in manifest["shards"]}
     fault = next(table_faults(table, tars, _OPTIONAL), None)
     if fault is not None:
-        raise InputError(f"{path}: {fault}; {mend}")
+        raise InputError(f"{path}: {fault}; {fix}")
     return table
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write manifest.json; it comes last in a build, so a folder with a manifest is complete."""
-    content = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest}
-    atomic_write(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest. Raises InputError where the folder holds no shards of this format version."""
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such shards folder; build it with 'python -m shards build'")
-    mend = "restore it from a copy or build the shards again"
-    try:
-        manifest = read_json(path, KindModel, mend)
-    except FileNotFoundError:
-        raise InputError(f"{folder}: no {MANIFEST}; the build is unfinished or this is no shards folder") from None
-    if manifest.get("format") != FORMAT:
-        raise InputError(f"{path}: not a manifest of {FORMAT}")
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: format version {manifest.get('format_version')}, this program reads version {FORMAT_VERSION}; "
-            "build the shards again"
-        )
-    return read_json(path, ManifestModel, mend)
-
-
-Digest = Annotated[str, pydantic.Field(pattern=r"^[0-9a-f]{64}$")]
-_Whole = Annotated[int, pydantic.Field(ge=0, le=2**60)]
-_Side = Annotated[int, pydantic.Field(ge=32, le=8192)]
-_Texts = Annotated[list[Annotated[str, pydantic.Field(max_length=10_000)]], pydantic.Field(max_length=10_000)]
-
-
 class _AboutModel(Strict):
-    """The json member of a film; datasets of before 0.2.0 note no warnings in it."""
+    """The json member of a film. Versions before 0.2.0 wrote no warnings into it."""
 
     key: str
-    warnings: _Texts = pydantic.Field(default_factory=list)
-
-
-class ShardModel(Strict):
-    """A shard as the manifest lists it; `reencoded` counts films whose own JPEG stream could not be taken over."""
-
-    name: Annotated[str, pydantic.Field(pattern=r"^(train|test)-[0-9]{5,}\.tar$")]
-    sha256: Digest
-    bytes: Annotated[int, pydantic.Field(ge=512, le=LARGEST_TAR)]
-    samples: Annotated[int, pydantic.Field(ge=1, le=2**31)]
-    reencoded: _Whole
-
-
-class CountsModel(Strict):
-    """Films by split, and what was left out.
-
-    `known_test` counts test films that look like a labelled film or share its patient; `skipped` counts files in the
-    folders that were given last which are no films, by reason.
-    """
-
-    train: _Whole
-    always_train: _Whole
-    holdout: _Whole
-    test: _Whole
-    positives: _Whole
-    groups: _Whole
-    unlabelled: _Whole
-    rejected: _Whole
-    shards: _Whole
-    reencoded: _Whole
-    warnings: dict[str, _Whole]
-    known_test: _Whole = 0
-    skipped: dict[str, _Whole] = pydantic.Field(default_factory=dict)
-
-
-class ArgumentsModel(Strict):
-    """The build's arguments; of the CSVs only whether they were given."""
-
-    image_size: _Side
-    folds: Annotated[int, pydantic.Field(ge=1, le=MOST_FOLDS)]
-    holdout: Annotated[float, pydantic.Field(ge=0, le=1)]
-    seed: int
-    samples_per_shard: Annotated[int, pydantic.Field(ge=1)]
-    label_size: Annotated[int, pydantic.Field(ge=1, le=LONGEST_SIDE)] | None
-    codec: Literal["png", "jpeg"]
-    any_film: bool
-    allow_burned_in: bool
-    # Options that are newer than the format.
-    max_pixels: Annotated[int, pydantic.Field(ge=1)] = 144_000_000
-    strict: bool = False
-    pseudonymise: bool
-    duplicate_distance: Annotated[int, pydantic.Field(ge=0, le=256)] | None
-    groups_csv: bool
-    folds_csv: bool
-    id: Literal["name", "sop"] = "name"
-
-
-class ManifestModel(Strict):
-    """What manifest.json must hold; `doubts` are those of groups and folds, which 0.2.0 did not write."""
-
-    codec: Literal["png", "jpeg"]
-    image_size: _Side
-    counts: CountsModel
-    arguments: ArgumentsModel
-    salt_check: str
-    build_digest: str
-    table_sha256: Digest
-    shards: list[ShardModel]
-    doubts: _Texts = pydantic.Field(default_factory=list)
-
-    @pydantic.model_validator(mode="after")
-    def _each_shard_once(self) -> Self:
-        if len({shard.name for shard in self.shards}) != len(self.shards):
-            raise ValueError("a shard stands twice")
-        return self
-
-
-def staged_name(shard: Mapping[str, Any]) -> str:
-    """Return the file name of a copy of a manifest's shard in a folder of staged tars.
-
-    It begins with the tar's digest: whatever has this name has this content, so that other folds, a grown dataset and
-    other datasets can share one folder.
-    """
-    return f"{shard['sha256'][:16]}-{shard['name']}"
+    warnings: Texts = pydantic.Field(default_factory=list)
 
 
 class Shards:
-    """Random access to a built dataset. Safe with threads, fork and spawn: reads are positional (`os.pread`).
+    """Random access to the samples of a dataset. Safe with threads, fork and spawn: reads use `os.pread`.
 
     Samples are numbered by their row in the table. `tars` is a folder with copies of some tars, named by
-    `staged_name`; table, manifest and all other tars are read from `folder`. Raises InputError for a table of which the
-    manifest has another digest, unless `is_signed` is not asked for, and for values that no build writes.
+    `local_copy_name`; the table, the manifest and all other tars are read from `folder`. Raises InputError for a table
+    whose digest differs from the manifest's (unless `is_signed` is false), and for values that no build writes.
     """
 
     def __init__(self, folder: Path, tars: Path | None = None, is_signed: bool = True) -> None:
@@ -242,8 +119,8 @@ class Shards:
         self.tars = tars
         self.manifest = read_manifest(folder)
         self.table = read_table(folder, self.manifest, is_signed)
-        staged = {shard["name"]: tars / staged_name(shard) for shard in self.manifest["shards"]} if tars else None
-        self._members = MemberReader(folder, staged)
+        copies = {shard["name"]: tars / local_copy_name(shard) for shard in self.manifest["shards"]} if tars else None
+        self._members = MemberReader(folder, copies)
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -252,7 +129,7 @@ class Shards:
         return Shards, (self.folder, self.tars)
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Return one column as a NumPy array; missing integers are -1, missing truths False, missing texts None."""
+        """Return a column as a NumPy array. Missing integers are -1, missing booleans False, missing texts None."""
         return self._columns[name]
 
     @cached_property
@@ -267,7 +144,7 @@ class Shards:
 
         return {field.name: convert(field) for field in self.table.schema}
 
-    def indices(self, *splits: str) -> npt.NDArray[np.int64]:
+    def indices(self, *splits: str) -> Integers:
         """Return the row numbers of the samples in the given splits, in table order."""
         return np.flatnonzero(np.isin(self.column("split"), splits))
 
@@ -275,17 +152,18 @@ class Shards:
         """Return the numbers of the folds, in order."""
         return sorted(set(self.column("fold")[self.indices("train")].tolist()))
 
-    def fold_rows(self, fold: int, always_train: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the rows that a fold trains on and those it validates on, in table order.
+    def fold_rows(self, fold: int, always_train: bool) -> tuple[Integers, Integers]:
+        """Return the rows that a fold trains on and the rows that it validates on, in table order.
 
-        `always_train` films join the training films, except those whose group is validated on or held out.
+        With `always_train`, films of that split join the training films, unless their group is in the validation films
+        or in the holdout.
         """
         films, folds, groups = self.indices("train"), self.column("fold"), self.column("group")
         validation, train = films[folds[films] == fold], films[folds[films] != fold]
         if always_train:
-            kept_from = np.concatenate([validation, self.indices("holdout")])
+            excluded = np.concatenate([validation, self.indices("holdout")])
             extra = self.indices("always_train")
-            train = np.sort(np.concatenate([train, extra[~np.isin(groups[extra], groups[kept_from])]]))
+            train = np.sort(np.concatenate([train, extra[~np.isin(groups[extra], groups[excluded])]]))
         return train, validation
 
     def grid(self, index: int) -> LabelGrid:
@@ -298,11 +176,18 @@ class Shards:
         origin = (0, 0) if rows == columns else (left, top)
         return LabelGrid(height, width, Padding(top, bottom, left, right), max(rows, columns), origin)
 
+    def label(self, index: int) -> Mask:
+        """Return the label of a labelled sample on its label grid, uint8 (height, width) with values 0 and 1.
+
+        It comes from the table's RLE, never from the resized mask. Raises InputError for an RLE that leaves its grid.
+        """
+        grid = self.grid(index)
+        return rle.decode(str(self.column("rle")[index]), grid.height, grid.width)
+
     def read(self, index: int, member: str) -> bytes:
         """Return the encoded bytes of a sample's `image`, `mask` or `json` member.
 
-        Raises CorruptSample, naming the file that was read and the key, where they are missing or differ from the
-        table's CRC32.
+        Raises CorruptSample, with the file and the key, if they are missing or their CRC32 differs from the table's.
         """
         shard, key = str(self.column("shard")[index]), str(self.column("key")[index])
         offset, size, crc = (int(self.column(f"{member}_{what}")[index]) for what in ("offset", "size", "crc32"))
@@ -310,24 +195,23 @@ class Shards:
         content = self._members.read(shard, offset, size, crc, f"{member} of {key}")
         if member != "json":
             expected = tuple(int(self.column(f"image_{side}")[index]) for side in ("height", "width"))
-            found = picture_size(content)
-            # A picture decodes to the size that it tells, however few bytes it has.
-            if found not in (None, expected):
+            # A decoder allocates the size in the header, however few bytes there are.
+            if picture_size(content) not in (None, expected):
                 raise CorruptSample(
-                    f"{self.folder / shard}: {key} holds no {member} of {expected[1]}x{expected[0]} pixels; build the "
-                    "shards again"
+                    f"{self.folder / shard}: the {member} of {key} is not {expected[1]}x{expected[0]} pixels; "
+                    "build the shards again"
                 )
         return content
 
     def warnings(self, index: int) -> list[str]:
-        """Return what the build could only assume of a film."""
+        """Return the warnings of the build about a film."""
         return list(self.about(index).get("warnings", []))
 
     def about(self, index: int) -> dict[str, Any]:
-        """Return what the build noted of a film. Raises InputError where it is damaged."""
+        """Return the json member of a film. Raises InputError if it is damaged."""
         where = f"{self.folder / str(self.column('shard')[index])}: the json of {self.column('key')[index]}"
         return parse_json(self.read(index, "json"), _AboutModel, where, "build the shards again")
 
     def close(self) -> None:
-        """Close the shard files; a later read opens them again."""
+        """Close the tars. A later read opens them again."""
         self._members.close()

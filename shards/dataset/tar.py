@@ -1,13 +1,18 @@
-"""Members of tar files on disk: indexed once, then read by offset with their CRC32 checked."""
+"""Writes and indexes tars, and reads their members by offset with a check of the CRC32."""
 
+import importlib
 import os
+import sys
 import tarfile
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shards.errors import InputError
+from shards.files import atomic_open
 
 
 class CorruptSample(InputError):
@@ -21,7 +26,7 @@ def index_tar(path: Path) -> tuple[dict[tuple[str, str], int], str]:
     """
     offsets: dict[tuple[str, str], int] = {}
     samples: dict[str, list[str]] = {}
-    with tarfile.open(path, "r:") as archive:  # a compressed one is none of ours
+    with tarfile.open(path, "r:") as archive:  # no build writes a compressed tar
         for member in archive:
             key, extension = member.name.split(".", 1)
             offsets[key, extension.split(".")[0]] = member.offset_data
@@ -29,10 +34,31 @@ def index_tar(path: Path) -> tuple[dict[tuple[str, str], int], str]:
     return offsets, "".join([f"v1.2 {len(samples)}\n", *(" ".join(members) + "\n" for members in samples.values())])
 
 
-class MemberReader:
-    """Positional reads from the tars of a folder. Safe with threads, fork and spawn; tars are opened when needed.
+@contextmanager
+def write_tar(path: Path) -> Iterator[Any]:
+    """Open webdataset's TarWriter on a tar that appears whole or not at all. Equal samples give equal bytes."""
+    with atomic_open(path) as stream, _tar_writer()(stream, encoder=False, mtime=0, user="", group="") as writer:
+        yield writer
 
-    `copies` names a copy of a tar elsewhere, which is read in the tar's place where it exists.
+
+def _tar_writer() -> Any:
+    """Return the TarWriter of webdataset, imported without torch unless torch is imported already.
+
+    webdataset imports torch if it can, which costs each build worker 490 MB and a second.
+    """
+    if "torch" in sys.modules:
+        return importlib.import_module("webdataset").TarWriter
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("webdataset").TarWriter
+    finally:
+        del sys.modules["torch"]
+
+
+class MemberReader:
+    """Positional reads from the tars of a folder. Safe with threads, fork and spawn. Tars are opened on first use.
+
+    `copies` maps names of tars to paths of copies. A copy that exists is read instead of the tar.
     """
 
     def __init__(self, folder: Path, copies: Mapping[str, Path] | None = None) -> None:
@@ -47,16 +73,15 @@ class MemberReader:
     def read(self, tar: str, offset: int, size: int, crc32: int, label: str) -> bytes:
         """Return the bytes at an offset of a tar.
 
-        Raises CorruptSample, naming the file that was read and `label`, where they are missing or differ from the
-        CRC32.
+        Raises CorruptSample, with the file and `label`, if they are missing or differ from the CRC32.
         """
         descriptor, path, length = self._open(tar)
         content = os.pread(descriptor, size, offset) if offset + size <= length else b""
         if len(content) != size or zlib.crc32(content) != crc32:
-            mend = "restore this file from a copy or make it again"
+            fix = "restore this file from a copy or create it again"
             if path != self.folder / tar:
-                mend = f"remove this file, which is a copy of {self.folder / tar}, and run again"
-            raise CorruptSample(f"{path}: the {label} does not match its CRC32; {mend}")
+                fix = f"remove this file, which is a copy of {self.folder / tar}, and run again"
+            raise CorruptSample(f"{path}: the {label} does not match its CRC32; {fix}")
         return content
 
     def _open(self, tar: str) -> tuple[int, Path, int]:
@@ -70,11 +95,11 @@ class MemberReader:
                     except FileNotFoundError:
                         continue
                 else:
-                    raise InputError(f"{self.folder / tar}: missing; restore it from a copy or make it again")
+                    raise InputError(f"{self.folder / tar}: missing; restore it from a copy or create it again")
             return self._opened[tar]
 
     def close(self) -> None:
-        """Close the tars; a later read opens them again."""
+        """Close the tars. A later read opens them again."""
         with self._lock:
             for descriptor, *_ in self._opened.values():
                 os.close(descriptor)

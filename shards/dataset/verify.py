@@ -1,4 +1,4 @@
-"""Does a built dataset hold what its table and manifest say, and does no group leak across folds?"""
+"""Verifies that a dataset matches its table and manifest, and that no group leaks across folds."""
 
 import hashlib
 import tarfile
@@ -8,24 +8,22 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from shards.dataset import rle
+from shards.arrays import Mask
 from shards.dataset.grid import mask_to_size, mask_to_square
-from shards.dataset.table import TABLE, Shards, read_manifest
+from shards.dataset.manifest import read_manifest
+from shards.dataset.table import TABLE, Shards
 from shards.dataset.tar import index_tar
 from shards.errors import InputError
 from shards.files import sha256_file
 
-Mask = npt.NDArray[np.uint8]
-
 
 def verify(folder: Path, on_sample: Callable[[], None] | None = None) -> list[str]:
-    """Return one line per fault found, an empty list for a good dataset.
+    """Return a line for each fault, an empty list for a good dataset.
 
-    Checks shard digests and sizes, the table's digest, every member's CRC32 and content, masks against their RLE
-    areas, keys, counts, and that no group stands in two folds or in a fold and the holdout. A table that cannot be read
-    is a fault, beside those of the tars by the manifest. Raises InputError for a damaged manifest.
+    Checks digests and sizes of shards, the digest of the table, CRC32 and content of every member, masks against their
+    RLE, keys, counts, and that no group is in two folds, or in a fold and the holdout. An unreadable table is a fault,
+    in addition to those of the tars. Raises InputError for a damaged manifest.
     """
     manifest = read_manifest(folder)
     faults = [*_files(folder, manifest)]
@@ -61,11 +59,11 @@ def _counts(shards: Shards) -> Iterator[str]:
     folder, manifest, names = shards.folder, shards.manifest, shards.column("shard")
     for shard in manifest["shards"]:
         if int((names == shard["name"]).sum()) != shard["samples"]:
-            yield f"{folder / shard['name']}: the table lists another number of samples than the manifest"
+            yield f"{folder / shard['name']}: the table and the manifest list different numbers of samples"
     for split in ("train", "holdout", "test"):
-        found = len(shards.indices(split))
-        if found != manifest["counts"][split]:
-            yield f"{folder / TABLE}: {found} {split} samples, the manifest counts {manifest['counts'][split]}"
+        count = len(shards.indices(split))
+        if count != manifest["counts"][split]:
+            yield f"{folder / TABLE}: {count} {split} samples, the manifest counts {manifest['counts'][split]}"
 
 
 def _index_text(path: Path) -> str | None:
@@ -80,7 +78,7 @@ def _leaks(shards: Shards) -> Iterator[str]:
     seen: dict[str, int] = {}
     for index in shards.indices("train", "holdout"):
         if seen.setdefault(groups[index], folds[index]) != folds[index]:
-            yield f"{shards.folder / TABLE}: group {groups[index]} stands in two folds (sample {keys[index]})"
+            yield f"{shards.folder / TABLE}: group {groups[index]} is in two folds (sample {keys[index]})"
 
 
 def _samples(shards: Shards, on_sample: Callable[[], None] | None) -> Iterator[str]:
@@ -91,8 +89,7 @@ def _samples(shards: Shards, on_sample: Callable[[], None] | None) -> Iterator[s
             image = _decode(shards.read(index, "image"))
             facts = shards.about(index)
             mask = _decode(shards.read(index, "mask")) if splits[index] != "test" else None
-            grid = shards.grid(index)
-            truth = rle.decode(str(shards.column("rle")[index]), grid.height, grid.width) if mask is not None else None
+            truth = shards.label(index) if mask is not None else None
         except InputError as error:
             yield str(error)
             continue
@@ -111,7 +108,7 @@ def _samples(shards: Shards, on_sample: Callable[[], None] | None) -> Iterator[s
         if int(truth.sum()) != areas[index]:
             yield f"{key}: mask area and RLE disagree"
         if not np.array_equal(mask, _stored_mask(shards, truth, index)):
-            yield f"{key}: the mask is not that of its RLE"
+            yield f"{key}: the mask differs from its RLE"
 
 
 def _stored_mask(shards: Shards, truth: Mask, index: int) -> Mask:
@@ -127,6 +124,6 @@ def _decode(content: bytes) -> Mask | None:
 
 
 def dataset_digest(shards: Shards) -> str:
-    """Return a digest of what training depends on: the table and every shard's content."""
+    """Return a digest of everything that training depends on: the table and the content of every shard."""
     parts = [shards.manifest["table_sha256"], *(shard["sha256"] for shard in shards.manifest["shards"])]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -4,10 +4,9 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 from pydicom.dataset import Dataset
 
+from shards.arrays import Image
 from shards.dicom.complaints import complaints, rle_excess
 from shards.dicom.facts import FilmInfo, film_info, parse_age, pixel_aspect
 from shards.dicom.frame import layout_of, longer_rle
@@ -33,7 +32,7 @@ class Film:
     padding), else None. `aspect` is the height of a pixel by its width.
     """
 
-    image: npt.NDArray[np.uint8]
+    image: Image
     info: FilmInfo
     warnings: tuple[str, ...] = ()
     jpeg: bytes | None = None

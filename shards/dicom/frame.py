@@ -75,7 +75,7 @@ def layout_of(dataset: Dataset, rules: FilmRules) -> Layout:
         raise RejectedFilm(f"it is {layout.size} pixels large; export it again")
     if pixels > rules.max_pixels:
         raise RejectedFilm(
-            f"it is {layout.size} pixels large, more than {rules.max_pixels}; pass --max-pixels {pixels} to take it"
+            f"it is {layout.size} pixels large, more than {rules.max_pixels}; pass --max-pixels {pixels} to accept it"
         )
     high_bit = _whole(dataset, "HighBit", layout.bits_stored - 1)
     if high_bit != layout.bits_stored - 1:

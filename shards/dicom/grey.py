@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
+from shards.arrays import Booleans, Floats, Image, Integers, Numbers
 from shards.errors import RejectedFilm
 
-Floats = npt.NDArray[np.float64]
 _LUMA = np.array([0.299, 0.587, 0.114])
 # Beyond every lookup table's reach, and still exact as a whole number.
 _FAR = 2.0**40
@@ -24,12 +24,12 @@ _MANY_VALUES, _FEWEST_GREY, _SHORTEST_RANGE, _FOURTH = 32, 0.05, 20, 4
 PLACEHOLDER = "its window or lookup table leaves hardly any greys: taken without it"
 
 
-def luma(rgb: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+def luma(rgb: Numbers) -> Numbers:
     """Return the Rec. 601 luma (height, width) of colours (height, width, 3), rounded, in the colours' type."""
     return np.asarray(np.rint(rgb @ _LUMA), rgb.dtype)
 
 
-def to_grey8(pixels: npt.NDArray[np.generic], dataset: Dataset) -> tuple[npt.NDArray[np.uint8], bool, tuple[str, ...]]:
+def to_grey8(pixels: Numbers, dataset: Dataset) -> tuple[Image, bool, tuple[str, ...]]:
     """Turn stored values (height, width) into uint8 as displayed, dark = air; tell whether none was changed, and warn.
 
     Without a window or lookup, 8-bit pixels are kept and deeper ones span their own range. Padding becomes 0. Raises
@@ -40,7 +40,7 @@ def to_grey8(pixels: npt.NDArray[np.generic], dataset: Dataset) -> tuple[npt.NDA
     values, is_plain = _modality(stored, dataset)
     is_inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1"
 
-    def shown(unit: Floats) -> tuple[npt.NDArray[np.uint8], bool]:
+    def shown(unit: Floats) -> tuple[Image, bool]:
         table = np.rint(np.where(padding, 0.0, 1.0 - unit if is_inverted else unit) * 255.0).astype(np.uint8)
         unchanged = pixels.dtype == np.uint8 and np.array_equal(table, stored)
         return (np.asarray(pixels, np.uint8) if unchanged else table[index]), unchanged
@@ -60,7 +60,7 @@ def to_grey8(pixels: npt.NDArray[np.generic], dataset: Dataset) -> tuple[npt.NDA
     return image, unchanged, ()
 
 
-def _distinct(pixels: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.generic]]:
+def _distinct(pixels: Numbers) -> tuple[Integers, Numbers]:
     """Return all values that pixels may hold, ascending, and each pixel's index into them.
 
     Lookups then run on at most 65,536 values, not on millions of pixels.
@@ -75,7 +75,7 @@ def _distinct(pixels: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.int64], n
     return np.arange(low, high + 1), wide - wide.dtype.type(low)
 
 
-def _padding(stored: npt.NDArray[np.int64], dataset: Dataset) -> npt.NDArray[np.bool_]:
+def _padding(stored: Integers, dataset: Dataset) -> Booleans:
     """Return which stored values fill the area outside the exposed field."""
     value = dataset.get("PixelPaddingValue")
     if value is None:
@@ -108,29 +108,25 @@ def _voi(values: Floats, dataset: Dataset) -> Floats | None:
     return _window(values, center, width, str(dataset.get("VOILUTFunction") or "LINEAR").upper())
 
 
-def _whole_range(
-    values: Floats, counted: npt.NDArray[np.bool_], index: npt.NDArray[np.generic], most: int | None
-) -> Floats:
+def _whole_range(values: Floats, counted: Booleans, index: Numbers, most: int | None) -> Floats:
     """Return values from 0 to `most` as 0 to 1; without it the range of those present and counted: padding is not."""
     if most is not None:
         return np.clip(values / most, 0.0, 1.0)
     return _stretch(values, values[_present(index, len(values)) & counted])
 
 
-def _byte_range(pixels: npt.NDArray[np.generic], dataset: Dataset) -> int | None:
+def _byte_range(pixels: Numbers, dataset: Dataset) -> int | None:
     """Return the largest value that 8-bit pixels may have (PS3.3 C.7.6.3: Bits Stored), None for deeper ones."""
     return (1 << min(8, int(dataset.get("BitsStored") or 8))) - 1 if pixels.dtype == np.uint8 else None
 
 
-def _present(index: npt.NDArray[np.generic], count: int) -> npt.NDArray[np.bool_]:
+def _present(index: Numbers, count: int) -> Booleans:
     present = np.zeros(count, bool)
     present[index] = True
     return present
 
 
-def _has_few_greys(
-    image: npt.NDArray[np.uint8], index: npt.NDArray[np.generic], padding: npt.NDArray[np.bool_]
-) -> bool:
+def _has_few_greys(image: Image, index: Numbers, padding: Booleans) -> bool:
     """Tell whether a film of many values is shown in few greys; collimated borders are black and white by right."""
     counts = cv2.calcHist([image], [0], None, [256], [0, 256])
     greys = counts[1:255].sum()
@@ -143,7 +139,7 @@ def _has_few_greys(
     return len(seen) >= _MANY_VALUES and bool(greys < _FEWEST_GREY * between or span < _SHORTEST_RANGE)
 
 
-def _modality(stored: npt.NDArray[np.int64], dataset: Dataset) -> tuple[Floats, bool]:
+def _modality(stored: Integers, dataset: Dataset) -> tuple[Floats, bool]:
     """Return values after the modality LUT or rescale, and whether there was none."""
     if dataset.get("ModalityLUTSequence"):
         return _look_up(stored, dataset.ModalityLUTSequence[0], dataset)[0], False
@@ -152,7 +148,7 @@ def _modality(stored: npt.NDArray[np.int64], dataset: Dataset) -> tuple[Floats, 
     return np.asarray(stored * slope + intercept, np.float64), slope == 1 and intercept == 0
 
 
-def _look_up(values: npt.NDArray[np.int64], item: Dataset, dataset: Dataset) -> tuple[Floats, Floats]:
+def _look_up(values: Integers, item: Dataset, dataset: Dataset) -> tuple[Floats, Floats]:
     """Return values after a LUT item (PS3.3 C.11.1.1), and its table; values outside it take its first or last entry.
 
     Raises ValueError, TypeError or AttributeError for an item that is not a whole table.

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import simplejpeg
 
+from shards.arrays import Image, Integers
 from shards.errors import RejectedFilm
 
 _SOI, _EOI, _SOS, _COM, _TEM = 0xD8, 0xD9, 0xDA, 0xFE, 0x01
@@ -20,7 +20,7 @@ NO_END = "its JPEG stream has no end marker: its picture is whole"
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Segment:
     """Bytes start..end of a stream: a marker with the fill bytes before it, its segment and, after SOS, the scan.
 
     `body` is where the segment's parameters begin, behind its two length bytes.
@@ -38,11 +38,11 @@ def strip_jpeg_metadata(stream: bytes) -> bytes:
     All other bytes, entropy-coded data included, are kept as they are. Raises RejectedFilm for a stream that is not
     marker segments from SOI to EOI.
     """
-    kept = [stream[p.start : p.end] for p in _parts(stream) if p.marker not in _APP and p.marker != _COM]
+    kept = [stream[p.start : p.end] for p in _segments(stream) if p.marker not in _APP and p.marker != _COM]
     return b"".join(kept)
 
 
-def decode_grey_jpeg(stream: bytes) -> npt.NDArray[np.uint8]:
+def decode_grey_jpeg(stream: bytes) -> Image:
     """Return an 8-bit JPEG stream as grey (height, width), the image that every decoder of libjpeg-turbo gives.
 
     Raises RejectedFilm for what the decoder complains of, although it would go on: half of a scan, a wrong code.
@@ -75,7 +75,7 @@ def _complaint(error: ValueError) -> str:
     return f"damaged JPEG stream ({' '.join(str(error).split())}); export it again"
 
 
-def _parts(stream: bytes) -> Iterator[_Part]:
+def _segments(stream: bytes) -> Iterator[_Segment]:
     scan_ends = _scan_ends(stream)
     position = 0
     while True:
@@ -101,13 +101,13 @@ def _parts(stream: bytes) -> Iterator[_Part]:
             scan, end = end, int(after[0])
             while end > scan and stream[end - 1] == 0xFF:  # fill bytes belong to the marker
                 end -= 1
-        yield _Part(marker, start, body, end)
+        yield _Segment(marker, start, body, end)
         if marker == _EOI:
             return
         position = end
 
 
-def _scan_ends(stream: bytes) -> npt.NDArray[np.int64]:
+def _scan_ends(stream: bytes) -> Integers:
     """Return where entropy-coded data would end: each 0xFF whose next byte is no stuffing, restart marker or fill."""
     content = np.frombuffer(stream, np.uint8)
     found = np.flatnonzero(content[:-1] == 0xFF)

@@ -4,21 +4,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_color_lut, get_decoder
 from pydicom.pixels.utils import as_pixel_options
 
+from shards.arrays import PixelValues
 from shards.dicom.frame import Layout, first_frame
 from shards.dicom.grey import luma
 from shards.dicom.jpeg import check_jpeg, decode_grey_jpeg, strip_jpeg_metadata
 from shards.dicom.read import one_line
 from shards.dicom.stream import jpeg_header
 from shards.errors import RejectedFilm
-
-Values = npt.NDArray[Any]
 
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 # Decoders differ by a grey level, so each lossy syntax has one. The baseline decoders of Pillow, OpenCV and simplejpeg
@@ -48,7 +46,7 @@ class Pixels:
     `jpeg` is the file's own stream without metadata, where it is 8-bit grey baseline and decodes to `values`.
     """
 
-    values: Values
+    values: PixelValues
     photometric: str
     warnings: tuple[str, ...] = ()
     jpeg: bytes | None = None
@@ -92,7 +90,7 @@ def _own_jpeg(frame: bytes, layout: Layout) -> bytes | None:
         return None
 
 
-def _decode(dataset: Dataset, syntax: uid.UID) -> tuple[Values, str]:
+def _decode(dataset: Dataset, syntax: uid.UID) -> tuple[PixelValues, str]:
     try:
         options: Any = {"decoding_plugin": _PLUGINS.get(syntax, ""), "correct_unused_bits": False}
         values, facts = get_decoder(syntax).as_array(dataset, index=0, **options)
@@ -102,7 +100,7 @@ def _decode(dataset: Dataset, syntax: uid.UID) -> tuple[Values, str]:
     return values, str(facts["photometric_interpretation"])
 
 
-def cut_bits(values: Values, layout: Layout) -> tuple[Values, bool]:
+def cut_bits(values: PixelValues, layout: Layout) -> tuple[PixelValues, bool]:
     """Return values of Bits Stored bits, and whether any had more. Other bits are no part of them (PS3.5 8.1.1)."""
     bits = layout.bits_stored
     if values.dtype.kind not in "iu" or bits >= 8 * values.dtype.itemsize:
@@ -124,7 +122,7 @@ def _has_overlay_bits(dataset: Dataset) -> bool:
     return any((plane, 0x0102) in dataset and (plane, 0x3000) not in dataset for plane in planes)
 
 
-def _is_chroma(values: Values) -> bool:
+def _is_chroma(values: PixelValues) -> bool:
     """Tell whether the second and third samples of a film are those of grey in luma and chroma, in no colour of RGB."""
     return int(values.min()) >= _CHROMA_ZERO - _CHROMA_STRAY and int(values.max()) <= _CHROMA_ZERO + _CHROMA_STRAY
 
@@ -152,7 +150,7 @@ def _check_scan(frame: bytes, dataset: Dataset, syntax: uid.UID) -> None:
         raise RejectedFilm("damaged JPEG stream (its scan stops early); export it again")
 
 
-def _grey(values: Values, photometric: str, dataset: Dataset) -> tuple[Values, str]:
+def _grey(values: PixelValues, photometric: str, dataset: Dataset) -> tuple[PixelValues, str]:
     """Return grey (height, width), and its photometric interpretation (RGB for what was colour)."""
     if photometric == "PALETTE COLOR" and values.ndim == 2:
         try:

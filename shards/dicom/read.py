@@ -124,7 +124,7 @@ def _parse_deflated(meta: FileMetaDataset, content: bytes, max_pixels: int) -> D
         if len(inflated) > most:
             raise RejectedFilm(
                 f"its data inflate to more than {most >> 20} MB, more than a film of {max_pixels} pixels has; "
-                "pass a larger --max-pixels to take it"
+                "pass a larger --max-pixels to accept it"
             )
     if not inflater.eof:
         raise RejectedFilm("its deflated data stop early; export it again")

@@ -40,11 +40,11 @@ def screen(dataset: "Dataset", rules: FilmRules) -> tuple[str, ...]:
     """
     if text(dataset, "BurnedInAnnotation").upper() == "YES" and not rules.allow_burned_in:
         raise RejectedFilm(
-            "BurnedInAnnotation is YES: its pixels may name the patient; pass --allow-burned-in to take it"
+            "BurnedInAnnotation is YES: its pixels may name the patient; pass --allow-burned-in to accept it"
         )
     if not rules.any_film:
         for objection in _objections(dataset):
-            raise RejectedFilm(f"{objection}; pass --any-film to take it")
+            raise RejectedFilm(f"{objection}; pass --any-film to accept it")
     return tuple(_assumptions(dataset))
 
 
@@ -53,7 +53,7 @@ def check_side(rows: int, columns: int, rules: FilmRules) -> None:
     if min(rows, columns) < _SMALLEST_SIDE and not rules.any_film:
         raise RejectedFilm(
             f"it is {columns}x{rows} pixels, less than {_SMALLEST_SIDE} a side: too small for a chest film; "
-            "pass --any-film to take it"
+            "pass --any-film to accept it"
         )
 
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 Points = npt.NDArray[np.float64]
 Layer = npt.NDArray[np.float32]
-Binary = npt.NDArray[np.uint8]
 
 FRACTION_BITS = 5
 
@@ -54,12 +53,6 @@ class Canvas:
         for outline in outlines:
             cv2.fillPoly(layer, [self.fixed_point(outline)], 255, cv2.LINE_AA, FRACTION_BITS)
         return layer.astype(np.float32) / np.float32(255)
-
-    def fill_binary(self, outline: Points) -> Binary:
-        """Return one closed outline as uint8 (size, size) with values 0 and 1."""
-        layer = np.zeros((self.size, self.size), np.uint8)
-        cv2.fillPoly(layer, [self.fixed_point(outline)], 1, cv2.LINE_8, FRACTION_BITS)
-        return layer
 
     def stroke(self, strokes: Sequence[Stroke]) -> Layer:
         """Return lines as float32 (size, size) in units of their levels; later lines cover earlier ones."""

@@ -18,11 +18,11 @@ from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
+from shards.arrays import Image
 from shards.dataset import rle
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.phantom.canvas import Binary
 from shards.phantom.film import Film, render_film
 
 __all__ = ["Film", "SynthSummary", "render_film", "synthesize"]
@@ -145,9 +145,9 @@ def _digest(kind: str, seed: int, index: int) -> bytes:
     return hashlib.sha256(f"pneumo_dist phantom {kind} {seed} {index}".encode()).digest()
 
 
-def _dataset(image: Binary, patient: Patient, uids: tuple[UID, UID, UID], view: str) -> Dataset:
+def _dataset(image: Image, patient: Patient, uids: tuple[UID, UID, UID], view: str) -> Dataset:
     """Return a film (size, size) as a JPEG Baseline DICOM data set with the attributes of SIIM-ACR's files."""
-    jpeg = encode(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+    jpeg = encode_image(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     study, series, instance = uids
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from shards.arrays import Floats, Image, Mask
 from shards.phantom import anatomy
-from shards.phantom.canvas import Binary, Canvas, Layer, Stroke, ellipse, spline
+from shards.phantom.canvas import Canvas, Layer, Stroke, ellipse, spline
 from shards.phantom.pneumothorax import Pneumothorax, draw_pneumothorax, label_parts
 
 # Small films are drawn larger and averaged down, as thin lines would break up on their own grid.
@@ -21,9 +21,9 @@ class Film:
     The OR of the parts is the mask; a film without a pneumothorax has an empty mask and no parts.
     """
 
-    image: Binary
-    mask: Binary
-    parts: tuple[Binary, ...]
+    image: Image
+    mask: Mask
+    parts: tuple[Mask, ...]
 
 
 def render_film(rng: np.random.Generator, size: int, positive: bool) -> Film:
@@ -40,7 +40,7 @@ def render_film(rng: np.random.Generator, size: int, positive: bool) -> Film:
     lungs = [anatomy.draw_lung(rng, side, width, heart) for side in (-1, 1)]
     region = None
     mask = np.zeros((size, size), np.uint8)
-    parts: tuple[Binary, ...] = ()
+    parts: tuple[Mask, ...] = ()
     if positive:
         lung = lungs[int(rng.integers(2))]
         region = draw_pneumothorax(rng, canvas, lung.wall, lung.hilum, lung.side)
@@ -54,7 +54,7 @@ def render_film(rng: np.random.Generator, size: int, positive: bool) -> Film:
     return Film(_expose(rng, canvas, scene, size), mask, parts)
 
 
-def _placement(rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _placement(rng: np.random.Generator) -> Floats:
     """Draw the patient's place before the detector: chest units to film fractions, (2, 3)."""
     turn, scale = np.radians(rng.normal(0, 2.0)), rng.uniform(0.88, 1.08)
     linear = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
@@ -148,7 +148,7 @@ def _distractors(rng: np.random.Generator, canvas: Canvas, lungs: list[anatomy.L
     return scene
 
 
-def _expose(rng: np.random.Generator, canvas: Canvas, scene: Layer, size: int) -> Binary:
+def _expose(rng: np.random.Generator, canvas: Canvas, scene: Layer, size: int) -> Image:
     """Return the scene as an 8-bit film of size x size: exposure, contrast, markers, collimation and noise."""
     light = np.clip((scene + np.float32(8)) / np.float32(225), 0, None)
     light **= np.float32(rng.uniform(0.75, 1.3))

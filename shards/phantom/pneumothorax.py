@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shards.phantom.canvas import Binary, Canvas, Points
+from shards.arrays import Mask
+from shards.phantom.canvas import Canvas, Points
 
 SMALLEST_AREA, MEDIAN_AREA, LARGEST_AREA = 0.01, 0.033, 0.12
 MULTI_ROW_SHARE = 1 / 3
@@ -62,7 +63,7 @@ def draw_pneumothorax(
     return Pneumothorax(tuple(outlines), tuple(pleura), hilum, side, cuts)
 
 
-def label_parts(canvas: Canvas, region: Pneumothorax, mask: Binary) -> tuple[Binary, ...]:
+def label_parts(canvas: Canvas, region: Pneumothorax, mask: Mask) -> tuple[Mask, ...]:
     """Return the label rows of a mask (h, w) as masks of that shape whose OR is `mask`; none of them is empty."""
     if not region.cuts or not mask.any():
         return (mask,)

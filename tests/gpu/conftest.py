@@ -18,8 +18,9 @@ import torch
 from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.ranks.precision import configure
 from pneumo_dist.ranks.ranks import Ranks, pick_device
-from shards.build.build import BuildOptions, build
-from shards.build.labels import load_labels
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset.table import Shards
 from shards.phantom.dataset import synthesize
@@ -31,7 +32,7 @@ def alone(kind: str) -> Ranks:
     """Return a single rank on the CPU or on the first GPU; skip where there is none."""
     if kind == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    return Ranks(0, 1, 0, pick_device(0, cpu=kind == "cpu"))
+    return Ranks.alone(pick_device(0, cpu=kind == "cpu"))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -58,7 +59,7 @@ def exact() -> Iterator[None]:
 
 def made_films(folder: Path, codec: str) -> Shards:
     made = synthesize(folder / "synth", images=12, size=96, positive_rate=0.5, seed=3)
-    sources = find_sources([made.dicom_dir], [], None, load_labels(made.labels_csv), made.labels_csv, [], [])
+    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
     build(sources, folder / "shards", BuildOptions(image_size=96, folds=2, codec=codec), SALT)
     return Shards(folder / "shards")
 

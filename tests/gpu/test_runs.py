@@ -18,6 +18,7 @@ from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.precision import configure
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
@@ -25,7 +26,7 @@ from tests.tools.equality import run_differences
 
 pytestmark = pytest.mark.slow
 
-CPU = Ranks(0, 1, 0, torch.device("cpu"))
+CPU = Ranks.alone()
 
 
 def experiment_of(loader: str, amp: str, **stage: Any) -> Experiment:
@@ -46,7 +47,7 @@ def experiment_of(loader: str, amp: str, **stage: Any) -> Experiment:
 
 def train(experiment: Experiment, films: Shards, folder: Path, ranks: Ranks) -> Path:
     configure(experiment.runtime)
-    train_fold(experiment, 0, films, folder, ranks, Experiment.model_dump_json)
+    train_fold(FoldRun(experiment, 0, films, folder, ranks), Experiment.model_dump_json)
     return folder
 
 

@@ -62,16 +62,16 @@ def during_validation(hold: Hold) -> None:
 
 def between_stages(hold: Hold) -> None:
     """Hold before the second stage makes anything."""
-    from pneumo_dist.train.stage import StageRun
+    from pneumo_dist.train import fold
 
-    train = StageRun.train
+    train = fold.train_stage
 
-    def held(self: StageRun) -> Any:
-        if self.stage.name == "second" and IS_LAST_RANK:
+    def held(run: Any, services: Any, stage: Any, start: Any) -> Any:
+        if stage.name == "second" and IS_LAST_RANK:
             hold()
-        return train(self)
+        return train(run, services, stage, start)
 
-    StageRun.train = held
+    fold.train_stage = held
 
 
 MOMENTS = {moment.__name__: moment for moment in (during_a_write, in_mid_epoch, during_validation, between_stages)}

@@ -144,5 +144,5 @@ def test_a_rank_stopped_between_epochs_ends_the_run_within_its_limit(
     lines = run.log.read_text().splitlines()
     assert took < LIMIT + ENDS_WITHIN, run.log.read_text()[-2000:]
     (line,) = [line for line in lines if line.startswith("error: rank") and "no progress" in line]
-    assert f"look at rank {rank} on" in line
+    assert f"check rank {rank} on" in line
     assert gone(ranks)

@@ -29,13 +29,16 @@ from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ddp import wrap_ddp
 from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, process_group
-from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, weights_of
+from pneumo_dist.runs.checkpoint import load_checkpoint, weights_of
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
-from pneumo_dist.train.validation import Validation, validate
-from shards.build.build import BuildOptions, build
-from shards.build.labels import load_labels
+from pneumo_dist.train.validation import Validation, ValidationFilms, validate
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset.table import Shards
 from shards.phantom.dataset import synthesize
@@ -78,10 +81,9 @@ def fixed_model_figures(shards: Shards, ranks: Ranks) -> dict[str, Any]:
         eval_loader(shards, rows, stage, input_spec, ranks.rank, ranks.world, with_mask=True)
         for rows in (split.train, split.validation)
     )
-    assert recompute_statistics(model, training, ranks, "float32")
+    recompute_statistics(model, training, ranks, "float32")
     shown = frozenset(split.validation[:2].tolist())
-    result = validate(model, films, shards, ranks, "float32", stage.loss, shown, BATCHES, lambda: False)
-    assert result is not None
+    result = validate(model, ValidationFilms(shards, films, BATCHES, shown), stage.loss, ranks, "float32")
     overlays = [(each.name, digest(map(torch.from_numpy, (each.image, each.p8)))) for each in result.overlays]
     return {
         "films": [len(split.train), len(split.validation)],
@@ -119,7 +121,7 @@ class Notes:
             self.add("encoder", learner.model.get_submodule("encoder").parameters())
             end(learner, *result)
 
-        def noted_validate(model: torch.nn.Module, *arguments: Any) -> Validation | None:
+        def noted_validate(model: torch.nn.Module, *arguments: Any) -> Validation:
             self.add("validated", model.state_dict().values())
             return validate(model, *arguments)
 
@@ -136,7 +138,7 @@ def trained_figures(shards: Shards, ranks: Ranks, runs: Path) -> dict[str, Any]:
     notes = Notes()
     notes.watch()
     run = runs / EXPERIMENT.name
-    train_fold(EXPERIMENT, 0, shards, run / "fold0", ranks, Experiment.model_dump_json)  # JSON is YAML
+    train_fold(FoldRun(EXPERIMENT, 0, shards, run / "fold0", ranks), Experiment.model_dump_json)  # JSON is YAML
     for stage in STAGES:
         notes.stage = stage
         member = MemberConfig(experiment=EXPERIMENT.name, stage=stage, top_k=9)
@@ -212,7 +214,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """Fourteen phantom films, seven in each of two folds."""
     folder = tmp_path_factory.mktemp("fourteen")
     made = synthesize(folder / "synth", images=14, size=64, positive_rate=0.5, seed=3)
-    sources = find_sources([made.dicom_dir], [], None, load_labels(made.labels_csv), made.labels_csv, [], [])
+    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
     build(sources, folder / "shards", BuildOptions(image_size=64, folds=2), b"a salt for tests only")
     return Shards(folder / "shards")
 
@@ -253,7 +255,7 @@ def test_ranks_hold_the_same_parameters_also_after_the_encoder_is_thawed(folder:
 
 def saved_weights(folder: Path, stage: str) -> dict[int, str]:
     """The digest of the weights of each of a stage's checkpoints, by step."""
-    files = list_checkpoints(folder / "runs/x/fold0" / stage / "checkpoints")
+    files = CheckpointFolder(folder / "runs/x/fold0" / stage / "checkpoints").files()
     return {file.step: digest(weights_of(load_checkpoint(file.path)).values()) for file in files}
 
 
@@ -274,13 +276,13 @@ def test_averaged_weights_and_what_they_predict_do_not_depend_on_the_number_of_r
     folder: Path, shards: Shards
 ) -> None:
     runs = noted(folder, 2, "averaged") + noted(folder, 4, "averaged")
-    alone = averaged_figures(shards, Ranks(0, 1, 0, torch.device("cpu")), folder / "runs", folder / "averaged-1")
+    alone = averaged_figures(shards, Ranks.alone(), folder / "runs", folder / "averaged-1")
     assert alone["films"] == "7"
     assert runs == [alone] * 6
 
 
 def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them_on(folder: Path) -> None:
-    files = sorted(list_checkpoints(folder / "runs/x/fold0/swa/checkpoints"), key=lambda file: file.step)
+    files = sorted(CheckpointFolder(folder / "runs/x/fold0/swa/checkpoints").files(), key=lambda file: file.step)
     states = [load_checkpoint(file.path) for file in files]
     assert [state["averaged"] is None for state in states] == [True, True, False, False]
     names = [name for name in states[3]["model"] if name.endswith(("weight", "bias"))]

@@ -38,7 +38,7 @@ def test_shards_are_whole(old: Path) -> None:
 
 def test_unfinished_run_goes_on_at_its_step_with_a_warning_of_other_code(old: Path) -> None:
     result = run_module(*train(old, "unfinished"))
-    assert "second goes on after step 2" in must(result)
+    assert "second resumes after step 2" in must(result)
     assert "pneumo_dist 0.1.0 (source not noted)" in result.stderr
     lines = (old / "runs/unfinished/fold0/second/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(40))

@@ -14,8 +14,9 @@ from resign import resign
 from tiny_runs import Trained, make
 
 from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts, dali_facts, torch_facts
-from shards.build.build import BuildOptions, build
-from shards.build.labels import load_labels
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset.table import TABLE, Shards, save_table
 from shards.phantom.dataset import synthesize
@@ -28,8 +29,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """Twelve phantom films of 96 x 96 pixels in two folds."""
     folder = tmp_path_factory.mktemp("films")
     made = synthesize(folder / "synth", images=12, size=96, positive_rate=0.5, seed=3)
-    labels = load_labels(made.labels_csv)
-    sources = find_sources([made.dicom_dir], [], None, labels, made.labels_csv, [], [])
+    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
     build(sources, folder / "shards", BuildOptions(image_size=96, folds=2, samples_per_shard=5), SALT)
     return Shards(folder / "shards")
 
@@ -45,7 +45,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shards:
             cv2.rectangle(shape, (12 + 2 * number, 20), (60, 38), 255, -1)
             cv2.circle(shape, (58, 30 + number), 11, 255, -1)
             assert cv2.imwrite(str(folder / kind / f"shape{number}.png"), shape)
-    sources = find_sources([], [folder / "images"], folder / "masks", None, None, [], [])
+    sources = find_sources(FilmFolders(images=[folder / "images"]), LabelFiles(masks=folder / "masks"))
     build(sources, folder / "shards", BuildOptions(image_size=80, folds=2), SALT)
     return Shards(folder / "shards")
 
@@ -77,7 +77,7 @@ def jpeg_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
         cv2.ellipse(mask, (shape[1] // 3, shape[0] // 2), (20, 33), 20, 0, 360, 255, -1)
         assert cv2.imwrite(str(folder / f"images/film{number}.png"), film)
         assert cv2.imwrite(str(folder / f"masks/film{number}.png"), mask)
-    sources = find_sources([], [folder / "images"], folder / "masks", None, None, [], [])
+    sources = find_sources(FilmFolders(images=[folder / "images"]), LabelFiles(masks=folder / "masks"))
     options = BuildOptions(image_size=96, folds=2, codec="jpeg", duplicate_distance=None)
     build(sources, folder / "shards", options, SALT)
     return Shards(folder / "shards")
@@ -91,7 +91,7 @@ def real_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     if not sample.is_dir():
         pytest.skip("no real films here: point PNEUMO_REAL_DATA at their folder")
     table = sample / "train-rle-sample.csv"
-    sources = find_sources([sample], [], None, load_labels(table), table, [], [])
+    sources = find_sources(FilmFolders(dicom=[sample]), LabelFiles(table))
     folder = tmp_path_factory.mktemp("real_films")
     build(sources, folder, BuildOptions(image_size=256, folds=2), SALT)
     return Shards(folder)

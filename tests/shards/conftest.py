@@ -18,8 +18,10 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from shards import console
 from shards.__main__ import app
-from shards.build.build import BuildOptions, BuildSummary, build
-from shards.build.labels import load_labels
+from shards.build.assemble import BuildSummary
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions, Execution
 from shards.build.sources import find_sources
 from shards.phantom.dataset import synthesize
 
@@ -60,9 +62,12 @@ class Inputs:
     options: BuildOptions = field(default_factory=lambda: OPTIONS)
 
     def build(self, out: Path, **more: Any) -> BuildSummary:
-        labels = load_labels(self.rle) if self.rle else None
-        sources = find_sources(self.dicom, self.images, self.masks, labels, self.rle, self.test_dicom, self.test_images)
-        return build(sources, out, self.options, more.pop("salt", SALT), **more)
+        sources = find_sources(
+            FilmFolders(dicom=self.dicom, images=self.images, test_dicom=self.test_dicom, test_images=self.test_images),
+            LabelFiles(self.rle, masks=self.masks),
+        )
+        salt, on_film = more.pop("salt", SALT), more.pop("on_film", None)
+        return build(sources, out, self.options, salt, Execution(**more), on_film)
 
 
 @dataclass(frozen=True)

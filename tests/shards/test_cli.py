@@ -129,7 +129,7 @@ def test_a_label_of_a_test_film_is_named(cli: Cli, film_set: Any, tmp_path: Path
     films = ["--dicom", film_set.test_dicom, "--test-dicom", film_set.dicom, "--rle", film_set.labels]
     line = cli("build", *films, "--out", tmp_path / "out").only_line()
     assert f"{film_set.labels} line 2" in line
-    assert "given as a test film" in line
+    assert "is also a test film" in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from shards.drawing import centred, encode, fitted, outline, outline_pixels, tiled
+from shards.drawing import centred, encode_image, fitted, outline, outline_pixels, tiled
 
 RED = (255, 0, 0)
 
@@ -18,15 +18,15 @@ def ring() -> np.ndarray:
 
 def test_colours_are_rgb_in_the_file() -> None:
     picture = np.full((3, 5, 3), RED, np.uint8)
-    read = cv2.imdecode(np.frombuffer(encode(picture), np.uint8), cv2.IMREAD_COLOR_RGB)
+    read = cv2.imdecode(np.frombuffer(encode_image(picture), np.uint8), cv2.IMREAD_COLOR_RGB)
     assert np.array_equal(read, picture)
 
 
 def test_grey_images_and_settings_are_kept() -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    small = encode(grey, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 5))
-    assert np.array_equal(cv2.imdecode(np.frombuffer(encode(grey), np.uint8), cv2.IMREAD_UNCHANGED), grey)
-    assert small[:2] == b"\xff\xd8" and len(small) < len(encode(grey, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 100)))
+    small = encode_image(grey, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 5))
+    assert np.array_equal(cv2.imdecode(np.frombuffer(encode_image(grey), np.uint8), cv2.IMREAD_UNCHANGED), grey)
+    assert small[:2] == b"\xff\xd8" and len(small) < len(encode_image(grey, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 100)))
 
 
 def test_outline_in_pixels_runs_along_parts_and_holes() -> None:

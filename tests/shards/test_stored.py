@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.errors import InputError
-from shards.stored import Strict, open_append, parse_json, picture_size, read_parquet
+from shards.stored import Strict, open_append, parse_json, picture_size, read_parquet, try_lock
 
 
 class Model(Strict):
@@ -40,13 +40,13 @@ class Model(Strict):
     ],
 )
 def test_json_of_other_types_is_refused_by_key(text: str, reason: str) -> None:
-    with pytest.raises(InputError, match=rf"^file: {reason}.*; mend$"):
-        parse_json(text.encode(), Model, "file", "mend")
+    with pytest.raises(InputError, match=rf"^file: {reason}.*; fix$"):
+        parse_json(text.encode(), Model, "file", "fix")
 
 
 def test_json_that_fits_keeps_what_the_model_does_not_name() -> None:
     text = '{"count": 1, "share": 2, "more": [null]}'
-    assert parse_json(text.encode(), Model, "file", "mend") == json.loads(text)
+    assert parse_json(text.encode(), Model, "file", "fix") == json.loads(text)
 
 
 SCHEMA = pa.schema([("name", pa.string()), ("number", pa.int64())])
@@ -60,19 +60,19 @@ def write(path: Path, names: Any, **options: Any) -> Path:
 
 def test_a_table_is_read_as_it_is(tmp_path: Path) -> None:
     names = [f"film{number}" for number in range(10_000)]
-    table = read_parquet(write(tmp_path / "good", names), SCHEMA, None, "mend")
+    table = read_parquet(write(tmp_path / "good", names), SCHEMA, None, "fix")
     assert table["name"].to_pylist() == names and table.schema.equals(SCHEMA)
 
 
 def test_tables_that_inflate_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "rows", ["a"] * 5_000_000, equal=True)
     assert path.stat().st_size < 100_000
-    with pytest.raises(InputError, match=r"rows: 5000000 rows in \d+ bytes; mend"):
-        read_parquet(path, SCHEMA, None, "mend")
+    with pytest.raises(InputError, match=r"rows: 5000000 rows in \d+ bytes; fix"):
+        read_parquet(path, SCHEMA, None, "fix")
     path = write(tmp_path / "text", ["1 1 " * 250_000] * 500)
     assert path.stat().st_size < 100_000
-    with pytest.raises(InputError, match=r"text: holds far more than its \d+ bytes can; mend"):
-        read_parquet(path, SCHEMA, None, "mend")
+    with pytest.raises(InputError, match=r"text: holds far more than \d+ bytes can; fix"):
+        read_parquet(path, SCHEMA, None, "fix")
 
 
 def test_pictures_tell_their_size_without_being_decoded() -> None:
@@ -97,3 +97,15 @@ def test_a_link_is_not_opened_to_append_to(tmp_path: Path) -> None:
             open_append(link)
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "log").read_bytes() == b"onetwo"
+
+
+def test_a_lock_excludes_all_others_and_a_shared_one_those_that_do_not_share(tmp_path: Path) -> None:
+    with open_append(tmp_path / "lock") as first, open_append(tmp_path / "lock") as second:
+        assert try_lock(first, shared=True)
+        assert try_lock(second, shared=True)
+        with open_append(tmp_path / "lock") as third:
+            assert not try_lock(third)
+    with open_append(tmp_path / "lock") as first, open_append(tmp_path / "lock") as second:
+        assert try_lock(first), "closing the file lets the lock go"
+        assert not try_lock(second)
+        assert not try_lock(second, shared=True)

@@ -65,7 +65,7 @@ class Fold:
     def resumed(self) -> list[int]:
         """The steps after which the run has gone on so far."""
         text = self.log.read_text() if self.log.exists() else ""
-        return [int(step) for step in re.findall(r"only goes on after step (\d+)", text)]
+        return [int(step) for step in re.findall(r"only resumes after step (\d+)", text)]
 
     @property
     def state(self) -> str:

@@ -40,11 +40,13 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from shards.build.assemble import finalize
 from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles, SourceFilm
 from shards.build.labels import load_labels
 from shards.build.options import BuildOptions
 from shards.build.sample import build_sample
-from shards.build.sources import Source, find_sources
-from shards.dataset.table import MANIFEST, TABLE, Shards
+from shards.build.sources import find_sources
+from shards.dataset.manifest import MANIFEST
+from shards.dataset.table import TABLE, Shards
 from shards.dataset.verify import verify
 from shards.dicom.film import FilmRules, read_film, strip_jpeg_metadata
 from shards.errors import InputError, RejectedFilm
@@ -109,9 +111,10 @@ def prepare(work: Path) -> None:
     image = read_film(first).image
     for name in ("a.png", "b.jpg"):
         cv2.imwrite(str(others / name), image)
-    labels = load_labels(made.labels_csv)
     for codec in ("png", "jpeg"):
-        sources = find_sources((made.dicom_dir,), (), None, labels, made.labels_csv, (test.dicom_dir,), ())
+        sources = find_sources(
+            FilmFolders(dicom=(made.dicom_dir,), test_dicom=(test.dicom_dir,)), LabelFiles(made.labels_csv)
+        )
         options = BuildOptions(image_size=64, folds=3, samples_per_shard=5, codec=codec)
         build(sources, work / f"set-{codec}", options, SALT)
 
@@ -243,7 +246,7 @@ def try_film(corpus: Corpus, rng: np.random.Generator, scratch: Path) -> str:
     if film.jpeg is not None:
         decoded = cv2.imdecode(np.frombuffer(film.jpeg, np.uint8), cv2.IMREAD_UNCHANGED)
         _expect(decoded is not None and np.array_equal(decoded, film.image), "its JPEG stream is another image")
-    return _through_build(Source("film", "film", path, scratch, "test"), rng)
+    return _through_build(SourceFilm("film", "film", path, scratch, "test"), rng)
 
 
 def try_image(corpus: Corpus, rng: np.random.Generator, scratch: Path) -> str:
@@ -253,10 +256,10 @@ def try_image(corpus: Corpus, rng: np.random.Generator, scratch: Path) -> str:
     if rng.random() < 0.5:
         mask, path = path, corpus.images[int(rng.integers(len(corpus.images)))]
     split = "test" if mask is None else "train"
-    return _through_build(Source("film", "film", path, path.parent, split, mask_path=mask), rng)
+    return _through_build(SourceFilm("film", "film", path, path.parent, split, mask_path=mask), rng)
 
 
-def _through_build(source: Source, rng: np.random.Generator) -> str:
+def _through_build(source: SourceFilm, rng: np.random.Generator) -> str:
     options = BuildOptions(image_size=64, any_film=True, allow_burned_in=True, codec=str(rng.choice(["png", "jpeg"])))
     made = build_sample(source, options, SALT)
     for name, content in made.members.items():

@@ -51,22 +51,25 @@ from pneumo_dist.predict.store import open_predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import StopAgreement
 from pneumo_dist.report.inputs import read_history
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.status import read_status, table
-from pneumo_dist.thresholds.choose import tuned_rules
+from pneumo_dist.thresholds.choose import run_thresholds
 from pneumo_dist.thresholds.file import read_scores
 from pneumo_dist.thresholds.tune import film_measures
-from pneumo_dist.train.fold import Trained, _newest, _start
-from pneumo_dist.train.stage import Position, StageRun
+from pneumo_dist.train.services import Services
+from pneumo_dist.train.stage import StageRun
+from pneumo_dist.train.start import Trained, find_start
 from shards.build.assemble import finalize
-from shards.dataset.table import MANIFEST, TABLE, Shards, save_table
+from shards.dataset.manifest import MANIFEST
+from shards.dataset.table import TABLE, Shards, save_table
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import sha256_file
 from tests.tools.edits import MISSING, Edit, edit, places
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/e2bae37"
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 Answer = Any
 
 
@@ -236,7 +239,7 @@ def predictions(case: Case) -> tuple[Edit, Callable[[], Answer]]:
     else:
         made = changed_map(folder, case.rng)
         signed(folder, "predictions.parquet", "predictions_sha256")
-    rule = tuned_rules(FIXTURES / "runs/finished").rule("components").rule
+    rule = run_thresholds(FIXTURES / "runs/finished").rule("components").rule
 
     def answer() -> Answer:
         found = open_predictions(folder)
@@ -358,17 +361,15 @@ def went_on(case: Case, run: Path) -> Answer:
     assert isinstance(experiment, Experiment)
     with StopAgreement(ALONE) as stop:
         first, stage = experiment.stages[:2]
-        own = [_newest(run / each.name / "checkpoints") for each in (first, stage)]
-        before = _start(experiment, first, first, 0, case.shards, run, ALONE, own[0], None, [])
+        fold_run = FoldRun(experiment, 0, case.shards, run, ALONE)
+        newest = [fold_run.checkpoints(each.name).recover() for each in (first, stage)]
+        before = find_start(fold_run, first, first, newest[0] and newest[0].path, None, [])
         history = before.state["history"] if before.state else []
-        trained = Trained(run / "first/checkpoints", history, before.lineage)
-        start = _start(experiment, stage, stage, 0, case.shards, run, ALONE, own[1], trained, [])
-        stage_run = StageRun(experiment, stage, 0, case.shards, run, ALONE, stop, Heartbeat(None, {}), start)
+        trained = Trained(fold_run.checkpoints("first"), history, before.lineage)
+        start = find_start(fold_run, stage, stage, newest[1] and newest[1].path, trained, [])
         if start.state is None:
             raise Wrong("begins again")
-        stage_run.position, stage_run.history = Position(**start.state["position"]), start.state["history"]
-        stage_run._prepare()
-        stage_run.writer.wait()
+        stage_run = StageRun(fold_run, Services(stop, Heartbeat(None, {})), stage, start)
         stage_run.monitor.close()
         learner = stage_run.learner
         for parameter in learner.model.parameters():
@@ -394,7 +395,7 @@ def thresholds(case: Case) -> tuple[Edit, Callable[[], Answer]]:
         made = Edit(made.place, made.value, False)
 
     def answer() -> Answer:
-        found = tuned_rules(case.files / "runs/finished")
+        found = run_thresholds(case.files / "runs/finished")
         scores = read_scores(case.files / "runs/finished/oof/thresholds.json")
         return str((found.objective, found.rules, found.unseen, found.digest)), scores["score"]["films"]
 

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import yaml
 
-from shards.build.build import BuildOptions, build
-from shards.build.labels import load_labels
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.phantom.dataset import synthesize
 from tests.tools.equality import run_differences
@@ -117,7 +118,7 @@ def _end_of_log(runs: Path) -> str:
 
 def _shards(work: Path) -> Path:
     made = synthesize(work / "films", images=32, size=96, positive_rate=0.5, seed=1)
-    sources = find_sources([made.dicom_dir], [], None, load_labels(made.labels_csv), made.labels_csv, [], [])
+    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
     build(sources, work / "shards", BuildOptions(image_size=64, folds=2), b"a salt for the soak only")
     return work / "shards"
 

@@ -67,7 +67,7 @@ def empty(predictions: Predictions) -> None:
 DAMAGES: list[tuple[Callable[[Predictions], None], str]] = [
     (cut, "pred-00000.tar: the p8 of"),
     (flip, "pred-00000.tar: the p8 of"),
-    (remove, "pred-00000.tar: missing; restore it from a copy or make it again"),
+    (remove, "pred-00000.tar: missing; restore it from a copy or create it again"),
     (unfinish, "predictions: no finished predictions; run 'python -m pneumo_dist predict' first"),
     (empty, "predictions: holds no films; predict again"),
 ]
@@ -120,7 +120,7 @@ def test_config_of_another_kind_is_named(
         ("submit", ["--rule", "best"], "'best' is not one of 'triplet', 'components', 'gate'"),
         ("submit", ["--rule", "gate"], "oof/thresholds.json: no thresholds; run"),
         ("submit", ["--rule", "gate", "--triplet", "0.5", "3", "0.5"], "give --rule or --triplet, not both"),
-        ("submit", ["--triplet", "0.5", "-3", "0.5"], "area is not negative"),
+        ("submit", ["--triplet", "0.5", "-3", "0.5"], "AREA must not be negative"),
         ("submit", ["--smallest-part", "-1"], "-1 is not in the range"),
         ("submit", ["--predictions", "nowhere"], "nowhere: no finished predictions"),
         ("submit", ["--sample-submission", "nowhere.csv"], "nowhere.csv: unreadable sample submission"),
@@ -154,7 +154,7 @@ def test_thresholds_of_other_predictions_make_no_submission(
     log_epochs(tmp_path / "exp")
     assert run(app, "pneumo_dist", given("report", films, tmp_path)) == EXIT_DONE
     told = capsys.readouterr().err.splitlines()
-    assert told == ["warning: the rules were tuned anew for this report, as thresholds.json is out of date"]
+    assert told == ["warning: the rules were tuned again for this report, as thresholds.json is out of date"]
 
 
 def test_unknown_ids_of_a_sample_submission_write_nothing(

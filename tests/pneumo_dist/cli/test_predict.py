@@ -151,7 +151,7 @@ def test_folder_of_new_films_that_changed_or_holds_none_is_named(
     write_film(films / "two.dcm", noise(64, 64, seed=1))
     capsys.readouterr()
     line = line_of(capsys, *given)
-    assert line == f"error: {tmp_path}/new/films: was made of other films; remove it, or give another --out"
+    assert line == f"error: {tmp_path}/new/films: was built from other films; remove it, or give another --out"
 
 
 def test_warnings_of_new_films_are_told_and_strict_refuses_them(
@@ -210,5 +210,5 @@ def test_an_option_that_a_refusal_names_takes_the_film(
         given = list(map(str, command))
         capsys.readouterr()
         assert run(app, "pneumo_dist", [*given, *stricter]) == EXIT_USAGE
-        assert f"pass {' '.join(option)} to take it" in capsys.readouterr().err
+        assert f"pass {' '.join(option)} to accept it" in capsys.readouterr().err
         assert run(app, "pneumo_dist", [*given, *option]) == EXIT_DONE

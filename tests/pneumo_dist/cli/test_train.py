@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from resign import resign
+from sample_rows import write_rows
 from tiny_runs import PLAIN
 
 from pneumo_dist.cli.app import app
 from shards.console import EXIT_DONE, EXIT_USAGE, run
-from shards.dataset.table import TABLE, Shards, read_table, write_table
+from shards.dataset.table import TABLE, Shards, read_table
 
 Look = Callable[..., tuple[int, str, str]]
 
@@ -24,7 +25,7 @@ def one_sided(films: Shards, tmp_path: Path) -> Path:
     folder = Path(shutil.copytree(films.folder, tmp_path / "shards"))
     rows = read_table(folder).to_pylist()
     negatives = [row["key"] for row in rows if not row["has_mask"]]
-    write_table(folder / TABLE, [{**row, "fold": int(row["key"] in negatives[3:])} for row in rows])
+    write_rows(folder / TABLE, [{**row, "fold": int(row["key"] in negatives[3:])} for row in rows])
     resign(folder)
     return folder
 
@@ -144,7 +145,7 @@ def test_training_says_what_it_starts_from_and_raises_its_limit(
 def test_a_path_with_a_line_break_is_refused(look: Look, name: str) -> None:
     code, _, err = look(name, "a\nb")
     assert code == EXIT_USAGE and len(err.splitlines()) == 1
-    assert "'a\\nb': this path holds a line break" in err
+    assert "'a\\nb': this path contains a line break" in err
 
 
 def test_a_training_has_one_fold(films: Shards, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +168,6 @@ def test_a_run_with_such_a_fold_goes_on_to_its_report(
         ("average", "--cpu", "--shards", one_sided, "--bundle", last, *common),
     ):
         assert run(app, "pneumo_dist", [str(word) for word in words]) == EXIT_DONE, capsys.readouterr().err
-    told = "no score with thresholds of the other folds: besides fold 0 there are no films with a pneumothorax\n"
+    told = "no score with thresholds of the other folds: outside fold 0 there are no films with a pneumothorax\n"
     assert told in capsys.readouterr().out
     assert (runs / "plain/report.html").exists() and last.exists()

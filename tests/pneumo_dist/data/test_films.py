@@ -10,8 +10,9 @@ import torch
 from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import eval_loader
-from shards.build.build import BuildOptions, build
-from shards.build.labels import load_labels
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset.table import Shards
 
@@ -51,8 +52,7 @@ def test_jpeg_and_png_shards_give_the_same_batch(tmp_path: Path, shape: tuple[in
         cv2.imwrite(str(tmp_path / f"films/film{number}.png"), cv2.normalize(film, film, 0, 255, cv2.NORM_MINMAX))
         rows.append(f"film{number},{shape[0] * 20 + 10} 40 {shape[0] - 40} 40 {shape[0] - 40} 40 {shape[0] - 40} 40")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
-    labels = load_labels(tmp_path / "labels.csv")
-    sources = find_sources((), (tmp_path / "films",), None, labels, tmp_path / "labels.csv", (), ())
+    sources = find_sources(FilmFolders(images=(tmp_path / "films",)), LabelFiles(tmp_path / "labels.csv"))
     seen = {}
     for codec in ("png", "jpeg"):
         options = BuildOptions(image_size=max(shape), folds=2, codec=codec, duplicate_distance=None)

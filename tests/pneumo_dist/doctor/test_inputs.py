@@ -14,7 +14,8 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.doctor.findings import Status
 from pneumo_dist.doctor.inputs import check_shards, check_weights, is_cached, train_tars
 from pneumo_dist.network.build import encoder_state
-from shards.dataset.table import MANIFEST, TABLE, Shards
+from shards.dataset.manifest import MANIFEST
+from shards.dataset.table import TABLE, Shards
 
 
 @pytest.fixture

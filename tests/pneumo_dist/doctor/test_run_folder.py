@@ -38,7 +38,7 @@ def test_folder_that_will_do_is_left_as_it_was(tmp_path: Path) -> None:
 def test_file_in_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     found = check_run_folder(tmp_path / "runs", 1, "")
-    only(found, Status.ERROR, "Not a directory", "a file lies where a folder is needed")
+    only(found, Status.ERROR, "Not a directory", "a folder is expected there")
 
 
 def refuse(code: int) -> Callable[..., Any]:
@@ -51,7 +51,7 @@ def refuse(code: int) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (errno.ENOSPC, ("No space left", "free some space there")),
+        (errno.ENOSPC, ("No space left", "free some space, or give another --runs")),
         (errno.EDQUOT, ("quota", "free some of your quota")),
         (errno.EIO, ("Input/output error", "on another file system")),
     ],

@@ -14,9 +14,10 @@ from pneumo_dist.data.films import Batch
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.ranks.stop import StopRequested
 from shards.errors import InputError
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 SIZE = 64
 FCN = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8), "norm": True}}
 MODELS = {
@@ -64,7 +65,7 @@ def test_statistics_are_those_of_torch_and_fillers_do_not_count(name: str) -> No
     model = model_of(name)
     expected = copy.deepcopy(model)
     update_bn([batch.images for batch in batches_of(3, 3, 3, 2)], expected)
-    assert recompute_statistics(model, batches_of(3, 3, 3, 2, filled_to=3), ALONE, "float32")
+    recompute_statistics(model, batches_of(3, 3, 3, 2, filled_to=3), ALONE, "float32")
     actual, before = buffers_of(model), buffers_of(model_of(name))
     assert len(actual) >= 3 * (6 if name == "fcn" else 20)
     for key, value in buffers_of(expected).items():
@@ -75,7 +76,7 @@ def test_statistics_are_those_of_torch_and_fillers_do_not_count(name: str) -> No
 def test_first_layer_has_the_mean_of_its_batches_in_float64() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3))
     batches = batches_of(2, 2, 1)
-    assert recompute_statistics(model, batches, ALONE, "float32")
+    recompute_statistics(model, batches, ALONE, "float32")
     with torch.no_grad():
         seen = [model[0](batch.images).double().numpy() for batch in batches]
     mean = np.mean([part.mean((0, 2, 3)) for part in seen], axis=0)
@@ -94,7 +95,7 @@ def test_earlier_statistics_and_dropout_do_not_matter() -> None:
         model.append(nn.BatchNorm2d(4)).train()
         torch.manual_seed(seed)
         model(torch.randn(2, 1, SIZE, SIZE))
-        assert recompute_statistics(model, batches_of(2, 2), ALONE, "float32")
+        recompute_statistics(model, batches_of(2, 2), ALONE, "float32")
         assert not model.training
         recomputed.append(buffers_of(model))
     assert same(*recomputed)
@@ -104,15 +105,15 @@ def test_synchronised_layers_have_the_statistics_of_plain_ones() -> None:
     model = model_of()
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
     for each in (model, synchronised):
-        assert recompute_statistics(each, batches_of(2, 2, 1), ALONE, "float32")
+        recompute_statistics(each, batches_of(2, 2, 1), ALONE, "float32")
     assert any(isinstance(layer, nn.SyncBatchNorm) for layer in synchronised.modules())
     assert same(buffers_of(model), buffers_of(synchronised))
 
 
 def test_statistics_follow_autocast_if_it_is_on() -> None:
     plain, cast = model_of(), model_of()
-    assert recompute_statistics(plain, batches_of(2, 2), ALONE, "float32")
-    assert recompute_statistics(cast, batches_of(2, 2), ALONE, "bf16")
+    recompute_statistics(plain, batches_of(2, 2), ALONE, "float32")
+    recompute_statistics(cast, batches_of(2, 2), ALONE, "bf16")
     assert not same(buffers_of(plain), buffers_of(cast))
     for name, value in buffers_of(plain).items():
         assert value.dtype == buffers_of(cast)[name].dtype
@@ -125,7 +126,7 @@ def test_model_without_batch_norm_reads_no_film() -> None:
         yield
 
     for model in (nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2), nn.BatchNorm2d(1, track_running_stats=False)):
-        assert recompute_statistics(model, refuse(), ALONE, "float32")
+        recompute_statistics(model, refuse(), ALONE, "float32")
 
 
 def test_layer_that_no_film_reaches_is_left_alone() -> None:
@@ -139,7 +140,7 @@ def test_layer_that_no_film_reaches_is_left_alone() -> None:
 
     model = Beside()
     nn.init.constant_(model.unused.running_mean, 7.0)
-    assert recompute_statistics(model, batches_of(2, 2), ALONE, "float32")
+    recompute_statistics(model, batches_of(2, 2), ALONE, "float32")
     assert model.unused.running_mean is not None and model.unused.running_mean.item() == 7.0
     assert int(model.used.num_batches_tracked or 0) == 4, "a layer that is called twice counts each batch twice"
 
@@ -150,7 +151,7 @@ POOLED = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1))
 def test_batch_with_one_value_per_channel_does_not_count() -> None:
     model, expected = copy.deepcopy(POOLED), copy.deepcopy(POOLED)
     *whole, single = batches_of(3, 2, 1)
-    assert recompute_statistics(model, [*whole, single], ALONE, "float32")
+    recompute_statistics(model, [*whole, single], ALONE, "float32")
     update_bn([batch.images for batch in whole], expected)
     for name, value in buffers_of(expected).items():
         torch.testing.assert_close(buffers_of(model)[name], value, rtol=1e-6, atol=1e-6)
@@ -159,8 +160,12 @@ def test_batch_with_one_value_per_channel_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("after", [0, 2])
-def test_stop_in_the_middle_is_reported(after: int) -> None:
-    polls, read = iter([False] * after + [True]), []
+def test_stop_between_batches_ends_the_pass(after: int) -> None:
+    calls, read = iter(range(after + 1)), []
+
+    def check() -> None:
+        if next(calls) == after:
+            raise StopRequested
 
     def listed() -> Iterator[Batch]:
         for batch in batches_of(1, 1, 1):
@@ -168,6 +173,7 @@ def test_stop_in_the_middle_is_reported(after: int) -> None:
             yield batch
 
     model = model_of()
-    assert not recompute_statistics(model, listed(), ALONE, "float32", lambda: next(polls))
+    with pytest.raises(StopRequested):
+        recompute_statistics(model, listed(), ALONE, "float32", check)
     assert len(read) == after
     assert not any(layer._forward_pre_hooks for layer in model.modules()), "a hook is left behind"

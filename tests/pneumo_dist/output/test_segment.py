@@ -13,9 +13,10 @@ import pytest
 from film_files import PATIENT_ID, PATIENT_NAME, noise, write_film
 
 from pneumo_dist.output.dicom_seg import Algorithm
-from pneumo_dist.output.segment import EMPTY, FOUND, draw_film, measured_area, segment_film
+from pneumo_dist.output.segment import EMPTY, FOUND, FilmPrediction, draw_film, measured_area, segment_film
 from pneumo_dist.predict.new_films import NewFilmOptions, film_shards
-from pneumo_dist.scoring.masks import Map, Rule, apply_rule, image_score, label_map
+from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset.table import LabelGrid
 from shards.dicom.film import FilmInfo, FilmRules, read_film
@@ -47,10 +48,12 @@ def picture(path: Path) -> Map:
     return np.asarray(stored if stored.ndim == 2 else stored[:, :, ::-1])
 
 
-def segmented(path: Path, tmp_path: Path, p8: Map | None = None, **more: Any) -> tuple[dict[str, Any], Path]:
+def segmented(
+    path: Path, tmp_path: Path, p8: Map | None = None, rule: Rule = RULE, class_probability: float | None = None
+) -> tuple[dict[str, Any], Path]:
     grid, out = grid_of(path, tmp_path / f"scratch {path.name}"), tmp_path / "out"
-    arguments = {"rule": RULE, "class_probability": None, "algorithm": ALGORITHM, **more}
-    return segment_film(path, blob() if p8 is None else p8, grid, out=out, **arguments), out
+    prediction = FilmPrediction(blob() if p8 is None else p8, grid, class_probability)
+    return segment_film(path, prediction, rule, ALGORITHM, out), out
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (131, 97), (70, 77)])
@@ -212,7 +215,7 @@ def test_a_refused_film_leaves_no_file(more: dict[str, Any], error: type[Excepti
     film = write_film(tmp_path / "film.dcm", noise(64, 64), **more)
     grid, out = grid_of(film, tmp_path / "scratch", FilmRules(any_film=True)), tmp_path / "out"
     with pytest.raises(error):
-        segment_film(film, blob(), grid, RULE, None, ALGORITHM, out)
+        segment_film(film, FilmPrediction(blob(), grid), RULE, ALGORITHM, out)
     assert not out.exists() or not list(out.iterdir())
 
 
@@ -220,14 +223,14 @@ def test_films_that_the_rules_let_in_are_segmented(tmp_path: Path) -> None:
     rules = FilmRules(any_film=True)
     film = write_film(tmp_path / "film.dcm", noise(64, 64), ViewPosition="LL")
     grid = grid_of(film, tmp_path / "scratch", rules)
-    assert segment_film(film, blob(), grid, RULE, None, ALGORITHM, tmp_path / "out", rules)["called"]
+    assert segment_film(film, FilmPrediction(blob(), grid), RULE, ALGORITHM, tmp_path / "out", rules)["called"]
 
 
 def test_another_grid_than_the_films_own_is_a_fault(tmp_path: Path) -> None:
     film = write_film(tmp_path / "film.dcm", noise(64, 64))
     other = grid_of(write_film(tmp_path / "other.dcm", noise(64, 66)), tmp_path / "scratch")
     with pytest.raises(AssertionError):
-        segment_film(film, blob(), other, RULE, None, ALGORITHM, tmp_path / "out")
+        segment_film(film, FilmPrediction(blob(), other), RULE, ALGORITHM, tmp_path / "out")
 
 
 def test_a_second_run_replaces_the_files_whole(tmp_path: Path) -> None:
@@ -240,7 +243,7 @@ def test_a_second_run_replaces_the_files_whole(tmp_path: Path) -> None:
 
 def segment_again(film: Path, tmp_path: Path) -> tuple[dict[str, Any], Path]:
     grid, out = grid_of(film, tmp_path / "another scratch"), tmp_path / "out"
-    return segment_film(film, np.zeros((SIZE, SIZE), np.uint8), grid, RULE, None, ALGORITHM, out), out
+    return segment_film(film, FilmPrediction(np.zeros((SIZE, SIZE), np.uint8), grid), RULE, ALGORITHM, out), out
 
 
 def test_a_film_without_file_meta_information_is_segmented(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from tiny_runs import PLAIN, Trained
 
 from pneumo_dist.config.ensemble import MemberConfig
 from pneumo_dist.predict.ensemble import find_trained_folds
-from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, top_steps
+from pneumo_dist.runs.checkpoint import load_checkpoint, top_steps
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
 
 
@@ -21,14 +22,14 @@ def steps(trained: Trained, **member: Any) -> list[int]:
 
 def test_best_top_k_and_last_follow_the_history(trained: Trained) -> None:
     folder = trained.runs / "plain/fold0/main/checkpoints"
-    history = load_checkpoint(list_checkpoints(folder)[0].path)["history"]
+    history = load_checkpoint(CheckpointFolder(folder).files()[0].path)["history"]
     assert len(history) == 2
     ranked = top_steps(history, 2)
     assert steps(trained) == steps(trained, top_k=5) == ranked
     assert steps(trained, checkpoints="best") == steps(trained, top_k=1) == ranked[:1]
     assert steps(trained, checkpoints="last") == [max(ranked)]
     (early,) = steps(trained, stage="early")
-    assert early == list_checkpoints(trained.runs / "plain/fold0/early/checkpoints")[0].step
+    assert early == CheckpointFolder(trained.runs / "plain/fold0/early/checkpoints").files()[0].step
 
 
 def test_stage_is_that_of_the_trained_config_or_of_the_given_one(trained: Trained) -> None:

@@ -164,17 +164,18 @@ def test_network_of_another_fold_is_refused(trained: Trained, tmp_path: Path, sp
 
 
 def test_network_whose_ancestor_saw_the_fold_is_refused(trained: Trained, tmp_path: Path) -> None:
-    from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+    from pneumo_dist.runs.checkpoint import load_checkpoint
+    from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 
     other = copied(trained, tmp_path / "runs")
     folder = other.runs / "plain/fold0/main/checkpoints"
     foreign = load_checkpoint(other.runs / "plain/fold1/early/checkpoints/last")["lineage"][0]
-    for file in list_checkpoints(folder):
+    for file in CheckpointFolder(folder).files():
         state = load_checkpoint(file.path)
         assert [each["stage"] for each in state["lineage"]] == ["early", "main"]
         state["lineage"][0] = foreign
         file.path.unlink()
-        save_checkpoint(folder, file.step, state)
+        CheckpointFolder(folder).save(file.step, state)
     with pytest.raises(InputError, match="its stage early was trained on other films than fold 0"):
         stored(other, other.ensemble(), tmp_path / "out", "oof")
 

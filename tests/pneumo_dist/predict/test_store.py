@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,12 +25,11 @@ from pneumo_dist.predict.store import (
     write_block,
     write_table,
 )
+from pneumo_dist.scoring.arrays import Map
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
-from shards.drawing import encode
+from shards.drawing import encode_image
 from shards.errors import InputError
-
-Map = npt.NDArray[np.uint8]
 
 
 @pytest.fixture
@@ -185,7 +183,7 @@ def test_manifest_that_no_prediction_writes_is_refused(folder: Path, key: str, v
 
 @pytest.mark.parametrize("shape", [(8192, 8192), (64, 32), (32, 32), None])
 def test_map_of_another_size_is_not_decoded(folder: Path, shape: tuple[int, int] | None) -> None:
-    content = b"no picture" if shape is None else encode(np.zeros(shape, np.uint8), settings=PNG)
+    content = b"no picture" if shape is None else encode_image(np.zeros(shape, np.uint8), settings=PNG)
     manifest = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**manifest, "image_size": 64}))
     (folder / "pred-00009.tar").write_bytes(content)
@@ -203,4 +201,4 @@ def test_invalid_label_is_named(folder: Path) -> None:
     edited(folder, lambda rows: rows[3].update(rle="1 2 3"))
     predictions = Predictions(folder)
     with pytest.raises(InputError, match=rf"the label of {predictions.rows[3]['key']}: RLE has an odd count"):
-        predictions.truth(3)
+        predictions.label(3)

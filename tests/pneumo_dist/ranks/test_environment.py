@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from pneumo_dist.ranks.environment import NEEDED, Place, is_first, left_over, place_of
+from pneumo_dist.ranks.environment import NEEDED, LaunchedRank, is_first, launched_rank, left_over
 from shards.errors import InputError
 
 TORCHRUN = {
@@ -24,27 +24,27 @@ PARTS = [
 
 
 def test_torchruns_ranks() -> None:
-    assert place_of(TORCHRUN) == Place(3, 4, 1, 2)
+    assert launched_rank(TORCHRUN) == LaunchedRank(3, 4, 1, 2)
     assert not is_first(TORCHRUN) and is_first({**TORCHRUN, "RANK": "0"})
     assert left_over(TORCHRUN) == []
     without = {name: value for name, value in TORCHRUN.items() if not name.startswith(("LOCAL", "TORCH"))}
-    assert place_of(without) == Place(3, 4, 0)
+    assert launched_rank(without) == LaunchedRank(3, 4, 0)
 
 
 @pytest.mark.parametrize("env", PARTS, ids=lambda env: "-".join(env) or "nothing")
 def test_a_part_of_the_variables_is_not_heeded_and_is_named(env: dict[str, str]) -> None:
     for more in ({}, {"LOCAL_RANK": "3"}, {"TORCHELASTIC_RUN_ID": "x"}):
-        assert place_of(env | more) is None
+        assert launched_rank(env | more) is None
         assert is_first(env | more)
         assert left_over(env | more) == [*env, *(["LOCAL_RANK"] if "LOCAL_RANK" in more else [])]
-    assert place_of({**env, next(name for name in NEEDED if name not in env): ""}) is None
+    assert launched_rank({**env, next(name for name in NEEDED if name not in env): ""}) is None
 
 
 def test_a_world_of_one_is_alone_unless_torchrun_made_it() -> None:
     one = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    assert place_of(one) == Place(0, 1, 0, 1)
+    assert launched_rank(one) == LaunchedRank(0, 1, 0, 1)
     del one["TORCHELASTIC_RUN_ID"]
-    assert place_of(one) is None and "MASTER_ADDR" in left_over(one)
+    assert launched_rank(one) is None and "MASTER_ADDR" in left_over(one)
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_a_world_of_one_is_alone_unless_torchrun_made_it() -> None:
 def test_variables_that_contradict_each_other_are_one_line(change: dict[str, str]) -> None:
     ((name, value),) = change.items()
     with pytest.raises(InputError, match=f"{name}={value}.*unset RANK, WORLD_SIZE") as caught:
-        place_of(TORCHRUN | change)
+        launched_rank(TORCHRUN | change)
     assert "\n" not in str(caught.value)

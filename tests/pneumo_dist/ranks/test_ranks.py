@@ -16,7 +16,7 @@ from pneumo_dist.ranks import ranks as distributed
 from pneumo_dist.ranks.ranks import Ranks, check_agreement, pick_device, process_group
 from shards.errors import InputError
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 
 
 def test_collectives_alone_are_identities() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from pneumo_dist.ranks.ranks import Ranks, process_group
 from pneumo_dist.ranks.stop import MARKER, SIGNALS, Request, StopAgreement, exit_code, write_marker
@@ -20,7 +19,7 @@ def stop() -> Iterator[StopAgreement]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     # A shell that runs the tests in the background has SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    agreement = StopAgreement(Ranks(0, 1, 0, torch.device("cpu")))
+    agreement = StopAgreement(Ranks.alone())
     try:
         yield agreement
     finally:
@@ -59,7 +58,7 @@ def test_close_restores_the_default_handlers(stop: StopAgreement) -> None:
 def test_rank_that_has_saved_does_not_die_of_a_signal_that_was_ignored_before() -> None:
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
-        with StopAgreement(Ranks(0, 1, 0, torch.device("cpu"))) as stop:
+        with StopAgreement(Ranks.alone()) as stop:
             os.kill(os.getpid(), signal.SIGUSR1)
             assert stop.poll() is Request.STOP
         os.kill(os.getpid(), signal.SIGUSR1)

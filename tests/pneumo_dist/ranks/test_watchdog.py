@@ -149,7 +149,7 @@ def test_late_rank_is_named_once_among_those_that_wait_for_it(watch: Watch, star
     told = [line for _, lines in ranks for line in lines]
     (line,) = [line for line in told if line is not None]
     assert len(told) == 3, "the others leave without a word"
-    assert line.endswith("look at rank 1 on alpha in training after step 5")
+    assert line.endswith("check rank 1 on alpha in training after step 5")
 
 
 def test_rank_that_never_began_is_named(watch: Watch, started: Start) -> None:
@@ -159,7 +159,7 @@ def test_rank_that_never_began_is_named(watch: Watch, started: Start) -> None:
     watch.advance(MINUTES + 0.1)
     for _ in range(5):
         watch.look()
-    assert told[0] is not None and told[0].endswith("look at rank 1 on an unknown host in start")
+    assert told[0] is not None and told[0].endswith("check rank 1 on an unknown host in start")
 
 
 def test_first_failure_is_claimed_once_and_ends_the_others_after_a_grace(watch: Watch, started: Start) -> None:

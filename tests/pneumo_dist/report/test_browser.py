@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from report_runs import Page, log_epochs, store
 
-from pneumo_dist.report.page import write_report
+from pneumo_dist.report.page import ReportOptions, write_report
 from shards.dataset.table import Shards
 from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR
 
@@ -46,7 +46,7 @@ def page(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     store(films, runs / "exp", split="holdout", rows=range(7), noise=60, with_classes=True)
     store(films, runs / "rival", noise=70)
     log_epochs(runs / "exp")
-    return write_report(films, runs, "exp", against="rival").page
+    return write_report(films, runs, "exp", ReportOptions(against="rival")).page
 
 
 def chromium(page: Path, *arguments: str, scripts: bool = True) -> str:

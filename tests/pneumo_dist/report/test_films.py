@@ -8,7 +8,7 @@ import pytest
 from report_runs import store
 
 from pneumo_dist.report.films import choose_films, contact_sheet, draw_film, sheet_films
-from pneumo_dist.scoring.counts import Outcome, triplet_outcome
+from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset import rle
@@ -18,7 +18,7 @@ from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR
 HALF = Triplet(0.5, 1, 0.5)
 
 
-def outcome(overlaps: list[int], wrong: list[int]) -> Outcome:
+def pixel_counts(overlaps: list[int], wrong: list[int]) -> PixelCounts:
     """Films with a label of 10 pixels of which so many are predicted, then negative ones with so many predicted."""
     found = np.zeros((len(overlaps) + len(wrong), 2, 256), np.int64)
     for film, overlap in enumerate(overlaps):
@@ -27,28 +27,28 @@ def outcome(overlaps: list[int], wrong: list[int]) -> Outcome:
     for film, pixels in enumerate(wrong, len(overlaps)):
         found[film, 0, 255] = pixels
     found[:, 0, 0] = 100 - found[:, 0, 255]
-    return triplet_outcome(found, HALF)
+    return triplet_counts(found, HALF)
 
 
 def test_best_median_worst_and_most_wrong_films() -> None:
     overlaps = [3, 9, 1, 10, 5, 0, 7, 2, 8, 4, 6]
-    shown = {choice.title: choice.films for choice in choose_films(outcome(overlaps, [0, 4, 9, 1]), count=2)}
+    shown = {choice.title: choice.films for choice in choose_films(pixel_counts(overlaps, [0, 4, 9, 1]), count=2)}
     assert [[overlaps[i] for i in films] for films in list(shown.values())[:3]] == [[10, 9], [6, 5], [0, 1]]
     assert shown["Negative films with the largest false-positive area"] == (13, 12)
 
 
 @pytest.mark.parametrize("count", range(14))
 def test_no_film_stands_twice_and_few_films_are_all_shown(count: int) -> None:
-    films = [i for choice in choose_films(outcome(list(range(count))[:11], [0])) for i in choice.films]
+    films = [i for choice in choose_films(pixel_counts(list(range(count))[:11], [0])) for i in choice.films]
     assert len(films) == len(set(films)) == min(count, 11)
 
 
 def test_sheet_goes_from_best_to_worst() -> None:
     overlaps = np.random.default_rng(0).integers(0, 11, 40).tolist()
-    shown = [overlaps[i] for i in sheet_films(outcome(overlaps, [5]))]
+    shown = [overlaps[i] for i in sheet_films(pixel_counts(overlaps, [5]))]
     assert len(shown) == 12 and shown == sorted(shown, reverse=True)
     assert (shown[0], shown[-1]) == (max(overlaps), min(overlaps))
-    assert sheet_films(outcome([], [0, 3])) == [0, 1], "without positive films, the negative ones"
+    assert sheet_films(pixel_counts([], [0, 3])) == [0, 1], "without positive films, the negative ones"
 
 
 def test_outlines_lie_on_the_edges_of_label_and_prediction(jpeg_films: Shards, tmp_path: Path) -> None:

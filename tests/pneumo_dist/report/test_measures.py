@@ -12,16 +12,14 @@ from pneumo_dist.report.measures import (
     auprc,
     auroc,
     drawn_areas,
-    estimate,
     false_positives,
     fold_average,
     image_scores,
     measure,
     ranked_estimates,
-    touched_parts,
+    touched_lesions,
 )
-from pneumo_dist.report.paired import paired
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import Histograms, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, image_score
 from pneumo_dist.scoring.triplet import Triplet
@@ -31,7 +29,7 @@ Maps = list[npt.NDArray[np.uint8]]
 
 
 def measured(histograms: Histograms, names: npt.NDArray[np.str_]) -> Measures:
-    return measure(triplet_outcome(histograms, TRIPLET), image_scores(histograms, TRIPLET.area), names)
+    return measure(triplet_counts(histograms, TRIPLET), image_scores(histograms, TRIPLET.area), names)
 
 
 @pytest.fixture(scope="module")
@@ -141,14 +139,14 @@ def test_interval_draws_groups_and_not_films() -> None:
 def test_false_positives_are_the_pixels_predicted_on_negative_films(films: tuple[Maps, Maps, Histograms]) -> None:
     maps, _, histograms = films
     pixels = [int(apply_triplet(p8, TRIPLET).sum()) for p8 in maps]
-    assert triplet_outcome(histograms, TRIPLET).predicted.tolist() == pixels
+    assert triplet_counts(histograms, TRIPLET).predicted.tolist() == pixels
     negative = pixels[0::2]
     called = [count for count in negative if count]
-    found = false_positives(triplet_outcome(histograms, TRIPLET))
+    found = false_positives(triplet_counts(histograms, TRIPLET))
     assert (found.negatives, found.called) == (20, len(called))
     assert (found.mean, found.median) == (np.mean(negative), np.median(negative))
     assert (found.called_mean, found.called_median) == (np.mean(called), np.median(called))
-    none = false_positives(triplet_outcome(histograms[1::2], TRIPLET))
+    none = false_positives(triplet_counts(histograms[1::2], TRIPLET))
     assert (none.negatives, none.called) == (0, 0) and math.isnan(none.mean) and math.isnan(none.called_median)
 
 
@@ -160,8 +158,8 @@ def test_a_lesion_is_found_where_one_of_its_pixels_is() -> None:
         expected = [bool(mask[parts == part].any()) for part in range(1, count + 1)]
         assert 0 < sum(expected) < count
         # The two number parts differently.
-        assert sorted(touched_parts(truth, mask).tolist()) == sorted(expected)
-    assert touched_parts(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)).tolist() == []
+        assert sorted(touched_lesions(truth, mask).tolist()) == sorted(expected)
+    assert touched_lesions(np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)).tolist() == []
 
 
 def test_average_over_folds_leaves_out_folds_without_a_value(films: tuple[Maps, Maps, Histograms]) -> None:
@@ -171,20 +169,3 @@ def test_average_over_folds_leaves_out_folds_without_a_value(films: tuple[Maps, 
     assert fold_average(rows, "sensitivity") == pytest.approx((np.mean(values), np.std(values, ddof=1)))
     assert fold_average(rows[:1], "dice")[0] == rows[0].dice.mean and math.isnan(fold_average(rows[:1], "dice")[1])
     assert math.isnan(fold_average(rows[2:], "sensitivity")[0])
-
-
-def test_estimate_of_nothing_is_nan() -> None:
-    found = estimate(np.zeros(0), np.zeros(0, np.str_))
-    assert math.isnan(found.mean) and math.isnan(found.low) and math.isnan(found.high)
-
-
-def test_paired_difference_is_film_by_film() -> None:
-    mine, other = np.array([0.9, 0.5, 1.0, 0.2]), np.array([0.7, 0.5, 0.4, 0.3])
-    found = paired("films", mine, other, np.array(list("abcd")))
-    assert found.difference.mean == pytest.approx(0.175)
-    assert (found.films, found.better, found.equal, found.worse) == (4, 2, 1, 1)
-    # Ranks of |0.2|, |0.6|, |-0.1| are 2, 3, 1: of the 8 signs of these, 4 are at least as far from even as 5 to 1.
-    assert found.p == pytest.approx(0.5)
-    turned = paired("films", other, mine, np.array(list("abcd")))
-    assert (turned.better, turned.worse, turned.difference.mean) == (1, 2, -found.difference.mean)
-    assert math.isnan(paired("films", mine, mine, np.array(list("abcd"))).p)

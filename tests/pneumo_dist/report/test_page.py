@@ -9,24 +9,23 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from report_runs import Page, log_epochs, store, tune_run
+from report_runs import Page, log_epochs, naive_dices, store, tune_run
 
 from pneumo_dist.cli.masks import report
 from pneumo_dist.predict.store import Predictions
-from pneumo_dist.report.inputs import read_history
-from pneumo_dist.report.page import write_report
+from pneumo_dist.report.page import ReportOptions, write_report
 from pneumo_dist.scoring.masks import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet
-from pneumo_dist.thresholds.choose import Wanted, in_words
+from pneumo_dist.thresholds.choose import in_words
 from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
 ROOT = Path(__file__).parents[3]
-FIXED = Triplet(0.5, 40, 0.4)
+FIXED = Rule(Triplet(0.5, 40, 0.4))
 
 
-def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED, **changes: object) -> None:
+def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED.triplet, **changes: object) -> None:
     """Write thresholds.json as `tune` does, with a triplet of our choice."""
     rule = {"triplet": vars(triplet), "smallest_part": 0, "gate": 0.0}
     parts = {"triplet": {"top": 0.5, "area": 0, "bottom": 0.5}, "smallest_part": 30, "gate": 0.0}
@@ -45,17 +44,6 @@ def fix_thresholds(predictions: Predictions, triplet: Triplet = FIXED, **changes
     path.write_text(json.dumps({**content, **changes}))
 
 
-def naive_dices(predictions: Predictions, rule: Triplet | Rule = FIXED) -> dict[str, float]:
-    dices = {}
-    taken = Rule(rule) if isinstance(rule, Triplet) else rule
-    for index, (row, p8) in enumerate(predictions):
-        mask = apply_rule(label_map(p8, predictions.grid(index)), taken, row["class_probability"])
-        truth = rle.decode(row["rle"], *mask.shape)
-        total = int(mask.sum()) + int(truth.sum())
-        dices[row["key"]] = 2 * int((mask & truth).sum()) / total if total else 1.0
-    return dices
-
-
 @pytest.fixture(scope="module")
 def written(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Predictions, str]:
     """Runs with a report of `exp` on 12 out-of-fold and 7 holdout films, against `rival`; its predictions and page."""
@@ -66,14 +54,14 @@ def written(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     fix_thresholds(store(films, runs / "rival", noise=70, rows=range(2, 12)))
     store(films, runs / "rival", split="holdout", rows=range(7))
     log_epochs(runs / "exp")
-    found = write_report(films, runs, "exp", against="rival")
+    found = write_report(films, runs, "exp", ReportOptions(against="rival"))
     return runs, predictions, found.page.read_text()
 
 
 def shown_films(predictions: Predictions) -> int:
     """How many films the page shows of at most twelve positive ones: these, and four negative ones with a mask."""
     positive = [row["rle"] != "-1" for row in predictions.rows]
-    wrong = [not p and dice < 1 for p, dice in zip(positive, naive_dices(predictions).values(), strict=True)]
+    wrong = [not p and dice < 1 for p, dice in zip(positive, naive_dices(predictions, FIXED).values(), strict=True)]
     assert 0 < sum(positive) <= 12
     return sum(positive) + min(4, sum(wrong))
 
@@ -105,8 +93,8 @@ def test_every_table_says_what_it_is(written: tuple[Path, Predictions, str]) -> 
 
 def test_scores_are_those_of_the_masks(written: tuple[Path, Predictions, str]) -> None:
     _, predictions, text = written
-    page, dices = Page(text), naive_dices(predictions)
-    held_out = naive_dices(Predictions(written[0] / "exp" / "holdout" / "predictions"))
+    page, dices = Page(text), naive_dices(predictions, FIXED)
+    held_out = naive_dices(Predictions(written[0] / "exp" / "holdout" / "predictions"), FIXED)
     cells = page.row("Mean Dice")
     assert cells[0].startswith(f"{np.mean(list(held_out.values())):.3f}")
     assert cells[1].startswith(f"{np.mean(list(dices.values())):.3f}")
@@ -129,7 +117,7 @@ def test_holdout_stands_first_and_the_rest_is_marked(written: tuple[Path, Predic
     assert "7 held-out films" in " ".join(written[2].split())
 
 
-def test_lesion_sensitivity_counts_touched_parts(written: tuple[Path, Predictions, str]) -> None:
+def test_lesion_sensitivity_counts_touched_lesions(written: tuple[Path, Predictions, str]) -> None:
     predictions, total, touched = written[1], 0, 0
     for index, (row, p8) in enumerate(predictions):
         mask = apply_triplet(label_map(p8, predictions.grid(index)), FIXED)
@@ -142,7 +130,7 @@ def test_lesion_sensitivity_counts_touched_parts(written: tuple[Path, Prediction
 
 def test_differences_are_of_the_films_of_both(written: tuple[Path, Predictions, str]) -> None:
     runs, predictions, text = written
-    mine, other = naive_dices(predictions), naive_dices(Predictions(runs / "rival/oof/predictions"))
+    mine, other = naive_dices(predictions, FIXED), naive_dices(Predictions(runs / "rival/oof/predictions"), FIXED)
     differences = [mine[key] - other[key] for key in other]
     row = Page(text).row("out of fold, all films")
     assert row[0] == "10" and row[1].startswith(f"{np.mean(differences):.4f}")
@@ -172,11 +160,11 @@ def part_of(text: str, section: str) -> str:
 def test_holdout_and_out_of_fold_films_stand_side_by_side(films: Shards, tmp_path: Path) -> None:
     fix_thresholds(store(films, tmp_path / "exp"))
     held_out = store(films, tmp_path / "exp", split="holdout", noise=60, shift=6)
-    text = write_report(films, tmp_path, "exp", by=["has_mask"]).page.read_text()
+    text = write_report(films, tmp_path, "exp", ReportOptions(by=["has_mask"])).page.read_text()
     for section in ("sizes", "subgroups", "calibration", "films"):
         part = part_of(text, section)
         assert part.index("<h3>Holdout</h3>") < part.index('<h3>Out of fold <span class="range">selection-biased')
-    page, dices = Page(text), naive_dices(held_out)
+    page, dices = Page(text), naive_dices(held_out, FIXED)
     # Six films of each kind: no cell has ten.
     assert page.rows_of("yes") == [["fewer than 10", "fewer than 10", "–", "–", "–", "–"]] * 2
     assert page.rows_of("calibrated on the out-of-fold films") != page.rows_of("calibrated on the other folds")
@@ -215,7 +203,7 @@ def test_figures_are_those_of_the_masks_of_the_rule_that_is_taken(
 ) -> None:
     runs, predictions = classed
     rules = tune_run(predictions).rules
-    found = write_report(films, runs, "exp", wanted=Wanted(name))
+    found = write_report(films, runs, "exp", ReportOptions(rule=name))
     text = found.page.read_text()
     page, rule = Page(text), rules[name or "triplet"].rule
     dices = naive_dices(predictions, rule)
@@ -240,16 +228,16 @@ def test_tuned_rules_stand_side_by_side_with_the_curve(films: Shards, classed: t
     rules = tune_run(predictions).rules
     assert len({round(found.dice, 4) for found in rules.values()}) == 3, "the rules differ"
     assert rules["components"].rule.smallest_part > 1 and rules["gate"].rule.gate > 0
-    text = write_report(films, runs, "exp", wanted=Wanted("components")).page.read_text()
+    text = write_report(films, runs, "exp", ReportOptions(rule="components")).page.read_text()
     part = part_of(text, "thresholds")
-    titles = ("triplet", "fixed threshold without small parts", "triplet with the classification gate")
+    titles = ("triplet", "fixed threshold without small components", "triplet with the classification gate")
     for title, found in zip(titles, rules.values(), strict=True):
         row = next(row for row in Page(part).rows if row and row[0] == title)
         assert row[1] == in_words(found.rule)
         mean = np.mean(list(naive_dices(predictions, found.rule).values()))
         assert row[2] == f"{mean:.4f}"
         assert (f'<tr class="whole"><th scope="row">{title}</th>' in part) == (title == titles[1])
-    assert part.count("<img") == 2 and 'alt="Mean Dice by the size of the smallest part that is kept"' in part
+    assert part.count("<img") == 2 and 'alt="Mean Dice by the size of the smallest component kept"' in part
 
 
 def test_config_own_thresholds_come_first(films: Shards, classed: tuple[Path, Predictions], tmp_path: Path) -> None:
@@ -264,18 +252,18 @@ def test_config_own_thresholds_come_first(films: Shards, classed: tuple[Path, Pr
         mean = np.mean(list(naive_dices(predictions, rule).values()))
         assert result.stdout.startswith(f"out-of-fold mean Dice   {mean:.4f} ")
         text = (runs / "exp/report.html").read_text()
-        assert ("the config's own" in part_of(text, "thresholds").replace("&#39;", "'")) == (rule == own)
-        assert ("the epochs and\nthe top-k checkpoints were picked" in text) == (rule == own)
+        assert ("from the config" in part_of(text, "thresholds")) == (rule == own)
+        assert ("the epochs and\nthe top-k checkpoints were chosen" in text) == (rule == own)
 
 
 def test_rule_without_what_it_needs_is_an_input_error(films: Shards, tmp_path: Path) -> None:
     tune_run(store(films, tmp_path / "exp"))
     with pytest.raises(InputError, match=r"thresholds\.json: has no rule gate, which needs a classification head"):
-        write_report(films, tmp_path, "exp", wanted=Wanted("gate"))
+        write_report(films, tmp_path, "exp", ReportOptions(rule="gate"))
     tune_run(store(films, tmp_path / "head", with_classes=True, wrong=25))
     store(films, tmp_path / "head", split="holdout")
     with pytest.raises(InputError, match=r"head/holdout/predictions: no class probability for the gate"):
-        write_report(films, tmp_path, "head", wanted=Wanted("gate"))
+        write_report(films, tmp_path, "head", ReportOptions(rule="gate"))
     assert not list(tmp_path.rglob("report.html")) and not list(tmp_path.rglob("overlays.png"))
 
 
@@ -293,7 +281,7 @@ def test_command_prints_what_scripts_read(films: Shards, tmp_path: Path) -> None
     arguments = ["--config", ROOT / "configs/demo.yaml", "--shards", films.folder, "--runs", tmp_path, "--by", "view"]
     result = CliRunner().invoke(report, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0
-    dices = naive_dices(Predictions(tmp_path / "demo/oof/predictions"))
+    dices = naive_dices(Predictions(tmp_path / "demo/oof/predictions"), FIXED)
     mean = np.mean(list(dices.values()))
     lines = result.stdout.splitlines()
     assert lines[0] == f"out-of-fold mean Dice   {mean:.4f}  ({mean - 0.5:+.4f} over always empty)"
@@ -319,7 +307,7 @@ def test_thresholds_of_other_predictions_are_not_taken(
         fix_thresholds(predictions, **changes)
     found = write_report(films, tmp_path, "exp")
     assert says in found.page.read_text()
-    assert found.score.dice > np.mean(list(naive_dices(predictions).values()))
+    assert found.score.dice > np.mean(list(naive_dices(predictions, FIXED).values()))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "DIGEST"])
@@ -337,7 +325,7 @@ def test_one_fold_of_films(films: Shards, tmp_path: Path) -> None:
     text = write_report(films, tmp_path, "exp").page.read_text()
     assert Page(text).wrong == []
     assert "Calibration needs at least two folds" in text and "mean of folds" not in text
-    assert "There is no holdout prediction" in text and "No training logs" in text
+    assert "There are no holdout predictions" in text and "No training logs" in text
     assert Page(text).row("… thresholds of the other folds") == ["–"]
 
 
@@ -385,31 +373,18 @@ def test_bad_input_names_the_mend(films: Shards, shapes: Shards, tmp_path: Path)
     store(films, tmp_path / "relabelled", rle="-1")
     store(shapes, tmp_path / "shapes")
     with pytest.raises(InputError, match=r"--by veiw: .* no such column; did you mean view\?"):
-        write_report(films, tmp_path, "exp", by=["veiw"])
+        write_report(films, tmp_path, "exp", ReportOptions(by=["veiw"]))
     with pytest.raises(InputError, match=r"has no film .*12 missing in all.*give the shards that were predicted"):
         write_report(shapes, tmp_path, "exp")
     with pytest.raises(InputError, match="--against exp: is the ensemble of the report itself"):
-        write_report(films, tmp_path, "exp", against="exp")
+        write_report(films, tmp_path, "exp", ReportOptions(against="exp"))
     with pytest.raises(InputError, match=r"other/oof/predictions: no finished predictions; run"):
-        write_report(films, tmp_path, "exp", against="other")
-    with pytest.raises(InputError, match=r"has another label than in .*; predict both with the same shards"):
-        write_report(films, tmp_path, "exp", against="relabelled")
+        write_report(films, tmp_path, "exp", ReportOptions(against="other"))
+    with pytest.raises(InputError, match=r"has a different label than in .*; predict both with the same shards"):
+        write_report(films, tmp_path, "exp", ReportOptions(against="relabelled"))
     with pytest.raises(InputError, match=r"has no film in common"):
-        write_report(films, tmp_path, "exp", against="shapes")
+        write_report(films, tmp_path, "exp", ReportOptions(against="shapes"))
     assert not (tmp_path / "exp/report.html").exists()
-
-
-def test_stages_stand_in_the_order_of_the_config(tmp_path: Path) -> None:
-    for stage in ("warm", "fine", "fine-10", "fine-2", "aside"):
-        log_epochs(tmp_path, stage=stage, folds=(1, 0))
-    (tmp_path / "fold0/config.yaml").write_text("stages:\n- name: warm  # exp.yaml\n- name: fine\n")
-    found = read_history(tmp_path)
-    assert list(found) == ["warm", "fine", "fine-2", "fine-10", "aside"]
-    assert list(found["fine"]) == ["fold0", "fold1"]
-    shutil.rmtree(tmp_path / "fold0/fine")
-    (tmp_path / "fold1/fine/metrics.jsonl").write_text('{"score": 0.1\n')
-    with pytest.raises(InputError, match=r"fold1/fine/metrics\.jsonl: not valid JSON"):
-        read_history(tmp_path)
 
 
 def test_an_ensembles_curves_are_those_of_its_experiments(films: Shards, tmp_path: Path) -> None:

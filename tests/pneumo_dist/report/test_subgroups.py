@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from pneumo_dist.report.subgroups import Part, cells, split_by
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.report.subgroups import Subgroup, cells, split_by
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import film_histograms
 from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError
 
 
-def counts(parts: list[Part]) -> list[tuple[str, int]]:
+def counts(parts: list[Subgroup]) -> list[tuple[str, int]]:
     return [(part.name, int(part.films.sum())) for part in parts]
 
 
@@ -55,10 +55,10 @@ def test_what_rests_on_fewer_than_ten_films_is_not_shown() -> None:
     )
     triplet = Triplet(0.9, 6, 0.5)
     names = np.repeat(np.array(["a", "b", "c"], object), [9, 10, 41])
-    small, ten, large = cells(split_by("view", names), triplet_outcome(histograms, triplet))
+    small, ten, large = cells(split_by("view", names), triplet_counts(histograms, triplet))
     assert (small.films, small.positives, small.dice, small.sensitivity, small.specificity) == (None,) * 5
     assert (ten.films, ten.positives, ten.positive_dice, ten.specificity) == (10, None, None, None)
-    dices = triplet_outcome(histograms, triplet).dice
+    dices = triplet_counts(histograms, triplet).dice
     assert ten.dice == pytest.approx(dices[9:19].mean(), abs=1e-12)
     inside = names == "c"
     assert (large.films, large.positives) == (41, int((positive & inside).sum()))

@@ -10,15 +10,14 @@ from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
 
 import pytest
-import torch
 
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
 from pneumo_dist.runs import heartbeat
-from pneumo_dist.runs.heartbeat import Heartbeat, is_finished, read_heartbeat, running
+from pneumo_dist.runs.heartbeat import Heartbeat, hold_run_folder, is_finished, read_heartbeat
 from shards.errors import InputError
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 FACTS = {"config": "c", "shards": "s"}
 
 
@@ -34,7 +33,7 @@ def told(folder: Path) -> dict[str, object]:
 )
 def test_tells_how_a_run_ended(tmp_path: Path, error: BaseException | None, state: str) -> None:
     def run() -> None:
-        with running(tmp_path / "fold0", ALONE, FACTS) as beat:
+        with hold_run_folder(tmp_path / "fold0", ALONE, FACTS) as beat:
             assert told(tmp_path / "fold0")["state"] == "running"
             beat.note("main", 2, 9, 70)
             if error is not None:
@@ -65,7 +64,7 @@ def test_names_the_job_as_squeue_does(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with running(tmp_path, ALONE, FACTS):
+    with hold_run_folder(tmp_path, ALONE, FACTS):
         assert told(tmp_path)["job_id"] == job
 
 
@@ -95,13 +94,13 @@ def test_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(heartbeat, "atomic_write", full)
-    with running(tmp_path, ALONE, FACTS):
+    with hold_run_folder(tmp_path, ALONE, FACTS):
         pass
     assert read_heartbeat(tmp_path) is None
 
 
 def _hold(folder: Path, ready: "EventType") -> None:
-    with running(folder, ALONE, FACTS):
+    with hold_run_folder(folder, ALONE, FACTS):
         ready.set()
         time.sleep(60)
 
@@ -118,7 +117,7 @@ def test_second_run_of_a_fold_is_refused_by_name_and_a_killed_one_gives_way(
         assert ready.wait(20)
         with (
             pytest.raises(InputError, match=rf"process {process.pid} on .* is training here") as refused,
-            running(tmp_path, ALONE, FACTS),
+            hold_run_folder(tmp_path, ALONE, FACTS),
         ):
             pytest.fail("two runs hold one folder")
         assert str(tmp_path) in str(refused.value)
@@ -127,7 +126,7 @@ def test_second_run_of_a_fold_is_refused_by_name_and_a_killed_one_gives_way(
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-    with running(tmp_path, ALONE, FACTS):
+    with hold_run_folder(tmp_path, ALONE, FACTS):
         assert told(tmp_path)["pid"] == os.getpid()
 
 
@@ -138,7 +137,7 @@ def test_finished_means_this_config_these_shards_and_all_checkpoints(tmp_path: P
         (tmp_path / stage / "checkpoints/last").symlink_to("step-1.pt")
     stages = ["first", "second"]
     assert not is_finished(tmp_path, FACTS, stages)
-    with running(tmp_path, ALONE, {**FACTS, "code": "1"}):
+    with hold_run_folder(tmp_path, ALONE, {**FACTS, "code": "1"}):
         assert not is_finished(tmp_path, FACTS, stages)
     assert is_finished(tmp_path, FACTS, stages)
     assert not is_finished(tmp_path, {**FACTS, "config": "other"}, stages)
@@ -156,7 +155,7 @@ def test_damaged_file_is_none(tmp_path: Path, content: bytes) -> None:
 
 
 def test_file_is_plain_json(tmp_path: Path) -> None:
-    with running(tmp_path, ALONE, FACTS):
+    with hold_run_folder(tmp_path, ALONE, FACTS):
         pass
     assert json.loads((tmp_path / "heartbeat.json").read_text())["config"] == "c"
 
@@ -167,7 +166,7 @@ def test_a_command_that_fails_before_its_first_step_leaves_what_was_told_before(
     tmp_path: Path, before: str, steps: list[int]
 ) -> None:
     (tmp_path / "heartbeat.json").write_text(json.dumps({"state": before, "time": 5.0, "stage": "main", "step": 70}))
-    with pytest.raises(ValueError), running(tmp_path, ALONE, FACTS) as beat:
+    with pytest.raises(ValueError), hold_run_folder(tmp_path, ALONE, FACTS) as beat:
         for step in steps:
             beat.note("main", 2, 9, step)
         raise ValueError
@@ -206,7 +205,7 @@ def test_a_finished_fold_is_done_until_it_moves_again(tmp_path: Path) -> None:
     ids=str,
 )
 def test_what_no_run_writes_is_no_heartbeat(tmp_path: Path, changes: dict[str, object]) -> None:
-    with running(tmp_path, ALONE, FACTS) as beat:
+    with hold_run_folder(tmp_path, ALONE, FACTS) as beat:
         beat.note("main", 2, 9, 70)
     content = told(tmp_path)
     (tmp_path / "heartbeat.json").write_text(json.dumps({**content, **changes}))
@@ -218,6 +217,6 @@ def test_what_no_run_writes_is_no_heartbeat(tmp_path: Path, changes: dict[str, o
 def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "fold0").mkdir()
     (tmp_path / "fold0/lock").symlink_to(tmp_path / "other")
-    with pytest.raises(InputError, match="lock: is a symbolic link"), running(tmp_path / "fold0", ALONE, FACTS):
+    with pytest.raises(InputError, match="lock: is a symbolic link"), hold_run_folder(tmp_path / "fold0", ALONE, FACTS):
         pass
     assert not (tmp_path / "other").exists()

@@ -1,5 +1,6 @@
 """What a resume may change, and which checkpoint has not seen a fold."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,16 @@ import pytest
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.runs.lineage import Lineage, check_same_run, check_unseen, stage_lineage, training_digest
+from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.runs.fold_run import FoldRun
+from pneumo_dist.runs.lineage import (
+    Lineage,
+    check_same_run,
+    check_unseen,
+    keys_digest,
+    stage_lineage,
+    training_digest,
+)
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -26,16 +36,17 @@ def experiment_of(first: dict[str, Any] | None = None, **values: Any) -> Experim
 
 def lineage_of(shards: Shards, fold: int, second_fold: int | None = None) -> Lineage:
     experiment = experiment_of()
-    lineage = stage_lineage(experiment, experiment.stages[0], fold, shards, None)
+    run = FoldRun(experiment, fold, shards, Path(), Ranks.alone())
+    lineage = stage_lineage(run, experiment.stages[0], None)
     if second_fold is None:
         return lineage
-    return stage_lineage(experiment, experiment.stages[1], second_fold, shards, lineage)
+    return stage_lineage(replace(run, fold=second_fold), experiment.stages[1], lineage)
 
 
 def check(shards: Shards, wanted: Experiment, saved: Experiment | None = None) -> None:
     lineage = lineage_of(shards, 0)
     state = {"experiment": (saved or experiment_of()).model_dump(mode="json"), "lineage": lineage.to_plain()}
-    check_same_run(state, PATH, wanted, wanted.stages[0], lineage)
+    check_same_run(wanted, state, PATH, wanted.stages[0], lineage)
 
 
 def test_unchanged_run_goes_on(films: Shards) -> None:
@@ -119,7 +130,7 @@ def test_more_epochs_are_harmless_where_no_rate_follows_from_them(films: Shards,
 def resumed_with(saved: list[dict[str, Any]], wanted: Lineage) -> None:
     experiment = experiment_of()
     state = {"experiment": experiment.model_dump(mode="json"), "lineage": saved}
-    check_same_run(state, PATH, experiment, experiment.stages[0], wanted)
+    check_same_run(experiment, state, PATH, experiment.stages[0], wanted)
 
 
 def changed(shards: Shards, column: str, row: int, value: Any) -> Shards:
@@ -142,7 +153,7 @@ def test_refusal_says_which_of_films_folds_and_labels_changed(
 ) -> None:
     row = int(getattr(split_fold(films, 0, False), split)[0])
     other = changed(films, column, row, 1 - int(films.column("fold")[row]) if value is None else value)
-    with pytest.raises(InputError, match=rf"was trained on other {named}; use the shards it was started with, or"):
+    with pytest.raises(InputError, match=rf"was trained on other {named}; use the shards that the run started with"):
         resumed_with(lineage_of(films, 0).to_plain(), lineage_of(other, 0))
 
 
@@ -202,3 +213,8 @@ def test_ancestor_that_trained_on_one_film_more_is_refused(films: Shards) -> Non
     plain[0]["keys_sha256"] = "0" * 64
     with pytest.raises(InputError, match="other films"):
         check_unseen(plain, PATH.name, films, 0)
+
+
+def test_digest_of_keys_ignores_order_and_notices_every_key() -> None:
+    assert keys_digest(["a", "b"]) == keys_digest(["b", "a"])
+    assert len({keys_digest(keys) for keys in (["a"], ["a", "b"], ["ab"], [])}) == 4

@@ -10,7 +10,8 @@ import pytest
 import torch
 from tiny_state import state_of
 
-from pneumo_dist.runs.checkpoint import load_checkpoint, read_trained, save_checkpoint
+from pneumo_dist.runs.checkpoint import from_training, load_checkpoint
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from pneumo_dist.runs.state import experiment_of
 from shards.errors import InputError
 
@@ -19,7 +20,7 @@ HISTORY = [{"step": 2, "score": 0.5}, {"step": 4, "score": 0.25}]
 
 def test_a_state_as_training_writes_it_is_read(tmp_path: Path) -> None:
     state = state_of(5, HISTORY)
-    assert load_checkpoint(save_checkpoint(tmp_path, 5, state).path)["history"] == state["history"]
+    assert load_checkpoint(CheckpointFolder(tmp_path).save(5, state).path)["history"] == state["history"]
 
 
 @pytest.mark.parametrize(
@@ -41,12 +42,12 @@ def test_a_state_as_training_writes_it_is_read(tmp_path: Path) -> None:
         ("sums", [math.inf], "sums.0"),
         ("experiment", {}, "experiment.name"),
         ("schedule", {"last_epoch": 9}, "its schedule and its position do not agree"),
-        ("model", {}, "no tensors by name"),
-        ("model.weight", [1.0], "no tensors by name"),
+        ("model", {}, "not tensors by name"),
+        ("model.weight", [1.0], "not tensors by name"),
         ("model.weight", torch.full((4, 4), math.nan), "not finite"),
         ("model.weight", torch.zeros(1).expand(10**6, 10**6), "not a plain array"),
         ("model.weight", torch.ones(4, 4).to_sparse(), "not a plain array"),
-        ("averaged", {"weight": "x"}, "no tensors by name"),
+        ("averaged", {"weight": "x"}, "not tensors by name"),
         ("optimizer", {"state": {0: {"exp_avg": torch.tensor([math.inf])}}}, "not finite"),
     ],
 )
@@ -58,7 +59,7 @@ def test_values_that_no_training_writes_are_refused(tmp_path: Path, place: str, 
         inner = inner[part]
     inner[last] = value
     with pytest.raises(InputError, match=rf"\.pt: .*{reason}"):
-        load_checkpoint(save_checkpoint(tmp_path, 5, state).path)
+        load_checkpoint(CheckpointFolder(tmp_path).save(5, state).path)
 
 
 @pytest.mark.parametrize("name", sorted(set(state_of(5)) - {"version"}))
@@ -66,33 +67,33 @@ def test_a_state_without_a_part_is_refused(tmp_path: Path, name: str) -> None:
     state = state_of(5, HISTORY)
     del state[name]
     with pytest.raises(InputError, match=r"\.pt: "):
-        load_checkpoint(save_checkpoint(tmp_path, 5, state).path)
+        load_checkpoint(CheckpointFolder(tmp_path).save(5, state).path)
 
 
 def test_an_average_that_the_stage_predicts_with_must_be_there(tmp_path: Path) -> None:
     experiment = {"name": "tiny", "model": {}, "stages": [{"name": "main", "optim": {"ema_decay": 0.9}}]}
     state = state_of(5, HISTORY, experiment=experiment)
     with pytest.raises(InputError, match="has no averaged weights"):
-        load_checkpoint(save_checkpoint(tmp_path, 5, state).path)
-    load_checkpoint(save_checkpoint(tmp_path, 5, {**state, "averaged": state["model"]}).path)
+        load_checkpoint(CheckpointFolder(tmp_path).save(5, state).path)
+    load_checkpoint(CheckpointFolder(tmp_path).save(5, {**state, "averaged": state["model"]}).path)
 
 
 def test_averaged_weights_are_no_training(tmp_path: Path) -> None:
     state = {name: value for name, value in state_of(5).items() if name not in ("position", "history")}
-    path = save_checkpoint(tmp_path, 5, {**state, "parts": ["step-1.pt"]}).path
+    path = CheckpointFolder(tmp_path).save(5, {**state, "parts": ["step-1.pt"]}).path
     assert load_checkpoint(path)["parts"] == ["step-1.pt"]
     with pytest.raises(InputError, match="holds averaged weights"):
-        read_trained(path)
+        from_training(load_checkpoint(path), path)
 
 
 def test_an_experiment_of_no_version_is_named_by_its_key(tmp_path: Path) -> None:
     state = state_of(5, experiment={"name": "tiny", "model": {"arch": 5}, "stages": [{"name": "main"}]})
-    with pytest.raises(InputError, match=r"its experiment is none of this version \(model.arch: "):
+    with pytest.raises(InputError, match=r"this version cannot read its experiment \(model.arch: "):
         experiment_of(state, tmp_path)
 
 
 def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, 5, state_of(5)).path
+    path = CheckpointFolder(tmp_path).save(5, state_of(5)).path
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as archive:

@@ -2,21 +2,19 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, image_score, label_map, to_p8
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset.grid import Padding, fit_square
 from shards.dataset.table import LabelGrid
-
-Map = npt.NDArray[np.uint8]
 
 maps = hnp.arrays(np.uint8, (4, 5), elements=st.integers(0, 255))
 thresholds = st.one_of(st.integers(0, 254).map(lambda k: k / 255), st.integers(0, 99).map(lambda k: k / 100))
@@ -81,7 +79,7 @@ def test_histogram_dice_is_the_dice_of_the_mask(film: Map, truth: Map, top: floa
     mask = apply_triplet(film, triplet)
     total = int(mask.sum()) + int(truth.sum())
     expected = 2 * int((mask & truth).sum()) / total if total else 1.0
-    assert triplet_outcome(film_histograms(film, truth)[None], triplet).dice.tolist() == [expected]
+    assert triplet_counts(film_histograms(film, truth)[None], triplet).dice.tolist() == [expected]
 
 
 @given(maps, thresholds, st.integers(0, 22))

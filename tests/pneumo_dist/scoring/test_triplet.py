@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_dice import Film, film_of, naive_dice, stack
 
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import level
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
 
@@ -76,7 +76,7 @@ def test_best_triplet_of_films_without_a_pneumothorax_keeps_all_empty() -> None:
     random = np.random.default_rng(1)
     films = [(random.integers(0, 256, (4, 4), np.uint8), np.zeros((4, 4), np.uint8)) for _ in range(5)]
     triplet, best = best_triplet(stack(films))
-    result = triplet_outcome(stack(films), triplet).score()
+    result = triplet_counts(stack(films), triplet).score()
     assert best == result.dice == result.always_empty == 1.0
     assert math.isnan(result.positive_dice) and result.positives == 0
 

@@ -1,16 +1,15 @@
 """Parts of masks against flood filling, the best size and the best gate against trying every value."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.masks import remove_small
 from pneumo_dist.thresholds.refine import FilmComponents, best_gate, best_size, film_components, size_curve
 
-Map = npt.NDArray[np.uint8]
 masks = hnp.arrays(np.uint8, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(0, 1))
 films = st.lists(
     st.integers(1, 6).flatmap(

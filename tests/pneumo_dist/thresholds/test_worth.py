@@ -8,16 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from pneumo_dist.scoring.counts import triplet_outcome
+from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import Histograms, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.worth import (
     PLATEAU,
-    bootstrap_interval,
     by_size,
     cross_tuned,
+    estimate,
     given_up,
     not_cross_tuned,
     plateau,
@@ -50,7 +50,7 @@ def histograms(films: list[Film]) -> Histograms:
 def test_called_and_given_up_films_are_those_of_the_rule(films: list[Film], histograms: Histograms) -> None:
     masks = [apply_triplet(values, TRIPLET) for values, _ in films]
     counts = [int((values > 153).sum()) for values, _ in films]
-    assert triplet_outcome(histograms, replace(TRIPLET, bottom=TRIPLET.top)).called.tolist() == [c >= 5 for c in counts]
+    assert triplet_counts(histograms, replace(TRIPLET, bottom=TRIPLET.top)).called.tolist() == [c >= 5 for c in counts]
     lost = [
         truth.any() and not mask.any() and (values > 76).any()
         for (values, truth), mask in zip(films, masks, strict=True)
@@ -59,7 +59,7 @@ def test_called_and_given_up_films_are_those_of_the_rule(films: list[Film], hist
 
 
 def test_rows_by_size_hold_each_positive_film_once(films: list[Film], histograms: Histograms) -> None:
-    rows = by_size(triplet_outcome(histograms, TRIPLET), rows=4)
+    rows = by_size(triplet_counts(histograms, TRIPLET), rows=4)
     assert [row.films for row in rows] == [4, 4, 4, 3]
     sizes = sorted(int(truth.sum()) for _, truth in films if truth.any())
     assert (rows[0].smallest, rows[-1].largest) == (sizes[0], sizes[-1])
@@ -68,12 +68,12 @@ def test_rows_by_size_hold_each_positive_film_once(films: list[Film], histograms
     called = np.array([(values > 153).sum() >= 5 for values, _ in films])
     assert sum(row.films * row.sensitivity for row in rows) == pytest.approx(called[positive].sum())
     assert sum(row.films * row.dice for row in rows) == pytest.approx(
-        triplet_outcome(histograms, TRIPLET).dice[positive].sum()
+        triplet_counts(histograms, TRIPLET).dice[positive].sum()
     )
 
 
 def test_no_positive_film_makes_no_row(histograms: Histograms) -> None:
-    assert by_size(triplet_outcome(histograms[::2], TRIPLET)) == []
+    assert by_size(triplet_counts(histograms[::2], TRIPLET)) == []
     assert given_up(histograms[::2], TRIPLET) == 0
 
 
@@ -83,7 +83,7 @@ def test_each_fold_is_scored_with_thresholds_of_the_others(histograms: Histogram
     assert dices is not None
     for fold in range(3):
         triplet = Objective().search(histograms[folds != fold])
-        assert dices[folds == fold].tolist() == triplet_outcome(histograms[folds == fold], triplet).dice.tolist()
+        assert dices[folds == fold].tolist() == triplet_counts(histograms[folds == fold], triplet).dice.tolist()
     assert cross_tuned(histograms, np.zeros(30, int), Objective()) is None
 
 
@@ -93,15 +93,15 @@ def test_no_thresholds_are_tuned_on_folds_that_lack_a_kind_of_film(
 ) -> None:
     positive = histograms[:, 1].sum(-1) > 0
     folds = np.where(positive, 3, np.arange(30) // 2 % 3)
-    assert not_cross_tuned(positive, folds, objective) == "besides fold 3 there are no films with a pneumothorax"
+    assert not_cross_tuned(positive, folds, objective) == "outside fold 3 there are no films with a pneumothorax"
     assert cross_tuned(histograms, folds, objective) is None
     negative_folds = np.where(positive, np.arange(30) // 2 % 3, 7)
     assert not_cross_tuned(positive, negative_folds, objective) == (
-        "besides fold 7 there are no films without a pneumothorax"
+        "outside fold 7 there are no films without a pneumothorax"
     )
     assert not_cross_tuned(positive, folds, Objective()) is None
     assert cross_tuned(histograms, folds, Objective()) is not None
-    assert not_cross_tuned(positive, np.zeros(30, int), objective) == "all films are of one fold"
+    assert not_cross_tuned(positive, np.zeros(30, int), objective) == "all films are in one fold"
 
 
 def test_surface_is_the_mean_of_the_film_scores(films: list[Film], histograms: Histograms) -> None:
@@ -111,13 +111,13 @@ def test_surface_is_the_mean_of_the_film_scores(films: list[Film], histograms: H
     assert found.areas[0] == 0 and found.areas[-1] == most + 1 and TRIPLET.area in found.areas
     for top, place in ((0, 0), (0, 1), (153, 5), (254, 3), (100, 20), (100, -1)):
         triplet = Triplet(top / 255, int(found.areas[place]), TRIPLET.bottom)
-        expected = np.average(triplet_outcome(histograms, triplet).dice, weights=weights)
+        expected = np.average(triplet_counts(histograms, triplet).dice, weights=weights)
         assert found.dice[top, place] == pytest.approx(expected, abs=1e-12)
 
 
 def test_plateau_reaches_as_far_as_nothing_is_lost(histograms: Histograms) -> None:
     best, weights = Objective().search(histograms), np.ones(30)
-    goal = triplet_outcome(histograms, best).dice.mean() - PLATEAU
+    goal = triplet_counts(histograms, best).dice.mean() - PLATEAU
     ranges = plateau(histograms, best, weights)
     assert set(ranges) == {"top", "area", "bottom"}
     for name, (low, high) in ranges.items():
@@ -126,11 +126,11 @@ def test_plateau_reaches_as_far_as_nothing_is_lost(histograms: Histograms) -> No
         step = 1 if name == "area" else 1 / 255
         for inside in np.arange(low, high + step / 2, step):
             changed = Triplet(**{**vars(best), name: int(inside) if name == "area" else inside})
-            assert triplet_outcome(histograms, changed).dice.mean() > goal
+            assert triplet_counts(histograms, changed).dice.mean() > goal
         for outside in (low - step, high + step):
             if 0 <= outside <= (144 if name == "area" else 254 / 255):
                 changed = Triplet(**{**vars(best), name: int(outside) if name == "area" else outside})
-                assert triplet_outcome(histograms, changed).dice.mean() <= goal
+                assert triplet_counts(histograms, changed).dice.mean() <= goal
 
 
 def test_plateau_of_a_bottom_that_empties_every_mask() -> None:
@@ -146,14 +146,20 @@ def test_plateau_of_a_bottom_that_empties_every_mask() -> None:
 def test_interval_holds_the_mean_and_counts_patients_not_films() -> None:
     chance = np.random.default_rng(0)
     values = chance.random(400)
-    apart = bootstrap_interval(values, np.arange(400).astype(str))
+    apart = estimate(values, np.arange(400).astype(str))
     # The standard error of a mean of 400 uniform numbers is 0.0144; the interval reaches 1.96 of it to both sides.
-    assert apart[0] < values.mean() < apart[1]
-    assert apart[1] - apart[0] == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
-    together = bootstrap_interval(np.repeat(values[:40], 10), np.repeat(np.arange(40), 10).astype(str))
-    assert together[1] - together[0] == pytest.approx(2 * 1.96 * values[:40].std() / math.sqrt(40), rel=0.15)
-    assert bootstrap_interval(values, np.arange(400).astype(str)) == apart, "the draws are always the same"
+    assert apart.low < apart.mean == values.mean() < apart.high
+    assert apart.high - apart.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    together = estimate(np.repeat(values[:40], 10), np.repeat(np.arange(40), 10).astype(str))
+    assert together.high - together.low == pytest.approx(2 * 1.96 * values[:40].std() / math.sqrt(40), rel=0.15)
+    assert estimate(values, np.arange(400).astype(str)) == apart, "the draws are always the same"
 
 
 def test_one_patient_has_no_interval() -> None:
-    assert all(math.isnan(end) for end in bootstrap_interval(np.array([0.2, 0.4]), np.array(["a", "a"])))
+    single = estimate(np.array([0.2, 0.4]), np.array(["a", "a"]))
+    assert single.mean == pytest.approx(0.3) and math.isnan(single.low) and math.isnan(single.high)
+
+
+def test_estimate_of_nothing_is_nan() -> None:
+    found = estimate(np.zeros(0), np.zeros(0, np.str_))
+    assert math.isnan(found.mean) and math.isnan(found.low) and math.isnan(found.high)

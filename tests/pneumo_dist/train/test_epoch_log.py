@@ -14,7 +14,7 @@ from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.epoch_log import EpochLog
 from pneumo_dist.train.step import Step
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 BATCH = Batch(torch.empty(0), torch.empty(0), np.arange(2))
 
 

@@ -8,7 +8,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -17,21 +17,24 @@ from damage import empty, flip_bit, truncate
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.plan import EpochPlan, split_fold
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.ranks.stop import Preempted, Request
-from pneumo_dist.runs import checkpoint
-from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint, weights_of
+from pneumo_dist.ranks.stop import Preempted, Request, StopAgreement
+from pneumo_dist.runs import checkpoint, checkpoint_folder
+from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, weights_of
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.logs import METRICS, read_epochs
-from pneumo_dist.runs.repetitions import best_repetition, next_name
+from pneumo_dist.runs.repetitions import best_repetition
 from pneumo_dist.train import fold as stages
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import check_resume, train_fold
+from pneumo_dist.train.start import Start
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
 from tests.tools.equality import run_differences
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 PLAIN: dict[str, Any] = {
     "amp": "float32",
     "model": {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 4, 8), "norm": True}},
@@ -57,22 +60,21 @@ class Script:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.scores: list[float] = []
-        self.starts: dict[str, trainer.Start] = {}
-        start = stages._start
+        self.starts: dict[str, Start] = {}
+        start = stages.find_start
 
         def scripted(*arguments: Any, **options: Any) -> Validation:
             result = validate(*arguments, **options)
-            assert result is not None
             best = dataclasses.replace(result.best, dice=self.scores.pop(0))
             return dataclasses.replace(result, best=best)
 
-        def noted(*arguments: Any) -> trainer.Start:
+        def noted(*arguments: Any) -> Start:
             made = start(*arguments)
             self.starts[arguments[2].name] = made
             return made
 
         monkeypatch.setattr(trainer, "validate", scripted)
-        monkeypatch.setattr(stages, "_start", noted)
+        monkeypatch.setattr(stages, "find_start", noted)
 
 
 @pytest.fixture
@@ -82,8 +84,12 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
 def train(experiment: Experiment, films: Shards, runs: Path, fold: int = 0) -> Path:
     folder = runs / experiment.name / f"fold{fold}"
-    train_fold(experiment, fold, films, folder, ALONE, lambda _: "resolved: true\n")
+    train_fold(FoldRun(experiment, fold, films, folder, ALONE), lambda _: "resolved: true\n")
     return folder
+
+
+def files_in(checkpoints: Path) -> list[CheckpointFile]:
+    return CheckpointFolder(checkpoints).files()
 
 
 def logged(folder: Path, stage: str) -> list[int]:
@@ -106,7 +112,7 @@ def test_fewer_epochs_than_are_done_end_at_once(
 ) -> None:
     """The longer run is stopped between two epochs, or within its third."""
     polls = iter([Request.NONE] * 10**6)
-    monkeypatch.setattr(trainer.StopAgreement, "poll", lambda *_: next(polls))
+    monkeypatch.setattr(StopAgreement, "poll", lambda *_: next(polls))
     experiment = experiment_of("x", {"name": "a", "epochs": 5}, {"name": "b", "epochs": 1})
     per_epoch = EpochPlan(split_fold(films, 0, False), experiment.stages[0], 0, 1).steps(0)
     rounds = math.ceil(len(split_fold(films, 0, False).validation) / 3)
@@ -169,7 +175,7 @@ def test_config_tells_finished_stages_as_they_ran(films: Shards, tmp_path: Path)
         experiment_of("x", {"name": "a", "epochs": 1, "top_k": 5}),
         experiment_of("x", {"name": "a", "epochs": 1, "top_k": 7}, {"name": "b", "epochs": 1, "top_k": 7}),
     ):
-        train_fold(experiment, 0, films, folder, ALONE, resolved)
+        train_fold(FoldRun(experiment, 0, films, folder, ALONE), resolved)
     assert [[stage.top_k for stage in experiment.stages] for experiment in told] == [[1], [1, 7]]
     assert (folder / "config.yaml").read_text() == told[-1].model_dump_json()
 
@@ -180,13 +186,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor] | None) ->
 
 def best_weights(stage: Path) -> dict[str, torch.Tensor]:
     return weights_of(load_checkpoint(stage / "checkpoints" / "best"))
-
-
-def test_repetitions_are_counted_from_2() -> None:
-    assert next_name("part1", "part1") == "part1-2"
-    assert next_name("part1", "part1-2") == "part1-3"
-    assert next_name("part1-2", "part1-2") == "part1-2-2"
-    assert next_name("a", "a-9") == "a-10"
 
 
 REPEATED = ({"name": "part1", "repeat": "until_no_gain"}, {"name": "last", "epochs": 1})
@@ -213,8 +212,8 @@ def test_stage_is_repeated_until_it_gains_no_more(
     steps = {path.parent.parent.name: load_checkpoint(path)["position"]["total"] for path in folder.glob("*/*/best")}
     last = {path.parent.parent.name: load_checkpoint(path)["position"]["total"] for path in folder.glob("*/*/last")}
     assert steps["part1"] == last["part1"] and steps["part1-2"] < last["part1-2"], "the best epochs are as scripted"
-    assert best_repetition(experiment.stages[0], folder) == "part1-2"
-    assert best_repetition(experiment.stages[1], folder) == "last"
+    assert best_repetition(experiment.stages[0], folder).path == folder / "part1-2/checkpoints"
+    assert best_repetition(experiment.stages[1], folder).path == folder / "last/checkpoints"
     lineage = load_checkpoint(folder / "last/checkpoints/last")["lineage"]
     assert [ancestor["stage"] for ancestor in lineage] == ["part1", "part1-2", "last"]
 
@@ -225,7 +224,7 @@ def test_first_repetition_that_loses_is_the_last(films: Shards, tmp_path: Path, 
     folder = train(experiment, films, tmp_path)
     assert script.scores == [] and not (folder / "part1-3").exists()
     assert same(best_weights(folder / "part1"), script.starts["last"].weights)
-    assert best_repetition(experiment.stages[0], folder) == "part1"
+    assert best_repetition(experiment.stages[0], folder).path == folder / "part1/checkpoints"
 
 
 def test_stage_without_repeat_runs_once_and_starts_from_the_best_before(
@@ -325,7 +324,7 @@ def test_missing_start_is_an_input_error_that_names_the_folder(
     with pytest.raises(InputError, match="no checkpoints; train that fold first") as caught:
         train(second_of(stage), films, first, fold)
     assert missing in str(caught.value)
-    assert not list_checkpoints(first / f"second/fold{fold}/main/checkpoints")
+    assert not files_in(first / f"second/fold{fold}/main/checkpoints")
 
 
 def test_start_that_changed_is_noticed_by_a_resume(films: Shards, first: Path, script: Script) -> None:
@@ -366,23 +365,24 @@ def test_a_resume_is_refused_beforehand_with_the_same_words(
 ) -> None:
     folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
     before = everything(tmp_path)
-    told = refusal(lambda: check_resume(experiment, fold, films, folder))
+    run = FoldRun(experiment, fold, films, folder, ALONE)
+    told = refusal(lambda: check_resume(run))
     assert everything(tmp_path) == before
-    assert told == refusal(lambda: train_fold(experiment, fold, films, folder, ALONE, lambda _: "resolved: true\n"))
+    assert told == refusal(lambda: train_fold(run, lambda _: "resolved: true\n"))
 
 
 def test_what_can_go_on_or_start_is_let_pass_and_nothing_is_written(films: Shards, tmp_path: Path) -> None:
     folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
     before = everything(tmp_path)
     for epochs in (1, 2):
-        check_resume(experiment_of("x", *stages_of(1, epochs)), 0, films, folder)
-    check_resume(experiment_of("y", *stages_of(1, 1)), 0, films, tmp_path / "y/fold0")
+        check_resume(FoldRun(experiment_of("x", *stages_of(1, epochs)), 0, films, folder, ALONE))
+    check_resume(FoldRun(experiment_of("y", *stages_of(1, 1)), 0, films, tmp_path / "y/fold0", ALONE))
     assert everything(tmp_path) == before and not (tmp_path / "y").exists()
 
 
 def test_a_start_from_another_network_is_refused_beforehand(films: Shards, first: Path) -> None:
     experiment = second_of(model={**PLAIN["model"], "fcn": {"widths": (4, 4, 16), "norm": True}})
-    told = refusal(lambda: check_resume(experiment, 0, films, first / "second/fold0"))
+    told = refusal(lambda: check_resume(FoldRun(experiment, 0, films, first / "second/fold0", ALONE)))
     assert told.startswith("stage main: the checkpoint that it starts from is of another network")
     assert told == refusal(lambda: train(experiment, films, first))
 
@@ -397,21 +397,32 @@ def test_config_is_written_only_once_the_first_stage_accepts_it(films: Shards, t
 
 
 class Reads:
-    """Counts how often each file is verified and loaded."""
+    """Notes which files are verified, whose headers are read, and whose tensors are loaded."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.verified: list[str] = []
+        self.headers: list[str] = []
         self.loaded: list[str] = []
-        for module, name, paths in ((checkpoint, "sha256_file", self.verified), (torch, "load", self.loaded)):
-            monkeypatch.setattr(module, name, self._counting(getattr(module, name), paths))
+        digest, load = checkpoint._digest, checkpoint._load
+
+        def noting_digest(stream: BinaryIO) -> str:
+            self.verified.append(self._name(Path(stream.name)))
+            return digest(stream)
+
+        def noting_load(stream: BinaryIO, path: Path, with_tensors: bool = True) -> dict[str, Any]:
+            (self.loaded if with_tensors else self.headers).append(self._name(path))
+            return load(stream, path, with_tensors)
+
+        monkeypatch.setattr(checkpoint, "_digest", noting_digest)
+        monkeypatch.setattr(checkpoint, "_load", noting_load)
 
     @staticmethod
-    def _counting(function: Callable[..., Any], paths: list[str]) -> Callable[..., Any]:
-        def counting(path: Path, *arguments: Any, **options: Any) -> Any:
-            paths.append(f"{path.parent.parent.name}/{path.name[:13]}")
-            return function(path, *arguments, **options)
+    def _name(path: Path) -> str:
+        return f"{path.parent.parent.name}/{path.name[:13]}"
 
-        return counting
+    def clear(self) -> None:
+        for names in (self.verified, self.headers, self.loaded):
+            names.clear()
 
 
 TWO = ({"name": "a", "save_every": 1}, {"name": "b", "save_every": 1})
@@ -427,10 +438,9 @@ def test_file_is_verified_and_loaded_once_and_weights_of_a_stage_that_is_over_ne
     assert reads.verified == reads.loaded == [best], "only the second stage's start is read"
     newest = [f"{name}/{(folder / name / 'checkpoints/last').resolve().name[:13]}" for name in ("a", "b")]
     assert newest[0] != best
-    reads.verified.clear()
-    reads.loaded.clear()
+    reads.clear()
     train(experiment_of("x", *TWO), films, tmp_path)
-    assert reads.verified == reads.loaded == newest
+    assert reads.verified == reads.headers == newest and reads.loaded == []
 
 
 def test_resume_reads_no_weights_of_the_start_of_another_experiment(
@@ -442,7 +452,8 @@ def test_resume_reads_no_weights_of_the_start_of_another_experiment(
     train(second_of(), films, first)
     newest = (first / "first/fold0/fine/checkpoints/last").resolve()
     own = (first / "second/fold0/main/checkpoints/last").resolve()
-    assert reads.verified == reads.loaded == [f"fine/{newest.name[:13]}", f"main/{own.name[:13]}"]
+    assert reads.verified == reads.headers == [f"fine/{newest.name[:13]}", f"main/{own.name[:13]}"]
+    assert reads.loaded == []
 
 
 def test_damaged_best_of_the_stage_before_is_an_input_error(
@@ -466,7 +477,7 @@ def test_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     films: Shards, straight: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     folder = shutil.copytree(straight, tmp_path / "x/fold0", symlinks=True)
-    newest, before = list_checkpoints(folder / "b/checkpoints")[:2]
+    newest, before = files_in(folder / "b/checkpoints")[:2]
     damage(newest.path)
     with pytest.warns(UserWarning, match="is damaged") as caught:
         train(experiment_of("x", *TWO), films, tmp_path)
@@ -479,10 +490,10 @@ def test_good_checkpoint_behind_several_damaged_ones_is_kept_until_there_is_a_ne
     films: Shards, tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(straight, tmp_path / "x/fold0", symlinks=True)
-    good = list_checkpoints(folder / "b/checkpoints")[-1]
-    checkpoint.save_checkpoint(good.path.parent, good.step + 90, {"model": {}})
-    checkpoint.save_checkpoint(good.path.parent, good.step + 91, {"model": {}})
-    for file in list_checkpoints(folder / "b/checkpoints"):
+    good = files_in(folder / "b/checkpoints")[-1]
+    CheckpointFolder(good.path.parent).save(good.step + 90, {"model": {}})
+    CheckpointFolder(good.path.parent).save(good.step + 91, {"model": {}})
+    for file in files_in(folder / "b/checkpoints"):
         if file.path != good.path:
             flip_bit(file.path)
 
@@ -492,7 +503,7 @@ def test_good_checkpoint_behind_several_damaged_ones_is_kept_until_there_is_a_ne
     with monkeypatch.context() as broken, pytest.warns(UserWarning), pytest.raises(RuntimeError, match="is gone"):
         broken.setattr(Learner, "step", refuse)
         train(experiment_of("x", *TWO), films, tmp_path)
-    assert list_checkpoints(folder / "b/checkpoints") == [good]
+    assert files_in(folder / "b/checkpoints") == [good]
     train(experiment_of("x", *TWO), films, tmp_path)
     assert run_differences(straight, folder) == []
 
@@ -502,20 +513,20 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: set[int] = set()
-        write = checkpoint.atomic_write
+        write = checkpoint_folder.atomic_write
 
         def refusing(path: Path, content: memoryview) -> None:
             if path.parent.parent.name == "b" and int(path.name.split("-")[1]) in self.steps:
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
             write(path, content)
 
-        monkeypatch.setattr(checkpoint, "atomic_write", refusing)
+        monkeypatch.setattr(checkpoint_folder, "atomic_write", refusing)
 
 
 def test_run_goes_on_while_the_disk_is_full(
     films: Shards, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = list_checkpoints(straight / "b/checkpoints")[0].step
+    last = files_in(straight / "b/checkpoints")[0].step
     disk = FullDisk(monkeypatch)
     disk.steps = {1, 2, last - 1}
     with pytest.warns(UserWarning, match="not saved") as caught:
@@ -527,13 +538,13 @@ def test_run_goes_on_while_the_disk_is_full(
 def test_stage_whose_last_save_failed_is_an_error_and_goes_on_once_there_is_space(
     films: Shards, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = list_checkpoints(straight / "b/checkpoints")[0].step
+    last = files_in(straight / "b/checkpoints")[0].step
     disk = FullDisk(monkeypatch)
     disk.steps = {last}
     with pytest.warns(UserWarning, match="not saved"), pytest.raises(OSError, match="No space left"):
         train(experiment_of("x", *TWO), films, tmp_path)
     folder = tmp_path / "x/fold0"
-    assert list_checkpoints(folder / "b/checkpoints")[0].step == last - 1
+    assert files_in(folder / "b/checkpoints")[0].step == last - 1
     disk.steps = set()
     train(experiment_of("x", *TWO), films, tmp_path)
     assert run_differences(straight, folder) == []
@@ -560,8 +571,8 @@ def test_disk_that_another_fills_for_a_while_stops_no_run(
     wide = {"model": {**PLAIN["model"], "fcn": {"widths": (64, 64, 96), "norm": True}}}
     experiment = experiment_of("x", *TWO, **wide)
     undisturbed = train(experiment, films, tmp_path)
-    size = list_checkpoints(undisturbed / "a/checkpoints")[0].path.stat().st_size
-    before = list_checkpoints(undisturbed / "a/checkpoints")[0].step
+    size = files_in(undisturbed / "a/checkpoints")[0].path.stat().st_size
+    before = files_in(undisturbed / "a/checkpoints")[0].step
     step, taken = Learner.step, 0
 
     def filling(self: Learner, *arguments: Any) -> Any:

@@ -50,5 +50,5 @@ def test_nothing_is_traced_without_a_path() -> None:
 
 def test_trace_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="is not written .* training goes on"):
+    with pytest.warns(UserWarning, match="is not written .* training continues"):
         train(StepTrace(tmp_path / "file" / TRACE), 12)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from pneumo_dist.config.load import load_config
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs.checkpoint import load_checkpoint
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
@@ -18,7 +18,7 @@ from shards.dataset.table import Shards
 pytestmark = pytest.mark.slow
 
 CONFIGS = sorted(path for path in (Path(__file__).parents[3] / "configs").glob("*.yaml") if path.name != "base.yaml")
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 # What a laptop without a hub cannot do; optimizer, schedule, loss, sampling, freezing, heads stay the recipe's.
 SMALL = (
     *("image_size=64", "epochs=1", "global_batch=2", "micro_batch=2", "eval_batch=6", "repeat=null", "early_stop=null"),
@@ -43,7 +43,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_every_stage_of_a_shipped_config_trains_and_leaves_a_checkpoint(path: Path, films: Shards, runs: Path) -> None:
     experiment = load_config(path, SMALL).experiment
     folder = runs / experiment.name / "fold0"
-    train_fold(experiment, 0, films, folder, ALONE, lambda _: "resolved: true\n")
+    train_fold(FoldRun(experiment, 0, films, folder, ALONE), lambda _: "resolved: true\n")
     before: list[str] = []
     for stage in experiment.stages:
         state = load_checkpoint(folder / stage.name / "checkpoints" / "best")

@@ -22,7 +22,9 @@ from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
-from pneumo_dist.runs.checkpoint import list_checkpoints, load_checkpoint
+from pneumo_dist.runs.checkpoint import load_checkpoint
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
+from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.logs import METRICS, read_epochs
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import train_fold
@@ -31,7 +33,7 @@ from pneumo_dist.train.validation import validate
 from shards import console
 from shards.dataset.table import Shards
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 SGD = {"name": "sgd", "lr": 0.05}
 SWA = {**SGD, "swa_epochs": 2}
 PLAIN: dict[str, Any] = {
@@ -48,12 +50,12 @@ def experiment_of(**stage: Any) -> Experiment:
 
 
 def train(experiment: Experiment, films: Shards, runs: Path) -> Path:
-    train_fold(experiment, 0, films, runs / "fold0", ALONE, lambda _: "resolved: true\n")
+    train_fold(FoldRun(experiment, 0, films, runs / "fold0", ALONE), lambda _: "resolved: true\n")
     return runs / "fold0/main"
 
 
 def states(stage: Path) -> list[dict[str, Any]]:
-    files = sorted(list_checkpoints(stage / "checkpoints"), key=lambda file: file.step)
+    files = sorted(CheckpointFolder(stage / "checkpoints").files(), key=lambda file: file.step)
     return [load_checkpoint(file.path) for file in files]
 
 
@@ -86,13 +88,13 @@ def test_averaged_weights_have_statistics_of_the_training_films(straight: Path, 
     assert not torch.allclose(made[3]["averaged"]["encoder.1.running_var"], made[3]["model"]["encoder.1.running_var"])
 
 
-def stopped_in_statistics(model: torch.nn.Module, batches: Any, *arguments: Any) -> bool:
+def stopped_in_statistics(model: torch.nn.Module, batches: Any, *arguments: Any) -> None:
     def interrupted() -> Iterator[Batch]:
         for batch in batches:
             os.kill(os.getpid(), signal.SIGUSR1)
             yield batch
 
-    return recompute_statistics(model, interrupted(), *arguments)
+    recompute_statistics(model, interrupted(), *arguments)
 
 
 def stopped_in_validation(*arguments: Any) -> Any:

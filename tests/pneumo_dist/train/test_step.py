@@ -19,7 +19,7 @@ from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.step import Learner, Step
 from tests.tools.equality import same_bits
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 SIZE = 32
 FCN = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8)}}
 FCN_NORM = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8), "norm": True}}

@@ -1,5 +1,7 @@
 """A validation against a film-by-film loop on the label grid, its overlays, and a stop in the middle."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.train.validation import truth_mask, validate
+from pneumo_dist.ranks.stop import StopRequested
+from pneumo_dist.train.validation import Validation, ValidationFilms, validate
 from shards.dataset.table import Shards
 
-ALONE = Ranks(0, 1, 0, torch.device("cpu"))
+ALONE = Ranks.alone()
 STAGE = StageConfig.model_validate({"name": "main", "image_size": 64, "eval_batch": 4})
 
 
@@ -48,7 +51,7 @@ def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
         losses.append((float(combo_loss(logits, batch.masks[:count], STAGE.loss)["loss"]), count))
         for place, index in enumerate(batch.indices.tolist()):
             p8 = torch.sigmoid(logits[place, 0]).mul(255).round().to(torch.uint8).numpy()
-            truth = truth_mask(films, index).astype(bool)
+            truth = films.label(index).astype(bool)
             found = cv2.resize(p8, truth.shape[::-1], interpolation=cv2.INTER_LINEAR_EXACT)
             called = found > 0.5 * 255
             total = called.sum() + truth.sum()
@@ -57,9 +60,8 @@ def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
                 pixels[kind] += np.bincount(part, minlength=256)
     assert sorted(dices) == rows.tolist() and len(losses) == 2 and losses[0][1] != losses[1][1]
     shown = frozenset(rows[:2].tolist())
-    result = validate(model, loader, films, ALONE, "float32", STAGE.loss, shown, 2, lambda: False)
-    assert result is not None
-    positives = [index for index in rows.tolist() if truth_mask(films, index).any()]
+    result = validate(model, ValidationFilms(films, loader, 2, shown), STAGE.loss, ALONE, "float32")
+    positives = [index for index in rows.tolist() if films.label(index).any()]
     assert result.plain.dice == pytest.approx(np.mean(list(dices.values())))
     assert result.plain.positive_dice == pytest.approx(np.mean([dices[index] for index in positives])) != 0
     assert (result.plain.films, result.plain.positives) == (len(rows), len(positives))
@@ -73,17 +75,27 @@ def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
     lowest = sorted(positives, key=lambda index: (dices[index], index))[:2]
     assert [overlay.name for overlay in worst] == ["worst/1", "worst/2"]
     for overlay, index in zip(worst, lowest, strict=True):
-        truth = cv2.resize(truth_mask(films, index), (64, 64), interpolation=cv2.INTER_NEAREST) > 0
+        truth = cv2.resize(films.label(index), (64, 64), interpolation=cv2.INTER_NEAREST) > 0
         assert (overlay.label > 0).sum() == pytest.approx(truth.sum(), rel=0.1, abs=8)
 
 
 @pytest.mark.parametrize("after", [0, 1])
 def test_validation_that_is_stopped_gives_nothing_and_the_next_is_whole(films: Shards, after: int) -> None:
     model, loader = model_of(), loader_of(films)
-    polls = iter([False] * after + [True])
-    given = (model, loader, films, ALONE, "float32", STAGE.loss, frozenset[int](), 2)
-    assert validate(*given, lambda: next(polls)) is None
-    again, whole = (validate(model, each, *given[2:], lambda: False) for each in (loader, loader_of(films)))
-    assert again is not None and whole is not None
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise StopRequested
+
+    def validated(loader: EvalLoader, check: Callable[[], None] = lambda: None) -> Validation:
+        rounds = ValidationFilms(films, loader, 2, frozenset())
+        return validate(model, rounds, STAGE.loss, ALONE, "float32", check)
+
+    with pytest.raises(StopRequested):
+        validated(loader, check)
+    again, whole = validated(loader), validated(loader_of(films))
     assert again.figures() == whole.figures() and again.overlays == ()
     np.testing.assert_array_equal(again.pixels, whole.pixels)

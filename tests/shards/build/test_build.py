@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 import webdataset
 
-from shards.build.build import BuildOptions
+from shards.build.options import BuildOptions
 from shards.dataset.table import Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
@@ -391,7 +391,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from shards.build import build as module
-from shards.build.labels import load_labels
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 
 dicom, rle, out, films = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
@@ -404,8 +405,8 @@ def build_sample(*arguments):
     return real(*arguments)
 
 module.build_sample = build_sample
-sources = find_sources([dicom], [], None, load_labels(rle), rle, [], [])
-options = module.BuildOptions(image_size=32, folds=2, samples_per_shard=2)
+sources = find_sources(FilmFolders(dicom=[dicom]), LabelFiles(rle))
+options = BuildOptions(image_size=32, folds=2, samples_per_shard=2)
 module.build(sources, out, options, b"a salt for the tests only")
 """
 

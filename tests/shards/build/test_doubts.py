@@ -13,7 +13,8 @@ from shards.build.doubts import placeholders, split_doubts
 from shards.build.options import BuildOptions
 from shards.build.split import split_table
 from shards.dataset.keys import patient_group
-from shards.dataset.table import SCHEMA, Shards, read_manifest
+from shards.dataset.manifest import read_manifest
+from shards.dataset.table import SCHEMA, Shards
 
 SALT = b"a salt for the tests only"
 OPTIONS = BuildOptions(folds=3, duplicate_distance=None)
@@ -56,7 +57,7 @@ def test_a_patient_id_that_names_nobody_is_named(word: str) -> None:
     patients = [word] * 4 + numbered(26)
     (doubt,) = doubts_of(table_of(patients, [number % 2 == 0 for number in range(30)]))
     assert doubt == (
-        f"4 films with the patient id {word}, which names nobody: they count as one patient; "
+        f"4 films with the patient id {word}, which identifies nobody: they are one patient; "
         "say with --groups which films belong together"
     )
 
@@ -70,14 +71,14 @@ def test_a_patient_with_one_film_or_a_proper_id_is_no_placeholder() -> None:
 def test_a_frequent_id_is_counted_and_never_named() -> None:
     patients = ["DOE^JANE 1970"] * 13 + numbered(17)
     (doubt,) = doubts_of(table_of(patients, [number % 2 == 0 for number in range(30)]))
-    assert doubt.startswith("13 films with one patient id, more than a fold's share of 10.0: if it names nobody")
+    assert doubt.startswith("13 films with one patient id, more than a fold's share of 10.0: if it identifies nobody")
     assert "DOE" not in doubt and "--groups" in doubt
 
 
 def test_films_without_an_id_are_counted() -> None:
     patients = [""] * 5 + numbered(25)
     (doubt,) = doubts_of(table_of(patients, [number % 2 == 0 for number in range(30)]))
-    assert doubt.startswith("5 films without a patient id: each is a group of its own")
+    assert doubt.startswith("5 films without a patient id: each is a separate group")
 
 
 def test_test_films_and_an_absent_salt_tell_of_no_patients() -> None:
@@ -93,7 +94,7 @@ def test_films_that_look_alike_and_fill_more_than_a_fold_are_told() -> None:
     found = doubts_of(table, replace(OPTIONS, folds=2, duplicate_distance=3))
     assert found == [
         "18 films of one group, more than a fold's share of 15.0, as films of several patients look alike: "
-        "--duplicate-distance -1 leaves them apart"
+        "--duplicate-distance -1 does not group them"
     ]
 
 
@@ -137,7 +138,7 @@ def test_a_build_tells_them_and_another_split_tells_its_own(cli: Any, write_film
     out, common = tmp_path / "out", ("--dicom", tmp_path / "d", "--rle", tmp_path / "l.csv", "--image-size", 64)
     first = cli("build", *common, "--out", out, "--folds", 5, "--workers", 1)
     assert first.code == 0
-    assert "warning: 10 films with the patient id ANONYMOUS, which names nobody" in first.out
+    assert "warning: 10 films with the patient id ANONYMOUS, which identifies nobody" in first.out
     assert re.search(r"warning: folds? [0-9, and]+ ha(s|ve) no film with a pneumothorax", first.out)
     assert read_manifest(out)["doubts"] == re.findall("warning: (.*(?:ANONYMOUS|pneumothorax).*)", first.out)
     again = cli("build", *common, "--out", out, "--folds", 5, "--workers", 1)
@@ -152,7 +153,7 @@ def test_a_build_tells_them_and_another_split_tells_its_own(cli: Any, write_film
 
 
 def test_labels_of_one_kind_are_told() -> None:
-    assert "every labelled film has a pneumothorax: films without one are needed to learn what has none" in doubts_of(
+    assert "every labelled film has a pneumothorax: training also needs films without one" in doubts_of(
         table_of(numbered(30), [True] * 30)
     )
     assert doubts_of(table_of(numbered(30), [False] * 30)) == ["no labelled film has a pneumothorax"]

@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
 from shards.build.images import TURNED, read_image_film, read_image_mask
 from shards.build.options import BuildOptions
 from shards.build.progress import REJECTED, read_list
@@ -239,7 +240,7 @@ def test_size_is_judged_before_decoding(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "a.jpg").write_bytes(jpeg.getvalue())
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     for name, reader in itertools.product(("a.png", "a.jpg"), (read_image_film, read_image_mask)):
-        with pytest.raises(RejectedFilm, match=r"are more than 3999999; pass --max-pixels to take it"):
+        with pytest.raises(RejectedFilm, match=r"are more than 3999999; pass --max-pixels to accept it"):
             reader(tmp_path / name, 3_999_999)
 
 
@@ -281,7 +282,7 @@ def built(tmp_path: Path, codec: str, **options: Any) -> Shards:
         for kind, content in (("films", noise() ^ np.uint8(number * 85)), ("masks", pixels)):
             (tmp_path / kind).mkdir(exist_ok=True)
             assert cv2.imwrite(str(tmp_path / kind / f"film{number}.png"), content)
-    sources = find_sources([], [tmp_path / "films"], tmp_path / "masks", None, None, [], [])
+    sources = find_sources(FilmFolders(images=[tmp_path / "films"]), LabelFiles(masks=tmp_path / "masks"))
     build(sources, tmp_path / "out", BuildOptions(image_size=64, folds=2, codec=codec, **options), b"a salt for tests")
     return Shards(tmp_path / "out")
 
@@ -299,4 +300,4 @@ def test_strict_build_rejects_films_with_warnings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 film"):
         built(tmp_path, "png", strict=True)
     (row,) = read_list(tmp_path / "out" / REJECTED)
-    assert row[0] == "film1" and row[2].endswith("is it inverted?; --strict takes no film with a warning")
+    assert row[0] == "film1" and row[2].endswith("is it inverted?; --strict rejects films with a warning")

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 
 from shards.build.leaks import known_test_films
-from shards.dataset.table import Shards, read_manifest
+from shards.dataset.manifest import read_manifest
+from shards.dataset.table import Shards
 
 WriteFilm = Callable[..., Path]
 

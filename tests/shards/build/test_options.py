@@ -14,12 +14,13 @@ import pyarrow.parquet as pq
 import pydicom
 import pytest
 from pydicom.pixels import pixel_array
+from sample_rows import write_rows
 
 from shards import files
 from shards.build import assemble as finish_module
 from shards.build import build as build_module
 from shards.dataset import rle
-from shards.dataset.table import TABLE, Shards, write_table
+from shards.dataset.table import TABLE, Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.phantom.dataset import synthesize
@@ -141,7 +142,7 @@ def test_a_killed_append_is_finished_by_the_same_command(
         patch.setattr(finish_module, "split_table" if moment == "before the table" else "write_manifest", killed)
         assert cli(*build_line(films, tmp_path / "killed/out", *line)).code == 130
     if moment == "before the manifest":
-        with pytest.raises(InputError, match="digest; run the build or finalize again that did not end here"):
+        with pytest.raises(InputError, match="digest; run the interrupted build or finalize again"):
             Shards(tmp_path / "killed/out")
     else:
         assert len(Shards(tmp_path / "killed/out")) == 20
@@ -406,7 +407,7 @@ def test_an_output_that_cannot_be_written_is_one_line(
     monkeypatch.setattr(files.tempfile, "mkstemp", read_only)
     line = cli(*build_line(films, tmp_path / "out", "--patient-salt-file", write_salt(tmp_path))).only_line()
     assert "Read-only file system" in line
-    assert "another folder" in line or "can be written" in line
+    assert "it is mounted read-only: give another folder" in line
 
 
 def test_a_salt_inside_the_dataset_and_one_that_others_may_read_are_refused(
@@ -415,7 +416,7 @@ def test_a_salt_inside_the_dataset_and_one_that_others_may_read_are_refused(
     out = tmp_path / "out"
     salt = out / "salt"
     assert (
-        f"{salt}: the patient salt must not lie"
+        f"{salt}: the patient salt must not be in the dataset"
         in cli(*build_line(films, out, "--patient-salt-file", salt)).only_line()
     )
     salt = write_salt(tmp_path)
@@ -434,7 +435,7 @@ def write_salt(folder: Path) -> Path:
 def test_finalize_signs_no_table_whose_digest_does_not_hold(cli: Cli, own_dataset: Path, tree_of: Any) -> None:
     rows = pq.read_table(own_dataset / TABLE).to_pylist()
     rows[0]["sex"] = "O"
-    write_table(own_dataset / TABLE, rows)
+    write_rows(own_dataset / TABLE, rows)
     before = tree_of(own_dataset)
     line = cli("finalize", own_dataset, "--folds", 2).only_line()
     assert "samples.parquet: differs from the manifest's digest" in line
@@ -467,7 +468,7 @@ def test_a_killed_finalize_is_finished_by_the_same_command(
 @pytest.mark.parametrize("name", ["rejected.csv", "unlabelled.csv"])
 def test_a_damaged_list_is_refused_in_one_line(cli: Cli, own_dataset: Path, name: str, content: bytes) -> None:
     (own_dataset / name).write_bytes(content)
-    assert f"{name}: not the list that a build wrote" in cli("finalize", own_dataset, "--folds", 2).only_line()
+    assert f"{name}: not a list that a build wrote" in cli("finalize", own_dataset, "--folds", 2).only_line()
 
 
 def test_a_lock_that_is_a_link_is_not_written_through(cli: Cli, own_dataset: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from film_files import write_film
 
 from pneumo_dist.scoring.masks import label_map
 from shards.build.build import build
-from shards.build.labels import load_labels
+from shards.build.films import FilmFolders, LabelFiles
 from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset import rle
@@ -38,7 +38,7 @@ def built(folder: Path, codec: str, **tags: Any) -> Shards:
             folder / f"films/{number}.dcm", slope + mask * np.uint8(100 + 9 * number), PatientID=f"P{number}", **tags
         )
     (folder / "labels.csv").write_text("".join(f"{number},{rle.encode(mask)}\n" for number in range(2)))
-    sources = find_sources([folder / "films"], [], None, load_labels(folder / "labels.csv"), None, [], [])
+    sources = find_sources(FilmFolders(dicom=[folder / "films"]), LabelFiles(folder / "labels.csv"))
     options = BuildOptions(image_size=256, folds=2, codec=codec, duplicate_distance=None)
     build(sources, folder / "out", options, b"a salt for the tests only")
     return Shards(folder / "out")

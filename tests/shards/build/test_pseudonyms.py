@@ -112,7 +112,7 @@ def test_images_and_masks_that_are_broken_in_every_way(
     check(out, tmp_path)
     done = cli(*given, "--max-rejects", 20)
     assert done.code == 0, done.err
-    assert f"{NAME} gone.png: a link to nothing" in done.err, "the person at the screen is told"
+    assert f"{NAME} gone.png: a broken link" in done.err, "the person at the screen is told"
     check(out, tmp_path)
     assert len(read_list(out / "rejected.csv")) >= 9
     assert all(image_id.startswith("P") and not file for image_id, file, _ in read_list(out / "rejected.csv"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shards.build.film_values import Films, given_folds, given_groups
+from shards.build.film_values import Films, read_folds, read_groups
 from shards.build.labels import load_labels, match_labels
 from shards.build.rows import LONGEST_CELL, Row, explain_stray, plain, read_rows, without_suffix
 from shards.errors import InputError
@@ -45,7 +45,7 @@ def test_nothing_but_one_clear_line_comes_of_a_wild_file(tmp_path: Path, content
     def labelled(path: Path) -> object:
         return match_labels(load_labels(path), films.ids)
 
-    for read in (labelled, lambda path: given_folds(path, films), lambda path: given_groups(path, films)):
+    for read in (labelled, lambda path: read_folds(path, films), lambda path: read_groups(path, films)):
         try:
             read(path)
         except InputError as error:
@@ -81,9 +81,9 @@ def test_other_separators_are_named(tmp_path: Path, separator: str, name: str) -
     [
         ("a,-1\n".encode("utf-16"), "UTF-16 text, as spreadsheets save"),
         (b"\xfe\xff" + "a,-1\n".encode("utf-16-be"), "UTF-16 text, as spreadsheets save"),
-        ("a,-1\n".encode("utf-16-le"), "line 1: holds a NUL byte, so it is UTF-16"),
+        ("a,-1\n".encode("utf-16-le"), "line 1: contains a NUL byte, so it is UTF-16"),
         ("a,-1\n".encode("utf-32"), "UTF-32"),
-        (b"a,-1\nb,-\x001\n" + b"c,-1\n" * 9, "line 2: holds a NUL byte, so it is a binary or a damaged file"),
+        (b"a,-1\nb,-\x001\n" + b"c,-1\n" * 9, "line 2: contains a NUL byte, so it is a binary or a damaged file"),
         (b"a,-1\nb\xe9,-1\n", "line 2: not UTF-8 text"),
         (b"PK\x03\x04\x14\x00", "spreadsheet's workbook"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "spreadsheet's workbook"),
@@ -136,10 +136,10 @@ def test_suffixes_of_images_are_no_part_of_an_id(suffix: str) -> None:
 @pytest.mark.parametrize(
     ("image_id", "film", "why"),
     [
-        ("ABC.1", "abc.1", "a film is abc.1; write capitals alike"),
+        ("ABC.1", "abc.1", "the film is abc.1; use the same case"),
         ("ABC.png", "abc", "capitals"),
-        ("123", "000123", "zeros before it"),
-        ("123456789012346000", "123456789012345678", "15 digits and then zeros"),
+        ("123", "000123", "leading zeros"),
+        ("123456789012346000", "123456789012345678", "zeros after 15 digits"),
         ("17.0", "17", "add '.0'"),
         ("2-Mar", "MAR2", "date"),
     ],

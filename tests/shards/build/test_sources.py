@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from shards.build.build import BuildOptions, BuildSummary, build
-from shards.build.films import NO_MASK, Held
-from shards.build.labels import load_labels
+from shards.build.assemble import BuildSummary
+from shards.build.build import build
+from shards.build.films import NO_MASK, FilmFolders, KnownIds, LabelFiles, SourceFilm, Sources
+from shards.build.options import BuildOptions, Execution
 from shards.build.progress import read_list
-from shards.build.sources import Source, Sources, find_sources
+from shards.build.sources import find_sources
 from shards.dataset.keys import image_pseudonym
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -43,14 +44,15 @@ def square(value: int = 255) -> npt.NDArray[np.uint8]:
     return mask
 
 
-def image_sources(folder: Path, **more: Any) -> Sources:
-    return find_sources([], [folder / "films"], folder / "masks", None, None, [], [], **more)
+def image_sources(folder: Path, absent_mask: str = "unlabelled", **more: Any) -> Sources:
+    labels = LabelFiles(masks=folder / "masks", absent_mask=absent_mask)
+    return find_sources(FilmFolders(images=[folder / "films"]), labels, **more)
 
 
 def labelled(folder: Path, rows: str, **more: Any) -> Sources:
     path = folder / "labels.csv"
     path.write_text(rows, encoding="utf-8")
-    return find_sources([folder / "films"], [], None, load_labels(path), path, [], [], **more)
+    return find_sources(FilmFolders(dicom=[folder / "films"]), LabelFiles(path), **more)
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def positives_only(tmp_path: Path) -> Path:
 
 
 def made(sources: Sources, out: Path, options: BuildOptions = OPTIONS, **more: Any) -> BuildSummary:
-    summary = build(sources, out, options, SALT, **more)
+    summary = build(sources, out, options, SALT, Execution(**more))
     assert summary is not None
     return summary
 
@@ -101,16 +103,16 @@ def test_a_negative_film_has_the_bytes_of_one_with_an_empty_mask(positives_only:
 
 
 def test_an_absent_mask_without_masks_is_refused(film_set: Any) -> None:
-    with pytest.raises(InputError, match="--absent-mask negative: goes with --masks"):
-        find_sources([], [], None, None, None, [film_set.test_dicom], [], absent_mask="negative")
+    with pytest.raises(InputError, match="--absent-mask negative: works with --masks"):
+        find_sources(FilmFolders(test_dicom=[film_set.test_dicom]), LabelFiles(absent_mask="negative"))
 
 
 def test_a_mask_without_a_film_is_refused_but_for_films_of_the_dataset(positives_only: Path) -> None:
     write_png(positives_only / "masks/9.png", square())
     with pytest.raises(InputError, match=r"9\.png: a mask without a film"):
         image_sources(positives_only)
-    assert len(image_sources(positives_only, known=Held(frozenset({"9"}))).train) == 2
-    under_pseudonyms = Held(frozenset({image_pseudonym("9", SALT)}), SALT)
+    assert len(image_sources(positives_only, known=KnownIds(frozenset({"9"}))).train) == 2
+    under_pseudonyms = KnownIds(frozenset({image_pseudonym("9", SALT)}), SALT)
     assert len(image_sources(positives_only, known=under_pseudonyms).train) == 2
 
 
@@ -136,13 +138,13 @@ def test_companions_of_macos_are_neither_films_nor_masks(positives_only: Path) -
 def test_masks_below_the_films_are_no_films(positives_only: Path) -> None:
     (positives_only / "masks").rename(positives_only / "films/masks")
     folder = positives_only / "films"
-    sources = find_sources([], [folder], folder / "masks", None, None, [], [])
+    sources = find_sources(FilmFolders(images=[folder]), LabelFiles(masks=folder / "masks"))
     assert (len(sources.train), len(sources.unlabelled), sources.set_aside) == (2, 4, ())
 
 
 def test_films_are_not_taken_for_their_own_masks(positives_only: Path) -> None:
-    with pytest.raises(InputError, match="--masks is a folder of films too"):
-        find_sources([], [positives_only / "films"], positives_only / "films", None, None, [], [])
+    with pytest.raises(InputError, match="--masks is also a folder of films"):
+        find_sources(FilmFolders(images=[positives_only / "films"]), LabelFiles(masks=positives_only / "films"))
 
 
 # -- names
@@ -246,7 +248,7 @@ def cd(tmp_path: Path, write_film: WriteFilm) -> Path:
 
 
 def test_films_of_one_name_are_refused_and_the_option_is_named(cd: Path) -> None:
-    sources = find_sources([], [], None, None, None, [cd / "films"], [])
+    sources = find_sources(FilmFolders(test_dicom=[cd / "films"]))
     assert len(sources.test) == 1
     reason = "remove one of the two, or pass --id sop where different films have one file name"
     assert [str(item) for item in sources.set_aside] == [f"same image id as PT0/IM000000; {reason}"] * 3
@@ -262,14 +264,14 @@ def test_films_of_one_name_go_by_their_uids(cd: Path) -> None:
 def test_masks_go_by_the_uids_too(cd: Path) -> None:
     for number in range(4):
         write_png(cd / f"masks/1.2.{number}.png", square())
-    sources = find_sources([cd / "films"], [], cd / "masks", None, None, [], [], id_kind="sop")
+    sources = find_sources(FilmFolders(dicom=[cd / "films"]), LabelFiles(masks=cd / "masks"), id_kind="sop")
     assert {source.mask_path for source in sources.train} == {cd / f"masks/1.2.{number}.png" for number in range(4)}
 
 
 def test_one_uid_in_two_files_and_none_in_another_are_set_aside(cd: Path, write_film: WriteFilm) -> None:
     write_film(cd / "films/PT9/IM000000", noise(9), SOPInstanceUID="1.2.3")
     (cd / "films/PT9/=broken.dcm").write_bytes(b"broken")
-    sources = find_sources([], [], None, None, None, [cd / "films"], [], id_kind="sop")
+    sources = find_sources(FilmFolders(test_dicom=[cd / "films"]), id_kind="sop")
     assert len(sources.test) == 4
     assert {item.source.image_id: str(item) for item in sources.set_aside} == {
         "1.2.3": "same image id as PT3/IM000000; remove one of the two",
@@ -301,7 +303,7 @@ def test_uids_work_in_tasks_appends_and_under_pseudonyms(cd: Path, cli: Any, wri
 
 def test_a_finished_dataset_of_names_does_not_ask_for_the_option(film_set: Any, own_dataset: Path) -> None:
     inputs = film_set.inputs()
-    sources = find_sources(inputs.dicom, (), None, load_labels(inputs.rle), inputs.rle, inputs.test_dicom, ())
+    sources = find_sources(FilmFolders(dicom=inputs.dicom, test_dicom=inputs.test_dicom), LabelFiles(inputs.rle))
     assert build(sources, own_dataset, inputs.options, b"a salt for the tests only") is not None
 
 
@@ -323,13 +325,13 @@ def test_a_folder_without_films_says_what_is_taken_and_what_it_holds(
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path, cli: Any, write_film: WriteFilm) -> None:
     path = write_film(tmp_path / "a.dcm", noise(0))
     line = cli("build", "--test-dicom", path, "--out", tmp_path / "out").only_line()
-    assert "a.dcm: is no folder; give the folder that holds the file with --test-dicom" in line
+    assert "a.dcm: not a folder; give the folder that holds the file with --test-dicom" in line
 
 
 def test_a_folder_given_twice_is_read_once(tmp_path: Path, write_film: WriteFilm) -> None:
     write_film(tmp_path / "in/below/a.dcm", noise(0))
     for given in (["in", "in"], ["in", "in/below"], ["in/below", "in"]):
-        sources = find_sources([], [], None, None, None, [tmp_path / name for name in given], [])
+        sources = find_sources(FilmFolders(test_dicom=[tmp_path / name for name in given]))
         assert (len(sources.test), sources.set_aside) == (1, ())
 
 
@@ -337,19 +339,15 @@ def test_a_link_to_a_film_that_is_taken_is_no_second_film(tmp_path: Path, write_
     path = write_film(tmp_path / "in/all/a.dcm", noise(0))
     (tmp_path / "in/chosen").mkdir()
     (tmp_path / "in/chosen/a.dcm").symlink_to(path)
-    sources = find_sources([], [], None, None, None, [tmp_path / "in"], [])
+    sources = find_sources(FilmFolders(test_dicom=[tmp_path / "in"]))
     assert (len(sources.test), sources.set_aside) == (1, ())
     assert sources.skipped_counts == {"links to films that are taken already": 1}
+    (tmp_path / "labels.csv").write_text("a,-1\n")
     both = find_sources(
-        [tmp_path / "in/all"], [], None, {"a": load_one()}, tmp_path / "l", [tmp_path / "in/chosen"], []
+        FilmFolders(dicom=[tmp_path / "in/all"], test_dicom=[tmp_path / "in/chosen"]),
+        LabelFiles(tmp_path / "labels.csv"),
     )
     assert "same image id" in str(both.set_aside[0]), "a film cannot be trained and tested on"
-
-
-def load_one() -> Any:
-    from shards.build.labels import LabelRow
-
-    return (LabelRow(1, "-1"),)
 
 
 def test_the_build_says_what_it_skips_and_the_manifest_counts_it(
@@ -367,7 +365,7 @@ def test_the_build_says_what_it_skips_and_the_manifest_counts_it(
     assert "skipped: 3 files: compressed (.gz); unpack them" in done.out.splitlines()
     assert "skipped: 1 file: links to nothing" in done.out.splitlines()
     assert "2 test films" in done.out
-    assert f"{tmp_path}/in/gone.dcm: a link to nothing" in done.err
+    assert f"{tmp_path}/in/gone.dcm: a broken link" in done.err
     counts = Shards(tmp_path / "out").manifest["counts"]
     assert counts["skipped"] == {"compressed (.gz); unpack them": 3, "links to nothing": 1}
     (tmp_path / "in/notes.txt").write_text("new")
@@ -397,7 +395,7 @@ def test_the_dataset_may_lie_in_the_folder_of_its_films(tmp_path: Path, cli: Any
 def test_a_film_that_vanishes_before_it_is_read_is_rejected(tmp_path: Path, write_film: WriteFilm) -> None:
     for number in range(2):
         write_film(tmp_path / f"in/{number}.dcm", noise(number))
-    sources = find_sources([], [], None, None, None, [tmp_path / "in"], [])
+    sources = find_sources(FilmFolders(test_dicom=[tmp_path / "in"]))
     (tmp_path / "in/1.dcm").unlink()
     assert made(sources, tmp_path / "out", max_rejects=1).rejected == 1
     assert read_list(tmp_path / "out/rejected.csv")[0][:2] == ("1", "1.dcm")
@@ -410,5 +408,5 @@ def test_a_film_whose_mask_vanishes_is_rejected(positives_only: Path) -> None:
 
 
 def test_a_source_of_a_test_film_has_no_label() -> None:
-    source = Source("a", "a", Path("in/a.dcm"), Path("in"), "test")
+    source = SourceFilm("a", "a", Path("in/a.dcm"), Path("in"), "test")
     assert source.labels is None and source.is_dicom and source.listed_path == "a.dcm"

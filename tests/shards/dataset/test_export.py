@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 from resign import resign
+from sample_rows import write_rows
 
 from shards.dataset import export
 from shards.dataset.export import export_nnunet, export_png, fold_lists
-from shards.dataset.table import TABLE, Shards, write_table
+from shards.dataset.table import TABLE, Shards
 from shards.errors import InputError
 
 Image = npt.NDArray[np.uint8]
@@ -35,7 +36,7 @@ def names(folder: Path) -> set[str]:
 def edit(folder: Path, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Shards:
     """Rewrite the table of a dataset row by row."""
     rows = pq.read_table(folder / TABLE).to_pylist()
-    write_table(folder / TABLE, [{**row, **change(number, row)} for number, row in enumerate(rows)])
+    write_rows(folder / TABLE, [{**row, **change(number, row)} for number, row in enumerate(rows)])
     resign(folder)
     return Shards(folder)
 

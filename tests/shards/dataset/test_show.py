@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from sample_rows import write_rows
 
 from shards.build.options import BuildOptions
 from shards.dataset import rle
 from shards.dataset.grid import fit_square, to_square
+from shards.dataset.manifest import CountsModel, write_manifest
 from shards.dataset.show import GAP, caption, caption_height, choose, contact_sheet, stored_content
-from shards.dataset.table import SCHEMA, CountsModel, Shards, write_manifest, write_table
+from shards.dataset.table import SCHEMA, Shards
 from shards.errors import InputError
 from shards.files import sha256_file
 
@@ -86,7 +88,7 @@ def make(tmp_path: Path) -> Make:
             content += about
             rows.append(row)
         (tmp_path / TAR).write_bytes(content)
-        write_table(tmp_path / "samples.parquet", rows)
+        write_rows(tmp_path / "samples.parquet", rows)
         write_manifest(tmp_path, bare_manifest(tmp_path / "samples.parquet"))
         return Shards(tmp_path)
 
@@ -122,10 +124,10 @@ def test_a_jpeg_of_native_size_is_the_film_itself(make: Make, shape: tuple[int, 
 
 def test_an_image_of_another_size_than_the_table_says_is_named(make: Make) -> None:
     row, content = film_row(smooth(80, 60), None, None)
-    with pytest.raises(InputError, match=r"train-00000\.tar: film0 holds no image of 60x79 pixels"):
+    with pytest.raises(InputError, match=r"train-00000\.tar: film0 is not an image of 60x79 pixels"):
         stored_content(make([({**row, "image_height": 79}, content)]), 0)
     text = {"image_size": 4, "image_crc32": zlib.crc32(b"text")}
-    with pytest.raises(InputError, match="film0 holds no image"):
+    with pytest.raises(InputError, match="film0 is not an image"):
         stored_content(make([({**row, **text}, b"text")]), 0)
 
 

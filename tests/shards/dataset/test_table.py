@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from shards.dataset.grid import Padding
-from shards.dataset.table import SCHEMA, LabelGrid, Shards, staged_name
+from shards.dataset.manifest import local_copy_name
+from shards.dataset.table import SCHEMA, LabelGrid, Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 
@@ -144,7 +145,7 @@ def staged(dataset: Path, tars: Path, count: int) -> Shards:
     """The dataset with copies of its first tars in a folder of their own."""
     tars.mkdir()
     for shard in Shards(dataset).manifest["shards"][:count]:
-        shutil.copy(dataset / shard["name"], tars / staged_name(shard))
+        shutil.copy(dataset / shard["name"], tars / local_copy_name(shard))
     return Shards(dataset, tars)
 
 
@@ -156,14 +157,14 @@ def test_staged_tars_are_read_in_place_of_the_datasets(own_dataset: Path, tmp_pa
     assert digest_of(shards) == expected
     assert digest_of(pickle.loads(pickle.dumps(shards))) == expected, "a worker process reads the copies too"
     shards.close()
-    (tmp_path / "tars" / staged_name(shards.manifest["shards"][0])).unlink()
+    (tmp_path / "tars" / local_copy_name(shards.manifest["shards"][0])).unlink()
     with pytest.raises(InputError, match=rf"{own_dataset}/train-00000.tar: missing"):
         shards.read(0, "image")
 
 
 def test_a_flipped_byte_is_named_by_the_file_that_was_read(own_dataset: Path, tmp_path: Path) -> None:
     shards = staged(own_dataset, tmp_path / "tars", 1)
-    copy = tmp_path / "tars" / staged_name(shards.manifest["shards"][0])
+    copy = tmp_path / "tars" / local_copy_name(shards.manifest["shards"][0])
     flip(copy, int(shards.column("image_offset")[0]) + 7)
     with pytest.raises(CorruptSample, match=rf"^{copy}: .*remove this file"):
         shards.read(0, "image")

@@ -9,8 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from resign import resign
+from sample_rows import write_rows
 
-from shards.dataset.table import MANIFEST, TABLE, Shards, write_table
+from shards.dataset.manifest import MANIFEST
+from shards.dataset.table import TABLE, Shards
 from shards.dataset.verify import dataset_digest, verify
 
 TAR = "train-00001.tar"
@@ -20,7 +22,7 @@ def rewrite_table(folder: Path, change: Callable[[list[dict[str, Any]]], None]) 
     """Change rows of the table and enter its new digest in the manifest, as a careless editor would."""
     rows = pq.read_table(folder / TABLE).to_pylist()
     change(rows)
-    write_table(folder / TABLE, rows)
+    write_rows(folder / TABLE, rows)
     resign(folder)
 
 
@@ -76,7 +78,7 @@ def test_a_shard_that_the_manifest_does_not_list_is_found(own_dataset: Path) -> 
 def test_a_changed_table_is_found(own_dataset: Path) -> None:
     rows = pq.read_table(own_dataset / TABLE).to_pylist()
     rows[0]["sex"] = "O"
-    write_table(own_dataset / TABLE, rows)
+    write_rows(own_dataset / TABLE, rows)
     assert any(TABLE in fault and "digest" in fault for fault in verify(own_dataset))
 
 
@@ -113,7 +115,7 @@ def test_a_label_moved_away_from_its_mask_is_named(own_dataset: Path) -> None:
         keys.append(row["key"])
 
     rewrite_table(own_dataset, move)
-    assert [fault for fault in verify(own_dataset) if keys[0] in fault and "not that of its RLE" in fault]
+    assert [fault for fault in verify(own_dataset) if keys[0] in fault and "differs from its RLE" in fault]
 
 
 @pytest.mark.parametrize("key", ["a.b", "a/b", "a b", ""])
@@ -122,7 +124,7 @@ def test_an_unsafe_key_is_named(own_dataset: Path, key: str) -> None:
         rows[0]["key"] = key
 
     rewrite_table(own_dataset, rename)
-    assert any(f"{key!r} is no safe key" in fault for fault in verify(own_dataset))
+    assert any(f"{key!r} is not a safe key" in fault for fault in verify(own_dataset))
 
 
 def test_a_key_that_stands_twice_is_found(own_dataset: Path) -> None:

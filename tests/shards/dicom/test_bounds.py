@@ -101,7 +101,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "rle of 8 MB": (lambda: rle_bomb(4_000_000), "RLE data"),
     "jpeg": (
         lambda: encapsulated(uid.JPEGBaseline8Bit, jpeg_of(65500, 65500), Rows=65500, Columns=65500),
-        "it is 65500x65500 pixels large, more than .*; pass --max-pixels 4290250000 to take it",
+        "it is 65500x65500 pixels large, more than .*; pass --max-pixels 4290250000 to accept it",
     ),
     "jpeg of other rows": (
         lambda: encapsulated(uid.JPEGBaseline8Bit, jpeg_of(65500, 65500)),
@@ -184,7 +184,7 @@ def test_no_decoder_is_called_for_a_film_of_too_many_pixels(
         monkeypatch.setattr(f"shards.dicom.pixels.{name}", lambda *_: pytest.fail("decoded"))
     with pytest.raises(RejectedFilm) as refused:
         read_film(path, FilmRules(max_pixels=4095))
-    assert str(refused.value) == "it is 64x64 pixels large, more than 4095; pass --max-pixels 4096 to take it"
+    assert str(refused.value) == "it is 64x64 pixels large, more than 4095; pass --max-pixels 4096 to accept it"
 
 
 def test_a_stream_of_another_size_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -413,7 +413,7 @@ def test_films_that_are_no_frontal_chest_films_are_taken_only_on_demand(
 ) -> None:
     pixels = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
     film = write_film(tmp_path / "a.dcm", pixels, **{**CHEST, **attributes})
-    with pytest.raises(RejectedFilm, match=f"{reason}.*; pass --any-film to take it"):
+    with pytest.raises(RejectedFilm, match=f"{reason}.*; pass --any-film to accept it"):
         read_film(film)
     with pytest.raises(RejectedFilm, match="--any-film"):
         read_film(film, FilmRules(allow_burned_in=True))

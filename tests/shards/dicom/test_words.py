@@ -102,7 +102,7 @@ def test_a_word_for_something_else_is_named_in_the_reason(
     path = film(tmp_path, **attributes)
     with pytest.raises(RejectedFilm) as refused:
         read_film(path)
-    assert str(refused.value) == f"{reason}; pass --any-film to take it"
+    assert str(refused.value) == f"{reason}; pass --any-film to accept it"
     np.testing.assert_array_equal(read_film(path, FilmRules(any_film=True)).image, PIXELS)
 
 
@@ -120,5 +120,5 @@ def test_a_picture_of_less_than_64_pixels_a_side_is_no_chest_film(
     if passes:
         assert read_film(path).warnings == ()
     else:
-        with pytest.raises(RejectedFilm, match=f"it is {shape[1]}x{shape[0]} pixels, .*; pass --any-film to take it"):
+        with pytest.raises(RejectedFilm, match=f"it is {shape[1]}x{shape[0]} pixels, .*; pass --any-film to accept it"):
             read_film(path)

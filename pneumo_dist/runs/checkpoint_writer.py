@@ -1,0 +1,68 @@
+"""Checkpoints written by a thread, so that training does not wait for the disk."""
+
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pneumo_dist.runs.checkpoint import State
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
+
+
+class CheckpointWriter:
+    """Writes checkpoints from a thread, one at a time and in order.
+
+    A failed save, for example on a full disk, becomes a warning and leaves existing files alone; `wait` returns the
+    error of the last save.
+    """
+
+    def __init__(self, folder: CheckpointFolder) -> None:
+        self._folder = folder
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, step: int, state: State, after: Callable[[], None]) -> None:
+        """Copy a state, then write it in the thread, which calls `after` once the file exists."""
+        self.wait()
+        copied = _copied(state)
+        self._thread = threading.Thread(target=self._write, args=(step, copied, after), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> OSError | None:
+        """Wait for the last save and return its error, None on success. Raises anything that is not an OSError."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None and not isinstance(self._error, OSError):
+            raise self._error
+        return self._error
+
+    def _write(self, step: int, state: State, after: Callable[[], None]) -> None:
+        self._error = None
+        outcome = "is not saved"
+        try:
+            self._folder.save(step, state)
+            outcome = "is saved, but its links and logs are not updated"
+            after()
+        except OSError as error:
+            self._error = error
+            warnings.warn(
+                f"{self._folder}: the checkpoint of step {step} {outcome} ({error.strerror}); training continues, the "
+                "previous one is kept",
+                stacklevel=2,
+            )
+        except Exception as error:  # `wait` raises it: nobody would see it in this thread
+            self._error = error
+
+
+def _copied(value: Any) -> Any:
+    """Return a nested state with all tensors copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value

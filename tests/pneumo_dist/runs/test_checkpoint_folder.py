@@ -1,0 +1,135 @@
+"""A folder of checkpoints: names, the newest, the best, what is kept."""
+
+import errno
+import hashlib
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from damage import empty, flip_bit, truncate
+from tiny_state import state_of
+
+from pneumo_dist.runs import checkpoint_folder
+from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
+from shards.errors import InputError
+
+
+def save(folder: Path, *steps: int) -> list[CheckpointFile]:
+    return [CheckpointFolder(folder).save(step, state_of(step)) for step in steps]
+
+
+def test_name_carries_step_and_digest(tmp_path: Path) -> None:
+    (file,) = save(tmp_path, 1200)
+    digest = hashlib.sha256(file.path.read_bytes()).hexdigest()[:16]
+    assert file.path.name == f"step-00001200-{digest}.pt"
+    assert file.is_whole()
+    assert (tmp_path / "last").resolve() == file.path
+
+
+def test_newest_whole_file_is_taken_without_a_warning(tmp_path: Path) -> None:
+    files = save(tmp_path, 10, 30, 20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = CheckpointFolder(tmp_path).newest()
+    assert found == files[1]
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_bit, empty])
+def test_damaged_newest_falls_back_with_a_warning_that_names_both(tmp_path: Path, damage: Any) -> None:
+    before, newest = save(tmp_path, 10, 20)
+    damage(newest.path)
+    with pytest.warns(UserWarning) as caught:
+        found = CheckpointFolder(tmp_path).newest()
+    assert found == before
+    (warning,) = caught
+    assert newest.path.name in str(warning.message) and before.path.name in str(warning.message)
+    with pytest.raises(InputError, match="damaged"):
+        load_checkpoint(newest.path)
+
+
+def test_all_damaged_is_an_input_error_and_removes_nothing(tmp_path: Path) -> None:
+    files = save(tmp_path, 10, 20)
+    for file in files:
+        flip_bit(file.path)
+    with pytest.raises(InputError, match="none of the 2 checkpoints is whole"):
+        CheckpointFolder(tmp_path).newest()
+    assert all(file.path.exists() for file in files)
+
+
+def test_empty_folder_has_no_checkpoint(tmp_path: Path) -> None:
+    assert CheckpointFolder(tmp_path).newest() is None
+
+
+def test_unfinished_writes_and_foreign_names_are_no_checkpoints(tmp_path: Path) -> None:
+    (file,) = save(tmp_path, 5)
+    (tmp_path / f".{file.path.name}.abc.tmp").write_bytes(b"part")
+    (tmp_path / "step-9-x.pt").write_bytes(b"foreign")
+    assert CheckpointFolder(tmp_path).files() == [file]
+    CheckpointFolder(tmp_path).remove_temporaries()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["last", "step-9-x.pt", file.path.name])
+
+
+def test_second_save_of_a_step_replaces_the_first(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    later = CheckpointFolder(tmp_path).save(5, state_of(6))
+    assert CheckpointFolder(tmp_path).files() == [later]
+    assert (tmp_path / "last").resolve() == later.path
+
+
+def test_same_state_keeps_its_name(tmp_path: Path) -> None:
+    assert save(tmp_path, 5) == save(tmp_path, 5)
+    assert len(CheckpointFolder(tmp_path).files()) == 1
+
+
+def test_keep_only_keeps_the_best_and_the_newest_two(tmp_path: Path) -> None:
+    files = {file.step: file for file in save(tmp_path, 1, 2, 3, 4, 5, 6)}
+    (tmp_path / "last").unlink()
+    CheckpointFolder(tmp_path).keep([4, 2])
+    assert [file.step for file in CheckpointFolder(tmp_path).files()] == [6, 5, 4, 2]
+    assert (tmp_path / "best").resolve() == files[4].path
+    assert (tmp_path / "last").resolve() == files[6].path
+    CheckpointFolder(tmp_path).keep([5])
+    assert [file.step for file in CheckpointFolder(tmp_path).files()] == [6, 5]
+    assert (tmp_path / "best").resolve() == files[5].path
+
+
+def test_best_is_the_best_that_has_a_file(tmp_path: Path) -> None:
+    files = {file.step: file for file in save(tmp_path, 1, 2, 3, 4, 5)}
+    CheckpointFolder(tmp_path).keep([9, 2])
+    assert (tmp_path / "best").resolve() == files[2].path
+    CheckpointFolder(tmp_path).keep([9])
+    assert (tmp_path / "best").is_symlink() and [file.step for file in CheckpointFolder(tmp_path).files()] == [5, 4]
+    history = [{"step": step, "score": score} for step, score in ((4, 0.2), (9, 0.9), (5, 0.3))]
+    with pytest.warns(UserWarning, match=r"of step 9, is missing; using step-00000005"):
+        found = CheckpointFolder(tmp_path).best(history, 2)
+    assert found == [files[5], files[4]]
+    with pytest.raises(InputError, match="no validated checkpoint"):
+        CheckpointFolder(tmp_path).best([{"step": 9, "score": 0.9}], 1)
+
+
+def test_top_files_follow_the_newest_history(tmp_path: Path) -> None:
+    history = [{"step": step, "score": score} for step, score in ((1, 0.2), (2, 0.8), (3, 0.4))]
+    save(tmp_path, 1, 2)
+    CheckpointFolder(tmp_path).save(3, state_of(3, history))
+    assert [file.step for file in CheckpointFolder(tmp_path).top(2)] == [2, 3]
+    with pytest.raises(InputError, match="no checkpoints"):
+        CheckpointFolder(tmp_path / "missing").top(1)
+
+
+def test_top_files_before_the_first_validation_is_an_input_error(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    with pytest.raises(InputError, match="no validated checkpoint"):
+        CheckpointFolder(tmp_path).top(1)
+
+
+def test_save_that_does_not_fit_takes_no_room_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (before,) = save(tmp_path, 1)
+    monkeypatch.setattr(checkpoint_folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    monkeypatch.setattr(checkpoint_folder, "atomic_write", None)
+    with pytest.raises(OSError, match="No space left") as caught:
+        save(tmp_path, 2)
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path)
+    assert CheckpointFolder(tmp_path).files() == [before]
