@@ -156,18 +156,18 @@ def _new_films(
     dicom_dir: Path, scratch: Path, ensemble: "Ensemble", ranks: "Ranks", rules: FilmRules, strict: bool
 ) -> Shards:
     """Build the films of a folder into a dataset in `scratch`, and print refusals and warnings with their reasons."""
-    from pneumo_dist.predict.new_films import film_paths, film_shards, row_paths
+    from pneumo_dist.predict.new_films import NewFilmOptions, film_paths, film_shards, row_paths
     from pneumo_dist.ranks.ranks import on_rank_0
     from pneumo_dist.ranks.watchdog import FILMS
     from shards.dataset.keys import load_salt
+
+    film_options = NewFilmOptions(ensemble.image_size, rules, strict)
 
     def build() -> bool:
         paths, is_begun = film_paths([dicom_dir]), scratch.exists()
         salt = load_salt(scratch.with_name("films.salt"), create=True)
         try:
-            shards, refused = film_shards(
-                paths, scratch, ensemble.image_size, rules, strict, on_film=lambda _: ranks.beat(FILMS), salt=salt
-            )
+            shards, refused = film_shards(paths, scratch, film_options, on_film=lambda _: ranks.beat(FILMS), salt=salt)
         except InputError:
             if not is_begun:
                 raise
@@ -258,7 +258,7 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
     from pneumo_dist.output.dicom_seg import Algorithm
     from pneumo_dist.output.segment import FilmPrediction, segment_film
     from pneumo_dist.predict.bundle import read_bundle
-    from pneumo_dist.predict.new_films import check_distinct, film_paths, film_shards, row_paths
+    from pneumo_dist.predict.new_films import NewFilmOptions, check_distinct, film_paths, film_shards, row_paths
     from pneumo_dist.predict.predict import PredictOptions, predict
     from pneumo_dist.predict.store import Predictions
     from pneumo_dist.ranks.ranks import process_group
@@ -268,7 +268,8 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
     check_folder(out)
     ensemble, rule = read_bundle(bundle)
     with process_group(cpu) as ranks, tempfile.TemporaryDirectory() as scratch:
-        shards, refused = film_shards(paths, Path(scratch) / "films", ensemble.image_size, film_rules, strict)
+        film_options = NewFilmOptions(ensemble.image_size, film_rules, strict)
+        shards, refused = film_shards(paths, Path(scratch) / "films", film_options)
         for film in refused:
             print(f"error: {film.path}: refused, {film.reason}", file=sys.stderr)
         is_complete = not refused

@@ -1,6 +1,7 @@
 """Preloaded by the server that forks a rank's loader workers; nothing else imports it.
 
-The server has no threads. A worker forked from the rank itself could inherit a lock held by a thread of the rank.
+The server has no other Python threads. A worker forked from the rank itself could inherit a lock held by one of its
+threads.
 """
 
 import pneumo_dist.data.torch_loader  # noqa: F401  # once, for all workers

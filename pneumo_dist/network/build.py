@@ -114,10 +114,6 @@ def _check_options(arch: str, options: dict[str, Any]) -> None:
         names = ", ".join([*smp.MODEL_ARCHITECTURES_MAPPING, "fcn"])
         raise InputError(f"model.arch {arch}: unknown; choose from {names}")
     supported = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()].__init__).parameters
-    unknown = [
-        f"model.{name}: {arch} has no such option; remove it from the config"
-        for name in options
-        if name not in supported
-    ]
+    unknown = [name for name in options if name not in supported]
     if unknown:
-        raise InputErrors(unknown)
+        raise InputErrors([f"model.{name}: {arch} has no such option; remove it from the config" for name in unknown])

@@ -104,12 +104,12 @@ class TrainedFold:
 
 
 def find_trained_folds(
-    member: MemberConfig, runs: Path, folds: Sequence[int], own: Experiment | None = None
+    member: MemberConfig, runs: Path, folds: Sequence[int], current: Experiment | None = None
 ) -> list[TrainedFold]:
     """Return a member's trained folds: its own list, else `folds`, else all of them.
 
     Args:
-        own: The experiment of a config given by the user; it decides how films are read.
+        current: The experiment of a config given by the user; it decides how films are read.
 
     Raises:
         InputError: A fold was not trained, or the folds were trained with different settings.
@@ -127,7 +127,7 @@ def find_trained_folds(
         folder = run / f"fold{fold}"
         if not (folder / "config.yaml").exists():
             raise InputError(f"{folder}: not trained; train that fold first, or name the folds that are")
-        experiment, stage = trained_experiment(folder, member.stage, own)
+        experiment, stage = trained_experiment(folder, member.stage, current)
         trained.append(TrainedFold(experiment, stage, fold, folder))
     check_trained_alike([(fold.folder, fold.experiment) for fold in trained])
     return trained
@@ -156,18 +156,18 @@ def resolve(
     folds: Sequence[int],
     ranks: Ranks,
     averaged: Callable[[MemberConfig, TrainedFold], Path],
-    own: Experiment | None = None,
+    current: Experiment | None = None,
 ) -> Ensemble:
     """Find an ensemble's networks. Rank 0 decides, so that all ranks use the same files.
 
     Args:
         averaged: Returns the checkpoint of a fold's averaged weights.
-        own: The experiment of a config given by the user; see `find_trained_folds`.
+        current: The experiment of a config given by the user; see `find_trained_folds`.
 
     Raises:
         InputError: A fold has no checkpoints, or the members' networks have different inputs.
     """
-    members = [find_trained_folds(member, runs, folds, own) for member in config.members]
+    members = [find_trained_folds(member, runs, folds, current) for member in config.members]
     networks: list[EnsembleNetwork] = []
     for number, (member, trained_folds) in enumerate(zip(config.members, members, strict=True)):
         for trained_fold in trained_folds:

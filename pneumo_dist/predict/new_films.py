@@ -1,8 +1,8 @@
-"""New films become a dataset of unlabelled test films, by the same build that made the training shards."""
+"""Build new films into a dataset of unlabelled test films, in the same way as the training shards."""
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shards.build.build import build
@@ -17,24 +17,31 @@ from shards.dataset.table import Shards
 from shards.dicom.film import SUFFIXES, FilmRules
 from shards.errors import InputError
 
-_DEFAULT_RULES = FilmRules()
+
+@dataclass(frozen=True)
+class NewFilmOptions:
+    """How to build new films: the side of the stored images, the rules for films, and whether warnings refuse them."""
+
+    image_size: int
+    rules: FilmRules = field(default_factory=FilmRules)
+    strict: bool = False
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A film that the build does not take, and its reason."""
+class RefusedFilm:
+    """A film that the build refuses, and the reason."""
 
     path: Path
     reason: str
 
 
 def film_name(path: Path) -> str:
-    """Return a film's name without its suffix, as the build derives image ids: a bare UID keeps all its parts."""
+    """Return a film's name without its suffix, as the build derives image ids. A bare UID keeps all of its numbers."""
     return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
 def check_distinct(paths: Sequence[Path]) -> None:
-    """Raise InputError, naming both, for two films whose outputs would have one name."""
+    """Raise InputError, naming both, for two films whose outputs would have the same name."""
     first: dict[str, Path] = {}
     for path in paths:
         name = film_name(path)
@@ -47,19 +54,18 @@ def check_distinct(paths: Sequence[Path]) -> None:
 
 
 def film_paths(given: Sequence[Path]) -> list[Path]:
-    """Return the given files, and for each folder among them the DICOM files below it, in order.
+    """Return files as given, and for each folder the DICOM files below it, in order.
 
-    Links to nothing that are called like a DICOM file are among them, to be refused by name.
-
-    Raises InputError for what is not there, and for a folder without DICOM files.
+    Broken links with the suffix of a DICOM file are included, to be refused by name. Raises InputError for a missing
+    path, and for a folder without DICOM files.
     """
     paths: list[Path] = []
     for path in given:
         if path.is_dir():
-            found, others = dicom_files(path)
-            if not found:
+            films, others = dicom_files(path)
+            if not films:
                 raise InputError(f"{path}: holds no films{others}; give a folder with DICOM files")
-            paths += found
+            paths += films
         elif path.is_file():
             paths.append(path)
         else:
@@ -70,61 +76,66 @@ def film_paths(given: Sequence[Path]) -> list[Path]:
 def film_shards(
     paths: Sequence[Path],
     folder: Path,
-    image_size: int,
-    rules: FilmRules = _DEFAULT_RULES,
-    strict: bool = False,
+    options: NewFilmOptions,
     workers: int = 1,
     on_film: Callable[[int], None] | None = None,
     salt: bytes | None = None,
-) -> tuple[Shards | None, list[Refused]]:
-    """Build DICOM files as test films into a new scratch folder, and return the dataset and what it refused.
+) -> tuple[Shards | None, list[RefusedFilm]]:
+    """Build DICOM files as test films into a new scratch folder.
 
-    Exactly what the build refuses is refused, with its reasons, and with `strict` films that have a warning;
-    near-duplicates are kept. Of films with one name the first is taken. None where none is left. `row_paths` tells
-    which row is which file; `on_film` hears how many films a finished shard took. With the `salt` of a build before, a
-    folder that holds these films already is taken as it is.
-    Raises InputError for no films and for a folder in use.
+    Near-duplicates are kept. Of films with the same name, the first is used.
+
+    Args:
+        on_film: Called with the number of films of each finished shard.
+        salt: The salt of an earlier build; a folder that already holds these films is then reused.
+
+    Returns:
+        The dataset, or None if all films were refused, and the refused films: those that the build refuses, with its
+        reasons, and with `strict` also those with a warning. `row_paths` maps rows to files.
+
+    Raises:
+        InputError: There are no films, or the folder is in use.
     """
     if not paths:
         raise InputError("no films given")
     first: dict[str, Path] = {}
-    refused: list[Refused] = []
+    refused: list[RefusedFilm] = []
     for path in paths:
         name = film_name(path)
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            refused.append(Refused(path, "not a DICOM file: give the film as its maker sent it"))
+            refused.append(RefusedFilm(path, "not a DICOM file: give the original DICOM file"))
         elif (reason := objection(name)) is not None:
-            refused.append(Refused(path, reason))
+            refused.append(RefusedFilm(path, reason))
         elif name in first:
-            refused.append(Refused(path, f"same image id as {first[name]}; remove one of the two"))
+            refused.append(RefusedFilm(path, f"same image id as {first[name]}; remove one of the two"))
         else:
             first[name] = path
     if not first:
         return None, refused
     films = [SourceFilm(sample_key(name), name, path, path.parent, "test") for name, path in first.items()]
     sources = Sources((), tuple(sorted(films, key=lambda source: source.key)), (), ())
-    options = BuildOptions(
-        image_size=image_size,
-        any_film=rules.any_film,
-        allow_burned_in=rules.allow_burned_in,
-        max_pixels=rules.max_pixels,
-        strict=strict,
+    build_options = BuildOptions(
+        image_size=options.image_size,
+        any_film=options.rules.any_film,
+        allow_burned_in=options.rules.allow_burned_in,
+        max_pixels=options.rules.max_pixels,
+        strict=options.strict,
         duplicate_distance=None,
     )
-    # Patients are not grouped here: a salt that nobody keeps leaves no trace of them.
+    # Films are not grouped by patient here, and a discarded salt leaves no trace of them.
     key = salt or secrets.token_bytes(SALT_BYTES)
     try:
-        # One less than all: a dataset needs a film. The list of refused films is written before the error is raised.
-        build(sources, folder, options, key, Execution(workers, max_rejects=len(films) - 1), on_film)
+        # A dataset needs at least one film. The build writes the list of refused films before it raises.
+        build(sources, folder, build_options, key, Execution(workers, max_rejects=len(films) - 1), on_film)
     except InputError:
         if {name for name, *_ in read_list(folder / REJECTED)} != set(first):
             raise
-    refused += [Refused(first[name], reason) for name, _, reason in read_list(folder / REJECTED)]
+    refused += [RefusedFilm(first[name], reason) for name, _, reason in read_list(folder / REJECTED)]
     return (Shards(folder) if len(refused) < len(paths) else None), refused
 
 
 def row_paths(shards: Shards, paths: Sequence[Path]) -> list[Path]:
-    """Return the file that each row of such a dataset was built from."""
+    """Return the file that each row of a dataset of `film_shards` was built from."""
     first: dict[str, Path] = {}
     for path in paths:
         first.setdefault(film_name(path), path)

@@ -1,8 +1,8 @@
-"""Distributed prediction: films into p8 maps, averaged over networks and views.
+"""Distributed prediction: from films to p8 maps, averaged over networks and views.
 
-Films stand in blocks; a block is the unit of resuming. Within it, fixed batches in table order are dealt whole to the
-ranks, so that every map is the same bits on 1, 2 or 4 ranks. The networks take turns over a block, so that few of them
-are in memory at a time, and one pipeline reads the films of all blocks.
+Films are grouped in blocks; a block is the unit of resuming. Within a block, fixed batches in table order are dealt
+whole to the ranks, so that every map has the same bits on 1, 2 or 4 ranks. The networks take turns over a block, so
+that few of them are in memory at a time. One pipeline reads the films of all blocks.
 """
 
 import hashlib
@@ -36,13 +36,12 @@ from shards.errors import InputError
 from shards.files import atomic_write
 from shards.stored import read_json
 
-SPLITS = ("oof", "holdout", "test")
 PARTS = ".parts"
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How films are predicted; `block` films are stored together, `models` networks are held in memory at most."""
+    """How to predict films: `block` films are stored together, and at most `models` networks are in memory."""
 
     split: str = "test"
     folds: tuple[int, ...] = ()
@@ -76,10 +75,10 @@ def predict(
 ) -> None:
     """Predict the films of a split into the folder `out`.
 
-    `oof` films are seen only by networks that never trained on them, and `holdout` films only by networks none of whose
-    ancestors did, which the digests of their training keys show; `test` films by all. A finished block of the same
-    films and networks is not made again. Raises InputError for a network that has seen films of the split, and for a
-    split without films.
+    Films of `oof` and `holdout` are predicted only by networks that neither trained on them nor descend from a network
+    that did, as the digests of their training keys show; `test` films by all networks. Finished blocks of the same
+    films and networks are reused. Raises InputError for a network that has seen films of the split, and for a split
+    without films.
     """
     if ensemble.data.loader == "synthetic":
         raise InputError("data.loader synthetic is for measuring; predict with dali or torch (--set data.loader=dali)")
@@ -93,15 +92,15 @@ def predict(
     recipe = {**manifest, "eval_batch": ensemble.eval_batch, "amp": ensemble.amp, "channels": ensemble.in_channels}
     recipe |= {"mean": ensemble.data.mean, "std": ensemble.data.std}
     blocks = _blocks(ensemble, shards, options, recipe)
-    done = on_rank_0(ranks, lambda: [_finished(out, block, shards) for block in blocks])
+    finished = on_rank_0(ranks, lambda: [_is_finished(out, block, shards) for block in blocks])
     cache = _NetworkCache(ensemble, shards, ranks, options)
-    pending = [block for block, is_done in zip(blocks, done, strict=True) if not is_done]
+    pending = [block for block, is_finished in zip(blocks, finished, strict=True) if not is_finished]
     batches = _films(ensemble, shards, ranks, pending)
     rows: list[dict[str, Any]] = []
-    for block, is_done in zip(blocks, done, strict=True):
-        if not is_done:
+    for block, is_finished in zip(blocks, finished, strict=True):
+        if not is_finished:
             ranks.beat(PREDICTION)
-            count = len(_own(block, ensemble, ranks))
+            count = len(_batches_of_rank(block, ensemble, ranks))
             films = _gather(_predict_block(list(itertools.islice(batches, count)), block.networks, cache), ranks)
             if ranks.is_main:
                 _write(out, block, films, shards)
@@ -109,10 +108,9 @@ def predict(
             rows += json.loads((out / PARTS / f"{block.name}.json").read_text())["rows"]
         on_films(len(block.films))
     if ranks.is_main:
-        whole = shares(ensemble.networks)
         parts = [
             {"name": network.name, "fold": network.fold, "weight": share}
-            for network, share in zip(ensemble.networks, whole, strict=True)
+            for network, share in zip(ensemble.networks, shares(ensemble.networks), strict=True)
         ]
         assert len(rows) == sum(len(block.films) for block in blocks), "a film is missing"
         write_table(out, rows, {**manifest, "parts": parts})
@@ -120,7 +118,7 @@ def predict(
         for stale in [*out.glob("pred-*.tar"), *(out / PARTS).glob("pred-*.json")]:
             if f"{stale.stem}.tar" not in names:
                 stale.unlink()
-    ranks.gather_bytes(b"")  # no rank returns before the table stands
+    ranks.gather_bytes(b"")  # no rank returns before the table exists
 
 
 def _blocks(ensemble: Ensemble, shards: Shards, options: PredictOptions, recipe: dict[str, Any]) -> list[_Block]:
@@ -140,7 +138,7 @@ def _blocks(ensemble: Ensemble, shards: Shards, options: PredictOptions, recipe:
             digest = hashlib.sha256(text.encode()).hexdigest()
             blocks.append(_Block(f"pred-{len(blocks):05d}", films, networks, digest))
     if not blocks:
-        raise InputError(f"{shards.folder}: its folds {options.folds} hold no films; name others with --fold")
+        raise InputError(f"{shards.folder}: its folds {options.folds} hold no films; choose others with --fold")
     return blocks
 
 
@@ -149,10 +147,7 @@ def _facts(networks: Sequence[EnsembleNetwork]) -> list[tuple[str, float]]:
 
 
 def _unseen(ensemble: Ensemble, fold: int) -> tuple[EnsembleNetwork, ...]:
-    """Return the networks of a fold.
-
-    Raises InputError where a member has none: the mean would be that of another ensemble.
-    """
+    """Return a fold's networks. Raises InputError for a member without one: the mean would be another ensemble's."""
     networks = tuple(network for network in ensemble.networks if network.fold == fold)
     members = {network.member for network in networks}
     missing = {network.member: network.name for network in ensemble.networks if network.member not in members}
@@ -165,15 +160,15 @@ def _unseen(ensemble: Ensemble, fold: int) -> tuple[EnsembleNetwork, ...]:
     return networks
 
 
-def _own(block: _Block, ensemble: Ensemble, ranks: Ranks) -> list[Indices]:
+def _batches_of_rank(block: _Block, ensemble: Ensemble, ranks: Ranks) -> list[Indices]:
     """Return the batches of a block that this rank predicts."""
     return fixed_batches(block.films, ensemble.eval_batch)[ranks.rank :: ranks.world]
 
 
 def _films(ensemble: Ensemble, shards: Shards, ranks: Ranks, blocks: Sequence[_Block]) -> Iterator[Batch]:
     """Return this rank's batches of all blocks, from one pipeline."""
-    own = (rows for block in blocks for rows in _own(block, ensemble, ranks))
-    return eval_batches(FilmReader(shards, ensemble.input_spec(ranks), with_mask=False), own, ensemble.eval_batch)
+    batches = (rows for block in blocks for rows in _batches_of_rank(block, ensemble, ranks))
+    return eval_batches(FilmReader(shards, ensemble.input_spec(ranks), with_mask=False), batches, ensemble.eval_batch)
 
 
 @dataclass(frozen=True)
@@ -186,7 +181,7 @@ class _Films:
 
 
 def _predict_block(batches: Sequence[Batch], networks: Sequence[EnsembleNetwork], cache: "_NetworkCache") -> _Films:
-    """Return this rank's films of a block; the networks take turns, each over all of them."""
+    """Predict this rank's films of a block; the networks take turns, each over all of the films."""
     device, size = cache.ranks.device, cache.ensemble.image_size
     images = [batch.images.to(device, torch.float32, non_blocking=True) for batch in batches]
     sums = [torch.zeros(len(each), 1, size, size, device=device) for each in images]
@@ -198,8 +193,8 @@ def _predict_block(batches: Sequence[Batch], networks: Sequence[EnsembleNetwork]
         model, amp = cache(network)
         for number, each in enumerate(images):
             cache.ranks.beat(PREDICTION)
-            seen, head = mean_view(model, each, cache.ensemble.tta, amp)
-            sums[number] += share * seen
+            maps, head = mean_view(model, each, cache.ensemble.tta, amp)
+            sums[number] += share * maps
             if head is not None:
                 classes[number] += share * head
         heads += share if head is not None else 0.0
@@ -223,7 +218,7 @@ def _predict_block(batches: Sequence[Batch], networks: Sequence[EnsembleNetwork]
 
 
 def _check_finite(sums: Sequence[torch.Tensor], networks: Sequence[EnsembleNetwork]) -> None:
-    """Raise InputError where a network gives no number for a pixel: rounded, it would say that there is nothing."""
+    """Raise InputError for values that are not finite: they would be rounded to 'no pneumothorax'."""
     if not all(bool(torch.isfinite(each).all()) for each in sums):
         more = f" or one of {len(networks) - 1} more" if len(networks) > 1 else ""
         raise InputError(
@@ -233,7 +228,7 @@ def _check_finite(sums: Sequence[torch.Tensor], networks: Sequence[EnsembleNetwo
 
 
 def _gather(mine: _Films, ranks: Ranks) -> _Films:
-    """Return every rank's films in table order."""
+    """Return the films of all ranks in table order."""
     rows, maps, classes = (
         np.concatenate(ranks.gather_array(values)) for values in (mine.rows, mine.maps, mine.classes)
     )
@@ -242,7 +237,7 @@ def _gather(mine: _Films, ranks: Ranks) -> _Films:
 
 
 def _write(out: Path, block: _Block, films: _Films, shards: Shards) -> None:
-    (out / MANIFEST).unlink(missing_ok=True)  # what stands here is being replaced
+    (out / MANIFEST).unlink(missing_ok=True)  # the predictions in this folder are being replaced
     facts = [
         {**film_facts(shards, int(row)), "class_probability": None if np.isnan(value) else float(value)}
         for row, value in zip(films.rows, films.classes, strict=True)
@@ -251,19 +246,19 @@ def _write(out: Path, block: _Block, films: _Films, shards: Shards) -> None:
     atomic_write(out / PARTS / f"{block.name}.json", json.dumps({"digest": block.digest, "rows": rows}))
 
 
-def _finished(out: Path, block: _Block, shards: Shards) -> bool:
-    """Return whether a block of the same films and networks stands, whole: a damaged one is made again."""
+def _is_finished(out: Path, block: _Block, shards: Shards) -> bool:
+    """Return whether an undamaged block of the same films and networks exists."""
     try:
-        content = read_json(out / PARTS / f"{block.name}.json", BlockModel, "it is made again")
+        content = read_json(out / PARTS / f"{block.name}.json", BlockModel, "it is predicted again")
     except (FileNotFoundError, InputError):
         return False
     rows, facts = content["rows"], [film_facts(shards, int(row)) for row in block.films]
-    alike = [{name: row[name] for name in facts[0]} for row in rows] == facts
-    return content["digest"] == block.digest and alike and is_whole(out, rows)
+    has_same_films = [{name: row[name] for name in facts[0]} for row in rows] == facts
+    return content["digest"] == block.digest and has_same_films and is_whole(out, rows)
 
 
 class _NetworkCache:
-    """The networks on this rank's device; those that were not used for longest make room for others."""
+    """The networks on this rank's device; the least recently used makes room for the next."""
 
     def __init__(self, ensemble: Ensemble, shards: Shards, ranks: Ranks, options: PredictOptions) -> None:
         self.ensemble, self.ranks = ensemble, ranks
@@ -285,5 +280,5 @@ class _NetworkCache:
             check_unseen(trained.lineage, network.name, self._shards, network.fold)
         amp = trained.amp if self.ensemble.amp is None else resolve_amp(self.ensemble.amp, device)
         if amp == "fp16" and device.type == "cpu":
-            amp = "float32"  # what a GPU had for speed, a CPU has not
+            amp = "float32"  # CPUs do not compute in float16
         return trained.build(network.name).to(device), amp

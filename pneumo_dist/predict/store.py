@@ -1,4 +1,4 @@
-"""Stored predictions: tars of p8 PNGs with a table, small, readable by eye, exact to search over."""
+"""Stored predictions: tars of p8 PNGs with a table. They are small, viewable, and exact for the threshold search."""
 
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from shards.stored import KindModel, first_fault, picture_size, read_json, read_
 FORMAT, FORMAT_VERSION = "pneumo_dist-predictions", 2
 MANIFEST, TABLE = "manifest.json", "predictions.parquet"
 MEMBER = "p8"
-# Measured by benchmarks/inference.py: read in half the time of OpenCV's own settings and a fifth smaller.
+# By benchmarks/inference.py, half the reading time and a fifth less space than with OpenCV's default settings.
 PNG = (cv2.IMWRITE_PNG_COMPRESSION, 4, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 SCHEMA = pa.schema(
     [
@@ -55,7 +55,7 @@ SCHEMA = pa.schema(
 
 
 def film_facts(shards: Shards, index: int) -> dict[str, Any]:
-    """Return what a prediction's row keeps of its film, so that predictions stand without their shards."""
+    """Return the facts of a film that a prediction's row holds, so that predictions are usable without their shards."""
     grid = shards.grid(index)
     fold = int(shards.column("fold")[index])
     return {
@@ -72,7 +72,7 @@ def film_facts(shards: Shards, index: int) -> dict[str, Any]:
 
 
 def write_block(path: Path, films: Sequence[tuple[Mapping[str, Any], Map]]) -> list[dict[str, Any]]:
-    """Write one tar of p8 maps, uint8 (size, size), and return its table rows; the tar appears whole or not at all."""
+    """Write one tar of p8 maps, uint8 (size, size), atomically, and return its table rows."""
     rows = []
     with write_tar(path) as writer:
         for facts, p8 in films:
@@ -84,7 +84,7 @@ def write_block(path: Path, films: Sequence[tuple[Mapping[str, Any], Map]]) -> l
 
 
 def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> None:
-    """Write the table in key order and, last, the manifest with the table's digest."""
+    """Write the table in key order, then the manifest with the table's digest."""
     ordered = sorted(rows, key=lambda row: str(row["key"]))
     with atomic_open(folder / TABLE) as stream:
         pq.write_table(pa.Table.from_pylist(ordered, schema=SCHEMA), stream, compression="zstd")
@@ -99,7 +99,7 @@ def write_table(folder: Path, rows: Sequence[Mapping[str, Any]], manifest: Mappi
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of finished predictions. Raises InputError where there is none or it is damaged."""
+    """Return the manifest of finished predictions. Raises InputError if it is missing or damaged."""
     path = folder / MANIFEST
     try:
         kind = read_json(path, KindModel, "predict again")
@@ -111,15 +111,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def stored_digest(folder: Path) -> str | None:
-    """Return the digest of finished predictions, None where there are none."""
+    """Return the digest of finished predictions, or None if there are none."""
     return str(read_manifest(folder)["predictions_sha256"]) if (folder / MANIFEST).exists() else None
 
 
 class Predictions:
     """Random access to stored predictions, in key order.
 
-    The table holds every map's CRC32, so its digest stands for the maps as well. Raises InputError where manifest or
-    table are damaged, or hold what no prediction writes.
+    The table holds the CRC32 of every map, so its digest covers the maps too. Raises InputError if manifest or table
+    are damaged, or hold values that no prediction writes.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,12 +136,12 @@ class Predictions:
 
     @cached_property
     def folds(self) -> npt.NDArray[np.int64]:
-        """Each film's fold, int64 (n,), -1 for none."""
+        """Each film's fold, int64 (n,); -1 for none."""
         return np.array([-1 if row["fold"] is None else row["fold"] for row in self.rows], np.int64)
 
     @cached_property
     def groups(self) -> npt.NDArray[np.str_]:
-        """Each film's group (n,): its patient, joined with near-duplicates; the film itself where none is known."""
+        """Each film's group (n,): its patient, merged with near-duplicates; the film itself without a patient."""
         return np.array([str(row["group"]) for row in self.rows])
 
     def __len__(self) -> int:
@@ -154,20 +154,22 @@ class Predictions:
         return LabelGrid(row["label_height"], row["label_width"], padding, row["stored"])
 
     def p8(self, index: int) -> Map:
-        """Return a film's stored map, uint8 (size, size). Raises CorruptSample where its CRC32 differs."""
+        """Return a film's stored map, uint8 (size, size). Raises CorruptSample if its CRC32 does not match."""
         row = self.rows[index]
         label = f"{MEMBER} of {row['key']}"
         content = self._members.read(row["tar"], row["offset"], row["size"], row["crc32"], label)
         size, side = picture_size(content), self.manifest.get("image_size")
-        # Before it is decoded: a picture takes the memory of the size that it tells, however few bytes it has.
-        known = size is not None and size[0] == size[1] <= LARGEST_SIDE and side in (None, size[0])
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if known else None
+        # Checked before decoding, which takes the memory of the declared size, however few bytes the PNG has.
+        is_valid = size is not None and size[0] == size[1] <= LARGEST_SIDE and side in (None, size[0])
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if is_valid else None
         if image is None or image.shape != size:
-            raise InputError(f"{self.folder / row['tar']}: the {label} is no map of the manifest's size; predict again")
+            raise InputError(
+                f"{self.folder / row['tar']}: the {label} is not a map of the manifest's size; predict again"
+            )
         return np.asarray(image, np.uint8)
 
     def label(self, index: int) -> Map:
-        """Return a film's label on its grid, uint8 of 0 and 1. Raises InputError where it is none."""
+        """Return a film's label on its grid, uint8 of 0 and 1. Raises InputError if it is not valid RLE."""
         row = self.rows[index]
         try:
             return rle.decode(str(row["rle"]), row["label_height"], row["label_width"])
@@ -180,17 +182,19 @@ class Predictions:
 
 
 def _check_rows(rows: list[dict[str, Any]], films: int, path: Path) -> None:
-    """Raise InputError where a table holds what no prediction writes, or another number of films than its manifest."""
+    """Raise InputError if a table holds values that no prediction writes, or does not match its manifest."""
     try:
         ROWS.validate_python(rows)
     except pydantic.ValidationError as error:
         raise InputError(f"{path}: {first_fault(error)}; predict again") from None
     if len(rows) != films or len({row["key"] for row in rows}) != films:
-        raise InputError(f"{path}: holds {len(rows)} rows, each of another film, for {films} films; predict again")
+        raise InputError(
+            f"{path}: holds {len(rows)} rows, but the manifest has {films} films with one row each; predict again"
+        )
 
 
 def open_predictions(folder: Path) -> Predictions:
-    """Open predictions with at least one film. Raises InputError where there are none."""
+    """Open predictions. Raises InputError if they hold no films."""
     predictions = Predictions(folder)
     if not len(predictions):
         raise InputError(f"{folder}: holds no films; predict again with shards that have some")
@@ -198,7 +202,7 @@ def open_predictions(folder: Path) -> Predictions:
 
 
 def check_gate(predictions: Predictions, rule: Rule) -> None:
-    """Raise InputError where a rule has a gate and a film has no class probability."""
+    """Raise InputError if a rule has a gate and a film has no class probability."""
     if rule.gate > 0 and any(row["class_probability"] is None for row in predictions.rows):
         raise InputError(
             f"{predictions.folder}: no class probability for the gate; its networks have no classification head"
@@ -206,7 +210,7 @@ def check_gate(predictions: Predictions, rule: Rule) -> None:
 
 
 def is_whole(folder: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the maps of some rows stand in the folder's tars as they were written."""
+    """Return whether the maps of these rows are stored in the folder's tars, undamaged."""
     reader = MemberReader(folder)
     try:
         for row in rows:

@@ -1,4 +1,4 @@
-"""The manifest and the rows of stored predictions as strict models."""
+"""Strict models of the manifest and the rows of stored predictions."""
 
 from typing import Annotated, Literal, Self
 
@@ -18,7 +18,7 @@ _Padding = Annotated[int, Field(ge=0, le=LONGEST_SIDE)]
 
 
 class PartModel(Strict):
-    """A network that predicted; manifests of before 0.2.0 may name it alone."""
+    """A network that predicted; manifests from before 0.2.0 may have only its name."""
 
     name: _Text
     fold: Fold | None = None
@@ -26,7 +26,7 @@ class PartModel(Strict):
 
 
 class ManifestModel(Strict):
-    """What a manifest tells of the maps."""
+    """The manifest of stored predictions."""
 
     films: Annotated[int, Field(ge=0, le=2**31)]
     predictions_sha256: Digest
@@ -39,7 +39,7 @@ class ManifestModel(Strict):
 
 
 class RowModel(Strict):
-    """A film and where its map lies."""
+    """A film and the position of its map."""
 
     key: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_-]{{1,{LONGEST_KEY}}}$")]
     image_id: _Text
@@ -63,7 +63,7 @@ class RowModel(Strict):
     @pydantic.model_validator(mode="after")
     def _has_pixels(self) -> Self:
         if self.pad_top + self.pad_bottom >= self.stored or self.pad_left + self.pad_right >= self.stored:
-            raise ValueError("no pixel lies between its paddings")
+            raise ValueError("its paddings leave no pixels")
         if self.label_height * self.label_width > MOST_PIXELS:
             raise ValueError(f"its label grid has more than {MOST_PIXELS} pixels")
         return self

@@ -17,7 +17,7 @@ _FREE = ("top_k", "eval_batch", "save_every", "save_minutes")
 
 
 def trained_experiment(
-    folder: Path, stage: str | None, own: Experiment | None = None
+    folder: Path, stage: str | None, current: Experiment | None = None
 ) -> tuple[Experiment, StageConfig]:
     """Return the experiment and the stage that a fold was trained with.
 
@@ -25,33 +25,33 @@ def trained_experiment(
 
     Args:
         stage: Name of the stage; by default the last one, of the user's config if there is one.
-        own: The experiment of the user's config. Only its way to read films and its checkpoint and memory settings of
-            the stage are used.
+        current: The experiment of the user's config. Only its way to read films, and the stage's checkpoint and memory
+            settings, are used.
 
     Raises:
         InputError: Network or input differ between the training and the user's config; names the keys.
     """
     path = folder / "config.yaml"
     trained = load_config(path, is_record=True).experiment
-    name = stage or (own or trained).stages[-1].name
+    name = stage or (current or trained).stages[-1].name
     trained_stage = trained.stage(name)
-    if own is None:
+    if current is None:
         return trained, trained_stage
-    own_stage = own.stage(name)
-    different = differing_keys(_input_of(trained, trained_stage), _input_of(own, own_stage))
+    current_stage = current.stage(name)
+    different = differing_keys(_input_of(trained, trained_stage), _input_of(current, current_stage))
     if different:
         raise InputError(
             f"{path}: was trained with another {', '.join(different)} than the given config has; predict with "
             f"--config {path}"
         )
-    if own.data.loader != trained.data.loader:
+    if current.data.loader != trained.data.loader:
         warnings.warn(
-            f"{path}: was trained with data.loader {trained.data.loader}; films are read with {own.data.loader}, as "
-            "the given config says",
+            f"{path}: was trained with data.loader {trained.data.loader}; films are read with {current.data.loader}, "
+            "as the given config says",
             stacklevel=2,
         )
-    data = trained.data.model_copy(update={name: getattr(own.data, name) for name in _READING})
-    free = {name: getattr(own_stage, name) for name in _FREE}
+    data = trained.data.model_copy(update={name: getattr(current.data, name) for name in _READING})
+    free = {name: getattr(current_stage, name) for name in _FREE}
     return trained.model_copy(update={"data": data}), trained_stage.model_copy(update=free)
 
 

@@ -1,4 +1,4 @@
-"""Augmentation parameters as a pure function, and their statistics against the stated ranges."""
+"""Augmentation parameters are a pure function, and their statistics match the stated ranges."""
 
 import math
 import os
@@ -48,7 +48,7 @@ DRAWS = 4000
 
 
 def altered(config: AugmentConfig, changes: dict[str, Any]) -> AugmentConfig:
-    """Return a config with some keys of its sections changed."""
+    """Return a config with keys of its sections changed."""
     values = config.model_dump()
     for name, change in changes.items():
         values[name] = {**values[name], **change} if isinstance(change, dict) else change
@@ -78,7 +78,7 @@ def certain() -> list[Parameters]:
 
 
 def chances(p: Parameters) -> dict[str, bool]:
-    """Whether each augmentation does anything to a film."""
+    """Return whether each augmentation changes a film."""
     g = p.geometry
     return {
         "hflip": g.flip,
@@ -94,7 +94,7 @@ def chances(p: Parameters) -> dict[str, bool]:
 def tone_kind(p: Parameters) -> str | None:
     changed = {"contrast": p.gain != 1, "gamma": p.gamma != 1, "brightness": p.offset != 0}
     kinds = [kind for kind, is_changed in changed.items() if is_changed]
-    assert len(kinds) <= 1, "one of them"
+    assert len(kinds) <= 1, "more than one kind of tone"
     return kinds[0] if kinds else None
 
 
@@ -104,7 +104,7 @@ def warp_kind(p: Parameters) -> str | None:
 
 
 def close_to(rate: float, hits: list[bool]) -> bool:
-    """Whether a share is within four standard deviations of its expectation."""
+    """Return whether a share is within four standard deviations of its expectation."""
     return abs(sum(hits) / len(hits) - rate) < 4 * math.sqrt(max(rate * (1 - rate), 1e-12) / len(hits))
 
 
@@ -121,8 +121,8 @@ def test_draw_is_a_pure_function_of_seed_epoch_and_key() -> None:
         assert len({value(p) for p in drawn}) == len(films)
 
 
-def test_global_random_state_plays_no_part() -> None:
-    np.random.seed(0)  # noqa: NPY002 - the legacy state is what must not matter
+def test_global_random_state_does_not_matter() -> None:
+    np.random.seed(0)  # noqa: NPY002 - the legacy state must not matter
     first = draw(CERTAIN, 1, 2, "a")
     np.random.seed(1)  # noqa: NPY002
     assert draw(CERTAIN, 1, 2, "a") == first
@@ -140,7 +140,7 @@ def test_another_process_with_other_hashes_draws_the_same() -> None:
 
 
 def groups(p: Parameters) -> dict[str, Any]:
-    """What each augmentation has drawn."""
+    """Return the parameters that each augmentation has drawn."""
     g = p.geometry
     return {
         "hflip": g.flip,
@@ -156,7 +156,7 @@ def groups(p: Parameters) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PROBABILITIES)
 @pytest.mark.parametrize("p", [0.0, 1.0])
-def test_changing_one_probability_moves_no_other_draw(name: str, p: float) -> None:
+def test_changing_one_probability_changes_no_other_draw(name: str, p: float) -> None:
     other = with_probabilities(CONFIG, **{name: p})
     has_changed = False
     for number in range(60):
@@ -169,7 +169,7 @@ def test_changing_one_probability_moves_no_other_draw(name: str, p: float) -> No
 @pytest.mark.parametrize(
     ("name", "kind"), [("tone", kind) for kind in ("contrast", "gamma", "brightness")] + [("distortion", "grid")]
 )
-def test_leaving_one_kind_out_moves_no_other_draw(name: str, kind: str) -> None:
+def test_leaving_one_kind_out_changes_no_other_draw(name: str, kind: str) -> None:
     other = altered(CONFIG, {name: {kind: None}})
     for number in range(60):
         base, changed = groups(draw(CONFIG, 0, 3, str(number))), groups(draw(other, 0, 3, str(number)))
@@ -181,19 +181,19 @@ def test_leaving_one_kind_out_moves_no_other_draw(name: str, kind: str) -> None:
 
 
 def test_rates_are_close_to_the_probabilities(drawn: list[Parameters]) -> None:
-    found = [chances(p) for p in drawn]
+    choices = [chances(p) for p in drawn]
     for name, rate in PROBABILITIES.items():
-        assert close_to(rate, [chance[name] for chance in found]), name
+        assert close_to(rate, [chance[name] for chance in choices]), name
 
 
 def test_choices_are_independent(drawn: list[Parameters]) -> None:
-    found = [chances(p) for p in drawn]
+    choices = [chances(p) for p in drawn]
     for one, other in combinations(PROBABILITIES, 2):
-        both = [chance[one] and chance[other] for chance in found]
+        both = [chance[one] and chance[other] for chance in choices]
         assert close_to(PROBABILITIES[one] * PROBABILITIES[other], both), (one, other)
 
 
-def test_what_is_certain_is_always_done_and_what_has_no_chance_never() -> None:
+def test_certain_augmentations_always_happen_and_impossible_ones_never() -> None:
     for number in range(200):
         assert all(chances(draw(CERTAIN, 0, number, "a")).values())
     assert {draw(OFF, 0, number, "a").geometry for number in range(50)} == {IDENTITY.geometry}
@@ -201,7 +201,7 @@ def test_what_is_certain_is_always_done_and_what_has_no_chance_never() -> None:
         assert not any(chances(draw(OFF, 0, number, "a")).values())
 
 
-def test_what_is_not_drawn_stays_the_identity(drawn: list[Parameters]) -> None:
+def test_parameters_that_are_not_drawn_stay_the_identity(drawn: list[Parameters]) -> None:
     for p in drawn:
         if p.geometry.angle == 0:
             assert (p.geometry.scale, p.geometry.shift) == (1.0, (0.0, 0.0))
@@ -211,7 +211,7 @@ def test_what_is_not_drawn_stays_the_identity(drawn: list[Parameters]) -> None:
 
 
 def columns(drawn: list[Parameters]) -> dict[str, tuple[npt.NDArray[np.float64], float, float]]:
-    """Every number that is drawn evenly from a range: values, smallest, largest."""
+    """Return every uniformly drawn number: its values, minimum and maximum."""
 
     def tone(kind: str, value: Callable[[Parameters], float]) -> npt.NDArray[np.float64]:
         return np.array([value(p) for p in drawn if tone_kind(p) == kind])
@@ -243,7 +243,7 @@ def columns(drawn: list[Parameters]) -> dict[str, tuple[npt.NDArray[np.float64],
     }
 
 
-def test_parameters_fill_their_ranges_evenly_and_keep_to_them(certain: list[Parameters]) -> None:
+def test_parameters_fill_their_ranges_evenly_and_stay_inside(certain: list[Parameters]) -> None:
     for name, (values, low, high) in columns(certain).items():
         span = high - low
         assert len(values) > 1000, name
@@ -275,7 +275,7 @@ def test_no_two_parameters_of_a_film_share_a_draw(certain: list[Parameters]) -> 
             assert abs(np.corrcoef(tones, values[some])[0, 1]) < 4.5 / math.sqrt(len(some)), (name, other)
 
 
-def test_elastic_fields_have_the_recipes_lengths_and_seeds_of_their_own(certain: list[Parameters]) -> None:
+def test_elastic_fields_have_the_recipes_lengths_and_different_seeds(certain: list[Parameters]) -> None:
     fields = [p.geometry.warp for p in certain if isinstance(p.geometry.warp, ElasticField)]
     assert {(field.alpha * 1024, field.sigma * 1024) for field in fields} == {(120, 6)}
     assert len({field.seed for field in fields}) == len(fields)
@@ -292,26 +292,26 @@ def test_kinds_of_tone_and_distortion_are_equally_likely(certain: list[Parameter
 
 
 @pytest.mark.parametrize(
-    ("name", "kinds", "which"),
+    ("name", "kinds", "kind_of"),
     [
         ("tone", ("contrast", "gamma", "brightness"), tone_kind),
         ("distortion", ("elastic", "grid", "optical"), warp_kind),
     ],
 )
-def test_null_leaves_a_kind_out_and_the_others_share_its_part(
-    name: str, kinds: tuple[str, ...], which: Callable[[Parameters], str | None]
+def test_null_leaves_a_kind_out_and_the_others_share_its_probability(
+    name: str, kinds: tuple[str, ...], kind_of: Callable[[Parameters], str | None]
 ) -> None:
     for out in kinds:
-        found = [which(p) for p in many(altered(CERTAIN, {name: {out: None}}))[:1500]]
+        choices = [kind_of(p) for p in many(altered(CERTAIN, {name: {out: None}}))[:1500]]
         rest = [kind for kind in kinds if kind != out]
-        assert set(found) == set(rest)
-        assert close_to(0.5, [kind == rest[0] for kind in found])
+        assert set(choices) == set(rest)
+        assert close_to(0.5, [kind == rest[0] for kind in choices])
         alone = altered(CERTAIN, {name: {kind: None for kind in kinds if kind != out}})
-        assert {which(draw(alone, 0, epoch, "a")) for epoch in range(40)} == {out}
+        assert {kind_of(draw(alone, 0, epoch, "a")) for epoch in range(40)} == {out}
 
 
 @pytest.mark.parametrize("name", ["tone", "distortion"])
-def test_a_chance_of_nothing_at_all_is_refused(name: str) -> None:
+def test_probability_without_any_kind_is_refused(name: str) -> None:
     kinds = ("contrast", "gamma", "brightness") if name == "tone" else ("elastic", "grid", "optical")
     nothing = dict.fromkeys(kinds)
     with pytest.raises(ValidationError, match="all null"):
@@ -324,7 +324,7 @@ def test_a_chance_of_nothing_at_all_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("p", [0.3, 1.0])
-def test_noise_has_both_signs_equally_often_and_a_probability_of_its_own(p: float) -> None:
+def test_noise_has_both_signs_equally_often_and_its_own_probability(p: float) -> None:
     sigmas = [drawn.noise_sigma for drawn in many(with_probabilities(CONFIG, noise=p))]
     noisy = [sigma for sigma in sigmas if sigma]
     assert close_to(p, [sigma != 0 for sigma in sigmas])
@@ -335,7 +335,7 @@ def test_noise_has_both_signs_equally_often_and_a_probability_of_its_own(p: floa
         assert abs(values.mean() - 0.03) < 0.0015
 
 
-def test_noise_windows_begin_anywhere_in_the_field(certain: list[Parameters]) -> None:
+def test_noise_windows_start_anywhere_in_the_field(certain: list[Parameters]) -> None:
     for axis in (0, 1):
         places = {p.noise_origin[axis] for p in certain}
         assert places == set(range(NOISE_OFFSETS))
@@ -363,7 +363,7 @@ def test_crop_stays_inside_the_film_and_is_never_larger_than_its_range(
         assert aspect[0] - 1e-6 <= width / height <= aspect[1] + 1e-6
 
 
-def test_the_default_windows_keep_to_their_area_and_aspect() -> None:
+def test_default_windows_keep_their_area_and_aspect() -> None:
     config = AugmentConfig.model_validate({"random_resized_crop": {"p": 1}})
     crops = np.array([p.geometry.crop for p in many(config)])
     area, aspect = crops[:, 2] * crops[:, 3], crops[:, 2] / crops[:, 3]

@@ -1,4 +1,4 @@
-"""The DALI graph on the CPU: the same films as the torch loader's, and what the network takes."""
+"""The DALI graph on the CPU gives the films of the torch loader, in the form that the network expects."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ KINDS = ("elastic", "grid", "optical")
 
 
 def recipe(kind: str | None, **changes: Any) -> AugmentConfig:
-    """The whole recipe with one kind of distortion, or with all three."""
+    """Return the whole recipe with one kind of distortion, or with all three."""
     out = {} if kind is None else {other: None for other in KINDS if other != kind}
     return AugmentConfig.model_validate({**RECIPE, "distortion": {"p": 0.7, **out}, **changes})
 
@@ -41,7 +41,7 @@ def reader_of(
 
 
 def assert_same_films(reader: FilmReader, requests: list[FilmRequest]) -> None:
-    """Each film is within two grey levels of the torch loader's on average, and all masks share 99 % of their union."""
+    """Check that films differ by less than two grey levels on average, and that masks share 99 % of their union."""
     batch = one_batch(reader, requests)
     np.testing.assert_array_equal(batch.indices, [request.index for request in requests])
     shared = united = 0
@@ -60,7 +60,7 @@ def assert_same_films(reader: FilmReader, requests: list[FilmRequest]) -> None:
 @pytest.mark.parametrize("size", [64, 96])
 @pytest.mark.parametrize("border", ["constant", "reflect"])
 @pytest.mark.parametrize("kind", [*KINDS, None])
-def test_graph_gives_the_films_of_the_host_loader(films: Shards, kind: str | None, border: str, size: int) -> None:
+def test_graph_gives_the_films_of_the_torch_loader(films: Shards, kind: str | None, border: str, size: int) -> None:
     reader = reader_of(films, recipe(kind, border=border), size)
     requests = every_request(films, 3)
     drawn = [reader.parameters(request) for request in requests]
@@ -147,7 +147,7 @@ def warped(image: npt.NDArray[np.uint8], parameters: Parameters, size: int, how:
     return np.asarray(cv2.warpAffine(image.astype(np.float32), centred, (size, size), flags=flags), np.float64)
 
 
-# -- what the network takes
+# -- the network's input
 
 
 @pytest.mark.parametrize("loader", ["dali", "torch"])
@@ -184,13 +184,13 @@ def test_film_at_its_stored_size_passes_unchanged(films: Shards, loader: str, wi
 
 @pytest.mark.parametrize("loader", ["dali", "torch"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_images_have_the_memory_format_that_was_asked_for(films: Shards, loader: str, channels_last: bool) -> None:
+def test_images_have_the_requested_memory_format(films: Shards, loader: str, channels_last: bool) -> None:
     images = batch_of(loader, reader_of(films, None, channels=3, channels_last=channels_last)).images
     assert images.shape == (2, 3, 96, 96)
     assert images.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def test_batches_keep_their_values_while_later_ones_are_made(films: Shards) -> None:
+def test_batches_keep_their_values_while_later_ones_are_prepared(films: Shards) -> None:
     reader = reader_of(films, recipe(None))
     requests = every_request(films, 2)
     listed = [requests[start : start + 3] for start in range(0, len(requests), 3)]
@@ -212,7 +212,7 @@ def test_threads_and_prefetch_change_no_bit(films: Shards, data: dict[str, int])
         assert torch.equal(left.images, right.images) and torch.equal(left.masks, right.masks)
 
 
-# -- bytes that are what was stored, and yet no image
+# -- bytes with the right CRC32 that are not an image
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The GPU's resampling, run on the CPU with a stand-in for the one operator that DALI has for GPUs alone."""
+"""The GPU's resampling, run on the CPU with a stand-in for the one operator that DALI has only for GPUs."""
 
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ dali_gpu = pytest.importorskip("pneumo_dist.data.dali_gpu")
 dali = pytest.importorskip("nvidia.dali")
 
 Image = npt.NDArray[Any]
-# What a pixel holds that remap does not write; films and masks here hold no such value.
+# Marks pixels that remap does not write; films and masks here do not contain this value.
 UNWRITTEN = 99
 FLAGS = {dali.types.INTERP_LINEAR: cv2.INTER_LINEAR, dali.types.INTERP_NN: cv2.INTER_NEAREST}
 SHAPES = [(96, 96), (128, 96), (70, 120), (60, 60)]
@@ -32,9 +32,9 @@ MOVES = {
 
 
 def npp_remap(how: int, image: Image, x: Image, y: Image) -> Image:
-    """What DALI 2.4's headers (operators/image/remap, kernels/imgproc/geom/remap_npp.h) demand and promise."""
+    """Remap as specified by DALI 2.4's headers (operators/image/remap, kernels/imgproc/geom/remap_npp.h)."""
     assert x.ndim == y.ndim == 2, "a map has no channel axis"
-    assert image.shape == (*x.shape, 1) and x.shape == y.shape, "the output is as large as input and maps"
+    assert image.shape == (*x.shape, 1) and x.shape == y.shape, "output, input and maps have one size"
     rows, columns = x.shape
     inside = (x >= 0.5) & (x <= columns - 0.5) & (y >= 0.5) & (y <= rows - 0.5)
     moved = cv2.remap(image[..., 0], x - np.float32(0.5), y - np.float32(0.5), how)
@@ -47,7 +47,7 @@ def stand_in(image: Any, x: Any, y: Any, *, interp: Any, pixel_origin: str) -> A
 
 
 def film(shape: tuple[int, int]) -> tuple[Image, Image]:
-    """A smooth film without the value that means unwritten, and a mask."""
+    """Return a smooth film without the value UNWRITTEN, and a mask."""
     noise = np.random.default_rng(shape[0]).integers(0, 256, shape, np.uint8)
     image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 120, 255, cv2.NORM_MINMAX)
     mask = np.zeros(shape, np.uint8)
@@ -60,7 +60,7 @@ def warped(films: list[tuple[Image, Image]], coarse: list[Image], size: int, bor
 
     @dali.pipeline_def(batch_size=len(films), num_threads=1, device_id=None, exec_dynamic=False)  # type: ignore[untyped-decorator]
     def pipeline() -> Any:
-        given = [
+        inputs = [
             [image[..., None] for image, _ in films],
             [mask[..., None] for _, mask in films],
             coarse,
@@ -69,7 +69,7 @@ def warped(films: list[tuple[Image, Image]], coarse: list[Image], size: int, bor
         layouts = ["HWC", "HWC", "HWC", ""]
         image, mask, nodes, shape = (
             dali.fn.external_source(source=[values], cycle=True, layout=layout)
-            for values, layout in zip(given, layouts, strict=True)
+            for values, layout in zip(inputs, layouts, strict=True)
         )
         extent = dali.fn.cast(shape, dtype=dali.types.FLOAT)
         canvas = dali_gpu.canvas_of(shape, size)
@@ -83,7 +83,7 @@ def warped(films: list[tuple[Image, Image]], coarse: list[Image], size: int, bor
 @pytest.mark.parametrize("size", [64, 96, 160])
 @pytest.mark.parametrize("border", ["constant", "reflect"])
 @pytest.mark.parametrize("move", MOVES)
-def test_films_of_any_shape_are_moved_as_on_the_host(
+def test_films_of_any_shape_are_resampled_as_on_the_cpu(
     move: str, border: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dali.fn.experimental, "remap", stand_in)
@@ -100,13 +100,13 @@ def test_films_of_any_shape_are_moved_as_on_the_host(
         united += int(((label > 127) | (mask[..., 0] > 127)).sum())
         beyond += int((expected == 0).sum())
     assert shared > 0.99 * united > 1000
-    assert (beyond > 1000) == (border == "constant"), "only zeros lie beyond a film, or only the film mirrored"
+    assert (beyond > 1000) == (border == "constant"), "beyond a film there are only zeros, or only its reflection"
 
 
 # -- the whole graph
 
 RECIPES: dict[str, dict[str, Any] | None] = {
-    "as they are": None,
+    "not augmented": None,
     "affine": {"tone": {"p": 0}},
     "mirrored edges": {"border": "reflect", "random_resized_crop": {"p": 0.5}},
     "everything": {
@@ -120,15 +120,15 @@ RECIPES: dict[str, dict[str, Any] | None] = {
 
 
 def reader_of(films: Shards, recipe: str, size: int, with_mask: bool = True) -> FilmReader:
-    """Films for a GPU."""
-    given = RECIPES[recipe]
-    augment = None if given is None else AugmentConfig.model_validate(given)
+    """Return a reader of films for a GPU."""
+    recipe_values = RECIPES[recipe]
+    augment = None if recipe_values is None else AugmentConfig.model_validate(recipe_values)
     data = DataConfig(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return FilmReader(films, InputSpec(size, 1, data, device_id=0), with_mask, augment, seed=5)
 
 
 def graph_of(reader: FilmReader, requests: list[FilmRequest], device_id: int | None) -> Any:
-    """The pipeline as `dali_batches` makes it; it has its device only once it is built."""
+    """Define the pipeline as `dali_batches` does; it uses its device only after `build`."""
     from pneumo_dist.data.dali import _graph
     from pneumo_dist.data.dali_inputs import graph_inputs
 
@@ -147,7 +147,7 @@ def graph_of(reader: FilmReader, requests: list[FilmRequest], device_id: int | N
 
 @pytest.mark.parametrize("with_mask", [False, True])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_graph_for_a_gpu_can_be_written_down_without_one(films: Shards, recipe: str, with_mask: bool) -> None:
+def test_graph_for_a_gpu_can_be_defined_without_one(films: Shards, recipe: str, with_mask: bool) -> None:
     reader = reader_of(films, recipe, 64, with_mask)
     assert graph_of(reader, [FilmRequest(0, 0, 0), FilmRequest(1, 0, 0)], device_id=0).device_id == 0
 
@@ -155,12 +155,12 @@ def test_graph_for_a_gpu_can_be_written_down_without_one(films: Shards, recipe: 
 @pytest.mark.filterwarnings("ignore:The external source node")
 @pytest.mark.parametrize("size", [64, 96, 160])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_graph_for_a_gpu_gives_the_films_of_the_host_loader(
+def test_graph_for_a_gpu_gives_the_films_of_the_torch_loader(
     films: Shards, recipe: str, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every node on the CPU and remap's stand-in, all else is what a GPU runs."""
+    """All nodes run on the CPU and remap has a stand-in; everything else is the GPU's graph."""
     decode = dali.fn.decoders.image
-    monkeypatch.setattr(dali.fn.decoders, "image", lambda encoded, device, **given: decode(encoded, **given))
+    monkeypatch.setattr(dali.fn.decoders, "image", lambda encoded, device, **options: decode(encoded, **options))
     monkeypatch.setattr(dali.data_node.DataNode, "gpu", lambda node: node)
     monkeypatch.setattr(dali.fn.experimental, "remap", stand_in)
     reader = reader_of(films, recipe, size)

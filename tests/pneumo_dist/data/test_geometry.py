@@ -1,4 +1,4 @@
-"""Where pixels of the input lie in the stored image: against one pixel at a time, and in DALI against NumPy."""
+"""Maps from the input to the stored image, against the definition for single pixels, and in DALI against NumPy."""
 
 import cmath
 import math
@@ -44,7 +44,7 @@ coordinates = st.floats(-1, 2)
 
 
 def seen_at(film: complex, geometry: Geometry, size: int) -> complex:
-    """Where a point of the undistorted film (shares of its side) is seen in the input: the definition, forwards."""
+    """Map a point of the undistorted film (shares of its side) to the input: the definition, forwards."""
     if geometry.flip:
         film = complex(1 - film.real, film.imag)
     centre = 0.5 + 0.5j
@@ -54,7 +54,7 @@ def seen_at(film: complex, geometry: Geometry, size: int) -> complex:
 
 
 def stored_at(x: Any, y: Any, geometry: Geometry, size: int, stored: Stored) -> npt.NDArray[np.float64]:
-    """Where points of the input lie in the stored image: the definition, backwards, distortion included."""
+    """Map points of the input to the stored image: the definition, backwards, with the distortion."""
     left, top, width, height = geometry.crop
     window = left + width * np.atleast_1d(x) / size + 1j * (top + height * np.atleast_1d(y) / size)
     centre = 0.5 + 0.5j
@@ -68,38 +68,38 @@ def stored_at(x: Any, y: Any, geometry: Geometry, size: int, stored: Stored) -> 
 
 
 def exact_map(geometry: Geometry, size: int, stored: Stored, step: int) -> npt.NDArray[np.float64]:
-    """The definition at the centre of every `step`-th pixel."""
+    """Return the definition's map at the centre of every `step`-th pixel."""
     centres = np.arange(size)[::step] + 0.5
     return stored_at(*np.meshgrid(centres, centres, indexing="xy"), geometry, size, stored)
 
 
 def deviation(geometry: Geometry, size: int, stored: Stored, step: int = 7) -> npt.NDArray[np.float64]:
-    """How far the dense map is off, in pixels of the input, at the pixels that show the film."""
+    """Return the error of the dense map, in pixels of the input, at the pixels that show the film."""
     exact = exact_map(geometry, size, stored, step)
-    found = dense_map(coarse_map(geometry, size, stored), size)[::step, ::step]
+    actual = dense_map(coarse_map(geometry, size, stored), size)[::step, ::step]
     inside = ((exact >= 0) & (exact <= stored.side)).all(axis=-1)
-    return np.abs(found - exact).max(axis=-1)[inside] * size / stored.side
+    return np.abs(actual - exact).max(axis=-1)[inside] * size / stored.side
 
 
 # -- the matrix
 
 
 @given(affines, sizes, stored_images, coordinates, coordinates)
-def test_matrix_takes_a_seen_point_back_to_where_it_came_from(
+def test_matrix_maps_a_point_of_the_input_back_to_the_film(
     geometry: Geometry, size: int, stored: Stored, x: float, y: float
 ) -> None:
     seen = seen_at(complex(x, y), geometry, size)
-    found = matrix(geometry, size, stored) @ np.array([seen.real, seen.imag, 1.0])
+    actual = matrix(geometry, size, stored) @ np.array([seen.real, seen.imag, 1.0])
     expected = (x * stored.side - stored.origin[0], y * stored.side - stored.origin[1])
-    np.testing.assert_allclose(found, expected, atol=1e-7)
+    np.testing.assert_allclose(actual, expected, atol=1e-7)
 
 
 @given(affines, sizes, stored_images, coordinates, coordinates)
 def test_matrix_equals_the_definition_at_any_pixel(
     geometry: Geometry, size: int, stored: Stored, x: float, y: float
 ) -> None:
-    found = matrix(geometry, size, stored) @ np.array([x * size, y * size, 1.0])
-    np.testing.assert_allclose(found, stored_at(x * size, y * size, geometry, size, stored)[0], atol=1e-7)
+    actual = matrix(geometry, size, stored) @ np.array([x * size, y * size, 1.0])
+    np.testing.assert_allclose(actual, stored_at(x * size, y * size, geometry, size, stored)[0], atol=1e-7)
 
 
 def to_stored(geometry: Geometry, point: tuple[float, float], size: int, side: int) -> npt.NDArray[np.float64]:
@@ -114,7 +114,7 @@ def test_identity_maps_corners_to_corners(size: int, side: int) -> None:
             np.testing.assert_allclose(corner, [x * side, y * side], atol=1e-9)
 
 
-def test_flip_mirrors_left_and_right_only_and_twice_is_nothing() -> None:
+def test_flip_mirrors_left_and_right_only_and_twice_is_the_identity() -> None:
     flip = Geometry(flip=True)
     np.testing.assert_allclose(to_stored(flip, (10, 30), 64, 64), [54, 30], atol=1e-12)
     twice = np.vstack([matrix(flip, 64, Stored(64)), [0, 0, 1]])
@@ -136,7 +136,7 @@ def test_crop_stretches_its_window_to_the_input() -> None:
     np.testing.assert_allclose(to_stored(window, (64, 64), 64, 64), [48, 48], atol=1e-12)
 
 
-def test_stored_image_that_begins_inside_its_square_is_counted_from_its_own_corner() -> None:
+def test_stored_image_inside_its_square_is_counted_from_its_own_corner() -> None:
     inside = Stored(100, (10, 0))
     np.testing.assert_allclose(matrix(Geometry(), 100, inside) @ [10, 0, 1], [0, 0], atol=1e-12)
     np.testing.assert_allclose(matrix(Geometry(flip=True), 100, inside) @ [10, 0, 1], [80, 0], atol=1e-12)
@@ -159,10 +159,10 @@ def test_matrix_is_flip_then_scale_and_clockwise_turn_about_the_centre_then_shif
 @given(affines, st.sampled_from([32, 64, 96, 128, 160, 320]), stored_images)
 def test_dense_map_of_an_affine_change_is_exact_to_float32(geometry: Geometry, size: int, stored: Stored) -> None:
     exact = exact_map(geometry, size, stored, 13)
-    found = dense_map(coarse_map(geometry, size, stored), size)
-    assert found.shape == (size, size, 2) and found.dtype == np.float32
-    tolerance = 8 * float(np.finfo(np.float32).eps) * max(1.0, float(np.abs(found).max()))
-    np.testing.assert_allclose(found[::13, ::13], exact, atol=tolerance)
+    actual = dense_map(coarse_map(geometry, size, stored), size)
+    assert actual.shape == (size, size, 2) and actual.dtype == np.float32
+    tolerance = 8 * float(np.finfo(np.float32).eps) * max(1.0, float(np.abs(actual).max()))
+    np.testing.assert_allclose(actual[::13, ::13], exact, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ def test_coarse_map_and_dense_map_of_one_pixel_cells_are_exact(warp: Warp) -> No
     assert deviation(moved, 64, Stored(1024)).max() < 1e-3
 
 
-# At 512 px, where a cell is 8 px. A lens bends most at the film's corners; the elastic field of the recipe is as fine
-# as the coarse map, so what is lost there is a part of its amplitude.
+# At 512 px a cell is 8 px. A lens bends most at the film's corners. The recipe's elastic field is as fine as the coarse
+# map, which therefore reduces its amplitude.
 @pytest.mark.parametrize(
     ("warp", "largest", "mean"),
     [
@@ -192,7 +192,7 @@ def test_coarse_map_and_dense_map_of_one_pixel_cells_are_exact(warp: Warp) -> No
         (GridSteps((1.3, 0.7, 1.3, 0.7, 1.3), (0.7, 1.3, 0.7, 1.3, 0.7)), 1.3, 0.1),
     ],
 )
-def test_dense_map_keeps_a_distortion_to_a_fraction_of_a_pixel(warp: Warp, largest: float, mean: float) -> None:
+def test_dense_map_reproduces_a_distortion_to_a_fraction_of_a_pixel(warp: Warp, largest: float, mean: float) -> None:
     off = deviation(Geometry(True, 0.3, 1.05, (0.03, -0.04), warp), 512, Stored(1024), step=13)
     assert len(off) > 500
     assert off.max() < largest
@@ -202,15 +202,15 @@ def test_dense_map_keeps_a_distortion_to_a_fraction_of_a_pixel(warp: Warp, large
 def test_dense_map_of_grid_steps_is_off_only_within_a_cell_of_a_knot() -> None:
     size, steps = 512, GridSteps((1.3, 0.7, 1.2, 0.8, 1.0), (1.0,) * 5)
     exact = exact_map(Geometry(warp=steps), size, Stored(size), 1)[0, :, 0]
-    found = dense_map(coarse_map(Geometry(warp=steps), size, Stored(size)), size)[0, :, 0]
+    actual = dense_map(coarse_map(Geometry(warp=steps), size, Stored(size)), size)[0, :, 0]
     knots = np.arange(6) * size / 5
     near = (np.abs(np.arange(size)[:, None] + 0.5 - knots) <= size / cells(size)).any(axis=1)
-    assert 0.1 < np.abs(found - exact)[near].max() < 1.3
-    assert np.abs(found - exact)[~near].max() < 1e-3
+    assert 0.1 < np.abs(actual - exact)[near].max() < 1.3
+    assert np.abs(actual - exact)[~near].max() < 1e-3
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 160, 512])
-def test_coarse_map_is_a_small_part_of_the_dense_map_and_one_cell_wider_on_each_side(size: int) -> None:
+def test_coarse_map_is_much_smaller_than_the_dense_map_and_one_cell_wider_on_each_side(size: int) -> None:
     coarse = coarse_map(Geometry(), size, Stored(size))
     count = cells(size)
     assert size % count == 0
@@ -227,11 +227,11 @@ def test_coarse_map_is_a_small_part_of_the_dense_map_and_one_cell_wider_on_each_
 def test_lens_moves_a_point_along_its_radius_by_the_formula(
     k: float, axis: tuple[float, float], x: float, y: float
 ) -> None:
-    found = complex(*Lens(k, axis)(np.array([x, y])))
+    actual = complex(*Lens(k, axis)(np.array([x, y])))
     centre = complex(0.5 + axis[0], 0.5 + axis[1])
     arm = complex(x, y) - centre
     radius = abs(arm)
-    assert abs(found - centre - arm * (1 + k * radius**2 + k * radius**4)) < 1e-9
+    assert abs(actual - centre - arm * (1 + k * radius**2 + k * radius**4)) < 1e-9
 
 
 @given(widths, widths, st.lists(st.tuples(coordinates, coordinates), min_size=2, max_size=2))
@@ -259,14 +259,14 @@ def test_grid_steps_show_each_column_in_a_fifth_of_the_film(columns: tuple[float
 
 
 def displacements(field: ElasticField, count: int = 60) -> npt.NDArray[np.float64]:
-    """What a field adds at scattered points, in pixels of a 1024 px film, (n, 2)."""
+    """Return the displacements of a field at scattered points, in pixels of a 1024 px film, (n, 2)."""
     points = np.random.default_rng(8).uniform(0.02, 0.98, (count * count, 2))
     return np.asarray((field(points) - points) * FILM)
 
 
 @pytest.mark.parametrize(("alpha", "sigma"), [(120, 6), (120, 16), (120, 32), (600, 50)])
 def test_elastic_displacements_have_the_deviation_of_smoothed_uniform_noise(alpha: float, sigma: float) -> None:
-    # Few large waves fit a film: many fields make the estimate.
+    # Only a few large waves fit a film, so the estimate needs many fields.
     fields = [ElasticField(seed, alpha / FILM, sigma / FILM, STILL) for seed in range(24)]
     moved = np.stack([displacements(field, 20) for field in fields])
     expected = alpha / math.sqrt(3) / (2 * math.sqrt(math.pi) * sigma)
@@ -287,7 +287,7 @@ def test_the_recipes_elastic_field_keeps_three_quarters_of_its_deviation_in_the_
     assert 0.75 * expected < float(np.std(moved)) < 1.1 * expected
 
 
-def test_elastic_field_is_that_of_its_seed_with_axes_of_their_own() -> None:
+def test_elastic_field_depends_on_its_seed_and_its_axes_differ() -> None:
     one, other = displacements(ElasticField(1, *RECIPE, STILL)), displacements(ElasticField(2, *RECIPE, STILL))
     np.testing.assert_array_equal(one, displacements(ElasticField(1, *RECIPE, STILL)))
     for left, right in ((one[:, 0], other[:, 0]), (one[:, 1], other[:, 1]), (one[:, 0], one[:, 1])):
@@ -313,7 +313,7 @@ def test_corners_move_the_three_points_that_define_the_affine_part() -> None:
 
 
 def in_dali(graph: Any, *inputs: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-    """Run a graph once on the CPU; `graph` gets the inputs as DALI's and returns a tuple."""
+    """Run a graph once on the CPU; `graph` takes DALI nodes of the inputs and returns a tuple."""
     dali = pytest.importorskip("nvidia.dali")
 
     @dali.pipeline_def(batch_size=1, num_threads=1, device_id=None)  # type: ignore[untyped-decorator]
@@ -348,11 +348,11 @@ def dali_layout(value: Any) -> Any:
 def test_reflected_in_dali_is_the_border_of_opencv(extent: int) -> None:
     reflected = pytest.importorskip("pneumo_dist.data.dali_gpu").reflected
     points = np.random.default_rng(0).uniform(-4 * extent, 5 * extent, 3000).astype(np.float32)
-    near = np.abs(points - np.rint(points)) < 1e-3  # which of two pixels an edge belongs to is open
+    near = np.abs(points - np.rint(points)) < 1e-3  # an edge may belong to either of two pixels
     points = np.concatenate([points[~near], np.array([-0.25, 0.25, extent - 0.25, extent + 0.25], np.float32)])
     (folded,) = in_dali(lambda value: (reflected(value, float(extent)),), points)
     assert folded.min() >= 0 and folded.max() <= extent
     expected = [cv2.borderInterpolate(math.floor(point), extent, cv2.BORDER_REFLECT) for point in points.tolist()]
     np.testing.assert_array_equal(np.floor(folded).astype(int), expected)
-    # Nothing is rounded: the distance to the nearest pixel's edge stays.
+    # Nothing is rounded: the distance to the nearest edge of a pixel stays the same.
     np.testing.assert_allclose(np.abs(folded - np.rint(folded)), np.abs(points - np.rint(points)), atol=1e-4 * extent)

@@ -1,4 +1,4 @@
-"""The streams of every loader: the same films, bit by bit, whatever the ranks and wherever they start."""
+"""Streams of every loader: the same bits for any number of ranks and from any starting point."""
 
 import hashlib
 import itertools
@@ -51,7 +51,7 @@ def input_spec_of(name: str, size: int = 64, threads: int = 1, prefetch: int = 2
 
 
 def plan_of(shards: Shards, world: int = 1, **stage: object) -> EpochPlan:
-    """All films of a dataset train, in three epochs of three steps (of twelve films)."""
+    """Return a plan that trains on all films, in three epochs of three steps (for twelve films)."""
     values = {"name": "main", "global_batch": 4, "micro_batch": 2, "epochs": 3, "image_size": 64, "augment": STRONG}
     config = StageConfig.model_validate({**values, **stage})
     rows = np.arange(len(shards))
@@ -73,7 +73,7 @@ def digests(
     end: int | None = None,
 ) -> dict[tuple[int, int, str], str]:
     """Return (epoch, step, key) -> SHA-256 of image and mask of a stream, or of its first `end` batches."""
-    found: dict[tuple[int, int, str], str] = {}
+    actual: dict[tuple[int, int, str], str] = {}
     keys = shards.column("key")
     listed = places(plan, rank, *start)[:end]
     stream = itertools.islice(train_batches(shards, plan, input_spec, rank, *start), end)
@@ -81,24 +81,24 @@ def digests(
         assert batch.indices.tolist() == rows
         for row, image, mask in zip(rows, batch.images, batch.masks, strict=True):
             content = image.numpy().tobytes() + mask.numpy().tobytes()
-            assert (epoch, step, keys[row]) not in found
-            found[epoch, step, keys[row]] = hashlib.sha256(content).hexdigest()
-    return found
+            assert (epoch, step, keys[row]) not in actual
+            actual[epoch, step, keys[row]] = hashlib.sha256(content).hexdigest()
+    return actual
 
 
-# -- one stream, whatever the ranks and restarts
+# -- one stream for any number of ranks and restarts
 
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_three_epochs_have_the_same_bits_on_1_2_and_4_ranks(films: Shards, name: str) -> None:
-    found = []
+    actual = []
     for world, micro in ((1, 2), (2, 2), (4, 1)):
         plan = plan_of(films, world, micro_batch=micro)
         parts = [digests(films, plan, input_spec_of(name), rank) for rank in range(world)]
         assert sum(map(len, parts)) == 3 * 12
-        found.append({film: digest for part in parts for film, digest in part.items()})
-    assert found[0] == found[1] == found[2]
-    assert len(set(found[0].values())) == 36
+        actual.append({film: digest for part in parts for film, digest in part.items()})
+    assert actual[0] == actual[1] == actual[2]
+    assert len(set(actual[0].values())) == 36
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -113,16 +113,16 @@ def test_three_epochs_have_the_same_bits_after_a_restart_in_the_middle(films: Sh
             assert {**before, **after} == whole
 
 
-def test_epochs_augment_a_film_anew_and_seeds_too(films: Shards) -> None:
+def test_each_epoch_and_each_seed_augments_a_film_differently(films: Shards) -> None:
     pytest.importorskip("nvidia.dali")
     plan = plan_of(films)
-    found = digests(films, plan, input_spec_of("dali"), 0)
+    actual = digests(films, plan, input_spec_of("dali"), 0)
     for key in films.column("key"):
-        assert len({digest for (_, _, film), digest in found.items() if film == key}) == 3
+        assert len({digest for (_, _, film), digest in actual.items() if film == key}) == 3
     other = EpochPlan(plan.split, plan.stage, plan.seed + 1, 1)
     again = digests(films, other, input_spec_of("dali"), 0)
-    assert len(again) == len(found)
-    assert not set(again.values()) & set(found.values())
+    assert len(again) == len(actual)
+    assert not set(again.values()) & set(actual.values())
 
 
 # -- starting anywhere
@@ -147,7 +147,7 @@ def test_stream_from_the_middle_is_the_tail_of_the_whole(
 
 @pytest.mark.parametrize(("epoch", "step"), [(0, 0), (0, 2), (2, 1)])
 @pytest.mark.parametrize("name", LOADERS)
-def test_first_batch_at_a_position_reads_nothing_that_came_before(
+def test_first_batch_at_a_position_reads_no_earlier_film(
     films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, epoch: int, step: int
 ) -> None:
     log = tmp_path / "reads"
@@ -162,7 +162,7 @@ def test_first_batch_at_a_position_reads_nothing_that_came_before(
     whole = itertools.islice(train_batches(films, plan, input_spec_of(name), 0, 0, 0), len(places(plan)))
     expected = list(whole)[len(places(plan)) - len(places(plan, 0, epoch, step))]
     monkeypatch.setattr(Shards, "read", spy)
-    forked = multiprocessing.get_context("fork")  # its workers know of the spy
+    forked = multiprocessing.get_context("fork")  # its workers inherit the spy
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: forked)
     stream = train_batches(films, plan, input_spec_of(name), 0, epoch, step)
     first = next(stream)
@@ -172,7 +172,7 @@ def test_first_batch_at_a_position_reads_nothing_that_came_before(
     ahead = [row for _, _, rows in places(plan, 0, epoch, step) for row in rows]
     wanted = [f"{row} {member}" for row in ahead for member in ("image", "mask")]
     assert reads == wanted[: len(reads)]
-    assert 2 * 2 <= len(reads) <= 2 * 2 * 5, "the batch itself, and what is made ahead"
+    assert 2 * 2 <= len(reads) <= 2 * 2 * 5, "the batch itself, and what is prefetched"
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -182,11 +182,11 @@ def test_stream_ends_with_the_stage(films: Shards, name: str) -> None:
     assert list(train_batches(films, plan, input_spec_of(name), 0, 3, 0)) == []
 
 
-# -- films that cannot be used
+# -- unusable films
 
 
 def named_place(plan: EpochPlan, row: int) -> tuple[int, int]:
-    """The first (epoch, step) of a film."""
+    """Return the first (epoch, step) of a film."""
     return next((epoch, step) for epoch, step, rows in places(plan) if row in rows)
 
 
@@ -204,7 +204,7 @@ def test_corrupt_film_ends_the_training_stream_and_is_named(damaged: tuple[Shard
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_corrupt_film_after_a_restart_is_named_with_its_next_place(damaged: tuple[Shards, str, str], name: str) -> None:
+def test_corrupt_film_after_a_restart_is_named_with_its_position(damaged: tuple[Shards, str, str], name: str) -> None:
     shards, shard, key = damaged
     plan = plan_of(shards)
     step = next(step for epoch, step, rows in places(plan, 0, 2, 0) if 7 in rows)
@@ -214,7 +214,7 @@ def test_corrupt_film_after_a_restart_is_named_with_its_next_place(damaged: tupl
 
 @pytest.mark.parametrize("member", ["image", "mask"])
 @pytest.mark.parametrize("name", LOADERS)
-def test_film_that_is_no_image_ends_the_training_stream_and_is_named(
+def test_film_that_is_not_an_image_ends_the_training_stream_and_is_named(
     rewritten: Callable[[int, str, Callable[[bytes], bytes]], Shards], name: str, member: str
 ) -> None:
     garbage = np.random.default_rng(0)
@@ -231,7 +231,7 @@ def test_film_that_is_no_image_ends_the_training_stream_and_is_named(
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_corrupt_film_in_evaluation_is_named_as_no_training_film(damaged: tuple[Shards, str, str], name: str) -> None:
+def test_corrupt_film_in_evaluation_is_named_as_not_in_training(damaged: tuple[Shards, str, str], name: str) -> None:
     shards, shard, key = damaged
     with pytest.raises(CorruptSample, match=rf"(?s){re.escape(shard)}.*{key}.*not in training"):
         list(eval_loader(shards, np.arange(12), plan_of(shards).stage, input_spec_of(name), 0, 1, with_mask=True))
@@ -255,14 +255,14 @@ def decoded(shards: Shards, index: int, member: str) -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("name", LOADERS)
-def test_evaluation_sees_every_film_once_a_pass_and_fills_its_last_batch_up(
+def test_evaluation_yields_every_film_once_per_pass_and_fills_up_its_last_batch(
     films: Shards, name: str, world: int
 ) -> None:
     stage = plan_of(films, eval_batch=4).stage
     passes: list[Counter[int]] = [Counter(), Counter(), Counter()]
     for rank in range(world):
         evaluation = eval_loader(films, np.arange(11), stage, input_spec_of(name, 96), rank, world, with_mask=True)
-        for seen in passes:  # one pipeline serves every pass
+        for seen in passes:  # one pipeline serves all passes
             for batch in evaluation:
                 assert len(batch.images) == len(batch.masks) == 4
                 for position, row in enumerate(batch.indices.tolist()):
@@ -277,7 +277,7 @@ def test_evaluation_sees_every_film_once_a_pass_and_fills_its_last_batch_up(
 
 @pytest.mark.parametrize("taken", [1, 2, 3])
 @pytest.mark.parametrize("name", LOADERS)
-def test_full_pass_follows_one_that_was_left_in_the_middle(films: Shards, name: str, taken: int) -> None:
+def test_full_pass_follows_an_unfinished_one(films: Shards, name: str, taken: int) -> None:
     stage = plan_of(films, eval_batch=2).stage
     evaluation = eval_loader(films, np.arange(5), stage, input_spec_of(name), 0, 1, with_mask=True)
     left = list(itertools.islice(evaluation, taken))

@@ -1,4 +1,4 @@
-"""Local copies of shards: verified copies, made once per node, resumable, and refused in one clear line."""
+"""Local copies of shards: verified, copied once per node, resumable, and with errors of one clear line."""
 
 import errno
 import fcntl
@@ -29,20 +29,20 @@ from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 from shards.phantom.dataset import synthesize
 
-SALT = b"a salt for tests only"  # that of the fixtures
+SALT = b"a salt for tests only"  # the salt of the fixtures
 BLOCK = 4096
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a tar of these tests take many blocks, as a real one does, and a wait be short."""
+    """Make blocks small, so that these tars have as many as real ones, and waits short."""
     monkeypatch.setattr(local_copy, "BLOCK", BLOCK)
     monkeypatch.setattr(local_copy, "POLL_SECONDS", 0.005)
 
 
 @pytest.fixture
 def own_films(films: Shards, tmp_path: Path) -> Shards:
-    """A copy of the films that a test may damage."""
+    """Return a copy of the films that a test may damage."""
     return Shards(Path(shutil.copytree(films.folder, tmp_path / "own")))
 
 
@@ -51,18 +51,18 @@ def all_rows(shards: Shards) -> npt.NDArray[np.int64]:
 
 
 def rows_of(shards: Shards, *numbers: int) -> npt.NDArray[np.int64]:
-    """The last row of each of the tars with the given numbers."""
+    """Return the last row of each of the tars with the given numbers."""
     names = [shards.manifest["shards"][number]["name"] for number in numbers]
     return np.array([np.flatnonzero(shards.column("shard") == name)[-1] for name in names])
 
 
 def copies(shards: Shards, cache: Path) -> list[Path]:
-    """Where the copies of a dataset's tars are, or would be."""
+    """Return the paths of the copies of a dataset's tars."""
     return [cache / local_copy_name(shard) for shard in shards.manifest["shards"]]
 
 
 def state(cache: Path) -> dict[str, tuple[int, int]]:
-    """Every file but the lock with its inode and time of change: whatever is copied again shows."""
+    """Return inode and modification time of every file except the lock, to detect repeated copies."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in cache.iterdir() if path.name != LOCK}
 
 
@@ -77,7 +77,7 @@ def flip(path: Path, offset: int) -> None:
 
 
 def in_a_fork(work: Callable[[], object]) -> int:
-    """Run in a forked process and return how it ended, as os.waitpid says it."""
+    """Run in a forked process and return its status as of os.waitpid."""
     child = os.fork()
     if child == 0:
         try:
@@ -90,16 +90,16 @@ def in_a_fork(work: Callable[[], object]) -> int:
 
 def test_only_the_tars_of_the_rows_are_copied_byte_for_byte(films: Shards, tmp_path: Path) -> None:
     cache = tmp_path / "node" / "cache"
-    heard: list[int] = []
-    copied = copy_shards_locally(films, rows_of(films, 0, 2), cache, heard.append)
+    reported: list[int] = []
+    copied = copy_shards_locally(films, rows_of(films, 0, 2), cache, reported.append)
     first, second, third = copies(films, cache)
     assert set(state(cache)) == {first.name, third.name}
     assert not second.exists()
     for copy, shard in ((first, films.manifest["shards"][0]), (third, films.manifest["shards"][2])):
         assert copy.read_bytes() == (films.folder / shard["name"]).read_bytes()
     sizes = [shard["bytes"] for shard in films.manifest["shards"]]
-    assert needed_bytes(films, rows_of(films, 0, 2)) == sum(heard) == sizes[0] + sizes[2]
-    assert max(heard) <= BLOCK, "the bar moves within a tar"
+    assert needed_bytes(films, rows_of(films, 0, 2)) == sum(reported) == sizes[0] + sizes[2]
+    assert max(reported) <= BLOCK, "the bar does not move within a tar"
     assert copied.tars == cache
     assert copied.folder == films.folder
 
@@ -113,7 +113,7 @@ def test_every_row_reads_the_same_bytes_copied_or_not(own_films: Shards, tmp_pat
     assert everything(copied) == expected, "the tar is read from its copy"
 
 
-def test_no_row_needs_no_tar_and_no_folder(films: Shards, tmp_path: Path) -> None:
+def test_without_rows_no_tar_and_no_folder_are_needed(films: Shards, tmp_path: Path) -> None:
     none = np.array([], np.int64)
     assert needed_bytes(films, none) == 0
     assert everything(copy_shards_locally(films, none, tmp_path / "cache")) == everything(films)
@@ -122,12 +122,12 @@ def test_no_row_needs_no_tar_and_no_folder(films: Shards, tmp_path: Path) -> Non
 
 def test_a_second_call_copies_nothing_and_needs_no_lock(films: Shards, tmp_path: Path) -> None:
     copy_shards_locally(films, all_rows(films), tmp_path)
-    before, heard = state(tmp_path), list[int]()
+    before, reported = state(tmp_path), list[int]()
     (tmp_path / LOCK).unlink()
-    copy_shards_locally(films, all_rows(films), tmp_path, heard.append)
+    copy_shards_locally(films, all_rows(films), tmp_path, reported.append)
     assert state(tmp_path) == before
     assert not (tmp_path / LOCK).exists()
-    assert sum(heard) == needed_bytes(films, all_rows(films)), "the bar ends full"
+    assert sum(reported) == needed_bytes(films, all_rows(films)), "the bar does not end full"
 
 
 def test_other_folds_use_the_same_copies(own_films: Shards, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_other_folds_use_the_same_copies(own_films: Shards, tmp_path: Path) -> N
     assert state(tmp_path / "cache") == before
 
 
-def test_a_dataset_that_has_grown_copies_only_what_is_new(own_films: Shards, tmp_path: Path) -> None:
+def test_grown_dataset_copies_only_its_new_tars(own_films: Shards, tmp_path: Path) -> None:
     copy_shards_locally(own_films, all_rows(own_films), tmp_path / "cache")
     before = state(tmp_path / "cache")
     more = synthesize(tmp_path / "more", images=3, size=96, positive_rate=0.5, seed=11)
@@ -156,7 +156,7 @@ def test_a_dataset_that_has_grown_copies_only_what_is_new(own_films: Shards, tmp
     assert everything(copied) == everything(grown)
 
 
-def test_a_tar_that_the_manifest_does_not_list_is_read_where_it_is(own_films: Shards, tmp_path: Path) -> None:
+def test_tar_that_the_manifest_does_not_list_is_read_from_the_dataset(own_films: Shards, tmp_path: Path) -> None:
     expected, last = everything(own_films), own_films.manifest["shards"].pop()
     copied = copy_shards_locally(own_films, all_rows(own_films), tmp_path / "cache")
     assert local_copy_name(last) not in state(tmp_path / "cache")
@@ -164,7 +164,7 @@ def test_a_tar_that_the_manifest_does_not_list_is_read_where_it_is(own_films: Sh
 
 
 @pytest.mark.parametrize("damage", ["flipped", "longer", "shorter", "missing", "a folder"])
-def test_a_bad_source_is_refused_by_name_and_not_kept(own_films: Shards, tmp_path: Path, damage: str) -> None:
+def test_bad_source_is_refused_by_name_and_leaves_no_copy(own_films: Shards, tmp_path: Path, damage: str) -> None:
     source = own_films.folder / own_films.manifest["shards"][1]["name"]
     if damage == "flipped":
         flip(source, source.stat().st_size - 1)  # padding, which no member's CRC32 covers
@@ -178,7 +178,7 @@ def test_a_bad_source_is_refused_by_name_and_not_kept(own_films: Shards, tmp_pat
         copy_shards_locally(own_films, all_rows(own_films), tmp_path / "cache")
     assert "\n" not in str(error.value)
     first = copies(own_films, tmp_path / "cache")[0]
-    assert set(state(tmp_path / "cache")) == {first.name}, "what was finished before stays, and nothing else"
+    assert set(state(tmp_path / "cache")) == {first.name}, "only the copies finished before must stay"
 
 
 def test_a_manifest_with_a_wrong_size_is_refused(own_films: Shards, tmp_path: Path) -> None:
@@ -189,15 +189,15 @@ def test_a_manifest_with_a_wrong_size_is_refused(own_films: Shards, tmp_path: Pa
 
 
 class Stop(Exception):
-    """What a caller raises to end the local_copy."""
+    """Raised by a caller to stop the copy."""
 
 
 def test_a_stop_in_the_middle_of_a_tar_leaves_only_whole_tars(films: Shards, tmp_path: Path) -> None:
-    heard: list[int] = []
+    reported: list[int] = []
 
     def stop(count: int) -> None:
-        heard.append(count)
-        if sum(heard) > films.manifest["shards"][0]["bytes"]:
+        reported.append(count)
+        if sum(reported) > films.manifest["shards"][0]["bytes"]:
             raise Stop
 
     with pytest.raises(Stop):
@@ -207,16 +207,16 @@ def test_a_stop_in_the_middle_of_a_tar_leaves_only_whole_tars(films: Shards, tmp
     assert set(before) == {first.name}
     copied = copy_shards_locally(films, all_rows(films), tmp_path)
     assert set(state(tmp_path)) == {copy.name for copy in (first, *others)}
-    assert before.items() < state(tmp_path).items(), "the finished tar is not copied again"
+    assert before.items() < state(tmp_path).items(), "the finished tar was copied again"
     assert everything(copied) == everything(films)
 
 
-def test_a_killed_process_is_gone_on_from_and_cleaned_up_after(films: Shards, tmp_path: Path) -> None:
-    heard: list[int] = []
+def test_copy_resumes_after_a_killed_process_and_removes_its_temporary(films: Shards, tmp_path: Path) -> None:
+    reported: list[int] = []
 
     def die(count: int) -> None:
-        heard.append(count)
-        if sum(heard) > films.manifest["shards"][0]["bytes"] + BLOCK:
+        reported.append(count)
+        if sum(reported) > films.manifest["shards"][0]["bytes"] + BLOCK:
             os.kill(os.getpid(), signal.SIGKILL)
 
     ended = in_a_fork(lambda: copy_shards_locally(films, all_rows(films), tmp_path, die))
@@ -234,36 +234,36 @@ def test_a_killed_process_is_gone_on_from_and_cleaned_up_after(films: Shards, tm
 
 
 def _race(folder: Path, cache: Path, barrier: Any, results: Any) -> None:
-    """Copy from another process; report how many tars it copied and how many bytes it heard of."""
-    made, heard, real = list[Path](), list[int](), local_copy.atomic_open
+    """Copy from another process; report how many tars it copied and the bytes reported to it."""
+    made, reported, real = list[Path](), list[int](), local_copy.atomic_open
 
     def counted(path: Path) -> Any:
         made.append(path)
         return real(path)
 
     def slow(count: int) -> None:
-        heard.append(count)
-        time.sleep(0.002)  # gives the others their turn in the middle of a copy
+        reported.append(count)
+        time.sleep(0.002)  # lets the others run in the middle of a copy
 
     local_copy.atomic_open = counted
     shards = Shards(folder)
     barrier.wait(60)
     copied = copy_shards_locally(shards, all_rows(shards), cache, slow)
-    results.put((len(made), sum(heard), everything(copied) == everything(shards)))
+    results.put((len(made), sum(reported), everything(copied) == everything(shards)))
 
 
-def test_processes_that_stage_at_once_copy_each_tar_once(films: Shards, tmp_path: Path) -> None:
+def test_concurrent_processes_copy_each_tar_once(films: Shards, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(3), context.Queue()
     workers = [context.Process(target=_race, args=(films.folder, tmp_path, barrier, results)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    made, heard, same = zip(*[results.get(timeout=60) for _ in workers], strict=True)
+    made, reported, same = zip(*[results.get(timeout=60) for _ in workers], strict=True)
     for worker in workers:
         worker.join(60)
         assert worker.exitcode == 0
     assert sum(made) == 3, made
-    assert set(heard) == {needed_bytes(films, all_rows(films))}, "every bar ends full, whoever copied"
+    assert set(reported) == {needed_bytes(films, all_rows(films))}, "a bar does not end full"
     assert all(same)
     assert len(state(tmp_path)) == 3
 
@@ -284,8 +284,8 @@ def test_a_waiting_process_copies_nothing_and_can_be_stopped(films: Shards, tmp_
     assert state(tmp_path) == {}
 
 
-def test_a_waiting_process_goes_on_when_its_tars_are_there(films: Shards, tmp_path: Path) -> None:
-    """It does not wait for the tars of others."""
+def test_waiting_process_continues_as_soon_as_its_tars_exist(films: Shards, tmp_path: Path) -> None:
+    """It does not wait for other tars."""
     wanted, finished = rows_of(films, 0), copies(films, tmp_path)[0]
     calls: list[int] = []
 
@@ -302,7 +302,7 @@ def test_a_waiting_process_goes_on_when_its_tars_are_there(films: Shards, tmp_pa
     assert everything(copied) == everything(films)
 
 
-def test_a_copy_of_another_size_is_made_again(films: Shards, tmp_path: Path) -> None:
+def test_copy_of_another_size_is_replaced(films: Shards, tmp_path: Path) -> None:
     copy_shards_locally(films, all_rows(films), tmp_path)
     cut, *others = copies(films, tmp_path)
     before = state(tmp_path)
@@ -326,7 +326,7 @@ def test_flipped_byte_in_a_copy_is_found_on_reading_and_fixed_as_the_message_say
     assert everything(copy_shards_locally(films, all_rows(films), tmp_path)) == everything(films)
 
 
-def test_too_little_space_is_said_before_copying(
+def test_lack_of_space_is_reported_before_copying(
     films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_shards_locally(films, rows_of(films, 0), tmp_path)
@@ -342,7 +342,7 @@ def test_too_little_space_is_said_before_copying(
     assert state(tmp_path) == before
     free = left
     copy_shards_locally(films, all_rows(films), tmp_path)
-    assert len(state(tmp_path)) == 3, "only what is still to copy must fit"
+    assert len(state(tmp_path)) == 3, "only the missing tars have to fit"
 
 
 def test_sizes_are_given_in_gigabytes(films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +370,7 @@ def test_a_disk_that_fails_in_the_middle_is_one_clear_error(
 
 
 @pytest.mark.parametrize("below", [False, True])
-def test_a_cache_dir_that_is_no_folder_is_refused(films: Shards, tmp_path: Path, below: bool) -> None:
+def test_cache_dir_that_is_not_a_folder_is_refused(films: Shards, tmp_path: Path, below: bool) -> None:
     (tmp_path / "file").touch()
     cache = tmp_path / "file" / "below" if below else tmp_path / "file"
     with pytest.raises(InputError, match=rf"^data.cache_dir {cache}: .*give another data.cache_dir, or null") as error:

@@ -1,4 +1,4 @@
-"""Order and split as pure functions: the same films, in the same order, whatever the ranks."""
+"""Order and split are pure functions: the same films in the same order for any number of ranks."""
 
 import math
 import time
@@ -42,7 +42,7 @@ def plan_of(
     return EpochPlan(split_of(positives, negatives, areas), config, seed, world)
 
 
-# A stage's sampling: constant or moving rates, and plain sampling.
+# Sampling of a stage: constant or changing rates, or every film once.
 samplings: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"sample_rate": st.floats(0.2, 1)}),
@@ -74,7 +74,7 @@ def fake_shards(**columns: list[object]) -> Shards:
     )
 
 
-def test_a_fold_without_a_positive_film_is_none_to_validate_on() -> None:
+def test_fold_without_a_positive_film_is_refused_for_validation() -> None:
     shards = fake_shards(
         split=["train", "train", "train", "holdout", "always_train"],
         fold=[0, 0, 1, -1, -1],
@@ -187,15 +187,15 @@ def test_counts_and_effective_rate_are_those_of_the_order(
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.9, 0.1), (0.1, 0.9)])
 def test_a_stage_of_very_many_epochs_is_planned_at_once(schedule: str, start: float, end: float) -> None:
-    given: dict[str, Any] = {"sample_rate": start, "sample_rate_end": end, "sample_rate_schedule": schedule}
+    sampling: dict[str, Any] = {"sample_rate": start, "sample_rate_end": end, "sample_rate_schedule": schedule}
     began = time.monotonic()
-    plan, few = plan_of(40, 400, epochs=10**8, **given), plan_of(40, 400, epochs=10**4, **given)
+    plan, few = plan_of(40, 400, epochs=10**8, **sampling), plan_of(40, 400, epochs=10**4, **sampling)
     assert plan.total_steps == pytest.approx(10**4 * few.total_steps, rel=1e-3)
     assert plan.steps(10**8 - 1) == few.steps(10**4 - 1)
     assert time.monotonic() - began < 2
 
 
-def test_an_epoch_that_becomes_too_short_is_named_however_late_it_is() -> None:
+def test_epoch_that_becomes_too_short_is_named_however_late() -> None:
     with pytest.raises(InputError, match=r"epoch (\d+) has 7 films, fewer than global_batch 8") as caught:
         plan_of(4, 400, epochs=10**8, sample_rate=0.4, sample_rate_end=0.7)
     epoch = int(str(caught.value).split("epoch ")[1].split()[0])
@@ -263,9 +263,9 @@ def test_negatives_are_seen_equally_often_with_a_moving_rate(
 
 @settings(deadline=None)
 @given(count=st.integers(1, 9), cuts=st.lists(st.integers(0, 25), min_size=1, max_size=6))
-def test_stretches_that_follow_each_other_make_up_a_chain_of_permutations(count: int, cuts: list[int]) -> None:
+def test_successive_stretches_form_a_chain_of_permutations(count: int, cuts: list[int]) -> None:
     films = np.arange(count) * 2
-    # Reference: the chain itself, long enough, made cycle by cycle.
+    # Reference: the chain itself, built cycle by cycle.
     cycles = [stream(5, 2, "main", cycle).permutation(films) for cycle in range(sum(cuts) // count + 1)]
     chain = np.concatenate(cycles).tolist()
     start = 0
@@ -274,12 +274,12 @@ def test_stretches_that_follow_each_other_make_up_a_chain_of_permutations(count:
         start += cut
 
 
-def test_nothing_can_be_drawn_from_no_films() -> None:
+def test_no_films_allow_only_an_empty_draw() -> None:
     assert stretch(np.array([], np.int64), 0, 0, 5).tolist() == []
 
 
 def naive_class(area: int, low: int, high: int, count: int) -> int:
-    """The class whose edges, low · (high / low)^(c / count), enclose the area."""
+    """Return the class whose edges, low · (high / low)^(c / count), enclose the area."""
     edges = [low * (high / low) ** (number / count) for number in range(count + 1)]
     return next(number for number in range(count) if area < edges[number + 1] or number == count - 1)
 
@@ -288,9 +288,9 @@ def naive_class(area: int, low: int, high: int, count: int) -> int:
 def test_size_classes_are_equally_wide_in_log_area(areas: list[int], count: int) -> None:
     low, high = min(areas), max(areas)
     assume(low < high)
-    # Near an edge the reference's floats cannot decide.
+    # The reference's floats cannot decide near an edge.
     places = [math.log(area / low) / math.log(high / low) * count for area in areas]
-    assume(all(abs(place - round(place)) > 1e-9 for place in places if 1e-9 < place < count - 1e-9))
+    assume(all(abs(position - round(position)) > 1e-9 for position in places if 1e-9 < position < count - 1e-9))
     expected = [naive_class(area, low, high, count) for area in areas]
     assert size_classes(np.array(areas), count).tolist() == expected
 
@@ -317,7 +317,7 @@ def test_positives_come_in_equal_numbers_from_the_size_classes(areas: list[int],
     class_of = dict(zip(plan.split.positives.tolist(), size_classes(np.array(areas), count).tolist(), strict=True))
     filled = sorted(set(class_of.values()))
     base, extra = divmod(positives, len(filled))
-    expected = {number: base + (place < extra) for place, number in enumerate(filled)}
+    expected = {number: base + (position < extra) for position, number in enumerate(filled)}
     seen = Counter(dict.fromkeys(class_of, 0))
     for epoch in range(6):
         drawn = [row for row in plan.order(epoch).tolist() if row in class_of]
@@ -329,7 +329,7 @@ def test_positives_come_in_equal_numbers_from_the_size_classes(areas: list[int],
             assert max(times) - min(times) <= 1
 
 
-def test_every_size_class_has_an_order_of_its_own() -> None:
+def test_every_size_class_has_its_own_order() -> None:
     areas = [1] * 12 + [1000] * 12 + [1000000] * 3  # 9 from each
     plan = plan_of(27, 20, areas=areas, sample_rate=0.9, size_classes=3)
     small, middle = plan.split.positives[:12], plan.split.positives[12:24]
@@ -338,7 +338,7 @@ def test_every_size_class_has_an_order_of_its_own() -> None:
 
 
 def test_size_classes_draw_rare_sizes_more_often() -> None:
-    areas = [10] * 8 + [1000]  # the classes between them hold nothing
+    areas = [10] * 8 + [1000]  # the classes between them are empty
     plan = plan_of(9, 20, areas=areas, sample_rate=0.9, size_classes=5)
     counts = Counter(plan.order(0).tolist())
     assert counts[int(plan.split.positives[8])] == 4
@@ -347,7 +347,7 @@ def test_size_classes_draw_rare_sizes_more_often() -> None:
     assert all(plain[int(row)] == 1 for row in plan.split.positives)
 
 
-def test_every_cycle_through_the_negatives_has_an_order_of_its_own() -> None:
+def test_every_cycle_through_the_negatives_has_its_own_order() -> None:
     plan = plan_of(6, 6, sample_rate=0.5)
     negatives = set(plan.split.negatives.tolist())
     orders = [tuple(row for row in plan.order(epoch).tolist() if row in negatives) for epoch in range(4)]
@@ -389,7 +389,7 @@ def test_stream_from_a_position_is_the_tail_of_the_whole(epoch: int, step: int) 
         np.testing.assert_array_equal(rows_a, rows_b)
 
 
-def test_stream_at_the_end_of_an_epoch_begins_the_next() -> None:
+def test_stream_at_the_end_of_an_epoch_continues_with_the_next() -> None:
     plan = plan_of(20, 21, epochs=2)
     assert next(plan.micro_batches(0, 0, plan.steps(0)))[0] == 1
 
@@ -419,15 +419,15 @@ def test_every_world_walks_through_the_same_global_batches(world: int, sampling:
 
 
 @settings(max_examples=40, deadline=None)
-@given(sampling=samplings, world=st.sampled_from([1, 2, 4]), place=st.floats(0, 1), data=st.data())
+@given(sampling=samplings, world=st.sampled_from([1, 2, 4]), position=st.floats(0, 1), data=st.data())
 def test_restart_anywhere_equals_the_continuous_stream(
-    sampling: dict[str, Any], world: int, place: float, data: st.DataObject
+    sampling: dict[str, Any], world: int, position: float, data: st.DataObject
 ) -> None:
     def fresh() -> EpochPlan:
         return plan_of(11, 40, world=world, areas=AREAS, epochs=4, **sampling)
 
     plan, rank = fresh(), data.draw(st.integers(0, world - 1))
-    done = round(place * plan.total_steps)
+    done = round(position * plan.total_steps)
     epoch, step = 0, done
     while epoch < 3 and step >= plan.steps(epoch):
         epoch, step = epoch + 1, step - plan.steps(epoch)
@@ -465,7 +465,7 @@ def test_ranks_dealt_fixed_batches_count_each_film_once(count: int, batch: int, 
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
 
 
-def test_random_streams_are_pure_and_apart() -> None:
+def test_random_streams_are_pure_and_different() -> None:
     draws = [stream(*words).random() for words in ((0, 1, "a"), (0, 2, "a"), (0, 1, "b"), (1, 1, "a"))]
     assert len(set(draws)) == 4
     assert stream(0, 1, "a").random() == draws[0]

@@ -1,4 +1,4 @@
-"""Values made by a thread: in order, so many ahead, with their errors, and no thread left behind."""
+"""Prefetched values: in order, at most `count` ahead, with errors passed on and no thread left behind."""
 
 import gc
 import subprocess
@@ -13,7 +13,7 @@ from pneumo_dist.data.prefetch import prefetch
 
 
 class Source:
-    """Counts what was taken from it and where, and whether it was left."""
+    """An iterable that records the values taken, the threads that took them, and whether it was closed."""
 
     def __init__(self, count: int, error: BaseException | None = None) -> None:
         self.count, self.error = count, error
@@ -34,7 +34,7 @@ def threads() -> int:
 
 
 def eventually(length: int, source: Source) -> None:
-    """Wait until so much was taken, and a little longer for what should not be."""
+    """Wait until `length` values are taken, and a little longer for any that should not be."""
     deadline = time.monotonic() + 5
     while len(source.taken) < length:
         assert time.monotonic() < deadline, source.taken
@@ -44,12 +44,12 @@ def eventually(length: int, source: Source) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_values_come_in_order_from_another_thread_and_no_more_are_made_than_asked_for(count: int) -> None:
+def test_values_come_in_order_from_another_thread_and_at_most_count_ahead(count: int) -> None:
     source = Source(20)
     values = prefetch(iter(source), count)
-    assert source.taken == [] and threads() == 0, "nothing is made before it is asked for"
+    assert source.taken == [] and threads() == 0, "nothing is taken before the first request"
     assert next(values) == 0
-    eventually(1 + count + 1, source)  # the one handed over, those that wait, and one in the thread's hand
+    eventually(1 + count + 1, source)  # one delivered, `count` waiting, and one held by the thread
     assert next(values) == 1
     eventually(2 + count + 1, source)
     assert list(values) == list(range(2, 20))
@@ -57,7 +57,7 @@ def test_values_come_in_order_from_another_thread_and_no_more_are_made_than_aske
     assert threads() == 0
 
 
-def test_error_comes_where_its_value_would_have_come() -> None:
+def test_error_is_raised_in_place_of_its_value() -> None:
     values = prefetch(iter(Source(2, KeyError("film"))), 1)
     assert next(values) == 0 and next(values) == 1
     with pytest.raises(KeyError, match="film"):
@@ -65,7 +65,7 @@ def test_error_comes_where_its_value_would_have_come() -> None:
     assert threads() == 0
 
 
-def test_thread_is_prepared_before_the_first_value_and_its_error_is_heard() -> None:
+def test_thread_is_prepared_before_the_first_value_and_its_error_is_raised() -> None:
     order: list[str] = []
     source = Source(1)
 
@@ -82,7 +82,7 @@ def test_thread_is_prepared_before_the_first_value_and_its_error_is_heard() -> N
 
 
 @pytest.mark.parametrize("is_dropped", [False, True])
-def test_thread_ends_when_nobody_asks_any_more(is_dropped: bool) -> None:
+def test_thread_ends_with_its_consumer(is_dropped: bool) -> None:
     values = prefetch(iter(Source(10**6)), 2)
     assert next(values) == 0 and threads() == 1
     if is_dropped:
@@ -93,7 +93,7 @@ def test_thread_ends_when_nobody_asks_any_more(is_dropped: bool) -> None:
     assert threads() == 0
 
 
-def test_process_that_ends_by_an_error_ends_its_thread_first() -> None:
+def test_process_that_ends_with_an_error_ends_its_thread_first() -> None:
     program = """
 import itertools, time
 from pneumo_dist.data.prefetch import prefetch
@@ -113,6 +113,6 @@ raise KeyError("nobody handles it")
     assert "nobody handles it" in done.stderr and "films" not in done.stderr
 
 
-def test_two_are_made_side_by_side() -> None:
+def test_two_iterators_are_prefetched_independently() -> None:
     one, other = prefetch(iter(Source(50)), 1), prefetch(iter(Source(50)), 1)
     assert [pair[0] - pair[1] for pair in zip(one, other, strict=True)] == [0] * 50

@@ -1,4 +1,4 @@
-"""The picture of what the network sees."""
+"""The picture of the network's input."""
 
 import numpy as np
 import numpy.typing as npt

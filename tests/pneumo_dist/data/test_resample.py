@@ -1,4 +1,4 @@
-"""The resampling of image and mask: aligned under every transform, equal to the definition, and the noise after it."""
+"""Resampled images and masks are aligned under every transform and equal the definition; noise is as stated."""
 
 import math
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def test_film_that_is_its_own_mask_stays_so(
         grey = mask.astype(np.uint8)
         edge = cv2.dilate(grey, np.ones((3, 3))) != cv2.erode(grey, np.ones((3, 3)))
         assert mask.sum() > 200
-        assert not ((image != mask) & ~edge).any(), "they differ along the edge only"
+        assert not ((image != mask) & ~edge).any(), "they differ elsewhere than along the edge"
         shared, united = shared + int((image & mask).sum()), united + int((image | mask).sum())
     assert shared / united > 0.965
 
@@ -100,14 +100,14 @@ def test_every_transform_of_space_moves_the_mask(shapes: Shards, name: str) -> N
 
 
 def sampled(image: Image, points: npt.NDArray[np.float64], border: str, order: int) -> npt.NDArray[np.float64]:
-    """An image at points (x, y) counted from the first pixel's corner: SciPy's interpolation, one pixel's or four's."""
+    """Sample an image with SciPy at points (x, y), counted from the corner of the first pixel."""
     mode = {"constant": "grid-constant", "reflect": "reflect"}[border]
     places = [points[..., 1] - 0.5, points[..., 0] - 0.5]
     return np.asarray(map_coordinates(image.astype(np.float64), places, order=order, mode=mode))
 
 
 def points_of(geometry: Geometry, size: int, stored: Stored) -> npt.NDArray[np.float64]:
-    """The exact map at every pixel's centre."""
+    """Return the exact map at the centre of every pixel."""
     centres = np.arange(size) + 0.5
     grid = np.stack([*np.meshgrid(centres, centres, indexing="xy"), np.ones((size, size))], axis=-1)
     if geometry.warp is None:
@@ -151,13 +151,13 @@ def test_both_resamplings_equal_the_definition(geometry: Geometry, size: int, bo
         ways.append(by_matrix(images, matrix(geometry, size, stored), size, border))
     label = sampled(images[1], points, border, 0) > 127
     for image, mask in ways:
-        # OpenCV counts in 32nds of a pixel.
+        # OpenCV interpolates in steps of a 32nd of a pixel.
         assert np.abs(image - sampled(images[0], points, border, 1)).mean() < 1.5
         assert set(np.unique(mask).tolist()) <= {0, 255}
         assert ((mask > 127) != label).mean() < 0.02
 
 
-def test_beyond_the_film_lies_nothing_or_its_mirror_image() -> None:
+def test_beyond_the_film_there_are_zeros_or_its_reflection() -> None:
     images = film_and_mask(64, 64)
     away = Geometry(shift=(0.5, 0.0))
     for way in (
@@ -190,7 +190,7 @@ def test_noise_field_has_a_deviation_of_one_level_and_no_slope(size: int) -> Non
         assert abs(np.corrcoef(same.ravel(), neighbour.ravel())[0, 1]) < 5 / size, "white"
 
 
-def test_every_window_lies_inside_the_field_and_is_its_own() -> None:
+def test_every_window_lies_inside_the_field_and_differs_from_others() -> None:
     last = NOISE_OFFSETS - 1
     seen = [noise_window(Parameters(noise_origin=(row, column)), 64) for row in (0, last) for column in (0, last)]
     assert all(window.shape == (64, 64) for window in seen)

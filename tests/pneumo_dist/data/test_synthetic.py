@@ -1,4 +1,4 @@
-"""The synthetic loader: what the network takes in shape and type, the plan's films by number, and no reading."""
+"""The synthetic loader: the shapes and types of real batches and the plan's row numbers, without reading films."""
 
 import numpy as np
 import pytest
@@ -40,15 +40,15 @@ def test_batches_are_shaped_as_those_of_films(unreadable: Shards, channels: int,
         assert batch.images.is_contiguous(memory_format=expected)
         assert set(batch.masks.unique().tolist()) == {0.0, 1.0}
         assert 0.5 < float(batch.images.std()) < 2
-    assert len({batch.images.data_ptr() for batch in batches}) == 1, "one ready batch, again and again"
+    assert len({batch.images.data_ptr() for batch in batches}) == 1, "the batch is not reused"
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(0, 0), (1, 1)])
 def test_indices_are_the_plans(unreadable: Shards, epoch: int, step: int) -> None:
     plan = plan_of(unreadable)
-    found = [batch.indices.tolist() for batch in train_batches(unreadable, plan, input_spec_of(3), 0, epoch, step)]
-    assert found == [rows.tolist() for _, _, rows in plan.micro_batches(0, epoch, step)]
-    assert len(found) > 0
+    actual = [batch.indices.tolist() for batch in train_batches(unreadable, plan, input_spec_of(3), 0, epoch, step)]
+    assert actual == [rows.tolist() for _, _, rows in plan.micro_batches(0, epoch, step)]
+    assert len(actual) > 0
 
 
 def test_evaluation_counts_every_film_once_in_full_batches(unreadable: Shards) -> None:

@@ -1,4 +1,4 @@
-"""The torch loader's worker processes: deaf to the rank's signals, gone when the rank is; and DALI, which has none."""
+"""Worker processes of the torch loader ignore the rank's signals and end with it; DALI has none."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lo
 
 SHM = Path("/dev/shm")
 PATIENCE = 60.0
-# A rank that takes batches for as long as it may, and says so; `ends` is how it leaves its loader behind.
+# A rank that takes batches and prints a line for each; `ends` says how it leaves its loader.
 RANK = """
 import sys, time
 from pathlib import Path
@@ -58,7 +58,7 @@ print("end", flush=True)
 
 
 class Rank:
-    """The rank's process, and those that it has started."""
+    """A rank's process and the processes that it has started."""
 
     def __init__(self, shards: Shards, name: str, count: int, ends: str, folder: Path) -> None:
         self.log = folder / "errors"
@@ -70,7 +70,7 @@ class Rank:
             )
 
     def line(self, start: str) -> str:
-        """Read on to the next line that begins with a word."""
+        """Read up to the next line that starts with a word."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith(start):
@@ -78,17 +78,17 @@ class Rank:
         raise AssertionError(f"no line {start}; {self.log.read_text()}")
 
     def children(self) -> set[int]:
-        """The processes that it started, the server of its workers and Python's tracker among them."""
+        """Return the processes that it started, including the server of its workers and Python's tracker."""
         return {pid for pid in alive() if parent_of(pid) == self.process.pid}
 
     def workers(self) -> set[int]:
-        """The loaders' workers, which the server forks."""
+        """Return the loaders' workers, which the server forks."""
         children = self.children()
         return {pid for pid in alive() if parent_of(pid) in children}
 
     def shared_memory(self) -> set[Path]:
-        """Shared memory that the rank and its workers have mapped or opened, deleted or not."""
-        found = set()
+        """Return the shared memory that the rank and its workers have mapped or opened, even if deleted."""
+        paths = set()
         for pid in {self.process.pid, *self.children(), *self.workers()}:
             folder = Path(f"/proc/{pid}")
             try:
@@ -96,16 +96,16 @@ class Rank:
                 names += [str(path.readlink()) for path in (folder / "fd").iterdir()]
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            found |= {Path(name.removesuffix(" (deleted)").strip()) for name in names if name.startswith(f"{SHM}/")}
-        return found
+            paths |= {Path(name.removesuffix(" (deleted)").strip()) for name in names if name.startswith(f"{SHM}/")}
+        return paths
 
     def output(self) -> str:
-        """Wait for its end and return what is left of its output."""
+        """Wait until it ends and return the rest of its output."""
         return self.process.communicate(timeout=PATIENCE)[0]
 
 
 def alive() -> list[int]:
-    """Every process that is not a zombie."""
+    """Return every process that is not a zombie."""
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and parent_of(int(path.name))]
 
 
@@ -118,7 +118,7 @@ def parent_of(pid: int) -> int | None:
 
 
 def server_of(workers: set[int]) -> set[int]:
-    """The process that forked them."""
+    """Return the process that forked them."""
     return {parent for parent in map(parent_of, workers) if parent is not None}
 
 
@@ -131,7 +131,7 @@ def until(done: Callable[[], bool], what: str) -> None:
 
 @pytest.fixture
 def start(films: Shards, tmp_path: Path) -> Iterator[Callable[..., Rank]]:
-    """Starts ranks; afterwards none of their processes is left."""
+    """Starts ranks, and checks afterwards that none of their processes is left."""
     ranks: list[Rank] = []
 
     def begin(name: str = "torch", count: int = 100_000, ends: str = "held", shards: Shards = films) -> Rank:
@@ -152,13 +152,13 @@ def gone(workers: set[int]) -> Callable[[], bool]:
 
 def assert_nothing_left(workers: set[int], pids: set[int], memory: set[Path]) -> None:
     until(gone(workers), "a worker outlived its rank")
-    # torch names what it shares after the process that made it.
+    # torch names shared memory after the process that created it.
     names = {path.name for path in SHM.iterdir()} if SHM.is_dir() else set()
     assert not names & {path.name for path in memory}
     assert not [name for name in names for pid in pids if f"_{pid}_" in name]
 
 
-def test_workers_are_deaf_to_the_ranks_signals_and_the_stream_goes_on(start: Callable[..., Rank]) -> None:
+def test_workers_ignore_the_ranks_signals_and_the_stream_continues(start: Callable[..., Rank]) -> None:
     rank = start(count=60)
     rank.line("batch")
     workers, memory = rank.workers(), rank.shared_memory()
@@ -170,7 +170,7 @@ def test_workers_are_deaf_to_the_ranks_signals_and_the_stream_goes_on(start: Cal
             rank.line("batch")
         assert rank.workers() == workers
         memory |= rank.shared_memory()
-    assert memory, "batches reach the rank in shared memory"
+    assert memory, "batches do not reach the rank in shared memory"
     assert rank.line("batch 59")
     rank.output()
     assert rank.process.returncode == 0, rank.log.read_text()
@@ -217,7 +217,7 @@ def test_rank_that_meets_a_corrupt_film_ends_with_all_its_workers(
     assert_nothing_left(workers, {rank.process.pid, *workers}, set())
 
 
-def test_dali_has_no_process_and_no_shared_memory_of_its_own(start: Callable[..., Rank]) -> None:
+def test_dali_has_no_processes_and_no_shared_memory(start: Callable[..., Rank]) -> None:
     pytest.importorskip("nvidia.dali")
     rank = start("dali", count=10)
     for _ in range(5):
@@ -230,7 +230,7 @@ def test_dali_has_no_process_and_no_shared_memory_of_its_own(start: Callable[...
 
 
 def test_worker_whose_rank_is_already_dead_ends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parent dies between the worker's asking who it is and its asking the kernel to die with it."""
+    """The parent dies after the worker read its id, and before the worker asked the kernel to die with it."""
     read, write = os.pipe()
     parents = iter([os.getpid(), 1])
     monkeypatch.setattr(os, "getppid", lambda: next(parents))

@@ -1,4 +1,4 @@
-"""Batch-norm statistics measured anew: against torch's own, by hand, and what does not count."""
+"""Recomputed batch-norm statistics: equal to torch's and to the definition; fillers and dropout do not matter."""
 
 import copy
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ MODELS = {
 
 
 def model_of(name: str = "fcn") -> nn.Module:
-    """A network whose statistics are of nothing it will see."""
+    """A network whose statistics match none of its inputs."""
     torch.manual_seed(0)
     model = build_model(ModelConfig.model_validate(MODELS[name]), pretrained=False)
     for layer in model.modules():
@@ -40,16 +40,16 @@ def model_of(name: str = "fcn") -> nn.Module:
 
 
 def batches_of(*sizes: int, filled_to: int | None = None) -> list[Batch]:
-    """Batches of films of noise, each film with a level and a spread of its own; the last ones may be filled up."""
+    """Return batches of noise, each film with its own mean and spread; short batches may be filled up."""
     chance = np.random.default_rng(1)
-    made, first = [], 0
+    batches, first = [], 0
     for size in sizes:
         films = chance.normal(chance.normal(0, 2, (size, 1, 1, 1)), 1 + chance.random(), (size, 1, SIZE, SIZE))
         filling = np.full(((filled_to or size) - size, 1, SIZE, SIZE), 1e4)
         images = torch.from_numpy(np.concatenate([films, filling]).astype(np.float32))
-        made.append(Batch(images, torch.empty(0), np.arange(first, first + size)))
+        batches.append(Batch(images, torch.empty(0), np.arange(first, first + size)))
         first += size
-    return made
+    return batches
 
 
 def buffers_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -61,16 +61,16 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_statistics_are_torchs_own_and_filled_places_do_not_count(name: str) -> None:
+def test_statistics_are_those_of_torch_and_fillers_do_not_count(name: str) -> None:
     model = model_of(name)
     expected = copy.deepcopy(model)
     update_bn([batch.images for batch in batches_of(3, 3, 3, 2)], expected)
     recompute_statistics(model, batches_of(3, 3, 3, 2, filled_to=3), ALONE, "float32")
-    found, before = buffers_of(model), buffers_of(model_of(name))
-    assert len(found) >= 3 * (6 if name == "fcn" else 20)
+    actual, before = buffers_of(model), buffers_of(model_of(name))
+    assert len(actual) >= 3 * (6 if name == "fcn" else 20)
     for key, value in buffers_of(expected).items():
-        torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-6)
-        assert not torch.allclose(found[key].float(), before[key].float())
+        torch.testing.assert_close(actual[key], value, rtol=1e-6, atol=1e-6)
+        assert not torch.allclose(actual[key].float(), before[key].float())
 
 
 def test_first_layer_has_the_mean_of_its_batches_in_float64() -> None:
@@ -81,14 +81,14 @@ def test_first_layer_has_the_mean_of_its_batches_in_float64() -> None:
         seen = [model[0](batch.images).double().numpy() for batch in batches]
     mean = np.mean([part.mean((0, 2, 3)) for part in seen], axis=0)
     variance = np.mean([part.var((0, 2, 3), ddof=1) for part in seen], axis=0)
-    found = buffers_of(model)
-    np.testing.assert_allclose(found["1.running_mean"].numpy(), mean, rtol=1e-6)
-    np.testing.assert_allclose(found["1.running_var"].numpy(), variance, rtol=1e-6)
-    assert int(found["1.num_batches_tracked"]) == 3
+    actual = buffers_of(model)
+    np.testing.assert_allclose(actual["1.running_mean"].numpy(), mean, rtol=1e-6)
+    np.testing.assert_allclose(actual["1.running_var"].numpy(), variance, rtol=1e-6)
+    assert int(actual["1.num_batches_tracked"]) == 3
 
 
-def test_what_stood_there_before_and_dropout_do_not_matter() -> None:
-    made = []
+def test_earlier_statistics_and_dropout_do_not_matter() -> None:
+    recomputed = []
     for seed in (1, 2):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(0.5), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))
@@ -97,8 +97,8 @@ def test_what_stood_there_before_and_dropout_do_not_matter() -> None:
         model(torch.randn(2, 1, SIZE, SIZE))
         recompute_statistics(model, batches_of(2, 2), ALONE, "float32")
         assert not model.training
-        made.append(buffers_of(model))
-    assert same(*made)
+        recomputed.append(buffers_of(model))
+    assert same(*recomputed)
 
 
 def test_synchronised_layers_have_the_statistics_of_plain_ones() -> None:
@@ -110,7 +110,7 @@ def test_synchronised_layers_have_the_statistics_of_plain_ones() -> None:
     assert same(buffers_of(model), buffers_of(synchronised))
 
 
-def test_statistics_are_those_of_autocast_where_that_is_on() -> None:
+def test_statistics_follow_autocast_if_it_is_on() -> None:
     plain, cast = model_of(), model_of()
     recompute_statistics(plain, batches_of(2, 2), ALONE, "float32")
     recompute_statistics(cast, batches_of(2, 2), ALONE, "bf16")
@@ -142,13 +142,13 @@ def test_layer_that_no_film_reaches_is_left_alone() -> None:
     nn.init.constant_(model.unused.running_mean, 7.0)
     recompute_statistics(model, batches_of(2, 2), ALONE, "float32")
     assert model.unused.running_mean is not None and model.unused.running_mean.item() == 7.0
-    assert int(model.used.num_batches_tracked or 0) == 4, "a layer that is called twice sees two batches each time"
+    assert int(model.used.num_batches_tracked or 0) == 4, "a layer that is called twice counts each batch twice"
 
 
 POOLED = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1))
 
 
-def test_batch_with_one_value_a_channel_does_not_count() -> None:
+def test_batch_with_one_value_per_channel_does_not_count() -> None:
     model, expected = copy.deepcopy(POOLED), copy.deepcopy(POOLED)
     *whole, single = batches_of(3, 2, 1)
     recompute_statistics(model, [*whole, single], ALONE, "float32")

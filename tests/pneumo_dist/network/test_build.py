@@ -1,4 +1,4 @@
-"""Networks by configuration, without any hub; encoder weights from a file."""
+"""Networks from the configuration, without a hub, and encoder weights from a file."""
 
 import hashlib
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_every_normalisation_that_the_schema_offers_can_be_built(norm: str) -> N
         {"arch": "fpn", "decoder_channels": None, "decoder_attention_type": "scse"},
     ],
 )
-def test_what_the_library_does_not_have_is_an_input_error(values: dict[str, Any]) -> None:
+def test_option_that_the_library_does_not_have_is_an_input_error(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=r"model"):
         model_of(**values)
 
@@ -89,7 +89,7 @@ def test_an_unknown_encoder_names_the_nearest() -> None:
         model_of(encoder="zzz")
 
 
-def test_every_option_that_an_architecture_lacks_is_told() -> None:
+def test_every_option_that_an_architecture_lacks_is_named() -> None:
     with pytest.raises(InputErrors) as caught:
         model_of(arch="fpn", decoder_channels=(8, 8), decoder_attention_type="scse")
     assert [message.split(":")[0] for message in caught.value.messages] == [
@@ -108,11 +108,11 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
 
 
-def test_no_hub_is_asked_unless_weights_are_wanted(no_hub: None) -> None:
+def test_no_hub_is_contacted_without_pretrained_weights(no_hub: None) -> None:
     build_model(config_of(encoder_weights="imagenet"), pretrained=False)
 
 
-def test_weights_that_cannot_be_fetched_are_an_input_error_with_the_mend(no_hub: None) -> None:
+def test_weights_that_cannot_be_fetched_are_an_input_error_with_a_fix(no_hub: None) -> None:
     with pytest.raises(InputError, match=r"pretrained weights of resnet18 cannot be fetched.*fetch-weights"):
         build_model(config_of(encoder_weights="imagenet"), pretrained=True)
 
@@ -138,75 +138,17 @@ def test_same_seed_gives_the_same_weights() -> None:
 def test_large_encoders_are_built_offline(no_hub: None, encoder: str, parameters: int) -> None:
     config = ModelConfig.model_validate({"encoder": encoder, "encoder_weights": "imagenet"})
     model = build_model(config, pretrained=False).eval()
-    found = sum(parameter.numel() for parameter in model.get_submodule("encoder").parameters())
-    assert found == pytest.approx(parameters, rel=0.05)
+    actual = sum(parameter.numel() for parameter in model.get_submodule("encoder").parameters())
+    assert actual == pytest.approx(parameters, rel=0.05)
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
-
-
-# The small FCN
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(64, 64), (32, 72)])
-def test_fcn_maps_films_to_one_map_of_logits(channels: int, size: tuple[int, int]) -> None:
-    model = build_model(ModelConfig.model_validate({"arch": "fcn", "in_channels": channels}), pretrained=True)
-    logits = model(torch.randn(2, channels, *size))
-    assert logits.shape == (2, 1, *size)
-
-
-@pytest.mark.parametrize(("norm", "dropout"), [(False, 0.0), (True, 0.3)])
-def test_fcn_has_the_configured_layers(norm: bool, dropout: float) -> None:
-    fcn = {"widths": (4, 6, 10), "norm": norm, "dropout": dropout}
-    model = build_model(ModelConfig.model_validate({"arch": "fcn", "in_channels": 1, "fcn": fcn}), pretrained=False)
-    layers = [module for module in model.modules() if not list(module.children())]
-    shapes = [
-        (type(layer).__name__, layer.in_channels, layer.out_channels, layer.stride[0])
-        for layer in layers
-        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
-    ]
-    assert shapes == [
-        ("Conv2d", 1, 4, 2),
-        ("Conv2d", 4, 6, 2),
-        ("Conv2d", 6, 10, 2),
-        ("Conv2d", 10, 10, 1),
-        ("ConvTranspose2d", 10, 6, 2),
-        ("ConvTranspose2d", 6, 4, 2),
-        ("ConvTranspose2d", 4, 1, 2),
-    ]
-    names = [type(layer).__name__ for layer in layers]
-    assert names.count("ReLU") == 6 and names[-1] == "ConvTranspose2d"
-    assert names.count("BatchNorm2d") == (6 if norm else 0)
-    assert [layer.p for layer in layers if isinstance(layer, torch.nn.Dropout2d)] == ([dropout] * 6 if dropout else [])
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"decoder_channels": (8, 8, 8, 8, 8)},
-        {"decoder_use_norm": False},
-        {"decoder_attention_type": "scse"},
-        {"decoder_interpolation": "nearest"},
-        {"encoder_weights": "imagenet"},
-        {"encoder_weights_file": "x.pt", "encoder_weights_sha256": "0" * 64},
-        {"classification": {}},
-    ],
-)
-def test_fcn_refuses_what_it_does_not_have(values: dict[str, Any]) -> None:
-    with pytest.raises(pydantic.ValidationError, match=f"arch fcn has no {next(iter(values))}"):
-        ModelConfig.model_validate({"arch": "fcn", **values})
-
-
-def test_layers_of_the_fcn_are_refused_by_other_architectures() -> None:
-    with pytest.raises(pydantic.ValidationError, match="fcn is set, but arch is unet"):
-        ModelConfig.model_validate({"arch": "unet", "fcn": {"norm": True}})
 
 
 # The classification head
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_head_gives_one_class_logit_a_film(dropout: float) -> None:
+def test_head_gives_one_class_logit_per_film(dropout: float) -> None:
     model = model_of(classification={"dropout": dropout})
     assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == ([dropout] if dropout else [])
     outputs = model(torch.randn(3, 1, 64, 64))
@@ -225,7 +167,7 @@ def test_network_without_a_head_has_no_class_logits() -> None:
 
 
 @pytest.mark.parametrize("values", [{}, {"arch": "fcn", "decoder_channels": None, "fcn": {"norm": True}}])
-def test_frozen_encoder_takes_no_gradient_and_keeps_its_statistics(values: dict[str, Any]) -> None:
+def test_frozen_encoder_gets_no_gradient_and_keeps_its_statistics(values: dict[str, Any]) -> None:
     torch.manual_seed(1)
     model = model_of(**values).train()
     encoder, decoder = model.get_submodule("encoder"), model.get_submodule("decoder")
@@ -240,8 +182,8 @@ def test_frozen_encoder_takes_no_gradient_and_keeps_its_statistics(values: dict[
     before = copies(encoder), copies(decoder)
     step()
     assert all(parameter.grad is None for parameter in encoder.parameters())
-    assert all(same(copies(encoder), before[0])), "weights or statistics of the frozen encoder moved"
-    # Every weight, batch-norm statistic and counter of the decoder does.
+    assert all(same(copies(encoder), before[0])), "weights or statistics of the frozen encoder changed"
+    # Every weight, batch-norm statistic and counter of the decoder changes.
     assert not any(same(copies(decoder), before[1]))
     freeze_encoder(model, False)
     before = copies(encoder), copies(decoder)
@@ -255,13 +197,13 @@ def test_frozen_encoder_takes_no_gradient_and_keeps_its_statistics(values: dict[
 
 def file_config(path: Path, content: bytes | None = None, **values: Any) -> ModelConfig:
     digest = hashlib.sha256(path.read_bytes() if content is None else content).hexdigest()
-    given = {"in_channels": 3, "encoder_weights_file": str(path), "encoder_weights_sha256": digest}
-    return config_of(**{**given, **values})
+    file_values = {"in_channels": 3, "encoder_weights_file": str(path), "encoder_weights_sha256": digest}
+    return config_of(**{**file_values, **values})
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """A file that `encoder_state` wrote, and what is in it."""
+    """Return a file that `encoder_state` wrote, and its content."""
     torch.manual_seed(7)
     path = tmp_path / "resnet18.pt"
     path.write_bytes(encoder_state(config_of(encoder_weights=None)))
@@ -281,23 +223,23 @@ def test_weights_of_a_file_are_the_encoders(weights: tuple[Path, dict[str, torch
 def test_safetensors_hold_the_same_weights(weights: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path = weights[0].with_suffix(".safetensors")
     safetensors.torch.save_file(dict(weights[1]), path)
-    found = encoder_of(build_model(file_config(path), pretrained=True))
-    assert all(same(found, dict(weights[1])))
+    actual = encoder_of(build_model(file_config(path), pretrained=True))
+    assert all(same(actual, dict(weights[1])))
 
 
-def test_file_is_read_only_where_weights_are_wanted(tmp_path: Path) -> None:
+def test_file_is_read_only_for_pretrained_weights(tmp_path: Path) -> None:
     build_model(file_config(tmp_path / "missing.pt", b""), pretrained=False)
 
 
 def test_weights_of_three_channels_fit_one_channel(weights: tuple[Path, dict[str, torch.Tensor]]) -> None:
     path, state = weights
     model = build_model(file_config(path, in_channels=1), pretrained=True).eval()
-    found = encoder_of(model)
+    actual = encoder_of(model)
     library: Any = build_model(config_of(in_channels=3), pretrained=False).get_submodule("encoder")
     library.load_state_dict(state)
     library.set_in_channels(1, pretrained=True)
-    assert all(same(found, copies(library)))
-    assert torch.equal(found["conv1.weight"], state["conv1.weight"].sum(1, keepdim=True))
+    assert all(same(actual, copies(library)))
+    assert torch.equal(actual["conv1.weight"], state["conv1.weight"].sum(1, keepdim=True))
     with torch.no_grad():
         assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 1, 64, 64)
 
@@ -336,16 +278,14 @@ def test_weights_of_another_encoder_are_refused(weights: tuple[Path, dict[str, t
 
 
 class Harm:
-    """What a pickle could make of itself."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return print, ("unpickled",)
 
 
 @pytest.mark.parametrize("kind", ["pickle", "text", "text in safetensors"])
-def test_what_is_no_file_of_weights_is_refused_and_not_unpickled(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
-) -> None:
+def test_other_file_is_refused_and_not_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     path = tmp_path / ("harm.safetensors" if "safetensors" in kind else "harm.pt")
     if kind == "pickle":
         torch.save({"conv1.weight": Harm()}, path)

@@ -54,7 +54,7 @@ def jaccard_loss(mispredicted: set[int], foreground: set[int]) -> float:
 
 
 def lovasz_extension(errors: Sequence[float], foreground: set[int]) -> float:
-    """Equation 8 of Berman et al.: errors in falling order, each times the rise of the loss of the set so far."""
+    """Equation 8 of Berman et al.: errors in descending order, each times the increase of the set's loss."""
     order = sorted(range(len(errors)), key=lambda pixel: -errors[pixel])
     sets = [set(order[:count]) for count in range(len(order) + 1)]
     rises = [jaccard_loss(after, foreground) - jaccard_loss(before, foreground) for before, after in pairwise(sets)]
@@ -104,7 +104,7 @@ def random_batch(films: int = 3, size: int = 12) -> tuple[torch.Tensor, torch.Te
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     n, h, w = draw(st.integers(1, 3)), draw(st.integers(1, 5)), draw(st.integers(1, 5))
-    # Coarse logits among them, for ties.
+    # Some logits are rounded, for ties.
     value = st.one_of(st.floats(-40, 40, width=32), st.integers(-2, 2).map(float))
     logits = draw(st.lists(value, min_size=n * h * w, max_size=n * h * w))
     label = draw(st.sampled_from((st.just(0.0), st.just(1.0), st.sampled_from((0.0, 1.0)))))
@@ -189,7 +189,7 @@ def test_batch_dice_takes_the_micro_batch_as_one_vector() -> None:
     assert each == pytest.approx(float(np.mean(films)), rel=1e-6)
 
 
-def test_a_right_answer_costs_nothing_even_where_nothing_is_to_be_found() -> None:
+def test_correct_prediction_costs_nothing_even_for_an_empty_mask() -> None:
     empty, full = torch.zeros(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
     for form in ("linear", "log"):
         for masks, logit in ((empty, -100.0), (full, 100.0)):
@@ -203,14 +203,14 @@ def test_lovasz_of_plain_hits_and_misses_is_the_jaccard_loss() -> None:
     _, masks, _ = random_batch()
     wrong = torch.rand(masks.shape, generator=torch.Generator().manual_seed(1)) < 0.3
     logits = torch.where(wrong, 0.0, 2 * masks - 1)
-    found = float(combo_loss(logits, masks, only("lovasz"))["lovasz"])
+    actual = float(combo_loss(logits, masks, only("lovasz"))["lovasz"])
     truth = masks.bool()
     predicted = truth ^ wrong
     expected = []
     for film in range(len(masks)):
         for x, y in ((predicted[film], truth[film]), (~predicted[film], ~truth[film])):
             expected.append(1 - float((x & y).sum()) / float((x | y).sum()))
-    assert found == pytest.approx(float(np.mean(expected)), rel=1e-6)
+    assert actual == pytest.approx(float(np.mean(expected)), rel=1e-6)
 
 
 def test_library_agrees_where_it_can_compute() -> None:
@@ -221,7 +221,7 @@ def test_library_agrees_where_it_can_compute() -> None:
     focal = smp.losses.FocalLoss("binary", gamma=2.0)(logits, masks)
     torch.testing.assert_close(combo_loss(logits, masks, only("focal"))["focal"], focal)
     for form in ("linear", "log"):
-        # Its smooth stands beside I, not 2I.
+        # Its `smooth` is added to I, not to 2I.
         dice = smp.losses.DiceLoss("binary", log_loss=form == "log", smooth=0.5)(logits, masks)
         ours = combo_loss(logits, masks, only("dice", dice_epsilon=1.0, dice_form=form))["dice"]
         torch.testing.assert_close(ours, dice)
@@ -256,8 +256,8 @@ def test_loss_and_gradient_are_finite_at_the_extremes(config: LossConfig, label:
                 assert float(term.detach()) == pytest.approx(expected[name], rel=1e-4, abs=1e-6), (name, logit)
 
 
-def test_gradient_of_a_wrong_answer_is_not_lost_however_sure_it_is() -> None:
-    """A clamped probability (the original's 1e-8, 0 in half precision) has no gradient here, or no finite loss."""
+def test_gradient_of_a_wrong_prediction_survives_any_confidence() -> None:
+    """A clamped probability (at 1e-8 in the original, 0 in half precision) has no gradient here, or no finite loss."""
     masks = torch.ones(1, 1, 4, 4)
     for name in ("bce", "focal", "lovasz"):
         for dtype in (torch.float32, torch.float16):
@@ -281,7 +281,7 @@ def test_half_precision_under_autocast_equals_its_widened_logits(dtype: torch.dt
 
 
 def test_terms_are_computed_outside_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which operations autocast narrows differs by device and version."""
+    """The operations that autocast narrows differ by device and version."""
     logits, masks, _ = random_batch()
     seen = []
 
@@ -303,7 +303,7 @@ SMOOTH = {
     "dice-image-log": only("dice", dice_over="image", dice_form="log"),
     "focal": only("focal"),
     "focal-half": only("focal", focal_gamma=0.5),
-    "lovasz": only("lovasz"),  # smooth but where two errors are equal or one is 0
+    "lovasz": only("lovasz"),  # smooth unless two errors are equal or one is 0
     "classification": only("classification"),
     "all": ALL,
 }
@@ -315,8 +315,8 @@ def test_gradients_equal_finite_differences(config: LossConfig) -> None:
     inputs = [logits.requires_grad_(), classes.requires_grad_()]
     used = inputs if config.classification else inputs[:1]
 
-    def loss(*given: torch.Tensor) -> torch.Tensor:
-        return combo_loss(given[0], masks, config, given[1] if len(given) > 1 else None)["loss"]
+    def loss(logits: torch.Tensor, class_logits: torch.Tensor | None = None) -> torch.Tensor:
+        return combo_loss(logits, masks, config, class_logits)["loss"]
 
     assert torch.autograd.gradcheck(loss, used)
 
@@ -327,14 +327,14 @@ def test_float32_gradients_of_a_large_film_equal_those_in_float64(config: LossCo
     masks = torch.zeros(1, 1, 768, 768)
     masks[..., 100:150, 300:420] = 1
     logits = 2 * torch.randn(masks.shape, generator=generator) + 4 * masks - 3
-    found = []
+    actual = []
     for dtype in (torch.float32, torch.float64):
         wide = logits.detach().to(dtype).clone().requires_grad_()
         combo_loss(wide, masks, config, torch.zeros(1, 1, dtype=dtype))["loss"].backward()
         assert wide.grad is not None
-        found.append(wide.grad.double())
-    # Errors that only float32 takes to be equal may change places.
-    off = (found[0] - found[1]).abs() > 1e-3 * found[1].abs() + 1e-12
+        actual.append(wide.grad.double())
+    # Errors that are equal only in float32 may swap places.
+    off = (actual[0] - actual[1]).abs() > 1e-3 * actual[1].abs() + 1e-12
     assert float(off.double().mean()) < 1e-3
 
 
@@ -369,13 +369,13 @@ class Tiny(torch.nn.Module):
 
 
 def gradients(config: LossConfig, slices: Sequence[slice], world: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradient of a step over micro-batches of the same eight films, and its last loss."""
+    """Return the gradient and the last loss of a step over micro-batches of the same eight films."""
     torch.manual_seed(3)
     tiny = Tiny().double()
     images = torch.randn(8, 1, 9, 9, dtype=torch.float64)
     masks = (torch.rand(8, 1, 9, 9, dtype=torch.float64) < 0.3).double()
     masks[:3] = 0  # so that the sums of the ranks are far apart
-    # Of a rank's own Dice the head has no part in the loss.
+    # With Dice on each rank, the head is not part of the loss.
     model: torch.nn.Module = DistributedDataParallel(tiny, find_unused_parameters=True) if world > 1 else tiny
     loss = torch.zeros(())
     for number, films in enumerate(slices):
@@ -384,11 +384,11 @@ def gradients(config: LossConfig, slices: Sequence[slice], world: int) -> tuple[
             logits, classes = model(images[films])
             loss = combo_loss(logits, masks[films], config, classes, world)["loss"]
             (loss / len(slices)).backward()
-    found = [torch.zeros_like(p) if p.grad is None else p.grad for p in tiny.parameters()]
-    return torch.cat([gradient.flatten() for gradient in found]), loss.detach()
+    actual = [torch.zeros_like(p) if p.grad is None else p.grad for p in tiny.parameters()]
+    return torch.cat([gradient.flatten() for gradient in actual]), loss.detach()
 
 
-# Of each rank's step, the micro-batches of the ranks, and those of one process.
+# Micro-batches of each rank, and those of one process.
 STEPS = {
     "2x4": ([[slice(0, 4)], [slice(4, 8)]], [slice(0, 8)]),
     "2x2x2": ([[slice(0, 2), slice(4, 6)], [slice(2, 4), slice(6, 8)]], [slice(0, 4), slice(4, 8)]),
@@ -397,22 +397,22 @@ STEPS = {
 
 def write_gradients(folder: Path) -> None:
     with process_group(cpu=True) as ranks:
-        found = {
+        actual = {
             f"{name} {step}": gradients(config, slices[ranks.rank], ranks.world)
             for name, config in RANKED.items()
             for step, (slices, _) in STEPS.items()
         }
-        # Evaluation: the two ranks hold different numbers of batches, so that a collective would hang or err.
+        # Evaluation: the ranks have different numbers of batches, so a collective would hang or fail.
         logits, masks, _ = random_batch(films=2)
         config = RANKED["dice-global"]
         alone = [combo_loss(logits, masks, config)["loss"] for _ in range(ranks.rank)]
         assert all(torch.equal(loss, combo_loss(logits, masks, only("dice"))["loss"]) for loss in alone)
-        torch.save(found, folder / f"{ranks.rank}.pt")
+        torch.save(actual, folder / f"{ranks.rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[torch.Tensor, torch.Tensor]]]:
-    """Gradients and losses of each rank."""
+    """Return the gradients and losses of each rank."""
     from integration.conftest import ROOT, environment
 
     folder = tmp_path_factory.mktemp("ranks")
@@ -432,7 +432,7 @@ def test_gradients_of_two_ranks_equal_those_of_one(
     assert float(expected.abs().max()) > 1e-3
     off = [float((rank[f"{name} {step}"][0] - expected).abs().max()) for rank in two_ranks]
     if name == "dice-rank":
-        assert min(off) > 1e-4, "a rank's own Dice has another gradient, or these films cannot tell the scopes apart"
+        assert min(off) > 1e-4, "these films cannot distinguish Dice on each rank from global Dice"
         return
     assert max(off) < 1e-10
     if "dice-global" in name:

@@ -1,4 +1,4 @@
-"""Encoder weights from a file: by whatever names, and what differs where they do not fit."""
+"""Encoder weights from a file, under various names, and the differences if they do not fit."""
 
 import hashlib
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def prefixed(prefix: str, state: Weights) -> Weights:
 
 @pytest.fixture(scope="module")
 def whole() -> Weights:
-    """The weights of a whole U-Net on resnet18."""
+    """Return the weights of a whole U-Net with a resnet18 encoder."""
     torch.manual_seed(3)
     return build_model(ModelConfig.model_validate(UNET), pretrained=False).state_dict()
 
@@ -38,8 +38,8 @@ def config_of(folder: Path, content: Any, **model: Any) -> ModelConfig:
     path = folder / "weights.pt"
     torch.save(content, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    given = {"encoder_weights_file": str(path), "encoder_weights_sha256": digest}
-    return ModelConfig.model_validate({**UNET, **given, **model})
+    file_values = {"encoder_weights_file": str(path), "encoder_weights_sha256": digest}
+    return ModelConfig.model_validate({**UNET, **file_values, **model})
 
 
 KINDS: dict[str, Callable[[Weights, Weights], Any]] = {
@@ -56,12 +56,12 @@ KINDS: dict[str, Callable[[Weights, Weights], Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_loads_whatever_its_names_begin_with(tmp_path: Path, own: Weights, whole: Weights, kind: str) -> None:
+def test_file_loads_whatever_the_prefix_of_its_names(tmp_path: Path, own: Weights, whole: Weights, kind: str) -> None:
     config = config_of(tmp_path, KINDS[kind](own, whole))
     torch.manual_seed(4)
-    found = build_model(config, pretrained=True).get_submodule("encoder").state_dict()
-    assert list(found) == list(own)
-    assert all(torch.equal(found[name], own[name]) for name in own)
+    loaded = build_model(config, pretrained=True).get_submodule("encoder").state_dict()
+    assert list(loaded) == list(own)
+    assert all(torch.equal(loaded[name], own[name]) for name in own)
     load_encoder_file(meta_model(config).get_submodule("encoder"), config, assign=True)
 
 
@@ -69,8 +69,8 @@ def test_timms_own_names_load_into_the_librarys_encoder(tmp_path: Path) -> None:
     model = {"encoder": "tu-resnet18"}
     encoder = build_model(ModelConfig.model_validate({**UNET, **model}), pretrained=False).get_submodule("encoder")
     state = {name.removeprefix("model."): value for name, value in encoder.state_dict().items()}
-    found = build_model(config_of(tmp_path, state, **model), pretrained=True).get_submodule("encoder.model")
-    assert all(torch.equal(value, state[name]) for name, value in found.state_dict().items())
+    loaded = build_model(config_of(tmp_path, state, **model), pretrained=True).get_submodule("encoder.model")
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
 
 
 def refusal(config: ModelConfig) -> str:
@@ -82,7 +82,7 @@ def refusal(config: ModelConfig) -> str:
     return str(caught.value)
 
 
-def test_what_differs_is_counted_and_named(tmp_path: Path, own: Weights) -> None:
+def test_differences_are_counted_and_named(tmp_path: Path, own: Weights) -> None:
     state = {name: value for name, value in own.items() if not name.startswith("layer4.1")}
     state |= {"conv1.weight": torch.zeros(64, 1, 7, 7), "head.weight": torch.zeros(1)}
     message = refusal(config_of(tmp_path, prefixed("module.", state)))
@@ -90,7 +90,7 @@ def test_what_differs_is_counted_and_named(tmp_path: Path, own: Weights) -> None
     assert "…), 1 of another shape (conv1.weight (64, 1, 7, 7) for (64, 3, 7, 7)), 1 unknown (head.weight); " in message
 
 
-def test_another_encoders_weights_are_told_by_their_names(tmp_path: Path, own: Weights) -> None:
+def test_weights_of_another_encoder_are_described_by_their_names(tmp_path: Path, own: Weights) -> None:
     message = refusal(config_of(tmp_path, own, encoder="efficientnet-b0"))
     assert "holds no weights of efficientnet-b0: of its" in message and "missing (_conv_stem.weight" in message
 
@@ -100,7 +100,7 @@ def test_a_file_without_tensors_is_one_line(tmp_path: Path, content: Any) -> Non
     assert "holds no weights of resnet18; give another file" in refusal(config_of(tmp_path, content))
 
 
-def test_what_a_network_starts_from_is_said() -> None:
+def test_line_says_which_weights_a_network_starts_from() -> None:
     digest = "0" * 64
     for model, words in (
         ({}, "encoder resnet34 starts from random weights (model.encoder_weights: null)"),

@@ -14,7 +14,7 @@ from film_files import PATIENT_ID, PATIENT_NAME, noise, write_film
 
 from pneumo_dist.output.dicom_seg import Algorithm
 from pneumo_dist.output.segment import EMPTY, FOUND, FilmPrediction, draw_film, measured_area, segment_film
-from pneumo_dist.predict.new_films import film_shards
+from pneumo_dist.predict.new_films import NewFilmOptions, film_shards
 from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
 from pneumo_dist.scoring.triplet import Triplet
@@ -29,7 +29,7 @@ ALGORITHM = Algorithm("seunet ensemble", "1.2.3")
 
 
 def grid_of(path: Path, scratch: Path, rules: FilmRules = FilmRules()) -> LabelGrid:  # noqa: B008
-    shards, refused = film_shards([path], scratch, SIZE, rules)
+    shards, refused = film_shards([path], scratch, NewFilmOptions(SIZE, rules))
     assert shards is not None, refused
     return shards.grid(0)
 

@@ -1,4 +1,4 @@
-"""Averaged weights: the mean itself, its batch-norm statistics, and where it comes from."""
+"""Averaged weights: the mean, its batch-norm statistics and its origin."""
 
 import copy
 import shutil
@@ -31,7 +31,7 @@ def test_mean_is_taken_in_float64_and_counters_are_the_firsts() -> None:
     mean = average_weights(states)
     by_hand = (np.float64([1, 2**-24]) + np.float64([2**-24, 1]) + np.float64([2**-24, -1])) / 3
     np.testing.assert_array_equal(mean["w"].numpy(), by_hand.astype(np.float32))
-    assert mean["w"][0] != (torch.tensor(1.0) + 2.0**-24 + 2.0**-24) / 3, "float32 would lose the small ones"
+    assert mean["w"][0] != (torch.tensor(1.0) + 2.0**-24 + 2.0**-24) / 3, "float32 would lose the small terms"
     assert mean["h"].dtype == torch.float16 and float(mean["h"]) == 0.25
     assert int(mean["n"]) == 7
     mean["w"].zero_()
@@ -41,10 +41,10 @@ def test_mean_is_taken_in_float64_and_counters_are_the_firsts() -> None:
 def test_checkpoint_is_the_mean_with_statistics_of_the_training_films(trained: Trained, tmp_path: Path) -> None:
     (trained_fold,) = find_trained_folds(MEMBER, trained.runs, [])
     path = averaged_checkpoint(MEMBER, trained_fold, tmp_path, trained.shards, ALONE)
-    made, files = load_checkpoint(path), trained_fold.files(MEMBER)
+    averaged, files = load_checkpoint(path), trained_fold.files(MEMBER)
     states = [load_checkpoint(file.path) for file in files]
-    assert made["parts"] == [file.path.name for file in files] and len(files) == 2
-    assert made["lineage"] == states[0]["lineage"] and made["fold"] == 0 and made["averaged"] is None
+    assert averaged["parts"] == [file.path.name for file in files] and len(files) == 2
+    assert averaged["lineage"] == states[0]["lineage"] and averaged["fold"] == 0 and averaged["averaged"] is None
 
     expected = build_model(trained_fold.experiment.model, pretrained=False)
     expected.load_state_dict(average_weights([weights_of(state) for state in states]))
@@ -58,14 +58,14 @@ def test_checkpoint_is_the_mean_with_statistics_of_the_training_films(trained: T
     moved = 0
     for name, value in expected.state_dict().items():
         if "running" in name or "tracked" in name:
-            torch.testing.assert_close(made["model"][name], value, rtol=1e-6, atol=1e-6)
-            moved += not torch.allclose(made["model"][name].float(), before[name].float())
+            torch.testing.assert_close(averaged["model"][name], value, rtol=1e-6, atol=1e-6)
+            moved += not torch.allclose(averaged["model"][name].float(), before[name].float())
         else:
-            assert torch.equal(made["model"][name], before[name])
+            assert torch.equal(averaged["model"][name], before[name])
     assert moved >= 6
 
 
-def test_standing_average_of_the_same_parts_is_taken_again(trained: Trained, tmp_path: Path) -> None:
+def test_existing_average_of_the_same_parts_is_reused(trained: Trained, tmp_path: Path) -> None:
     (trained_fold,) = find_trained_folds(MEMBER, trained.runs, [])
     path = averaged_checkpoint(MEMBER, trained_fold, tmp_path, trained.shards, ALONE)
     stamp, parts = path.stat().st_mtime_ns, load_checkpoint(path)["parts"]

@@ -1,4 +1,4 @@
-"""Which networks an ensemble takes."""
+"""The networks of an ensemble."""
 
 import shutil
 from pathlib import Path
@@ -15,12 +15,12 @@ from shards.errors import InputError
 
 
 def steps(trained: Trained, **member: Any) -> list[int]:
-    """Return the steps of fold 0's networks, as their names tell them."""
+    """Return the steps of fold 0's networks, from their names."""
     ensemble = trained.ensemble(members=[{"experiment": "plain", "folds": [0], **member}])
     return [int(network.name.split("step-")[1][:8]) for network in ensemble.networks]
 
 
-def test_best_top_k_and_last_are_what_the_history_says(trained: Trained) -> None:
+def test_best_top_k_and_last_follow_the_history(trained: Trained) -> None:
     folder = trained.runs / "plain/fold0/main/checkpoints"
     history = load_checkpoint(CheckpointFolder(folder).files()[0].path)["history"]
     assert len(history) == 2
@@ -41,9 +41,9 @@ def test_stage_is_that_of_the_trained_config_or_of_the_given_one(trained: Traine
     assert trained_fold.stage.name == "early"
 
 
-def test_folds_are_found_where_nothing_names_them(trained: Trained) -> None:
-    found = find_trained_folds(MemberConfig(experiment="head"), trained.runs, [])
-    assert [trained_fold.number for trained_fold in found] == [0, 1]
+def test_folds_are_found_if_nothing_names_them(trained: Trained) -> None:
+    folds = find_trained_folds(MemberConfig(experiment="head"), trained.runs, [])
+    assert [fold.number for fold in folds] == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_missing_networks_are_input_errors(trained: Trained, member: dict[str, A
         trained.ensemble(members=[{"experiment": "plain", **member}])
 
 
-def test_members_must_take_the_same_input(trained: Trained, tmp_path: Path) -> None:
+def test_members_must_have_the_same_input(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)
     other = Trained(trained.shards, tmp_path / "runs")
     both = [{"experiment": "plain"}, {"experiment": "head"}]

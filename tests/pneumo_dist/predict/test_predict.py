@@ -1,4 +1,4 @@
-"""Distributed prediction, on one rank: what is stored, by which networks, and what is refused."""
+"""Prediction on one rank: the stored maps, the networks that made them, and refused inputs."""
 
 import shutil
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def stored(trained: Trained, ensemble: Ensemble, folder: Path, split: str = "tes
 
 @torch.no_grad()
 def direct(network: EnsembleNetwork, images: torch.Tensor) -> tuple[np.ndarray[Any, Any], float | None]:
-    """Return a network's probabilities of one film, and its class probability, by a forward pass alone."""
+    """Return a network's probabilities and class probability for one film, from a plain forward pass."""
     logits, classes = split_outputs(network.read().build(network.name)(images))
     return torch.sigmoid(logits)[0, 0].numpy(), None if classes is None else float(torch.sigmoid(classes))
 
@@ -51,16 +51,16 @@ def test_saved_prediction_is_the_weighted_mean_of_direct_forward_passes(trained:
     assert len(predictions) == 5
     for row, p8 in predictions:
         film = image(trained.shards, row_of(trained.shards, row["key"]))
-        found = [direct(network, film) for network in ensemble.networks]
-        mean = sum(weight * each for weight, (each, _) in zip([3 / 8, 3 / 8, *[1 / 16] * 4], found, strict=True))
+        outputs = [direct(network, film) for network in ensemble.networks]
+        mean = sum(weight * each for weight, (each, _) in zip([3 / 8, 3 / 8, *[1 / 16] * 4], outputs, strict=True))
         assert np.abs(p8 / 255 - mean).max() <= 1 / 255
-        classes = [value for _, value in found if value is not None]
+        classes = [value for _, value in outputs if value is not None]
         assert len(classes) == 4
         assert row["class_probability"] == pytest.approx(np.mean(classes), abs=1e-5)
     assert predictions.manifest["parts"][0] == {"name": ensemble.networks[0].name, "fold": 0, "weight": 3 / 8}
 
 
-def test_out_of_fold_films_are_seen_by_their_own_folds_networks_alone(trained: Trained, tmp_path: Path) -> None:
+def test_out_of_fold_films_are_predicted_by_their_own_folds_networks_alone(trained: Trained, tmp_path: Path) -> None:
     ensemble = trained.ensemble(tta=NO_TTA)
     predictions = stored(trained, ensemble, tmp_path, "oof")
     assert len(predictions) == 12
@@ -112,18 +112,18 @@ def test_number_of_networks_in_memory_changes_nothing(
     assert one.digest == many.digest
 
 
-def test_interrupted_prediction_ends_as_one_that_was_not(
+def test_interrupted_prediction_ends_like_an_uninterrupted_one(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ensemble = trained.ensemble()
     whole = stored(trained, ensemble, tmp_path / "whole", "oof", block=4)
-    write, made = prediction.write_block, []
+    write, written = prediction.write_block, []
 
     def counted(path: Path, films: Any) -> Any:
-        if len(made) == 2 and not (path.parent / "pred-00002.tar").exists():
-            made.append("stopped")
+        if len(written) == 2 and not (path.parent / "pred-00002.tar").exists():
+            written.append("stopped")
             raise KeyboardInterrupt
-        made.append(path.name)
+        written.append(path.name)
         return write(path, films)
 
     monkeypatch.setattr(prediction, "write_block", counted)
@@ -131,16 +131,16 @@ def test_interrupted_prediction_ends_as_one_that_was_not(
         stored(trained, ensemble, tmp_path / "cut", "oof", block=4)
     with pytest.raises(InputError, match="no finished predictions"):
         Predictions(tmp_path / "cut")
-    made.clear()
-    monkeypatch.setattr(prediction, "write_block", lambda path, films: made.append(path.name) or write(path, films))
+    written.clear()
+    monkeypatch.setattr(prediction, "write_block", lambda path, films: written.append(path.name) or write(path, films))
     cut = stored(trained, ensemble, tmp_path / "cut", "oof", block=4)
-    assert made == ["pred-00002.tar", "pred-00003.tar"]
+    assert written == ["pred-00002.tar", "pred-00003.tar"]
     assert cut.digest == whole.digest and cut.manifest == whole.manifest
     for path in (tmp_path / "whole").glob("pred*"):
         assert (tmp_path / "cut" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_other_networks_or_views_predict_anew_and_leave_nothing_of_before(trained: Trained, tmp_path: Path) -> None:
+def test_other_networks_or_views_replace_earlier_predictions_completely(trained: Trained, tmp_path: Path) -> None:
     first = stored(trained, trained.ensemble(), tmp_path, "oof", block=2)
     second = stored(trained, trained.ensemble(tta=NO_TTA), tmp_path, "oof", block=4)
     assert first.digest != second.digest
@@ -214,23 +214,23 @@ def remove(tar: Path, row: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip, remove])
-def test_damaged_block_is_made_again_and_the_others_are_not(
+def test_damaged_block_is_predicted_again_and_the_others_are_not(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path, dict[str, Any]], None]
 ) -> None:
     ensemble = trained.ensemble()
     whole = stored(trained, ensemble, tmp_path, block=2)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("pred*")}
     damage(tmp_path / "pred-00001.tar", next(row for row in whole.rows if row["tar"] == "pred-00001.tar"))
-    made: list[str] = []
+    written: list[str] = []
     write = prediction.write_block
-    monkeypatch.setattr(prediction, "write_block", lambda path, films: made.append(path.name) or write(path, films))
+    monkeypatch.setattr(prediction, "write_block", lambda path, films: written.append(path.name) or write(path, films))
     stored(trained, ensemble, tmp_path, block=2)
-    assert made == ["pred-00001.tar"] and len(before) == 4
+    assert written == ["pred-00001.tar"] and len(before) == 4
     assert {path.name: path.read_bytes() for path in tmp_path.glob("pred*")} == before
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"digest": 3}'])
-def test_damaged_notes_of_a_block_have_it_made_again(trained: Trained, tmp_path: Path, text: str) -> None:
+def test_block_with_a_damaged_record_is_predicted_again(trained: Trained, tmp_path: Path, text: str) -> None:
     ensemble = trained.ensemble()
     digest = stored(trained, ensemble, tmp_path).digest
     (tmp_path / ".parts/pred-00000.json").write_text(text)

@@ -1,4 +1,4 @@
-"""Predictions take what a fold was trained with; a config that says otherwise is told by key."""
+"""Predictions use the settings of the training; keys of a config that contradict them are named."""
 
 import warnings
 from pathlib import Path
@@ -24,7 +24,7 @@ def folder_of(tmp_path: Path, experiment: Experiment, fold: int = 0) -> Path:
     return folder
 
 
-def test_without_a_config_all_is_as_it_was_trained(tmp_path: Path) -> None:
+def test_without_a_config_all_settings_are_those_of_the_training(tmp_path: Path) -> None:
     trained = experiment_of(seed=5)
     folder = folder_of(tmp_path, trained)
     assert trained_experiment(folder, None) == (trained, trained.stages[1])
@@ -46,7 +46,7 @@ def test_network_and_its_input_must_be_those_of_the_training(tmp_path: Path, val
     with pytest.raises(InputError) as caught:
         trained_experiment(folder, None, experiment_of(**values))
     path = folder / "config.yaml"
-    assert str(caught.value).startswith(f"{path}: was trained with another {keys} than the given config asks for;")
+    assert str(caught.value).startswith(f"{path}: was trained with another {keys} than the given config has;")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_network_and_its_input_must_be_those_of_the_training(tmp_path: Path, val
         {"stages": STAGES[1:]},
     ],
 )
-def test_settings_that_predictions_do_not_take_may_differ(tmp_path: Path, values: dict[str, Any]) -> None:
+def test_settings_that_predictions_do_not_use_may_differ(tmp_path: Path, values: dict[str, Any]) -> None:
     trained = experiment_of()
     assert trained_experiment(folder_of(tmp_path, trained), None, experiment_of(**values)) == (
         trained,
@@ -66,7 +66,7 @@ def test_settings_that_predictions_do_not_take_may_differ(tmp_path: Path, values
     )
 
 
-def test_way_of_reading_and_what_a_stage_keeps_are_those_of_the_config(tmp_path: Path) -> None:
+def test_reading_and_checkpoint_settings_are_those_of_the_config(tmp_path: Path) -> None:
     own = experiment_of(
         data={"loader": "torch", "threads": 7, "prefetch": 3},
         stages=[STAGES[0], {**STAGES[1], "top_k": 1, "eval_batch": 2}],
@@ -75,7 +75,7 @@ def test_way_of_reading_and_what_a_stage_keeps_are_those_of_the_config(tmp_path:
     assert (experiment.data, stage) == (own.data, own.stages[1])
 
 
-def test_old_name_of_the_torch_loader_is_no_other_loader(tmp_path: Path) -> None:
+def test_old_name_of_the_torch_loader_is_the_same_loader(tmp_path: Path) -> None:
     folder, trained = folder_of(tmp_path, experiment_of()), experiment_of()
     text = (folder / "config.yaml").read_text()
     assert '"loader":"torch"' in text
@@ -84,7 +84,7 @@ def test_old_name_of_the_torch_loader_is_no_other_loader(tmp_path: Path) -> None
         assert trained_experiment(folder, None, trained) == (trained, trained.stages[1])
 
 
-def test_another_loader_is_taken_with_a_warning(tmp_path: Path) -> None:
+def test_another_loader_is_used_with_a_warning(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, experiment_of())
     with pytest.warns(UserWarning, match="was trained with data.loader torch; films are read with dali, as"):
         experiment, _ = trained_experiment(folder, None, experiment_of(data={"loader": "dali"}))
@@ -109,7 +109,7 @@ def test_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:
         ({"stages": [STAGES[0], {**STAGES[1], "loss": {"dice": 9.0}}]}, "stages.b.loss.dice"),
     ],
 )
-def test_folds_of_different_settings_are_no_single_member(values: dict[str, Any], keys: str) -> None:
+def test_folds_of_different_settings_are_not_one_member(values: dict[str, Any], keys: str) -> None:
     folds = [(Path("x/fold0"), experiment_of()), (Path("x/fold1"), experiment_of(**values))]
     with pytest.raises(InputError, match=rf"x/fold1: was trained with another {keys} than x/fold0; .* as members"):
         check_trained_alike(folds)
