@@ -383,7 +383,7 @@ def test_what_can_go_on_or_start_is_let_pass_and_nothing_is_written(films: Shard
 def test_a_start_from_another_network_is_refused_beforehand(films: Shards, first: Path) -> None:
     experiment = second_of(model={**PLAIN["model"], "fcn": {"widths": (4, 4, 16), "norm": True}})
     told = refusal(lambda: check_resume(FoldRun(experiment, 0, films, first / "second/fold0", ALONE)))
-    assert told.startswith("stage main: the checkpoint that it starts from is of another network")
+    assert told.startswith("stage main: the checkpoint that it starts from has another network")
     assert told == refusal(lambda: train(experiment, films, first))
 
 
