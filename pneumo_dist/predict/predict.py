@@ -8,28 +8,22 @@ that few of them are in memory at a time. One pipeline reads the films of all bl
 import hashlib
 import itertools
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices, fixed_batches
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, shares
+from pneumo_dist.predict.forward import NetworkCache, PredictedFilms, gather_films, predict_films
 from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_block, write_table
 from pneumo_dist.predict.store_content import BlockModel
-from pneumo_dist.predict.tta import mean_view
-from pneumo_dist.ranks.precision import Resolved, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.ranks.watchdog import PREDICTION
-from pneumo_dist.runs.lineage import check_unseen
-from pneumo_dist.scoring.masks import to_p8
 from shards.dataset.table import Shards
 from shards.dataset.verify import dataset_digest
 from shards.errors import InputError
@@ -93,7 +87,7 @@ def predict(
     recipe |= {"mean": ensemble.data.mean, "std": ensemble.data.std}
     blocks = _blocks(ensemble, shards, options, recipe)
     finished = on_rank_0(ranks, lambda: [_is_finished(out, block, shards) for block in blocks])
-    cache = _NetworkCache(ensemble, shards, ranks, options)
+    cache = NetworkCache(ensemble, ranks, options.models, None if options.split == "test" else shards)
     pending = [block for block, is_finished in zip(blocks, finished, strict=True) if not is_finished]
     batches = _films(ensemble, shards, ranks, pending)
     rows: list[dict[str, Any]] = []
@@ -101,7 +95,7 @@ def predict(
         if not is_finished:
             ranks.beat(PREDICTION)
             count = len(_batches_of_rank(block, ensemble, ranks))
-            films = _gather(_predict_block(list(itertools.islice(batches, count)), block.networks, cache), ranks)
+            films = gather_films(predict_films(list(itertools.islice(batches, count)), block.networks, cache), ranks)
             if ranks.is_main:
                 _write(out, block, films, shards)
         if ranks.is_main:
@@ -171,72 +165,7 @@ def _films(ensemble: Ensemble, shards: Shards, ranks: Ranks, blocks: Sequence[_B
     return eval_batches(FilmReader(shards, ensemble.input_spec(ranks), with_mask=False), batches, ensemble.eval_batch)
 
 
-@dataclass(frozen=True)
-class _Films:
-    """Predicted films: table rows int64 (n,), maps uint8 (n, size, size), class probabilities float64 (n,) or nan."""
-
-    rows: Indices
-    maps: npt.NDArray[np.uint8]
-    classes: npt.NDArray[np.float64]
-
-
-def _predict_block(batches: Sequence[Batch], networks: Sequence[EnsembleNetwork], cache: "_NetworkCache") -> _Films:
-    """Predict this rank's films of a block; the networks take turns, each over all of the films."""
-    device, size = cache.ranks.device, cache.ensemble.image_size
-    images = [batch.images.to(device, torch.float32, non_blocking=True) for batch in batches]
-    sums = [torch.zeros(len(each), 1, size, size, device=device) for each in images]
-    classes = [torch.zeros(len(each), device=device) for each in images]
-    heads = 0.0
-    for network, share in zip(networks, shares(networks), strict=True):
-        if not images:
-            break
-        model, amp = cache(network)
-        for number, each in enumerate(images):
-            cache.ranks.beat(PREDICTION)
-            maps, head = mean_view(model, each, cache.ensemble.tta, amp)
-            sums[number] += share * maps
-            if head is not None:
-                classes[number] += share * head
-        heads += share if head is not None else 0.0
-    _check_finite([*sums, *classes], networks)
-    counts = [len(batch.indices) for batch in batches]
-    return _Films(
-        np.concatenate([np.zeros(0, np.int64), *(batch.indices for batch in batches)]),
-        np.concatenate(
-            [np.zeros((0, size, size), np.uint8), *(to_p8(s)[:n] for s, n in zip(sums, counts, strict=True))]
-        ),
-        np.concatenate(
-            [
-                np.zeros(0),
-                *(
-                    (c[:n].double() / heads if heads else c[:n] * np.nan).cpu().numpy()
-                    for c, n in zip(classes, counts, strict=True)
-                ),
-            ]
-        ),
-    )
-
-
-def _check_finite(sums: Sequence[torch.Tensor], networks: Sequence[EnsembleNetwork]) -> None:
-    """Raise InputError for values that are not finite: they would be rounded to 'no pneumothorax'."""
-    if not all(bool(torch.isfinite(each).all()) for each in sums):
-        more = f" or one of {len(networks) - 1} more" if len(networks) > 1 else ""
-        raise InputError(
-            f"{networks[0].name}{more}: gives values that are not finite numbers; its weights are damaged or too large "
-            "for its precision (amp: float32)"
-        )
-
-
-def _gather(mine: _Films, ranks: Ranks) -> _Films:
-    """Return the films of all ranks in table order."""
-    rows, maps, classes = (
-        np.concatenate(ranks.gather_array(values)) for values in (mine.rows, mine.maps, mine.classes)
-    )
-    order = np.argsort(rows, kind="stable")
-    return _Films(rows[order], maps[order], classes[order])
-
-
-def _write(out: Path, block: _Block, films: _Films, shards: Shards) -> None:
+def _write(out: Path, block: _Block, films: PredictedFilms, shards: Shards) -> None:
     (out / MANIFEST).unlink(missing_ok=True)  # the predictions in this folder are being replaced
     facts = [
         {**film_facts(shards, int(row)), "class_probability": None if np.isnan(value) else float(value)}
@@ -255,30 +184,3 @@ def _is_finished(out: Path, block: _Block, shards: Shards) -> bool:
     rows, facts = content["rows"], [film_facts(shards, int(row)) for row in block.films]
     has_same_films = [{name: row[name] for name in facts[0]} for row in rows] == facts
     return content["digest"] == block.digest and has_same_films and is_whole(out, rows)
-
-
-class _NetworkCache:
-    """The networks on this rank's device; the least recently used makes room for the next."""
-
-    def __init__(self, ensemble: Ensemble, shards: Shards, ranks: Ranks, options: PredictOptions) -> None:
-        self.ensemble, self.ranks = ensemble, ranks
-        self._shards, self._options = shards, options
-        self._held: OrderedDict[str, tuple[torch.nn.Module, Resolved]] = OrderedDict()
-
-    def __call__(self, network: EnsembleNetwork) -> tuple[torch.nn.Module, Resolved]:
-        """Return a network on the device and its autocast type. Raises InputError if it has seen films of the split."""
-        if network.name not in self._held:
-            while len(self._held) >= self._options.models:
-                self._held.popitem(last=False)
-            self._held[network.name] = self._load(network)
-        self._held.move_to_end(network.name)
-        return self._held[network.name]
-
-    def _load(self, network: EnsembleNetwork) -> tuple[torch.nn.Module, Resolved]:
-        trained, device = network.read(), self.ranks.device
-        if self._options.split != "test":
-            check_unseen(trained.lineage, network.name, self._shards, network.fold)
-        amp = trained.amp if self.ensemble.amp is None else resolve_amp(self.ensemble.amp, device)
-        if amp == "fp16" and device.type == "cpu":
-            amp = "float32"  # CPUs do not compute in float16
-        return trained.build(network.name).to(device), amp

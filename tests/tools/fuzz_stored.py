@@ -46,7 +46,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.output.submission import submission_rows, write_submission
 from pneumo_dist.predict.bundle import read_bundle
 from pneumo_dist.predict.ensemble import read_network
-from pneumo_dist.predict.predict import PredictOptions, _NetworkCache, _predict_block
+from pneumo_dist.predict.forward import NetworkCache, predict_films
 from pneumo_dist.predict.store import open_predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import StopAgreement
@@ -173,8 +173,8 @@ def bundle(case: Case) -> tuple[Edit, Callable[[], Answer]]:
             image = (image / 255 - ensemble.data.mean[0]) / ensemble.data.std[0]
             stack = np.repeat(image[None, None], ensemble.in_channels, 1).astype(np.float32)
             batches.append(Batch(torch.from_numpy(np.repeat(stack, len(rows), 0)), torch.zeros(0), rows))
-        cache = _NetworkCache(ensemble, case.shards, ALONE, PredictOptions())
-        found = _predict_block(batches, ensemble.networks, cache)
+        cache = NetworkCache(ensemble, ALONE, size=4, unseen=None)
+        found = predict_films(batches, ensemble.networks, cache)
         if len(found.rows) != 3 or found.maps.shape != (3, ensemble.image_size, ensemble.image_size):
             raise Wrong("films are missing")
         return found.maps.tobytes(), rule

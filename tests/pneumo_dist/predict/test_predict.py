@@ -92,26 +92,6 @@ def test_flip_and_scales_are_averaged(trained: Trained, tmp_path: Path) -> None:
         assert row["class_probability"] == pytest.approx(np.mean(classes), abs=1e-5)
 
 
-def test_number_of_networks_in_memory_changes_nothing(
-    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ensemble = trained.ensemble(members=BOTH)
-    held: list[int] = []
-    load = prediction._NetworkCache._load
-
-    def noted(cache: Any, network: EnsembleNetwork) -> Any:
-        held.append(len(cache._held) + 1)
-        return load(cache, network)
-
-    monkeypatch.setattr(prediction._NetworkCache, "_load", noted)
-    many = stored(trained, ensemble, tmp_path / "many", "test", block=2, models=6)
-    assert held == [1, 2, 3, 4, 5, 6]
-    held.clear()
-    one = stored(trained, ensemble, tmp_path / "one", "test", block=2, models=1)
-    assert held == [1] * 18
-    assert one.digest == many.digest
-
-
 def test_interrupted_prediction_ends_like_an_uninterrupted_one(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

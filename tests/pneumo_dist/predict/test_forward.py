@@ -1,0 +1,81 @@
+"""Films are predicted by networks that take turns: their number in memory and the batches change nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import ALONE, Trained
+
+from pneumo_dist.data.films import FilmReader
+from pneumo_dist.data.loader import eval_batches
+from pneumo_dist.data.plan import fixed_batches
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork
+from pneumo_dist.predict.forward import NetworkCache, PredictedFilms, gather_films, predict_films
+from pneumo_dist.predict.predict import PredictOptions, predict
+from pneumo_dist.predict.store import Predictions
+from shards.errors import InputError
+
+BOTH = [{"experiment": "plain", "weight": 3, "top_k": 1}, {"experiment": "head", "weight": 1}]
+
+
+def test_number_of_networks_in_memory_changes_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = trained.ensemble(members=BOTH)
+    held: list[int] = []
+    load = NetworkCache._load
+
+    def noted(cache: Any, network: EnsembleNetwork) -> Any:
+        held.append(len(cache._held) + 1)
+        return load(cache, network)
+
+    monkeypatch.setattr(NetworkCache, "_load", noted)
+    digests = []
+    for models, expected in ((6, [1, 2, 3, 4, 5, 6]), (1, [1] * 18)):
+        predict(ensemble, trained.shards, tmp_path / str(models), ALONE, PredictOptions("test", block=2, models=models))
+        assert held == expected
+        held.clear()
+        digests.append(Predictions(tmp_path / str(models)).digest)
+    assert digests[0] == digests[1]
+
+
+def predicted(trained: Trained, ensemble: Ensemble, batch: int) -> PredictedFilms:
+    rows = trained.shards.indices("test")
+    reader = FilmReader(trained.shards, ensemble.input_spec(ALONE), with_mask=False)
+    batches = list(eval_batches(reader, fixed_batches(rows, batch), batch))
+    return predict_films(batches, ensemble.networks, NetworkCache(ensemble, ALONE, 2, None))
+
+
+def test_films_that_fill_up_a_batch_do_not_count(trained: Trained) -> None:
+    ensemble = trained.ensemble(members=BOTH)
+    whole, filled = (predicted(trained, ensemble, batch) for batch in (5, 3))
+    assert whole.rows.tolist() == filled.rows.tolist() == trained.shards.indices("test").tolist()
+    assert np.abs(whole.maps.astype(int) - filled.maps).max() <= 1
+    np.testing.assert_allclose(whole.classes, filled.classes, atol=1e-5)
+
+
+def test_no_batches_and_no_head_are_empty_arrays_and_nan(trained: Trained) -> None:
+    ensemble = trained.ensemble()
+    none = predict_films([], ensemble.networks, NetworkCache(ensemble, ALONE, 1, None))
+    assert (none.rows.shape, none.maps.shape, none.classes.shape) == ((0,), (0, 64, 64), (0,))
+    assert np.isnan(predicted(trained, ensemble, 5).classes).all()
+
+
+def test_gathered_films_are_in_table_order() -> None:
+    rows = np.array([7, 2, 5])
+    films = gather_films(PredictedFilms(rows, rows.astype(np.uint8)[:, None, None], rows / 10), ALONE)
+    assert films.rows.tolist() == films.maps.ravel().tolist() == [2, 5, 7]
+    assert films.classes.tolist() == [0.2, 0.5, 0.7]
+
+
+def test_network_that_has_seen_the_films_is_refused_only_for_unseen_films(trained: Trained) -> None:
+    ensemble = trained.ensemble()
+    network = ensemble.networks[0]
+    foreign = EnsembleNetwork(network.name, 0, 1 - network.fold, 1.0, network.read)
+    model, amp = NetworkCache(ensemble, ALONE, 1, None)(foreign)
+    assert isinstance(model, torch.nn.Module) and amp == "float32"
+    NetworkCache(ensemble, ALONE, 1, trained.shards)(network)
+    with pytest.raises(InputError, match="was trained on other films than fold"):
+        NetworkCache(ensemble, ALONE, 1, trained.shards)(foreign)
