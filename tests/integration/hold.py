@@ -21,7 +21,7 @@ IS_LAST_RANK = RANK == WORLD - 1
 
 def during_a_write(hold: Hold) -> None:
     """Hold when half of the first epoch's last checkpoint is written."""
-    from pneumo_dist.runs import checkpoint
+    from pneumo_dist.runs import checkpoint_folder
     from shards.files import atomic_open, atomic_write
 
     def write(path: Path, content: memoryview) -> None:
@@ -32,7 +32,7 @@ def during_a_write(hold: Hold) -> None:
             stream.flush()
             hold()
 
-    checkpoint.atomic_write = write
+    checkpoint_folder.atomic_write = write
 
 
 def in_mid_epoch(hold: Hold) -> None:
