@@ -13,7 +13,9 @@ from pneumo_dist.cli.predict import average, predict, segment
 from pneumo_dist.cli.status import status
 from pneumo_dist.cli.train import fetch_weights, show_batch_command, train
 from pneumo_dist.ranks.ending import end_after
+from pneumo_dist.ranks.environment import is_first
 from shards import console
+from shards.errors import InputError
 from shards.files import raise_open_files
 
 
@@ -40,8 +42,12 @@ for command in (
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """Print a user warning as one line, on rank 0 alone."""
-    if issubclass(category, UserWarning) and os.environ.get("RANK", "0") == "0":
+    """Print a user warning as one line, on the first rank only."""
+    try:
+        prints = is_first(os.environ)
+    except InputError:  # the command reports a contradictory environment itself
+        prints = True
+    if prints and issubclass(category, UserWarning):
         print(f"warning: {message}", file=sys.stderr)
 
 

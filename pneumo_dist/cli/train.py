@@ -1,8 +1,6 @@
 """The commands train, fetch-weights and show-batch."""
 
 import os
-import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 @click.option("--node", type=click.IntRange(0), help="With --dry-run: number of this node.")
 @click.option("--rate", type=float, help="With --dry-run: films/s over all ranks, to estimate hours.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print one line of JSON.")
-def train(  # one parameter per option
+def train(  # noqa: PLR0913  # one parameter per option
     config_path: Path,
     overrides: tuple[str, ...],
     shards_path: Path | None,
@@ -87,7 +85,6 @@ def train(  # one parameter per option
     folder, facts = training.folder(fold), facts_of(config, shards)
     runtime = config.experiment.runtime
     with process_group(cpu, Limits(runtime.start_minutes, runtime.watchdog_minutes)) as ranks:
-        _show_warnings_on_rank_0(ranks)
         configure(runtime)
         check_agreement(ranks, facts)
         if launched is not None:
@@ -133,16 +130,6 @@ def _local_shards(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks
         return copy_shards_locally(shards, rows, Path(cache_dir), copied)
 
 
-def _show_warnings_on_rank_0(ranks: "Ranks") -> None:
-    """Print each warning as one line, on rank 0 only."""
-
-    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        if ranks.is_main and issubclass(category, UserWarning):
-            print(f"warning: {message}", file=sys.stderr)
-
-    warnings.showwarning = show
-
-
 @click.command("fetch-weights")
 @CONFIG
 @OVERRIDES
@@ -174,7 +161,7 @@ def fetch_weights(config_path: Path, overrides: tuple[str, ...], out: Path) -> N
 @click.option("--films", type=int, default=4, show_default=True, help="Number of films, one per row.")
 @click.option("--epochs", type=int, default=5, show_default=True, help="Number of epochs, one per column.")
 @click.option("--out", type=FOLDER, required=True, help="Path of the PNG to write.")
-def show_batch_command(  # one parameter per option
+def show_batch_command(  # noqa: PLR0913  # one parameter per option
     config_path: Path,
     overrides: tuple[str, ...],
     shards_path: Path,
