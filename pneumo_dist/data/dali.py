@@ -6,7 +6,7 @@ as long on the CPU as OpenCV's.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from nvidia.dali.pipeline import do_not_convert
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.buffers import BufferPool
 from pneumo_dist.data.dali_gpu import canvas_of, warped_by_coarse_map, warped_by_matrix
-from pneumo_dist.data.dali_inputs import NO_COARSE_MAP, Array, graph_inputs, input_table
+from pneumo_dist.data.dali_inputs import NO_COARSE_MAP, Array, GraphInput, graph_inputs, input_table
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from pneumo_dist.data.resample import Image, by_coarse_map, by_matrix
 
@@ -33,14 +33,14 @@ def dali_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]], batch
     Raises CorruptSample or InputError, naming film, epoch and step, for a film that cannot be read or decoded.
     """
     pending: dict[int, list[FilmRequest]] = {}
-    upcoming = iter(batches)
+    upcoming, table = iter(batches), input_table(reader)
 
     def feed(info: types.SampleInfo) -> tuple[Array, ...]:
         if info.iteration not in pending:
             pending[info.iteration] = next(upcoming)
-        return graph_inputs(reader, pending[info.iteration][info.idx_in_batch])
+        return graph_inputs(table, reader, pending[info.iteration][info.idx_in_batch])
 
-    pipeline, buffers = _pipeline(reader, feed, batch), BufferPool()
+    pipeline, buffers = _pipeline(reader, table, feed, batch), BufferPool()
     iteration = 0
     while True:
         try:
@@ -56,13 +56,14 @@ def dali_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]], batch
         iteration += 1
 
 
-def _pipeline(reader: FilmReader, feed: Feed, batch: int) -> Any:
+def _pipeline(reader: FilmReader, table: Sequence[GraphInput], feed: Feed, batch: int) -> Any:
     data, device_id = reader.input_spec.data, reader.input_spec.device_id
     with warnings.catch_warnings():
         # DALI warns that it cannot serialise Python functions; this pipeline runs where it is built.
         warnings.simplefilter("ignore")
         pipeline = _graph(
             reader,
+            table,
             feed,
             _CpuResample(reader) if device_id is None else None,
             batch_size=batch,
@@ -78,9 +79,9 @@ def _pipeline(reader: FilmReader, feed: Feed, batch: int) -> Any:
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def _graph(reader: FilmReader, feed: Feed, cpu_resample: Any) -> Any:
+def _graph(reader: FilmReader, table: Sequence[GraphInput], feed: Feed, cpu_resample: Any) -> Any:
     input_spec, augment, on_gpu = reader.input_spec, reader.augment, reader.input_spec.device_id is not None
-    inputs = _input_nodes(reader, feed)
+    inputs = _input_nodes(table, feed)
     decoder = "mixed" if on_gpu else "cpu"
     images = [fn.decoders.image(inputs[name], device=decoder, output_type=types.GRAY) for name in reader.members]
     images = _resample_on_gpu(images, inputs, reader) if on_gpu else _resample_on_cpu(images, inputs, cpu_resample)
@@ -100,9 +101,8 @@ def _graph(reader: FilmReader, feed: Feed, cpu_resample: Any) -> Any:
 
 
 @do_not_convert  # type: ignore[untyped-decorator]
-def _input_nodes(reader: FilmReader, feed: Feed) -> dict[str, Any]:
+def _input_nodes(table: Sequence[GraphInput], feed: Feed) -> dict[str, Any]:
     """Return the graph's node of each input, by name."""
-    table = input_table(reader)
     nodes = fn.external_source(
         feed,
         num_outputs=len(table),

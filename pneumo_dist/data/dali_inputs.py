@@ -1,6 +1,6 @@
 """The inputs of the DALI graph: a table that names each one, its type, and the function that returns a film's value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from nvidia.dali import types
 
 from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.films import FilmReader, FilmRequest
-from pneumo_dist.data.geometry import coarse_map, matrix
+from pneumo_dist.data.geometry import Stored, coarse_map, matrix
 from pneumo_dist.data.resample import NOISE_LEVEL, noise_window
 
 Array = npt.NDArray[Any]
@@ -22,11 +22,12 @@ NO_NOISE = np.zeros((0, 0, 1), np.int8)
 
 @dataclass(frozen=True)
 class _Film:
-    """A requested film with the parameters drawn for it."""
+    """A requested film, the parameters drawn for it, and its position in the stored square."""
 
     reader: FilmReader
     request: FilmRequest
     parameters: Parameters
+    stored: Stored
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,15 @@ def input_table(reader: FilmReader) -> list[GraphInput]:
     return table + [GraphInput(member, types.UINT8, 1, "", partial(_encoded, member)) for member in reader.members]
 
 
-def graph_inputs(reader: FilmReader, request: FilmRequest) -> tuple[Array, ...]:
-    """Return a film's value for each row of the input table."""
-    film = _Film(reader, request, reader.parameters(request))
-    return tuple(row.value(film) for row in input_table(reader))
+def graph_inputs(table: Sequence[GraphInput], reader: FilmReader, request: FilmRequest) -> tuple[Array, ...]:
+    """Return a film's value for each row of the reader's input table."""
+    film = _Film(reader, request, reader.parameters(request), reader.stored(request))
+    return tuple(row.value(film) for row in table)
 
 
 def _warp(film: _Film) -> npt.NDArray[np.float32]:
     """Return the 2x3 map from the network's input to the stored image, without the distortion."""
-    size, stored = film.reader.input_spec.size, film.reader.stored(film.request)
-    return matrix(film.parameters.geometry, size, stored).astype(np.float32)
+    return matrix(film.parameters.geometry, film.reader.input_spec.size, film.stored).astype(np.float32)
 
 
 def _tone(film: _Film) -> npt.NDArray[np.float32]:
@@ -82,7 +82,7 @@ def _coarse_map(film: _Film) -> npt.NDArray[np.float32]:
     input_spec, geometry = film.reader.input_spec, film.parameters.geometry
     if geometry.warp is None and input_spec.device_id is None:
         return NO_COARSE_MAP
-    return coarse_map(geometry, input_spec.size, film.reader.stored(film.request))
+    return coarse_map(geometry, input_spec.size, film.stored)
 
 
 def _encoded(member: str, film: _Film) -> npt.NDArray[np.uint8]:

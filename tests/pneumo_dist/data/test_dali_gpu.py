@@ -130,11 +130,13 @@ def reader_of(films: Shards, recipe: str, size: int, with_mask: bool = True) -> 
 def graph_of(reader: FilmReader, requests: list[FilmRequest], device_id: int | None) -> Any:
     """Define the pipeline as `dali_batches` does; it uses its device only after `build`."""
     from pneumo_dist.data.dali import _graph
-    from pneumo_dist.data.dali_inputs import graph_inputs
+    from pneumo_dist.data.dali_inputs import graph_inputs, input_table
 
-    feed = [graph_inputs(reader, request) for request in requests]
+    table = input_table(reader)
+    feed = [graph_inputs(table, reader, request) for request in requests]
     return _graph(
         reader,
+        table,
         lambda info: feed[info.idx_in_batch],
         None,
         batch_size=len(requests),

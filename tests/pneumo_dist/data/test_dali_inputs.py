@@ -51,7 +51,7 @@ def test_values_have_the_declared_types_and_are_those_of_the_film(films: Shards,
     table = dali_inputs.input_table(reader)
     empty = {"noise": 0, "coarse_map": 0}
     for request in [FilmRequest(row, epoch, 0) for row in range(4) for epoch in range(4)]:
-        values = dali_inputs.graph_inputs(reader, request)
+        values = dali_inputs.graph_inputs(table, reader, request)
         film = {row.name: value for row, value in zip(table, values, strict=True)}
         for row in table:
             assert film[row.name].dtype == NUMPY[row.dtype] and film[row.name].ndim == row.ndim, row.name
