@@ -129,9 +129,9 @@ def find_start(
     check_same_run(run.experiment, header, newest, stage, lineage)
     was_finished = header["position"]["finished"]
     recorded = experiment_of(header, newest).stage(stage.name) if was_finished else None
-    _warn_of_other_code(header, newest, repetition)
     if is_finished(repetition, header["position"]["epoch"], header["history"]):
         return Start(lineage, _with_finished(header, True), recorded=recorded)
+    _warn_of_other_code(header, newest)
     if recorded is not None:
         _check_no_follower(run, recorded, header, followers, newest)
     return Start(lineage, _with_finished(read_checkpoint(newest), False), recorded=recorded)
@@ -149,12 +149,10 @@ def _with_finished(state: State, finished: bool) -> State:
     return {**state, "position": {**state["position"], "finished": finished}}
 
 
-def _warn_of_other_code(state: State, path: Path, repetition: StageConfig) -> None:
-    """Warn if an unfinished stage resumes with other code than it was trained with so far."""
+def _warn_of_other_code(state: State, path: Path) -> None:
+    """Warn if a stage resumes with other code than it was trained with so far."""
     version, source = (state.get(name, "not noted") for name in ("version", "source"))
-    if (version, source) != (__version__, source_digest()) and not is_finished(
-        repetition, state["position"]["epoch"], state["history"]
-    ):
+    if (version, source) != (__version__, source_digest()):
         warnings.warn(
             f"{path}: was written by pneumo_dist {version} (source {source}), this is {__version__} (source "
             f"{source_digest()}); training resumes, but may not end with the same bits",
