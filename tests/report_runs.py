@@ -22,7 +22,7 @@ from shards.dataset.table import Shards
 ALONE = Ranks.alone()
 
 
-def store(
+def store(  # noqa: PLR0913  # one parameter per property of the predictions
     shards: Shards,
     run: Path,
     split: str = "oof",

@@ -1,8 +1,12 @@
 """Checkpoints' states, as small as there are."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from pneumo_dist.runs.checkpoint import CheckpointFile
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 
 STATE: dict[str, Any] = {
     "version": "0.2.0",
@@ -26,3 +30,8 @@ def state_of(step: int, history: list[dict[str, Any]] | None = None, **given: An
     position = {"epoch": len(epochs), "step": 0, "total": step, "finished": False, "bad_steps": 0}
     model = {"weight": torch.full((4, 4), float(step))}
     return {**STATE, "model": model, "history": epochs, "position": position, **given}
+
+
+def save(folder: Path, *steps: int) -> list[CheckpointFile]:
+    """Save a checkpoint after each of these steps."""
+    return [CheckpointFolder(folder).save(step, state_of(step)) for step in steps]

@@ -75,8 +75,8 @@ def check_dali(
         found = f"{name} is built for CUDA {generation}, the driver runs CUDA {driver[0]}.{driver[1]}"
         return [error("DALI", found, f"pip uninstall {name}, then {install}; or update the driver to {need} or newer")]
     if isinstance(facts, Crash):
-        mend = f"install it again: {install}, or set data.loader: torch in the config"
-        return [error("DALI", f"{name} is installed, but its graph does not run: {facts.reason}", mend)]
+        fix = f"install it again: {install}, or set data.loader: torch in the config"
+        return [error("DALI", f"{name} is installed, but its graph does not run: {facts.reason}", fix)]
     if version_of(facts.version) < OLDEST_DALI:
         oldest = ".".join(map(str, OLDEST_DALI))
         return [error("DALI", f"{name} {facts.version} is older than {oldest}", f"install a newer one: {install}")]

@@ -5,15 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_state import state_of
+from tiny_state import save, state_of
 
-from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, read_header, top_steps, weights_of
+from pneumo_dist.runs.checkpoint import load_checkpoint, read_header, top_steps, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
-
-
-def save(folder: Path, *steps: int) -> list[CheckpointFile]:
-    return [CheckpointFolder(folder).save(step, state_of(step)) for step in steps]
 
 
 def test_load_gives_back_tensors_and_plain_types(tmp_path: Path) -> None:

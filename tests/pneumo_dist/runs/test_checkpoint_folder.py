@@ -9,16 +9,12 @@ from typing import Any
 
 import pytest
 from damage import empty, flip_bit, truncate
-from tiny_state import state_of
+from tiny_state import save, state_of
 
 from pneumo_dist.runs import checkpoint_folder
-from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint
+from pneumo_dist.runs.checkpoint import load_checkpoint
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
-
-
-def save(folder: Path, *steps: int) -> list[CheckpointFile]:
-    return [CheckpointFolder(folder).save(step, state_of(step)) for step in steps]
 
 
 def test_name_carries_step_and_digest(tmp_path: Path) -> None:
