@@ -3,4 +3,4 @@
 Importing this package imports no torch: data-loader workers and the command line's help start quickly.
 """
 
-__version__ = "0.4.0"
+from shards import __version__ as __version__

@@ -1,15 +1,15 @@
-"""Command line of shards: synthesise, build, split, verify, show and export datasets."""
+"""The command line `pneumo-shards`, or `python -m shards`: makes, checks, draws and exports datasets."""
 
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from shards import console
+from shards import __version__, console
 from shards.build.assemble import finalize, options_of, recover
 from shards.build.build import build
 from shards.build.films import ABSENT_MASKS, FilmFolders, KnownIds, LabelFiles
@@ -34,6 +34,7 @@ Inputs = TypeVar("Inputs", FilmFolders, LabelFiles)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="pneumo_dist", message="%(prog)s %(version)s")
 def app() -> None:
     """Turn chest films and run-length labels into WebDataset shards with a sample table."""
     raise_open_files()
@@ -249,5 +250,10 @@ def _one_more(bar: Any) -> Callable[[], None]:
     return lambda: bar.update(1)
 
 
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    sys.exit(console.run(app, console.program("pneumo-shards", "shards")))
+
+
 if __name__ == "__main__":
-    sys.exit(console.run(app, "python -m shards"))
+    main()

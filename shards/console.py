@@ -6,6 +6,7 @@ import sys
 import traceback
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -31,6 +32,11 @@ class PathType(click.Path):
         return super().convert(value, param, context)
 
 
+def program(script: str, module: str) -> str:
+    """Return how this program was started: the name of its console script, or `python -m` and its module."""
+    return script if Path(sys.argv[0]).name == script else f"python -m {module}"
+
+
 def run(command: click.Command, name: str, argv: Sequence[str] | None = None) -> int:
     """Run a click command and return its exit code: 0 for success, 2 for bad usage or input, 1 if nobody reads stdout.
 
@@ -51,8 +57,8 @@ def run(command: click.Command, name: str, argv: Sequence[str] | None = None) ->
         return EXIT_USAGE
     except BrokenPipeError:
         return _without_reader()
-    except SystemExit:  # click exits by itself only when a pipe is closed
-        return _without_reader()
+    except SystemExit as end:  # click exits by itself only after a shell completion or when a pipe is closed
+        return EXIT_DONE if end.code == EXIT_DONE else _without_reader()
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and os_fix(error) is None:
             raise

@@ -1,4 +1,4 @@
-"""The command line `python -m pneumo_dist`. Every command but segment works alone or under torchrun."""
+"""The command line `pneumo-dist`, or `python -m pneumo_dist`. Only segment does not run under torchrun."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from typing import NoReturn
 
 import click
 
+from pneumo_dist import __version__
 from pneumo_dist.cli.doctor import doctor
 from pneumo_dist.cli.masks import report, submit, tune
 from pneumo_dist.cli.predict import average, predict, segment
@@ -20,6 +21,7 @@ from shards.files import raise_open_files
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="pneumo_dist", message="%(prog)s %(version)s")
 def app() -> None:
     """Distributed training and inference for pneumothorax segmentation on chest radiographs."""
     raise_open_files()
@@ -54,4 +56,4 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     warnings.showwarning = _show_warning
-    end_after(lambda: console.run(app, "python -m pneumo_dist"))
+    end_after(lambda: console.run(app, console.program("pneumo-dist", "pneumo_dist")))

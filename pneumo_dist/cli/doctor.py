@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
-from pneumo_dist.cli.options import FOLDER, OVERRIDES
+from pneumo_dist.cli.options import CONFIG_FILE, FOLDER, OVERRIDES
 from pneumo_dist.ranks.environment import launched_rank
 from shards import console
 
 
 @click.command()
-@click.option("--config", "config_path", type=FOLDER, help="Experiment that is to train, a YAML file.")
+@click.option("--config", "config_path", type=CONFIG_FILE, help="Experiment to train: a YAML file or a shipped name.")
 @OVERRIDES
 @click.option("--shards", "shards_path", type=FOLDER, help="Folder that 'shards build' made.")
 @click.option("--runs", type=FOLDER, help="Folder of all runs.")

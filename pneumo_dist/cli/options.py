@@ -1,14 +1,50 @@
 """Options that several commands share, and checks of their values."""
 
+import difflib
 from pathlib import Path
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
+from pneumo_dist.config.shipped import shipped_configs
 from shards.console import PathType
 from shards.errors import InputError
 
+
+class ConfigPath(PathType):
+    """A YAML file, or the name of a shipped config such as `seunet`. A file of that name comes first."""
+
+    name = "config"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Path:
+        """Return the path of a file. A path that does not exist is returned as it was written."""
+        path = Path(super().convert(value, param, context))
+        is_name = len(path.parts) == 1 and not path.suffix
+        if not is_name or path.is_file():
+            return path
+        configs = shipped_configs()
+        if path.name not in configs:
+            near = difflib.get_close_matches(path.name, configs, n=1)
+            fix = f"did you mean {near[0]}?" if near else f"give a YAML file or one of: {', '.join(configs)}"
+            self.fail(f"{path}: no such config; {fix}", param, context)
+        return configs[path.name]
+
+    def shell_complete(self, context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the names of shipped configs, and paths if none fits."""
+        names = [CompletionItem(name) for name in shipped_configs() if name.startswith(incomplete)]
+        return names or super().shell_complete(context, param, incomplete)
+
+
 FOLDER = PathType(path_type=Path)
-CONFIG = click.option("--config", "config_path", type=FOLDER, required=True, help="YAML file of the experiment.")
+CONFIG_FILE = ConfigPath(path_type=Path)
+CONFIG = click.option(
+    "--config",
+    "config_path",
+    type=CONFIG_FILE,
+    required=True,
+    help="YAML file of the experiment, or the name of a shipped one, e.g. seunet.",
+)
 OVERRIDES = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a config key, e.g. optim.lr=1e-4."
 )

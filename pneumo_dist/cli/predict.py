@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pneumo_dist.cli.options import CPU, FOLDER, OVERRIDES, RULE, RUNS, check_folder
+from pneumo_dist.cli.options import CONFIG_FILE, CPU, FOLDER, OVERRIDES, RULE, RUNS, check_folder
 from pneumo_dist.ranks.environment import launched_rank
 from shards import console
 from shards.dataset.table import Shards
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from pneumo_dist.predict.ensemble import Ensemble
     from pneumo_dist.ranks.ranks import Ranks
 
-ENSEMBLE = click.option("--config", "config_path", type=FOLDER, help="YAML file of an experiment or an ensemble.")
+ENSEMBLE = click.option(
+    "--config",
+    "config_path",
+    type=CONFIG_FILE,
+    help="YAML file of an experiment or an ensemble, or the name of a shipped one.",
+)
 
 
 @click.command()

@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
+from integration.conftest import environment
 
+from pneumo_dist import __version__
 from pneumo_dist.cli.app import _show_warning, app
 
 COMMANDS = [
@@ -43,6 +46,31 @@ def test_help_does_not_import_torch() -> None:
     code = f"import sys; from pneumo_dist.cli.app import app; {call}; print(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Usage:" in done.stdout and "'click'" in done.stdout and "'torch'" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "module", "words", "expected"),
+    [
+        ("pneumo-dist", "pneumo_dist.cli.app", "pneumo-dist fetch", "fetch-weights"),
+        ("pneumo-shards", "shards.__main__", "pneumo-shards exp", "export"),
+    ],
+)
+def test_shell_completes_commands(tmp_path: Path, script: str, module: str, words: str, expected: str) -> None:
+    (tmp_path / script).write_text(f"from {module} import main\nmain()\n")
+    completion = f"_{script.replace('-', '_').upper()}_COMPLETE"
+    done = subprocess.run(
+        [sys.executable, tmp_path / script],
+        env={**environment(), completion: "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"plain,{expected}\n", "")
+
+
+@pytest.mark.parametrize("module", ["pneumo_dist", "shards"])
+def test_version_is_printed(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"pneumo_dist {__version__}\n"
 
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
