@@ -67,8 +67,10 @@ if [[ -z $PNEUMO_SRUN$PNEUMO_EXEC ]]; then
     [[ ${found[fold + 2]} == True ]] && trained+=" $fold"
   done
 else
-  [[ -r $config ]] || refuse "$config: no such config"
-  name=$(basename "${config%.*}") digest=$(sha256sum "$config")
+  file=$config
+  [[ -e $file ]] || file=configs/$config.yaml
+  [[ -r $file ]] || refuse "$config: no such config"
+  name=$(basename "${file%.*}") digest=$(sha256sum "$file")
 fi
 mkdir -p "$runs/slurm"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumo_dist.cli.options import CONFIG, FOLDER, RULE, RUNS, SHARDS, check_folder
+from pneumo_dist.config.rules import RuleName
 from pneumo_dist.ranks.environment import is_first
 from shards import console
 from shards.dataset.table import Shards
@@ -90,7 +91,7 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
 def submit(  # noqa: PLR0913  # one parameter per option
     config_path: Path,
     runs: Path,
-    rule_name: str | None,
+    rule_name: RuleName | None,
     triplet: tuple[float, int, float] | None,
     smallest_part: int | None,
     sample_submission: Path | None,
@@ -173,7 +174,12 @@ def _called_out_of_fold(run: Path, rule: "Rule") -> float | None:
     help="Column of the sample table to score subgroups by; may be repeated.",
 )
 def report(
-    config_path: Path, shards_path: Path, runs: Path, rule_name: str | None, against: str | None, by: tuple[str, ...]
+    config_path: Path,
+    shards_path: Path,
+    runs: Path,
+    rule_name: RuleName | None,
+    against: str | None,
+    by: tuple[str, ...],
 ) -> None:
     """Write report.html and overlays.png for the out-of-fold and holdout predictions and print the main figures."""
     if not is_first(os.environ):

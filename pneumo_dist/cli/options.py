@@ -7,6 +7,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from pneumo_dist.config.rules import RULES
 from pneumo_dist.config.shipped import shipped_configs
 from shards.console import PathType
 from shards.errors import InputError
@@ -54,7 +55,7 @@ CPU = click.option("--cpu", is_flag=True, help="Use the CPU even if there is a G
 RULE = click.option(
     "--rule",
     "rule_name",
-    type=click.Choice(["triplet", "components", "gate"]),
+    type=click.Choice(list(RULES)),
     help="Rule for masks, unchanged from tune: a triplet, a fixed threshold without small components, or the triplet "
     "with the classification gate.  [default: the config's thresholds or else the triplet, without components below "
     "the config's smallest_part]",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pneumo_dist.cli.options import CONFIG_FILE, CPU, FOLDER, OVERRIDES, RULE, RUNS, check_folder
+from pneumo_dist.config.rules import RuleName
 from pneumo_dist.ranks.environment import launched_rank
 from shards import console
 from shards.dataset.table import Shards
@@ -208,7 +209,7 @@ def average(  # noqa: PLR0913  # one parameter per option
     cpu: bool,
     folds: tuple[int, ...],
     bundle: Path | None,
-    rule_name: str | None,
+    rule_name: RuleName | None,
 ) -> None:
     """Average the weights of an ensemble as its config asks, and write it as one file for predict and segment."""
     from pneumo_dist.cli.networks import NetworkOptions, find_networks

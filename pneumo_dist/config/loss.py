@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from pneumo_dist.config.schema import LARGEST, NotNegative, Schema
 
+TERMS = ("bce", "dice", "focal", "lovasz", "classification")
+"""The weights of LossConfig."""
+
 
 class LossConfig(Schema):
     """A weighted sum of loss terms; a weight of 0 leaves its term out."""
@@ -33,7 +36,7 @@ class LossConfig(Schema):
 
     @model_validator(mode="after")
     def _some_term(self) -> Self:
-        if self.bce + self.dice + self.focal + self.lovasz + self.classification <= 0:
+        if sum(getattr(self, name) for name in TERMS) <= 0:
             raise ValueError("at least one loss weight must be above 0")
         return self
 

@@ -5,14 +5,25 @@ segmentation_models_pytorch 0.6.0: its Dice loss is 0 for every empty mask, its 
 certain pixel for gamma < 1, and its Lovász hinge rejects float64 and rounds half the gradient of a 1024 px film to 0.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from pneumo_dist.config.loss import LossConfig
+from pneumo_dist.config.loss import TERMS, LossConfig
 from shards.errors import InputError
 
-TERMS = ("bce", "dice", "focal", "lovasz", "classification")
+
+@dataclass(frozen=True)
+class Outputs:
+    """A micro-batch's outputs and labels, in the type that losses are computed in, and the number of ranks."""
+
+    logits: torch.Tensor
+    masks: torch.Tensor
+    class_logits: torch.Tensor | None
+    world: int
 
 
 def loss_terms(config: LossConfig) -> tuple[str, ...]:
@@ -40,25 +51,29 @@ def combo_loss(
         InputError: The classification loss has a weight, but the network has no head for it.
     """
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    terms: dict[str, torch.Tensor] = {}
     with torch.autocast(logits.device.type, enabled=False):
-        logits, masks = logits.to(wide), masks.to(wide)
-        if config.bce:
-            terms["bce"] = F.binary_cross_entropy_with_logits(logits, masks)
-        if config.dice:
-            terms["dice"] = dice_loss(logits, masks, config, world)
-        if config.focal:
-            terms["focal"] = focal_loss(logits, masks, config.focal_gamma)
-        if config.lovasz:
-            terms["lovasz"] = symmetric_lovasz(logits, masks)
-        if config.classification:
-            if class_logits is None:
-                raise InputError(
-                    "loss.classification is above 0, but the network has no head for it; set model.classification"
-                )
-            terms["classification"] = classification_bce(class_logits.to(wide), masks)
+        outputs = Outputs(
+            logits.to(wide), masks.to(wide), None if class_logits is None else class_logits.to(wide), world
+        )
+        terms = {name: term(outputs, config) for name, term in _TERMS.items() if getattr(config, name) > 0}
         loss = torch.stack([getattr(config, name) * term for name, term in terms.items()]).sum()
     return {"loss": loss, **terms}
+
+
+def _classification(outputs: Outputs, config: LossConfig) -> torch.Tensor:
+    if outputs.class_logits is None:
+        raise InputError("loss.classification is above 0, but the network has no head for it; set model.classification")
+    return classification_bce(outputs.class_logits, outputs.masks)
+
+
+_TERMS: Mapping[str, Callable[[Outputs, LossConfig], torch.Tensor]] = {
+    "bce": lambda outputs, _: F.binary_cross_entropy_with_logits(outputs.logits, outputs.masks),
+    "dice": lambda outputs, config: dice_loss(outputs.logits, outputs.masks, config, outputs.world),
+    "focal": lambda outputs, config: focal_loss(outputs.logits, outputs.masks, config.focal_gamma),
+    "lovasz": lambda outputs, _: symmetric_lovasz(outputs.logits, outputs.masks),
+    "classification": _classification,
+}
+assert tuple(_TERMS) == TERMS
 
 
 def dice_loss(logits: torch.Tensor, masks: torch.Tensor, config: LossConfig, world: int = 1) -> torch.Tensor:

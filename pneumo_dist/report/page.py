@@ -12,6 +12,7 @@ import numpy as np
 
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.rules import RULES, RuleName
 from pneumo_dist.predict.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.report import plots
 from pneumo_dist.report.inputs import (
@@ -42,11 +43,6 @@ from shards.files import atomic_write
 
 PAGE, OVERLAYS = "report.html", "overlays.png"
 COLUMNS = ("view", "sex", "age")
-RULE_TITLES = {
-    "triplet": "triplet",
-    "components": "fixed threshold without small components",
-    "gate": "triplet with the classification gate",
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class ReportOptions:
 
     against: str | None = None
     by: Sequence[str] = COLUMNS
-    rule: str | None = None
+    rule: RuleName | None = None
     config: Experiment | EnsembleConfig | None = None
 
     @property
@@ -232,7 +228,7 @@ def _films_content(shards: Shards, run: _EvaluatedRun, by: Sequence[str]) -> dic
 def _rules_content(run: _EvaluatedRun) -> dict[str, Any]:
     thresholds, films = run.thresholds, run.out_of_fold
     rows = [
-        RuleRow(RULE_TITLES[tuned.name], in_words(tuned.rule), tuned.dice, tuned.called, tuned == run.tuned)
+        RuleRow(RULES[tuned.name], in_words(tuned.rule), tuned.dice, tuned.called, tuned == run.tuned)
         for tuned in thresholds.rules.values()
     ]
     if run.tuned is None:

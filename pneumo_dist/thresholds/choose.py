@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.rules import RuleName
 from pneumo_dist.predict.store import stored_digest
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
@@ -15,7 +16,7 @@ from shards.errors import InputError
 
 
 def choose_rule(
-    config: Experiment | EnsembleConfig | None, name: str | None, thresholds: Callable[[], ThresholdsFile]
+    config: Experiment | EnsembleConfig | None, name: RuleName | None, thresholds: Callable[[], ThresholdsFile]
 ) -> tuple[Rule, TunedRule | None]:
     """Choose the rule for masks: the tuned rule of this name or, without a name, the config's own rule.
 
@@ -38,7 +39,7 @@ def choose_rule(
     return tuned.rule, tuned
 
 
-def own_triplet(config: Experiment | EnsembleConfig | None, name: str | None) -> Triplet | None:
+def own_triplet(config: Experiment | EnsembleConfig | None, name: RuleName | None) -> Triplet | None:
     """Return the thresholds of a config; None if it has none, or if a tuned rule is named instead."""
     if name is not None or not isinstance(config, EnsembleConfig) or config.thresholds is None:
         return None

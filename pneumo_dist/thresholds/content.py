@@ -1,10 +1,11 @@
 """Strict models of thresholds.json: a file that tune cannot have written is refused."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 import pydantic
 from pydantic import Field
 
+from pneumo_dist.config.rules import RuleName
 from pneumo_dist.config.schema import Area
 from pneumo_dist.scoring.stored import Digest, Mean, RuleModel
 from pneumo_dist.scoring.triplet import Triplet
@@ -65,7 +66,7 @@ class ThresholdsModel(Strict):
 
     objective: str
     triplet: Triplet
-    rules: dict[Literal["triplet", "components", "gate"], TunedRuleModel]
+    rules: dict[RuleName, TunedRuleModel]
     dice_tuned_on_other_folds: EstimateModel | None
     components_curve: CurveModel | None
     predictions_sha256: Digest

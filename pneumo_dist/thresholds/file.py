@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from pneumo_dist.config.rules import RULES
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.thresholds.content import FORMAT_VERSION, ScoresModel, ThresholdsModel, VersionModel
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.refine import SizeCurve
-from pneumo_dist.thresholds.rules import RULES, ThresholdsFile, TunedRule
+from pneumo_dist.thresholds.rules import ThresholdsFile, TunedRule
 from pneumo_dist.thresholds.tune import TuningResult
 from pneumo_dist.thresholds.worth import Estimate
 from shards.errors import InputError

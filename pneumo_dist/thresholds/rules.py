@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pneumo_dist.config.rules import RuleName
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
@@ -12,7 +13,6 @@ from pneumo_dist.thresholds.worth import Estimate
 from shards.errors import InputError
 
 THRESHOLDS = "thresholds.json"
-RULES = ("triplet", "components", "gate")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TunedRule:
     Every film counts once in `dice`, whatever the objective of the tuning, so that rules can be compared.
     """
 
-    name: str
+    name: RuleName
     rule: Rule
     dice: float
     called: float
@@ -42,7 +42,7 @@ class ThresholdsFile:
     """
 
     objective: Objective
-    rules: Mapping[str, TunedRule]
+    rules: Mapping[RuleName, TunedRule]
     unseen: Estimate | None
     curve: SizeCurve | None
     digest: str
@@ -53,7 +53,7 @@ class ThresholdsFile:
         """The tuned triplet."""
         return self.rules["triplet"].rule.triplet
 
-    def rule(self, name: str) -> TunedRule:
+    def rule(self, name: RuleName) -> TunedRule:
         """Return a rule by its name. Raises InputError if it was not tuned."""
         if name not in self.rules:
             needed = "a classification head" if name == "gate" else "to be tuned"

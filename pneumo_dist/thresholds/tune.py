@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pneumo_dist.config.rules import RuleName
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import SCORING
@@ -184,5 +185,5 @@ def _gate_rules(
     return [_tuned_rule("gate", Rule(triplet, gate=gate), gated)]
 
 
-def _tuned_rule(name: str, rule: Rule, counts: PixelCounts) -> TunedRule:
+def _tuned_rule(name: RuleName, rule: Rule, counts: PixelCounts) -> TunedRule:
     return TunedRule(name, rule, float(counts.dice.mean()), float(counts.called.mean()))

@@ -23,7 +23,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     ("arguments", "named"),
     [
         (["predict", "--shards", "s", "--runs", "r"], "give --config or --bundle"),
-        (["predict", "--config", "c", "--bundle", "b", "--shards", "s"], "give --config or --bundle, not both"),
+        (["predict", "--config", "c.yaml", "--bundle", "b", "--shards", "s"], "give --config or --bundle, not both"),
         (["predict", "--bundle", "b", "--out", "o"], "give --shards or --dicom"),
         (["predict", "--bundle", "b", "--dicom", "d", "--split", "oof", "--out", "o"], "its films have no folds"),
         (["predict", "--config", "c.yaml", "--dicom", "d"], "give --runs"),

@@ -1,0 +1,13 @@
+"""Names of the rules for masks that tune finds."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+RuleName = Literal["triplet", "components", "gate"]
+
+RULES: Mapping[RuleName, str] = {
+    "triplet": "triplet",
+    "components": "fixed threshold without small components",
+    "gate": "triplet with the classification gate",
+}
+"""What each rule does, in the report's words."""
