@@ -12,6 +12,6 @@ printf '\n== 240 training and 40 test films\n'
 [[ -e $out/films/train-rle.csv ]] || python -m shards synth "$out/films" --images 240 --size 256 --positive-rate 0.5 --seed 1
 [[ -e $out/test-films/train-rle.csv ]] || python -m shards synth "$out/test-films" --images 40 --size 256 --positive-rate 0.5 --seed 2
 
-bash launch/pipeline.sh --cpu 2 --config configs/demo.yaml --shards "$out/shards" --runs "$out/runs" --folds 2 -- \
+bash launch/pipeline.sh --cpu 2 --config demo --shards "$out/shards" --runs "$out/runs" --folds 2 -- \
   --dicom "$out/films/dicom-images" --rle "$out/films/train-rle.csv" --test-dicom "$out/test-films/dicom-images" \
   --image-size 128

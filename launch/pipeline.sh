@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the whole chain on this machine, without SLURM: shards, every fold, predictions, thresholds, submission, report. After
 # an interruption, run the same line again: finished steps are skipped.
-#   bash launch/pipeline.sh --config configs/seunet.yaml --shards SHARDS --runs RUNS --folds 5 -- \
+#   bash launch/pipeline.sh --config seunet --shards SHARDS --runs RUNS --folds 5 -- \
 #     --dicom FILMS --rle LABELS.csv --test-dicom TEST_FILMS --image-size 1024 --holdout 0.1
 # Arguments after -- go to 'python -m shards build'. Without them, the shards must exist.
 # --cpu N trains with N ranks on the CPU, --ranks N on N GPUs (default: all), --fold-per-gpu trains one fold on each GPU.

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Go from trained folds to a submission: out-of-fold predictions, thresholds, holdout and test predictions, submission.csv,
 # report.html. Without test films there is no submission.
-#   bash launch/predict.sh --config configs/seunet.yaml --shards SHARDS --runs RUNS
-#   bash launch/predict.sh --cpu 2 --config configs/demo.yaml --shards SHARDS --runs RUNS
+#   bash launch/predict.sh --config seunet --shards SHARDS --runs RUNS
+#   bash launch/predict.sh --cpu 2 --config demo --shards SHARDS --runs RUNS
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/common.sh

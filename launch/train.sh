@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Train one fold on this node, with one rank per GPU (--ranks N: with N GPUs), or with --cpu N on the CPU with N ranks. To
 # resume, run the same line again.
-#   bash launch/train.sh --config configs/seunet.yaml --fold 0 --shards SHARDS --runs RUNS
-#   bash launch/train.sh --cpu 2 --config configs/demo.yaml --fold 0 --shards SHARDS --runs RUNS
-#   bash launch/train.sh --fold-per-gpu --config configs/seunet.yaml --shards SHARDS --runs RUNS   (fold N on GPU N)
+#   bash launch/train.sh --config seunet --fold 0 --shards SHARDS --runs RUNS
+#   bash launch/train.sh --cpu 2 --config demo --fold 0 --shards SHARDS --runs RUNS
+#   bash launch/train.sh --fold-per-gpu --config seunet --shards SHARDS --runs RUNS   (fold N on GPU N)
 #   bash launch/train.sh --fold-per-gpu 4-7 …                                     (folds 4 to 7 on GPUs 0 to 3)
 # On several nodes without SLURM, which share SHARDS and RUNS, one line on each (alpha is the name of the first node):
 #   bash launch/train.sh --nodes 2 --node 0 --head alpha:29400 --config … --fold 0 --shards SHARDS --runs RUNS

@@ -2,7 +2,7 @@
 # Submit the whole chain: shards, one training task per fold, predictions, thresholds, submission, report. Each job waits for
 # the previous one, and is removed if that fails. After an interruption, run the same line again: finished steps are
 # skipped, and queued jobs are not submitted twice.
-#   bash slurm/pipeline.sh --config configs/seunet.yaml --shards SHARDS --runs RUNS --folds 5 -- \
+#   bash slurm/pipeline.sh --config seunet --shards SHARDS --runs RUNS --folds 5 -- \
 #     --dicom FILMS --rle LABELS.csv --test-dicom TEST_FILMS --image-size 1024 --holdout 0.1
 # Arguments after -- go to 'python -m shards build'. Without them, the shards must exist.
 #   --at-a-time K      number of folds trained at a time (all)   --nodes N      nodes for each fold (1)
