@@ -1,11 +1,11 @@
-"""Films in batches of the DALI graph, for the tests on either device."""
+"""Batches of the DALI graph, for tests on the CPU and on a GPU."""
 
 from typing import Any
 
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from shards.dataset.table import Shards
 
-# The first place's recipe at higher probabilities, and the rest of what there is.
+# The first place's augmentation at higher probabilities, and all other augmentations.
 RECIPE: dict[str, Any] = {
     "hflip": 0.5,
     "shift_scale_rotate": {"p": 0.7, "shift": 0.0625, "scale": 0.1, "rotate": 45},
@@ -22,7 +22,7 @@ def every_request(shards: Shards, epochs: int) -> list[FilmRequest]:
 
 
 def one_batch(reader: FilmReader, requests: list[FilmRequest]) -> Batch:
-    """Return the films of these requests; DALI is looked for when it is asked for."""
+    """Return the films of these requests. DALI is imported only when this is called."""
     from pneumo_dist.data import dali
 
     (batch,) = dali.dali_batches(reader, [requests], len(requests))

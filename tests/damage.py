@@ -1,4 +1,4 @@
-"""Ways in which a file comes to harm."""
+"""Ways to damage a file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""DICOM films of the tests, and references for their grey levels."""
+"""DICOM films for tests, and references for their grey levels."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from shards.dicom.film import Film, FilmRules, read_film
 from shards.phantom.dataset import render_film
 
 ANY_FILM = FilmRules(any_film=True)
-# Tags that leave nothing open.
+# Tags that cause no warning.
 CHEST = {"ViewPosition": "PA", "BodyPartExamined": "CHEST"}
 SMALL_FILM, FILM = (render_film(np.random.default_rng(5), size, True).image for size in (96, 256))
 RAMP12 = np.arange(0, 4096, 37, dtype=np.uint16)[:110].reshape(10, 11)

@@ -1,4 +1,4 @@
-"""Films of any values, and their Dice counted from the masks themselves."""
+"""Films of any values, and their Dice counted pixel by pixel."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Two small experiments, trained on two folds, and what they are asked to predict."""
+"""Two small experiments, trained on two folds, and films to predict."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,7 @@ def make(folder: Path) -> Trained:
 
 
 def image(shards: Shards, index: int) -> torch.Tensor:
-    """Return a film as the networks take it, (1, 1, SIZE, SIZE), by the plainest way there is."""
+    """Return a film as input of the networks, (1, 1, SIZE, SIZE), without a loader."""
     grey = cv2.imdecode(np.frombuffer(shards.read(index, "image"), np.uint8), cv2.IMREAD_GRAYSCALE)
     assert grey.shape == (SIZE, SIZE)
     return torch.from_numpy((grey.astype(np.float32) / 255 - 0.485) / 0.229)[None, None]

@@ -1,4 +1,4 @@
-"""Checkpoints' states, as small as there are."""
+"""The smallest states of a checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ STATE: dict[str, Any] = {
 
 
 def state_of(step: int, history: list[dict[str, Any]] | None = None, **given: Any) -> dict[str, Any]:
-    """Return what a stage saves after `step` steps and these validated epochs."""
+    """Return the state that a stage saves after `step` steps and these validated epochs."""
     epochs = [{"epoch": number, **record} for number, record in enumerate(history or [])]
     position = {"epoch": len(epochs), "step": 0, "total": step, "finished": False, "bad_steps": 0}
     model = {"weight": torch.full((4, 4), float(step))}

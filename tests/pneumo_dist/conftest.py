@@ -1,4 +1,4 @@
-"""Tiny datasets, built once: phantom films, shapes that are their own masks, and damaged copies."""
+"""Tiny datasets, built once: phantom films, shapes that equal their masks, and damaged copies."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    """Four lopsided white shapes of 60 x 80 pixels, each of them its own mask."""
+    """Four lopsided white shapes of 60 x 80 pixels, each equal to its mask."""
     folder = tmp_path_factory.mktemp("shapes")
     for kind in ("images", "masks"):
         (folder / kind).mkdir()
@@ -66,7 +66,7 @@ def damaged(films: Shards, tmp_path: Path) -> tuple[Shards, str, str]:
 
 @pytest.fixture(scope="session")
 def jpeg_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    """Four films of three shapes at their own size, as JPEG, with a mask each."""
+    """Four JPEG films of three sizes, each with a mask."""
     folder = tmp_path_factory.mktemp("jpeg_films")
     for kind in ("images", "masks"):
         (folder / kind).mkdir()
@@ -85,7 +85,7 @@ def jpeg_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 @pytest.fixture(scope="session")
 def real_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
-    """Ten real films, five of them positive; they are never part of the project."""
+    """Ten real films, five of them positive. They are not part of the project."""
     default = Path(__file__).parents[2] / "../shared/data"
     sample = Path(os.environ.get("PNEUMO_REAL_DATA", default)).resolve() / "siim_sample"
     if not sample.is_dir():
@@ -99,7 +99,7 @@ def real_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 @pytest.fixture
 def rewritten(films: Shards, tmp_path: Path) -> Callable[[int, str, Callable[[bytes], bytes]], Shards]:
-    """Copies the films with other bytes, no longer than before, as one member, whose CRC32 is that of these bytes."""
+    """Copies the films with other bytes in one member, at most as many as before, and their CRC32."""
 
     def rewrite(row: int, member: str, change: Callable[[bytes], bytes]) -> Shards:
         folder = Path(shutil.copytree(films.folder, tmp_path / "rewritten"))
@@ -131,11 +131,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="session")
 def real_torch() -> TorchFacts | Crash:
-    """What torch of this machine says, asked once."""
+    """The result of probing torch on this machine, once."""
     return torch_facts(cpu=True)
 
 
 @pytest.fixture(scope="session")
 def real_dali() -> DaliFacts | Crash:
-    """What DALI of this machine says, asked once."""
+    """The result of probing DALI on this machine, once."""
     return dali_facts(on_gpu=False)

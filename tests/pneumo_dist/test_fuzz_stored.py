@@ -1,4 +1,4 @@
-"""Two hundred edits of stored files; tests/tools/fuzz_stored.py takes as many as one likes."""
+"""Two hundred edits of stored files; tests/tools/fuzz_stored.py makes any number."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""train: what it looks at before it starts, and a fold that tells nothing of finding a pneumothorax."""
+"""train: its checks before the start, and folds without a positive film."""
 
 import json
 import resource
@@ -20,7 +20,7 @@ Look = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def one_sided(films: Shards, tmp_path: Path) -> Path:
-    """Films of which every one with a pneumothorax is in fold 0."""
+    """Films whose positives are all in fold 0."""
     folder = Path(shutil.copytree(films.folder, tmp_path / "shards"))
     rows = read_table(folder).to_pylist()
     negatives = [row["key"] for row in rows if not row["has_mask"]]
@@ -42,7 +42,7 @@ def train(config: Path, shards: Path, fold: int, *more: object) -> int:
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
-def test_a_fold_without_a_pneumothorax_is_refused(
+def test_fold_without_a_positive_film_is_refused(
     one_sided: Path, config: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...]
 ) -> None:
     assert train(config, one_sided, 1, *more) == EXIT_USAGE
@@ -52,16 +52,14 @@ def test_a_fold_without_a_pneumothorax_is_refused(
     assert not (config.parent / "runs").exists()
 
 
-def test_a_dry_run_tells_what_there_is_to_validate_on(
-    one_sided: Path, config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_prints_the_validation_films(one_sided: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(config, one_sided, 0, "--dry-run") == EXIT_DONE
     assert "validation: 9 films, 6 of them with a pneumothorax\n" in capsys.readouterr().out
     assert train(config, one_sided, 1, "--dry-run", "--allow-empty-fold") == EXIT_DONE
     assert "validation: 3 films, 0 of them with a pneumothorax\n" in capsys.readouterr().out
 
 
-def test_a_fold_that_is_not_there_is_refused_all_the_same(
+def test_missing_fold_is_refused_with_allow_empty_fold_too(
     one_sided: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(config, one_sided, 2, "--allow-empty-fold") == EXIT_USAGE
@@ -70,7 +68,7 @@ def test_a_fold_that_is_not_there_is_refused_all_the_same(
 
 @pytest.fixture
 def look(config: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Makes a dry run; returns its exit code and what it printed."""
+    """Makes a dry run; returns its exit code and output."""
 
     def call(*more: object) -> tuple[int, str, str]:
         given = ("train", "--cpu", "--dry-run", "--config", config, "--runs", config.parent / "runs")
@@ -82,7 +80,7 @@ def look(config: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tupl
     return call
 
 
-def test_a_dry_run_is_one_line_of_json_for_all_folds(look: Look, films: Shards, config: Path) -> None:
+def test_dry_run_prints_one_line_of_json_for_all_folds(look: Look, films: Shards, config: Path) -> None:
     code, out, err = look("--json", "--shards", films.folder, "--fold", 0, "--fold", 1, "--ranks", 1)
     (line,) = out.splitlines()
     found, folder = json.loads(line), config.parent / "runs/plain"
@@ -91,7 +89,7 @@ def test_a_dry_run_is_one_line_of_json_for_all_folds(look: Look, films: Shards, 
     assert found["folds"] == [{"fold": fold, "folder": f"{folder}/fold{fold}", "is_trained": False} for fold in (0, 1)]
 
 
-def test_a_dry_run_without_shards_looks_at_the_config(look: Look) -> None:
+def test_dry_run_without_shards_checks_the_config(look: Look) -> None:
     code, out, _ = look("--json")
     assert code == EXIT_DONE and json.loads(out)["folds"] == []
     code, out, err = look("--set", "global_batch=3", "--set", "model={arch: unet, encoder: resnet19}")
@@ -99,7 +97,7 @@ def test_a_dry_run_without_shards_looks_at_the_config(look: Look) -> None:
     assert len(err.splitlines()) == 3 and "resnet19: unknown" in err and err.count("is no multiple") == 2
 
 
-def test_a_plan_of_very_many_epochs_answers_at_once(look: Look, films: Shards) -> None:
+def test_dry_run_of_very_many_epochs_is_fast(look: Look, films: Shards) -> None:
     began = time.monotonic()
     sampled = ("--set", "sample_rate=0.9", "--set", "sample_rate_end=0.5")
     code, out, err = look("--shards", films.folder, "--fold", 0, "--set", "epochs=100000000", "--rate", 10, *sampled)
@@ -107,7 +105,7 @@ def test_a_plan_of_very_many_epochs_answers_at_once(look: Look, films: Shards) -
     assert "steps x 100000000 epochs" in out and time.monotonic() - began < 10
 
 
-def test_variables_of_another_launcher_are_named_and_not_heeded(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_another_launcher_are_named_and_ignored(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASTER_ADDR", "node1")
     monkeypatch.setenv("WORLD_SIZE", "4")
     code, _, err = look()
@@ -115,7 +113,7 @@ def test_variables_of_another_launcher_are_named_and_not_heeded(look: Look, monk
     assert err.startswith("warning: WORLD_SIZE, MASTER_ADDR of another launcher") and len(err.splitlines()) == 1
 
 
-def test_training_says_what_is_wrong_before_it_starts(
+def test_training_reports_errors_before_it_starts(
     films: Shards, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ("--set", "global_batch=3", "--set", "model={arch: unet, encoder: resnet19}")
@@ -125,7 +123,7 @@ def test_training_says_what_is_wrong_before_it_starts(
     assert not (config.parent / "runs").exists()
 
 
-def test_training_says_what_it_starts_from_and_raises_its_limit(
+def test_training_prints_its_initial_weights_and_raises_its_file_limit(
     films: Shards, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -141,18 +139,18 @@ def test_training_says_what_it_starts_from_and_raises_its_limit(
 
 
 @pytest.mark.parametrize("name", ["--config", "--shards", "--runs"])
-def test_a_path_with_a_line_break_is_refused(look: Look, name: str) -> None:
+def test_path_with_a_line_break_is_refused(look: Look, name: str) -> None:
     code, _, err = look(name, "a\nb")
     assert code == EXIT_USAGE and len(err.splitlines()) == 1
     assert "'a\\nb': this path contains a line break" in err
 
 
-def test_a_training_has_one_fold(films: Shards, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_has_one_fold(films: Shards, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(config, films.folder, 0, "--fold", 1) == EXIT_USAGE
     assert "give --shards and one --fold" in capsys.readouterr().err
 
 
-def test_a_run_with_such_a_fold_goes_on_to_its_report(
+def test_run_with_a_fold_without_positives_reaches_its_report(
     one_sided: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs, last = config.parent / "runs", config.parent / "bundle"

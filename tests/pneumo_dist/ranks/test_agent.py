@@ -1,4 +1,4 @@
-"""The agent's look at its ranks: those that work, succeed, fail and are killed."""
+"""How the agent sees its ranks: running, finished, failed and killed."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="lo
 
 
 @pytest.mark.parametrize(("code", "expected"), [("exit 0", 0), ("exit 2", 2), ("kill -KILL $$", 1)])
-def test_a_child_that_nobody_waited_for_has_its_exit_code(code: str, expected: int) -> None:
+def test_exit_code_of_a_child_that_was_not_waited_for(code: str, expected: int) -> None:
     child = subprocess.Popen(["sh", "-c", code])
     try:
         deadline = time.monotonic() + 10
@@ -26,7 +26,7 @@ def test_a_child_that_nobody_waited_for_has_its_exit_code(code: str, expected: i
     assert agent.code_of(child.pid) == 0
 
 
-def test_a_child_that_works_has_no_code() -> None:
+def test_running_child_has_no_exit_code() -> None:
     child = subprocess.Popen(["sleep", "60"])
     try:
         assert agent.code_of(child.pid) is None

@@ -1,4 +1,4 @@
-"""A rank by the environment: all of it is heeded, parts of it are what another launcher left."""
+"""The rank from the environment: a complete set of variables counts, a partial one is ignored."""
 
 from itertools import combinations
 
@@ -23,7 +23,7 @@ PARTS = [
 ]
 
 
-def test_torchruns_ranks() -> None:
+def test_ranks_of_torchrun() -> None:
     assert launched_rank(TORCHRUN) == LaunchedRank(3, 4, 1, 2)
     assert not is_first(TORCHRUN) and is_first({**TORCHRUN, "RANK": "0"})
     assert left_over(TORCHRUN) == []
@@ -32,7 +32,7 @@ def test_torchruns_ranks() -> None:
 
 
 @pytest.mark.parametrize("env", PARTS, ids=lambda env: "-".join(env) or "nothing")
-def test_a_part_of_the_variables_is_not_heeded_and_is_named(env: dict[str, str]) -> None:
+def test_partial_set_of_variables_is_ignored_and_named(env: dict[str, str]) -> None:
     for more in ({}, {"LOCAL_RANK": "3"}, {"TORCHELASTIC_RUN_ID": "x"}):
         assert launched_rank(env | more) is None
         assert is_first(env | more)
@@ -40,7 +40,7 @@ def test_a_part_of_the_variables_is_not_heeded_and_is_named(env: dict[str, str])
     assert launched_rank({**env, next(name for name in NEEDED if name not in env): ""}) is None
 
 
-def test_a_world_of_one_is_alone_unless_torchrun_made_it() -> None:
+def test_world_of_one_is_a_single_process_unless_torchrun_started_it() -> None:
     one = {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     assert launched_rank(one) == LaunchedRank(0, 1, 0, 1)
     del one["TORCHELASTIC_RUN_ID"]
@@ -50,7 +50,7 @@ def test_a_world_of_one_is_alone_unless_torchrun_made_it() -> None:
 @pytest.mark.parametrize(
     "change", [{"RANK": "4"}, {"RANK": "-1"}, {"WORLD_SIZE": "0"}, {"WORLD_SIZE": "²"}, {"RANK": "x"}]
 )
-def test_variables_that_contradict_each_other_are_one_line(change: dict[str, str]) -> None:
+def test_contradictory_variables_give_one_line(change: dict[str, str]) -> None:
     ((name, value),) = change.items()
     with pytest.raises(InputError, match=f"{name}={value}.*unset RANK, WORLD_SIZE") as caught:
         launched_rank(TORCHRUN | change)

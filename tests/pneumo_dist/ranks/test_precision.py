@@ -1,4 +1,4 @@
-"""What `amp` means on the CPU."""
+"""The types that `amp` selects."""
 
 from pathlib import Path
 

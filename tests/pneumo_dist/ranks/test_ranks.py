@@ -1,4 +1,4 @@
-"""Collectives: alone they give back what they were given, two ranks hear of each other."""
+"""Collectives: identities in a single process, and exchanges between two ranks."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from shards.errors import InputError
 ALONE = Ranks.alone()
 
 
-def test_collectives_alone_are_identities() -> None:
+def test_collectives_of_a_single_process_are_identities() -> None:
     assert ALONE.is_main and ALONE.device_id is None
     assert ALONE.gather_bytes(b"") == [b""]
     assert ALONE.gather_bytes(b"abc") == [b"abc"]
@@ -30,7 +30,7 @@ def test_collectives_alone_are_identities() -> None:
     np.testing.assert_array_equal(ALONE.sum(np.array([0.1, 2.0])), [0.1, 2.0])
 
 
-def test_broadcast_gives_back_plain_types() -> None:
+def test_broadcast_returns_plain_types() -> None:
     for value in (None, 3, "text", {"a": [1, 2.5, None]}):
         assert ALONE.broadcast_json(value) == value
 
@@ -40,7 +40,7 @@ def test_pickled_arrays_are_refused() -> None:
         ALONE.gather_array(np.array([{"a": 1}], dtype=object))
 
 
-def test_buffers_alone_are_left_as_they_are() -> None:
+def test_buffers_of_a_single_process_are_unchanged() -> None:
     norm = torch.nn.BatchNorm2d(2)
     norm(torch.randn(4, 2, 3, 3))
     before = [buffer.clone() for buffer in norm.buffers()]
@@ -51,7 +51,7 @@ def test_buffers_alone_are_left_as_they_are() -> None:
 @pytest.mark.parametrize(
     "left", [{}, {"MASTER_ADDR": "node1", "MASTER_PORT": "1"}, {"WORLD_SIZE": "4", "LOCAL_RANK": "3"}]
 )
-def test_without_torchrun_a_process_stands_alone(monkeypatch: pytest.MonkeyPatch, left: dict[str, str]) -> None:
+def test_process_without_torchrun_is_alone(monkeypatch: pytest.MonkeyPatch, left: dict[str, str]) -> None:
     for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in left.items():
@@ -62,12 +62,12 @@ def test_without_torchrun_a_process_stands_alone(monkeypatch: pytest.MonkeyPatch
         assert not torch.distributed.is_initialized()
 
 
-def test_cpu_is_taken_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_is_used_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device(0, cpu=True) == torch.device("cpu")
 
 
-def test_rank_alone_agrees_with_itself() -> None:
+def test_single_rank_agrees_with_itself() -> None:
     check_agreement(ALONE, {"code": "1.2", "config": "abc"})
 
 
@@ -81,7 +81,7 @@ DISAGREEMENTS: dict[str, dict[str, str]] = {
 
 
 def write_findings(folder: Path) -> None:
-    """On each rank: note what collectives give and what `check_agreement` says of facts that differ on rank 1."""
+    """On each rank: write the results of collectives, and the error of `check_agreement` if rank 1 differs."""
     found: dict[str, Any] = {}
     with process_group(cpu=True) as ranks:
         for name, changes in DISAGREEMENTS.items():
@@ -105,7 +105,7 @@ def write_findings(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each rank noted."""
+    """The file of each rank."""
     folder = tmp_path_factory.mktemp("ranks")
     run_two_ranks("findings", folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
@@ -128,7 +128,7 @@ def run_two_ranks(what: str, folder: Path, *options: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DISAGREEMENTS)
-def test_ranks_that_differ_get_one_error_that_names_what_differs(two_ranks: list[dict[str, Any]], name: str) -> None:
+def test_ranks_that_differ_raise_one_error_with_the_difference(two_ranks: list[dict[str, Any]], name: str) -> None:
     first, second = (rank[name] for rank in two_ranks)
     assert first == second
     if name == "nothing":
@@ -139,7 +139,7 @@ def test_ranks_that_differ_get_one_error_that_names_what_differs(two_ranks: list
 
 
 @pytest.mark.slow
-def test_collectives_give_every_rank_the_same(two_ranks: list[dict[str, Any]]) -> None:
+def test_collectives_return_the_same_on_every_rank(two_ranks: list[dict[str, Any]]) -> None:
     expected = {
         "bytes": ["", "xxx"],
         "arrays": [["int16", [0, 2], []], ["int16", [1, 2], [[1, 1]]]],
@@ -151,16 +151,16 @@ def test_collectives_give_every_rank_the_same(two_ranks: list[dict[str, Any]]) -
         assert {name: rank[name] for name in expected} == expected
 
 
-# Ranks that are started again
+# Restarted ranks
 
 
 def leave_a_trace(folder: Path) -> None:
-    """On each rank: fail in the first attempt; note in the second what is left of the first in the group's store."""
+    """On each rank: fail in the first attempt. In the second, write the keys of the first in the group's store."""
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     with process_group(cpu=True) as ranks:
         store = torch.distributed.distributed_c10d._get_default_store()
         left = store.check([f"trace of {rank}" for rank in range(2)])
-        ranks.gather_bytes(b"")  # both have looked
+        ranks.gather_bytes(b"")  # both have read the store
         store.set(f"trace of {ranks.rank}", "left")
         store.wait(["trace of 0", "trace of 1"])
         ranks.gather_bytes(b"")
@@ -170,7 +170,7 @@ def leave_a_trace(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ranks_that_are_started_again_find_nothing_of_those_before(tmp_path: Path) -> None:
+def test_restarted_ranks_see_no_keys_of_the_first_attempt(tmp_path: Path) -> None:
     run_two_ranks("trace", tmp_path, "--max-restarts", "1")
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {"attempt": 1, "left": False}
@@ -187,7 +187,7 @@ def torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_attempts_are_apart_on_one_node_and_need_a_store_each_on_several(torchrun: pytest.MonkeyPatch) -> None:
+def test_attempts_share_no_keys_on_one_node_and_no_store_on_several(torchrun: pytest.MonkeyPatch) -> None:
     torchrun.setenv("GROUP_WORLD_SIZE", "1")
     second = distributed._attempt_store(timedelta(minutes=1))
     second.set("key", "value")
@@ -196,7 +196,7 @@ def test_attempts_are_apart_on_one_node_and_need_a_store_each_on_several(torchru
     torchrun.setenv("GROUP_WORLD_SIZE", "2")
     with pytest.raises(InputError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
         distributed._attempt_store(timedelta(minutes=1))
-    torchrun.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")  # what that variable leads to
+    torchrun.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")  # the effect of that variable
     distributed._attempt_store(timedelta(minutes=1)).set("key", "value")
     torchrun.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     torchrun.setenv("TORCHELASTIC_MAX_RESTARTS", "0")

@@ -1,4 +1,4 @@
-"""Signals set a flag; nothing else happens in a handler; ranks agree on the most urgent request within two polls."""
+"""Signals only set a flag, and ranks agree on the most urgent request within two polls."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def test_no_signal_is_no_request(stop: StopAgreement) -> None:
     assert {stop.poll() for _ in range(5)} == {Request.NONE}
 
 
-def test_wish_to_save_holds_for_its_poll_and_a_signal_outdoes_it(stop: StopAgreement) -> None:
+def test_request_to_save_lasts_for_one_poll_and_a_signal_overrides_it(stop: StopAgreement) -> None:
     found = [stop.poll(wants_save) for wants_save in (False, True, False, True)]
     assert found == [Request.NONE, Request.SAVE, Request.NONE, Request.SAVE]
     os.kill(os.getpid(), signal.SIGTERM)
@@ -55,7 +55,7 @@ def test_close_restores_the_default_handlers(stop: StopAgreement) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_rank_that_has_saved_does_not_die_of_a_signal_that_was_ignored_before() -> None:
+def test_signal_ignored_before_does_not_kill_a_rank_that_has_saved() -> None:
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         with StopAgreement(Ranks.alone()) as stop:
@@ -88,7 +88,7 @@ def test_exit_code_is_75_alone_and_0_under_torchrun(monkeypatch: pytest.MonkeyPa
     assert exit_code() == 0
 
 
-# Two ranks. Each scenario is the poll (counted from 0) at which a rank asks for something.
+# Two ranks. A scenario names the poll (from 0) at which a rank makes a request.
 POLLS = 8
 SCENARIOS: dict[str, dict[int, dict[int, Request]]] = {
     "nothing": {},
@@ -103,7 +103,7 @@ SCENARIOS: dict[str, dict[int, dict[int, Request]]] = {
 
 
 def write_polls(folder: Path) -> None:
-    """On each rank: poll through every scenario and write what the polls said."""
+    """On each rank: poll through all scenarios and write the results."""
     found: dict[str, list[int]] = {}
     with process_group(cpu=True) as ranks:
         for name, scenario in SCENARIOS.items():
@@ -120,7 +120,7 @@ def write_polls(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[int]]]:
-    """What the polls of each rank said, by scenario."""
+    """The results of each rank, by scenario."""
     from integration.conftest import ROOT, environment
 
     folder = tmp_path_factory.mktemp("ranks")

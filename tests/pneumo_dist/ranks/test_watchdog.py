@@ -1,4 +1,4 @@
-"""A run that hangs is told from one that works; nothing here waits for real minutes."""
+"""The watchdog tells a run that hangs from one that works. No test waits for real minutes."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def threads() -> list[threading.Thread]:
 
 
 class Watch:
-    """A clock that is set by hand, and threads that look at it as often as they can and count their looks."""
+    """A clock that is set by hand, and threads that read it continuously and count their reads."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -51,7 +51,7 @@ class Watch:
         return Counting()
 
     def look(self) -> None:
-        """Return once every watching thread has gone round and heard what the others had told by then."""
+        """Return when every watching thread has made a full turn and has read the others' messages."""
         for _ in range(3):
             before = {thread: self.looks.get(thread, 0) for thread in threads()}
             while any(thread.is_alive() and self.looks.get(thread, 0) < seen + 2 for thread, seen in before.items()):
@@ -67,14 +67,14 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     made = Watch()
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=lambda seconds: None))
     monkeypatch.setattr(module.socket, "gethostname", lambda: "alpha")
-    monkeypatch.setattr(module, "_POLL_SECONDS", 1e9)  # no jump of this clock is a process that was stopped
+    monkeypatch.setattr(module, "_POLL_SECONDS", 1e9)  # jumps of this clock do not count as a stopped process
     monkeypatch.setattr(module, "threading", SimpleNamespace(Event=made.event, Thread=threading.Thread))
     return made
 
 
 @pytest.fixture
 def started(watch: Watch) -> Iterator["Start"]:
-    """Starts the watchdog of a rank, with the list of what it told; all share one store."""
+    """Starts the watchdog of a rank and returns its messages. All ranks share one store."""
     store = dist.HashStore()
     made: list[Watchdog] = []
 
@@ -120,7 +120,7 @@ def test_it_watches_before_the_first_beat(watch: Watch, started: Start) -> None:
     assert told == ["rank 0 on alpha in start has made no progress for 1:00:00 (runtime.start_minutes)"]
 
 
-def test_beating_rank_is_left_alone(watch: Watch, started: Start) -> None:
+def test_rank_with_beats_does_not_fail(watch: Watch, started: Start) -> None:
     one, told = started()
     for step in range(8):
         one.beat(TRAINING, step)
@@ -128,7 +128,7 @@ def test_beating_rank_is_left_alone(watch: Watch, started: Start) -> None:
     assert told == []
 
 
-def test_rank_that_waits_for_one_that_works_is_left_alone(watch: Watch, started: Start) -> None:
+def test_rank_that_waits_for_a_working_rank_does_not_fail(watch: Watch, started: Start) -> None:
     (waits, told), (works, _) = started(0, 2), started(1, 2)
     waits.beat(TRAINING, 1)
     for step in range(8):
@@ -137,7 +137,7 @@ def test_rank_that_waits_for_one_that_works_is_left_alone(watch: Watch, started:
     assert told == []
 
 
-def test_late_rank_is_named_once_among_those_that_wait_for_it(watch: Watch, started: Start) -> None:
+def test_late_rank_is_named_once_by_the_ranks_that_wait_for_it(watch: Watch, started: Start) -> None:
     ranks = [started(rank, 3) for rank in range(3)]
     for (one, _), steps in zip(ranks, (7, 5, 7), strict=True):
         for step in range(1, steps + 1):
@@ -152,7 +152,7 @@ def test_late_rank_is_named_once_among_those_that_wait_for_it(watch: Watch, star
     assert line.endswith("check rank 1 on alpha in training after step 5")
 
 
-def test_rank_that_never_began_is_named(watch: Watch, started: Start) -> None:
+def test_rank_that_never_started_is_named(watch: Watch, started: Start) -> None:
     one, told = started(0, 2)
     one.beat(TRAINING, 3)
     watch.look()
@@ -173,7 +173,7 @@ def test_first_failure_is_claimed_once_and_ends_the_others_after_a_grace(watch: 
     assert told == [None]
 
 
-def test_another_host_says_where_the_failed_rank_is(
+def test_other_host_names_the_host_of_the_failed_rank(
     watch: Watch, started: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, told = started(0, 2)
@@ -190,7 +190,7 @@ def test_another_host_says_where_the_failed_rank_is(
     ]
 
 
-def test_time_in_which_the_process_was_stopped_does_not_count(
+def test_time_while_the_process_was_stopped_does_not_count(
     watch: Watch, started: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_POLL_SECONDS", 1.0)

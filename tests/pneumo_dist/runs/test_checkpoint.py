@@ -1,4 +1,4 @@
-"""One checkpoint file: nothing is unpickled, and its header is read alone."""
+"""A checkpoint file: nothing is unpickled, and its header can be read without its tensors."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
 
 
-def test_load_gives_back_tensors_and_plain_types(tmp_path: Path) -> None:
+def test_load_returns_tensors_and_plain_types(tmp_path: Path) -> None:
     (file,) = save(tmp_path, 3)
     for path in (file.path, tmp_path / "last"):
         state = load_checkpoint(path)
@@ -21,7 +21,7 @@ def test_load_gives_back_tensors_and_plain_types(tmp_path: Path) -> None:
 
 
 class Harm:
-    """What a pickle could make of itself."""
+    """An object that does harm when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return print, ("unpickled",)
@@ -43,7 +43,9 @@ def test_file_without_a_model_and_missing_file_are_input_errors(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("noted", "wrote"), [({"version": "9.0.0"}, "9.0.0"), ({}, "version not noted")])
-def test_other_format_is_refused_with_who_wrote_it(tmp_path: Path, noted: dict[str, str], wrote: str) -> None:
+def test_other_format_is_refused_with_the_version_that_wrote_it(
+    tmp_path: Path, noted: dict[str, str], wrote: str
+) -> None:
     torch.save({"format_version": 2, "model": {}, **noted}, tmp_path / "new.pt")
     with pytest.raises(
         InputError, match=rf"new\.pt: a checkpoint of format version 2, .* reads version 1; .*\({wrote}\)"
@@ -51,7 +53,7 @@ def test_other_format_is_refused_with_who_wrote_it(tmp_path: Path, noted: dict[s
         load_checkpoint(tmp_path / "new.pt")
 
 
-def test_format_is_noted_and_its_absence_is_version_1(tmp_path: Path) -> None:
+def test_format_is_stored_and_a_missing_one_is_version_1(tmp_path: Path) -> None:
     assert load_checkpoint(CheckpointFolder(tmp_path).save(1, state_of(1)).path)["format_version"] == 1
     torch.save(state_of(1), tmp_path / "old.pt")
     assert load_checkpoint(tmp_path / "old.pt").keys() == state_of(1).keys()
@@ -64,7 +66,7 @@ def test_top_steps_are_best_first_and_the_earlier_of_equals() -> None:
     assert top_steps([], 1) == []
 
 
-def test_weights_are_the_average_where_there_is_one() -> None:
+def test_weights_are_the_average_if_there_is_one() -> None:
     state = state_of(1)
     average = {"weight": torch.zeros(4, 4)}
     assert weights_of({**state, "averaged": average}) is average
@@ -87,7 +89,7 @@ def test_header_is_the_state_without_its_tensors(tmp_path: Path) -> None:
     assert all(header[name] == state[name] for name in state if name != "model")
 
 
-def test_header_of_a_damaged_kind_is_refused_like_the_whole(tmp_path: Path) -> None:
+def test_damaged_header_is_refused_like_the_whole_file(tmp_path: Path) -> None:
     path = CheckpointFolder(tmp_path).save(3, {**state_of(3), "lineage": []}).path
     for read in (read_header, load_checkpoint):
         with pytest.raises(InputError, match="damaged at lineage"):

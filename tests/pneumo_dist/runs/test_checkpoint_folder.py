@@ -1,4 +1,4 @@
-"""A folder of checkpoints: names, the newest, the best, what is kept."""
+"""A folder of checkpoints: names, the newest, the best, and removal of old ones."""
 
 import errno
 import hashlib
@@ -17,7 +17,7 @@ from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
 
 
-def test_name_carries_step_and_digest(tmp_path: Path) -> None:
+def test_name_has_step_and_digest(tmp_path: Path) -> None:
     (file,) = save(tmp_path, 1200)
     digest = hashlib.sha256(file.path.read_bytes()).hexdigest()[:16]
     assert file.path.name == f"step-00001200-{digest}.pt"
@@ -25,7 +25,7 @@ def test_name_carries_step_and_digest(tmp_path: Path) -> None:
     assert (tmp_path / "last").resolve() == file.path
 
 
-def test_newest_whole_file_is_taken_without_a_warning(tmp_path: Path) -> None:
+def test_newest_complete_file_is_chosen_without_a_warning(tmp_path: Path) -> None:
     files = save(tmp_path, 10, 30, 20)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -34,7 +34,7 @@ def test_newest_whole_file_is_taken_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bit, empty])
-def test_damaged_newest_falls_back_with_a_warning_that_names_both(tmp_path: Path, damage: Any) -> None:
+def test_damaged_newest_falls_back_with_a_warning_about_both(tmp_path: Path, damage: Any) -> None:
     before, newest = save(tmp_path, 10, 20)
     damage(newest.path)
     with pytest.warns(UserWarning) as caught:
@@ -46,7 +46,7 @@ def test_damaged_newest_falls_back_with_a_warning_that_names_both(tmp_path: Path
         load_checkpoint(newest.path)
 
 
-def test_all_damaged_is_an_input_error_and_removes_nothing(tmp_path: Path) -> None:
+def test_only_damaged_files_are_an_input_error_and_stay(tmp_path: Path) -> None:
     files = save(tmp_path, 10, 20)
     for file in files:
         flip_bit(file.path)
@@ -92,7 +92,7 @@ def test_keep_only_keeps_the_best_and_the_newest_two(tmp_path: Path) -> None:
     assert (tmp_path / "best").resolve() == files[5].path
 
 
-def test_best_is_the_best_that_has_a_file(tmp_path: Path) -> None:
+def test_best_is_the_best_step_with_a_file(tmp_path: Path) -> None:
     files = {file.step: file for file in save(tmp_path, 1, 2, 3, 4, 5)}
     CheckpointFolder(tmp_path).keep([9, 2])
     assert (tmp_path / "best").resolve() == files[2].path
@@ -121,7 +121,7 @@ def test_top_files_before_the_first_validation_is_an_input_error(tmp_path: Path)
         CheckpointFolder(tmp_path).top(1)
 
 
-def test_save_that_does_not_fit_takes_no_room_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_that_does_not_fit_removes_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (before,) = save(tmp_path, 1)
     monkeypatch.setattr(checkpoint_folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     monkeypatch.setattr(checkpoint_folder, "atomic_write", None)

@@ -1,4 +1,4 @@
-"""Checkpoints written from a thread."""
+"""Checkpoints that a thread writes."""
 
 import errno
 import threading
@@ -16,7 +16,7 @@ from pneumo_dist.runs.checkpoint_writer import CheckpointWriter
 
 
 class Gate:
-    """Lets a writer's thread reach the disk only once it is opened, and notes what happens when."""
+    """Holds a writer's thread until it is opened, and records the order of events."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened = threading.Event()
@@ -26,7 +26,7 @@ class Gate:
         def save_later(folder: CheckpointFolder, step: int, state: dict[str, Any]) -> CheckpointFile:
             assert self.opened.wait(30)
             self.events.append(f"begin {step}")
-            threading.Event().wait(0.05)  # a next save that does not wait would come in between
+            threading.Event().wait(0.05)  # a next save that does not wait would come in here
             file = real(folder, step, state)
             self.events.append(f"end {step}")
             return file
@@ -43,14 +43,14 @@ def nothing() -> None:
     pass
 
 
-def test_state_is_copied_when_it_is_handed_over(tmp_path: Path, gate: Gate) -> None:
+def test_state_is_copied_at_the_call(tmp_path: Path, gate: Gate) -> None:
     weight, moment = torch.ones(3), torch.full((2,), 5.0)
     optimizer = {"state": {0: {"moment": moment}}, "groups": [{"betas": (0.9, 0.99), "params": [0]}]}
     state = state_of(3, [{"step": 3, "score": 0.5}], model={"weight": weight}, optimizer=optimizer)
     history = state["history"]
     writer = CheckpointWriter(CheckpointFolder(tmp_path))
     writer.save(3, state, nothing)
-    # Training goes on while the thread has not even begun.
+    # Training continues before the thread has started.
     weight.mul_(7)
     moment.zero_()
     history.append({"score": 0.9})
@@ -65,7 +65,7 @@ def test_state_is_copied_when_it_is_handed_over(tmp_path: Path, gate: Gate) -> N
     assert found["history"] == [{"epoch": 0, "step": 3, "score": 0.5}] and found["position"]["step"] == 0
 
 
-def test_saves_are_written_in_turn_and_each_is_followed_by_its_after(tmp_path: Path, gate: Gate) -> None:
+def test_saves_are_written_in_order_and_each_calls_its_callback(tmp_path: Path, gate: Gate) -> None:
     gate.opened.set()
     writer = CheckpointWriter(CheckpointFolder(tmp_path))
     for step in (1, 2, 3):
@@ -79,7 +79,7 @@ def test_saves_are_written_in_turn_and_each_is_followed_by_its_after(tmp_path: P
     assert gate.events == [f"{what} {step}" for step in (1, 2, 3) for what in ("begin", "end", "after")]
 
 
-def test_save_returns_before_the_file_stands_and_wait_after(tmp_path: Path, gate: Gate) -> None:
+def test_save_returns_before_the_file_exists_and_wait_after(tmp_path: Path, gate: Gate) -> None:
     writer = CheckpointWriter(CheckpointFolder(tmp_path))
     writer.save(1, state_of(1), nothing)
     assert CheckpointFolder(tmp_path).files() == []
@@ -92,9 +92,7 @@ def test_wait_without_a_save_is_no_error(tmp_path: Path) -> None:
     assert CheckpointWriter(CheckpointFolder(tmp_path)).wait() is None
 
 
-def test_save_onto_a_full_disk_warns_once_and_leaves_what_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_save_to_a_full_disk_warns_once_and_keeps_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = CheckpointWriter(CheckpointFolder(tmp_path))
     writer.save(1, state_of(1), nothing)
     assert writer.wait() is None
@@ -121,7 +119,7 @@ def test_save_onto_a_full_disk_warns_once_and_leaves_what_stands(
     assert [file.step for file in CheckpointFolder(tmp_path).files()] == [3, 1]
 
 
-def test_warning_says_when_only_what_follows_a_save_failed(tmp_path: Path) -> None:
+def test_warning_says_that_only_the_callback_failed(tmp_path: Path) -> None:
     def after() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""The heartbeat: what it tells while a run goes on and after it, and that a fold's folder is one run's."""
+"""The heartbeat during and after a run, and the lock that gives a fold's folder to one run."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def told(folder: Path) -> dict[str, object]:
     ("error", "state"),
     [(None, "done"), (Preempted(), "preempted"), (ValueError(), "failed"), (KeyboardInterrupt(), "failed")],
 )
-def test_tells_how_a_run_ended(tmp_path: Path, error: BaseException | None, state: str) -> None:
+def test_state_says_how_a_run_ended(tmp_path: Path, error: BaseException | None, state: str) -> None:
     def run() -> None:
         with hold_run_folder(tmp_path / "fold0", ALONE, FACTS) as beat:
             assert told(tmp_path / "fold0")["state"] == "running"
@@ -57,7 +57,7 @@ def test_tells_how_a_run_ended(tmp_path: Path, error: BaseException | None, stat
         ({"SLURM_JOB_ID": "15", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3"),
     ],
 )
-def test_names_the_job_as_squeue_does(
+def test_job_is_named_as_in_squeue(
     variables: dict[str, str], job: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
@@ -68,7 +68,7 @@ def test_names_the_job_as_squeue_does(
         assert told(tmp_path)["job_id"] == job
 
 
-def test_beats_while_nothing_is_noted(tmp_path: Path) -> None:
+def test_heartbeat_is_written_without_progress(tmp_path: Path) -> None:
     beat = Heartbeat(tmp_path, FACTS, seconds=0.01)
     first = told(tmp_path)["time"]
     deadline = time.monotonic() + 10
@@ -81,7 +81,7 @@ def test_beats_while_nothing_is_noted(tmp_path: Path) -> None:
     assert (tmp_path / "heartbeat.json").stat().st_mtime_ns == last, "it has ended"
 
 
-def test_without_a_folder_it_is_mute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heartbeat_without_a_folder_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     beat = Heartbeat(None, FACTS)
     beat.note("main", 0, 1, 1)
@@ -105,7 +105,7 @@ def _hold(folder: Path, ready: "EventType") -> None:
         time.sleep(60)
 
 
-def test_second_run_of_a_fold_is_refused_by_name_and_a_killed_one_gives_way(
+def test_second_run_of_a_fold_is_refused_by_name_until_the_first_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "PATIENCE_SECONDS", 0.2)
@@ -121,7 +121,7 @@ def test_second_run_of_a_fold_is_refused_by_name_and_a_killed_one_gives_way(
         ):
             pytest.fail("two runs hold one folder")
         assert str(tmp_path) in str(refused.value)
-        assert told(tmp_path)["pid"] == process.pid, "what holds the folder goes on telling"
+        assert told(tmp_path)["pid"] == process.pid, "the run that holds the folder still writes"
     finally:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
@@ -148,7 +148,7 @@ def test_finished_means_this_config_these_shards_and_all_checkpoints(tmp_path: P
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_damaged_file_is_none(tmp_path: Path, content: bytes) -> None:
+def test_damaged_file_is_no_heartbeat(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "heartbeat.json").write_bytes(content)
     assert read_heartbeat(tmp_path) is None
     assert not is_finished(tmp_path, {}, [])
@@ -162,7 +162,7 @@ def test_file_is_plain_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", ["done", "preempted", "failed"])
 @pytest.mark.parametrize("steps", [[], [70], [70, 71]])
-def test_a_command_that_fails_before_its_first_step_leaves_what_was_told_before(
+def test_command_that_fails_before_its_first_step_keeps_the_previous_state(
     tmp_path: Path, before: str, steps: list[int]
 ) -> None:
     (tmp_path / "heartbeat.json").write_text(json.dumps({"state": before, "time": 5.0, "stage": "main", "step": 70}))
@@ -176,7 +176,7 @@ def test_a_command_that_fails_before_its_first_step_leaves_what_was_told_before(
     assert (found["time"] == 5.0) is not moved
 
 
-def test_a_finished_fold_is_done_until_it_moves_again(tmp_path: Path) -> None:
+def test_finished_fold_is_done_until_it_trains_again(tmp_path: Path) -> None:
     (tmp_path / "heartbeat.json").write_text(json.dumps({"state": "done", "time": 5.0}))
     beat = Heartbeat(tmp_path, FACTS, seconds=0.01)
     beat.note("main", 2, 9, 70)
@@ -204,7 +204,7 @@ def test_a_finished_fold_is_done_until_it_moves_again(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_what_no_run_writes_is_no_heartbeat(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_values_that_no_run_writes_are_no_heartbeat(tmp_path: Path, changes: dict[str, object]) -> None:
     with hold_run_folder(tmp_path, ALONE, FACTS) as beat:
         beat.note("main", 2, 9, 70)
     content = told(tmp_path)
@@ -214,7 +214,7 @@ def test_what_no_run_writes_is_no_heartbeat(tmp_path: Path, changes: dict[str, o
     assert read_heartbeat(tmp_path) is None
 
 
-def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+def test_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "fold0").mkdir()
     (tmp_path / "fold0/lock").symlink_to(tmp_path / "other")
     with pytest.raises(InputError, match="lock: is a symbolic link"), hold_run_folder(tmp_path / "fold0", ALONE, FACTS):

@@ -1,4 +1,4 @@
-"""What a resume may change, and which checkpoint has not seen a fold."""
+"""Changes that a resume allows, and checkpoints that have not seen a fold."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +49,7 @@ def check(shards: Shards, wanted: Experiment, saved: Experiment | None = None) -
     check_same_run(wanted, state, PATH, wanted.stages[0], lineage)
 
 
-def test_unchanged_run_goes_on(films: Shards) -> None:
+def test_unchanged_run_resumes(films: Shards) -> None:
     check(films, experiment_of())
 
 
@@ -106,7 +106,7 @@ def test_harmless_keys_and_other_stages_may_change(films: Shards, values: dict[s
         {"optim": {"swa_epochs": 2}},
     ],
 )
-def test_more_epochs_are_not_harmless_where_a_rate_follows_from_them(films: Shards, stage: dict[str, Any]) -> None:
+def test_more_epochs_are_refused_if_a_rate_depends_on_them(films: Shards, stage: dict[str, Any]) -> None:
     saved, longer = (experiment_of({**stage, "epochs": epochs}) for epochs in (10, 20))
     with pytest.raises(InputError, match="trained with another epochs;"):
         check(films, longer, saved)
@@ -122,7 +122,7 @@ def test_more_epochs_are_not_harmless_where_a_rate_follows_from_them(films: Shar
         {"sample_rate": 0.8},
     ],
 )
-def test_more_epochs_are_harmless_where_no_rate_follows_from_them(films: Shards, stage: dict[str, Any]) -> None:
+def test_more_epochs_are_harmless_if_no_rate_depends_on_them(films: Shards, stage: dict[str, Any]) -> None:
     saved, longer = (experiment_of({**stage, "epochs": epochs}) for epochs in (10, 20))
     check(films, longer, saved)
 
@@ -134,7 +134,7 @@ def resumed_with(saved: list[dict[str, Any]], wanted: Lineage) -> None:
 
 
 def changed(shards: Shards, column: str, row: int, value: Any) -> Shards:
-    """The same dataset, one cell of its table another."""
+    """The same dataset with one cell of its table changed."""
     copy = Shards(shards.folder)
     values = copy.table[column].to_pylist()
     values[row] = value
@@ -148,7 +148,7 @@ def changed(shards: Shards, column: str, row: int, value: Any) -> Shards:
 @pytest.mark.parametrize(
     ("column", "value", "named"), [("rle", "1 1", "labels"), ("key", "another", "films"), ("fold", None, "folds")]
 )
-def test_refusal_says_which_of_films_folds_and_labels_changed(
+def test_refusal_says_whether_films_folds_or_labels_changed(
     films: Shards, split: str, column: str, value: Any, named: str
 ) -> None:
     row = int(getattr(split_fold(films, 0, False), split)[0])
@@ -158,9 +158,7 @@ def test_refusal_says_which_of_films_folds_and_labels_changed(
 
 
 @pytest.mark.parametrize(("column", "value"), [("key", "another"), ("fold", None)])
-def test_record_of_before_tells_films_or_folds_and_takes_labels_as_they_are(
-    films: Shards, column: str, value: Any
-) -> None:
+def test_older_record_detects_changed_films_or_folds_but_not_labels(films: Shards, column: str, value: Any) -> None:
     old = [
         {key: entry[key] for key in ("experiment", "stage", "fold", "always_train", "keys_sha256")}
         for entry in lineage_of(films, 0).to_plain()
@@ -172,7 +170,7 @@ def test_record_of_before_tells_films_or_folds_and_takes_labels_as_they_are(
         resumed_with(old, lineage_of(other, 0))
 
 
-def test_other_stages_before_are_refused(films: Shards) -> None:
+def test_other_earlier_stages_are_refused(films: Shards) -> None:
     for saved in (lineage_of(films, 0, 0).to_plain(), [{**lineage_of(films, 0).to_plain()[0], "stage": "zeroth"}]):
         with pytest.raises(InputError, match="other stages;"):
             resumed_with(saved, lineage_of(films, 0))
@@ -185,7 +183,7 @@ def test_lineage_lists_the_ancestors_oldest_first(films: Shards) -> None:
     assert training_digest(films, 0, False) != training_digest(films, 1, False)
 
 
-def test_own_fold_is_unseen(films: Shards) -> None:
+def test_fold_of_the_checkpoint_is_unseen(films: Shards) -> None:
     for fold in (0, 1):
         check_unseen(lineage_of(films, fold, fold).to_plain(), PATH.name, films, fold)
 
@@ -208,13 +206,13 @@ def test_other_fold_number_is_refused_even_with_the_same_films(films: Shards) ->
         check_unseen(plain, PATH.name, films, 0)
 
 
-def test_ancestor_that_trained_on_one_film_more_is_refused(films: Shards) -> None:
+def test_ancestor_with_one_more_training_film_is_refused(films: Shards) -> None:
     plain = lineage_of(films, 0).to_plain()
     plain[0]["keys_sha256"] = "0" * 64
     with pytest.raises(InputError, match="other films"):
         check_unseen(plain, PATH.name, films, 0)
 
 
-def test_digest_of_keys_ignores_order_and_notices_every_key() -> None:
+def test_digest_of_keys_ignores_order_and_depends_on_every_key() -> None:
     assert keys_digest(["a", "b"]) == keys_digest(["b", "a"])
     assert len({keys_digest(keys) for keys in (["a"], ["a", "b"], ["ab"], [])}) == 4

@@ -11,7 +11,7 @@ def test_repetitions_are_numbered_from_2() -> None:
     assert repetition_name("part1-2", 2) == "part1-2-2"
 
 
-def test_stage_repeats_without_end_or_not_at_all() -> None:
+def test_stage_repeats_without_a_limit_or_never() -> None:
     stage = StageConfig(name="a", epochs=3)
     assert list(repetitions(stage)) == [stage]
     repeating = stage.model_copy(update={"repeat": "until_no_gain"})

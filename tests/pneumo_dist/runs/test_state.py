@@ -1,4 +1,4 @@
-"""Checkpoints that are whole and hold what training does not write."""
+"""Intact checkpoint files with values that training never writes."""
 
 import math
 import zipfile
@@ -18,7 +18,7 @@ from shards.errors import InputError
 HISTORY = [{"step": 2, "score": 0.5}, {"step": 4, "score": 0.25}]
 
 
-def test_a_state_as_training_writes_it_is_read(tmp_path: Path) -> None:
+def test_state_of_a_training_is_read(tmp_path: Path) -> None:
     state = state_of(5, HISTORY)
     assert load_checkpoint(CheckpointFolder(tmp_path).save(5, state).path)["history"] == state["history"]
 
@@ -63,14 +63,14 @@ def test_values_that_no_training_writes_are_refused(tmp_path: Path, place: str, 
 
 
 @pytest.mark.parametrize("name", sorted(set(state_of(5)) - {"version"}))
-def test_a_state_without_a_part_is_refused(tmp_path: Path, name: str) -> None:
+def test_state_without_a_key_is_refused(tmp_path: Path, name: str) -> None:
     state = state_of(5, HISTORY)
     del state[name]
     with pytest.raises(InputError, match=r"\.pt: "):
         load_checkpoint(CheckpointFolder(tmp_path).save(5, state).path)
 
 
-def test_an_average_that_the_stage_predicts_with_must_be_there(tmp_path: Path) -> None:
+def test_average_is_required_if_the_stage_predicts_with_it(tmp_path: Path) -> None:
     experiment = {"name": "tiny", "model": {}, "stages": [{"name": "main", "optim": {"ema_decay": 0.9}}]}
     state = state_of(5, HISTORY, experiment=experiment)
     with pytest.raises(InputError, match="has no averaged weights"):
@@ -78,7 +78,7 @@ def test_an_average_that_the_stage_predicts_with_must_be_there(tmp_path: Path) -
     load_checkpoint(CheckpointFolder(tmp_path).save(5, {**state, "averaged": state["model"]}).path)
 
 
-def test_averaged_weights_are_no_training(tmp_path: Path) -> None:
+def test_averaged_weights_are_no_state_of_a_training(tmp_path: Path) -> None:
     state = {name: value for name, value in state_of(5).items() if name not in ("position", "history")}
     path = CheckpointFolder(tmp_path).save(5, {**state, "parts": ["step-1.pt"]}).path
     assert load_checkpoint(path)["parts"] == ["step-1.pt"]
@@ -86,13 +86,13 @@ def test_averaged_weights_are_no_training(tmp_path: Path) -> None:
         from_training(load_checkpoint(path), path)
 
 
-def test_an_experiment_of_no_version_is_named_by_its_key(tmp_path: Path) -> None:
+def test_key_of_no_version_of_an_experiment_is_named(tmp_path: Path) -> None:
     state = state_of(5, experiment={"name": "tiny", "model": {"arch": 5}, "stages": [{"name": "main"}]})
     with pytest.raises(InputError, match=r"this version cannot read its experiment \(model.arch: "):
         experiment_of(state, tmp_path)
 
 
-def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
     path = CheckpointFolder(tmp_path).save(5, state_of(5)).path
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}

@@ -1,4 +1,4 @@
-"""The table of runs: read from heartbeats and logs alone, at any moment of a run."""
+"""The table of runs, read from heartbeats and logs at any moment of a run."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_running_fold_with_its_best_score_and_last_speed(tmp_path: Path) -> None
         ("failed", 1, "failed"),
     ],
 )
-def test_silence_is_a_failure_of_a_running_fold_alone(tmp_path: Path, state: str, age: float, shown: str) -> None:
+def test_silence_means_failure_only_while_running(tmp_path: Path, state: str, age: float, shown: str) -> None:
     fold(tmp_path, "a/fold0", state=state, time=NOW - age)
     assert read_status(tmp_path, NOW)[0].state == shown
 
@@ -65,21 +65,19 @@ def test_silence_is_a_failure_of_a_running_fold_alone(tmp_path: Path, state: str
         ("done", 9999.0, "done", "done"),
     ],
 )
-def test_a_run_that_is_alive_and_does_not_move_is_stalled(
-    tmp_path: Path, state: str, idle: float, shown: str, cell: str
-) -> None:
+def test_live_run_without_progress_is_stalled(tmp_path: Path, state: str, idle: float, shown: str, cell: str) -> None:
     fold(tmp_path, "a/fold0", state=state, idle=idle)
     found = read_status(tmp_path, NOW)
     assert found[0].state == shown
     assert f"  {cell}  " in table(found)[1]
 
 
-def test_clock_of_the_writer_that_is_ahead_counts_as_now(tmp_path: Path) -> None:
+def test_heartbeat_from_a_clock_ahead_counts_as_now(tmp_path: Path) -> None:
     fold(tmp_path, "a/fold0", time=NOW + 50)
     assert read_status(tmp_path, NOW)[0].heard == 0.0
 
 
-def test_line_that_is_being_written_is_passed_over(tmp_path: Path) -> None:
+def test_partly_written_line_is_skipped(tmp_path: Path) -> None:
     log = epochs(fold(tmp_path, "a/fold0"), 0.25)
     with log.open("a") as stream:
         stream.write('{"score": 0.9, "epo')
@@ -102,7 +100,7 @@ def test_fold_before_its_first_epoch_and_one_without_a_heartbeat(tmp_path: Path)
     ("heard", "shown"),
     [(0.4, "0 s ago"), (119, "119 s ago"), (600, "10 min ago"), (7200, "2 h ago"), (864000, "10 d ago")],
 )
-def test_table_is_aligned_and_says_how_long_ago(heard: float, shown: str) -> None:
+def test_table_is_aligned_and_shows_ages(heard: float, shown: str) -> None:
     one = FoldStatus("a", 0, "running", "main", 1, 9, 5, 0.75, 100.0, heard, None)
     other = FoldStatus("a_much_longer_name", 11, "done")
     lines = table([one, other])

@@ -1,4 +1,4 @@
-"""An epoch's sums and speed against a loop by hand, alone and shared by ranks."""
+"""An epoch's sums and speed, compared with a plain loop, on one rank and on several."""
 
 import math
 import time
@@ -19,7 +19,7 @@ BATCH = Batch(torch.empty(0), torch.empty(0), np.arange(2))
 
 
 class Told(Ranks):
-    """A rank among others whose sums are known."""
+    """A rank whose other ranks' sums are known."""
 
     others: npt.NDArray[np.float64]
 
@@ -43,7 +43,7 @@ def log_of(*steps: Step, ranks: Ranks = ALONE) -> EpochLog:
     return log
 
 
-def test_means_are_over_the_steps_that_were_taken() -> None:
+def test_means_are_over_the_steps_made() -> None:
     found = log_of(STEPS[0], BAD, STEPS[1], OVERFLOWED, STEPS[2], OVERFLOWED).means()
     expected = {"loss": 1.5, "bce": 0.75, "training_dice": 2 * 30 / 100, "grad_norm": 2.0}
     assert found == pytest.approx({**expected, "overflowed_steps": 2, "bad_steps": 1})
@@ -55,27 +55,27 @@ def test_epoch_without_a_step_has_no_losses_and_empty_masks_agree() -> None:
     }
 
 
-def test_next_epoch_begins_at_nothing() -> None:
+def test_next_epoch_starts_at_zero() -> None:
     log = log_of(*STEPS, BAD)
     log.clear()
     log.add(STEPS[1])
     assert log.means() == log_of(STEPS[1]).means()
 
 
-def test_resumed_part_is_held_by_rank_0_alone() -> None:
+def test_sums_before_a_resume_are_on_rank_0_only() -> None:
     before = log_of(*STEPS, BAD).totals()
     expected = log_of(*STEPS, BAD, STEPS[0]).means()
     ranks = [Told(rank, 2, rank, torch.device("cpu")) for rank in range(2)]
     logs = [EpochLog(("loss", "bce"), 4, each) for each in ranks]
     for log in logs:
         log.restore(before)
-        log.add(STEPS[0])  # both ranks: the run's mean is that of one
+        log.add(STEPS[0])  # both ranks: the mean of the run equals that of one
     for log, other, each in zip(logs, reversed(logs), ranks, strict=True):
         object.__setattr__(each, "others", other._sums)
         assert log.means() == pytest.approx(expected)
 
 
-def test_speed_is_that_of_the_steps_since_the_start() -> None:
+def test_speed_counts_the_steps_since_the_start() -> None:
     log = log_of(*STEPS)
 
     def batches() -> Iterator[Batch]:

@@ -1,4 +1,4 @@
-"""The stages of a fold: which are run again, where each starts, and which are done."""
+"""The stages of a fold: repetitions, starting points, and stages that are finished."""
 
 import dataclasses
 import errno
@@ -56,7 +56,7 @@ def experiment_of(name: str, *given: dict[str, Any], **values: Any) -> Experimen
 
 
 class Script:
-    """Gives each validated epoch its score from a list, and notes the weights that each stage starts from."""
+    """Sets the score of each validated epoch from a list, and records the initial weights of each stage."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.scores: list[float] = []
@@ -93,11 +93,13 @@ def files_in(checkpoints: Path) -> list[CheckpointFile]:
 
 
 def logged(folder: Path, stage: str) -> list[int]:
-    """The epochs that a stage has validated, as its log tells them."""
+    """The validated epochs in a stage's log."""
     return [record["epoch"] for record in read_epochs(folder / stage / METRICS)]
 
 
-def test_more_epochs_train_a_finished_stage_on_as_if_it_had_had_them(films: Shards, tmp_path: Path) -> None:
+def test_finished_stage_with_more_epochs_continues_as_if_it_had_them_from_the_start(
+    films: Shards, tmp_path: Path
+) -> None:
     short, long = (experiment_of("x", {"name": "a", "epochs": epochs}) for epochs in (1, 3))
     straight = train(long, films, tmp_path / "straight")
     train(short, films, tmp_path / "extended")
@@ -107,10 +109,10 @@ def test_more_epochs_train_a_finished_stage_on_as_if_it_had_had_them(films: Shar
 
 
 @pytest.mark.parametrize("step", [0, 1])
-def test_fewer_epochs_than_are_done_end_at_once(
+def test_stage_with_fewer_epochs_than_done_ends_at_once(
     films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """The longer run is stopped between two epochs, or within its third."""
+    """The longer run stops between two epochs, or within its third."""
     polls = iter([Request.NONE] * 10**6)
     monkeypatch.setattr(StopAgreement, "poll", lambda *_: next(polls))
     experiment = experiment_of("x", {"name": "a", "epochs": 5}, {"name": "b", "epochs": 1})
@@ -127,10 +129,10 @@ def test_fewer_epochs_than_are_done_end_at_once(
 
 
 @pytest.mark.parametrize("follower", [{"name": "b", "epochs": 1}, None])
-def test_stage_that_another_has_started_from_gets_no_more_epochs(
+def test_stage_that_another_stage_started_from_gets_no_more_epochs(
     films: Shards, tmp_path: Path, script: Script, follower: dict[str, Any] | None
 ) -> None:
-    """The next stage, or a repetition of its own."""
+    """The other stage is the next one, or a repetition."""
     own = {"name": "a", "epochs": 1, **({} if follower else {"repeat": "until_no_gain"})}
     others = [follower] if follower else []
     script.scores = [0.5, 0.4, 0.3]
@@ -144,16 +146,14 @@ def test_stage_that_another_has_started_from_gets_no_more_epochs(
     assert (tmp_path / "x/fold0/config.yaml").read_text() == before
 
 
-def test_schedule_that_follows_from_the_epochs_keeps_them(films: Shards, tmp_path: Path) -> None:
+def test_schedule_that_depends_on_the_epochs_fixes_them(films: Shards, tmp_path: Path) -> None:
     stage = {"name": "a", "epochs": 1, "schedule": {"name": "cosine"}}
     train(experiment_of("x", stage), films, tmp_path)
     with pytest.raises(InputError, match="trained with another epochs"):
         train(experiment_of("x", {**stage, "epochs": 2}), films, tmp_path)
 
 
-def test_patience_that_is_over_ends_a_stage_and_more_of_it_trains_on(
-    films: Shards, tmp_path: Path, script: Script
-) -> None:
+def test_more_patience_continues_a_stage_that_ran_out_of_it(films: Shards, tmp_path: Path, script: Script) -> None:
     script.scores = [0.5, 0.4, 0.3, 0.2]
     patient = [experiment_of("x", {"name": "a", "epochs": 9, "early_stop": patience}) for patience in (1, 3)]
     assert logged(train(patient[0], films, tmp_path), "a") == [0, 1]
@@ -161,7 +161,7 @@ def test_patience_that_is_over_ends_a_stage_and_more_of_it_trains_on(
     assert script.scores == []
 
 
-def test_config_tells_finished_stages_as_they_ran(films: Shards, tmp_path: Path) -> None:
+def test_written_config_shows_finished_stages_as_they_ran(films: Shards, tmp_path: Path) -> None:
     first = experiment_of("x", {"name": "a", "epochs": 1, "top_k": 1})
     folder = tmp_path / "x/fold0"
     told: list[Experiment] = []
@@ -189,12 +189,12 @@ def best_weights(stage: Path) -> dict[str, torch.Tensor]:
 
 
 REPEATED = ({"name": "part1", "repeat": "until_no_gain"}, {"name": "last", "epochs": 1})
-# part1 gains in its second epoch, part1-2 in its first, and part1-3 only equals that.
+# part1 improves in its second epoch, part1-2 in its first, and part1-3 only equals that.
 SCORES = [0.5, 0.6, 0.7, 0.65, 0.7, 0.6, 0.1]
 
 
 @pytest.mark.parametrize("decay", [None, 0.5])
-def test_stage_is_repeated_until_it_gains_no_more(
+def test_stage_repeats_until_it_no_longer_improves(
     films: Shards, tmp_path: Path, script: Script, decay: float | None
 ) -> None:
     given = [{**stage, "optim": {"lr": 0.01, "ema_decay": decay}} for stage in REPEATED]
@@ -218,7 +218,7 @@ def test_stage_is_repeated_until_it_gains_no_more(
     assert [ancestor["stage"] for ancestor in lineage] == ["part1", "part1-2", "last"]
 
 
-def test_first_repetition_that_loses_is_the_last(films: Shards, tmp_path: Path, script: Script) -> None:
+def test_first_repetition_without_a_gain_is_the_last(films: Shards, tmp_path: Path, script: Script) -> None:
     experiment = experiment_of("x", *REPEATED)
     script.scores = [0.6, 0.5, 0.59, 0.59, 0.1]
     folder = train(experiment, films, tmp_path)
@@ -227,7 +227,7 @@ def test_first_repetition_that_loses_is_the_last(films: Shards, tmp_path: Path, 
     assert best_repetition(experiment.stages[0], folder).path == folder / "part1/checkpoints"
 
 
-def test_stage_without_repeat_runs_once_and_starts_from_the_best_before(
+def test_stage_without_repeat_runs_once_from_the_best_checkpoint_before(
     films: Shards, tmp_path: Path, script: Script
 ) -> None:
     script.scores = [0.6, 0.5, 0.1, 0.2]
@@ -264,7 +264,7 @@ def test_finished_stages_are_skipped(
 
 
 @pytest.mark.parametrize("crash", [1, 8, 14, 20])
-def test_run_that_crashed_in_any_repetition_ends_as_one_that_did_not(
+def test_run_that_crashed_in_a_repetition_ends_like_one_that_did_not(
     films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch, crash: int
 ) -> None:
     given = [{**stage, "save_every": 1} for stage in REPEATED]
@@ -291,7 +291,7 @@ def test_run_that_crashed_in_any_repetition_ends_as_one_that_did_not(
         assert one["history"] == other["history"] and one["lineage"] == other["lineage"]
 
 
-# Another experiment's stage to start from
+# Start from a stage of another experiment
 
 
 def second_of(stage: str = "fine", **values: Any) -> Experiment:
@@ -306,7 +306,9 @@ def first(films: Shards, tmp_path: Path, script: Script) -> Path:
     return tmp_path
 
 
-def test_experiment_starts_from_anothers_best_of_the_same_fold(films: Shards, first: Path, script: Script) -> None:
+def test_experiment_starts_from_the_best_of_another_in_the_same_fold(
+    films: Shards, first: Path, script: Script
+) -> None:
     script.scores = [0.1, 0.2]
     folder = train(second_of(), films, first)
     assert same(best_weights(first / "first/fold0/fine"), script.starts["main"].weights)
@@ -318,7 +320,7 @@ def test_experiment_starts_from_anothers_best_of_the_same_fold(films: Shards, fi
 @pytest.mark.parametrize(
     ("stage", "fold", "missing"), [("none", 0, "first/fold0/none"), ("fine", 1, "first/fold1/fine")]
 )
-def test_missing_start_is_an_input_error_that_names_the_folder(
+def test_missing_start_is_an_input_error_with_the_folder(
     films: Shards, first: Path, stage: str, fold: int, missing: str
 ) -> None:
     with pytest.raises(InputError, match="no checkpoints; train that fold first") as caught:
@@ -327,7 +329,7 @@ def test_missing_start_is_an_input_error_that_names_the_folder(
     assert not files_in(first / f"second/fold{fold}/main/checkpoints")
 
 
-def test_start_that_changed_is_noticed_by_a_resume(films: Shards, first: Path, script: Script) -> None:
+def test_resume_detects_a_changed_start(films: Shards, first: Path, script: Script) -> None:
     script.scores = [0.1, 0.2]
     train(second_of(), films, first)
     with pytest.raises(InputError, match="was trained with another init"):
@@ -360,7 +362,7 @@ def stages_of(*epochs: int, **first: Any) -> list[dict[str, Any]]:
     ],
     ids=["seed", "lr", "epochs", "init", "fold"],
 )
-def test_a_resume_is_refused_beforehand_with_the_same_words(
+def test_preflight_refuses_a_resume_with_the_same_message(
     films: Shards, tmp_path: Path, fold: int, experiment: Experiment
 ) -> None:
     folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
@@ -371,7 +373,7 @@ def test_a_resume_is_refused_beforehand_with_the_same_words(
     assert told == refusal(lambda: train_fold(run, lambda _: "resolved: true\n"))
 
 
-def test_what_can_go_on_or_start_is_let_pass_and_nothing_is_written(films: Shards, tmp_path: Path) -> None:
+def test_preflight_accepts_a_valid_resume_and_writes_nothing(films: Shards, tmp_path: Path) -> None:
     folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
     before = everything(tmp_path)
     for epochs in (1, 2):
@@ -380,24 +382,24 @@ def test_what_can_go_on_or_start_is_let_pass_and_nothing_is_written(films: Shard
     assert everything(tmp_path) == before and not (tmp_path / "y").exists()
 
 
-def test_a_start_from_another_network_is_refused_beforehand(films: Shards, first: Path) -> None:
+def test_preflight_refuses_a_start_from_another_network(films: Shards, first: Path) -> None:
     experiment = second_of(model={**PLAIN["model"], "fcn": {"widths": (4, 4, 16), "norm": True}})
     told = refusal(lambda: check_resume(FoldRun(experiment, 0, films, first / "second/fold0", ALONE)))
     assert told.startswith("stage main: the checkpoint that it starts from has another network")
     assert told == refusal(lambda: train(experiment, films, first))
 
 
-def test_config_is_written_only_once_the_first_stage_accepts_it(films: Shards, tmp_path: Path) -> None:
+def test_config_is_written_only_after_the_first_stage_accepts_it(films: Shards, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         train(second_of(), films, tmp_path)
     assert not (tmp_path / "second/fold0/config.yaml").exists()
 
 
-# What is read, and faults
+# Files that are read, and faults
 
 
 class Reads:
-    """Notes which files are verified, whose headers are read, and whose tensors are loaded."""
+    """Records which files are verified, read as headers, and loaded with tensors."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.verified: list[str] = []
@@ -428,7 +430,7 @@ class Reads:
 TWO = ({"name": "a", "save_every": 1}, {"name": "b", "save_every": 1})
 
 
-def test_file_is_verified_and_loaded_once_and_weights_of_a_stage_that_is_over_never(
+def test_file_is_verified_and_loaded_once_and_weights_of_a_finished_stage_never(
     films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script.scores = [0.6, 0.5, 0.1, 0.2]
@@ -456,7 +458,7 @@ def test_resume_reads_no_weights_of_the_start_of_another_experiment(
     assert reads.loaded == []
 
 
-def test_damaged_best_of_the_stage_before_is_an_input_error(
+def test_damaged_best_checkpoint_of_the_previous_stage_is_an_input_error(
     films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script.scores = [0.6, 0.5]
@@ -468,12 +470,12 @@ def test_damaged_best_of_the_stage_before_is_an_input_error(
 
 @pytest.fixture(scope="module")
 def straight(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The fold of an undisturbed run."""
+    """The fold of a run without faults."""
     return train(experiment_of("x", *TWO), films, tmp_path_factory.mktemp("straight"))
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bit, empty])
-def test_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
+def test_run_with_a_damaged_newest_checkpoint_resumes_from_the_previous_one(
     films: Shards, straight: Path, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     folder = shutil.copytree(straight, tmp_path / "x/fold0", symlinks=True)
@@ -486,7 +488,7 @@ def test_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(
     assert run_differences(straight, folder) == []
 
 
-def test_good_checkpoint_behind_several_damaged_ones_is_kept_until_there_is_a_newer_one(
+def test_good_checkpoint_behind_damaged_ones_stays_until_there_is_a_newer_one(
     films: Shards, tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = shutil.copytree(straight, tmp_path / "x/fold0", symlinks=True)
@@ -509,7 +511,7 @@ def test_good_checkpoint_behind_several_damaged_ones_is_kept_until_there_is_a_ne
 
 
 class FullDisk:
-    """Lets no checkpoint of some steps of stage b be written."""
+    """Fails to write the checkpoints of some steps of stage b."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: set[int] = set()
@@ -523,7 +525,7 @@ class FullDisk:
         monkeypatch.setattr(checkpoint_folder, "atomic_write", refusing)
 
 
-def test_run_goes_on_while_the_disk_is_full(
+def test_run_continues_while_the_disk_is_full(
     films: Shards, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last = files_in(straight / "b/checkpoints")[0].step
@@ -535,7 +537,7 @@ def test_run_goes_on_while_the_disk_is_full(
     assert run_differences(straight, folder) == []
 
 
-def test_stage_whose_last_save_failed_is_an_error_and_goes_on_once_there_is_space(
+def test_stage_whose_last_save_failed_is_an_error_and_resumes_when_there_is_space(
     films: Shards, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last = files_in(straight / "b/checkpoints")[0].step
@@ -552,7 +554,7 @@ def test_stage_whose_last_save_failed_is_an_error_and_goes_on_once_there_is_spac
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 MiB of its own."""
+    """A file system of 64 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], capture_output=True)
@@ -565,7 +567,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_disk_that_another_fills_for_a_while_stops_no_run(
+def test_disk_that_is_full_for_a_while_stops_no_run(
     films: Shards, straight: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = {"model": {**PLAIN["model"], "fcn": {"widths": (64, 64, 96), "norm": True}}}

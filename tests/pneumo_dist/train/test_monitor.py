@@ -1,4 +1,4 @@
-"""The logs of a stage: cut back to a checkpoint, silent on other ranks, and curves against counting by hand."""
+"""The logs of a stage: cut to a checkpoint, silent on other ranks, and curves compared with counting."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def write_epochs(monitor: Monitor, *epochs: int) -> None:
         monitor.epoch(3 * (epoch + 1), record_of(epoch), RESULT)
 
 
-def test_what_a_killed_run_wrote_after_its_checkpoint_is_cut_off(tmp_path: Path) -> None:
+def test_lines_after_the_checkpoint_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     monitor = Monitor(tmp_path, True, 0, 0, True)
     write_epochs(monitor, 0, 1)
     monitor.close()
@@ -66,7 +66,7 @@ def test_lines_up_to_a_checkpoint_are_kept(tmp_path: Path, step: int, epochs: in
 
 
 @pytest.mark.parametrize("end", ['{"stage": "ma', "\0\0\0\0", "[]\n", '{"step": "x"}\n', json.dumps(record_of(1))])
-def test_line_that_a_crash_cut_off_is_dropped(tmp_path: Path, end: str) -> None:
+def test_line_cut_short_by_a_crash_is_removed(tmp_path: Path, end: str) -> None:
     whole = json.dumps(record_of(0)) + "\n"
     (tmp_path / METRICS).write_text(whole + end)
     Monitor(tmp_path, True, 99, 99, False).close()
@@ -85,7 +85,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_summary_has_a_row_for_each_epoch_that_the_checkpoint_knows_of(tmp_path: Path) -> None:
+def test_summary_has_a_row_for_each_epoch_of_the_checkpoint(tmp_path: Path) -> None:
     lines = [record_of(0), {"stage": "main", "epoch": 1, "step": 4, "bad_step_films": ["a"]}, record_of(1, scale=2.0)]
     content = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / METRICS).write_text(content + json.dumps(record_of(2)) + "\n")
@@ -96,14 +96,14 @@ def test_summary_has_a_row_for_each_epoch_that_the_checkpoint_knows_of(tmp_path:
     assert rows[1] == {name: str(value) for name, value in lines[2].items()}
 
 
-def test_no_summary_is_written_without_an_epoch(tmp_path: Path) -> None:
+def test_no_summary_without_an_epoch(tmp_path: Path) -> None:
     write_summary(tmp_path, 0)
     (tmp_path / METRICS).write_text(json.dumps(record_of(0)) + "\n")
     write_summary(tmp_path, 0)
     assert not (tmp_path / SUMMARY).exists()
 
 
-def test_curve_is_that_of_counting_pixels() -> None:
+def test_curve_equals_counting_pixels() -> None:
     chance = np.random.default_rng(0)
     levels, truth = chance.integers(0, 256, 4000), chance.random(4000) < 0.3
     counts = np.stack([np.bincount(part, minlength=256) for part in (levels, levels[truth])])
@@ -116,7 +116,7 @@ def test_curve_is_that_of_counting_pixels() -> None:
         assert [values[threshold] for values in curve] == pytest.approx(expected)
 
 
-def test_curve_without_pneumothorax_or_calls_is_finite() -> None:
+def test_curve_without_positives_or_calls_is_finite() -> None:
     nothing = np.zeros((2, 256), np.int64)
     nothing[0, 0] = 50
     assert all(np.isfinite(values).all() for values in pr_curve(nothing))

@@ -1,4 +1,4 @@
-"""Learning rates against closed forms, warm-up, the moving average against a naive loop, optimizers by name."""
+"""Learning rates compared with closed forms, the moving average with a naive loop, and optimizers by name."""
 
 import math
 import random
@@ -72,7 +72,7 @@ CLOSED = [
 @pytest.mark.parametrize(
     ("schedule", "closed", "arguments"), CLOSED, ids=lambda value: getattr(value, "__name__", str(value)[:60])
 )
-def test_rate_of_each_epoch_is_the_closed_form(
+def test_rate_of_each_epoch_equals_the_closed_form(
     schedule: dict[str, Any], closed: Any, arguments: tuple[Any, ...]
 ) -> None:
     found = rates(schedule, [0.5] * EPOCHS)
@@ -81,7 +81,7 @@ def test_rate_of_each_epoch_is_the_closed_form(
 
 
 def naive_plateau(values: list[float], sign: int, schedule: dict[str, Any]) -> list[float]:
-    """`sign` is 1 where higher is better; a gain is relative to the best so far."""
+    """Rates of a plateau schedule. `sign` is 1 if higher is better; a gain is relative to the best so far."""
     lr, best, stale, found = LR, None, 0, [LR]
     for value in values:
         if best is None or sign * value > sign * best * (1 + sign * schedule["threshold"]):
@@ -96,7 +96,7 @@ def naive_plateau(values: list[float], sign: int, schedule: dict[str, Any]) -> l
 
 @pytest.mark.parametrize("watch", ["score", "loss"])
 @pytest.mark.parametrize(("patience", "threshold"), [(0, 1e-7), (1, 0.02), (3, 1e-4)])
-def test_plateau_follows_what_it_watches_and_nothing_else(watch: str, patience: int, threshold: float) -> None:
+def test_plateau_follows_its_metric_only(watch: str, patience: int, threshold: float) -> None:
     schedule = {"name": "plateau", "factor": 0.6, "patience": patience, "threshold": threshold, "min_lr": 0.004}
     chance = random.Random(patience)
     rising = [0.4 + 0.01 * epoch + chance.uniform(-0.04, 0.04) for epoch in range(EPOCHS)]
@@ -120,7 +120,7 @@ def test_rate_follows_the_global_batch_as_configured(scale: str, expected: float
     assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_rate_without_a_batch_it_is_stated_for_stays() -> None:
+def test_rate_without_lr_batch_is_unchanged() -> None:
     assert stage_of(global_batch=32).optim.scaled_lr(32) == LR
 
 
@@ -143,7 +143,7 @@ def test_warm_up_lowers_the_rate_during_its_steps_only(schedule: dict[str, Any])
         assert optimizer.param_groups[0]["lr"] == plain[epoch + 1]
 
 
-def test_rate_is_put_back_after_a_step_that_fails() -> None:
+def test_rate_is_restored_after_a_step_that_fails() -> None:
     stage = stage_of(schedule={"warmup_steps": 10})
     optimizer = make_optimizer([torch.nn.Parameter(torch.ones(1))], stage)
     with pytest.raises(ZeroDivisionError), warmed_up(optimizer, stage.schedule, 0):
@@ -155,13 +155,13 @@ def small_model() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 1, 1))
 
 
-def test_moving_average_is_that_of_a_naive_loop() -> None:
+def test_moving_average_equals_a_naive_loop() -> None:
     torch.manual_seed(0)
     model, decay = small_model(), 0.9
     average = MovingAverage(model, decay)
     naive = {name: value.double().clone() for name, value in model.state_dict().items()}
     for _ in range(12):
-        model(torch.randn(2, 1, 5, 5) + 3.0)  # moves the batch norm's buffers
+        model(torch.randn(2, 1, 5, 5) + 3.0)  # changes the batch norm's buffers
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
@@ -176,7 +176,7 @@ def test_moving_average_is_that_of_a_naive_loop() -> None:
         assert name.endswith("tracked") or not torch.allclose(found[name], model.state_dict()[name], atol=1e-3)
 
 
-def test_moving_average_is_apart_from_the_model_and_never_trains() -> None:
+def test_moving_average_is_separate_from_the_model_and_never_trains() -> None:
     model = small_model()
     average = MovingAverage(model, 0.5)
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
@@ -192,7 +192,7 @@ def test_moving_average_is_apart_from_the_model_and_never_trains() -> None:
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
 @pytest.mark.parametrize("fused", [False, True])
-def test_optimizer_is_torchs_own_with_the_configured_values(name: str, kind: type, fused: bool) -> None:
+def test_optimizer_is_torchs_with_the_configured_values(name: str, kind: type, fused: bool) -> None:
     stage = stage_of(optim={"name": name, "lr": 0.2, "weight_decay": 0.3, "momentum": 0.7})
     parameter = torch.nn.Parameter(torch.ones(1))
     optimizer = make_optimizer([parameter], stage, fused)

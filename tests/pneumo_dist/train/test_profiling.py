@@ -1,4 +1,4 @@
-"""The trace of a few steps: which it holds, when there is none, and that it never ends a run."""
+"""The trace of a few steps: its content, epochs that are too short, and faults that do not end a run."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,14 @@ def train(trace: StepTrace, steps: int) -> None:
 
 
 def steps_in(path: Path) -> list[str]:
-    """The optimizer steps that a trace names, each with its operations."""
+    """The optimizer steps of a trace, each with its operations."""
     events = json.loads(path.read_text())["traceEvents"]
     assert any(event.get("name") == "aten::add" for event in events)
     return sorted({event["name"] for event in events if str(event.get("name")).startswith("ProfilerStep#")})
 
 
 @pytest.mark.parametrize(("steps", "last"), [(15, 9), (10, 9), (7, 7)])
-def test_trace_holds_six_steps_after_four_or_those_there_were(tmp_path: Path, steps: int, last: int) -> None:
+def test_trace_has_six_steps_after_four_or_as_many_as_there_are(tmp_path: Path, steps: int, last: int) -> None:
     trace = StepTrace(tmp_path / "stage" / TRACE)
     train(trace, steps)
     made = tmp_path / "stage" / TRACE
@@ -36,7 +36,7 @@ def test_trace_holds_six_steps_after_four_or_those_there_were(tmp_path: Path, st
     assert [path.name for path in made.parent.iterdir()] == [TRACE]
 
 
-def test_epoch_that_is_too_short_is_told_and_the_next_is_not_traced(tmp_path: Path) -> None:
+def test_epoch_that_is_too_short_is_reported_and_the_next_is_not_traced(tmp_path: Path) -> None:
     trace = StepTrace(tmp_path / TRACE)
     with pytest.warns(UserWarning, match="is not written: an epoch needs more than 4 steps"):
         train(trace, 3)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 CONFIGS = sorted(path for path in (Path(__file__).parents[3] / "configs").glob("*.yaml") if path.name != "base.yaml")
 ALONE = Ranks.alone()
-# What a laptop without a hub cannot do; optimizer, schedule, loss, sampling, freezing, heads stay the recipe's.
+# Changes for a laptop without a hub. Optimizer, schedule, loss, sampling, freezing and heads are the recipe's.
 SMALL = (
     *("image_size=64", "epochs=1", "global_batch=2", "micro_batch=2", "eval_batch=6", "repeat=null", "early_stop=null"),
     *("model.encoder_weights=null", "amp=float32", "data.threads=1"),
@@ -28,9 +28,9 @@ SMALL = (
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder for gigabytes of checkpoints, which need not survive a power cut and are not resumed.
+    """A folder for gigabytes of checkpoints, which are not synced to disk and not resumed.
 
-    Without the optimizer's moments the files are half as large, and they take most of the time here.
+    Writing takes most of the time here, and files without the optimizer's moments are half as large.
     """
     state = Learner.state
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -1,4 +1,4 @@
-"""What an optimizer, a schedule and a scaler take up of a checkpoint."""
+"""States of optimizers, schedules and scalers that are restored from a checkpoint."""
 
 import math
 from collections import Counter
@@ -41,7 +41,7 @@ SCHEDULES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_what_training_saves_is_taken(name: str, schedule: dict[str, Any]) -> None:
+def test_states_of_a_training_are_restored(name: str, schedule: dict[str, Any]) -> None:
     optimizer, plan, stage = trained(name, schedule)
     fresh = make_optimizer([torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(4))], stage)
     new = make_schedule(fresh, stage)
@@ -71,7 +71,7 @@ def test_what_training_saves_is_taken(name: str, schedule: dict[str, Any]) -> No
     ],
     ids=str,
 )
-def test_other_states_of_an_optimizer_are_refused_by_place(place: tuple[Any, ...], value: Any) -> None:
+def test_other_states_of_an_optimizer_are_refused_by_position(place: tuple[Any, ...], value: Any) -> None:
     optimizer, _, _ = trained("adam", {})
     saved = deepcopy(optimizer.state_dict())
     inner: Any = saved

@@ -1,4 +1,4 @@
-"""A stage on one rank: the mean of its last epochs, stops in the middle of it, what is logged, and a trace."""
+"""A stage on one rank: the mean of its last epochs, stops, logs and a trace."""
 
 import csv
 import json
@@ -68,7 +68,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def straight(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stage of four epochs, the last two averaged, that nothing disturbed."""
+    """A stage of four epochs without faults; the last two are averaged."""
     return train(experiment_of(epochs=4, optim=SWA), films, tmp_path_factory.mktemp("straight"))
 
 
@@ -129,7 +129,7 @@ def test_run_stopped_while_it_averages_ends_with_the_same_bits(
     assert len(read_epochs(stage / METRICS)) == len(read_epochs(straight / METRICS)) == 4
 
 
-# What is logged
+# Logs
 
 LOGGED = {
     *("loss", "bce", "dice", "focal", "training_dice", "validation_loss", "score", "positive_dice", "dice_at_half"),
@@ -146,7 +146,7 @@ def board(straight: Path) -> EventAccumulator:
     return made
 
 
-def test_every_figure_of_an_epoch_is_logged_thrice(straight: Path, board: EventAccumulator) -> None:
+def test_every_figure_of_an_epoch_is_in_all_three_logs(straight: Path, board: EventAccumulator) -> None:
     lines = read_epochs(straight / METRICS)
     rows = list(csv.DictReader((straight / "summary.csv").open()))
     history = states(straight)[-1]["history"]
@@ -173,7 +173,7 @@ def test_every_step_is_logged(straight: Path, board: EventAccumulator) -> None:
             assert mean == pytest.approx(record[name], rel=1e-5), "an epoch is the mean of its three steps"
 
 
-def test_config_outcome_curve_and_films_are_logged(straight: Path, board: EventAccumulator) -> None:
+def test_config_result_curve_and_films_are_logged(straight: Path, board: EventAccumulator) -> None:
     tags = board.Tags()
     assert "config/text_summary" in tags["tensors"] and "validation/pixels" in tags["tensors"]
     (text,) = board.Tensors("config/text_summary")
@@ -189,7 +189,7 @@ def test_config_outcome_curve_and_films_are_logged(straight: Path, board: EventA
 # A trace
 
 
-def test_stage_is_traced_in_its_first_epoch_where_asked_for(films: Shards, tmp_path: Path) -> None:
+def test_stage_is_traced_in_its_first_epoch_on_request(films: Shards, tmp_path: Path) -> None:
     experiment = experiment_of(epochs=2, global_batch=1, optim=SGD)
     (tmp_path / "x.yaml").write_text(json.dumps(experiment.model_dump(mode="json")))
     arguments = ("train", "--cpu", "--profile", "--config", tmp_path / "x.yaml", "--fold", 0)

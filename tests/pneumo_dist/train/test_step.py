@@ -1,4 +1,4 @@
-"""One optimizer step at a time: accumulation, skipped steps, clipping, averages, freezing, and going on exactly."""
+"""Single optimizer steps: accumulation, skipped steps, clipping, averages, freezing, and an exact resume."""
 
 import io
 import math
@@ -37,7 +37,7 @@ def learner_of(model: dict[str, Any] | None = None, amp: Resolved = "float32", s
 
 
 def batch_of(count: int, seed: int = 0) -> Batch:
-    """Films of noise, each with a rectangle of its own for a mask."""
+    """Films of noise, each with a different rectangle as its mask."""
     chance = np.random.default_rng(seed)
     images = torch.from_numpy(chance.normal(0.5, 1, (count, 1, SIZE, SIZE)).astype(np.float32))
     masks = torch.zeros(count, 1, SIZE, SIZE)
@@ -56,7 +56,7 @@ def take(learner: Learner, batches: Sequence[Batch], done: int = 0) -> Step:
 
 
 def copied(state: Any) -> Any:
-    """A state as a checkpoint file gives it back."""
+    """A state as read from a checkpoint file."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True)
@@ -71,7 +71,7 @@ def distance(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) ->
 
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
-def test_micro_batches_add_up_to_the_step_of_the_whole_batch(micro: int) -> None:
+def test_micro_batches_make_the_step_of_the_whole_batch(micro: int) -> None:
     loss = {"bce": 3, "dice": 1, "focal": 4, "lovasz": 0.5, "dice_over": "image"}
     whole = learner_of(optim=SGD, loss=loss, global_batch=8, micro_batch=8)
     split = learner_of(optim=SGD, loss=loss, global_batch=8, micro_batch=micro)
@@ -93,7 +93,7 @@ def test_no_gradient_is_left_over_for_the_next_step() -> None:
     assert all(parameter.grad is None for parameter in learner.model.parameters())
 
 
-def test_overlap_and_pixels_are_those_of_the_predictions_at_half() -> None:
+def test_overlap_and_pixels_are_counted_at_half() -> None:
     learner = learner_of(optim={**SGD, "lr": 1.0})
     batch = batch_of(4)
     for _ in range(5):
@@ -125,7 +125,7 @@ def test_each_micro_step_is_seeded_before_it_computes() -> None:
     assert first == again != other
 
 
-# Steps that are skipped
+# Skipped steps
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -145,7 +145,7 @@ def test_step_without_a_finite_gradient_changes_nothing(place: int, value: float
         assert not same_bits(learner.state()[part], before[part])
 
 
-def test_overflow_of_the_scaler_is_not_a_bad_step_until_the_scale_is_down() -> None:
+def test_overflow_of_the_scaler_is_no_bad_step_until_the_scale_is_low() -> None:
     learner = learner_of(FCN_NORM, amp="fp16", optim={"name": "adam", "lr": 0.1, "ema_decay": 0.5})
     batch = batch_of(4)
     batch.images[0, 0, 3, 3] = math.inf
@@ -166,7 +166,7 @@ def test_overflow_of_the_scaler_is_not_a_bad_step_until_the_scale_is_down() -> N
 
 
 @pytest.mark.parametrize("limit", [None, 0.01, 1e6])
-def test_gradient_norm_is_clipped_and_reported_as_it_was(limit: float | None) -> None:
+def test_gradient_norm_is_clipped_and_reported_before_clipping(limit: float | None) -> None:
     learner = learner_of(optim={**SGD, "lr": 0.5, "clip_norm": limit})
     before = copied(learner.model.state_dict())
     step = take(learner, parts_of(batch_of(4), 2))
@@ -175,7 +175,7 @@ def test_gradient_norm_is_clipped_and_reported_as_it_was(limit: float | None) ->
     assert distance(before, learner.model.state_dict()) == pytest.approx(expected, rel=1e-4)
 
 
-def test_warm_up_lowers_what_a_step_applies() -> None:
+def test_warm_up_lowers_the_applied_rate() -> None:
     moved = []
     for warmup in (0, 4):
         learner = learner_of(optim=SGD, schedule={"warmup_steps": warmup})
@@ -190,7 +190,7 @@ def test_warm_up_lowers_what_a_step_applies() -> None:
 # The moving average
 
 
-def test_average_takes_in_each_good_step_and_is_what_is_evaluated() -> None:
+def test_average_includes_each_good_step_and_is_evaluated() -> None:
     learner = learner_of(FCN_NORM, optim={**SGD, "ema_decay": 0.75})
     assert learner.average is not None and learner.evaluated is learner.average.model is not learner.model
     naive = {name: value.double() for name, value in copied(learner.model.state_dict()).items()}
@@ -210,7 +210,7 @@ def test_average_takes_in_each_good_step_and_is_what_is_evaluated() -> None:
     assert same_bits(learner.state()["averaged"], found)
 
 
-def test_model_is_evaluated_where_there_is_no_average() -> None:
+def test_model_is_evaluated_if_there_is_no_average() -> None:
     learner = learner_of()
     assert learner.evaluated is learner.model and learner.state()["averaged"] is None
 
@@ -221,14 +221,14 @@ SWA: dict[str, Any] = {"epochs": 5, "optim": {**SGD, "swa_epochs": 3}}
 
 
 def end_epoch(learner: Learner, epoch: int) -> bool:
-    """Train an epoch of two steps, and take its weights into the mean."""
+    """Train an epoch of two steps, and add its weights to the mean."""
     learner.start_epoch(epoch)
     for done in range(2 * epoch, 2 * epoch + 2):
         take(learner, parts_of(batch_of(4, seed=done), 2), done)
     return learner.average_epoch(epoch)
 
 
-def test_last_epochs_are_averaged_in_equal_parts_and_then_evaluated() -> None:
+def test_last_epochs_are_averaged_equally_and_evaluated() -> None:
     learner = learner_of(FCN_NORM, **SWA)
     ends: list[dict[str, torch.Tensor]] = []
     for epoch in range(5):
@@ -248,7 +248,7 @@ def test_last_epochs_are_averaged_in_equal_parts_and_then_evaluated() -> None:
     assert not any(parameter.requires_grad for parameter in learner.evaluated.parameters())
 
 
-def test_epoch_that_is_ended_twice_is_averaged_once() -> None:
+def test_epoch_that_ends_twice_is_averaged_once() -> None:
     learner = learner_of(FCN_NORM, **SWA)
     for epoch in range(4):
         end_epoch(learner, epoch)
@@ -282,7 +282,7 @@ def test_mean_of_a_resumed_learner_has_the_same_bits(stopped: int) -> None:
 
 
 @pytest.mark.parametrize("model", [FCN_NORM, UNET])
-def test_encoder_is_still_in_its_frozen_epochs_and_moves_after_them(model: dict[str, Any]) -> None:
+def test_encoder_is_unchanged_in_its_frozen_epochs_and_trains_after_them(model: dict[str, Any]) -> None:
     learner = learner_of(model, optim={"name": "adamw", "lr": 0.01, "weight_decay": 0.1}, freeze_encoder_epochs=2)
     encoder, decoder = (learner.model.get_submodule(name) for name in ("encoder", "decoder"))
     for epoch in range(4):
@@ -294,10 +294,10 @@ def test_encoder_is_still_in_its_frozen_epochs_and_moves_after_them(model: dict[
         assert all(still) if epoch < 2 else not any(still)
         assert not any(torch.equal(value, before[1][name]) for name, value in decoder.state_dict().items())
         learner.model.eval()
-        learner.model.train()  # as a validation leaves it
+        learner.model.train()  # as after a validation
 
 
-# Going on from a state
+# Resuming from a state
 
 
 HEAD = {**UNET, "classification": {"dropout": 0.3}}
@@ -325,7 +325,7 @@ def seed_micro_step(done: int, micro: int) -> None:
 
 
 def run(learner: Learner, first: int, last: int) -> list[Step]:
-    """Take steps `first` to `last` of epochs of three steps each."""
+    """Make steps `first` to `last` in epochs of three steps."""
     steps = []
     for done in range(first, last):
         if done % PER_EPOCH == 0 or done == first:

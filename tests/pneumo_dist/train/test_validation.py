@@ -1,4 +1,4 @@
-"""A validation against a film-by-film loop on the label grid, its overlays, and a stop in the middle."""
+"""A validation, compared with a film-by-film loop on the label grid; its overlays; a stop in the middle."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ STAGE = StageConfig.model_validate({"name": "main", "image_size": 64, "eval_batc
 
 
 def model_of() -> torch.nn.Module:
-    """A network that calls about half of the pixels."""
+    """A network that marks about half of the pixels."""
     torch.manual_seed(1)
     config = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8)}}
     model = build_model(ModelConfig.model_validate(config), pretrained=False)
@@ -39,7 +39,7 @@ def loader_of(films: Shards) -> EvalLoader:
     return eval_loader(films, rows, STAGE, InputSpec(64, 1, DataConfig(loader="torch")), 0, 1, with_mask=True)
 
 
-def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
+def test_validation_equals_a_loop_over_films(films: Shards) -> None:
     model, loader = model_of(), loader_of(films)
     rows = split_fold(films, 0, always_train=False).validation
     dices: dict[int, float] = {}
@@ -80,7 +80,7 @@ def test_validation_is_that_of_a_loop_over_films(films: Shards) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1])
-def test_validation_that_is_stopped_gives_nothing_and_the_next_is_whole(films: Shards, after: int) -> None:
+def test_stopped_validation_returns_nothing_and_the_next_is_complete(films: Shards, after: int) -> None:
     model, loader = model_of(), loader_of(films)
     calls = 0
 
