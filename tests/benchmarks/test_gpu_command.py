@@ -66,6 +66,7 @@ def test_quick_run_on_the_cpu_goes_on_where_it_was_cut_off(tmp_path: Path) -> No
     assert read_rows(path)[:2] == rows[:2]
 
 
+@pytest.mark.slow
 def test_without_a_device_nothing_is_measured(tmp_path: Path) -> None:
     import torch
 

@@ -158,6 +158,7 @@ def assert_nothing_left(workers: set[int], pids: set[int], memory: set[Path]) ->
     assert not [name for name in names for pid in pids if f"_{pid}_" in name]
 
 
+@pytest.mark.slow
 def test_workers_ignore_the_ranks_signals_and_the_stream_continues(start: Callable[..., Rank]) -> None:
     rank = start(count=60)
     rank.line("batch")
@@ -177,6 +178,7 @@ def test_workers_ignore_the_ranks_signals_and_the_stream_continues(start: Callab
     assert_nothing_left(workers, {rank.process.pid, *workers}, memory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_die_when_their_rank_is_killed(start: Callable[..., Rank], number: int) -> None:
     rank = start()
@@ -190,6 +192,7 @@ def test_workers_die_when_their_rank_is_killed(start: Callable[..., Rank], numbe
     assert_nothing_left(workers, {rank.process.pid, *workers}, set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ends", ["held", "dropped"])
 def test_rank_that_leaves_its_loaders_in_the_middle_ends_with_all_its_workers(
     start: Callable[..., Rank], ends: str
@@ -205,6 +208,7 @@ def test_rank_that_leaves_its_loaders_in_the_middle_ends_with_all_its_workers(
     assert_nothing_left(workers, {rank.process.pid, *workers}, set())
 
 
+@pytest.mark.slow
 def test_rank_that_meets_a_corrupt_film_ends_with_all_its_workers(
     start: Callable[..., Rank], damaged: tuple[Shards, str, str]
 ) -> None:
@@ -217,6 +221,7 @@ def test_rank_that_meets_a_corrupt_film_ends_with_all_its_workers(
     assert_nothing_left(workers, {rank.process.pid, *workers}, set())
 
 
+@pytest.mark.slow
 def test_dali_has_no_processes_and_no_shared_memory(start: Callable[..., Rank]) -> None:
     pytest.importorskip("nvidia.dali")
     rank = start("dali", count=10)
