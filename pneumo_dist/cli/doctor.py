@@ -33,8 +33,8 @@ def doctor(
     """
     from pneumo_dist.config.experiment import Experiment, StageConfig
     from pneumo_dist.config.load import load_config
-    from pneumo_dist.doctor.checks import Asked, examine
-    from pneumo_dist.doctor.findings import as_json, as_text, would_fail
+    from pneumo_dist.doctor.checks import DoctorOptions, examine
+    from pneumo_dist.doctor.findings import json_report, text_report, would_fail
 
     place = launched_rank(os.environ)
     if place is not None and place.local_rank:
@@ -43,11 +43,11 @@ def doctor(
         experiment = Experiment(name="default", stages=(StageConfig(name="main"),))
     else:
         experiment = load_config(config_path, overrides).experiment
-    job, findings = examine(Asked(experiment, config_path, shards_path, runs, cpu, ranks), os.environ)
+    job, findings = examine(DoctorOptions(experiment, config_path, shards_path, runs, cpu, ranks), os.environ)
     if with_json:
-        click.echo(as_json(job.host, job.nodes, job.ranks, findings))
+        click.echo(json_report(job.host, job.nodes, job.ranks, findings))
     else:
         given = {"the config's own demands (--config)": config_path, "shards (--shards)": shards_path}
         skipped = [name for name, value in {**given, "run folder (--runs)": runs}.items() if value is None]
-        click.echo(as_text(f"doctor on {job}", findings, skipped))
+        click.echo(text_report(f"doctor on {job}", findings, skipped))
     return console.EXIT_USAGE if would_fail(findings) else console.EXIT_DONE

@@ -15,14 +15,14 @@ from pneumo_dist import __version__
 from pneumo_dist.config.load import LoadedConfig, dump_resolved
 from pneumo_dist.doctor.findings import Finding, Status
 from pneumo_dist.doctor.network import check_meeting, local_address
-from pneumo_dist.doctor.preflight import Planned, check_device, judged, lines, preflight
+from pneumo_dist.doctor.preflight import TrainingPlan, check_device, judged, lines, preflight
 from pneumo_dist.runs.heartbeat import is_finished
 from pneumo_dist.source import source_digest
 from shards.dataset.table import Shards
 from shards.errors import InputError, InputErrors
 
 if TYPE_CHECKING:
-    from pneumo_dist.doctor.prediction import ToPredict
+    from pneumo_dist.doctor.prediction import PredictionPlan
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def check_training(training: Training, resumes: bool = True) -> list[str]:
     Without `resumes` the checkpoints that stand are left to training, which looks at them itself.
     """
     trained = _trained(training)
-    planned = Planned(
+    planned = TrainingPlan(
         training.config.experiment,
         training.config.path,
         training.shards,
@@ -80,10 +80,10 @@ def check_training(training: Training, resumes: bool = True) -> list[str]:
     if training.meeting is not None:
         head, node = training.meeting
         findings += judged("head", lambda: check_meeting(head, node, socket.gethostname(), os.environ))
-    return told(findings)
+    return warnings_or_raise(findings)
 
 
-def told(findings: Sequence[Finding]) -> list[str]:
+def warnings_or_raise(findings: Sequence[Finding]) -> list[str]:
     """Return the warnings, a line each. Raises InputErrors where there are errors."""
     errors = lines(findings, Status.ERROR)
     if errors:
@@ -121,11 +121,11 @@ def print_training(training: Training, warnings: Sequence[str], rate: float | No
             print(f"state: {'done' if fold in trained else 'to be trained'}")
 
 
-def print_prediction(asked: "ToPredict", as_json: bool) -> None:
+def print_prediction(asked: "PredictionPlan", as_json: bool) -> None:
     """Look at all that a prediction may end with; print how many films it would be of. Raises InputErrors."""
     from pneumo_dist.doctor.prediction import film_counts, prediction_findings
 
-    warnings = told(prediction_findings(asked, os.environ))
+    warnings = warnings_or_raise(prediction_findings(asked, os.environ))
     films = film_counts(asked.shards)
     if as_json:
         print(json.dumps({"name": asked.config.name, "films": films, "warnings": warnings}))

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor import gpu, inputs, libraries, network, node, probes, run_folder
-from pneumo_dist.doctor.driver import Smi, ask_smi, driver_files, visible_gpus
+from pneumo_dist.doctor.driver import Smi, driver_files, query_smi, visible_gpus
 from pneumo_dist.doctor.findings import Finding
 from pneumo_dist.doctor.job import Job, job_of
-from pneumo_dist.doctor.preflight import Check, Planned, judged, preflight_checks
+from pneumo_dist.doctor.preflight import Check, TrainingPlan, judged, preflight_checks
 from pneumo_dist.doctor.probes import Crash, TorchFacts
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
 
 @dataclass(frozen=True)
-class Asked:
+class DoctorOptions:
     """What is to train here; `path` None is an experiment of default values, `ranks` None is one per GPU."""
 
     experiment: Experiment
@@ -31,9 +31,9 @@ class Asked:
     ranks: int | None
 
 
-def examine(asked: Asked, env: Mapping[str, str]) -> tuple[Job, list[Finding]]:
+def examine(asked: DoctorOptions, env: Mapping[str, str]) -> tuple[Job, list[Finding]]:
     """Return the job that this node is in, and what all checks find."""
-    torch, smi = probes.torch_facts(asked.cpu), Smi(fault="not asked") if asked.cpu else ask_smi()
+    torch, smi = probes.torch_facts(asked.cpu), Smi(fault="not asked") if asked.cpu else query_smi()
     known = None if isinstance(torch, Crash) else torch
     gpus = len(known.gpus) if known and not asked.cpu else 0
     job = job_of(socket.gethostname(), env, gpus, asked.ranks)
@@ -49,14 +49,14 @@ def examine(asked: Asked, env: Mapping[str, str]) -> tuple[Job, list[Finding]]:
     return job, [finding for name, look in checks for finding in judged(name, look)]
 
 
-def _planned(asked: Asked, job: Job, torch: TorchFacts | None) -> Planned:
+def _planned(asked: DoctorOptions, job: Job, torch: TorchFacts | None) -> TrainingPlan:
     """Return what this node's job would train: all folds. Without a torch that works, no network is made."""
     folds: tuple[int, ...] = ()
     with suppress(InputError, OSError):  # told of the shards
         folds = tuple(Shards(asked.shards).folds()) if asked.shards is not None else ()
     path = asked.path if torch is not None and not torch.import_fault else None
     world, on_gpu = job.world, job.gpus > 0
-    return Planned(asked.experiment, path, asked.shards, asked.runs, folds, world, job.ranks, on_gpu, True)
+    return TrainingPlan(asked.experiment, path, asked.shards, asked.runs, folds, world, job.ranks, on_gpu, True)
 
 
 def _library_checks(torch: TorchFacts | None, smi: Smi, job: Job, experiment: Experiment) -> list[Check]:
@@ -86,7 +86,7 @@ def _gpu_checks(torch: TorchFacts | None, smi: Smi, job: Job) -> list[Check]:
     return checks
 
 
-def _node_checks(job: Job, asked: Asked) -> list[Check]:
+def _node_checks(job: Job, asked: DoctorOptions) -> list[Check]:
     def shared_memory() -> list[Finding]:
         needed = node.shared_memory_bytes(asked.experiment, job.ranks)
         return node.check_shared_memory(node.free_bytes(Path("/dev/shm")), needed, job.ranks if job.gpus else 0)
@@ -103,7 +103,7 @@ def _network(job: Job) -> list[Finding]:
     return [*name, *network.check_interfaces(network.read_interfaces(), addresses, route, job)]
 
 
-def _input_checks(job: Job, asked: Asked) -> list[Check]:
+def _input_checks(job: Job, asked: DoctorOptions) -> list[Check]:
     shards, runs = asked.shards, asked.runs
     checks: list[Check] = []
     if shards is not None:

@@ -82,7 +82,7 @@ class Smi:
         return self.gpus[0].driver if self.gpus else ""
 
 
-def ask_smi() -> Smi:
+def query_smi() -> Smi:
     """Ask nvidia-smi, where there is one."""
     if shutil.which("nvidia-smi") is None:
         return Smi(fault="there is no nvidia-smi")

@@ -76,7 +76,7 @@ def would_fail(findings: Sequence[Finding]) -> bool:
     return any(finding.status is Status.ERROR for finding in findings)
 
 
-def as_text(heading: str, findings: Sequence[Finding], skipped: Sequence[str]) -> str:
+def text_report(heading: str, findings: Sequence[Finding], skipped: Sequence[str]) -> str:
     """Return the report for people; `skipped` names what was not looked at."""
     width = max((len(finding.check) for finding in findings), default=0)
     lines = [heading]
@@ -95,7 +95,7 @@ def as_text(heading: str, findings: Sequence[Finding], skipped: Sequence[str]) -
     return "\n".join(lines)
 
 
-def as_json(host: str, nodes: int, ranks: int, findings: Sequence[Finding]) -> str:
+def json_report(host: str, nodes: int, ranks: int, findings: Sequence[Finding]) -> str:
     """Return the report as one line, so that those of many nodes make JSON lines."""
     facts = {"host": host, "nodes": nodes, "ranks": ranks, "would_fail": would_fail(findings)}
     return json.dumps({**facts, "findings": [asdict(finding) for finding in findings]})

@@ -22,7 +22,7 @@ CHECK = "networks"
 
 
 @dataclass(frozen=True)
-class ToPredict:
+class PredictionPlan:
     """Which networks are to predict which films. `ranks` are those of this node, None where it runs elsewhere.
 
     `own` is the experiment whose config was given, where it was one's.
@@ -37,7 +37,7 @@ class ToPredict:
     cpu: bool
 
 
-def prediction_findings(asked: ToPredict, env: Mapping[str, str]) -> list[Finding]:
+def prediction_findings(asked: PredictionPlan, env: Mapping[str, str]) -> list[Finding]:
     """Return what all checks find; an error is what the prediction would end with."""
     checks: list[tuple[str, Callable[[], list[Finding]]]] = [
         ("environment", lambda: check_environment(env)),
@@ -61,7 +61,7 @@ def film_counts(shards: Path) -> dict[str, int]:
         }
 
 
-def check_networks(asked: ToPredict) -> list[Finding]:
+def check_networks(asked: PredictionPlan) -> list[Finding]:
     """Are all networks there, do they take the same input, and can they take it at all scales?"""
     alone = Ranks.alone()
     with closing(Shards(asked.shards)) as shards:

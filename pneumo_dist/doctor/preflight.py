@@ -23,7 +23,7 @@ Check = tuple[str, Callable[[], list[Finding]]]
 
 
 @dataclass(frozen=True)
-class Planned:
+class TrainingPlan:
     """What is to train: `folds` of the shards into `runs`; where one is not given, it is not looked at.
 
     `path` is the experiment's file, None for an experiment of default values. `world` None is not known yet. `ranks`
@@ -52,12 +52,12 @@ class Planned:
         return self.runs / self.experiment.name / f"fold{fold}"
 
 
-def preflight(planned: Planned, env: Mapping[str, str]) -> list[Finding]:
+def preflight(planned: TrainingPlan, env: Mapping[str, str]) -> list[Finding]:
     """Return what all checks find; an error is what training would end with."""
     return [finding for name, look in preflight_checks(planned, env) for finding in judged(name, look)]
 
 
-def preflight_checks(planned: Planned, env: Mapping[str, str]) -> list[Check]:
+def preflight_checks(planned: TrainingPlan, env: Mapping[str, str]) -> list[Check]:
     """Return the checks of a plan, which those of `doctor` end with."""
     checks: list[Check] = [("environment", lambda: check_environment(env))]
     if planned.path is not None:
@@ -137,13 +137,13 @@ def check_device(cpu: bool, ranks: int, env: Mapping[str, str]) -> list[Finding]
     return [error("GPU", found, "'python -m pneumo_dist doctor' says why; or give --cpu")]
 
 
-def _batches(planned: Planned) -> list[Finding]:
+def _batches(planned: TrainingPlan) -> list[Finding]:
     from pneumo_dist.doctor.model import check_batches
 
     return check_batches(planned.experiment, planned.path, planned.world or 1)
 
 
-def _network(planned: Planned) -> list[Finding]:
+def _network(planned: TrainingPlan) -> list[Finding]:
     """Look at network and room in one go: the network tells the size of its checkpoints."""
     from pneumo_dist.doctor.model import check_network, stored_bytes
     from pneumo_dist.network.fit import meta_model
@@ -173,7 +173,7 @@ def writable(runs: Path) -> Path:
     return folder
 
 
-def _room(planned: Planned, one: int, fold: int) -> list[Finding]:
+def _room(planned: TrainingPlan, one: int, fold: int) -> list[Finding]:
     assert planned.runs is not None
     folder = writable(planned.runs)
     kept = sum(path.stat().st_size for each in planned.folds for path in planned.folder(each).rglob("step-*.pt"))
@@ -181,7 +181,7 @@ def _room(planned: Planned, one: int, fold: int) -> list[Finding]:
     return run_folder.check_room(shutil.disk_usage(folder).free, one, needed, planned.runs)
 
 
-def check_folds(planned: Planned) -> list[Finding]:
+def check_folds(planned: TrainingPlan) -> list[Finding]:
     """Can each fold be planned, and go on from what stands in its folder?"""
     if planned.shards is None:
         return []
@@ -190,7 +190,7 @@ def check_folds(planned: Planned) -> list[Finding]:
     return list({finding.found: finding for finding in findings}.values())
 
 
-def _fold_findings(planned: Planned, shards: Shards, fold: int) -> list[Finding]:
+def _fold_findings(planned: TrainingPlan, shards: Shards, fold: int) -> list[Finding]:
     from pneumo_dist.data.plan import check_validation, split_fold
     from pneumo_dist.ranks.ranks import Ranks
     from pneumo_dist.runs.fold_run import FoldRun
@@ -212,7 +212,7 @@ def _fold_findings(planned: Planned, shards: Shards, fold: int) -> list[Finding]
     return findings or [ok("folds", f"fold {fold} can be trained")]
 
 
-def _plan(planned: Planned, shards: Shards, fold: int, stage: StageConfig) -> None:
+def _plan(planned: TrainingPlan, shards: Shards, fold: int, stage: StageConfig) -> None:
     from pneumo_dist.data.plan import EpochPlan, split_fold
 
     split = split_fold(shards, fold, stage.always_train)
@@ -222,7 +222,7 @@ def _plan(planned: Planned, shards: Shards, fold: int, stage: StageConfig) -> No
         raise InputError(f"{planned.path}: {fault}") from None
 
 
-def _starts_anew(planned: Planned) -> bool:
+def _starts_anew(planned: TrainingPlan) -> bool:
     """Return whether a fold starts from the config's weights, rather than a checkpoint."""
     if planned.experiment.init is not None:
         return False
@@ -232,7 +232,7 @@ def _starts_anew(planned: Planned) -> bool:
     return any(not checkpoints_of(planned.folder(fold), first).files() for fold in planned.folds)
 
 
-def _weights(planned: Planned, env: Mapping[str, str]) -> list[Finding]:
+def _weights(planned: TrainingPlan, env: Mapping[str, str]) -> list[Finding]:
     return inputs.check_weights(planned.experiment.model, inputs.is_cached, env)
 
 

@@ -6,12 +6,12 @@ import pytest
 
 from pneumo_dist.doctor import driver
 from pneumo_dist.doctor.driver import (
-    ask_smi,
     driver_files,
     is_hidden,
     parse_cuda,
     parse_gpus,
     parse_links,
+    query_smi,
     visible_gpus,
 )
 
@@ -121,7 +121,7 @@ def test_nvidia_smi_is_asked_for_all_three(tmp_path: Path, monkeypatch: pytest.M
     banner = "echo '| NVIDIA-SMI 535.104.05  Driver Version: 535.104.05  CUDA Version: 12.2 |'"
     smi(tmp_path, f"case $1 in topo) cat {tmp_path}/topo;; --query*) cat {tmp_path}/listed;; *) {banner};; esac")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found = ask_smi()
+    found = query_smi()
     assert (found.fault, found.driver, found.cuda, len(found.gpus), len(found.links)) == (
         "",
         "535.104.05",
@@ -142,7 +142,7 @@ def test_nvidia_smi_is_asked_for_all_three(tmp_path: Path, monkeypatch: pytest.M
 def test_nvidia_smi_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, fault: str) -> None:
     smi(tmp_path, script)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found = ask_smi()
+    found = query_smi()
     assert fault in found.fault and found.gpus == ()
 
 
@@ -150,9 +150,9 @@ def test_nvidia_smi_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     smi(tmp_path, "exec sleep 60")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(driver, "SECONDS", 0.2)
-    assert "timed out" in ask_smi().fault
+    assert "timed out" in query_smi().fault
 
 
 def test_no_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert ask_smi().fault == "there is no nvidia-smi"
+    assert query_smi().fault == "there is no nvidia-smi"

@@ -5,13 +5,23 @@ import json
 import click
 import pytest
 
-from pneumo_dist.doctor.findings import Finding, Status, as_json, as_text, error, guarded, ok, warning, would_fail
+from pneumo_dist.doctor.findings import (
+    Finding,
+    Status,
+    error,
+    guarded,
+    json_report,
+    ok,
+    text_report,
+    warning,
+    would_fail,
+)
 
 FINDINGS = [ok("torch", "2.15"), warning("clock", "slow", "set it"), error("GPU", "too old", "take another")]
 
 
 def test_text_has_each_finding_with_its_mend_below() -> None:
-    lines = click.unstyle(as_text("doctor on n0", FINDINGS, ["shards"])).splitlines()
+    lines = click.unstyle(text_report("doctor on n0", FINDINGS, ["shards"])).splitlines()
     assert [line.split() for line in lines] == [
         ["doctor", "on", "n0"],
         ["ok", "torch", "2.15"],
@@ -26,12 +36,12 @@ def test_text_has_each_finding_with_its_mend_below() -> None:
 
 def test_only_an_error_fails_training() -> None:
     assert not would_fail(FINDINGS[:2]) and would_fail(FINDINGS)
-    assert "training would run here" in as_text("", FINDINGS[:2], [])
-    assert "not looked at" not in as_text("", FINDINGS, [])
+    assert "training would run here" in text_report("", FINDINGS[:2], [])
+    assert "not looked at" not in text_report("", FINDINGS, [])
 
 
 def test_json_is_one_line_with_every_field() -> None:
-    line = as_json("n0", 2, 4, FINDINGS)
+    line = json_report("n0", 2, 4, FINDINGS)
     assert "\n" not in line
     report = json.loads(line)
     assert (report["host"], report["nodes"], report["ranks"], report["would_fail"]) == ("n0", 2, 4, True)

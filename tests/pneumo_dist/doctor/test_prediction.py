@@ -10,16 +10,16 @@ from tiny_runs import PLAIN, Trained
 
 from pneumo_dist.config.ensemble import EnsembleConfig, alone
 from pneumo_dist.doctor.findings import Status
-from pneumo_dist.doctor.prediction import ToPredict, film_counts, prediction_findings
+from pneumo_dist.doctor.prediction import PredictionPlan, film_counts, prediction_findings
 from pneumo_dist.doctor.preflight import lines
 
 
-def asked_of(trained: Trained, **given: Any) -> ToPredict:
+def asked_of(trained: Trained, **given: Any) -> PredictionPlan:
     config = EnsembleConfig.model_validate({"name": "both", "members": [{"experiment": "plain"}], **given})
-    return ToPredict(config, None, trained.shards.folder, trained.runs, (), 1, cpu=True)
+    return PredictionPlan(config, None, trained.shards.folder, trained.runs, (), 1, cpu=True)
 
 
-def errors(asked: ToPredict) -> list[str]:
+def errors(asked: PredictionPlan) -> list[str]:
     return lines(prediction_findings(asked, {}), Status.ERROR)
 
 

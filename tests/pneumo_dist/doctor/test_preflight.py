@@ -15,7 +15,7 @@ from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor import preflight as module
 from pneumo_dist.doctor.driver import DriverFiles
 from pneumo_dist.doctor.findings import Finding, Status
-from pneumo_dist.doctor.preflight import Planned, check_device, check_environment, judged, lines, preflight
+from pneumo_dist.doctor.preflight import TrainingPlan, check_device, check_environment, judged, lines, preflight
 from shards.dataset.table import Shards
 
 PATH = Path("plain.yaml")
@@ -31,21 +31,21 @@ def staged(**stage: Any) -> Experiment:
 
 
 @pytest.fixture
-def plan(films: Shards, tmp_path: Path) -> Planned:
+def plan(films: Shards, tmp_path: Path) -> TrainingPlan:
     """Two folds of the plain experiment, which nothing is wrong with."""
-    return Planned(PLAIN, PATH, films.folder, tmp_path / "runs", (0, 1), 1, 1, on_gpu=False)
+    return TrainingPlan(PLAIN, PATH, films.folder, tmp_path / "runs", (0, 1), 1, 1, on_gpu=False)
 
 
-def errors(planned: Planned, env: dict[str, str] | None = None) -> list[str]:
+def errors(planned: TrainingPlan, env: dict[str, str] | None = None) -> list[str]:
     return lines(preflight(planned, env or {}), Status.ERROR)
 
 
-def test_a_good_plan_has_no_error_and_leaves_nothing_behind(plan: Planned) -> None:
+def test_a_good_plan_has_no_error_and_leaves_nothing_behind(plan: TrainingPlan) -> None:
     assert errors(plan) == []
     assert plan.runs is not None and not plan.runs.exists()
 
 
-def test_all_that_is_wrong_is_told_at_once(plan: Planned, tmp_path: Path) -> None:
+def test_all_that_is_wrong_is_told_at_once(plan: TrainingPlan, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     model = {"arch": "deeplabv3plus", "encoder": "resnet18", "encoder_weights_file": "/no/file"}
     experiment = Experiment.model_validate(
@@ -81,12 +81,12 @@ def test_all_that_is_wrong_is_told_at_once(plan: Planned, tmp_path: Path) -> Non
         (changed(model={"arch": "pan", "encoder": "resnet18"}), "cannot take image_size 64"),
     ],
 )
-def test_each_error_names_its_key_and_a_way_on(plan: Planned, experiment: Experiment, words: str) -> None:
+def test_each_error_names_its_key_and_a_way_on(plan: TrainingPlan, experiment: Experiment, words: str) -> None:
     found = errors(replace(plan, experiment=experiment))
     assert any(words in line for line in found) and all("; " in line for line in found)
 
 
-def test_a_synchronised_batch_norm_sees_the_films_of_all_ranks(plan: Planned) -> None:
+def test_a_synchronised_batch_norm_sees_the_films_of_all_ranks(plan: TrainingPlan) -> None:
     model = {"arch": "deeplabv3", "encoder": "resnet18", "in_channels": 1, "sync_batch_norm": True}
     experiment = replace(
         plan, experiment=Experiment.model_validate({**staged(micro_batch=1).model_dump(), "model": model})
@@ -97,14 +97,14 @@ def test_a_synchronised_batch_norm_sees_the_films_of_all_ranks(plan: Planned) ->
     assert errors(replace(experiment, on_gpu=True, world=None, ranks=None)) == []
 
 
-def test_an_average_needs_two_films_where_its_statistics_are_measured(plan: Planned) -> None:
+def test_an_average_needs_two_films_where_its_statistics_are_measured(plan: TrainingPlan) -> None:
     model = {"arch": "deeplabv3", "encoder": "resnet18", "in_channels": 1}
     experiment = staged(eval_batch=1, optim={"swa_epochs": 1})
     found = errors(replace(plan, experiment=Experiment.model_validate({**experiment.model_dump(), "model": model})))
     assert len(found) == 1 and "with eval_batch 1" in found[0] and found[0].endswith("set eval_batch: 2 or more")
 
 
-def test_folds_that_stand_are_judged_as_a_resume_of_them(trained: Trained, plan: Planned) -> None:
+def test_folds_that_stand_are_judged_as_a_resume_of_them(trained: Trained, plan: TrainingPlan) -> None:
     ready = replace(plan, shards=trained.shards.folder, runs=trained.runs)
     assert errors(ready) == []
     other = replace(ready, experiment=changed(seed=3))
@@ -112,7 +112,7 @@ def test_folds_that_stand_are_judged_as_a_resume_of_them(trained: Trained, plan:
     assert errors(replace(other, resumes=False)) == []
 
 
-def test_weights_that_a_checkpoint_replaces_are_not_asked_for(trained: Trained, plan: Planned) -> None:
+def test_weights_that_a_checkpoint_replaces_are_not_asked_for(trained: Trained, plan: TrainingPlan) -> None:
     model = {**PLAIN.model_dump()["model"], "arch": "unet", "fcn": None}
     model |= {"encoder_weights_file": "/no/file", "encoder_weights_sha256": "0" * 64}
     wanted = replace(plan, experiment=changed(model=model), runs=trained.runs, resumes=False)
@@ -120,14 +120,14 @@ def test_weights_that_a_checkpoint_replaces_are_not_asked_for(trained: Trained, 
     assert "/no/file" in errors(replace(wanted, runs=None))[0]
 
 
-def test_without_shards_the_config_alone_is_looked_at(plan: Planned) -> None:
+def test_without_shards_the_config_alone_is_looked_at(plan: TrainingPlan) -> None:
     alone = replace(plan, shards=None, folds=())
     assert errors(alone) == []
     assert len(errors(replace(alone, experiment=staged(global_batch=3)))) == 1
 
 
 @pytest.mark.parametrize("harm", ["missing", "empty", "file"])
-def test_shards_that_are_none_are_one_line(plan: Planned, tmp_path: Path, harm: str) -> None:
+def test_shards_that_are_none_are_one_line(plan: TrainingPlan, tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "shards"
     if harm == "empty":
         folder.mkdir()
@@ -197,13 +197,13 @@ def test_gpus_that_are_hidden_are_told_with_the_variable(machine: Machine, value
     only(check_device(False, 1, {"CUDA_VISIBLE_DEVICES": value}), Status.WARNING, "the CPU is used", "--cpu")
 
 
-def test_a_folder_that_takes_no_files_is_refused(plan: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_takes_no_files_is_refused(plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.os, "access", lambda path, mode: False)
     (found,) = errors(plan)
     assert "cannot be written to; change its permissions" in found
 
 
-def test_a_full_disk_is_refused_before_a_step(plan: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_refused_before_a_step(plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=100))
     (found,) = errors(plan)
