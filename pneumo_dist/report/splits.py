@@ -55,6 +55,11 @@ class SplitSection:
     calibrated_on: str
     films: list[tuple[str, list[ShownFilm]]]
 
+    @property
+    def is_biased(self) -> bool:
+        """Whether epochs, checkpoints or thresholds were chosen on these films."""
+        return self.title != HOLDOUT
+
 
 def out_of_fold_section(
     shards: Shards, films: EvaluatedFilms, by: Sequence[str], unseen: Estimate | None

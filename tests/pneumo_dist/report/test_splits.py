@@ -25,10 +25,12 @@ def evaluated(films: Shards, tmp_path: Path) -> EvaluatedFilms:
     return evaluate(predictions, prediction_histograms(predictions, ALONE), RULE)
 
 
-def test_out_of_fold_films_are_calibrated_on_the_other_folds(films: Shards, evaluated: EvaluatedFilms) -> None:
+def test_out_of_fold_films_are_biased_and_calibrated_on_the_other_folds(
+    films: Shards, evaluated: EvaluatedFilms
+) -> None:
     unseen = Estimate(0.5, 0.4, 0.6)
     section = out_of_fold_section(films, evaluated, ["view"], unseen)
-    assert section.unseen is unseen and section.calibrated_on == "the other folds"
+    assert section.is_biased and section.unseen is unseen and section.calibrated_on == "the other folds"
     assert (section.measures.films, section.measures.positives) == (12, 6)
     assert section.sizes == [] and section.sizes_plot is None, "ten positive films are needed"
     assert [column for column, _ in section.subgroups] == ["view"]
@@ -42,9 +44,11 @@ def test_out_of_fold_films_are_calibrated_on_the_other_folds(films: Shards, eval
     assert len(shown) > 6
 
 
-def test_holdout_is_calibrated_on_the_out_of_fold_films(films: Shards, evaluated: EvaluatedFilms) -> None:
+def test_holdout_is_not_biased_and_calibrated_on_the_out_of_fold_films(
+    films: Shards, evaluated: EvaluatedFilms
+) -> None:
     section = holdout_section(films, evaluated, [], evaluated)
-    assert section.unseen is None and section.subgroups == []
+    assert not section.is_biased and section.unseen is None and section.subgroups == []
     assert section.calibrated_on == "the out-of-fold films" and section.calibration is not None
     assert str(section.calibration_plot).startswith("data:image/png;base64,")
 
