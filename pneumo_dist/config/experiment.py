@@ -211,6 +211,6 @@ def accumulation(stage: StageConfig, world: int) -> int:
     micro = min(divisors, key=lambda m: abs(m - stage.micro_batch), default=None)
     other = f", or micro_batch: {micro}" if micro else ""
     raise BatchError(
-        f"stage {stage.name}: global_batch {stage.global_batch} is no multiple of {world} ranks x micro_batch "
+        f"stage {stage.name}: global_batch {stage.global_batch} is not a multiple of {world} ranks x micro_batch "
         f"{stage.micro_batch}; set global_batch: {near}{other}"
     )
