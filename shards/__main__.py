@@ -147,7 +147,7 @@ def finalize_command(
 ) -> None:
     """Join the tasks of a build into a dataset, or split a finished dataset again. No shard is touched.
 
-    Split options keep their values unless they are given.
+    Split options that you leave out keep their values.
     """
     changes = {
         name: value

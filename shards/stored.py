@@ -135,7 +135,7 @@ def open_append(path: Path) -> BinaryIO:
     Raises InputError for a symbolic link, whose target is neither created nor changed.
     """
     if path.is_symlink():
-        raise InputError(f"{path}: is a symbolic link, and nothing is written through links; remove it")
+        raise InputError(f"{path}: is a symbolic link, which could point to any file; remove it")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.fdopen(os.open(path, flags, 0o666), "ab")
 

@@ -1,11 +1,11 @@
-"""What a check of doctor is to say."""
+"""An assertion on the findings of a check."""
 
 from pneumo_dist.doctor.findings import Finding, Status
 
 
 def only(findings: list[Finding], status: Status, *words: str) -> None:
-    """Check that there is one finding, that it has this status, and that it says these words."""
-    (found,) = findings
-    assert found.status is status, found
+    """Assert that there is exactly one finding, with this status and these words in its message and fix."""
+    (finding,) = findings
+    assert finding.status is status, finding
     for word in words:
-        assert word in f"{found.found} -> {found.mend}"
+        assert word in f"{finding.message} -> {finding.fix}"

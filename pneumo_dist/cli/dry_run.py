@@ -1,4 +1,4 @@
-"""What train and predict look at before they start, and what --dry-run prints of it."""
+"""The checks of train and predict before they start, and the output of --dry-run."""
 
 import hashlib
 import json
@@ -13,23 +13,32 @@ from typing import TYPE_CHECKING
 
 from pneumo_dist import __version__
 from pneumo_dist.config.load import LoadedConfig, dump_resolved
-from pneumo_dist.doctor.findings import Finding, Status
+from pneumo_dist.doctor.findings import Finding, Status, lines_of, run_check
 from pneumo_dist.doctor.network import check_meeting, local_address
-from pneumo_dist.doctor.preflight import Planned, check_device, judged, lines, preflight
+from pneumo_dist.doctor.preflight import TrainingPlan, check_device, preflight
 from pneumo_dist.runs.heartbeat import is_finished
 from pneumo_dist.source import source_digest
 from shards.dataset.table import Shards
 from shards.errors import InputError, InputErrors
 
 if TYPE_CHECKING:
-    from pneumo_dist.doctor.prediction import ToPredict
+    from pneumo_dist.doctor.prediction import PredictionPlan
 
 
 @dataclass(frozen=True)
 class Training:
-    """What the command line of train asks for; `world` None is not known yet, `ranks` None are not of this node.
+    """The training that a command line asks for.
 
-    `meeting` is where several nodes meet, as HOST:PORT, and the number of this one.
+    Attributes:
+        config: The experiment and the origin of its values.
+        shards: Folder of the shards, None to check only the config.
+        runs: Folder of all runs.
+        folds: Folds to train.
+        cpu: Whether to train on the CPU.
+        allow_empty_fold: Whether a fold may have no positive film to validate on.
+        world: World size, None if unknown.
+        ranks: Number of ranks on this node, None if training runs elsewhere.
+        meeting: Address at which several nodes meet, as HOST:PORT, and the number of this node.
     """
 
     config: LoadedConfig
@@ -43,12 +52,12 @@ class Training:
     meeting: tuple[str, int] | None = None
 
     def folder(self, fold: int) -> Path:
-        """Return where a fold trains."""
+        """Return the folder that a fold trains in."""
         return self.runs / self.config.experiment.name / f"fold{fold}"
 
 
 def facts_of(config: LoadedConfig, shards: Shards | None) -> dict[str, str]:
-    """Return what all ranks must agree on, and what a finished fold was trained with."""
+    """Return the facts that all ranks must agree on and that a finished fold records."""
     return {
         "code": f"{__version__}, source {source_digest()}",
         "config": hashlib.sha256(config.experiment.model_dump_json().encode()).hexdigest(),
@@ -57,12 +66,15 @@ def facts_of(config: LoadedConfig, shards: Shards | None) -> dict[str, str]:
 
 
 def check_training(training: Training, resumes: bool = True) -> list[str]:
-    """Look at all that training may end with; return what it can run with, a line each. Raises InputErrors.
+    """Check everything that training could fail with, and return warnings, one line each.
 
-    Without `resumes` the checkpoints that stand are left to training, which looks at them itself.
+    Without `resumes`, existing checkpoints are not checked, because training checks them itself.
+
+    Raises:
+        InputErrors: Training would fail.
     """
     trained = _trained(training)
-    planned = Planned(
+    plan = TrainingPlan(
         training.config.experiment,
         training.config.path,
         training.shards,
@@ -74,31 +86,31 @@ def check_training(training: Training, resumes: bool = True) -> list[str]:
         training.allow_empty_fold,
         resumes,
     )
-    findings = preflight(planned, os.environ)
+    findings = preflight(plan, os.environ)
     if training.ranks is not None:
         findings += check_device(training.cpu, training.ranks, os.environ)
     if training.meeting is not None:
         head, node = training.meeting
-        findings += judged("head", lambda: check_meeting(head, node, socket.gethostname(), os.environ))
-    return told(findings)
+        findings += run_check("head", lambda: check_meeting(head, node, socket.gethostname(), os.environ))
+    return warnings_or_raise(findings)
 
 
-def told(findings: Sequence[Finding]) -> list[str]:
-    """Return the warnings, a line each. Raises InputErrors where there are errors."""
-    errors = lines(findings, Status.ERROR)
+def warnings_or_raise(findings: Sequence[Finding]) -> list[str]:
+    """Return the warnings, one line each. Raises InputErrors if there are errors."""
+    errors = lines_of(findings, Status.ERROR)
     if errors:
         raise InputErrors(errors)
-    return lines(findings, Status.WARNING)
+    return lines_of(findings, Status.WARNING)
 
 
 def warn(messages: Sequence[str]) -> None:
-    """Print warnings, a line each."""
+    """Print warnings, one line each."""
     for message in messages:
         print(f"warning: {message}", file=sys.stderr)
 
 
 def print_training(training: Training, warnings: Sequence[str], rate: float | None, as_json: bool) -> None:
-    """Print what would be trained, for people or as one line of JSON."""
+    """Print the planned training as text or as one line of JSON. `rate` is in films/s, to estimate hours."""
     config, trained = training.config, _trained(training)
     if as_json:
         folds = [
@@ -116,62 +128,63 @@ def print_training(training: Training, warnings: Sequence[str], rate: float | No
         return
     with closing(Shards(training.shards)) as shards:
         for fold in training.folds:
-            print("", *_plan_lines(config, shards, fold, training.world or 1, rate), sep="\n")
+            print("", *_fold_lines(config, shards, fold, training.world or 1, rate), sep="\n")
             print(f"folder: {training.folder(fold)}")
             print(f"state: {'done' if fold in trained else 'to be trained'}")
 
 
-def print_prediction(asked: "ToPredict", as_json: bool) -> None:
-    """Look at all that a prediction may end with; print how many films it would be of. Raises InputErrors."""
+def print_prediction(plan: "PredictionPlan", as_json: bool) -> None:
+    """Check everything that a prediction could fail with, and print its number of films. Raises InputErrors."""
     from pneumo_dist.doctor.prediction import film_counts, prediction_findings
 
-    warnings = told(prediction_findings(asked, os.environ))
-    films = film_counts(asked.shards)
+    warnings = warnings_or_raise(prediction_findings(plan, os.environ))
+    films = film_counts(plan.shards)
     if as_json:
-        print(json.dumps({"name": asked.config.name, "films": films, "warnings": warnings}))
+        print(json.dumps({"name": plan.config.name, "films": films, "warnings": warnings}))
         return
     warn(warnings)
-    print(f"{asked.config.name}: {', '.join(f'{count} {split} films' for split, count in films.items())}")
+    print(f"{plan.config.name}: {', '.join(f'{count} {split} films' for split, count in films.items())}")
 
 
-def _plan_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rate: float | None) -> list[str]:
-    """Return what every stage of a fold amounts to."""
+def _fold_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rate: float | None) -> list[str]:
+    """Describe the validation of a fold and the films, steps and hours of each stage, one line each."""
     from pneumo_dist.data.plan import EpochPlan, split_fold
 
     _, validation = shards.fold_rows(fold, always_train=False)
     positives = int(shards.column("has_mask")[validation].sum())
-    found = [f"validation: {len(validation)} films, {positives} of them with a pneumothorax"]
+    lines = [f"validation: {len(validation)} films, {positives} of them with a pneumothorax"]
     for stage in config.experiment.stages:
         plan = EpochPlan(split_fold(shards, fold, stage.always_train), stage, config.experiment.seed, world)
         last = stage.epochs - 1
-        steps = f"{_ends(plan.steps, last)} steps x {stage.epochs} epochs, accumulation {plan.accumulation}"
+        films = f"{_first_to_last(plan.length, last)} films per epoch"
+        steps = f"{_first_to_last(plan.steps, last)} steps x {stage.epochs} epochs, accumulation {plan.accumulation}"
         hours = f", {plan.total_steps * stage.global_batch / rate / 3600:.2f} h" if rate else ""
-        found.append(f"stage {stage.name}: {_ends(plan.length, last)} films an epoch, {steps} on {world} ranks{hours}")
-    return found
+        lines.append(f"stage {stage.name}: {films}, {steps} on {world} ranks{hours}")
+    return lines
 
 
-def _ends(count: Callable[[int], int], last: int) -> str:
-    """Return a count of the first epoch, and of the last where it differs."""
+def _first_to_last(count: Callable[[int], int], last: int) -> str:
+    """Return the count of the first epoch, and of the last epoch if it differs."""
     first, final = count(0), count(last)
     return str(first) if first == final else f"{first} to {final}"
 
 
 def _on_gpu(training: Training) -> bool:
-    """Return whether the ranks will have GPUs; on another node they are taken to."""
+    """Return whether the ranks will have GPUs. Another node is assumed to have some."""
     import torch
 
     return not training.cpu and (training.ranks is None or torch.cuda.is_available())
 
 
 def _trained(training: Training) -> list[int]:
-    """Return the folds that are trained to their end, with this config and these shards."""
+    """Return the folds whose training has finished, with this config and these shards."""
     if training.shards is None:
         return []
     try:
         with closing(Shards(training.shards)) as shards:
             facts = facts_of(training.config, shards)
     except (InputError, OSError):
-        return []  # preflight tells of it
+        return []  # preflight reports it
     stages = [stage.name for stage in training.config.experiment.stages]
-    same = {name: facts[name] for name in ("config", "shards")}
-    return [fold for fold in training.folds if is_finished(training.folder(fold), same, stages)]
+    recorded = {name: facts[name] for name in ("config", "shards")}
+    return [fold for fold in training.folds if is_finished(training.folder(fold), recorded, stages)]

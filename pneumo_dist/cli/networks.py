@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pneumo_dist.cli.dry_run import told
+from pneumo_dist.cli.dry_run import warnings_or_raise
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, alone, load_either
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor.prediction import check_sizes
@@ -43,7 +43,7 @@ def find_networks(options: NetworkOptions, runs: Path | None, shards: Shards | N
 
     folds = options.folds or (shards.folds() if shards else [])
     networks = resolve(ensemble, runs, folds, ranks, averaged, experiment)
-    on_rank_0(ranks, lambda: told(check_sizes(networks, ensemble, runs, folds, experiment)))
+    on_rank_0(ranks, lambda: warnings_or_raise(check_sizes(networks, ensemble, runs, folds, experiment)))
     return networks
 
 

@@ -119,10 +119,10 @@ def predict(  # noqa: PLR0913  # one parameter per option
             raise InputError("--dry-run: give --config, --shards and --runs")
         from pneumo_dist.cli.dry_run import print_prediction
         from pneumo_dist.cli.networks import NetworkOptions, load_ensemble
-        from pneumo_dist.doctor.prediction import ToPredict
+        from pneumo_dist.doctor.prediction import PredictionPlan
 
         config, experiment = load_ensemble(NetworkOptions(config_path, overrides, folds, stage, top_k, hflip))
-        print_prediction(ToPredict(config, experiment, shards_path, runs, folds, node_ranks, cpu), as_json)
+        print_prediction(PredictionPlan(config, experiment, shards_path, runs, folds, node_ranks, cpu), as_json)
         return
     with process_group(cpu) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None

@@ -1,1 +1,1 @@
-"""The configuration: schemas of experiments and ensembles, and how YAML files are loaded."""
+"""Configuration: the schemas of experiments and ensembles, and their YAML loader."""

@@ -1,6 +1,7 @@
-"""The schema of augmentation. Every parameter drawn from it depends on (seed, epoch, key) alone.
+"""Schema of augmentation.
 
-Geometry composes into one resampling; then come CLAHE, tone and noise, in this order.
+All geometric changes are combined into one resampling. CLAHE, tone and noise follow in this order. What is drawn for a
+film depends only on the seed, the epoch and the film's key.
 """
 
 from typing import Annotated, Literal, Self
@@ -15,47 +16,50 @@ Ratio = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class ShiftScaleRotate(Schema):
-    """Shift, scale and rotate about the centre in one draw."""
+    """Shift, scale and rotate about the centre, drawn together."""
 
     p: Probability = 0.5
-    """Probability."""
+    """Probability of the change."""
     shift: Probability = 0.0625
-    """Largest shift along each axis, as a share of the side."""
+    """Maximum shift along each axis, as a fraction of the side."""
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Largest change of scale: factors from 1 − scale to 1 + scale."""
+    """Maximum change of scale: factors range from 1 − scale to 1 + scale."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 45.0
-    """Largest rotation, degrees."""
+    """Maximum rotation in degrees."""
 
 
 class Elastic(Schema):
-    """Random smooth displacements; lengths in pixels of a 1024 px film."""
+    """Elastic distortion by random smooth displacements. Lengths are in pixels of a 1024 px film."""
 
     alpha: Annotated[float, Field(ge=0, le=1e5)] = 120.0
-    """Factor of the smoothed noise."""
+    """Amplitude: factor of the smoothed noise."""
     sigma: Annotated[float, Field(ge=0.1, le=1024)] = 6.0
-    """Gaussian smoothing of the noise."""
+    """Standard deviation of the Gaussian that smooths the noise."""
     alpha_affine: Length = 3.6
-    """Largest shift of the three points that define a random affine part."""
+    """Maximum shift of the three points that define a random affine transform."""
 
 
 class Optical(Schema):
-    """Barrel and pincushion distortion, radius r in shares of the side: r·(1 + k·r² + k·r⁴)."""
+    """Barrel and pincushion distortion: radius r becomes r·(1 + k·r² + k·r⁴), in fractions of the side."""
 
     distort: Annotated[float, Field(ge=0, le=1000)] = 2.0
-    """Largest k, either sign."""
+    """Maximum of k, in either direction."""
     shift: Length = 0.5
-    """Largest shift of the optical axis along each axis, pixels of a 1024 px film."""
+    """Maximum shift of the optical centre along each axis, in pixels of a 1024 px film."""
 
 
 class Distortion(Schema):
-    """One of elastic, grid and optical distortion, each as likely as the others; null leaves one out."""
+    """Elastic, grid or optical distortion, chosen at random with equal probability."""
 
     p: Probability = 0.0
-    """Probability of any."""
+    """Probability of a distortion."""
     elastic: Elastic | None = Elastic()
+    """Elastic distortion; null excludes it."""
     grid: Annotated[float, Field(gt=0, lt=1)] | None = 0.3
-    """Largest change of the width of one of five columns (heights of rows): factors from 1 − grid to 1 + grid."""
+    """Maximum change of the width of each of five columns and the height of each of five rows: factors range from
+    1 − grid to 1 + grid; null excludes grid distortion."""
     optical: Optical | None = Optical()
+    """Optical distortion; null excludes it."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -65,55 +69,55 @@ class Distortion(Schema):
 
 
 class RandomResizedCrop(Schema):
-    """A window of the film, stretched to the network's input."""
+    """Crop a random window and stretch it to the network's input."""
 
     p: Probability = 0.0
-    """Probability."""
+    """Probability of the crop."""
     area: tuple[Probability, Probability] = (0.6, 1.0)
-    """Smallest and largest share of the area."""
+    """Minimum and maximum area of the window, as a fraction of the film's area."""
     aspect: tuple[Ratio, Ratio] = (0.75, 4 / 3)
-    """Smallest and largest ratio of width to height."""
+    """Minimum and maximum aspect ratio of the window, width to height."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not 0 < self.area[0] <= self.area[1] or self.aspect[0] > self.aspect[1]:
-            raise ValueError("area and aspect are [smallest, largest], above 0")
+            raise ValueError("area and aspect must be [minimum, maximum], above 0")
         return self
 
 
 class Tone(Schema):
-    """One of contrast, gamma and brightness, each as likely as the others; null leaves one out."""
+    """Change of contrast, gamma or brightness, chosen at random with equal probability."""
 
     p: Probability = 0.3
-    """Probability of any."""
+    """Probability of a change."""
     contrast: Annotated[float, Field(gt=0, lt=1)] | None = 0.2
-    """Largest change of contrast: grey values times 1 − contrast to 1 + contrast."""
+    """Maximum change of contrast: grey values are multiplied by 1 − contrast to 1 + contrast; null excludes it."""
     gamma: tuple[Ratio, Ratio] | None = (0.8, 1.2)
-    """Smallest and largest exponent of grey values in 0..1."""
+    """Minimum and maximum exponent of grey values in 0..1; null excludes gamma."""
     brightness: Probability | None = 0.2
-    """Largest shift, as a share of full scale."""
+    """Maximum shift of grey values, as a fraction of full scale; null excludes it."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:
         if self.p and self.contrast is None and self.gamma is None and self.brightness is None:
             raise ValueError("p is above 0, but contrast, gamma and brightness are all null")
         if self.gamma is not None and self.gamma[0] > self.gamma[1]:
-            raise ValueError("gamma is [smallest, largest]")
+            raise ValueError("gamma must be [minimum, maximum]")
         return self
 
 
 class Noise(Schema):
-    """Gaussian noise, a standard deviation drawn for each film."""
+    """Gaussian noise with a standard deviation drawn for each film."""
 
     p: Probability = 0.0
-    """Probability."""
+    """Probability of noise."""
     sigma: tuple[Probability, Probability] = (0.01, 0.05)
-    """Smallest and largest standard deviation, as a share of full scale."""
+    """Minimum and maximum standard deviation, as a fraction of full scale."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.sigma[0] > self.sigma[1]:
-            raise ValueError("sigma is [smallest, largest]")
+            raise ValueError("sigma must be [minimum, maximum]")
         return self
 
 
@@ -121,23 +125,29 @@ class Clahe(Schema):
     """Contrast-limited adaptive histogram equalisation (K. Zuiderveld, 1994)."""
 
     p: Probability = 0.0
-    """Probability."""
+    """Probability of equalisation."""
     clip: Annotated[float, Field(ge=1, le=256)] = 2.0
-    """Clip limit, in multiples of a flat histogram's bins."""
+    """Clip limit, as a multiple of the count per bin of a flat histogram."""
     tiles: Annotated[int, Field(ge=1, le=64)] = 8
-    """Tiles along each axis."""
+    """Number of tiles along each axis."""
 
 
 class AugmentConfig(Schema):
-    """Augmentation of training films."""
+    """Augmentation of training films. Images and masks get the same geometric changes."""
 
     border: Literal["constant", "reflect"] = "constant"
-    """Beyond the film's edges: 0 (as its padding), or the film mirrored; the mask likewise."""
+    """Fill beyond the film's edges: constant is 0, like the padding; reflect mirrors film and mask."""
     hflip: Probability = 0.5
     """Probability of a horizontal flip."""
     shift_scale_rotate: ShiftScaleRotate = ShiftScaleRotate()
+    """Random shift, scale and rotation."""
     distortion: Distortion = Distortion()
+    """Random elastic, grid or optical distortion."""
     random_resized_crop: RandomResizedCrop = RandomResizedCrop()
+    """Random crop, resized to the network's input."""
     clahe: Clahe = Clahe()
+    """Random local contrast equalisation."""
     tone: Tone = Tone()
+    """Random contrast, gamma or brightness."""
     noise: Noise = Noise()
+    """Random Gaussian noise."""

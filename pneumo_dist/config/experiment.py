@@ -1,7 +1,4 @@
-"""The schema of an experiment: one file, an ordered list of stages, every value checked.
-
-`load.py` loads it from YAML. All models are frozen and refuse unknown keys.
-"""
+"""Schema of an experiment. `load.py` loads it from YAML."""
 
 import re
 import sys
@@ -26,81 +23,87 @@ from pneumo_dist.config.schema import (
 )
 from shards.errors import InputError
 
-# At most a year.
+# A year at most.
 Minutes = Annotated[float, Field(gt=0, le=525_600)]
 
 
-# The torch loader was called host up to 0.4.0; configs and checkpoints with that name still load.
+# Name of the torch loader up to version 0.4.0. Configs and checkpoints with that name still load.
 OLD_LOADER = "host"
 OLD_LOADER_NAME = BeforeValidator(lambda value: "torch" if value == OLD_LOADER else value)
 
 
 class DataConfig(Schema):
-    """How images reach the network."""
+    """Loading and normalisation of images."""
 
     mean: Mean = (0.485, 0.456, 0.406)
-    """Channel means on a scale of 0 to 1 (ImageNet's)."""
+    """Mean of each channel, on a scale of 0 to 1; the default is ImageNet's."""
     std: Std = (0.229, 0.224, 0.225)
-    """Channel standard deviations on a scale of 0 to 1 (ImageNet's)."""
+    """Standard deviation of each channel, on a scale of 0 to 1; the default is ImageNet's."""
     loader: Annotated[Literal["dali", "torch", "synthetic"], OLD_LOADER_NAME] = (
         "dali" if sys.platform == "linux" else "torch"
     )
-    """dali: the DALI graph; torch: torch's DataLoader with OpenCV; synthetic: one ready batch again and again, for
-    measuring computation alone."""
+    """dali: a DALI pipeline; torch: torch's DataLoader with OpenCV; synthetic: the same batch every time, to measure
+    computation without loading."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """CPU threads of the DALI pipeline, or worker processes of the torch loader, per rank."""
+    """Number of CPU threads of the DALI pipeline, or of worker processes of the torch loader, per rank."""
     prefetch: Annotated[int, Field(ge=1, le=16)] = 2
-    """Batches that the pipeline, or each worker process, prepares ahead."""
+    """Number of batches that the DALI pipeline, or each worker process, prepares in advance."""
     channels_last: bool = False
-    """Give images and network the memory format channels last."""
+    """Use the memory format channels_last for images and network, which is often faster on GPUs."""
     image_dtype: Literal["float32", "float16"] = "float32"
-    """What the loader hands over; float16 halves its bytes at a rounding of a twentieth of a grey level."""
+    """Type of the loaded images; float16 halves their memory and rounds by a twentieth of a grey level."""
     cache_dir: FilePath | None = None
-    """Folder on a node's own disk to copy a fold's shards to before training; null reads them where they are."""
+    """Folder on the node's local disk to which a fold's shards are copied before training, e.g. for a slow shared file
+    system; null reads them from the shards folder."""
 
 
 class StageConfig(Schema):
-    """One stage of training; each starts from the best checkpoint of the one before."""
+    """One stage of training. Each stage starts from the best checkpoint of the previous one."""
 
     name: Name
     """Name of the stage and of its folder."""
     image_size: Side = 512
-    """Side of the network's square input, pixels."""
+    """Side of the network's square input, in pixels."""
     epochs: Count = 10
-    """Most epochs of the stage."""
+    """Maximum number of epochs."""
     early_stop: Count | None = None
-    """Epochs without a better score that end the stage; null never."""
+    """Number of epochs without a better score after which the stage ends; null disables early stopping."""
     global_batch: Annotated[int, Field(ge=1, le=2**20)] = 8
-    """Films per optimizer step, over all ranks."""
+    """Number of films per optimizer step, over all ranks."""
     micro_batch: Batch = 2
-    """Films per rank and forward pass."""
+    """Number of films per rank and forward pass; gradients accumulate until global_batch is reached."""
     eval_batch: Batch = 8
-    """Films per forward pass of validation and prediction."""
+    """Number of films per forward pass in validation and prediction."""
     sample_rate: Annotated[float, Field(ge=0.001, le=1)] | None = None
-    """Share of positive films in an epoch's draw; 1 takes positives only, null every film once."""
+    """Fraction of positive films among those drawn for an epoch; 1 draws only positives, null uses every film once."""
     sample_rate_end: Annotated[float, Field(ge=0.001, le=1)] | None = None
-    """Share in the last epoch; null keeps sample_rate throughout."""
+    """Fraction of positive films in the last epoch; null keeps sample_rate throughout."""
     sample_rate_schedule: Literal["linear", "cosine"] = "linear"
-    """How the share moves from sample_rate to sample_rate_end over the stage's epochs."""
+    """How the fraction changes from sample_rate to sample_rate_end over the epochs of the stage."""
     size_classes: Annotated[int, Field(ge=2, le=16)] | None = None
-    """Draw positives in equal numbers from so many classes of mask area, equally wide in log area; null draws each
-    positive once an epoch."""
+    """Number of classes of mask area, equally wide in log area, from which positives are drawn in equal numbers; null
+    draws each positive once per epoch."""
     always_train: bool = False
     """Also train on the films marked always_train."""
     freeze_encoder_epochs: Whole = 0
-    """First epochs in which the encoder does not train, its batch norms included."""
+    """Number of first epochs in which the encoder, including its batch norms, is frozen."""
     repeat: Literal["until_no_gain"] | None = None
-    """until_no_gain: run the stage again from its best checkpoint, as NAME-2, NAME-3, …, while the score rises."""
+    """until_no_gain: repeat the stage from its best checkpoint, as NAME-2, NAME-3, …, while the score improves; null
+    runs it once."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """Learning-rate schedule."""
     loss: LossConfig = LossConfig()
+    """Loss."""
     augment: AugmentConfig = AugmentConfig()
+    """Augmentation of training films."""
     top_k: Count = 3
-    """Checkpoints kept by validation score."""
+    """Number of checkpoints to keep, those with the best validation scores."""
     save_every: Count | None = None
-    """Optimizer steps between checkpoints within an epoch; null saves by the clock alone."""
+    """Number of optimizer steps between checkpoints within an epoch; null saves only by save_minutes."""
     save_minutes: Minutes = 10.0
-    """Most minutes between checkpoints."""
+    """Maximum minutes between checkpoints."""
 
     @model_validator(mode="after")
     def _sampling(self) -> Self:
@@ -110,71 +113,77 @@ class StageConfig(Schema):
 
     @model_validator(mode="after")
     def _last_epochs(self) -> Self:
-        wanted = self.optim.swa_epochs
-        if wanted is None:
+        averaged = self.optim.swa_epochs
+        if averaged is None:
             return self
         if self.early_stop is not None:
-            raise ValueError("optim.swa_epochs needs to know the last epochs; set early_stop: null")
-        if wanted > self.epochs - self.freeze_encoder_epochs:
+            raise ValueError("optim.swa_epochs needs a fixed number of epochs; set early_stop: null")
+        trainable = self.epochs - self.freeze_encoder_epochs
+        if averaged > trainable:
             raise ValueError(
-                f"optim.swa_epochs {wanted} are more than the {self.epochs} epochs without the "
-                f"{self.freeze_encoder_epochs} in which the encoder is frozen"
+                f"optim.swa_epochs {averaged} is more than the {trainable} epochs in which the encoder is not frozen"
             )
         return self
 
 
 class InitConfig(Schema):
-    """Another experiment whose best checkpoint of the same fold the first stage starts from."""
+    """Start of the first stage: the best checkpoint of another experiment, in the same fold."""
 
     experiment: Name
-    """Its name, which is its folder beside this experiment's."""
+    """Name of the other experiment, which is also its folder below --runs."""
     stage: Name
-    """Its stage."""
+    """Stage of the other experiment."""
 
 
 class RuntimeConfig(Schema):
-    """How the machine computes; results differ in rounding only."""
+    """How the machine computes. Results differ only by rounding."""
 
     compile: bool = False
-    """Compile the network (torch.compile)."""
+    """Compile the network with torch.compile."""
     tf32: bool = True
-    """Let float32 convolutions and products use TF32 on GPUs."""
+    """Allow TF32 in float32 convolutions and matrix products on GPUs."""
     fused: bool = False
-    """Use the optimizer's fused kernels."""
+    """Use the fused kernels of the optimizer."""
     deterministic: bool = False
-    """Refuse operations whose result depends on timing."""
+    """Use only deterministic operations, and fail on one that has no deterministic version."""
     start_minutes: Minutes = 30.0
-    """Minutes without progress before a stage's first step (loading, compiling) that end the run."""
+    """Maximum minutes without progress before a stage's first step, while data loads and the network compiles; the run
+    is then ended."""
     watchdog_minutes: Minutes = 30.0
-    """Minutes without progress of any rank in a step, a validation, a save that end the run; the slow rank is named."""
+    """Maximum minutes without progress of a rank in a step, a validation or a save; the run is then ended and the slow
+    rank is named."""
 
 
 class Experiment(Schema):
-    """Everything that decides a training run but the fold, the shards and the machine."""
+    """Everything that determines a training run, except the fold, the shards and the machine."""
 
     name: Name
-    """Name of the experiment and of its folder."""
+    """Name of the experiment and of its folder below --runs."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of order, augmentation, initial weights and dropout."""
+    """Seed of the film order, augmentation, initial weights and dropout."""
     amp: Literal["auto", "bf16", "fp16", "float32"] = "auto"
-    """Autocast type: auto is bf16 where the hardware has it, else fp16 with a scaler on GPU, float32 on CPU."""
+    """Autocast type; auto is bf16 on hardware that supports it, and otherwise fp16 with a gradient scaler on GPUs and
+    float32 on CPUs."""
     model: ModelConfig = ModelConfig()
+    """Network."""
     data: DataConfig = DataConfig()
+    """Loading and normalisation."""
     runtime: RuntimeConfig = RuntimeConfig()
+    """Settings of the machine."""
     init: InitConfig | None = None
-    """Where the first stage starts from; null is new weights."""
+    """Checkpoint that the first stage starts from; null is the model's initial weights."""
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=1000)]
-    """Ordered stages; a stage's keys at the file's top level are defaults for all of them."""
+    """Stages, in order. A stage's key at the top level of the file is the default of all stages."""
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
-            raise ValueError(f"stage names must differ: {', '.join(names)}")
+            raise ValueError(f"stage names must be unique: {', '.join(names)}")
         for stage in self.stages:
             taken = [name for name in names if re.fullmatch(rf"{re.escape(stage.name)}-\d+", name)]
             if stage.repeat and taken:
-                raise ValueError(f"stage {taken[0]}: the repetitions of {stage.name} take such names; give another")
+                raise ValueError(f"stage {taken[0]}: this name is reserved for repetitions of {stage.name}; rename it")
         return self
 
     @model_validator(mode="after")
@@ -182,35 +191,37 @@ class Experiment(Schema):
         for stage in self.stages:
             if (self.model.classification is not None) != (stage.loss.classification > 0):
                 raise ValueError(
-                    f"stage {stage.name}: model.classification and loss.classification above 0 go together; a head "
-                    "without a loss would not train"
+                    f"stage {stage.name}: set model.classification and loss.classification above 0 together, because "
+                    "a head without a loss does not train"
                 )
         return self
 
     def stage(self, name: str) -> StageConfig:
-        """Return a stage by its name. Raises InputError for a name that is none."""
-        found = [stage for stage in self.stages if stage.name == name]
-        if not found:
-            names = ", ".join(stage.name for stage in self.stages)
-            raise InputError(f"--stage {name}: experiment {self.name} has the stages {names}")
-        return found[0]
+        """Return a stage by its name. Raises InputError for an unknown name."""
+        by_name = {stage.name: stage for stage in self.stages}
+        if name not in by_name:
+            raise InputError(f"--stage {name}: experiment {self.name} has the stages {', '.join(by_name)}")
+        return by_name[name]
 
 
 class BatchError(ValueError):
-    """A batch that cannot be divided over the ranks."""
+    """A batch that cannot be divided among the ranks."""
 
 
 def accumulation(stage: StageConfig, world: int) -> int:
-    """Return the micro-steps per optimizer step. Raises BatchError, naming valid values, where none divides."""
+    """Return the number of micro-steps per optimizer step.
+
+    Raises BatchError, naming valid values, if the ranks cannot divide the batch.
+    """
     unit = world * stage.micro_batch
     if stage.global_batch % unit == 0:
         return stage.global_batch // unit
     below = stage.global_batch // unit * unit
-    near = " or ".join(str(value) for value in (below, below + unit) if value)
+    nearest = " or ".join(str(value) for value in (below, below + unit) if value)
     divisors = [m for m in range(1, stage.global_batch + 1) if stage.global_batch % (m * world) == 0]
     micro = min(divisors, key=lambda m: abs(m - stage.micro_batch), default=None)
     other = f", or micro_batch: {micro}" if micro else ""
     raise BatchError(
-        f"stage {stage.name}: global_batch {stage.global_batch} is no multiple of {world} ranks x micro_batch "
-        f"{stage.micro_batch}; set global_batch: {near}{other}"
+        f"stage {stage.name}: global_batch {stage.global_batch} is not a multiple of {world} ranks x micro_batch "
+        f"{stage.micro_batch}; set global_batch: {nearest}{other}"
     )

@@ -1,4 +1,4 @@
-"""Experiments from YAML: inheritance by `base:`, dotted overrides, origins, errors that name file and key."""
+"""Loads experiments from YAML, with inheritance by `base:`, dotted overrides, and errors that name file and key."""
 
 import difflib
 import warnings
@@ -23,7 +23,7 @@ Tree = dict[str, Any]
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A checked experiment and, for each dotted key that was given, the path of the file it came from."""
+    """A valid experiment, and the origin (a file or --set) of each dotted key that is not a default."""
 
     experiment: Experiment
     origins: Mapping[str, str]
@@ -31,11 +31,16 @@ class LoadedConfig:
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), is_record: bool = False) -> LoadedConfig:
-    """Load an experiment. `overrides` are `dotted.key=value` with the value in YAML.
+    """Load an experiment. Warns of deprecated values.
 
-    A stage's key (`optim.lr`) is set in every stage, `stages.NAME.optim.lr` in one. Warns of a value's old name, unless
-    the file is the record of a run.
-    Raises InputErrors naming file, key and the nearest valid name of everything that is wrong.
+    Args:
+        path: The YAML file.
+        overrides: `dotted.key=value` with the value in YAML. A key of a stage (`optim.lr`) applies to every stage,
+            `stages.NAME.optim.lr` to one.
+        is_record: Whether the file is the record of a run, whose deprecated values cause no warning.
+
+    Raises:
+        InputErrors: One error or several, each naming the file, the key and, for an unknown key, the nearest valid one.
     """
     origins: dict[str, str] = {}
     tree = _read(path, (), origins)
@@ -51,13 +56,13 @@ def load_config(path: Path, overrides: Sequence[str] = (), is_record: bool = Fal
     except pydantic.ValidationError as error:
         raise _explain(error, path, merged, origins) from None
     if not is_record and isinstance(tree.get("data"), dict):
-        origin = _given_in(["data.loader"], origins) or path
+        origin = _nearest_origin(["data.loader"], origins) or path
         warn_of_old_loader(tree["data"].get("loader"), f"{origin}: data.loader")
     return LoadedConfig(experiment, origins, path)
 
 
 def warn_of_old_loader(value: object, where: str) -> None:
-    """Warn where a config calls the torch loader by its old name."""
+    """Warn if a config uses the old name of the torch loader."""
     if value == OLD_LOADER:
         warnings.warn(f"{where}: {OLD_LOADER} is now called torch; write torch", stacklevel=3)
 
@@ -65,10 +70,10 @@ def warn_of_old_loader(value: object, where: str) -> None:
 def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
     try:
         resolved = path.resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # links that lead back to themselves; a NUL in a name
+    except (OSError, RuntimeError, ValueError) as error:  # circular links; a NUL in a name
         raise InputError(f"{path}: unreadable ({error})") from None
     if resolved in chain:
-        raise InputError(f"{path}: 'base' leads back to itself ({' -> '.join(p.name for p in (*chain, resolved))})")
+        raise InputError(f"{path}: 'base' is circular ({' -> '.join(p.name for p in (*chain, resolved))})")
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -78,28 +83,30 @@ def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{path}: a config is a mapping of keys to values")
+        raise InputError(f"{path}: a config must be a mapping of keys to values")
     base = tree.pop("base", None)
-    below: Tree = {}
+    inherited: Tree = {}
     if base is not None:
         if not isinstance(base, str):
-            raise InputError(f"{path}: 'base' is the name of one YAML file beside it")
-        below = _read(path.parent / base, (*chain, resolved), origins)
+            raise InputError(f"{path}: 'base' must be the name of a YAML file in the same folder")
+        inherited = _read(path.parent / base, (*chain, resolved), origins)
     if isinstance(tree.get("stages"), list):
         _forget(origins, "stages")  # a list replaces the base's list
     for key in _leaves(tree):
         origins[key] = str(path)
-    if isinstance(tree.get("stages"), dict) and isinstance(below.get("stages"), list):
-        tree["stages"] = _change_stages(below["stages"], tree["stages"], path)
-    return _merge(below, tree)
+    if isinstance(tree.get("stages"), dict) and isinstance(inherited.get("stages"), list):
+        tree["stages"] = _change_stages(inherited["stages"], tree["stages"], path)
+    return _merge(inherited, tree)
 
 
 def _change_stages(stages: list[Tree], changes: Tree, path: Path) -> list[Tree]:
-    """Return the base's stages with what a mapping of their names changes."""
+    """Return the base's stages with the changes that a mapping of stage names makes."""
     names = [stage.get("name") for stage in stages]
     for name, change in changes.items():
         if name not in names or not isinstance(change, dict):
-            raise InputError(f"{path}: stages.{name}: the base's stages are {', '.join(map(str, names))}; change those")
+            raise InputError(
+                f"{path}: stages.{name}: give changes to a stage of the base: {', '.join(map(str, names))}"
+            )
     return [_merge(stage, changes.get(str(stage.get("name")), {})) for stage in stages]
 
 
@@ -110,14 +117,14 @@ def _forget(origins: dict[str, str], key: str) -> None:
 
 def _near_file(path: Path) -> str:
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-    return f"; did you mean {path.parent / near[0]}?" if near else "; give one with --config"
+    return f"; did you mean {path.parent / near[0]}?" if near else "; pass the path of one with --config"
 
 
-def _merge(below: Tree, above: Tree) -> Tree:
-    result = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = _merge(result[key], value) if both else value
+def _merge(base: Tree, changes: Tree) -> Tree:
+    result = dict(base)
+    for key, value in changes.items():
+        are_mappings = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merge(result[key], value) if are_mappings else value
     return result
 
 
@@ -131,16 +138,16 @@ def _leaves(tree: Any, prefix: str = "") -> list[str]:
 
 
 def read_tree(path: Path) -> Tree:
-    """Return a config's mapping with what it inherits. Raises InputError where it is missing or no mapping."""
+    """Return a config's mapping merged with its bases. Raises InputError if the file is missing or not a mapping."""
     return _read(path, (), {})
 
 
 def parse_override(override: str) -> tuple[list[str], Any]:
-    """Return the parts of a dotted key and the value of `key=value`. Raises InputError where it is neither."""
+    """Return the parts of the dotted key and the value of `key=value`. Raises InputError for any other text."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise InputError(f"{OVERRIDE} {override}: write key=value, as in optim.lr=1e-4")
+        raise InputError(f"{OVERRIDE} {override}: write key=value, e.g. optim.lr=1e-4")
     try:
         return parts, _number_or(parse_yaml(text))
     except BadYaml:
@@ -154,7 +161,7 @@ def _apply_override(override: str, tree: Tree, stages: list[Tree], origins: dict
         named = [stage for stage in stages if stage["name"] == (parts[1] if len(parts) > 1 else "")]
         if len(parts) < 3 or not named:
             names = ", ".join(stage["name"] for stage in stages)
-            raise InputError(f"{OVERRIDE} {override}: write stages.NAME.key=value with a stage of: {names}")
+            raise InputError(f"{OVERRIDE} {override}: write stages.NAME.key=value with one of the stages {names}")
         put(named[0], parts[2:], value)
     elif parts[0] in STAGE_KEYS:
         for stage in stages:
@@ -170,7 +177,7 @@ def _note_override(origins: dict[str, str], key: str) -> None:
 
 
 def _number_or(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text; people who type it mean the number."""
+    """Return a text such as 1e-4, which YAML 1.1 does not read as a number, as the number it means."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -180,10 +187,10 @@ def _number_or(value: Any) -> Any:
 
 
 def put(tree: Tree, parts: Sequence[str], value: Any) -> None:
-    """Set a dotted key of a mapping in place."""
+    """Set a nested key of a mapping in place."""
     for part in parts[:-1]:
         inner = tree.get(part)
-        # Copied, because stages share the mappings of their defaults.
+        # Copied, because stages share the mappings of the defaults.
         tree[part] = dict(inner) if isinstance(inner, dict) else {}
         tree = tree[part]
     tree[parts[-1]] = value
@@ -192,7 +199,7 @@ def put(tree: Tree, parts: Sequence[str], value: Any) -> None:
 def _explain(
     error: pydantic.ValidationError, path: Path, stages: Sequence[Tree], origins: Mapping[str, str]
 ) -> InputErrors:
-    """Return all that is wrong, each with the file that says so; what several stages inherit is told once."""
+    """Return all errors, each with the file it is in. An error that several stages inherit is reported once."""
     messages = [_explain_one(each, path, stages, origins) for each in in_order(error)]
     return InputErrors(list(dict.fromkeys(messages)))
 
@@ -204,40 +211,40 @@ def _explain_one(error: Any, path: Path, stages: Sequence[Tree], origins: Mappin
         location[1] = str(stages[int(location[1])]["name"])
         inner = location[2:]
     key, default = ".".join(location), ".".join(inner)
-    file = _given_in([key, default], origins) or str(path)
-    shared = _given_at(default, origins)
-    if shared is not None and _given_at(key, origins) in (None, OVERRIDE):
-        file, key = shared, default  # one key that stages have in common
+    file = _nearest_origin([key, default], origins) or str(path)
+    shared = _origin_of(default, origins)
+    if shared is not None and _origin_of(key, origins) in (None, OVERRIDE):
+        file, key = shared, default  # a key that the stages share
     if error["type"] == "extra_forbidden":
-        hint = mend_for(location[-1], _valid_names(inner, in_stage=inner is not location))
+        hint = fix_for(location[-1], _valid_names(inner, in_stage=inner is not location))
         return f"{file}: unknown key {key}; {hint}"
     return f"{file}: {key or 'config'}: {error['msg']}"
 
 
 def in_order(error: pydantic.ValidationError) -> list[Any]:
-    """Return the errors to tell of, unknown keys before others, as they may be what another one misses, misspelt."""
+    """Return the errors to report. Unknown keys come first: one may be the misspelt name of a missing key."""
     errors = error.errors()
-    # Where items of a tuple are wrong, pydantic also says that too few are left.
+    # If items of a tuple are invalid, pydantic also reports that the tuple is too short.
     items = {each["loc"][:end] for each in errors for end in range(1, len(each["loc"]))}
-    told = [each for each in errors if each["type"] != "too_short" or each["loc"] not in items]
-    return sorted(told, key=lambda each: each["type"] != "extra_forbidden")
+    reported = [each for each in errors if each["type"] != "too_short" or each["loc"] not in items]
+    return sorted(reported, key=lambda each: each["type"] != "extra_forbidden")
 
 
-def mend_for(name: str, valid: Iterable[str]) -> str:
-    """Return what to do with a name that is none of the valid ones."""
+def fix_for(name: str, valid: Iterable[str]) -> str:
+    """Return the fix for an unknown name: the nearest valid one, if any is similar."""
     near = difflib.get_close_matches(name, list(valid), n=1)
     return f"did you mean {near[0]}?" if near else "remove it"
 
 
-def _given_at(key: str, origins: Mapping[str, str]) -> str | None:
-    """Return where a key, or something below it, was given."""
+def _origin_of(key: str, origins: Mapping[str, str]) -> str | None:
+    """Return the origin of a key, or of a key below it."""
     return next((origin for known, origin in origins.items() if known == key or known.startswith(f"{key}.")), None)
 
 
-def _given_in(keys: Sequence[str], origins: Mapping[str, str]) -> str | None:
-    """Return where one of the keys was given, else something below it, else a mapping or list that holds it."""
+def _nearest_origin(keys: Sequence[str], origins: Mapping[str, str]) -> str | None:
+    """Return the origin of the first key that has one, or else of a mapping or list that contains a key."""
     for key in keys:
-        origin = _given_at(key, origins)
+        origin = _origin_of(key, origins)
         if origin is not None:
             return origin
     for key in keys:
@@ -259,7 +266,7 @@ def _valid_names(location: Sequence[str], in_stage: bool) -> list[str]:
 
 
 def dump_resolved(config: LoadedConfig) -> str:
-    """Return the resolved experiment as YAML that loads again, with the origin of each value as a comment."""
+    """Return the resolved experiment as YAML that can be loaded, with the origin of each value as a comment."""
     lines: list[str] = []
 
     def emit(tree: Mapping[str, Any], prefix: str, indent: str) -> None:
@@ -283,16 +290,18 @@ def dump_resolved(config: LoadedConfig) -> str:
 
 
 def as_trained(config: LoadedConfig, experiment: Experiment) -> LoadedConfig:
-    """Return a config with the settings of finished stages as they ran, which is then their origin."""
+    """Return a config with the settings that finished stages were trained with, and mark these as their origin."""
     origins = dict(config.origins)
-    for own, ran in zip(config.experiment.stages, experiment.stages, strict=True):
-        before, after = own.model_dump(mode="json"), ran.model_dump(mode="json")
-        origins |= {f"stages.{own.name}.{key}": "as it ran" for key, value in after.items() if value != before[key]}
+    for configured, trained in zip(config.experiment.stages, experiment.stages, strict=True):
+        before, after = configured.model_dump(mode="json"), trained.model_dump(mode="json")
+        origins |= {
+            f"stages.{trained.name}.{key}": "as trained" for key, value in after.items() if value != before[key]
+        }
     return replace(config, experiment=experiment, origins=origins)
 
 
 def _origin(dotted: str, origins: Mapping[str, str]) -> str:
     parts = dotted.split(".")
     default = ".".join(parts[2:]) if parts[0] == "stages" else dotted
-    given = _given_in([dotted, default], origins)
-    return Path(given).name if given else "default"
+    origin = _nearest_origin([dotted, default], origins)
+    return Path(origin).name if origin else "default"

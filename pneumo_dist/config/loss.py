@@ -1,4 +1,4 @@
-"""The schema of the loss: a weighted sum of terms, computed in float32."""
+"""Schema of the loss."""
 
 from typing import Annotated, Literal, Self
 
@@ -11,28 +11,29 @@ TERMS = ("bce", "dice", "focal", "lovasz", "classification")
 
 
 class LossConfig(Schema):
-    """A weighted sum of loss terms; a weight of 0 leaves its term out."""
+    """A weighted sum of loss terms, computed in float32. A weight of 0 excludes its term."""
 
     bce: NotNegative = 1.0
-    """Weight of binary cross-entropy, mean over pixels."""
+    """Weight of binary cross-entropy, averaged over pixels."""
     dice: NotNegative = 1.0
     """Weight of the Dice loss."""
     focal: NotNegative = 1.0
-    """Weight of the focal loss, no alpha, mean over pixels."""
+    """Weight of the focal loss without alpha, averaged over pixels."""
     lovasz: NotNegative = 0.0
-    """Weight of the symmetric Lovász hinge, mean over films."""
+    """Weight of the symmetric Lovász hinge loss, averaged over films; a surrogate of IoU."""
     classification: NotNegative = 0.0
-    """Weight of binary cross-entropy of the classification head: does the film's mask hold any pixel?"""
+    """Weight of the classification head's binary cross-entropy; a film is positive if its mask has a pixel."""
     focal_gamma: NotNegative = 2.0
-    """Focusing exponent of the focal loss."""
+    """Exponent gamma of the focal loss; a larger one reduces the loss of pixels that are already right."""
     dice_over: Literal["batch", "image"] = "batch"
-    """batch: Dice of the micro-batch as one vector; image: of each film, averaged."""
+    """batch: compute Dice over the whole micro-batch; image: compute it per film and average."""
     dice_form: Literal["linear", "log"] = "linear"
-    """linear: 1 − Dice; log: −log Dice."""
+    """Form of the Dice loss. linear: 1 − Dice; log: −log Dice."""
     dice_epsilon: Annotated[float, Field(ge=1e-12, le=LARGEST)] = 1e-6
-    """Added to numerator and denominator of Dice."""
+    """Smoothing term, added to numerator and denominator of Dice."""
     dice_scope: Literal["rank", "global"] = "rank"
-    """rank: Dice of the rank's own micro-batch; global, in training: of all ranks' micro-batches as one vector."""
+    """rank: compute Dice over each rank's micro-batch; global: in training, compute it over the micro-batches of all
+    ranks as one vector."""
 
     @model_validator(mode="after")
     def _some_term(self) -> Self:
@@ -43,5 +44,7 @@ class LossConfig(Schema):
     @model_validator(mode="after")
     def _one_vector(self) -> Self:
         if self.dice_scope == "global" and self.dice_over == "image":
-            raise ValueError("dice_scope: global needs dice_over: batch; Dice of a film is the same in either scope")
+            raise ValueError(
+                "dice_scope: global needs dice_over: batch, because the Dice of a film is the same in either scope"
+            )
         return self

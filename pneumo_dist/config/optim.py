@@ -1,4 +1,4 @@
-"""The schema of optimisation: optimizer, learning-rate schedule, averages of weights."""
+"""Schema of the optimizer, the learning-rate schedule and the averages of weights."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,42 +8,42 @@ from pneumo_dist.config.schema import Count, NotNegative, Positive, Schema, Whol
 
 
 class OptimConfig(Schema):
-    """Optimizer and gradient clipping."""
+    """Optimizer, gradient clipping and averages of weights."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimizer, torch's own."""
+    """Optimizer of torch."""
     lr: Positive = 1e-4
-    """Learning rate at the stage's start."""
+    """Initial learning rate of the stage."""
     lr_scale: Literal["none", "linear", "sqrt"] = "none"
-    """How lr follows global_batch from lr_batch: not at all, in proportion, or by the square root."""
+    """Scale lr when global_batch differs from lr_batch: none, in proportion, or by the square root of the ratio."""
     lr_batch: Count | None = None
-    """The global batch that lr is stated for; needed unless lr_scale is none."""
+    """Global batch that lr was chosen for; required unless lr_scale is none."""
     weight_decay: NotNegative = 0.0
-    """Weight decay (coupled in adam and sgd, decoupled in adamw)."""
+    """Weight decay, coupled with the gradient in adam and sgd, decoupled in adamw."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of sgd."""
     clip_norm: Positive | None = None
-    """Largest norm of the whole gradient; null does not clip."""
+    """Maximum norm of the whole gradient; null disables clipping."""
     max_bad_steps: Count = 20
-    """Steps in a row with a non-finite gradient that end the run."""
+    """Number of consecutive steps with a non-finite gradient after which the run fails."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay a step of the exponential moving average of the weights, which then is validated, ranked and predicts."""
-
+    """Decay per step of an exponential moving average of the weights; null is no average. The average is validated,
+    ranked and used to predict."""
     swa_epochs: Count | None = None
-    """Last epochs of the stage whose final weights are averaged in equal parts (stochastic weight averaging). From the
-    first of them on the average, with batch-norm statistics measured anew on the training films, takes the place that
-    ema_decay's has."""
+    """Number of last epochs whose final weights are averaged equally (stochastic weight averaging); null is no average.
+    From the first of these epochs on, the average is validated, ranked and used to predict, with batch-norm statistics
+    recomputed on the training films."""
 
     @model_validator(mode="after")
     def _one_average(self) -> Self:
         if self.swa_epochs is not None and self.ema_decay is not None:
-            raise ValueError("swa_epochs and ema_decay are two averages of the weights; set one of them to null")
+            raise ValueError("swa_epochs and ema_decay both average the weights; set one of them to null")
         return self
 
     @model_validator(mode="after")
     def _scale(self) -> Self:
         if self.lr_scale != "none" and self.lr_batch is None:
-            raise ValueError(f"lr_scale {self.lr_scale} needs lr_batch, the global batch that lr is stated for")
+            raise ValueError(f"lr_scale {self.lr_scale} needs lr_batch, the global batch that lr was chosen for")
         return self
 
     def scaled_lr(self, global_batch: int) -> float:
@@ -55,37 +55,38 @@ class OptimConfig(Schema):
 
 
 class ScheduleConfig(Schema):
-    """Learning rate over the epochs of a stage."""
+    """Schedule of the learning rate over the epochs of a stage."""
 
     name: Literal["constant", "plateau", "cosine", "restarts", "multistep", "poly"] = "constant"
-    """constant; plateau = ReduceLROnPlateau; cosine = CosineAnnealingLR; restarts = CosineAnnealingWarmRestarts;
-    multistep = MultiStepLR; poly = PolynomialLR."""
+    """constant, or a scheduler of torch: plateau is ReduceLROnPlateau, cosine CosineAnnealingLR, restarts
+    CosineAnnealingWarmRestarts, multistep MultiStepLR and poly PolynomialLR."""
     warmup_steps: Whole = 0
-    """Optimizer steps at the stage's start over which the rate rises linearly from 0 to the schedule's."""
+    """Number of optimizer steps at the start of the stage over which the learning rate rises linearly from 0 to
+    the schedule's."""
     watch: Literal["score", "loss"] = "score"
-    """plateau: whether the validation score or the validation loss must gain."""
+    """plateau: validation metric that must improve."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """plateau and multistep: factor of a reduction."""
+    """plateau and multistep: factor that reduces the learning rate."""
     patience: Whole = 2
-    """plateau: epochs without a gain before a reduction."""
+    """plateau: number of epochs without improvement before a reduction."""
     threshold: NotNegative = 1e-7
-    """plateau: smallest relative gain."""
+    """plateau: minimum relative improvement."""
     min_lr: NotNegative = 1e-7
-    """plateau, cosine and restarts: lowest learning rate."""
+    """plateau, cosine and restarts: minimum learning rate."""
     t_max: Count | None = None
-    """cosine: epochs of half a period; null is the stage's epochs. restarts: epochs to the first restart; poly: epochs
-    to the end."""
+    """cosine: number of epochs of half a period; restarts: epochs until the first restart; poly: epochs until the
+    learning rate is 0. null is the stage's epochs."""
     t_mult: Count = 1
-    """restarts: factor of each period to the one before."""
+    """restarts: ratio of each period to the previous one."""
     milestones: tuple[Count, ...] = ()
     """multistep: epochs after which the rate is multiplied by factor."""
     power: Positive = 0.9
-    """poly: exponent of the share of epochs left."""
+    """poly: exponent of the fraction of epochs left; 1 is a linear decay."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.name == "multistep" and not self.milestones:
             raise ValueError("multistep needs milestones")
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("milestones rise")
+            raise ValueError("milestones must increase")
         return self

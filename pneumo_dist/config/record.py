@@ -1,4 +1,4 @@
-"""Experiments that another version wrote into checkpoints and run folders, as the present schema writes them."""
+"""Converts experiments that other versions wrote into checkpoints and run folders to the present schema."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -8,7 +8,7 @@ import pydantic
 
 from pneumo_dist.config.experiment import Experiment
 
-# Options that the schema no longer has, by dotted key (`stages.KEY` for a stage's own), with the default that they had.
+# Options that the schema no longer has, by dotted key (`stages.KEY` for a key of a stage), and their old defaults.
 DROPPED: Mapping[str, Any] = {}
 
 Tree = dict[str, Any]
@@ -16,35 +16,35 @@ _MISSING = object()
 
 
 def without_dropped(tree: Mapping[str, Any], dropped: Mapping[str, Any] = DROPPED) -> Tree:
-    """Return an experiment's mapping without the dropped options that are at their old default."""
-    kept = dict(tree)
+    """Return an experiment's mapping without the dropped options that have their old default."""
+    result = dict(tree)
     for key, default in dropped.items():
         parts = key.split(".")
-        if parts[0] == "stages" and isinstance(kept.get("stages"), list):
-            kept["stages"] = [_without(stage, parts[1:], default) for stage in kept["stages"]]
+        if parts[0] == "stages" and isinstance(result.get("stages"), list):
+            result["stages"] = [_without(stage, parts[1:], default) for stage in result["stages"]]
         else:
-            kept = _without(kept, parts, default)
-    return kept
+            result = _without(result, parts, default)
+    return result
 
 
 def with_present_defaults(saved: Mapping[str, Any], dropped: Mapping[str, Any] = DROPPED) -> Tree:
-    """Return a recorded experiment in plain JSON types with every option of the present schema filled in.
+    """Return a recorded experiment in plain JSON types, with missing options at the present defaults.
 
-    An option that the present schema does not know and that is not at its old default is kept: a comparison names it.
+    An unknown option without its old default is kept, so that a comparison names it.
     """
     tree = without_dropped(saved, dropped)
     try:
         return Experiment.model_validate(tree).model_dump(mode="json")
     except pydantic.ValidationError as error:
-        unknown = [each["loc"] for each in error.errors() if each["type"] == "extra_forbidden"]
+        locations = [each["loc"] for each in error.errors() if each["type"] == "extra_forbidden"]
     known = deepcopy(tree)
-    kept = [(place, _parent(known, place).pop(place[-1])) for place in unknown]
+    unknown = [(location, _parent(known, location).pop(location[-1])) for location in locations]
     try:
         filled = Experiment.model_validate(known).model_dump(mode="json")
     except pydantic.ValidationError:
         return tree
-    for place, value in kept:
-        _parent(filled, place)[place[-1]] = value
+    for location, value in unknown:
+        _parent(filled, location)[location[-1]] = value
     return filled
 
 
@@ -69,8 +69,8 @@ def _without(tree: Mapping[str, Any], parts: list[str], default: Any) -> Tree:
     return {key: value for key, value in tree.items() if key != name or value != default}
 
 
-def _parent(tree: Any, place: tuple[int | str, ...]) -> Any:
-    """Return the mapping of a nested tree that holds the entry at a place."""
-    for part in place[:-1]:
+def _parent(tree: Any, location: tuple[int | str, ...]) -> Any:
+    """Return the mapping in a nested tree that contains a location."""
+    for part in location[:-1]:
         tree = tree[part]
     return tree

@@ -1,14 +1,14 @@
-"""What every part of the configuration is made of."""
+"""Base class and value types of the configuration schemas."""
 
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-# Far above what anybody trains with: what is larger is a slip, and would end in overflow or in no memory.
+# Far above any useful value. A larger one is a typing error that would overflow or exhaust memory.
 LARGEST = 1e9
 LARGEST_SIDE = 8192
 LARGEST_BATCH = 4096
-# Pixels of a label grid. The largest film that a build takes unless told otherwise has 144 million.
+# Pixels of a label grid. By default, the largest film that a build accepts has 144 million.
 LARGEST_AREA = 2**31
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -22,27 +22,27 @@ Area = Annotated[int, Field(ge=0, le=LARGEST_AREA)]
 Fold = Annotated[int, Field(ge=0, lt=10_000)]
 Channels = Annotated[int, Field(ge=1, le=2048)]
 Mean = tuple[Probability, Probability, Probability]
-# Below it a grey level would be a value in the hundreds.
+# With a smaller deviation, one grey level would become a value in the hundreds.
 Deviation = Annotated[float, Field(ge=1e-5, le=1)]
 Std = tuple[Deviation, Deviation, Deviation]
 Weight = Annotated[float, Field(ge=1e-6, le=1e6)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
-# What the libraries call encoders and weights: no addresses, which some of them would fetch from.
+# Names of encoders and weights. Addresses are excluded, because some libraries would download from them.
 LibraryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=200)]
 FilePath = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
 
 
 class Schema(BaseModel):
-    """Frozen, without extra keys; the docstring under a field is its description. Every number is finite."""
+    """A frozen model without unknown keys or non-finite numbers. The docstring below a field is its description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_as_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads yes and on as truths, which would pass as 1."""
+    def _no_boolean_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject booleans, which YAML also reads from `yes` and `on` and which would pass as 1."""
         field = cls.model_fields[str(info.field_name)].annotation
         values = value if isinstance(value, list | tuple) else (value,)
         if field is not bool and bool not in get_args(field) and any(isinstance(each, bool) for each in values):
-            raise ValueError("a truth (true, yes, on, false, no, off) where another value is expected")
+            raise ValueError("is a boolean (true, yes, on, false, no, off), but another type is expected")
         return value

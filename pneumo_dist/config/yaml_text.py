@@ -1,7 +1,7 @@
-"""YAML from a person's hands or from disk: plain values, of a size that can be looked through.
+"""Parses YAML safely: plain values only, limited in size and depth.
 
-An alias repeats what it names without being longer itself, so a short text can stand for more values than any memory
-holds. Both that and the depth are measured on the parsed nodes, before a value is made of them.
+Aliases let a short text expand to more values than fit in memory. Size and depth are therefore measured on the parsed
+nodes, before any value is constructed.
 """
 
 from typing import Any
@@ -10,42 +10,42 @@ import yaml
 
 from shards.errors import InputError
 
-MOST_VALUES = 100_000
-MOST_LEVELS = 50
-MOST_CHARACTERS = 4 << 20
+MAX_VALUES = 100_000
+MAX_LEVELS = 50
+MAX_CHARACTERS = 4 << 20
 
 
 class BadYaml(InputError):
-    """A text that is not YAML, or that is too large; the message is the reason in one line."""
+    """A text that is not YAML or is too large. The message is the reason in one line."""
 
 
 def parse_yaml(text: str) -> Any:
     """Return the values of a YAML document. Raises BadYaml."""
-    if len(text) > MOST_CHARACTERS:
-        raise BadYaml(f"longer than {MOST_CHARACTERS:,} characters")
+    if len(text) > MAX_CHARACTERS:
+        raise BadYaml(f"longer than {MAX_CHARACTERS:,} characters")
     try:
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()
             if node is None:
                 return None
-            if _extent(node, {}, MOST_LEVELS)[0] > MOST_VALUES:
-                raise BadYaml(f"stands for more than {MOST_VALUES:,} values; name less by its aliases")
+            if _extent(node, {}, MAX_LEVELS)[0] > MAX_VALUES:
+                raise BadYaml(f"expands to more than {MAX_VALUES:,} values; use fewer aliases")
             return loader.construct_document(node)
         finally:
             loader.dispose()
     except BadYaml:
         raise
     except RecursionError:
-        raise BadYaml(f"is nested deeper than {MOST_LEVELS} levels") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two from impossible dates and numbers
+        raise BadYaml(f"is nested deeper than {MAX_LEVELS} levels") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # impossible dates and numbers raise the last two
         raise BadYaml(f"not valid YAML: {error}") from None
 
 
 def _extent(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]], levels: int) -> tuple[int, int]:
-    """Return how many values a node stands for, and how deep they lie, aliases written out.
+    """Return the number of values of a node with its aliases expanded, and their depth.
 
-    Raises RecursionError below so many levels, where an alias to what holds it ends as well.
+    Raises RecursionError below `levels` levels. An alias to a node that contains it ends there, too.
     """
     if node not in known:
         if isinstance(node, yaml.MappingNode):
@@ -54,8 +54,8 @@ def _extent(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]], levels: in
             inner = node.value if isinstance(node, yaml.SequenceNode) else []
         if levels == 0:
             raise RecursionError
-        found = [_extent(part, known, levels - 1) for part in inner]
-        known[node] = 1 + sum(count for count, _ in found), 1 + max((depth for _, depth in found), default=0)
+        extents = [_extent(part, known, levels - 1) for part in inner]
+        known[node] = 1 + sum(count for count, _ in extents), 1 + max((depth for _, depth in extents), default=0)
     if known[node][1] > levels:
         raise RecursionError
     return known[node]

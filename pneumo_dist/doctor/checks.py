@@ -1,4 +1,4 @@
-"""All checks of a node in the order of the report: gathers the facts of each, and lets it look at them."""
+"""All checks of a node, in the order of the report."""
 
 import shutil
 import socket
@@ -10,18 +10,27 @@ from pathlib import Path
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor import gpu, inputs, libraries, network, node, probes, run_folder
-from pneumo_dist.doctor.driver import Smi, ask_smi, driver_files, visible_gpus
-from pneumo_dist.doctor.findings import Finding
+from pneumo_dist.doctor.driver import Smi, driver_files, query_smi, visible_gpus
+from pneumo_dist.doctor.findings import Check, Finding, run_checks
 from pneumo_dist.doctor.job import Job, job_of
-from pneumo_dist.doctor.preflight import Check, Planned, judged, preflight_checks
+from pneumo_dist.doctor.preflight import TrainingPlan, preflight_checks
 from pneumo_dist.doctor.probes import Crash, TorchFacts
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to train here; `path` None is an experiment of default values, `ranks` None is one per GPU."""
+class DoctorOptions:
+    """The training to check for.
+
+    Attributes:
+        experiment: The experiment to train.
+        path: The experiment's file, None for an experiment with default values.
+        shards: Folder of the shards, None to skip their checks.
+        runs: Folder of all runs, None to skip its checks.
+        cpu: Whether to train on the CPU.
+        ranks: Ranks on this node, None for one per GPU.
+    """
 
     experiment: Experiment
     path: Path | None
@@ -31,32 +40,32 @@ class Asked:
     ranks: int | None
 
 
-def examine(asked: Asked, env: Mapping[str, str]) -> tuple[Job, list[Finding]]:
-    """Return the job that this node is in, and what all checks find."""
-    torch, smi = probes.torch_facts(asked.cpu), Smi(fault="not asked") if asked.cpu else ask_smi()
-    known = None if isinstance(torch, Crash) else torch
-    gpus = len(known.gpus) if known and not asked.cpu else 0
-    job = job_of(socket.gethostname(), env, gpus, asked.ranks)
+def examine(options: DoctorOptions, env: Mapping[str, str]) -> tuple[Job, list[Finding]]:
+    """Run all checks; return the job that this node belongs to, and the findings."""
+    torch, smi = probes.torch_facts(options.cpu), Smi(error="not run") if options.cpu else query_smi()
+    facts = None if isinstance(torch, Crash) else torch
+    gpus = len(facts.gpus) if facts and not options.cpu else 0
+    job = job_of(socket.gethostname(), env, gpus, options.ranks)
     checks: list[Check] = [
         ("torch", lambda: libraries.check_torch(torch)),
-        *_library_checks(known, smi, job, asked.experiment),
-        *([] if asked.cpu else _gpu_checks(known, smi, job)),
-        *_node_checks(job, asked),
+        *_library_checks(facts, smi, job, options.experiment),
+        *([] if options.cpu else _gpu_checks(facts, smi, job)),
+        *_node_checks(job, options),
         ("network", lambda: _network(job)),
-        *_input_checks(job, asked),
-        *preflight_checks(_planned(asked, job, known), env),
+        *_input_checks(job, options),
+        *preflight_checks(_plan(options, job, facts), env),
     ]
-    return job, [finding for name, look in checks for finding in judged(name, look)]
+    return job, run_checks(checks)
 
 
-def _planned(asked: Asked, job: Job, torch: TorchFacts | None) -> Planned:
-    """Return what this node's job would train: all folds. Without a torch that works, no network is made."""
+def _plan(options: DoctorOptions, job: Job, torch: TorchFacts | None) -> TrainingPlan:
+    """Return the plan of training all folds. The network is only checked if torch works."""
     folds: tuple[int, ...] = ()
-    with suppress(InputError, OSError):  # told of the shards
-        folds = tuple(Shards(asked.shards).folds()) if asked.shards is not None else ()
-    path = asked.path if torch is not None and not torch.import_fault else None
+    with suppress(InputError, OSError):  # reported by the check of the shards
+        folds = tuple(Shards(options.shards).folds()) if options.shards is not None else ()
+    path = options.path if torch is not None and not torch.import_error else None
     world, on_gpu = job.world, job.gpus > 0
-    return Planned(asked.experiment, path, asked.shards, asked.runs, folds, world, job.ranks, on_gpu, True)
+    return TrainingPlan(options.experiment, path, options.shards, options.runs, folds, world, job.ranks, on_gpu, True)
 
 
 def _library_checks(torch: TorchFacts | None, smi: Smi, job: Job, experiment: Experiment) -> list[Check]:
@@ -78,17 +87,17 @@ def _gpu_checks(torch: TorchFacts | None, smi: Smi, job: Job) -> list[Check]:
     checks: list[Check] = [("GPU driver", lambda: gpu.check_driver(driver_files(), smi, torch, job.env))]
     if torch is not None and torch.is_available:
         checks.append(("GPU", lambda: gpu.check_gpus(torch, job.ranks)))
-    listed = visible_gpus(smi.gpus, job.env.get("CUDA_VISIBLE_DEVICES"))
-    numbers = {each.index for each in listed}
-    links = {pair: kind for pair, kind in smi.links if numbers.issuperset(pair)}
-    checks.append(("GPU settings", lambda: gpu.check_settings(listed)))
+    visible = visible_gpus(smi.gpus, job.env.get("CUDA_VISIBLE_DEVICES"))
+    indices = {each.index for each in visible}
+    links = {pair: kind for pair, kind in smi.links if indices.issuperset(pair)}
+    checks.append(("GPU settings", lambda: gpu.check_settings(visible)))
     checks.append(("GPU links", lambda: gpu.check_links(links)))
     return checks
 
 
-def _node_checks(job: Job, asked: Asked) -> list[Check]:
+def _node_checks(job: Job, options: DoctorOptions) -> list[Check]:
     def shared_memory() -> list[Finding]:
-        needed = node.shared_memory_bytes(asked.experiment, job.ranks)
+        needed = node.shared_memory_bytes(options.experiment, job.ranks)
         return node.check_shared_memory(node.free_bytes(Path("/dev/shm")), needed, job.ranks if job.gpus else 0)
 
     checks: list[Check] = [("NUMA", lambda: node.check_numa(job, shutil.which("numactl") is not None))]
@@ -97,26 +106,25 @@ def _node_checks(job: Job, asked: Asked) -> list[Check]:
 
 
 def _network(job: Job) -> list[Finding]:
-    route = network.default_route(_text("/proc/net/route"))
+    route = network.default_route(_kernel_text("/proc/net/route"))
     addresses = network.host_addresses(job.host)
     name = network.check_host_name(addresses, job, route)
     return [*name, *network.check_interfaces(network.read_interfaces(), addresses, route, job)]
 
 
-def _input_checks(job: Job, asked: Asked) -> list[Check]:
-    shards, runs = asked.shards, asked.runs
+def _input_checks(job: Job, options: DoctorOptions) -> list[Check]:
+    shards, runs = options.shards, options.runs
     checks: list[Check] = []
     if shards is not None:
         checks.append(("shards", lambda: inputs.check_shards(shards)))
     if runs is not None:
-        checks.append(
-            ("run folder", lambda: run_folder.check_run_folder(runs, job.nodes, _text("/proc/self/mountinfo")))
-        )
+        mounts = _kernel_text("/proc/self/mountinfo")
+        checks.append(("run folder", lambda: run_folder.check_run_folder(runs, job.nodes, mounts)))
     return checks
 
 
-def _text(path: str) -> str:
-    """Return a file of the kernel's; empty on systems that have none."""
+def _kernel_text(path: str) -> str:
+    """Return the text of a file in /proc; empty on systems without it."""
     try:
         return Path(path).read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the NVIDIA driver shows of itself: its files, and what nvidia-smi prints."""
+"""Facts about the NVIDIA driver: its files, and the output of nvidia-smi."""
 
 import ctypes
 import re
@@ -22,7 +22,14 @@ SECONDS = 60.0
 
 @dataclass(frozen=True)
 class DriverFiles:
-    """`is_loaded` is what `distributed.pick_device` takes as a GPU that is present."""
+    """Files of the driver on this node.
+
+    Attributes:
+        is_loaded: Whether the driver is loaded, by the same files as `ranks.ranks.pick_device` checks.
+        devices: Names of the GPUs' device files, as nvidia0.
+        pci_gpus: Number of NVIDIA GPUs on the PCI bus.
+        has_library: Whether libcuda.so.1 can be loaded.
+    """
 
     is_loaded: bool
     devices: tuple[str, ...]
@@ -31,7 +38,7 @@ class DriverFiles:
 
 
 def driver_files(root: Path = Path("/")) -> DriverFiles:
-    """Look for the driver's files under `root`, and for its library by the loader's own search."""
+    """Look for the driver's files below `root`, and load its library by name."""
     loaded = any((root / name).exists() for name in ("proc/driver/nvidia/version", "dev/nvidiactl"))
     devices = tuple(sorted(path.name for path in root.glob("dev/nvidia*") if re.fullmatch(r"nvidia\d+", path.name)))
     gpus = [path for path in root.glob("sys/bus/pci/devices/*") if _is_gpu(path)]
@@ -39,7 +46,7 @@ def driver_files(root: Path = Path("/")) -> DriverFiles:
 
 
 def _is_gpu(device: Path) -> bool:
-    """NVIDIA's number, and the class of a display or 3D controller."""
+    """Return whether a PCI device is a display or 3D controller by NVIDIA."""
     try:
         vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
     except OSError:
@@ -57,7 +64,7 @@ def _has_library() -> bool:
 
 @dataclass(frozen=True)
 class SmiGpu:
-    """A GPU as nvidia-smi lists it; what it does not know of a GPU is empty, or 0."""
+    """A GPU as nvidia-smi lists it. Unknown values are empty or 0."""
 
     index: int
     uuid: str
@@ -70,46 +77,53 @@ class SmiGpu:
 
 @dataclass(frozen=True)
 class Smi:
-    """What nvidia-smi prints; `fault` is why it prints nothing, `links` the kind of link of each pair of GPUs."""
+    """Output of nvidia-smi.
+
+    Attributes:
+        gpus: The GPUs of the node, whether visible to this process or not.
+        cuda: Newest CUDA version that the driver supports.
+        links: Kind of link between each pair of GPUs.
+        error: Why nvidia-smi printed no GPUs.
+    """
 
     gpus: tuple[SmiGpu, ...] = ()
     cuda: tuple[int, int] | None = None
     links: tuple[tuple[tuple[int, int], str], ...] = ()
-    fault: str = ""
+    error: str = ""
 
     @property
     def driver(self) -> str:
         return self.gpus[0].driver if self.gpus else ""
 
 
-def ask_smi() -> Smi:
-    """Ask nvidia-smi, where there is one."""
+def query_smi() -> Smi:
+    """Run nvidia-smi and parse its output."""
     if shutil.which("nvidia-smi") is None:
-        return Smi(fault="there is no nvidia-smi")
+        return Smi(error="nvidia-smi is not installed")
     code, banner = _run(["nvidia-smi"])
     if code != 0:
         lines = banner.strip().splitlines()
-        return Smi(fault=lines[0] if lines else f"nvidia-smi ended with exit code {code}")
+        return Smi(error=lines[0] if lines else f"nvidia-smi ended with exit code {code}")
     listed = _run(["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"])[1]
     return Smi(parse_gpus(listed), parse_cuda(banner), parse_links(_run(["nvidia-smi", "topo", "-m"])[1]))
 
 
 def _run(command: Sequence[str]) -> tuple[int, str]:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, str(error)
-    return done.returncode, done.stdout or done.stderr
+    return process.returncode, process.stdout or process.stderr
 
 
 def parse_cuda(banner: str) -> tuple[int, int] | None:
-    """Return the CUDA version of nvidia-smi's banner; drivers from 610 on call it that of the UMD."""
-    found = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+)\.(\d+)", banner)
-    return (int(found[1]), int(found[2])) if found else None
+    """Return the CUDA version in nvidia-smi's banner, which drivers from 610 on call the UMD version."""
+    match = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+)\.(\d+)", banner)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def parse_gpus(listed: str) -> tuple[SmiGpu, ...]:
-    """Return the GPUs of a query of `QUERY` as CSV without header; lines that are none are left out."""
+    """Parse the CSV without header that a query for `QUERY` prints. Other lines are skipped."""
     rows = [[_known(field) for field in line.split(", ")] for line in listed.splitlines()]
     return tuple(
         SmiGpu(int(row[0]), row[1], row[2], row[3], row[4], row[5], int(row[6]) if row[6].isdigit() else 0)
@@ -119,13 +133,13 @@ def parse_gpus(listed: str) -> tuple[SmiGpu, ...]:
 
 
 def _known(field: str) -> str:
-    """nvidia-smi writes [N/A], [Not Supported] and [Unknown Error]."""
+    """Return a field, empty for [N/A], [Not Supported] and [Unknown Error]."""
     field = field.strip()
     return "" if field.startswith("[") else field
 
 
 def parse_links(matrix: str) -> tuple[tuple[tuple[int, int], str], ...]:
-    """Return (GPU, GPU) -> kind of link, as NV18, PIX, PXB, PHB, NODE or SYS, of `nvidia-smi topo -m`."""
+    """Parse `nvidia-smi topo -m` into pairs of GPUs and the kind of their link: NV18, PIX, PXB, PHB, NODE or SYS."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", matrix)
     lines = [line.split() for line in plain.splitlines() if line.strip()]
     start = next((number for number, line in enumerate(lines) if line[0] == "GPU0"), len(lines))
@@ -144,7 +158,7 @@ def is_hidden(visible: str | None) -> bool:
 
 
 def visible_gpus(gpus: tuple[SmiGpu, ...], visible: str | None) -> tuple[SmiGpu, ...]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES lets a process see; nvidia-smi does not heed it."""
+    """Return the GPUs that CUDA_VISIBLE_DEVICES lets a process see; nvidia-smi ignores the variable."""
     if visible is None:
         return gpus
     names = [name.strip() for name in visible.split(",") if name.strip()]

@@ -1,15 +1,19 @@
-"""What a check found, how grave it is, and its mend."""
+"""Findings of checks: how serious each is, how to fix it, and how they are reported."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 import click
 
+from shards.console import counted
+from shards.errors import InputError, InputErrors
+
 
 class Status(StrEnum):
-    """`error`: training would fail here; `warning`: it would run, slowly or by luck."""
+    """Severity of a finding. With an error, training would fail; with a warning, it may run slowly or by luck."""
 
     OK = "ok"
     WARNING = "warning"
@@ -21,81 +25,114 @@ _COLOURS = {Status.OK: "green", Status.WARNING: "yellow", Status.ERROR: "red"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; what is not ok has a mend."""
+    """One line of the report. Every finding that is not ok has a fix."""
 
     check: str
     status: Status
-    found: str
-    mend: str = ""
+    message: str
+    fix: str = ""
 
     def __post_init__(self) -> None:
-        assert self.status is Status.OK or self.mend, f"{self.check} has no mend"
+        assert self.status is Status.OK or self.fix, f"{self.check} has no fix"
 
 
-def ok(check: str, found: str) -> Finding:
-    """Return a finding that needs no mend."""
-    return Finding(check, Status.OK, _line(found))
+# A check's name, and the function that runs it.
+Check = tuple[str, Callable[[], list[Finding]]]
 
 
-def warning(check: str, found: str, mend: str) -> Finding:
-    """Return a finding with which training would run."""
-    return Finding(check, Status.WARNING, _line(found), _line(mend))
+def ok(check: str, message: str) -> Finding:
+    """Return a finding that needs no fix."""
+    return Finding(check, Status.OK, _one_line(message))
 
 
-def error(check: str, found: str, mend: str) -> Finding:
-    """Return a finding with which training would fail."""
-    return Finding(check, Status.ERROR, _line(found), _line(mend))
+def warning(check: str, message: str, fix: str) -> Finding:
+    """Return a finding that training survives."""
+    return Finding(check, Status.WARNING, _one_line(message), _one_line(fix))
 
 
-def refused(check: str, message: str, status: Status = Status.ERROR) -> Finding:
-    """Return a finding from an error's message, whose mend follows its last semicolon."""
-    found, _, mend = message.rpartition("; ")
-    return Finding(check, status, _line(found or message), _line(mend if found else "look at it before training"))
+def error(check: str, message: str, fix: str) -> Finding:
+    """Return a finding that training would fail with."""
+    return Finding(check, Status.ERROR, _one_line(message), _one_line(fix))
 
 
-def size_of(count: int) -> str:
-    """Return a number of bytes for people."""
+def from_message(check: str, text: str, status: Status = Status.ERROR) -> Finding:
+    """Split the message of an error at its last semicolon into a finding's message and fix."""
+    message, _, fix = text.rpartition("; ")
+    if not message:
+        message, fix = text, "look into it before training"
+    return Finding(check, status, _one_line(message), _one_line(fix))
+
+
+def run_checks(checks: Iterable[Check]) -> list[Finding]:
+    """Return the findings of several checks, in order."""
+    return [finding for name, check in checks for finding in run_check(name, check)]
+
+
+def run_check(name: str, check: Callable[[], list[Finding]]) -> list[Finding]:
+    """Return the findings of a check, including the errors it raises and the warnings it issues.
+
+    An unexpected exception becomes a warning, so that the other checks still run.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            findings = check()
+        except InputErrors as exception:
+            findings = [from_message(name, message) for message in exception.messages]
+        except InputError as exception:
+            findings = [from_message(name, str(exception))]
+        except OSError as exception:
+            fix = "give another path, or change its permissions"
+            findings = [error(name, f"{exception.filename}: {exception.strerror}", fix)]
+        except Exception as exception:
+            reason = f"could not be checked ({type(exception).__name__}: {exception})"
+            findings = [warning(name, reason, "check it by hand")]
+    messages = dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, UserWarning))
+    return [*findings, *(from_message(name, message, Status.WARNING) for message in messages)]
+
+
+def readable_size(count: int) -> str:
+    """Format a number of bytes in MiB or GiB."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
-def _line(text: str) -> str:
-    """Messages of drivers and libraries span lines."""
+def _one_line(text: str) -> str:
+    """Join lines, because messages of drivers and libraries may span several."""
     return " ".join(text.split())
 
 
-def guarded(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return what a check finds; where the check itself fails, that is a finding too, and the others still run."""
-    try:
-        return look()
-    except Exception as fault:
-        return [warning(check, f"could not be checked ({type(fault).__name__}: {fault})", "look at it by hand")]
-
-
 def would_fail(findings: Sequence[Finding]) -> bool:
-    """Return whether training would fail here."""
+    """Return whether training would fail."""
     return any(finding.status is Status.ERROR for finding in findings)
 
 
-def as_text(heading: str, findings: Sequence[Finding], skipped: Sequence[str]) -> str:
-    """Return the report for people; `skipped` names what was not looked at."""
+def lines_of(findings: Sequence[Finding], status: Status) -> list[str]:
+    """Return the findings of one status, each as a line of message and fix."""
+    return list(dict.fromkeys(f"{each.message}; {each.fix}" for each in findings if each.status is status))
+
+
+def text_report(heading: str, findings: Sequence[Finding], skipped: Sequence[str]) -> str:
+    """Return the report as text. `skipped` names what was not checked."""
     width = max((len(finding.check) for finding in findings), default=0)
     lines = [heading]
     for finding in findings:
         label = click.style(f"{finding.status:<7}", fg=_COLOURS[finding.status])
-        lines.append(f"  {label}  {finding.check:<{width}}  {finding.found}")
-        if finding.mend:
-            lines.append(f"  {'':<7}  {'':<{width}}  -> {finding.mend}")
+        lines.append(f"  {label}  {finding.check:<{width}}  {finding.message}")
+        if finding.fix:
+            lines.append(f"  {'':<7}  {'':<{width}}  -> {finding.fix}")
     if skipped:
-        lines.append(f"not looked at: {', '.join(skipped)}")
-    counts = ", ".join(
-        f"{sum(finding.status is status for finding in findings)} {name}"
-        for status, name in ((Status.OK, "ok"), (Status.WARNING, "to look at"), (Status.ERROR, "wrong"))
-    )
-    lines.append(f"{counts}: training would {'fail' if would_fail(findings) else 'run'} here")
+        lines.append(f"not checked: {', '.join(skipped)}")
+    numbers = {status: sum(finding.status is status for finding in findings) for status in Status}
+    counts = [counted(numbers[status], str(status)) for status in (Status.WARNING, Status.ERROR)]
+    outcome = f"training would {'fail' if would_fail(findings) else 'run'} here"
+    lines.append(f"{numbers[Status.OK]} ok, {', '.join(counts)}: {outcome}")
     return "\n".join(lines)
 
 
-def as_json(host: str, nodes: int, ranks: int, findings: Sequence[Finding]) -> str:
-    """Return the report as one line, so that those of many nodes make JSON lines."""
+def json_report(host: str, nodes: int, ranks: int, findings: Sequence[Finding]) -> str:
+    """Return the report as one line of JSON, so that the reports of several nodes are JSON lines."""
+    listed = [
+        {"check": each.check, "status": each.status, "found": each.message, "mend": each.fix} for each in findings
+    ]
     facts = {"host": host, "nodes": nodes, "ranks": ranks, "would_fail": would_fail(findings)}
-    return json.dumps({**facts, "findings": [asdict(finding) for finding in findings]})
+    return json.dumps({**facts, "findings": listed})

@@ -1,25 +1,25 @@
-"""What the node gives a rank: shared memory, open files, CPUs, NUMA."""
+"""Checks of the node's resources: shared memory, open files, CPUs and NUMA."""
 
 import os
 import resource
 from pathlib import Path
 
 from pneumo_dist.config.experiment import Experiment
-from pneumo_dist.doctor.findings import Finding, error, ok, size_of, warning
+from pneumo_dist.doctor.findings import Finding, error, ok, readable_size, warning
 from pneumo_dist.doctor.job import Job
 
-# What NCCL's documentation asks of a container's /dev/shm.
+# Size of /dev/shm that NCCL's documentation requires of a container.
 NCCL_BYTES = 2**30
-# Libraries, logs, sockets and pipes, with room to spare.
+# Libraries, logs, sockets and pipes, with a margin.
 OTHER_FILES = 256
 CONNECTIONS = 4
 
 
 def shared_memory_bytes(experiment: Experiment, ranks: int) -> int:
-    """Return what the loaders' batches take of /dev/shm at most, in bytes.
+    """Return the maximum bytes of /dev/shm that the loaders' batches need.
 
-    The torch loader's worker processes hand batches over in shared memory: `prefetch` each, and the one in use, for
-    training and again for validation. The DALI graph has no worker processes.
+    The torch loader's worker processes pass batches through shared memory: `prefetch` batches per worker and the one in
+    use, for training and again for validation. The DALI loader has no worker processes.
     """
     data = experiment.data
     if data.loader != "torch":
@@ -32,33 +32,39 @@ def shared_memory_bytes(experiment: Experiment, ranks: int) -> int:
 
 
 def check_shared_memory(free: int | None, needed: int, gpu_ranks: int) -> list[Finding]:
-    """Does /dev/shm hold the batches in flight, and NCCL's buffers between the ranks of a node?"""
-    mend = "give the container more (Docker: --shm-size=8g or --ipc=host), remount /dev/shm, or lower data.threads"
+    """Check that /dev/shm has room for the loaders' batches and for NCCL's buffers between the ranks of a node.
+
+    Args:
+        free: Free bytes, None if there is no /dev/shm.
+        needed: Maximum bytes of the loaders' batches.
+        gpu_ranks: Number of ranks on this node's GPUs.
+    """
+    fix = "give the container more (Docker: --shm-size=8g or --ipc=host), remount /dev/shm, or lower data.threads"
     if free is None:
-        grade = error if needed else warning
-        return [grade("/dev/shm", "there is none", mend)]
-    room = f"{size_of(free)} free"
+        severity = error if needed else warning
+        return [severity("/dev/shm", "does not exist", fix)]
+    room = f"{readable_size(free)} free"
+    demand = f"the loader's batches need up to {readable_size(needed)}" if needed else "the loader needs none"
     if free < needed:
-        return [error("/dev/shm", f"{room}, the loader's batches take up to {size_of(needed)}", mend)]
+        return [error("/dev/shm", f"{room}, {demand}", fix)]
     if gpu_ranks > 1 and free < needed + NCCL_BYTES:
-        return [warning("/dev/shm", f"{room}; NCCL may want {size_of(NCCL_BYTES)} between ranks", mend)]
-    used = f"the loader's batches take up to {size_of(needed)}" if needed else "the loader needs none"
-    return [ok("/dev/shm", f"{room}, {used}")]
+        return [warning("/dev/shm", f"{room}; NCCL may need {readable_size(NCCL_BYTES)} between ranks", fix)]
+    return [ok("/dev/shm", f"{room}, {demand}")]
 
 
 def free_bytes(path: Path) -> int | None:
-    """Return the bytes that a user may still write to a file system; None where the folder is missing."""
+    """Return the bytes that a user may still write to a file system; None if the folder is missing."""
     try:
-        found = os.statvfs(path)
+        statistics = os.statvfs(path)
     except OSError:
         return None
-    return found.f_bavail * found.f_frsize
+    return statistics.f_bavail * statistics.f_frsize
 
 
 def open_files(experiment: Experiment, shards: int, world: int) -> tuple[int, int]:
-    """Return how many files a process of a rank certainly opens, and how many it may open.
+    """Return how many files a rank's process certainly opens, and how many it may open.
 
-    Every tar that it reads from stays open. A batch of the torch loader's workers holds one file per tensor.
+    Each of the `shards` tars stays open. A batch of the torch loader's workers holds one file per tensor.
     """
     data = experiment.data
     batches = 2 * 3 * (data.threads * data.prefetch + 1) if data.loader == "torch" else 0
@@ -66,35 +72,36 @@ def open_files(experiment: Experiment, shards: int, world: int) -> tuple[int, in
 
 
 def check_open_files(limit: int, certain: int, likely: int) -> list[Finding]:
-    """Is the limit of open files high enough for the shards, the workers and the connections between ranks?
+    """Check that the hard limit of open files suffices for the shards, the workers and the connections between ranks.
 
-    Every command raises its own limit to the hard one.
+    The soft limit does not matter, because every command raises it to the hard one.
     """
-    if limit in (resource.RLIM_INFINITY, -1) or limit >= likely:
-        told = "no limit" if limit in (resource.RLIM_INFINITY, -1) else f"a limit of {limit}"
-        return [ok("open files", f"{told}, a rank may want {likely}")]
-    grade = error if limit < certain else warning
-    mend = f"as root raise nofile to {likely} in /etc/security/limits.conf (Docker: --ulimit nofile={likely})"
-    return [grade("open files", f"a limit of {limit}, a rank may want {likely}", mend)]
+    is_unlimited = limit in (resource.RLIM_INFINITY, -1)
+    message = f"{'no limit' if is_unlimited else f'the limit is {limit}'}, a rank may need {likely}"
+    if is_unlimited or limit >= likely:
+        return [ok("open files", message)]
+    severity = error if limit < certain else warning
+    fix = f"as root, raise nofile to {likely} in /etc/security/limits.conf (Docker: --ulimit nofile={likely})"
+    return [severity("open files", message, fix)]
 
 
 def allowed_cpus(root: Path = Path("/")) -> float:
-    """Return the CPUs that this process may use: those it is bound to, or a container's quota where that is less."""
+    """Return the number of CPUs that this process may use, by its CPU mask and the quota of its container."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(float(bound), cpu_quota(root) or float(bound))
 
 
 def cpu_quota(root: Path) -> float | None:
-    """Return the least quota of this process's control groups (version 2), in CPUs; None where there is none."""
+    """Return the smallest quota of this process's control groups (version 2), in CPUs; None without a quota."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return None
-    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
-    if own is None:
+    group = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    if group is None:
         return None
     top = root / "sys/fs/cgroup"
-    folders = [top / own, *(top / own).parents]
+    folders = [top / group, *(top / group).parents]
     quotas = [_quota(folder / "cpu.max") for folder in folders if folder == top or top in folder.parents]
     return min((quota for quota in quotas if quota is not None), default=None)
 
@@ -108,28 +115,28 @@ def _quota(path: Path) -> float | None:
 
 
 def check_cpus(allowed: float, experiment: Experiment, ranks: int) -> list[Finding]:
-    """Are there CPUs for each rank's loader, and one for the rank itself?"""
-    threads, each = experiment.data.threads, allowed / ranks
-    found = f"{allowed:g} allowed, {each:g} per rank; a rank computes on one and loads on {threads} (data.threads)"
-    if each >= threads + 1 or (each >= 1 and threads == 1):
-        return [ok("CPUs", found)]
-    mend = f"ask for {ranks * (threads + 1)} (sbatch --cpus-per-task), start fewer ranks, or lower data.threads"
-    return [warning("CPUs", found, mend)]
+    """Check that there is a CPU for each rank and each thread of its loader."""
+    threads, share = experiment.data.threads, allowed / ranks
+    message = f"{allowed:g} usable, {share:g} per rank; a rank computes on one and loads on {threads} (data.threads)"
+    if share >= threads + 1 or (share >= 1 and threads == 1):
+        return [ok("CPUs", message)]
+    fix = f"ask for {ranks * (threads + 1)} (sbatch --cpus-per-task), start fewer ranks, or lower data.threads"
+    return [warning("CPUs", message, fix)]
 
 
 def check_numa(job: Job, has_numactl: bool, root: Path = Path("/")) -> list[Finding]:
-    """Will launch/numa.sh bind each rank beside its GPU, where the node has more than one NUMA node?"""
+    """Check that launch/numa.sh can bind each rank to the NUMA node of its GPU, if there are several."""
     nodes = _read(root / "sys/devices/system/node/has_cpu")
     if not job.gpus or not any(mark in nodes for mark in "-,"):
         return []
     status = _read(root / "proc/self/status").splitlines()
     bound = [line.split(":")[1].strip() for line in status if line.startswith("Cpus_allowed_list:")]
     if bound != [_read(root / "sys/devices/system/cpu/online")]:
-        return [ok("NUMA", f"NUMA nodes {nodes}; this job has a part of the CPUs, binding ranks is the scheduler's")]
+        return [ok("NUMA", f"NUMA nodes {nodes}; this job has some of the CPUs, so the scheduler binds the ranks")]
     if has_numactl:
-        return [ok("NUMA", f"NUMA nodes {nodes}; launch/train.sh binds each rank beside its GPU")]
-    found = f"NUMA nodes {nodes}, but no numactl: ranks are not bound beside their GPUs"
-    return [warning("NUMA", found, "install numactl (apt-get install numactl); launch/train.sh then binds them")]
+        return [ok("NUMA", f"NUMA nodes {nodes}; launch/train.sh binds each rank to its GPU's node")]
+    message = f"NUMA nodes {nodes}, but no numactl: ranks are not bound to their GPU's node"
+    return [warning("NUMA", message, "install numactl (apt-get install numactl); launch/train.sh then binds them")]
 
 
 def _read(path: Path) -> str:

@@ -1,6 +1,6 @@
-"""What can be known to go wrong before a prediction starts: networks that are not there, or cannot take their input."""
+"""Checks of a planned prediction: that its networks exist, agree on their input and accept it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,8 @@ from pathlib import Path
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.doctor.findings import Finding, error, ok
-from pneumo_dist.doctor.preflight import check_device, check_environment, here_checks, judged, writable
+from pneumo_dist.doctor.findings import Check, Finding, error, ok, run_checks
+from pneumo_dist.doctor.preflight import check_device, check_environment, check_writable, node_checks
 from pneumo_dist.network.fit import check_input, meta_model
 from pneumo_dist.predict.ensemble import Ensemble, find_trained_folds, resolve
 from pneumo_dist.predict.tta import scaled_side
@@ -22,14 +22,21 @@ CHECK = "networks"
 
 
 @dataclass(frozen=True)
-class ToPredict:
-    """Which networks are to predict which films. `ranks` are those of this node, None where it runs elsewhere.
+class PredictionPlan:
+    """A planned prediction.
 
-    `own` is the experiment whose config was given, where it was one's.
+    Attributes:
+        config: The ensemble that predicts.
+        experiment: The experiment, if the config is one rather than an ensemble.
+        shards: Folder of the shards to predict.
+        runs: Folder of all runs.
+        folds: Folds that predict, empty for all.
+        ranks: Number of ranks on this node, None if the prediction runs elsewhere.
+        cpu: Whether to predict on the CPU.
     """
 
     config: EnsembleConfig
-    own: Experiment | None
+    experiment: Experiment | None
     shards: Path
     runs: Path
     folds: tuple[int, ...]
@@ -37,22 +44,23 @@ class ToPredict:
     cpu: bool
 
 
-def prediction_findings(asked: ToPredict, env: Mapping[str, str]) -> list[Finding]:
-    """Return what all checks find; an error is what the prediction would end with."""
-    checks: list[tuple[str, Callable[[], list[Finding]]]] = [
+def prediction_findings(plan: PredictionPlan, env: Mapping[str, str]) -> list[Finding]:
+    """Run all checks of a plan. Each error is one that the prediction would fail with."""
+    checks: list[Check] = [
         ("environment", lambda: check_environment(env)),
-        (CHECK, lambda: check_networks(asked)),
-        ("run folder", lambda: [ok("run folder", f"{writable(asked.runs)}: takes files")]),
+        (CHECK, lambda: check_networks(plan)),
+        ("run folder", lambda: [ok("run folder", f"{check_writable(plan.runs)}: is writable")]),
     ]
-    if asked.ranks is not None:
-        ranks, loader = asked.ranks, asked.own or Experiment(name="default", stages=(StageConfig(name="main"),))
-        checks.append(("GPU", lambda: check_device(asked.cpu, ranks, env)))
-        checks += here_checks(loader, asked.shards, ranks, ranks)
-    return [finding for name, look in checks for finding in judged(name, look)]
+    if plan.ranks is not None:
+        ranks = plan.ranks
+        experiment = plan.experiment or Experiment(name="default", stages=(StageConfig(name="main"),))
+        checks.append(("GPU", lambda: check_device(plan.cpu, ranks, env)))
+        checks += node_checks(experiment, plan.shards, ranks, ranks)
+    return run_checks(checks)
 
 
 def film_counts(shards: Path) -> dict[str, int]:
-    """Return how many films each split has; `oof` is that of training. Raises InputError."""
+    """Return the number of films of each split; the training split is called `oof`. Raises InputError."""
     with closing(Shards(shards)) as opened:
         return {
             "oof" if split == "train" else split: len(opened.indices(split))
@@ -61,39 +69,45 @@ def film_counts(shards: Path) -> dict[str, int]:
         }
 
 
-def check_networks(asked: ToPredict) -> list[Finding]:
-    """Are all networks there, do they take the same input, and can they take it at all scales?"""
-    alone = Ranks.alone()
-    with closing(Shards(asked.shards)) as shards:
-        folds = asked.folds or tuple(shards.folds())
+def check_networks(plan: PredictionPlan) -> list[Finding]:
+    """Check that all networks exist, agree on their input, and accept it at all scales."""
+    single_rank = Ranks.alone()
+    with closing(Shards(plan.shards)) as shards:
+        folds = plan.folds or tuple(shards.folds())
     ensemble = resolve(
-        asked.config, asked.runs, folds, alone, lambda member, fold: fold.files(member)[0].path, asked.own
+        plan.config, plan.runs, folds, single_rank, lambda member, fold: fold.files(member)[0].path, plan.experiment
     )
     _check_loader(ensemble.data)
-    faults = check_sizes(ensemble, asked.config, asked.runs, folds, asked.own)
-    return faults or [ok(CHECK, f"{len(ensemble.networks)} networks take {ensemble.image_size} px")]
+    errors = check_sizes(ensemble, plan.config, plan.runs, folds, plan.experiment)
+    return errors or [ok(CHECK, f"{len(ensemble.networks)} networks accept {ensemble.image_size} px")]
 
 
 def check_sizes(
-    ensemble: Ensemble, config: EnsembleConfig, runs: Path, folds: Sequence[int], own: Experiment | None
+    ensemble: Ensemble, config: EnsembleConfig, runs: Path, folds: Sequence[int], experiment: Experiment | None
 ) -> list[Finding]:
-    """Return what the networks of an ensemble, which was made of the rest, cannot take at one of its scales."""
-    trained = [fold for member in config.members for fold in find_trained_folds(member, runs, folds, own)]
-    return [*_faults(ensemble, list(dict.fromkeys(fold.experiment.model for fold in trained)))]
+    """Return an error for each network and scale of an ensemble that do not fit together.
+
+    The other arguments are those that the ensemble was resolved from.
+    """
+    trained = [fold for member in config.members for fold in find_trained_folds(member, runs, folds, experiment)]
+    return [*_size_errors(ensemble, list(dict.fromkeys(fold.experiment.model for fold in trained)))]
 
 
 def _check_loader(data: DataConfig) -> None:
     if data.loader == "synthetic":
-        raise InputError("data.loader synthetic is for measuring; predict with dali or torch (--set data.loader=dali)")
+        raise InputError(
+            "data.loader synthetic is only for measuring; predict with dali or torch (--set data.loader=dali)"
+        )
 
 
-def _faults(ensemble: Ensemble, models: Sequence[ModelConfig]) -> Iterator[Finding]:
+def _size_errors(ensemble: Ensemble, models: Sequence[ModelConfig]) -> Iterator[Finding]:
     for model in models:
         network = meta_model(model)
         for scale in ensemble.tta.scales:
             side = scaled_side(ensemble.image_size, scale)
             try:
                 check_input(network, ensemble.eval_batch, ensemble.in_channels, side, training=False)
-            except InputError as fault:
-                found = f"ensemble {ensemble.name}: {model.arch} with encoder {model.encoder} cannot take {side} px"
-                yield error(CHECK, f"{found} ({fault})", "change image_size or tta.scales")
+            except InputError as exception:
+                name = f"{model.arch} with encoder {model.encoder}"
+                message = f"ensemble {ensemble.name}: {name} does not accept {side} px ({exception})"
+                yield error(CHECK, message, "change image_size or tta.scales")

@@ -1,10 +1,9 @@
-"""What can be known to go wrong before a training starts, looked at once, by one process."""
+"""Checks of a planned training: one process finds all errors that the training would end with before it starts."""
 
 import os
 import resource
 import shutil
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -13,21 +12,38 @@ from pathlib import Path
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.doctor import inputs, node, run_folder
 from pneumo_dist.doctor.driver import driver_files, is_hidden
-from pneumo_dist.doctor.findings import Finding, Status, error, guarded, ok, refused, warning
+from pneumo_dist.doctor.findings import (
+    Check,
+    Finding,
+    error,
+    from_message,
+    ok,
+    run_check,
+    run_checks,
+    warning,
+)
 from pneumo_dist.ranks.environment import left_over
 from pneumo_dist.runs.fold_run import checkpoints_of
+from shards.console import counted
 from shards.dataset.table import Shards
 from shards.errors import InputError, InputErrors
 
-Check = tuple[str, Callable[[], list[Finding]]]
-
 
 @dataclass(frozen=True)
-class Planned:
-    """What is to train: `folds` of the shards into `runs`; where one is not given, it is not looked at.
+class TrainingPlan:
+    """A planned training.
 
-    `path` is the experiment's file, None for an experiment of default values. `world` None is not known yet. `ranks`
-    are those of this node, None where training runs elsewhere; `on_gpu` is whether they will have GPUs.
+    Attributes:
+        experiment: The experiment to train.
+        path: The experiment's file, None for an experiment with default values.
+        shards: Folder of the shards, None to skip their checks.
+        runs: Folder of all runs, None to skip its checks.
+        folds: Folds to train.
+        world: World size, None if unknown.
+        ranks: Number of ranks on this node, None if training runs elsewhere.
+        on_gpu: Whether the ranks will have GPUs.
+        allow_empty_fold: Whether a fold may have no positive film to validate on.
+        resumes: Whether to check that training can resume from the existing checkpoints.
     """
 
     experiment: Experiment
@@ -40,132 +56,111 @@ class Planned:
     on_gpu: bool
     allow_empty_fold: bool = False
     resumes: bool = True
-    """Whether the checkpoints that stand are looked at."""
 
     @property
     def stages(self) -> tuple[StageConfig, ...]:
         return self.experiment.stages
 
     def folder(self, fold: int) -> Path:
-        """Return where a fold trains."""
+        """Return the folder that a fold trains in."""
         assert self.runs is not None
         return self.runs / self.experiment.name / f"fold{fold}"
 
 
-def preflight(planned: Planned, env: Mapping[str, str]) -> list[Finding]:
-    """Return what all checks find; an error is what training would end with."""
-    return [finding for name, look in preflight_checks(planned, env) for finding in judged(name, look)]
+def preflight(plan: TrainingPlan, env: Mapping[str, str]) -> list[Finding]:
+    """Run all checks of a plan. Each error is one that training would fail with."""
+    return run_checks(preflight_checks(plan, env))
 
 
-def preflight_checks(planned: Planned, env: Mapping[str, str]) -> list[Check]:
-    """Return the checks of a plan, which those of `doctor` end with."""
+def preflight_checks(plan: TrainingPlan, env: Mapping[str, str]) -> list[Check]:
+    """Return the checks of a plan. `doctor` runs them after its own."""
     checks: list[Check] = [("environment", lambda: check_environment(env))]
-    if planned.path is not None:
-        checks.append(("batches", lambda: _batches(planned)))
-        checks.append(("network", lambda: _network(planned)))
-        checks.append(("folds", lambda: check_folds(planned)))
-    if _starts_anew(planned):
-        checks.append(("weights", lambda: _weights(planned, env)))
-    if planned.ranks is not None:
-        checks += here_checks(planned.experiment, planned.shards, planned.ranks, planned.world or planned.ranks)
+    if plan.path is not None:
+        checks.append(("batches", lambda: _batches(plan)))
+        checks.append(("network", lambda: _network(plan)))
+        checks.append(("folds", lambda: check_folds(plan)))
+    if _needs_weights(plan):
+        checks.append(("weights", lambda: inputs.check_weights(plan.experiment.model, inputs.is_cached, env)))
+    if plan.ranks is not None:
+        checks += node_checks(plan.experiment, plan.shards, plan.ranks, plan.world or plan.ranks)
     return checks
 
 
-def here_checks(experiment: Experiment, shards: Path | None, ranks: int, world: int) -> list[Check]:
-    """Return the checks of the node that the ranks run on."""
+def node_checks(experiment: Experiment, shards: Path | None, ranks: int, world: int) -> list[Check]:
+    """Return the checks that only make sense on the node that the ranks run on."""
 
-    def files() -> list[Finding]:
+    def open_files() -> list[Finding]:
         tars = inputs.train_tars(shards) if shards is not None else 0
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # to which every command raises its own
-        return node.check_open_files(limit, *node.open_files(experiment, tars, world))
+        hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        return node.check_open_files(hard_limit, *node.open_files(experiment, tars, world))
 
     return [
-        ("open files", files),
+        ("open files", open_files),
         ("CPUs", lambda: node.check_cpus(node.allowed_cpus(), experiment, ranks)),
     ]
 
 
-def judged(check: str, look: Callable[[], list[Finding]]) -> list[Finding]:
-    """Return what a check finds, with what it warns of; what it refuses, or the system refuses it, is an error."""
-
-    def whole() -> list[Finding]:
-        try:
-            return look()
-        except InputErrors as fault:
-            return [refused(check, message) for message in fault.messages]
-        except InputError as fault:
-            return [refused(check, str(fault))]
-        except OSError as fault:
-            return [error(check, f"{fault.filename}: {fault.strerror}", "give another, or change its permissions")]
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        found = guarded(check, whole)
-    told = [str(each.message) for each in caught if issubclass(each.category, UserWarning)]
-    return [*found, *(refused(check, message, Status.WARNING) for message in dict.fromkeys(told))]
-
-
 def check_environment(env: Mapping[str, str]) -> list[Finding]:
-    """Is there something that another launcher left?"""
+    """Check for variables that another launcher left behind."""
     names = left_over(env)
     if not names:
         return []
-    found = f"{', '.join(names)} of another launcher, without the others of torchrun's: this process works alone"
-    return [warning("environment", found, f"unset {' '.join(names)}")]
+    message = f"{', '.join(names)} set by another launcher, but not all of torchrun's variables: ignored"
+    return [warning("environment", message, f"unset {' '.join(names)}")]
 
 
 def check_device(cpu: bool, ranks: int, env: Mapping[str, str]) -> list[Finding]:
-    """Has each rank of this node the GPU that it would take? `doctor` says more of why not."""
+    """Check that each rank on this node gets a GPU. `doctor` explains in detail why one is unusable."""
     import torch
 
     if cpu:
         return []
     visible = env.get("CUDA_VISIBLE_DEVICES")
-    by = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
+    suffix = "" if visible is None else f" (CUDA_VISIBLE_DEVICES={visible})"
     if torch.cuda.is_available():
-        count = torch.cuda.device_count()
-        if ranks > count:
-            found = f"{ranks} ranks on this node, {count} GPUs that torch sees{by}"
-            return [error("ranks", found, "start one rank per GPU, ask for more GPUs, or give --cpu")]
-        return [ok("ranks", f"{count} GPUs for {ranks} ranks")]
+        gpus = counted(torch.cuda.device_count(), "GPU")
+        if ranks > torch.cuda.device_count():
+            message = f"{ranks} ranks on this node, but torch sees {gpus}{suffix}"
+            return [error("ranks", message, "start one rank per GPU, ask for more GPUs, or pass --cpu")]
+        return [ok("ranks", f"{gpus} for {counted(ranks, 'rank')}")]
     if not driver_files().is_loaded:
-        return [warning("GPU", "there is none here: the CPU is used", "give --cpu, or ask the scheduler for GPUs")]
+        return [warning("GPU", "this node has no GPU: the CPU is used", "pass --cpu, or ask the scheduler for GPUs")]
     if is_hidden(visible):
-        found = f"CUDA_VISIBLE_DEVICES={visible} hides every GPU"
-        return [error("GPU", found, "unset it, or give --cpu")]
-    found = f"a GPU is present, but torch cannot use it{by}"
-    return [error("GPU", found, "'python -m pneumo_dist doctor' says why; or give --cpu")]
+        message = f"CUDA_VISIBLE_DEVICES={visible} hides every GPU"
+        return [error("GPU", message, "unset it, or pass --cpu")]
+    message = f"a GPU is present, but torch cannot use it{suffix}"
+    return [error("GPU", message, "see 'python -m pneumo_dist doctor' for the reason, or pass --cpu")]
 
 
-def _batches(planned: Planned) -> list[Finding]:
+def _batches(plan: TrainingPlan) -> list[Finding]:
     from pneumo_dist.doctor.model import check_batches
 
-    return check_batches(planned.experiment, planned.path, planned.world or 1)
+    return check_batches(plan.experiment, plan.path, plan.world or 1)
 
 
-def _network(planned: Planned) -> list[Finding]:
-    """Look at network and room in one go: the network tells the size of its checkpoints."""
+def _network(plan: TrainingPlan) -> list[Finding]:
+    """Check the network, and the disk space for its checkpoints, whose size depends on it."""
     from pneumo_dist.doctor.model import check_network, stored_bytes
     from pneumo_dist.network.fit import meta_model
 
-    experiment = planned.experiment
+    experiment = plan.experiment
     try:
         model = meta_model(experiment.model)
-    except InputErrors as fault:
-        raise InputErrors([f"{planned.path}: {message}" for message in fault.messages]) from None
-    except InputError as fault:
-        raise InputError(f"{planned.path}: {fault}") from None
-    # Of a world that is not known yet, only what fails on any number of ranks is told.
-    shared_norm = (planned.world or 2) if planned.on_gpu else 1
-    findings = check_network(model, experiment, planned.path, shared_norm)
-    if planned.runs is not None:
-        findings += judged("room", lambda: _room(planned, *stored_bytes(model, experiment)))
+    except InputErrors as exception:
+        raise InputErrors([f"{plan.path}: {message}" for message in exception.messages]) from None
+    except InputError as exception:
+        raise InputError(f"{plan.path}: {exception}") from None
+    # With an unknown world size, only report what fails for any number of ranks.
+    shared_norm = (plan.world or 2) if plan.on_gpu else 1
+    findings = check_network(model, experiment, plan.path, shared_norm)
+    if plan.runs is not None:
+        findings += run_check("room", lambda: _disk_space(plan, *stored_bytes(model, experiment)))
     return findings
 
 
-def writable(runs: Path) -> Path:
-    """Return the runs folder, or the nearest above it that is there. Raises InputError where it takes no files."""
-    folder = run_folder.existing(runs)
+def check_writable(runs: Path) -> Path:
+    """Return the runs folder, or its nearest existing parent. Raises InputError if it cannot be written to."""
+    folder = run_folder.nearest_existing(runs)
     if not folder.is_dir():
         raise InputError(f"{folder}: is a file; give another --runs")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -173,24 +168,24 @@ def writable(runs: Path) -> Path:
     return folder
 
 
-def _room(planned: Planned, one: int, fold: int) -> list[Finding]:
-    assert planned.runs is not None
-    folder = writable(planned.runs)
-    kept = sum(path.stat().st_size for each in planned.folds for path in planned.folder(each).rglob("step-*.pt"))
-    needed = fold * max(1, len(planned.folds)) - kept
-    return run_folder.check_room(shutil.disk_usage(folder).free, one, needed, planned.runs)
+def _disk_space(plan: TrainingPlan, one: int, per_fold: int) -> list[Finding]:
+    assert plan.runs is not None
+    folder = check_writable(plan.runs)
+    stored = sum(path.stat().st_size for fold in plan.folds for path in plan.folder(fold).rglob("step-*.pt"))
+    needed = per_fold * max(1, len(plan.folds)) - stored
+    return run_folder.check_disk_space(shutil.disk_usage(folder).free, one, needed, plan.runs)
 
 
-def check_folds(planned: Planned) -> list[Finding]:
-    """Can each fold be planned, and go on from what stands in its folder?"""
-    if planned.shards is None:
+def check_folds(plan: TrainingPlan) -> list[Finding]:
+    """Check that each fold can be trained, and can resume from the checkpoints in its folder."""
+    if plan.shards is None:
         return []
-    with closing(Shards(planned.shards)) as shards:
-        findings = [each for fold in planned.folds for each in _fold_findings(planned, shards, fold)]
-    return list({finding.found: finding for finding in findings}.values())
+    with closing(Shards(plan.shards)) as shards:
+        findings = [finding for fold in plan.folds for finding in _fold_findings(plan, shards, fold)]
+    return list({finding.message: finding for finding in findings}.values())
 
 
-def _fold_findings(planned: Planned, shards: Shards, fold: int) -> list[Finding]:
+def _fold_findings(plan: TrainingPlan, shards: Shards, fold: int) -> list[Finding]:
     from pneumo_dist.data.plan import check_validation, split_fold
     from pneumo_dist.ranks.ranks import Ranks
     from pneumo_dist.runs.fold_run import FoldRun
@@ -198,44 +193,36 @@ def _fold_findings(planned: Planned, shards: Shards, fold: int) -> list[Finding]
 
     try:
         split_fold(shards, fold, always_train=False)
-    except InputError as fault:
-        return [refused("folds", str(fault))]
-    looks: list[Callable[[], None]] = [partial(_plan, planned, shards, fold, stage) for stage in planned.stages]
-    if not planned.allow_empty_fold:
-        looks.append(partial(check_validation, shards, fold))
-    if planned.runs is not None and planned.resumes:
-        run = FoldRun(planned.experiment, fold, shards, planned.folder(fold), Ranks.alone())
-        looks.append(partial(check_resume, run))
+    except InputError as exception:
+        return [from_message("folds", str(exception))]
+    checks: list[Callable[[], None]] = [partial(_check_epochs, plan, shards, fold, stage) for stage in plan.stages]
+    if not plan.allow_empty_fold:
+        checks.append(partial(check_validation, shards, fold))
+    if plan.runs is not None and plan.resumes:
+        run = FoldRun(plan.experiment, fold, shards, plan.folder(fold), Ranks.alone())
+        checks.append(partial(check_resume, run))
     findings = []
-    for look in looks:
-        findings += judged("folds", lambda look=look: look() or [])  # type: ignore[misc]
+    for check in checks:
+        findings += run_check("folds", lambda check=check: check() or [])  # type: ignore[misc]
     return findings or [ok("folds", f"fold {fold} can be trained")]
 
 
-def _plan(planned: Planned, shards: Shards, fold: int, stage: StageConfig) -> None:
+def _check_epochs(plan: TrainingPlan, shards: Shards, fold: int, stage: StageConfig) -> None:
+    """Raise InputError if the epochs of a stage cannot be planned."""
     from pneumo_dist.data.plan import EpochPlan, split_fold
 
     split = split_fold(shards, fold, stage.always_train)
     try:
-        EpochPlan(split, stage, planned.experiment.seed, planned.world or 1)
-    except InputError as fault:
-        raise InputError(f"{planned.path}: {fault}") from None
+        EpochPlan(split, stage, plan.experiment.seed, plan.world or 1)
+    except InputError as exception:
+        raise InputError(f"{plan.path}: {exception}") from None
 
 
-def _starts_anew(planned: Planned) -> bool:
-    """Return whether a fold starts from the config's weights, rather than a checkpoint."""
-    if planned.experiment.init is not None:
+def _needs_weights(plan: TrainingPlan) -> bool:
+    """Return whether a fold starts from the config's weights rather than from a checkpoint."""
+    if plan.experiment.init is not None:
         return False
-    if planned.runs is None or not planned.folds:
+    if plan.runs is None or not plan.folds:
         return True
-    first = planned.stages[0].name
-    return any(not checkpoints_of(planned.folder(fold), first).files() for fold in planned.folds)
-
-
-def _weights(planned: Planned, env: Mapping[str, str]) -> list[Finding]:
-    return inputs.check_weights(planned.experiment.model, inputs.is_cached, env)
-
-
-def lines(findings: Sequence[Finding], status: Status) -> list[str]:
-    """Return the findings of one kind, a line each."""
-    return list(dict.fromkeys(f"{each.found}; {each.mend}" for each in findings if each.status is status))
+    first = plan.stages[0].name
+    return any(not checkpoints_of(plan.folder(fold), first).files() for fold in plan.folds)

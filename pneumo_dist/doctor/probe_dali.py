@@ -1,6 +1,7 @@
-"""Whether a small DALI graph runs, as a line of JSON: `probe_dali.py [gpu]`; run in a process of its own (`probes.py`).
+"""Runs a small DALI graph and prints facts about it as one line of JSON: `probe_dali.py [gpu]`.
 
-The graph decodes and normalises as that of `data/dali.py` does. Without `gpu` no driver is needed.
+`probes.py` runs it in a separate process. The graph decodes and normalises like the one in `data/dali.py`. It needs no
+driver without `gpu`.
 """
 
 import json
@@ -14,7 +15,7 @@ SIDE = 8
 
 
 def main(on_gpu: bool) -> None:
-    """Print the facts that `probes.DaliFacts` takes."""
+    """Print the fields of `probes.DaliFacts`."""
     import nvidia.dali as dali
     from nvidia.dali import fn, pipeline_def, types
 
@@ -30,9 +31,9 @@ def main(on_gpu: bool) -> None:
     pipeline = graph()
     pipeline.build()
     (output,) = pipeline.run()
-    found = (output.as_cpu() if on_gpu else output).as_array()
-    is_right = bool(np.array_equal(found, np.broadcast_to(image[None, :, :, None], (2, SIDE, SIDE, 1))))
-    print(json.dumps({"version": dali.__version__, "cuda": getattr(dali, "__cuda_version__", 0), "is_right": is_right}))
+    pixels = (output.as_cpu() if on_gpu else output).as_array()
+    is_exact = bool(np.array_equal(pixels, np.broadcast_to(image[None, :, :, None], (2, SIDE, SIDE, 1))))
+    print(json.dumps({"version": dali.__version__, "cuda": getattr(dali, "__cuda_version__", 0), "is_exact": is_exact}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What torch says of itself and of the GPUs, as a line of JSON: `probe_torch.py ROOT [cpu]`.
+"""Prints facts about torch and the GPUs as one line of JSON: `probe_torch.py ROOT [cpu]`.
 
-Run in a process of its own (`probes.py`), because a library may also crash or hang. `ROOT` is the folder that holds the
-package `pneumo_dist`; with `cpu` no GPU is touched.
+`probes.py` runs it in a separate process, because a library may crash or hang. `ROOT` is the folder that contains the
+package `pneumo_dist`. With `cpu`, GPUs are not touched.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def main(root: str, use_gpus: bool) -> None:
-    """Print the facts that `probes.TorchFacts` takes."""
+    """Print the fields of `probes.TorchFacts`."""
     import torch
     import torch.distributed as dist
 
@@ -30,20 +30,20 @@ def main(root: str, use_gpus: bool) -> None:
         if facts["is_available"]:
             facts["gpus"] = [_gpu(torch, index) for index in range(torch.cuda.device_count())]
         else:
-            facts["refusal"] = _refusal(torch)
-    facts["import_fault"] = _import_fault(root)
+            facts["init_error"] = _init_error(torch)
+    facts["import_error"] = _import_error(root)
     print(json.dumps(facts))
 
 
 def _driver_cuda(torch: Any) -> int:
-    """Return the newest CUDA that the driver runs, as 1000 * major + 10 * minor; 0 without a driver."""
+    """Return the newest CUDA that the driver supports, as 1000 * major + 10 * minor; 0 without a driver."""
     try:
         return int(torch._C._cuda_getDriverVersion())
     except (AttributeError, RuntimeError):  # a build without CUDA
         return 0
 
 
-def _refusal(torch: Any) -> str:
+def _init_error(torch: Any) -> str:
     try:
         torch.cuda.init()
     except (AssertionError, RuntimeError) as error:
@@ -52,20 +52,21 @@ def _refusal(torch: Any) -> str:
 
 
 def _gpu(torch: Any, index: int) -> dict[str, Any]:
-    """Return what a GPU is, and why `distributed.pick_device` would refuse it."""
-    facts: dict[str, Any] = {"name": f"GPU {index}", "memory": 0, "capability": (0, 0), "fault": ""}
+    """Return the fields of `probes.GpuFacts`, after the same computation as in `ranks.ranks.pick_device`."""
+    facts: dict[str, Any] = {"name": f"GPU {index}", "memory": 0, "capability": (0, 0), "error": ""}
     try:
-        found = torch.cuda.get_device_properties(index)
-        facts |= {"name": found.name, "memory": found.total_memory, "capability": (found.major, found.minor)}
+        properties = torch.cuda.get_device_properties(index)
+        facts |= {"name": properties.name, "memory": properties.total_memory}
+        facts["capability"] = properties.major, properties.minor
         torch.cuda.set_device(index)
         torch.ones(1, device=f"cuda:{index}").add_(1).item()
     except RuntimeError as error:
-        facts["fault"] = str(error) or "it cannot be used"
+        facts["error"] = str(error) or "it cannot be used"
     return facts
 
 
-def _import_fault(root: str) -> str:
-    """Import what training imports and return why that fails; empty where it does not."""
+def _import_error(root: str) -> str:
+    """Import training and return why that fails; empty if it does not."""
     sys.path.insert(0, root)
     try:
         importlib.import_module("pneumo_dist.train.fold")

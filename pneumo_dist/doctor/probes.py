@@ -1,4 +1,4 @@
-"""Facts about torch and DALI, asked of them in processes of their own: what crashes or hangs there is a finding."""
+"""Facts about torch and DALI, read in separate processes, so that a library that crashes or hangs becomes a finding."""
 
 import json
 import signal
@@ -16,17 +16,17 @@ SECONDS = 300.0
 
 
 class GpuFacts(Schema):
-    """A GPU as torch sees it; `fault` is why it cannot be used."""
+    """A GPU as torch sees it. `error` is why it cannot be used, empty if it can."""
 
     name: str
     memory: int
     """Bytes."""
     capability: tuple[int, int]
-    fault: str
+    error: str
 
 
 class TorchFacts(Schema):
-    """torch and its GPUs; `refusal` is why it sees none, `import_fault` why training's code cannot be imported."""
+    """torch and its GPUs."""
 
     version: str
     cuda: str | None
@@ -34,24 +34,28 @@ class TorchFacts(Schema):
     has_gloo: bool
     nccl: str | None
     driver_cuda: int = 0
-    """The newest CUDA that the driver runs, as 1000 * major + 10 * minor; 0 is no driver."""
+    """Newest CUDA that the driver supports, as 1000 * major + 10 * minor; 0 without a driver."""
     is_available: bool = False
     gpus: tuple[GpuFacts, ...] = ()
-    refusal: str = ""
-    import_fault: str = ""
+    init_error: str = ""
+    """Why torch sees no GPU."""
+    import_error: str = ""
+    """Why training cannot be imported, empty if it can."""
 
 
 class DaliFacts(Schema):
-    """DALI's version, its CUDA as a number (13.4.92 is 13492), and whether its graph gave back what went in."""
+    """DALI and the result of a small graph."""
 
     version: str
     cuda: int
-    is_right: bool
+    """CUDA version as a number: 13.4.92 is 13492."""
+    is_exact: bool
+    """Whether the graph decoded an image to its exact values."""
 
 
 @dataclass(frozen=True)
 class Crash:
-    """A probe that gave no answer."""
+    """A probe that did not answer."""
 
     reason: str
 
@@ -60,33 +64,33 @@ Facts = TypeVar("Facts", TorchFacts, DaliFacts)
 
 
 def torch_facts(cpu: bool) -> TorchFacts | Crash:
-    """Return what torch says; with `cpu` nothing of GPUs."""
+    """Return facts about torch. With `cpu`, GPUs are not touched."""
     root = Path(__file__).parents[2]
-    return _ask(TorchFacts, "probe_torch.py", str(root), *(["cpu"] if cpu else []))
+    return _run(TorchFacts, "probe_torch.py", str(root), *(["cpu"] if cpu else []))
 
 
 def dali_facts(on_gpu: bool) -> DaliFacts | Crash:
-    """Return what DALI says after running a small graph."""
-    return _ask(DaliFacts, "probe_dali.py", *(["gpu"] if on_gpu else []))
+    """Return facts about DALI, after running a small graph."""
+    return _run(DaliFacts, "probe_dali.py", *(["gpu"] if on_gpu else []))
 
 
 def dali_distributions() -> tuple[str, ...]:
-    """Return the names of the installed DALI packages, as nvidia-dali-cuda130; more than one overwrite each other."""
+    """Return the names of the installed DALI packages, e.g. nvidia-dali-cuda130. Two overwrite each other's files."""
     names = {str(each.name).lower().replace("_", "-") for each in metadata.distributions() if each.name}
     return tuple(sorted(name for name in names if name.startswith("nvidia-dali-") and "cuda" in name))
 
 
-def _ask(facts: type[Facts], script: str, *arguments: str) -> Facts | Crash:
-    # -P: the script's folder must not shadow anybody's modules.
+def _run(facts: type[Facts], script: str, *arguments: str) -> Facts | Crash:
+    # -P keeps the script's folder from shadowing other modules.
     command = [sys.executable, "-P", str(Path(__file__).with_name(script)), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         return Crash(f"no answer within {SECONDS:.0f} s")
-    if done.returncode:
-        return Crash(_reason(done.returncode, done.stderr))
-    # Libraries may print lines of their own.
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if process.returncode:
+        return Crash(_reason(process.returncode, process.stderr))
+    # Libraries may print other lines.
+    lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
     return facts.model_validate(json.loads(lines[-1])) if lines else Crash("no answer")
 
 

@@ -95,7 +95,7 @@ def segment_film(
 def measured_area(mask: Map, info: FilmInfo) -> dict[str, Any]:
     """Return the projected area of a 0/1 mask in pixels and mm², with the spacing and the tag used for it.
 
-    `area_mm2` is None, and the reason is given, if the film has no spacing or its width is not 25 to 50 cm by it.
+    `area_mm2` is None, and the reason is stated, if the film has no spacing or its width is not 25 to 50 cm by it.
     """
     pixels, columns = int(np.count_nonzero(mask)), mask.shape[1]
     missing, area = None, None

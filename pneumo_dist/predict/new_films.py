@@ -53,14 +53,14 @@ def check_distinct(paths: Sequence[Path]) -> None:
         first[name] = path
 
 
-def film_paths(given: Sequence[Path]) -> list[Path]:
-    """Return files as given, and for each folder the DICOM files below it, in order.
+def film_paths(sources: Sequence[Path]) -> list[Path]:
+    """Replace each folder by the DICOM files below it, and keep files and their order.
 
     Broken links with the suffix of a DICOM file are included, to be refused by name. Raises InputError for a missing
     path, and for a folder without DICOM files.
     """
     paths: list[Path] = []
-    for path in given:
+    for path in sources:
         if path.is_dir():
             films, others = dicom_files(path)
             if not films:
@@ -97,7 +97,7 @@ def film_shards(
         InputError: There are no films, or the folder is in use.
     """
     if not paths:
-        raise InputError("no films given")
+        raise InputError("no films to segment; name files or folders")
     first: dict[str, Path] = {}
     refused: list[RefusedFilm] = []
     for path in paths:

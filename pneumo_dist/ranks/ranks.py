@@ -37,7 +37,7 @@ class Ranks:
         device: Device that this rank computes on.
         control: gloo group for collectives, None in a single process.
         store: Store for answers of rank 0.
-        watchdog: Watchdog that is told of progress.
+        watchdog: Watchdog to which progress is reported.
     """
 
     rank: int
@@ -106,11 +106,6 @@ class Ranks:
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         return [np.load(io.BytesIO(p), allow_pickle=False) for p in self.gather_bytes(buffer.getvalue())]
-
-    def broadcast_json(self, value: Any) -> Any:
-        """Return rank 0's value (plain JSON types) on every rank."""
-        payload = json.dumps(value).encode() if self.is_main else b""
-        return json.loads(self.gather_bytes(payload)[0])
 
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the sum over all ranks, added in rank order."""
@@ -212,8 +207,8 @@ def _attempt_store(timeout: timedelta) -> dist.Store:
 def process_group(cpu: bool, limits: Limits | None = None) -> Iterator[Ranks]:
     """Join torchrun's process group (gloo, and NCCL on GPUs) and leave it at the end. Without torchrun, work alone.
 
-    A run that makes no progress for longer than `limits` is ended. A single process is only watched if limits are
-    given. An error is raised on the first rank that fails, and FailedElsewhere on the others. The group still exists
+    A run that makes no progress for longer than `limits` is ended. A single process is only watched if `limits` is
+    set. An error is raised on the first rank that fails, and FailedElsewhere on the others. The group still exists
     then, and the process must end, as `end_after` does.
     """
     launched = launched_rank(os.environ)

@@ -9,7 +9,8 @@ from sklearn.metrics import brier_score_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pneumo_dist.scoring.arrays import Counts, Flags, Floats
+from pneumo_dist.scoring.arrays import Counts, Flags
+from shards.arrays import Floats
 
 BINS = 10
 

@@ -16,7 +16,7 @@ from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.report.measures import image_scores, touched_lesions
 from pneumo_dist.runs.logs import METRICS, EpochLineModel, read_epochs
-from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Names
+from pneumo_dist.scoring.arrays import Counts, Flags, Names
 from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
@@ -24,6 +24,7 @@ from pneumo_dist.thresholds.file import read_thresholds
 from pneumo_dist.thresholds.rules import THRESHOLDS, ThresholdsFile
 from pneumo_dist.thresholds.tune import film_measures, prediction_histograms, tune
 from pneumo_dist.thresholds.worth import Estimate, estimate
+from shards.arrays import Floats
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pneumo_dist.scoring.arrays import Flags, Floats, Map, Names
+from pneumo_dist.scoring.arrays import Flags, Map, Names
 from pneumo_dist.scoring.counts import PixelCounts
 from pneumo_dist.scoring.histograms import LEVELS, Histograms
 from pneumo_dist.thresholds.worth import Estimate, estimate
+from shards.arrays import Floats
 
 AVERAGED = ("dice", "positive_dice", "sensitivity", "specificity", "auroc", "auprc")
 

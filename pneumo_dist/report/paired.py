@@ -7,8 +7,9 @@ import numpy as np
 from scipy import stats
 
 from pneumo_dist.report.inputs import EvaluatedFilms
-from pneumo_dist.scoring.arrays import Floats, Names
+from pneumo_dist.scoring.arrays import Names
 from pneumo_dist.thresholds.worth import Estimate, estimate
+from shards.arrays import Floats
 from shards.errors import InputError
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumo_dist.report.calibration import Calibration
-from pneumo_dist.scoring.arrays import Flags, Floats
+from pneumo_dist.scoring.arrays import Flags
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.refine import SizeCurve
 from pneumo_dist.thresholds.worth import PLATEAU, SizeRow, Surface
+from shards.arrays import Floats
 
 WIDTH = 9.0
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.scoring.arrays import Flags, Floats
+from pneumo_dist.scoring.arrays import Flags
 from pneumo_dist.scoring.counts import PixelCounts
+from shards.arrays import Floats
 from shards.errors import InputError
 
 # A score of fewer films says little, and may reveal something about single patients.

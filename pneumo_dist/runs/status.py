@@ -53,12 +53,12 @@ def read_status(runs: Path, now: float) -> list[FoldStatus]:
     """
     if not runs.is_dir():
         raise InputError(f"{runs}: no such folder; give the --runs of 'train'")
-    found = []
+    statuses = []
     for folder in runs.glob("*/fold*"):
         match = re.fullmatch(r"fold(\d+)", folder.name)
         if match and folder.is_dir():
-            found.append(_fold_status(folder, int(match[1]), now))
-    return sorted(found, key=lambda each: (each.experiment, each.fold))
+            statuses.append(_fold_status(folder, int(match[1]), now))
+    return sorted(statuses, key=lambda each: (each.experiment, each.fold))
 
 
 def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:

@@ -5,7 +5,6 @@ import numpy.typing as npt
 
 Counts = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 Names = npt.NDArray[np.str_]
 # A probability map in levels of 1/255, or a mask of 0 and 1.
 Map = npt.NDArray[np.uint8]

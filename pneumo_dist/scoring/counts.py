@@ -5,10 +5,11 @@ from functools import cached_property
 
 import numpy as np
 
-from pneumo_dist.scoring.arrays import Counts, Flags, Floats
+from pneumo_dist.scoring.arrays import Counts, Flags
 from pneumo_dist.scoring.dice import Score, dice, score_of
 from pneumo_dist.scoring.histograms import Histograms, counts_above, level
 from pneumo_dist.scoring.triplet import Triplet
+from shards.arrays import Floats
 
 
 @dataclass(frozen=True)

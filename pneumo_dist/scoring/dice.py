@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pneumo_dist.scoring.arrays import Counts, Flags, Floats
+from pneumo_dist.scoring.arrays import Counts, Flags
+from shards.arrays import Floats
 
 
 def dice(intersection: Counts, predicted: Counts, truth: Counts) -> Floats:

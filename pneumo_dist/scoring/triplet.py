@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pneumo_dist.config.schema import Area, Probability
-from pneumo_dist.scoring.arrays import Floats
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import LEVELS, Histograms, counts_above
+from shards.arrays import Floats
 
 
 @dataclass(frozen=True)

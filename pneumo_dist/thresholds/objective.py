@@ -6,9 +6,10 @@ from typing import Self
 
 import numpy as np
 
-from pneumo_dist.scoring.arrays import Flags, Floats
+from pneumo_dist.scoring.arrays import Flags
 from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
+from shards.arrays import Floats
 from shards.errors import InputError
 
 

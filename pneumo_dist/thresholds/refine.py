@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Map
+from pneumo_dist.scoring.arrays import Counts, Flags, Map
 from pneumo_dist.scoring.counts import PixelCounts
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import level
+from shards.arrays import Floats
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pneumo_dist.scoring.arrays import Counts, Flags, Floats, Names
+from pneumo_dist.scoring.arrays import Counts, Flags, Names
 from pneumo_dist.scoring.counts import PixelCounts, counts_at, triplet_counts
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import LEVELS, Histograms, counts_above, level
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
+from shards.arrays import Floats
 
 # Thresholds that lose less mean Dice than this count as equal to the best.
 PLATEAU = 0.001

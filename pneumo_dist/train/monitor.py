@@ -39,7 +39,7 @@ class Monitor:
             return
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / BOARD).is_symlink():
-            raise InputError(f"{folder / BOARD}: is a symbolic link; remove it, nothing is written through links")
+            raise InputError(f"{folder / BOARD}: is a symbolic link, which could point to any file; remove it")
         self._metrics = open_append(folder / METRICS)
         self._metrics.truncate(logged_bytes(folder / METRICS, step, epochs))
         self._board = SummaryWriter(folder / BOARD, purge_step=None if first_step else step + 1)

@@ -40,8 +40,8 @@ def placeholders() -> Iterator[str]:
 def split_doubts(table: pa.Table, options: BuildOptions, salt: bytes, appended: bool = False) -> list[str]:
     """Return warnings to read before training. They contain no patient's id.
 
-    Groups are hashes, so a placeholder is found by its hash, and any other id only by its number of films. With an
-    empty `salt`, no placeholder is found. `appended` means that the folds are those of an earlier build.
+    Groups are hashes. A placeholder is recognized by its hash, and any other suspicious id only by its number of films.
+    With an empty `salt`, no placeholder is recognized. `appended` means that the folds are those of an earlier build.
     """
     films = table.select([*_COLUMNS]).to_pylist()
     trained = [film for film in films if film["split"] != "test"]

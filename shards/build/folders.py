@@ -72,8 +72,8 @@ class Listing:
 def list_folders(folders: Iterable[Path], kind: FileKind, leave_out: Iterable[Path] = ()) -> list[Listing]:
     """List the files below each folder, following linked folders.
 
-    A folder that is given, linked or nested twice is listed once: a given folder under its own name, another folder at
-    its real place rather than at a link. Folders in `leave_out` are skipped unless they are given too. Raises
+    A folder that is named, linked or nested twice is listed once: one of `folders` under its own name, another folder
+    at its real path rather than at a link. Folders in `leave_out` are skipped unless they are among `folders`. Raises
     InputError for a folder that cannot be read.
     """
     roots: dict[str, Path] = {}
@@ -89,7 +89,7 @@ def _list_folder(root: Path, judge: Judge, seen: set[str], roots: frozenset[str]
     skipped: list[Skipped] = []
     listed: set[str] = set()
     is_shared = False
-    # Real folders come before linked ones, so that a file is listed at its real place. Folders are compared by path,
+    # Real folders come before linked ones, so that a file is listed at its real path. Folders are compared by path,
     # as some network file systems give all folders one inode.
     real_folders, linked_folders = deque([(root, os.path.realpath(root))]), deque[tuple[Path, str]]()
     while real_folders or linked_folders:

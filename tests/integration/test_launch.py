@@ -232,7 +232,7 @@ def test_bad_input_is_told_once_whatever_starts_the_training(dataset: Path, tmp_
         done = launched(*command)
         assert (done.returncode, done.stdout) == (2, ""), command
         lines = done.stderr.splitlines()
-        assert len(lines) == 2 and all("global_batch 3 is no multiple" in line for line in lines), lines
+        assert len(lines) == 2 and all("global_batch 3 is not a multiple" in line for line in lines), lines
     done = launched("predict.sh", "--cpu", 2, *given)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "fold0: not trained" in done.stderr
     assert not runs.exists()

@@ -115,5 +115,7 @@ def test_bad_input_is_found_before_anything_is_submitted(
     )
     assert done.returncode == 2
     lines = done.stderr.splitlines()
-    assert len(lines) == 2 and all("global_batch 4 is no multiple" in line for line in lines), "a line for each stage"
+    assert len(lines) == 2 and all("global_batch 4 is not a multiple" in line for line in lines), (
+        "a line for each stage"
+    )
     assert not cluster.queue()

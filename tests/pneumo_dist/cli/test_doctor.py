@@ -1,4 +1,4 @@
-"""The command: exit codes, both reports, and one report per node."""
+"""The command doctor: exit codes, both reports, and one report per node."""
 
 import hashlib
 import json
@@ -53,8 +53,8 @@ def test_node_that_can_train(doctor: Doctor, films: Shards, tmp_path: Path) -> N
     assert code == EXIT_DONE, printed
     lines = printed.splitlines()
     assert lines[0] == f"doctor on {socket.gethostname()}: nodes 1, ranks per node 1, on the CPU"
-    assert lines[-1].endswith("0 wrong: training would run here")
-    assert "not looked at" not in printed and "12 films in 3 tars" in printed and not runs.exists()
+    assert lines[-1].endswith("0 errors: training would run here")
+    assert "not checked" not in printed and "12 films in 3 tars" in printed and not runs.exists()
 
 
 def test_broken_shards_fail(doctor: Doctor, films: Shards, tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_broken_shards_fail(doctor: Doctor, films: Shards, tmp_path: Path) -> No
     code, printed = doctor("--cpu", "--shards", folder)
     assert code == EXIT_USAGE
     assert "train-00001.tar: missing" in printed and "-> restore it from a copy" in printed
-    assert printed.splitlines()[-1].endswith("1 wrong: training would fail here")
-    assert "not looked at: the config's own demands (--config), run folder (--runs)" in printed
+    assert printed.splitlines()[-1].endswith("1 error: training would fail here")
+    assert "not checked: config (--config), run folder (--runs)" in printed
 
 
 def test_json(doctor: Doctor) -> None:
@@ -77,7 +77,7 @@ def test_json(doctor: Doctor) -> None:
     assert all(finding["mend"] for finding in report["findings"] if finding["status"] != "ok")
 
 
-def test_config_decides_what_is_looked_at(doctor: Doctor, tmp_path: Path) -> None:
+def test_config_decides_what_is_checked(doctor: Doctor, tmp_path: Path) -> None:
     config = tmp_path / "x.yaml"
     digest = hashlib.sha256(b"weights").hexdigest()
     model = f"model: {{encoder_weights_file: {tmp_path}/w.pt, encoder_weights_sha256: {digest}}}\n"
@@ -92,7 +92,7 @@ def test_nodes_of_slurm(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     code, printed = doctor("--cpu", "--json")
     (found,) = [each for each in json.loads(printed)["findings"] if each["check"] == "gloo network"]
-    assert code == EXIT_USAGE and "other nodes are not behind it" in found["found"]
+    assert code == EXIT_USAGE and "it does not lead to other nodes" in found["found"]
 
 
 def test_one_report_per_node_under_torchrun(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,7 @@ def test_damaged_predictions_are_named_and_nothing_is_written(
     ("text", "says"),
     [
         (None, "exp.yaml: no such config"),
-        ("- 3\n", "exp.yaml: a config is a mapping"),
+        ("- 3\n", "exp.yaml: a config must be a mapping"),
         ("name: [\n", "exp.yaml: not valid YAML"),
         ("name: exp\nmembers: 3\n", "exp.yaml: members: Input should be a valid tuple"),
         ("name: exp\n", "exp.yaml: 'stages' must be a list"),

@@ -64,10 +64,10 @@ def test_experiment_is_an_ensemble_of_itself() -> None:
         ("weight: 0", "members.0.weight: Input should be greater than or equal to 0.000001"),
         ("average: both", "members.0.average: Input should be 'predictions' or 'weights'"),
         ("folds: []", "members.0.folds: Tuple should have at least 1 item"),
-        ("folds: [0, 1, 0]", "members.0: Value error, folds must differ"),
+        ("folds: [0, 1, 0]", "members.0: Value error, folds must be unique"),
         ("weight: .inf", "members.0.weight: Input should be a finite number"),
         ("weight: 1.0e300", "members.0.weight: Input should be less than or equal to 1000000"),
-        ("weight: yes", "members.0.weight: Value error, a truth"),
+        ("weight: yes", "members.0.weight: Value error, is a boolean"),
     ],
 )
 def test_bad_keys_are_named_with_their_file(tmp_path: Path, change: str, message: str) -> None:
@@ -110,7 +110,7 @@ def test_old_name_of_the_torch_loader_is_read_with_a_warning(tmp_path: Path) -> 
         assert isinstance(changed, EnsembleConfig) and changed.loader == "torch"
 
 
-def test_overrides_change_an_ensemble_and_are_named_where_they_are_wrong(tmp_path: Path) -> None:
+def test_overrides_change_an_ensemble_and_wrong_ones_are_named(tmp_path: Path) -> None:
     path = tmp_path / "blend.yaml"
     path.write_text("name: blend\nmembers: [{experiment: a}]\n")
     changed = load_either(path, ("image_size=512", "tta.scales=[1, 1.5]", "amp=float32"))
@@ -118,5 +118,5 @@ def test_overrides_change_an_ensemble_and_are_named_where_they_are_wrong(tmp_pat
     assert (changed.image_size, changed.tta.scales, changed.amp) == (512, (1.0, 1.5), "float32")
     with pytest.raises(InputError, match=r"^--set: image_size: Input should be a multiple of 32"):
         load_either(path, ("image_size=500",))
-    with pytest.raises(InputError, match="tta: Value error, scales must differ"):
+    with pytest.raises(InputError, match="tta: Value error, scales must be unique"):
         load_either(path, ("tta.scales=[1, 1]",))

@@ -142,13 +142,13 @@ def test_values_on_a_scale_of_255_and_impossible_paths_are_refused(data: dict[st
 @pytest.mark.parametrize(
     ("optim", "values", "message"),
     [
-        ({"ema_decay": 0.9}, {}, "swa_epochs and ema_decay are two averages"),
-        ({}, {"early_stop": 3}, "needs to know the last epochs; set early_stop: null"),
-        ({}, {"epochs": 3}, "swa_epochs 4 are more than the 3 epochs without the 0"),
-        ({}, {"freeze_encoder_epochs": 7}, "swa_epochs 4 are more than the 10 epochs without the 7"),
+        ({"ema_decay": 0.9}, {}, "swa_epochs and ema_decay both average the weights"),
+        ({}, {"early_stop": 3}, "needs a fixed number of epochs; set early_stop: null"),
+        ({}, {"epochs": 3}, "swa_epochs 4 is more than the 3 epochs"),
+        ({}, {"freeze_encoder_epochs": 7}, "swa_epochs 4 is more than the 3 epochs"),
     ],
 )
-def test_average_of_the_last_epochs_is_refused_where_it_cannot_be(
+def test_impossible_average_of_the_last_epochs_is_refused(
     optim: dict[str, Any], values: dict[str, Any], message: str
 ) -> None:
     assert stage_of(optim={"swa_epochs": 4}, freeze_encoder_epochs=6).optim.swa_epochs == 4
@@ -161,8 +161,8 @@ def test_models_are_frozen() -> None:
         LossConfig().bce = 2.0
 
 
-def test_stages_need_names_of_their_own() -> None:
-    with pytest.raises(pydantic.ValidationError, match="stage names must differ: a, a"):
+def test_stage_names_must_be_unique() -> None:
+    with pytest.raises(pydantic.ValidationError, match="stage names must be unique: a, a"):
         Experiment.model_validate({"name": "x", "stages": [{"name": "a"}, {"name": "a"}]})
 
 
@@ -176,7 +176,7 @@ def test_head_and_its_loss_go_together_in_every_stage(head: dict[str, Any] | Non
     if (head is not None) == (weight > 0):
         Experiment.model_validate({**given, "stages": [fitting, other]})
     else:
-        with pytest.raises(pydantic.ValidationError, match=r"stage b: .*go together"):
+        with pytest.raises(pydantic.ValidationError, match=r"stage b: set .* together"):
             Experiment.model_validate({**given, "stages": [fitting, other]})
 
 

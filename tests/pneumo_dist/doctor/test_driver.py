@@ -1,4 +1,4 @@
-"""The driver's files, and what nvidia-smi prints; the texts are of real machines, shortened."""
+"""The driver's files and the output of nvidia-smi. The texts are shortened from real machines."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import pytest
 
 from pneumo_dist.doctor import driver
 from pneumo_dist.doctor.driver import (
-    ask_smi,
     driver_files,
     is_hidden,
     parse_cuda,
     parse_gpus,
     parse_links,
+    query_smi,
     visible_gpus,
 )
 
@@ -54,7 +54,7 @@ def test_node_without_gpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["proc/driver/nvidia/version", "dev/nvidiactl"])
-def test_driver_is_loaded_where_training_takes_a_gpu_as_present(tmp_path: Path, name: str) -> None:
+def test_driver_is_loaded_if_training_assumes_a_gpu(tmp_path: Path, name: str) -> None:
     put(tmp_path, name, "dev/nvidia0", "dev/nvidia1", "dev/nvidia-uvm", "dev/nvidia-modeset")
     files = driver_files(tmp_path)
     assert files.is_loaded and files.devices == ("nvidia0", "nvidia1")
@@ -115,44 +115,39 @@ def smi(folder: Path, script: str) -> None:
     (folder / "nvidia-smi").chmod(0o755)
 
 
-def test_nvidia_smi_is_asked_for_all_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_three_outputs_of_nvidia_smi_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "topo", content=NVLINK)
     put(tmp_path, "listed", content=LISTED)
     banner = "echo '| NVIDIA-SMI 535.104.05  Driver Version: 535.104.05  CUDA Version: 12.2 |'"
     smi(tmp_path, f"case $1 in topo) cat {tmp_path}/topo;; --query*) cat {tmp_path}/listed;; *) {banner};; esac")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found = ask_smi()
-    assert (found.fault, found.driver, found.cuda, len(found.gpus), len(found.links)) == (
-        "",
-        "535.104.05",
-        (12, 2),
-        3,
-        3,
-    )
+    output = query_smi()
+    assert (output.error, output.driver, output.cuda) == ("", "535.104.05", (12, 2))
+    assert (len(output.gpus), len(output.links)) == (3, 3)
 
 
 @pytest.mark.parametrize(
-    ("script", "fault"),
+    ("script", "message"),
     [
         ("echo 'Failed to initialize NVML: Driver/library version mismatch'; exit 18", "version mismatch"),
         ("echo 'No devices were found'; exit 6", "No devices were found"),
         ("exit 9", "exit code 9"),
     ],
 )
-def test_nvidia_smi_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, fault: str) -> None:
+def test_nvidia_smi_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str) -> None:
     smi(tmp_path, script)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found = ask_smi()
-    assert fault in found.fault and found.gpus == ()
+    output = query_smi()
+    assert message in output.error and output.gpus == ()
 
 
 def test_nvidia_smi_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi(tmp_path, "exec sleep 60")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(driver, "SECONDS", 0.2)
-    assert "timed out" in ask_smi().fault
+    assert "timed out" in query_smi().error
 
 
 def test_no_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert ask_smi().fault == "there is no nvidia-smi"
+    assert query_smi().error == "nvidia-smi is not installed"

@@ -1,4 +1,4 @@
-"""Nodes and ranks, as SLURM and torchrun tell of them."""
+"""Nodes and ranks, as SLURM and torchrun set them."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_nodes(env: dict[str, str], nodes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "gpus", "given", "ranks"),
+    ("env", "gpus", "option", "ranks"),
     [
         ({}, 0, None, 1),
         ({}, 4, None, 4),
@@ -35,8 +35,8 @@ def test_nodes(env: dict[str, str], nodes: int) -> None:
         ({"LOCAL_WORLD_SIZE": "2"}, 4, None, 4),
     ],
 )
-def test_ranks(env: dict[str, str], gpus: int, given: int | None, ranks: int) -> None:
-    assert job_of("n0", env, gpus, given).ranks == ranks
+def test_ranks(env: dict[str, str], gpus: int, option: int | None, ranks: int) -> None:
+    assert job_of("n0", env, gpus, option).ranks == ranks
 
 
 def test_world_spans_nodes() -> None:

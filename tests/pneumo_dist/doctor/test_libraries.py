@@ -1,4 +1,4 @@
-"""torch, what training imports, collectives and DALI: good ones, and each way to be bad with its mend."""
+"""torch, training's imports, collectives and DALI: good ones, and each problem with a fix."""
 
 import tomllib
 from pathlib import Path
@@ -21,17 +21,17 @@ from pneumo_dist.doctor.libraries import (
 )
 from pneumo_dist.doctor.probes import Crash, DaliFacts, TorchFacts
 
-DALI = DaliFacts(version="2.4.0", cuda=13492, is_right=True)
+DALI = DaliFacts(version="2.4.0", cuda=13492, is_exact=True)
 DALI_12, DALI_13 = "nvidia-dali-cuda120", "nvidia-dali-cuda130"
 
 
-def torch_of(**given: Any) -> TorchFacts:
+def torch_of(**changes: Any) -> TorchFacts:
     facts = {"version": "2.15.0+cu132", "cuda": "13.2", "archs": ("sm_75",), "has_gloo": True, "nccl": "2.30.7"}
-    return TorchFacts.model_validate(facts | given)
+    return TorchFacts.model_validate(facts | changes)
 
 
 @pytest.mark.parametrize("version", ["2.11.0a0+git12", "2.15.0+cu132", "3.0"])
-def test_torch_that_will_do(version: str) -> None:
+def test_good_torch(version: str) -> None:
     only(check_torch(torch_of(version=version)), Status.OK, version, "CUDA runtime 13.2")
 
 
@@ -49,12 +49,16 @@ def test_version_is_compared_by_number() -> None:
     assert version_of("2.9") < version_of("2.11") < version_of("10.0")
 
 
-def test_what_training_imports() -> None:
+def test_imports_of_training() -> None:
     assert check_imports(torch_of()) == []
     fault = "ModuleNotFoundError: No module named 'albumentations'"
-    only(check_imports(torch_of(import_fault=fault)), Status.ERROR, "albumentations", "bash launch/setup.sh")
+    only(check_imports(torch_of(import_error=fault)), Status.ERROR, "albumentations", "bash launch/setup.sh")
     fault = "RuntimeError: operator torchvision::nms does not exist"
-    only(check_imports(torch_of(import_fault=fault)), Status.ERROR, "of different builds; install both from one index")
+    only(
+        check_imports(torch_of(import_error=fault)),
+        Status.ERROR,
+        "come from different builds; install both from one index",
+    )
 
 
 def test_collectives() -> None:
@@ -74,17 +78,17 @@ def test_dali_on_the_cpu_needs_no_driver(driver: tuple[int, int] | None) -> None
 
 
 @pytest.mark.parametrize(("name", "driver"), [(DALI_12, (12, 4)), (DALI_12, (13, 0)), (DALI_13, (13, 3))])
-def test_driver_runs_its_own_cuda_generation_and_older_ones(name: str, driver: tuple[int, int]) -> None:
+def test_driver_supports_its_cuda_generation_and_older_ones(name: str, driver: tuple[int, int]) -> None:
     only(check_dali(DALI, (name,), driver, on_gpu=True), Status.OK, "ran on the GPU")
 
 
 @pytest.mark.parametrize("facts", [DALI, Crash("RuntimeError: CUDA driver version is insufficient")])
 def test_dali_of_a_newer_cuda_than_the_driver_runs(facts: DaliFacts | Crash) -> None:
-    words = ("built for CUDA 13, the driver runs CUDA 12.4", f"pip uninstall {DALI_13}", ".[dali-cuda12]", "to 580")
+    words = ("built for CUDA 13, the driver supports CUDA 12.4", f"pip uninstall {DALI_13}", ".[dali-cuda12]", "to 580")
     only(check_dali(facts, (DALI_13,), (12, 4), on_gpu=True), Status.ERROR, *words)
 
 
-def test_dali_whose_package_does_not_tell_its_cuda() -> None:
+def test_dali_whose_package_name_lacks_its_cuda() -> None:
     only(check_dali(DALI, (), (12, 4), on_gpu=True), Status.ERROR, "DALI is built for CUDA 13")
     only(check_dali(DALI, (), (13, 0), on_gpu=True), Status.OK, "DALI 2.4.0")
 
@@ -94,21 +98,23 @@ def test_dali_whose_package_does_not_tell_its_cuda() -> None:
 )
 def test_dali_that_is_missing(driver: tuple[int, int] | None, extra: str) -> None:
     crash = Crash("ModuleNotFoundError: No module named 'nvidia.dali'")
-    found = check_dali(crash, (), driver, on_gpu=driver is not None)
-    only(found, Status.ERROR, "not installed", f'pip install -c constraints.txt -e ".[{extra}]"', "data.loader: torch")
+    findings = check_dali(crash, (), driver, on_gpu=driver is not None)
+    only(
+        findings, Status.ERROR, "not installed", f'pip install -c constraints.txt -e ".[{extra}]"', "data.loader: torch"
+    )
 
 
 def test_two_dalis_overwrite_each_other() -> None:
-    found = check_dali(DALI, (DALI_12, DALI_13), (13, 0), on_gpu=True)
-    only(found, Status.ERROR, "both installed", f"pip uninstall {DALI_12} {DALI_13}", ".[dali-cuda13]")
+    findings = check_dali(DALI, (DALI_12, DALI_13), (13, 0), on_gpu=True)
+    only(findings, Status.ERROR, "both installed", f"pip uninstall {DALI_12} {DALI_13}", ".[dali-cuda13]")
 
 
 @pytest.mark.parametrize(
     ("facts", "word"),
     [
         (Crash("the process died of SIGILL"), "the process died of SIGILL"),
-        (DaliFacts(version="1.48.0", cuda=12000, is_right=True), "1.48.0 is older than 2.0"),
-        (DaliFacts(version="2.4.0", cuda=13492, is_right=False), "decodes an image to other values"),
+        (DaliFacts(version="1.48.0", cuda=12000, is_exact=True), "1.48.0 is older than 2.0"),
+        (DaliFacts(version="2.4.0", cuda=13492, is_exact=False), "decodes an image to wrong values"),
     ],
 )
 def test_dali_that_does_not_work(facts: DaliFacts | Crash, word: str) -> None:

@@ -1,4 +1,4 @@
-"""Host names and interfaces: those that lead to other nodes, and those that do not."""
+"""Host names and interfaces that lead to other nodes, and those that do not."""
 
 import socket
 from typing import Any
@@ -39,7 +39,7 @@ def job(nodes: int = 1, ranks: int = 2, gpus: int = 0, **env: str) -> Job:
     return Job("n0", nodes, ranks, gpus, env)
 
 
-def test_default_route_is_the_one_of_least_metric() -> None:
+def test_default_route_has_the_lowest_metric() -> None:
     assert default_route(ROUTES) == "eth0"
     assert default_route("") == default_route(ROUTES.splitlines()[0]) == ""
 
@@ -63,7 +63,7 @@ def test_loopback(address: str, loopback: bool) -> None:
     assert is_loopback(address) is loopback
 
 
-def test_host_name_that_others_can_use() -> None:
+def test_host_name_that_other_nodes_can_use() -> None:
     only(check_host_name(["10.0.0.5"], job(nodes=2), "eth0"), Status.OK, "n0 resolves to 10.0.0.5")
 
 
@@ -78,7 +78,7 @@ def test_host_name_that_leads_to_loopback_or_nowhere(nodes: int, env: dict[str, 
     only(check_host_name([], job(nodes, **env), "eth0"), status, *words)
 
 
-def test_gloo_takes_the_interface_of_the_host_name() -> None:
+def test_gloo_uses_the_interface_of_the_host_name() -> None:
     assert gloo_choice(ALL, ["10.0.0.5"], {}) == ["eth0"]
     assert gloo_choice(ALL, ["10.9.9.9", "10.0.0.5"], {}) == ["eth0"]
     assert gloo_choice(ALL, ["127.0.1.1", "10.0.0.5"], {}) == ["lo"]
@@ -87,7 +87,7 @@ def test_gloo_takes_the_interface_of_the_host_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interfaces", "value", "taken"),
+    ("interfaces", "value", "chosen"),
     [
         (ALL, None, ["eth0"]),
         ([*ALL, IB], None, ["ib0"]),
@@ -100,21 +100,21 @@ def test_gloo_takes_the_interface_of_the_host_name() -> None:
         (ALL, "ib", []),
     ],
 )
-def test_nccl_choice(interfaces: list[Interface], value: str | None, taken: list[str]) -> None:
-    assert nccl_choice(interfaces, {NCCL: value} if value else {}) == taken
+def test_nccl_choice(interfaces: list[Interface], value: str | None, chosen: list[str]) -> None:
+    assert nccl_choice(interfaces, {NCCL: value} if value else {}) == chosen
 
 
-def test_interfaces_that_will_do() -> None:
+def test_good_interfaces() -> None:
     gloo, nccl = check_interfaces(ALL, ["10.0.0.5"], "eth0", job(nodes=2, gpus=2))
     only([gloo], Status.OK, "eth0 (10.0.0.5)")
     only([nccl], Status.OK, "eth0 (10.0.0.5)")
     assert (gloo.check, nccl.check) == ("gloo network", "NCCL network")
-    only(check_interfaces(ALL, ["10.0.0.5"], "eth0", job(**{GLOO: "eth0"})), Status.OK, f"by {GLOO}")
+    only(check_interfaces(ALL, ["10.0.0.5"], "eth0", job(**{GLOO: "eth0"})), Status.OK, f"set by {GLOO}")
     only(check_interfaces(ALL, ["127.0.1.1"], "eth0", job()), Status.OK, "lo (127.0.0.1), enough for one node")
 
 
 def test_interface_that_is_named_but_missing() -> None:
-    words = (f"{GLOO}=eth9 names no interface here (there are lo, docker0", f"export {GLOO}=eth0")
+    words = (f"{GLOO}=eth9 names no interface of this node (interfaces: lo, docker0", f"export {GLOO}=eth0")
     only(check_interfaces(ALL, [], "eth0", job(**{GLOO: "eth9"})), Status.ERROR, *words)
     only(check_interfaces(ALL, [], "eth0", job(ranks=1, **{GLOO: "eth9"})), Status.WARNING, *words)
     _, nccl = check_interfaces(ALL, ["10.0.0.5"], "eth0", job(gpus=2, **{NCCL: "ib"}))
@@ -122,31 +122,36 @@ def test_interface_that_is_named_but_missing() -> None:
 
 
 def test_no_interface_at_all() -> None:
-    only(check_interfaces([], [], "", job()), Status.ERROR, "no interface to take", f"export {GLOO}=eth0")
+    only(
+        check_interfaces([], [], "", job()),
+        Status.ERROR,
+        "no interface to use (interfaces: none)",
+        f"export {GLOO}=eth0",
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "nodes", "status", "word"),
     [
         ("docker0", 1, Status.WARNING, "containers or virtual machines"),
-        ("docker0", 2, Status.ERROR, "other nodes are not behind it"),
-        ("virbr0", 2, Status.ERROR, "other nodes are not behind it"),
-        ("lo", 2, Status.ERROR, "other nodes are not behind it"),
+        ("docker0", 2, Status.ERROR, "it does not lead to other nodes"),
+        ("virbr0", 2, Status.ERROR, "it does not lead to other nodes"),
+        ("lo", 2, Status.ERROR, "it does not lead to other nodes"),
         ("eth1", 1, Status.WARNING, "it is down"),
         ("eth1", 2, Status.ERROR, "it is down"),
     ],
 )
 def test_interface_that_leads_to_no_other_node(name: str, nodes: int, status: Status, word: str) -> None:
-    found = check_interfaces(ALL, ["10.0.0.5"], "eth0", job(nodes, **{GLOO: name}))
-    only(found, status, name, word, f"export {GLOO}=eth0")
+    findings = check_interfaces(ALL, ["10.0.0.5"], "eth0", job(nodes, **{GLOO: name}))
+    only(findings, status, name, word, f"export {GLOO}=eth0")
 
 
 def test_suggestion_without_a_default_route() -> None:
-    found = check_interfaces(ALL, ["127.0.1.1"], "", job(nodes=2))
-    only(found, Status.ERROR, "lo (127.0.0.1)", f"export {GLOO}=eth0")
+    findings = check_interfaces(ALL, ["127.0.1.1"], "", job(nodes=2))
+    only(findings, Status.ERROR, "lo (127.0.0.1)", f"export {GLOO}=eth0")
 
 
 def test_interfaces_of_this_host() -> None:
-    found = {each.name: each for each in read_interfaces()}
-    assert found["lo"].address == "127.0.0.1" and found["lo"].is_up and found["lo"].is_local
+    loopback = {each.name: each for each in read_interfaces()}["lo"]
+    assert loopback.address == "127.0.0.1" and loopback.is_up and loopback.is_local
     assert job_of("n0", {}, 0, None).nodes == 1

@@ -1,4 +1,4 @@
-"""Shared memory, open files, CPUs and NUMA: enough, and too little with its mend."""
+"""Shared memory, open files, CPUs and NUMA: enough, and too little with a fix."""
 
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ def experiment_of(**data: Any) -> Experiment:
         {"name": "small", "image_size": 64, "micro_batch": 2, "eval_batch": 16},
         {"name": "large", "image_size": 128, "micro_batch": 8, "eval_batch": 4},
     ]
-    given = {"name": "x", "model": {"in_channels": 1}, "data": {"loader": "torch", **data}, "stages": stages}
-    return Experiment.model_validate(given)
+    values = {"name": "x", "model": {"in_channels": 1}, "data": {"loader": "torch", **data}, "stages": stages}
+    return Experiment.model_validate(values)
 
 
 def test_batches_in_shared_memory() -> None:
@@ -46,10 +46,10 @@ def test_shared_memory() -> None:
     only(check_shared_memory(64 * MIB, 0, gpu_ranks=0), Status.OK, "64 MiB free, the loader needs none")
     only(check_shared_memory(2 * GIB, 100 * MIB, gpu_ranks=8), Status.OK, "2.0 GiB free", "up to 100 MiB")
     only(check_shared_memory(64 * MIB, 65 * MIB, gpu_ranks=0), Status.ERROR, "64 MiB free", "65 MiB", "--shm-size=8g")
-    only(check_shared_memory(64 * MIB, 0, gpu_ranks=2), Status.WARNING, "NCCL may want 1.0 GiB", "--ipc=host")
+    only(check_shared_memory(64 * MIB, 0, gpu_ranks=2), Status.WARNING, "NCCL may need 1.0 GiB", "--ipc=host")
     only(check_shared_memory(64 * MIB, 0, gpu_ranks=1), Status.OK, "64 MiB free")
-    only(check_shared_memory(None, 0, gpu_ranks=0), Status.WARNING, "there is none", "--shm-size")
-    only(check_shared_memory(None, 1, gpu_ranks=0), Status.ERROR, "there is none", "--shm-size")
+    only(check_shared_memory(None, 0, gpu_ranks=0), Status.WARNING, "does not exist", "--shm-size")
+    only(check_shared_memory(None, 1, gpu_ranks=0), Status.ERROR, "does not exist", "--shm-size")
 
 
 def test_free_bytes(tmp_path: Path) -> None:
@@ -63,14 +63,14 @@ def test_files_that_a_rank_opens() -> None:
 
 
 @pytest.mark.parametrize("limit", [1024, 300, -1])
-def test_limit_of_open_files_that_will_do(limit: int) -> None:
-    only(check_open_files(limit, certain=30, likely=300), Status.OK, "may want 300")
+def test_good_limit_of_open_files(limit: int) -> None:
+    only(check_open_files(limit, certain=30, likely=300), Status.OK, "may need 300")
 
 
-def test_limit_of_open_files_that_is_low() -> None:
-    words = ("a limit of 256", "raise nofile to 300 in /etc/security/limits.conf")
+def test_low_limit_of_open_files() -> None:
+    words = ("the limit is 256", "raise nofile to 300 in /etc/security/limits.conf")
     only(check_open_files(256, certain=30, likely=300), Status.WARNING, *words)
-    only(check_open_files(256, certain=260, likely=520), Status.ERROR, "a limit of 256", "--ulimit nofile=520")
+    only(check_open_files(256, certain=260, likely=520), Status.ERROR, "the limit is 256", "--ulimit nofile=520")
 
 
 def write(root: Path, name: str, content: str) -> None:
@@ -79,7 +79,7 @@ def write(root: Path, name: str, content: str) -> None:
     path.write_text(content)
 
 
-def test_quota_of_the_control_group_and_those_above(tmp_path: Path) -> None:
+def test_quota_of_the_control_group_and_its_parents(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path) is None
     write(tmp_path, "proc/self/cgroup", "1:cpu:/old\n0::/job/step\n")
     assert cpu_quota(tmp_path) is None
@@ -94,7 +94,7 @@ def test_quota_of_the_control_group_and_those_above(tmp_path: Path) -> None:
 
 def test_cpus() -> None:
     one = experiment_of()
-    only(check_cpus(2.0, one, ranks=2), Status.OK, "2 allowed, 1 per rank")
+    only(check_cpus(2.0, one, ranks=2), Status.OK, "2 usable, 1 per rank")
     only(check_cpus(1.5, one, ranks=2), Status.WARNING, "0.75 per rank", "--cpus-per-task")
     eight = experiment_of(threads=8)
     only(check_cpus(72.0, eight, ranks=8), Status.OK, "9 per rank")
@@ -111,9 +111,9 @@ def numa_node(root: Path, has_cpu: str = "0-1", allowed: str = "0-63") -> Path:
 def test_ranks_are_bound_as_launch_numa_does(tmp_path: Path) -> None:
     on_gpus, on_cpu = job_of("n0", {}, 2, None), job_of("n0", {}, 0, None)
     root = numa_node(tmp_path)
-    only(check_numa(on_gpus, True, root), Status.OK, "binds each rank beside its GPU")
+    only(check_numa(on_gpus, True, root), Status.OK, "binds each rank to its GPU's node")
     only(check_numa(on_gpus, False, root), Status.WARNING, "no numactl", "apt-get install numactl")
     assert check_numa(on_cpu, False, root) == []
-    only(check_numa(on_gpus, False, numa_node(tmp_path, allowed="0-31")), Status.OK, "a part of the CPUs")
+    only(check_numa(on_gpus, False, numa_node(tmp_path, allowed="0-31")), Status.OK, "some of the CPUs")
     assert check_numa(on_gpus, False, numa_node(tmp_path, has_cpu="0")) == []
     assert check_numa(on_gpus, False, tmp_path / "missing") == []

@@ -1,4 +1,4 @@
-"""The preflight: everything that is wrong with a plan at once, and nothing written."""
+"""The preflight reports all errors of a plan at once and writes nothing."""
 
 import shutil
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from tiny_runs import PLAIN, Trained
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor import preflight as module
 from pneumo_dist.doctor.driver import DriverFiles
-from pneumo_dist.doctor.findings import Finding, Status
-from pneumo_dist.doctor.preflight import Planned, check_device, check_environment, judged, lines, preflight
+from pneumo_dist.doctor.findings import Status, lines_of
+from pneumo_dist.doctor.preflight import TrainingPlan, check_device, check_environment, preflight
 from shards.dataset.table import Shards
 
 PATH = Path("plain.yaml")
@@ -31,21 +31,21 @@ def staged(**stage: Any) -> Experiment:
 
 
 @pytest.fixture
-def plan(films: Shards, tmp_path: Path) -> Planned:
-    """Two folds of the plain experiment, which nothing is wrong with."""
-    return Planned(PLAIN, PATH, films.folder, tmp_path / "runs", (0, 1), 1, 1, on_gpu=False)
+def plan(films: Shards, tmp_path: Path) -> TrainingPlan:
+    """Two folds of the plain experiment, without errors."""
+    return TrainingPlan(PLAIN, PATH, films.folder, tmp_path / "runs", (0, 1), 1, 1, on_gpu=False)
 
 
-def errors(planned: Planned, env: dict[str, str] | None = None) -> list[str]:
-    return lines(preflight(planned, env or {}), Status.ERROR)
+def errors(plan: TrainingPlan, env: dict[str, str] | None = None) -> list[str]:
+    return lines_of(preflight(plan, env or {}), Status.ERROR)
 
 
-def test_a_good_plan_has_no_error_and_leaves_nothing_behind(plan: Planned) -> None:
+def test_a_good_plan_has_no_error_and_leaves_nothing_behind(plan: TrainingPlan) -> None:
     assert errors(plan) == []
     assert plan.runs is not None and not plan.runs.exists()
 
 
-def test_all_that_is_wrong_is_told_at_once(plan: Planned, tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(plan: TrainingPlan, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     model = {"arch": "deeplabv3plus", "encoder": "resnet18", "encoder_weights_file": "/no/file"}
     experiment = Experiment.model_validate(
@@ -58,17 +58,17 @@ def test_all_that_is_wrong_is_told_at_once(plan: Planned, tmp_path: Path) -> Non
             ],
         }
     )
-    found = errors(replace(plan, experiment=experiment, folds=(0, 7)), {"RANK": "x", "WORLD_SIZE": "1"})
+    messages = errors(replace(plan, experiment=experiment, folds=(0, 7)), {"RANK": "x", "WORLD_SIZE": "1"})
     for words in (
-        "plain.yaml: stage two: global_batch 3 is no multiple of 1 ranks x micro_batch 2; set",
-        "plain.yaml: stage one: with micro_batch 1 and image_size 96 a batch norm of deeplabv3plus with encoder",
+        "plain.yaml: stage two: global_batch 3 is not a multiple of 1 ranks x micro_batch 2; set",
+        "plain.yaml: stage one: with micro_batch 1 and image_size 96, a batch norm of deeplabv3plus with encoder",
         "plain.yaml: stage one: epoch 1 has 6 films, fewer than global_batch 50; lower it",
         "no fold 7; its folds are 0, 1 (--fold)",
-        "model.encoder_weights_file /no/file: No such file or directory; give",
+        "model.encoder_weights_file /no/file: No such file or directory; set the path",
         f"{tmp_path}/runs: is a file; give another --runs",
     ):
-        assert sum(words in line for line in found) == 1, (words, found)
-    assert all("\n" not in line for line in found)
+        assert sum(words in line for line in messages) == 1, (words, messages)
+    assert all("\n" not in line for line in messages)
 
 
 @pytest.mark.parametrize(
@@ -78,15 +78,15 @@ def test_all_that_is_wrong_is_told_at_once(plan: Planned, tmp_path: Path) -> Non
         (changed(model={"arch": "fpn", "decoder_attention_type": "scse"}), "plain.yaml: model.decoder_attention_type:"),
         (changed(init={"experiment": "nobody", "stage": "main"}), "no checkpoints; train that fold first"),
         (staged(epochs=10**8, global_batch=10**6, micro_batch=1), "epoch 1 has 6 films, fewer than global_batch"),
-        (changed(model={"arch": "pan", "encoder": "resnet18"}), "cannot take image_size 64"),
+        (changed(model={"arch": "pan", "encoder": "resnet18"}), "does not accept image_size 64"),
     ],
 )
-def test_each_error_names_its_key_and_a_way_on(plan: Planned, experiment: Experiment, words: str) -> None:
-    found = errors(replace(plan, experiment=experiment))
-    assert any(words in line for line in found) and all("; " in line for line in found)
+def test_each_error_names_its_key_and_a_fix(plan: TrainingPlan, experiment: Experiment, words: str) -> None:
+    messages = errors(replace(plan, experiment=experiment))
+    assert any(words in line for line in messages) and all("; " in line for line in messages)
 
 
-def test_a_synchronised_batch_norm_sees_the_films_of_all_ranks(plan: Planned) -> None:
+def test_a_synchronised_batch_norm_sees_the_films_of_all_ranks(plan: TrainingPlan) -> None:
     model = {"arch": "deeplabv3", "encoder": "resnet18", "in_channels": 1, "sync_batch_norm": True}
     experiment = replace(
         plan, experiment=Experiment.model_validate({**staged(micro_batch=1).model_dump(), "model": model})
@@ -97,14 +97,16 @@ def test_a_synchronised_batch_norm_sees_the_films_of_all_ranks(plan: Planned) ->
     assert errors(replace(experiment, on_gpu=True, world=None, ranks=None)) == []
 
 
-def test_an_average_needs_two_films_where_its_statistics_are_measured(plan: Planned) -> None:
+def test_an_average_needs_two_films_where_its_statistics_are_measured(plan: TrainingPlan) -> None:
     model = {"arch": "deeplabv3", "encoder": "resnet18", "in_channels": 1}
     experiment = staged(eval_batch=1, optim={"swa_epochs": 1})
-    found = errors(replace(plan, experiment=Experiment.model_validate({**experiment.model_dump(), "model": model})))
-    assert len(found) == 1 and "with eval_batch 1" in found[0] and found[0].endswith("set eval_batch: 2 or more")
+    messages = errors(replace(plan, experiment=Experiment.model_validate({**experiment.model_dump(), "model": model})))
+    assert (
+        len(messages) == 1 and "with eval_batch 1" in messages[0] and messages[0].endswith("set eval_batch: 2 or more")
+    )
 
 
-def test_folds_that_stand_are_judged_as_a_resume_of_them(trained: Trained, plan: Planned) -> None:
+def test_existing_checkpoints_are_checked_as_by_a_resume(trained: Trained, plan: TrainingPlan) -> None:
     ready = replace(plan, shards=trained.shards.folder, runs=trained.runs)
     assert errors(ready) == []
     other = replace(ready, experiment=changed(seed=3))
@@ -112,7 +114,7 @@ def test_folds_that_stand_are_judged_as_a_resume_of_them(trained: Trained, plan:
     assert errors(replace(other, resumes=False)) == []
 
 
-def test_weights_that_a_checkpoint_replaces_are_not_asked_for(trained: Trained, plan: Planned) -> None:
+def test_weights_that_a_checkpoint_replaces_are_not_checked(trained: Trained, plan: TrainingPlan) -> None:
     model = {**PLAIN.model_dump()["model"], "arch": "unet", "fcn": None}
     model |= {"encoder_weights_file": "/no/file", "encoder_weights_sha256": "0" * 64}
     wanted = replace(plan, experiment=changed(model=model), runs=trained.runs, resumes=False)
@@ -120,45 +122,26 @@ def test_weights_that_a_checkpoint_replaces_are_not_asked_for(trained: Trained, 
     assert "/no/file" in errors(replace(wanted, runs=None))[0]
 
 
-def test_without_shards_the_config_alone_is_looked_at(plan: Planned) -> None:
+def test_without_shards_only_the_config_is_checked(plan: TrainingPlan) -> None:
     alone = replace(plan, shards=None, folds=())
     assert errors(alone) == []
     assert len(errors(replace(alone, experiment=staged(global_batch=3)))) == 1
 
 
 @pytest.mark.parametrize("harm", ["missing", "empty", "file"])
-def test_shards_that_are_none_are_one_line(plan: Planned, tmp_path: Path, harm: str) -> None:
+def test_folder_without_shards_is_one_line(plan: TrainingPlan, tmp_path: Path, harm: str) -> None:
     folder = tmp_path / "shards"
     if harm == "empty":
         folder.mkdir()
     elif harm == "file":
         folder.write_text("x")
-    (found,) = errors(replace(plan, shards=folder))
-    assert str(folder) in found
+    (line,) = errors(replace(plan, shards=folder))
+    assert str(folder) in line
 
 
-def test_what_a_check_warns_of_and_what_it_cannot_look_at_are_warnings() -> None:
-    import warnings
-
-    def warns() -> list[Finding]:
-        warnings.warn("one is damaged; going on from another", stacklevel=1)
-        return []
-
-    def fails() -> list[Finding]:
-        raise ZeroDivisionError
-
-    only(judged("x", warns), Status.WARNING, "one is damaged -> going on from another")
-    only(judged("x", fails), Status.WARNING, "could not be checked (ZeroDivisionError")
-
-    def refuses() -> list[Finding]:
-        raise PermissionError(13, "Permission denied", "/there")
-
-    only(judged("x", refuses), Status.ERROR, "/there: Permission denied")
-
-
-def test_what_another_launcher_left_is_named() -> None:
+def test_variables_of_another_launcher_are_named() -> None:
     assert check_environment({}) == []
-    words = ("MASTER_ADDR, LOCAL_RANK of another launcher", "unset MASTER_ADDR LOCAL_RANK")
+    words = ("MASTER_ADDR, LOCAL_RANK set by another launcher", "unset MASTER_ADDR LOCAL_RANK")
     only(check_environment({"MASTER_ADDR": "n1", "LOCAL_RANK": "2"}), Status.WARNING, *words)
 
 
@@ -180,15 +163,19 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 def test_each_rank_has_a_gpu_where_there_are_any(machine: Machine) -> None:
     machine(2, True)
     only(check_device(False, 2, {}), Status.OK, "2 GPUs for 2 ranks")
-    only(check_device(False, 3, {}), Status.ERROR, "3 ranks on this node, 2 GPUs that torch sees -> ")
-    only(check_device(False, 3, {"CUDA_VISIBLE_DEVICES": "4,5"}), Status.ERROR, "torch sees (CUDA_VISIBLE_DEVICES=4,5)")
+    only(check_device(False, 3, {}), Status.ERROR, "3 ranks on this node, but torch sees 2 GPUs -> ")
+    only(
+        check_device(False, 3, {"CUDA_VISIBLE_DEVICES": "4,5"}),
+        Status.ERROR,
+        "torch sees 2 GPUs (CUDA_VISIBLE_DEVICES=4,5)",
+    )
     assert check_device(True, 9, {}) == []
 
 
 @pytest.mark.parametrize("value", ["", "-1", "NoDevFiles"])
-def test_gpus_that_are_hidden_are_told_with_the_variable(machine: Machine, value: str) -> None:
+def test_variable_that_hides_all_gpus_is_named(machine: Machine, value: str) -> None:
     machine(0, True)
-    words = (f"CUDA_VISIBLE_DEVICES={value} hides every GPU", "unset it, or give --cpu")
+    words = (f"CUDA_VISIBLE_DEVICES={value} hides every GPU", "unset it, or pass --cpu")
     only(check_device(False, 1, {"CUDA_VISIBLE_DEVICES": value}), Status.ERROR, *words)
     only(
         check_device(False, 1, {"CUDA_VISIBLE_DEVICES": "GPU-none"}), Status.ERROR, "cannot use it (CUDA_VIS", "doctor"
@@ -197,14 +184,14 @@ def test_gpus_that_are_hidden_are_told_with_the_variable(machine: Machine, value
     only(check_device(False, 1, {"CUDA_VISIBLE_DEVICES": value}), Status.WARNING, "the CPU is used", "--cpu")
 
 
-def test_a_folder_that_takes_no_files_is_refused(plan: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_to_is_an_error(plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.os, "access", lambda path, mode: False)
-    (found,) = errors(plan)
-    assert "cannot be written to; change its permissions" in found
+    (line,) = errors(plan)
+    assert "cannot be written to; change its permissions" in line
 
 
-def test_a_full_disk_is_refused_before_a_step(plan: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_before_the_first_step(plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=100))
-    (found,) = errors(plan)
-    assert "one checkpoint takes" in found
+    (line,) = errors(plan)
+    assert "one checkpoint needs" in line

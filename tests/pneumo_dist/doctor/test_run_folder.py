@@ -1,4 +1,4 @@
-"""The run folder: what works leaves nothing behind, and each thing that does not has its mend."""
+"""The run folder: checks leave nothing behind, and every problem has a fix."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from only_finding import only
 
 from pneumo_dist.doctor import run_folder
 from pneumo_dist.doctor.findings import Status
-from pneumo_dist.doctor.run_folder import check_clock, check_room, check_run_folder, check_sharing, file_system
+from pneumo_dist.doctor.run_folder import check_clock, check_disk_space, check_run_folder, check_sharing, file_system
 
 MOUNTS = """\
 21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -24,21 +24,21 @@ MOUNTS = """\
 NOW = time.mktime((2026, 6, 1, 12, 0, 0, 0, 0, 0))
 
 
-def test_folder_that_will_do_is_left_as_it_was(tmp_path: Path) -> None:
-    runs = tmp_path / "not" / "yet" / "there"
+def test_good_folder_is_left_unchanged(tmp_path: Path) -> None:
+    runs = tmp_path / "does" / "not" / "exist"
     writes, clock = check_run_folder(runs, 1, "")
     assert (writes.status, clock.status) == (Status.OK, Status.OK)
-    assert "write, fsync, rename over a file and links work" in writes.found
+    assert "write, fsync, rename over a file and links work" in writes.message
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "runs").mkdir()
     check_run_folder(tmp_path / "runs", 1, "")
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_file_in_place_of_a_folder(tmp_path: Path) -> None:
+def test_file_instead_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    found = check_run_folder(tmp_path / "runs", 1, "")
-    only(found, Status.ERROR, "Not a directory", "a folder is expected there")
+    findings = check_run_folder(tmp_path / "runs", 1, "")
+    only(findings, Status.ERROR, "Not a directory", "a folder is expected there")
 
 
 def refuse(code: int) -> Callable[..., Any]:
@@ -62,10 +62,10 @@ def test_write_that_fails(
 ) -> None:
     monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), refuse(code))
     try:
-        found = run_folder.check_writes(tmp_path, Path("runs"))
+        findings = run_folder.check_writes(tmp_path, Path("runs"))
     finally:
         monkeypatch.undo()
-    only(found, Status.ERROR, "runs: ", *words)
+    only(findings, Status.ERROR, "runs: ", *words)
 
 
 @pytest.mark.parametrize(
@@ -80,12 +80,22 @@ def test_folder_that_cannot_be_written_to(
 
 def test_rename_that_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "replace", lambda self, target: Path(target).touch())
-    only(run_folder.check_writes(tmp_path, Path("runs")), Status.ERROR, "reads back otherwise", "another file system")
+    only(
+        run_folder.check_writes(tmp_path, Path("runs")),
+        Status.ERROR,
+        "does not read back as it was written",
+        "another file system",
+    )
 
 
 def test_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "symlink_to", refuse(errno.EPERM))
-    only(run_folder.check_writes(tmp_path, Path("runs")), Status.ERROR, "no symbolic links", "another file system")
+    only(
+        run_folder.check_writes(tmp_path, Path("runs")),
+        Status.ERROR,
+        "symbolic links do not work",
+        "another file system",
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +106,7 @@ def test_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ((NOW, NOW + 10.0, NOW + 20.0, 0.0), Status.OK, ("within 2 s",)),
         ((NOW, NOW + 7.0, NOW + 0.5, 0.0), Status.WARNING, ("6.5 s ahead of this node's", "by NTP")),
         ((NOW, NOW - 30.0, NOW + 0.5, 0.0), Status.WARNING, ("30.0 s behind this node's", "by NTP")),
-        ((NOW, NOW, NOW, 3600.0), Status.WARNING, ("clock moved by -3600.0 s", "by NTP")),
+        ((NOW, NOW, NOW, 3600.0), Status.WARNING, ("clock jumped by -3600.0 s", "by NTP")),
         ((0.0, 0.0, 0.0, 0.0), Status.WARNING, ("in the year 1970", "by NTP")),
     ],
 )
@@ -104,12 +114,18 @@ def test_clock(readings: tuple[float, float, float, float], status: Status, word
     only(check_clock(*readings), status, *words)
 
 
-def test_room() -> None:
+def test_disk_space() -> None:
     runs, gib = Path("runs"), 2**30
-    only(check_room(20 * gib, gib, 5 * gib, runs), Status.OK, "20.0 GiB free at runs, checkpoints take 5.0 GiB")
-    only(check_room(2 * gib, gib, 5 * gib, runs), Status.WARNING, "2.0 GiB free at runs", "take 5.0", "free some space")
-    only(check_room(gib // 2, gib, 5 * gib, runs), Status.ERROR, "512 MiB free", "one checkpoint takes 1.0 GiB")
-    only(check_room(2 * gib, gib, -gib, runs), Status.OK, "checkpoints take 1.0 GiB")
+    only(check_disk_space(20 * gib, gib, 5 * gib, runs), Status.OK, "20.0 GiB free at runs, checkpoints need 5.0 GiB")
+    only(
+        check_disk_space(2 * gib, gib, 5 * gib, runs),
+        Status.WARNING,
+        "2.0 GiB free at runs",
+        "need 5.0",
+        "free some space",
+    )
+    only(check_disk_space(gib // 2, gib, 5 * gib, runs), Status.ERROR, "512 MiB free", "one checkpoint needs 1.0 GiB")
+    only(check_disk_space(2 * gib, gib, -gib, runs), Status.OK, "checkpoints need 1.0 GiB")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +144,6 @@ def test_file_system_of_a_folder(folder: str, kind: str) -> None:
 def test_nodes_share_the_folder() -> None:
     only(check_sharing(Path("/home/me/runs"), 2, MOUNTS), Status.OK, "nfs4")
     only(check_sharing(Path("/data/runs"), 1, MOUNTS), Status.OK, "ext4")
-    found = check_sharing(Path("/data/runs"), 2, MOUNTS)
-    only(found, Status.WARNING, "on ext4, which other nodes may not see", "that all nodes share")
+    findings = check_sharing(Path("/data/runs"), 2, MOUNTS)
+    only(findings, Status.WARNING, "on ext4, which other nodes may not see", "that all nodes share")
     assert check_sharing(Path("/data/runs"), 2, "") == []

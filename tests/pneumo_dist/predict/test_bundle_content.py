@@ -69,7 +69,7 @@ def put(tree: Any, key: str, value: Any) -> None:
         ("rule.triplet.area", "5", "rule.triplet.area"),
         ("rule.gate", 0.5, "no part has a classification head"),
         ("tta.scales", [], "tta.scales"),
-        ("tta.scales", [1, 1], "scales must differ"),
+        ("tta.scales", [1, 1], "scales must be unique"),
     ],
 )
 def test_values_that_no_bundle_has_are_refused(content: dict[str, Any], key: str, value: Any, reason: str) -> None:

@@ -127,7 +127,7 @@ def test_folder_means_the_dicom_files_below_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: holds no films"):
         film_paths([tmp_path / "empty"])
-    with pytest.raises(InputError, match="no films given"):
+    with pytest.raises(InputError, match="no films to segment"):
         film_shards([], tmp_path / "scratch", NewFilmOptions(32))
 
 
