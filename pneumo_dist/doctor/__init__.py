@@ -1,1 +1,1 @@
-"""What a node lacks for training: small checks over facts, each finding with its mend."""
+"""Checks of what a node needs for training, each finding with its fix."""

@@ -92,7 +92,7 @@ def test_unknown_keys_name_the_nearest(tmp_path: Path, line: str, message: str) 
         load_either(path)
 
 
-def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     path = tmp_path / "blend.yaml"
     path.write_text("name: blend\nmembers: [{experiment: a, weight: 0}, {experiment: b, top_k: 0}]\nsmalest_part: 3\n")
     with pytest.raises(InputErrors) as caught:

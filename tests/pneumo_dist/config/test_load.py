@@ -1,4 +1,4 @@
-"""Experiments from YAML: inheritance, overrides, origins, and errors that a person can act on."""
+"""Experiments from YAML: inheritance, overrides, origins, and errors with a fix."""
 
 import warnings
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_base_is_merged_deeply_over_two_generations(tmp_path: Path) -> None:
     assert Path(config.origins["model.encoder"]).name == "child.yaml"
 
 
-def test_base_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
+def test_circular_base_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, a="base: b.yaml\nname: a\n", b="base: a.yaml\n")
     with pytest.raises(InputError, match=r"a\.yaml.*b\.yaml.*a\.yaml"):
         load_config(path)
@@ -124,7 +124,7 @@ def test_wrong_value_names_file_and_key(tmp_path: Path) -> None:
         load_config(write(tmp_path, exp="name: x\nstages: [{name: main, epochs: none}]\n"))
 
 
-def test_all_that_is_wrong_is_told_at_once_and_what_stages_share_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once_and_shared_ones_once(tmp_path: Path) -> None:
     stages = "stages: [{name: one}, {name: two, top_k: 0}]\n"
     path = write(tmp_path, exp=f"name: x\nbase: root.yaml\nepochs: 0\n{stages}", root="seeed: 1\nmodel: {arch: 3}\n")
     with pytest.raises(InputErrors) as caught:
@@ -186,7 +186,7 @@ def test_set_takes_lists_and_null(tmp_path: Path) -> None:
         ("optim.lr=-1", "optim.lr"),
     ],
 )
-def test_wrong_override_names_itself_and_the_mend(tmp_path: Path, override: str, hint: str) -> None:
+def test_wrong_override_is_named_with_its_fix(tmp_path: Path, override: str, hint: str) -> None:
     with pytest.raises(InputError, match="--set") as caught:
         load_config(write(tmp_path, exp=TWO_STAGES), [override])
     assert hint in str(caught.value)

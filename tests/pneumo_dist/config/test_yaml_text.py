@@ -1,4 +1,4 @@
-"""YAML that stands for more than it is long, and YAML that is none."""
+"""YAML that expands to more than it shows, and text that is not YAML."""
 
 import time
 from itertools import pairwise

@@ -76,7 +76,7 @@ DISAGREEMENTS: dict[str, dict[str, str]] = {
 
 
 def write_findings(folder: Path) -> None:
-    """On each rank: write the results of collectives, and the error of `check_agreement` for facts that differ on rank 1."""
+    """On each rank: write the results of collectives, and the error of `check_agreement` if rank 1 differs."""
     found: dict[str, Any] = {}
     with process_group(cpu=True) as ranks:
         for name, changes in DISAGREEMENTS.items():
@@ -148,7 +148,7 @@ def test_collectives_return_the_same_on_every_rank(two_ranks: list[dict[str, Any
 
 
 def leave_a_trace(folder: Path) -> None:
-    """On each rank: fail in the first attempt. In the second, write which keys of the first are in the group's store."""
+    """On each rank: fail in the first attempt. In the second, write the keys of the first in the group's store."""
     attempt = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     with process_group(cpu=True) as ranks:
         store = torch.distributed.distributed_c10d._get_default_store()

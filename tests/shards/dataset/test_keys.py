@@ -56,7 +56,7 @@ def test_a_made_salt_is_private_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("content", "mode", "fix"), [("0" * 32, 0o644, "chmod 600"), ("short", 0o600, "16 bytes")])
-def test_an_unsafe_salt_is_refused_with_its_mend(tmp_path: Path, content: str, mode: int, fix: str) -> None:
+def test_unsafe_salt_is_refused_with_its_fix(tmp_path: Path, content: str, mode: int, fix: str) -> None:
     path = tmp_path / "a.salt"
     path.write_text(content)
     path.chmod(mode)
