@@ -22,7 +22,7 @@ from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
-from tests.tools.equality import run_differences
+from tools.equality import run_differences
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from pneumo_dist.ranks.precision import Resolved, configure
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.epoch_log import EpochLog
 from pneumo_dist.train.step import Learner
-from tests.tools.equality import same_bits
+from tools.equality import same_bits
 
 
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:

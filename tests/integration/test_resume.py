@@ -15,7 +15,7 @@ from damage import flip_bit
 from integration import hold
 from integration.conftest import ROOT, environment, last_state, launcher, must, run_module, write_config
 
-from tests.tools.equality import run_differences
+from tools.equality import run_differences
 
 pytestmark = pytest.mark.slow
 

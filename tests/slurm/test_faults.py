@@ -14,7 +14,7 @@ from integration.conftest import ROOT, last_state, must, run_module, write_confi
 from slurm.cluster import Cluster, until
 
 from pneumo_dist.runs.status import read_status
-from tests.tools.equality import run_differences
+from tools.equality import run_differences
 
 pytestmark = pytest.mark.slurm
 

@@ -32,7 +32,7 @@ from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
-from tests.tools.equality import run_differences
+from tools.equality import run_differences
 
 ALONE = Ranks.alone()
 PLAIN: dict[str, Any] = {

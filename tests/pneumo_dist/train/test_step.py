@@ -17,7 +17,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.step import Learner, Step
-from tests.tools.equality import same_bits
+from tools.equality import same_bits
 
 ALONE = Ranks.alone()
 SIZE = 32
