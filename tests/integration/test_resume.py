@@ -14,7 +14,6 @@ import pytest
 from damage import flip_bit
 from integration import hold
 from integration.conftest import ROOT, environment, last_state, launcher, must, run_module, write_config
-
 from tools.equality import run_differences
 
 pytestmark = pytest.mark.slow

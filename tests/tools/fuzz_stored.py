@@ -66,6 +66,7 @@ from shards.dataset.table import TABLE, Shards, save_table
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import sha256_file
+
 from .edits import MISSING, Edit, edit, places
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/e2bae37"
