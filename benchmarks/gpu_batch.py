@@ -1,4 +1,4 @@
-"""The largest batch that fits in a share of the GPU's memory."""
+"""Find the largest batch that fits in a share of the GPU's memory."""
 
 import gc
 from collections.abc import Callable
@@ -11,29 +11,29 @@ MEMORY_SHARE = 0.7
 
 
 def largest_batch(settings: Settings, make: Maker) -> int:
-    """Return the largest batch that takes at most MEMORY_SHARE of the memory; on the CPU, the most that is asked for.
+    """Return the largest batch that needs at most MEMORY_SHARE of the memory; on the CPU, the maximum batch.
 
-    Raises RuntimeError where not one image fits.
+    Raises RuntimeError if not even one image fits.
     """
-    return fitting_batch(lambda batch: memory_share(settings, make, batch), MEMORY_SHARE, settings.most_batch)
+    return fitting_batch(lambda batch: memory_share(settings, make, batch), MEMORY_SHARE, settings.counts.most_batch)
 
 
 def memory_share(settings: Settings, make: Maker, batch: int) -> float:
-    """Return the share of the GPU's memory that two steps of a batch take; infinite where they do not fit."""
+    """Return the share of the GPU's memory that two steps need; infinite if they run out of memory."""
     if settings.device == "cpu":
         return 0.0
-    forget()
+    release_memory()
     try:
         steps = make(settings, batch)
-        for _ in range(2):  # Adam makes its state in the first
+        for _ in range(2):  # the first creates Adam's state
             steps.take_synthetic()
         return torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(0).total_memory
     except torch.OutOfMemoryError:
         return float("inf")
 
 
-def forget() -> None:
-    """Give memory back that nothing holds any more, and begin its peaks anew."""
+def release_memory() -> None:
+    """Release unused GPU memory and reset the peak statistics."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -43,8 +43,8 @@ def forget() -> None:
 def fitting_batch(share: Callable[[int], float], limit: float, most: int) -> int:
     """Return the largest batch, from 1 to `most`, whose share of memory is at most `limit`, to a sixteenth.
 
-    A straight line through the first two leads near it, halving from there on. `share` rises with the batch. Raises
-    RuntimeError where not one image fits.
+    The search starts from a linear extrapolation of batches 1 and 2, and bisects from there. `share` must increase with
+    the batch. Raises RuntimeError if not even one image fits.
     """
     one = share(1)
     if one > limit:

@@ -1,4 +1,4 @@
-"""What GPUs can do at most, from their makers' data sheets."""
+"""Peak rates of GPUs, from their data sheets."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ TERA, GIGA = 1e12, 1e9
 
 @dataclass(frozen=True)
 class Card:
-    """Peaks of a GPU: TFLOP/s of dense products by the type they are computed in, and GB/s of its memory.
+    """Peaks of a GPU: TFLOP/s of dense matrix products by data type, and memory bandwidth in GB/s.
 
-    `half` is bf16 and fp16 with float32 sums; `float32` is IEEE, without tensor cores. Data sheets print tensor-core
-    rates with sparsity, which are twice these.
+    `half` is bf16 and fp16 with float32 accumulation; `float32` is IEEE, without tensor cores. Data sheets list
+    tensor-core rates with sparsity, which are twice these.
     """
 
     half: float
@@ -22,7 +22,7 @@ class Card:
     source: str
 
     def flops_per_s(self, dtype: torch.dtype, tf32: bool) -> float:
-        """Return the peak of products of this type, FLOP/s; `tf32`: float32 may be computed in TF32."""
+        """Return the peak FLOP/s of products of this type; `tf32` allows TF32 for float32."""
         if dtype in (torch.bfloat16, torch.float16):
             return self.half * TERA
         return (self.tf32 if tf32 else self.float32) * TERA
@@ -35,7 +35,7 @@ class Card:
 _H100 = "NVIDIA H100 Tensor Core GPU data sheet (2023)"
 _H200 = "NVIDIA H200 Tensor Core GPU data sheet (2024)"
 _A100 = "NVIDIA A100 Tensor Core GPU data sheet (2022)"
-# By the name that torch.cuda.get_device_name gives. A slice of a card (MIG) has a name of its own and is not here.
+# Keyed by torch.cuda.get_device_name. A MIG slice of a card has another name and is not in this table.
 CARDS = {
     "NVIDIA H100 80GB HBM3": Card(989.4, 494.7, 66.9, 3350, f"{_H100}, SXM"),
     "NVIDIA H100 PCIe": Card(756, 378, 51, 2000, f"{_H100}, PCIe"),
@@ -50,13 +50,13 @@ CARDS = {
 }
 
 
-def card_of(name: str, given: str | None = None) -> Card | None:
-    """Return a card's peaks by its name, None where they are not known here.
+def card_of(name: str, peaks: str | None = None) -> Card | None:
+    """Return a card's peaks by its name, None for an unknown card.
 
-    `given` overrides the table: TFLOP/s of half, TF32 and IEEE float32 products, GB/s. Raises ValueError for another
-    number of values.
+    `peaks` overrides the table: TFLOP/s of half, TF32 and IEEE float32 products, and GB/s, separated by commas. Raises
+    ValueError for any other number of values.
     """
-    if given is None:
+    if peaks is None:
         return CARDS.get(name)
-    half, tf32, float32, bandwidth = map(float, given.split(","))
+    half, tf32, float32, bandwidth = map(float, peaks.split(","))
     return Card(half, tf32, float32, bandwidth, "given by hand")

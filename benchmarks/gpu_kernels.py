@@ -1,4 +1,4 @@
-"""What the GPU did in a few steps: the share of time without a kernel, and the kernels that take the most."""
+"""Profile GPU kernels over a few steps: the GPU's idle share, and the kernels that take the most time."""
 
 import json
 from collections import defaultdict
@@ -17,7 +17,7 @@ NAME_LENGTH = 100
 
 @dataclass(frozen=True)
 class Interval:
-    """Something that ran on the GPU: when it began and ended, seconds, and its name."""
+    """A kernel, copy or fill on the GPU: its name, and its start and end in seconds."""
 
     name: str
     start: float
@@ -25,27 +25,27 @@ class Interval:
 
 
 def kernel_facts(take: Callable[[], object], steps: int) -> dict[str, Any]:
-    """Take some steps under the profiler; return idle share, busy time and kernels a step, and the largest kernels."""
+    """Profile some steps; return the idle share, busy seconds and kernels per step, and the longest kernels."""
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for _ in range(steps):
             take()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(path))
-        ran = intervals(json.loads(path.read_text())["traceEvents"])
-    if not ran:
+        kernels = intervals(json.loads(path.read_text())["traceEvents"])
+    if not kernels:
         return {}
-    shares = {name[:NAME_LENGTH]: share for name, share in shares_by_name(ran)[:SHOWN]}
+    shares = {name[:NAME_LENGTH]: share for name, share in shares_by_name(kernels)[:SHOWN]}
     return {
-        "idle_share": idle_share(ran),
-        "busy_s": busy_seconds(ran) / steps,
-        "kernels_per_step": len(ran) / steps,
+        "idle_share": idle_share(kernels),
+        "busy_s": busy_seconds(kernels) / steps,
+        "kernels_per_step": len(kernels) / steps,
         "kernel_shares": shares,
     }
 
 
 def intervals(events: Iterable[dict[str, Any]]) -> list[Interval]:
-    """Return what ran on the GPU of a trace's events, whose times are in microseconds."""
+    """Return the intervals on the GPU among a trace's events, whose times are in microseconds."""
     return [
         Interval(event["name"], event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6)
         for event in events
@@ -53,15 +53,15 @@ def intervals(events: Iterable[dict[str, Any]]) -> list[Interval]:
     ]
 
 
-def idle_share(ran: Sequence[Interval]) -> float:
-    """Return the share of the time from the first to the last interval in which none ran, on any stream."""
-    whole = max(each.end for each in ran) - min(each.start for each in ran)
-    return 1 - busy_seconds(ran) / whole if whole else 0.0
+def idle_share(kernels: Sequence[Interval]) -> float:
+    """Return the share of time, from the first start to the last end, in which no stream is busy."""
+    whole = max(each.end for each in kernels) - min(each.start for each in kernels)
+    return 1 - busy_seconds(kernels) / whole if whole else 0.0
 
 
-def busy_seconds(ran: Sequence[Interval]) -> float:
-    """Return the time in which any interval ran."""
-    ordered = sorted(ran, key=lambda each: each.start)
+def busy_seconds(kernels: Sequence[Interval]) -> float:
+    """Return the length of the union of the intervals."""
+    ordered = sorted(kernels, key=lambda each: each.start)
     busy, end = 0.0, ordered[0].start
     for each in ordered:
         busy += max(0.0, each.end - max(each.start, end))
@@ -69,10 +69,10 @@ def busy_seconds(ran: Sequence[Interval]) -> float:
     return busy
 
 
-def shares_by_name(ran: Sequence[Interval]) -> list[tuple[str, float]]:
-    """Return each name's share of all kernels' time, largest first; kernels that overlap count each."""
-    taken: dict[str, float] = defaultdict(float)
-    for each in ran:
-        taken[each.name] += each.end - each.start
-    whole = sum(taken.values())
-    return sorted(((name, seconds / whole) for name, seconds in taken.items()), key=lambda item: -item[1])
+def shares_by_name(kernels: Sequence[Interval]) -> list[tuple[str, float]]:
+    """Return each name's share of the summed time of all kernels, largest first; overlapping kernels all count."""
+    seconds: dict[str, float] = defaultdict(float)
+    for each in kernels:
+        seconds[each.name] += each.end - each.start
+    whole = sum(seconds.values())
+    return sorted(((name, value / whole) for name, value in seconds.items()), key=lambda item: -item[1])

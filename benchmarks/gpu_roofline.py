@@ -1,9 +1,9 @@
-"""The eager roofline of a training step: what its operators would take if each ran at a limit of the card.
+"""Compute the eager roofline of a training step: its duration if every operator ran at a limit of the card.
 
-Each operator reads its inputs from memory and writes its outputs back, as it does without torch.compile. It takes at
-least bytes / bandwidth, and at least FLOP / peak; the longer of the two, summed over all operators, is the bound.
-After S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance model for multicore
-architectures", CACM 52(4), 2009, taken per operator.
+Without torch.compile, each operator reads its inputs from memory and writes its outputs back. It takes at least
+bytes / bandwidth and at least FLOP / peak. The bound is the larger of the two, summed over all operators: the roofline
+of S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful visual performance model for multicore
+architectures", CACM 52(4), 2009, applied per operator.
 """
 
 import math
@@ -20,20 +20,20 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.gpu_cards import Card
 
 aten = torch.ops.aten
-# Operators that start no kernel, though their schemas do not say so.
+# Operators that launch no kernel, although their schemas do not say so.
 FREE = frozenset(
     {
         *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"),
         *("_local_scalar_dense", "lift_fresh", "resize_", "set_"),
     }
 )
-# These write over what they are given without reading it.
+# Operators that overwrite an argument without reading it.
 OVERWRITING = frozenset({"copy_", "fill_", "zero_", "_foreach_zero_", "_foreach_copy_"})
 
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator of a step: its name in aten, floating-point operations, bytes read and written, and its type."""
+    """One operator of a step: its aten name, floating-point operations, bytes read and written, and data type."""
 
     name: str
     flops: int
@@ -41,54 +41,55 @@ class Operator:
     dtype: torch.dtype
 
     def seconds(self, card: Card, tf32: bool = True) -> float:
-        """Return the least time that it takes on a card."""
+        """Return its minimum duration on a card."""
         return max(self.flops / card.flops_per_s(self.dtype, tf32), self.bytes / card.bytes_per_s)
 
 
 def roofline_seconds(operators: Iterable[Operator], card: Card, tf32: bool = True) -> float:
-    """Return the least time that operators take one after the other, in seconds."""
+    """Return the minimum duration of operators that run one after the other."""
     return sum(operator.seconds(card, tf32) for operator in operators)
 
 
 def total_flops(operators: Iterable[Operator]) -> int:
-    """Return the floating-point operations of a step; a product and a sum are two."""
+    """Return the floating-point operations of a step; a multiply-add counts as two."""
     return sum(operator.flops for operator in operators)
 
 
 def seconds_by_name(operators: Iterable[Operator], card: Card, tf32: bool = True) -> Mapping[str, float]:
-    """Return the roofline's seconds by operator, largest first."""
-    taken: dict[str, float] = defaultdict(float)
+    """Return the roofline's seconds by operator name, largest first."""
+    seconds: dict[str, float] = defaultdict(float)
     for operator in operators:
-        taken[operator.name] += operator.seconds(card, tf32)
-    return dict(sorted(taken.items(), key=lambda item: -item[1]))
+        seconds[operator.name] += operator.seconds(card, tf32)
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def trace(step: Callable[[], object]) -> list[Operator]:
-    """Run a step and return its operators, forward, backward and optimizer, in the order in which they ran."""
-    with _Recorder() as recorder:
+    """Run a step; return its operators (forward, backward and optimizer) in order of execution."""
+    recorder = _Recorder()
+    with recorder:
         step()
     return recorder.operators
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes every operator that computes or moves something; views are free."""
+    """Records every operator that computes or moves data; views are free."""
 
     def __init__(self) -> None:
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.operators: list[Operator] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        given = dict(kwargs or {})
-        out = func(*args, **given)
+        keywords = dict(kwargs or {})
+        out = func(*args, **keywords)
         if not _is_free(func):
-            self.operators.append(cost(func, args, given, out))
+            self.operators.append(cost(func, args, keywords, out))
         return out
 
 
 def cost(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> Operator:
-    """Return what an operator with these arguments and results costs."""
+    """Return the cost of an operator with these arguments and results."""
     name = func._schema.name.removeprefix("aten::")
     inputs, outputs = _tensors((args, kwargs)), _tensors(out)
     changed = _changed(func, args, kwargs)
@@ -104,7 +105,7 @@ def cost(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) ->
 
 
 def _is_free(func: Any) -> bool:
-    """A view shares its input's memory and writes nothing."""
+    """Return whether an operator is free, such as a view, which shares its input's memory and writes nothing."""
     if func.namespace != "aten" or func._schema.name.removeprefix("aten::") in FREE:
         return True
     infos = [result.alias_info for result in func._schema.returns]
@@ -135,7 +136,7 @@ def _distinct(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    """An expanded tensor holds fewer values than its shape has places."""
+    """Return a tensor's size in memory; an expanded tensor stores fewer values than its shape has elements."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
@@ -144,14 +145,14 @@ def _flops(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) 
     if packet is aten.convolution:
         return _convolution(args[0], args[1], out, transposed=args[6])
     if packet is aten.convolution_backward:
-        # Both gradients are sums of the same products. torch's own formula forgets that convolutions have groups.
-        gradients = sum(bool(wanted) for wanted in args[10][:2])
+        # Both gradients are sums of the same products. torch's formula ignores the groups of a convolution.
+        gradients = sum(bool(required) for required in args[10][:2])
         return gradients * _convolution(args[1], args[2], args[0], transposed=args[7])
     formula = flop_registry.get(packet)
     return int(formula(*args, **kwargs, out_val=out)) if formula is not None else 0
 
 
 def _convolution(image: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, transposed: bool) -> int:
-    """A weight is (out, in / groups, …), of a transposed one (in, out / groups, …)."""
-    places = image if transposed else out
-    return 2 * places.numel() * math.prod(weight.shape[1:])
+    """Return the operations of a convolution; its weight is (out, in / groups, …), transposed (in, out / groups, …)."""
+    positions = image if transposed else out
+    return 2 * positions.numel() * math.prod(weight.shape[1:])

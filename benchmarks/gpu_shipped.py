@@ -1,4 +1,4 @@
-"""The optimizer step of an experiment in configs/ as one of eight ranks takes it: its rate, its waits and its parts."""
+"""Measure the optimizer step of a shipped experiment on one of its eight ranks: its rate, its waits and its parts."""
 
 import itertools
 import statistics
@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
+from benchmarks import ROOT
 from benchmarks.gpu_kernels import kernel_facts
-from benchmarks.gpu_steps import Settings, cores, synchronize, timed
+from benchmarks.gpu_steps import Settings, rate_facts, seed_torch, synchronize, timed
 from benchmarks.gpu_store import GRAPHS, LAYOUT, SHIPPED_WAYS
-from benchmarks.shards import ROOT
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.load import load_config
 from pneumo_dist.data.films import Batch
@@ -28,8 +28,8 @@ from pneumo_dist.train.step import Learner
 
 
 def shipped_row(settings: Settings) -> dict[str, Any]:
-    """Measure an experiment's own step on ready input: rate, idle share, waits for the GPU by line, and its parts."""
-    experiment, stage = own_stage(settings)
+    """Measure an experiment's step on synthetic input: rate, idle share, waits for the GPU by line, and parts."""
+    experiment, stage = shipped_stage(settings)
     configure(experiment.runtime)
     device = settings.ranks.device
     amp = resolve_amp(experiment.amp, device)
@@ -37,30 +37,22 @@ def shipped_row(settings: Settings) -> dict[str, Any]:
     if settings.task.way == GRAPHS:
         learner.model.compile(mode="reduce-overhead")
     learner.start_epoch(0)
-    batch, done = ready_batch(experiment, stage, device), itertools.count(stage.schedule.warmup_steps)
+    batch, done = synthetic_batch(experiment, stage, device), itertools.count(stage.schedule.warmup_steps)
 
     def take() -> float:
-        return learner.step([batch], 1, next(done), torch.manual_seed).losses[0]
+        return learner.step([batch], 1, next(done), seed_torch).losses[0]
 
-    durations = timed(take, settings.warm, settings.steps)
-    found: dict[str, Any] = {
-        "batch": stage.micro_batch,
-        "images_per_s": stage.micro_batch * len(durations) / sum(durations),
-        "step_s": statistics.median(durations),
-        "steps": len(durations),
-        "threads": cores(),
-        "amp": amp,
-        "channels_last": experiment.data.channels_last,
-    }
+    durations = timed(take, settings.counts.warm, settings.counts.steps)
+    row = rate_facts(durations, stage.micro_batch) | {"amp": amp, "channels_last": experiment.data.channels_last}
     if settings.device == "cuda":
-        found["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        found["waits"] = waits(take, settings.profiled)
-        found |= kernel_facts(take, settings.profiled)
-    return found | {"parts": parts(learner, stage, settings.warm, settings.steps)}
+        row["peak_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        row["waits"] = waits(take, settings.counts.profiled)
+        row |= kernel_facts(take, settings.counts.profiled)
+    return row | {"parts": parts(learner, stage, settings.counts.warm, settings.counts.steps)}
 
 
-def own_stage(settings: Settings) -> tuple[Experiment, StageConfig]:
-    """Return an experiment and its first stage; a step of it is one forward pass, as on eight ranks."""
+def shipped_stage(settings: Settings) -> tuple[Experiment, StageConfig]:
+    """Return an experiment and its first stage, in which a step is one forward pass, as on eight ranks."""
     task = settings.task
     overrides = ["model.encoder_weights=null", f"image_size={task.size}", *SHIPPED_WAYS[task.way]]
     if settings.encoder is not None:
@@ -74,8 +66,8 @@ def own_stage(settings: Settings) -> tuple[Experiment, StageConfig]:
     return experiment, stage.model_copy(update={"global_batch": stage.micro_batch})
 
 
-def ready_batch(experiment: Experiment, stage: StageConfig, device: torch.device) -> Batch:
-    """Return noise with a square as every mask, on the device."""
+def synthetic_batch(experiment: Experiment, stage: StageConfig, device: torch.device) -> Batch:
+    """Return a batch of noise, with a square as each mask, on the device."""
     shape = (stage.micro_batch, experiment.model.in_channels, stage.image_size, stage.image_size)
     images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
     if experiment.data.channels_last:
@@ -89,27 +81,25 @@ def ready_batch(experiment: Experiment, stage: StageConfig, device: torch.device
 
 
 def waits(take: Callable[[], object], steps: int) -> dict[str, float]:
-    """Return how often a step makes the host wait for the GPU, by the lines of the project and of torch that do."""
-    seen: Counter[str] = Counter()
+    """Return how often per step the host waits for the GPU, by the line of code that waits."""
+    counts: Counter[str] = Counter()
 
-    def note(
-        message: Any, kind: Any, name: str, line: int, file: TextIO | None = None, text: str | None = None
-    ) -> None:
-        if "synchroniz" in str(message) and (place := place_of(traceback.extract_stack()[:-1])) is not None:
-            seen[place] += 1
+    def count_wait(message: Warning | str, *_: object, **__: object) -> None:
+        if "synchroniz" in str(message) and (location := location_of(traceback.extract_stack()[:-1])) is not None:
+            counts[location] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = note
-        with watched():
+        warnings.showwarning = count_wait
+        with sync_warnings():
             for _ in range(steps):
                 take()
-    return {place: count / steps for place, count in seen.most_common()}
+    return {location: count / steps for location, count in counts.most_common()}
 
 
 @contextmanager
-def watched() -> Iterator[None]:
-    """Have torch warn of every call that waits for the GPU."""
+def sync_warnings() -> Iterator[None]:
+    """Make torch warn about every call that waits for the GPU."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         yield
@@ -117,61 +107,61 @@ def watched() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def place_of(stack: Sequence[traceback.FrameSummary]) -> str | None:
-    """Name the innermost line of the project and, where torch was called from it in Python, of torch.
+def location_of(stack: Sequence[traceback.FrameSummary]) -> str | None:
+    """Return the innermost line of this project in a stack, followed by the line of torch's Python code if any.
 
-    None for what the project did not ask for, as torch's own words about the counting.
+    None if no line of this project is in the stack, as in torch's warning about the sync debug mode itself.
     """
     frames = [frame for frame in stack if Path(frame.filename).name != "warnings.py"]
-    own = [short for frame in frames if (short := _short(frame, "pneumo_dist"))]
-    last = _short(frames[-1], "torch")
-    return " > ".join([own[-1], *([last] if last else [])]) if own else None
+    project = [short for frame in frames if (short := _short(frame, "pneumo_dist"))]
+    torch_line = _short(frames[-1], "torch")
+    return " > ".join([project[-1], *([torch_line] if torch_line else [])]) if project else None
 
 
 def _short(frame: traceback.FrameSummary, package: str) -> str | None:
-    """Return file, line and function of a frame of a package, None of another's."""
-    _, found, rest = frame.filename.rpartition(f"/{package}/")
-    return f"{package}/{rest}:{frame.lineno} {frame.name}" if found else None
+    """Return file, line and function of a frame in this package, None for any other frame."""
+    _, separator, rest = frame.filename.rpartition(f"/{package}/")
+    return f"{package}/{rest}:{frame.lineno} {frame.name}" if separator else None
 
 
 # --- parts
 
 
 def parts(learner: Learner, stage: StageConfig, warm: int, count: int) -> dict[str, dict[str, float]]:
-    """Return the milliseconds of what a step does beside forward and backward: until the host goes on, and in all.
+    """Return the milliseconds of each part of a step other than forward and backward, on the host and in total.
 
-    Both optimizers are measured, on gradients of noise.
+    Both optimizers are measured, on random gradients.
     """
     model = learner.model
     average = learner.average
-    made: dict[str, Callable[[], object]] = {}
+    calls: dict[str, Callable[[], object]] = {}
     if average is not None:
-        made["ema"] = lambda: average.update(model)
-    made["copies of buffers"] = lambda: [buffer.clone() for buffer in model.buffers()]
+        calls["ema"] = lambda: average.update(model)
+    calls["copies of buffers"] = lambda: [buffer.clone() for buffer in model.buffers()]
     copies = [buffer.clone() for buffer in model.buffers()]
-    made["buffers put back"] = lambda: restore_buffers(model, copies)
+    calls["buffers put back"] = lambda: restore_buffers(model, copies)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.randn_like(parameter) * 1e-3
     limit = stage.optim.clip_norm or 1.0
-    made["clipping"] = lambda: torch.nn.utils.clip_grad_norm_(trained, limit)
+    calls["clipping"] = lambda: torch.nn.utils.clip_grad_norm_(trained, limit)
     for name, fused in (("optimizer", False), ("optimizer, fused", True)):
-        made[name] = make_optimizer(trained, stage, fused).step
-    found = {name: part_ms(call, warm, count) for name, call in made.items()}
-    return {name: {"host_ms": host, "done_ms": done} for name, (host, done) in found.items()}
+        calls[name] = make_optimizer(trained, stage, fused).step
+    durations = {name: part_ms(call, warm, count) for name, call in calls.items()}
+    return {name: {"host_ms": host, "done_ms": done} for name, (host, done) in durations.items()}
 
 
 def part_ms(call: Callable[[], object], warm: int, count: int) -> tuple[float, float]:
-    """Return the median milliseconds until a call returns, and until the device has done what it asked for."""
+    """Return the median milliseconds until a call returns, and until the device has finished its work."""
     for _ in range(warm):
         call()
-    taken = []
+    durations = []
     for _ in range(count):
         synchronize()
         start = time.perf_counter()
         call()
         returned = time.perf_counter()
         synchronize()
-        taken.append((returned - start, time.perf_counter() - start))
-    host, done = (1000 * statistics.median(values) for values in zip(*taken, strict=True))
+        durations.append((returned - start, time.perf_counter() - start))
+    host, done = (1000 * statistics.median(values) for values in zip(*durations, strict=True))
     return host, done

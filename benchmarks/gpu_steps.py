@@ -1,24 +1,23 @@
-"""Optimizer steps that `benchmarks.gpu` times: those of the project's trainer, and those of a plain loop."""
+"""Optimizer steps for `benchmarks.gpu` to time: the trainer's, and those of a plain loop."""
 
 import itertools
 import json
 import os
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-# Before any import of albumentations: it would ask the network for a newer version of itself.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from benchmarks.common import single_threaded, train_on_repeated
 from benchmarks.gpu_cards import Card, card_of
-from benchmarks.gpu_store import WAYS, Task
-from benchmarks.input_pipeline import RECIPE_A, _calm, _repeated
-from benchmarks.plain_loop import PlainFilms
+from benchmarks.gpu_store import STORED, WAYS, Task
+from benchmarks.reference_films import RECIPE_A, ReferenceFilms, recipe_c
 from pneumo_dist.config.experiment import DataConfig, Experiment, RuntimeConfig, StageConfig
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.films import Batch, InputSpec
@@ -31,17 +30,34 @@ from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
 
-# Films of the plan: those that there are, named again and again.
+# Number of films in the plan, which repeats the stored ones.
 PLANNED = 4096
 LOSS = {"bce": 3, "dice": 1, "focal": 4}
+# 64 images of 1024 px with 32 channels overflow the index of torch's channels-last upsampling.
+MOST_BATCH = 48
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Number of films, steps and images that a row measures, and the size of stored films."""
+
+    films: int = 64
+    stored: int = STORED
+    warm: int = 10
+    steps: int = 30
+    profiled: int = 5
+    most_batch: int = MOST_BATCH
+
+
+QUICK = Counts(films=12, stored=128, warm=1, steps=2, profiled=2, most_batch=2)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a row is measured: task, device, folders of shards by codec, and what rows before it have found.
+    """How to measure a row: task, device, shards by codec, counts, and the results of earlier rows.
 
-    `batch` None is the largest that fits, `most_batch` at most; `peaks` overrides the table of cards. `encoder` takes
-    the place of a shipped experiment's own.
+    `batch` None means the largest that fits, up to `counts.most_batch`. `peaks` overrides the table of cards. `encoder`
+    replaces that of a shipped experiment.
     """
 
     task: Task
@@ -49,18 +65,15 @@ class Settings:
     shards: dict[str, str]
     layout: bool
     batch: int | None
-    warm: int
-    steps: int
-    profiled: int
-    most_batch: int
+    counts: Counts
     peaks: str | None
     encoder: str | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Settings":
-        """Read settings as `benchmarks.gpu` writes them."""
-        found = json.loads(path.read_text())
-        return cls(**{**found, "task": Task(**found["task"])})
+        """Read the file that `benchmarks.gpu` writes."""
+        values = json.loads(path.read_text())
+        return cls(**{**values, "task": Task(**values["task"]), "counts": Counts(**values["counts"])})
 
     @property
     def ranks(self) -> Ranks:
@@ -79,9 +92,9 @@ class Settings:
 
 @dataclass(frozen=True)
 class Steps:
-    """Optimizer steps of a loop: `take` takes one and returns its loss, which waits for the device.
+    """Optimizer steps of a loop: `take` runs one and returns its loss, which waits for the device.
 
-    `take_synthetic` takes one on a batch that is there already.
+    `take_synthetic` runs one on a batch that needs no loading.
     """
 
     take: Callable[[], float]
@@ -93,7 +106,7 @@ Maker = Callable[[Settings, int], Steps]
 
 
 def stage_of(size: int, batch: int) -> StageConfig:
-    """Return the stage that is trained: recipe A's augmentation, recipe C's loss, Adam."""
+    """Return the stage to train: recipe A's augmentation, recipe C's loss, Adam."""
     return StageConfig.model_validate(
         {
             "name": "gpu",
@@ -109,7 +122,7 @@ def stage_of(size: int, batch: int) -> StageConfig:
 
 
 def learner_steps(settings: Settings, batch: int) -> Steps:
-    """Return steps of the project's trainer, without its logs."""
+    """Return steps of the trainer, without its logs."""
     task, way, ranks = settings.task, WAYS[settings.task.way], settings.ranks
     stage = stage_of(task.size, batch)
     experiment = Experiment.model_validate(
@@ -127,27 +140,31 @@ def learner_steps(settings: Settings, batch: int) -> Steps:
     learner = Learner(experiment, stage, ranks, amp, build_model(experiment.model, pretrained=False))
     learner.start_epoch(0)
     batches = films(settings, way.codec, experiment.data, stage)
-    ready = films(settings, way.codec, experiment.data.model_copy(update={"loader": "synthetic"}), stage)
+    synthetic = films(settings, way.codec, experiment.data.model_copy(update={"loader": "synthetic"}), stage)
     done = itertools.count()
 
     def take(source: Iterator[Batch]) -> float:
-        return learner.step(itertools.islice(source, 1), 1, next(done), torch.manual_seed).losses[0]
+        return learner.step(itertools.islice(source, 1), 1, next(done), seed_torch).losses[0]
 
-    return Steps(lambda: take(batches), lambda: take(ready), amp)
+    return Steps(lambda: take(batches), lambda: take(synthetic), amp)
+
+
+def seed_torch(seed: int) -> None:
+    torch.manual_seed(seed)
 
 
 def films(settings: Settings, codec: str, data: DataConfig, stage: StageConfig) -> Iterator[Batch]:
-    """Return the batches of a stage, by the configured loader, on the device."""
+    """Return batches of a stage from the configured loader, on the device."""
     shards = Shards(Path(settings.shards[codec]))
-    plan = EpochPlan(_repeated(shards, max(PLANNED, stage.global_batch)), stage, 0, 1)
+    plan = EpochPlan(train_on_repeated(shards, max(PLANNED, stage.global_batch)), stage, 0, 1)
     input_spec = InputSpec(stage.image_size, 3, data, settings.ranks.device_id)
     return train_batches(shards, plan, input_spec, rank=0, epoch=0, step=0)
 
 
 def plain_steps(settings: Settings, batch: int) -> Steps:
-    """Return steps of a loop as public solutions write it (recipe C): no autocast, IEEE float32, the loss shown.
+    """Return steps of a loop as public solutions write it (recipe C): no autocast, IEEE float32, the loss read back.
 
-    Its input is generous: as many worker processes as there are cores, and pinned memory.
+    Its input has every advantage: one worker process per core, and pinned memory.
     """
     task, device = settings.task, settings.ranks.device
     configure(RuntimeConfig(tf32=False))
@@ -157,18 +174,18 @@ def plain_steps(settings: Settings, batch: int) -> Steps:
     shards = Shards(Path(settings.shards["png"]))
     rows = np.resize(np.arange(len(shards), dtype=np.int64), max(PLANNED, 64 * batch))
     loader = DataLoader(
-        PlainFilms(shards, rows, task.size, training=True),
+        ReferenceFilms(shards, rows, task.size, recipe_c()),
         batch_size=batch,
         shuffle=True,
         drop_last=True,
         num_workers=cores(),
-        worker_init_fn=_calm,
+        worker_init_fn=single_threaded,
         multiprocessing_context="fork",
         persistent_workers=True,
         pin_memory=device.type == "cuda",
     )
     batches = ((images, masks) for _ in itertools.count() for images, masks, _ in loader)
-    ready = (torch.randn(batch, 3, task.size, task.size), torch.zeros(batch, 1, task.size, task.size))
+    synthetic = (torch.randn(batch, 3, task.size, task.size), torch.zeros(batch, 1, task.size, task.size))
 
     def take(images: torch.Tensor, masks: torch.Tensor) -> float:
         images, masks = images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
@@ -178,16 +195,16 @@ def plain_steps(settings: Settings, batch: int) -> Steps:
         optimizer.step()
         return float(loss)
 
-    return Steps(lambda: take(*next(batches)), lambda: take(*ready), "float32")
+    return Steps(lambda: take(*next(batches)), lambda: take(*synthetic), "float32")
 
 
 def cores() -> int:
-    """Return the CPU cores that this process may use."""
+    """Return the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0))
 
 
 def timed(take: Callable[[], object], warm: int, count: int) -> list[float]:
-    """Return the seconds of `count` steps after `warm` others."""
+    """Return the durations of `count` steps, after `warm` others, in seconds."""
     for _ in range(warm):
         take()
     durations = []
@@ -200,7 +217,18 @@ def timed(take: Callable[[], object], warm: int, count: int) -> list[float]:
     return durations
 
 
+def rate_facts(durations: Sequence[float], batch: int) -> dict[str, Any]:
+    """Return the columns of a row that follow from the durations of its steps."""
+    return {
+        "batch": batch,
+        "images_per_s": batch * len(durations) / sum(durations),
+        "step_s": statistics.median(durations),
+        "steps": len(durations),
+        "threads": cores(),
+    }
+
+
 def synchronize() -> None:
-    """Wait for the GPU, where there is one."""
+    """Wait for the GPU if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

@@ -1,38 +1,47 @@
-"""What a threshold search, stored predictions and distributed prediction cost.
+"""Measure the cost of the threshold search, of stored predictions and of distributed prediction.
 
     python -m benchmarks.inference --work /tmp/inference-benchmark
     python -m benchmarks.inference --work /tmp/inference-benchmark --only search,histograms
 
-Run it from the root of the repository; everything runs on the CPU, one thread a process. Films are synthetic ones in
-the SIIM layout, made once in the --work folder. Nothing else may run beside it: two ranks on two cores leave no room.
+Run it from the root of the repository. Everything runs on the CPU, with one thread per process. Films are phantoms in
+the SIIM layout, made once in the --work folder. Run nothing else at the same time: the ranks need both cores.
 
-    search      the exact search over every top, area and bottom for 2,000 films, against a loop over masks in NumPy
-    histograms  from stored predictions to histograms on a label grid of 1024 px, and the size of stored predictions:
-                those of a network that was trained at 512 px until it is sure of most pixels
-    memory      the peak of `predict` for 500 and 5,000 films
-    ranks       films/s of two ranks on two cores over that of one rank on one core
+    search      the exact search over every top, area and bottom for 2,000 films, compared with a NumPy loop over masks
+    histograms  the rate from stored predictions to histograms on a label grid of 1024 px, and the size of the stored
+                predictions, for a network trained at 512 px until it is certain about most pixels
+    memory      peak memory of `predict` for 500 and for 5,000 films
+    ranks       films/s of two ranks on two cores, compared with one rank on one core
 """
 
-import argparse
 import json
-import multiprocessing
 import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
 
-from benchmarks.shards import ROOT, SALT, Report, _films, _links, _sources, _status
-from benchmarks.trainer_shared import FilmSet, environment, torchrun, write_config
+from benchmarks import ROOT
+from benchmarks.common import (
+    SALT,
+    FilmSet,
+    Report,
+    in_fresh_process,
+    link_films,
+    machine,
+    median_seconds,
+    memory_mib,
+    parser_of,
+    rebuild,
+    run_on_cpu,
+    single_threaded,
+    torchrun,
+    write_config,
+)
 from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.histograms import Histograms, counts_above, film_histograms
 from pneumo_dist.scoring.masks import apply_triplet, label_map
@@ -49,7 +58,7 @@ LEAST_FILMS, MOST_KB = 40.0, 60.0
 FEW, MANY, MOST_GROWTH = 500, 5000, 0.05
 LEAST_SPEEDUP = 1.7
 LOOPED = 20  # films of the naive loop
-# The demo's network, first on smaller films, which cost a quarter of the time.
+# The demo's network, trained first on smaller films, which take a quarter of the time.
 _SCHEDULE = {"name": "cosine", "min_lr": 1e-5}
 TRAINED = {
     "global_batch": 4,
@@ -60,51 +69,37 @@ TRAINED = {
         {"name": "main", "image_size": 512, "epochs": 8, "sample_rate": 0.4, "schedule": _SCHEDULE},
     ],
 }
-Value = TypeVar("Value")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/inference-benchmark"), help="folder for films and runs")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts to measure, of {','.join(PARTS)} (all)")
+    parser = parser_of(__doc__, "inference", PARTS)
     parser.add_argument("--repeats", type=int, default=5, help="turns of the ranks (default 5)")
     arguments = parser.parse_args()
-    parts = arguments.only.split(",")
-    if not set(parts) <= set(PARTS):
-        parser.error(f"--only {arguments.only}: choose from {','.join(PARTS)}")
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    print(f"Python {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}, {os.cpu_count()} cores")
+    print(machine(np, cv2))
     report = Report()
-    if "search" in parts:
-        measure_search(report)
-    if "histograms" in parts:
-        measure_histograms(report, work)
-    if "memory" in parts:
-        measure_memory(report, work)
-    if "ranks" in parts:
-        measure_ranks(report, work, arguments.repeats)
-    print(f"\n{len(report.missed)} targets missed{': ' if report.missed else ''}{'; '.join(report.missed)}")
+    measures = {"search": measure_search, "histograms": measure_histograms, "memory": measure_memory}
+    for part in arguments.only:
+        if part == "ranks":
+            measure_ranks(report, work, arguments.repeats)
+        else:
+            measures[part](report, work)
+    report.finish()
     return 0
 
 
-def _alone(call: Callable[..., Value], *arguments: object) -> Value:
-    """Return what a call returns in a fresh process, on the first core alone."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle) as pool:
-        return pool.submit(call, *arguments).result()
-
-
-def _settle() -> None:
-    cv2.setNumThreads(0)
+def use_one_core() -> None:
+    single_threaded()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 # --- search
 
 
-def measure_search(report: Report) -> None:
-    histograms, loop = _alone(searched)
-    seconds, triplets, before, after = _alone(search_turn, histograms)
+def measure_search(report: Report, _work: Path) -> None:
+    histograms, loop = in_fresh_process(noise_histograms, setup=use_one_core)
+    seconds, triplets, before, after = in_fresh_process(search_turn, histograms, setup=use_one_core)
     per_triplet = seconds / triplets * LOOPED / SEARCHED
     report.title(f"Exact search over {triplets:.3g} triplets of {SEARCHED} films, one core")
     report.row("seconds", f"{seconds:.2f} s", f"< {MOST_SECONDS:.0f} s", seconds < MOST_SECONDS)
@@ -114,27 +109,27 @@ def measure_search(report: Report) -> None:
     report.row("per triplet and film, loop / search", f"{ratio:.3g} x", f">= {LEAST_RATIO:.0f} x", ratio >= LEAST_RATIO)
 
 
-def searched() -> tuple[Histograms, float]:
-    """Return the histograms of films of blurred noise, a quarter of them positive, and the seconds of a naive loop."""
-    found, maps = [], []
+def noise_histograms() -> tuple[Histograms, float]:
+    """Return histograms of blurred noise films, a quarter of them positive, and the seconds of a naive loop."""
+    histograms, maps = [], []
     for number in range(SEARCHED):
         film, truth = noise_film(number)
-        found.append(film_histograms(film, truth))
+        histograms.append(film_histograms(film, truth))
         if number < LOOPED:
             maps.append((film, truth))
-    spent = []
+    durations = []
     for triplet in (Triplet(0.5, 1000, 0.3), Triplet(0.7, 600, 0.4), Triplet(0.2, 50, 0.1)):
         start = time.perf_counter()
         for film, truth in maps:
             mask = apply_triplet(film, triplet)
             total = int(mask.sum()) + int(truth.sum())
             _ = 2 * int((mask & truth).sum()) / total if total else 1.0
-        spent.append(time.perf_counter() - start)
-    return np.stack(found), statistics.median(spent)
+        durations.append(time.perf_counter() - start)
+    return np.stack(histograms), statistics.median(durations)
 
 
 def noise_film(number: int) -> tuple[Map, Map]:
-    """Return a map and a label of SIDE x SIDE pixels: faint noise, and in a quarter of them a bright blob."""
+    """Return a probability map and a label of SIDE x SIDE pixels: faint noise, with a bright blob in every fourth."""
     chance = np.random.default_rng(number)
     coarse = chance.gamma(1.0, 12.0, (64, 64)).astype(np.float32)
     truth = np.zeros((SIDE, SIDE), np.uint8)
@@ -148,12 +143,12 @@ def noise_film(number: int) -> tuple[Map, Map]:
 
 
 def search_turn(histograms: Histograms) -> tuple[float, float, float, float]:
-    """Return seconds, how many triplets differ, and the peak memory before and after."""
-    before = _status("VmHWM")
+    """Return the seconds of a search, the number of distinct triplets, and peak memory before and after in MiB."""
+    before = memory_mib("VmHWM")
     start = time.perf_counter()
     best_triplet(histograms)
     seconds = time.perf_counter() - start
-    after = _status("VmHWM")
+    after = memory_mib("VmHWM")
     counts = counts_above(histograms)[:, 0]
     areas = sum(len(np.unique(counts[:, top])) + 1 for top in range(255))
     return seconds, areas * 256.0, before, after
@@ -164,40 +159,31 @@ def search_turn(histograms: Histograms) -> tuple[float, float, float, float]:
 
 def measure_histograms(report: Report, work: Path) -> None:
     runs = trained_at_512(work)
-    rate, kilobytes, films = _alone(histogram_turn, runs / "demo/oof/predictions")
+    predictions = runs / "demo/oof/predictions"
+    rate, kilobytes, films = in_fresh_process(histogram_turn, predictions, setup=use_one_core)
     report.title(f"Stored predictions of {films} films at 512 px, labels on a grid of {SIDE} px, one core")
     report.row("to histograms", f"{rate:.1f} films/s", f">= {LEAST_FILMS:.0f}", rate >= LEAST_FILMS)
     report.row("stored prediction, mean", f"{kilobytes:.1f} kB", f"<= {MOST_KB:.0f} kB", kilobytes <= MOST_KB)
-    for name, found in _alone(png_turn, runs / "demo/oof/predictions").items():
-        report.row(f"PNG, {name}", f"{found[0]:.1f} kB, written in {found[1]:.2f} ms, read in {found[2]:.2f} ms")
+    for name, (size, write, read) in in_fresh_process(png_turn, predictions, setup=use_one_core).items():
+        report.row(f"PNG, {name}", f"{size:.1f} kB, written in {write:.2f} ms, read in {read:.2f} ms")
 
 
 def trained_at_512(work: Path) -> Path:
-    """Return the runs of a network that was trained at 512 px, with out-of-fold predictions of its fold."""
+    """Return the runs of a network trained at 512 px, with the out-of-fold predictions of its fold."""
     shards, runs = work / "shards-512", work / "runs-512"
     if not (runs / "demo/oof/predictions/manifest.json").exists():
-        films = _films(work, 96, SIDE)
-        shutil.rmtree(shards, ignore_errors=True)
         shutil.rmtree(runs, ignore_errors=True)
-        build(_sources(films), shards, BuildOptions(image_size=512, folds=3), SALT)
+        rebuild(FilmSet(96, SIDE).folder(work), shards, BuildOptions(image_size=512, folds=3))
         config = write_config(work / "trained-512.yaml", {"base": str(ROOT / "configs/demo.yaml"), **TRAINED})
         common = ["--cpu", "--config", config, "--shards", shards, "--runs", runs]
         print("training a network at 512 px, once", flush=True)
         for arguments in (["train", "--fold", 0], ["predict", "--split", "oof", "--fold", 0]):
-            _run(torchrun(2, "pneumo_dist", *arguments, *common))
+            run_on_cpu(torchrun(2, "pneumo_dist", *arguments, *common))
     return runs
 
 
-def _run(command: list[str], cores: str | None = None) -> str:
-    prefix = ["taskset", "-c", cores] if cores else []
-    done = subprocess.run([*prefix, *command], cwd=ROOT, env=environment(), capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
-    return done.stdout
-
-
 def histogram_turn(folder: Path) -> tuple[float, float, int]:
-    """Return films/s from stored predictions to histograms, their mean size in kB, and their number."""
+    """Return films/s from stored predictions to histograms, and the predictions' mean size in kB and their number."""
     import torch
 
     from pneumo_dist.predict.store import Predictions
@@ -208,50 +194,46 @@ def histogram_turn(folder: Path) -> tuple[float, float, int]:
     predictions = Predictions(folder)
     assert label_map(predictions.p8(0), predictions.grid(0)).shape == (SIDE, SIDE)
     alone = Ranks.alone()
-    spent = []
-    for _ in range(6):
-        start = time.perf_counter()
-        prediction_histograms(predictions, alone)
-        spent.append(time.perf_counter() - start)
+    seconds = median_seconds(lambda: prediction_histograms(predictions, alone), 5)
     sizes = [row["size"] for row in predictions.rows]
-    return len(predictions) / statistics.median(spent[1:]), statistics.mean(sizes) / 1000, len(predictions)
+    return len(predictions) / seconds, statistics.mean(sizes) / 1000, len(predictions)
 
 
 def png_turn(folder: Path) -> dict[str, tuple[float, float, float]]:
-    """Return mean kB and median ms of encoding and decoding the maps, with the stored settings and OpenCV's own."""
+    """Return mean kB, and median ms to encode and decode, of maps with the stored settings and OpenCV's defaults."""
     from pneumo_dist.predict.store import PNG, Predictions
 
     maps = [p8 for _, p8 in Predictions(folder)]
-    found = {}
-    for name, settings in {"as stored": PNG, "OpenCV's own settings": ()}.items():
-        spent: list[tuple[float, float]] = []
+    figures = {}
+    for name, settings in {"as stored": PNG, "OpenCV's defaults": ()}.items():
+        durations: list[tuple[float, float]] = []
         sizes = []
         for p8 in maps * 5:
             start = time.perf_counter()
             content = cv2.imencode(".png", p8, settings)[1]
             middle = time.perf_counter()
             cv2.imdecode(content, cv2.IMREAD_GRAYSCALE)
-            spent.append((middle - start, time.perf_counter() - middle))
+            durations.append((middle - start, time.perf_counter() - middle))
             sizes.append(content.size)
-        write, read = (statistics.median(values) * 1e3 for values in zip(*spent, strict=True))
-        found[name] = statistics.mean(sizes) / 1000, write, read
-    return found
+        write, read = (statistics.median(values) * 1e3 for values in zip(*durations, strict=True))
+        figures[name] = statistics.mean(sizes) / 1000, write, read
+    return figures
 
 
 # --- predict
 
 
 def measure_memory(report: Report, work: Path) -> None:
-    films = _films(work, 48, 64)
+    films = FilmSet(48, 64).folder(work)
     peaks = {}
     for count in (FEW, MANY):
         shards = work / f"shards-test-{count}"
         if not (shards / "manifest.json").exists():
-            links = _links(films, work / "links", count)
+            links = link_films(films, work / "links", count)
             shutil.rmtree(shards, ignore_errors=True)
             options = BuildOptions(image_size=64, duplicate_distance=None)
             build(find_sources(FilmFolders(test_dicom=[links])), shards, options, SALT)
-        peaks[count] = [_predicted(work, shards, 1, 64)["peak_mib"] for _ in range(3)]
+        peaks[count] = [predict_turn(work, shards, 1, 64)["peak_mib"] for _ in range(3)]
     few, many = (statistics.median(peaks[count]) for count in (FEW, MANY))
     report.title("VmHWM of predict, U-Net resnet18 at 64 px, median of 3 fresh runs")
     report.row(f"{FEW} and {MANY} films", f"{few:.0f}, {many:.0f} MiB")
@@ -259,12 +241,12 @@ def measure_memory(report: Report, work: Path) -> None:
 
 
 def measure_ranks(report: Report, work: Path, repeats: int) -> None:
-    shards = FilmSet(films=128, size=256, positive_rate=0.25, folds=2).shards(work)
+    shards = FilmSet(films=128, size=256, seed=1).shards(work, folds=2)
     rates: dict[int, list[float]] = {1: [], 2: []}
     for turn in range(repeats):
         for ranks in (1, 2) if turn % 2 == 0 else (2, 1):
-            found = _predicted(work, shards, ranks, 256, "oof", "0" if ranks == 1 else None)
-            rates[ranks].append(found["films"] / found["seconds"])
+            figures = predict_turn(work, shards, ranks, 256, "oof")
+            rates[ranks].append(figures["films"] / figures["seconds"])
     one, two = (statistics.median(rates[ranks]) for ranks in (1, 2))
     report.title(f"predict, U-Net resnet34 at 256 px with flip, 64 films, median of {repeats} turns")
     report.row("one rank on one core, two ranks on two", f"{one:.2f}, {two:.2f} films/s")
@@ -272,17 +254,15 @@ def measure_ranks(report: Report, work: Path, repeats: int) -> None:
     report.row("two / one", f"{two / one:.2f} x", f">= {LEAST_SPEEDUP} x", met)
 
 
-def _predicted(
-    work: Path, shards: Path, ranks: int, size: int, split: str = "test", cores: str | None = None
-) -> dict[str, Any]:
-    """Run benchmarks.inference_worker; return the seconds, films and peak memory that its rank 0 found."""
+def predict_turn(work: Path, shards: Path, ranks: int, size: int, split: str = "test") -> dict[str, Any]:
+    """Run benchmarks.inference_worker, a single rank on one core; return its seconds, films and peak_mib."""
     out = work / "predictions"
     shutil.rmtree(out, ignore_errors=True)
     arguments = [shards, out, size, split]
-    alone = [sys.executable, "-m", "benchmarks.inference_worker", *map(str, arguments)]
-    text = _run(torchrun(ranks, "benchmarks.inference_worker", *arguments) if ranks > 1 else alone, cores)
-    found: dict[str, Any] = json.loads(text.splitlines()[-1])
-    return found
+    one_core = ["taskset", "-c", "0", sys.executable, "-m", "benchmarks.inference_worker", *map(str, arguments)]
+    command = torchrun(ranks, "benchmarks.inference_worker", *arguments) if ranks > 1 else one_core
+    figures: dict[str, Any] = json.loads(run_on_cpu(command).splitlines()[-1])
+    return figures
 
 
 if __name__ == "__main__":

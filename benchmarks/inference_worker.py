@@ -1,4 +1,4 @@
-"""A rank of `benchmarks.inference`: predicts with a network of random weights and prints what that took.
+"""Rank of `benchmarks.inference`: predict with a network of random weights, and print time and peak memory.
 
 python -m benchmarks.inference_worker SHARDS OUT SIZE {test,oof}
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.shards import _status
+from benchmarks.common import memory_mib
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
@@ -28,7 +28,7 @@ def main() -> int:
 
     def read() -> TrainedNetwork:
         torch.manual_seed(0)
-        # No lineage: it was trained on no film.
+        # No lineage: it was not trained on any film.
         return TrainedNetwork(model, build_model(model, pretrained=False).state_dict(), "float32", ())
 
     network = EnsembleNetwork("random", 0, 0, 1.0, read)
@@ -39,7 +39,7 @@ def main() -> int:
         predict(ensemble, Shards(shards), out, ranks, PredictOptions(split, folds))
         seconds = time.perf_counter() - start
         if ranks.is_main:
-            print(json.dumps({"seconds": seconds, "films": len(Predictions(out)), "peak_mib": _status("VmHWM")}))
+            print(json.dumps({"seconds": seconds, "films": len(Predictions(out)), "peak_mib": memory_mib("VmHWM")}))
     return 0
 
 

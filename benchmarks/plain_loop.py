@@ -1,32 +1,27 @@
-"""A plain single-process training loop in the style of recipe C, to compare with: DataLoader, albumentations, float32.
+"""Train with a plain single-process loop in the style of recipe C: DataLoader, albumentations, float32.
 
     python -m benchmarks.plain_loop --shards SHARDS --config EXPERIMENT.yaml --goal 0.6 --cap 360 --out FOUND.json
 
-It takes network, image size, batch size, Adam's learning rate and loss weights from the experiment, every film once an
-epoch (no sampler), flips and turns them as the recipe does, and validates after each epoch. What it validates by is
-the project's: exact Dice on the label grid, at the triplet with the best mean Dice. It stops at the goal or the cap.
+Network, image size, batch size, Adam's learning rate and loss weights come from the experiment. Each epoch uses every
+film once (no sampler), flips and rotates films as the recipe does, and ends with a validation by the project's measure:
+exact Dice on the label grid, at the triplet with the best mean Dice. The loop stops at the goal or the cap.
 """
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
-# Before any import of albumentations: it would ask the network for a newer version of itself.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-
-import albumentations as A
-import cv2
 import numpy as np
 import torch
-from albumentations.pytorch import ToTensorV2
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from benchmarks.common import single_threaded
+from benchmarks.reference_films import ReferenceFilms, recipe_c
 from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.config.load import load_config
-from pneumo_dist.data.plan import Indices, split_fold
+from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.scoring.counts import triplet_counts
@@ -38,35 +33,16 @@ from shards.dataset.table import Shards
 WORKERS = 2
 
 
-class PlainFilms(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
-    """Films as the recipe makes them: image (3, size, size) normalised, mask (1, size, size), table row."""
-
-    def __init__(self, shards: Shards, rows: Indices, size: int, training: bool) -> None:
-        self._shards, self._rows = shards, rows
-        moves = [A.HorizontalFlip(p=0.5), A.Rotate(limit=10, p=0.5)] if training else []
-        self._transform = A.Compose([*moves, A.Resize(size, size), A.Normalize(), ToTensorV2()])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        row = int(self._rows[place])
-        image, mask = (np.frombuffer(self._shards.read(row, member), np.uint8) for member in ("image", "mask"))
-        colour, grey = cv2.imdecode(image, cv2.IMREAD_COLOR), cv2.imdecode(mask, cv2.IMREAD_GRAYSCALE)
-        made = self._transform(image=colour, mask=grey)
-        return made["image"], (made["mask"] > 127).float()[None], row
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=Path, required=True)
-    parser.add_argument("--config", type=Path, required=True, help="experiment of one stage")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation (default 0)")
-    parser.add_argument("--goal", type=float, default=0.6, help="positive Dice to stop at (default 0.6)")
-    parser.add_argument("--cap", type=float, default=360.0, help="seconds to stop after (default 360)")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of the epochs: seconds and positive Dice")
+    parser.add_argument("--config", type=Path, required=True, help="experiment with one stage")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order and augmentation (default 0)")
+    parser.add_argument("--goal", type=float, default=0.6, help="positive Dice at which to stop (default 0.6)")
+    parser.add_argument("--cap", type=float, default=360.0, help="maximum duration in seconds (default 360)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for each epoch's seconds and positive Dice")
     arguments = parser.parse_args()
-    cv2.setNumThreads(0)  # the workers are the parallelism
+    single_threaded()
     experiment = load_config(arguments.config).experiment
     stage = experiment.stages[0]
     shards = Shards(arguments.shards)
@@ -75,13 +51,13 @@ def main() -> int:
     model = build_model(experiment.model, pretrained=False)
     optimizer = torch.optim.Adam(model.parameters(), lr=stage.optim.lr)
     training = DataLoader(
-        PlainFilms(shards, split.train, stage.image_size, training=True),
+        ReferenceFilms(shards, split.train, stage.image_size, recipe_c()),
         batch_size=stage.global_batch,
         shuffle=True,
         drop_last=True,
         num_workers=WORKERS,
     )
-    films = PlainFilms(shards, split.validation, stage.image_size, training=False)
+    films = ReferenceFilms(shards, split.validation, stage.image_size)
     evaluation = DataLoader(films, batch_size=2 * stage.global_batch, num_workers=WORKERS)
     epochs: list[tuple[float, float]] = []
     started: float | None = None
@@ -112,15 +88,15 @@ def validated(
     shards: Shards,
     stage: StageConfig,
 ) -> tuple[float, float]:
-    """Return Dice of the positive films and mean Dice at the triplet with the best mean Dice; and compute the loss."""
+    """Return Dice of the positive films and mean Dice at the triplet with the best mean Dice."""
     model.eval()
-    found = []
+    films_histograms = []
     for images, masks, rows in films:
         logits = model(images)
-        combo_loss(logits, masks, stage.loss)  # the recipe's loop shows it
+        combo_loss(logits, masks, stage.loss)  # the recipe's loop reports it, so its cost counts
         for row, p8 in zip(rows.tolist(), to_p8(torch.sigmoid(logits)), strict=True):
-            found.append(film_histograms(label_map(p8, shards.grid(row)), shards.label(row)))
-    histograms = np.stack(found)
+            films_histograms.append(film_histograms(label_map(p8, shards.grid(row)), shards.label(row)))
+    histograms = np.stack(films_histograms)
     best = triplet_counts(histograms, best_triplet(histograms)[0]).score()
     return best.positive_dice, best.dice
 

@@ -1,15 +1,15 @@
-"""On paper: what exchanging gradients and feeding films cost on 8, 64 and 1,024 GPUs.
+"""Estimate, on paper, the cost of gradient reduction and of input on 8, 64 and 1,024 GPUs.
 
     python -m benchmarks.scaling
     python -m benchmarks.scaling --batch 4 --efficiency 0.5
     python -m benchmarks.scaling --markdown
 
-Nothing here is measured. docs/scaling.md says what is assumed, and holds the tables that --markdown prints.
+Nothing here is measured. docs/scaling.md lists the assumptions and contains the tables that --markdown prints.
 
-Within a node, gradients are reduced over NVLink; across nodes, each GPU reduces its share of them over its own
-InfiniBand card, and the node gathers them again: a ring at each level (R. Thakur, R. Rabenseifner and W. Gropp,
-"Optimization of collective communication operations in MPICH", IJHPCA 19(1), 2005; NCCL does no worse). DDP reduces
-buckets in turn, each as soon as the backward pass has filled it (S. Li et al., "PyTorch Distributed", VLDB 2020).
+Within a node, gradients are reduced over NVLink. Across nodes, each GPU reduces its share over its own InfiniBand card,
+and the node then gathers the shares: a ring at each level (R. Thakur, R. Rabenseifner and W. Gropp, "Optimization of
+collective communication operations in MPICH", IJHPCA 19(1), 2005; NCCL does no worse). DDP reduces buckets one after
+the other, each as soon as the backward pass has filled it (S. Li et al., "PyTorch Distributed", VLDB 2020).
 """
 
 import argparse
@@ -18,6 +18,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+from benchmarks.tables import percent, table
 
 Lines = Sequence[Sequence[str]]
 
@@ -28,9 +30,9 @@ GPUS_PER_NODE = 8
 
 @dataclass(frozen=True)
 class Interconnect:
-    """Bytes a second that a GPU sends, and seconds that a message takes, within a node and across nodes.
+    """Bytes per second that a GPU sends, and latency of a message in seconds, within a node and across nodes.
 
-    `efficiency` is the share of the wires' rate that a reduction reaches.
+    `efficiency` is the share of the nominal bandwidth that a reduction reaches.
     """
 
     name: str
@@ -41,13 +43,13 @@ class Interconnect:
     efficiency: float = 0.8
 
 
-H100 = Interconnect("NVLink 4 at 450 GB/s, one 400 Gbit/s InfiniBand card a GPU", 450 * GIGA, 50 * GIGA)
+H100 = Interconnect("NVLink 4 at 450 GB/s, one 400 Gbit/s InfiniBand card per GPU", 450 * GIGA, 50 * GIGA)
 A100 = Interconnect("NVLink 3 at 300 GB/s", 300 * GIGA, 25 * GIGA)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network in training on one GPU: parameters, films a step, and films a second."""
+    """Training of a network on one GPU: parameters, films per step, and films per second."""
 
     name: str
     parameters: int
@@ -61,17 +63,17 @@ class Network:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """How a step runs: bytes of a gradient's value, bytes of DDP's bucket, and the backward pass's share of a step."""
+    """Bytes per gradient value, bytes per DDP bucket, and the backward pass's share of a step."""
 
     gradient_bytes: int = 4
     bucket: int = 25 * MEBI
     backward: float = 2 / 3
 
 
-# Eager bf16 roofline on an H100 at 512 px, images/s: a step takes at least so long, so that what follows asks for the
-# most input and leaves the least time to hide the reduction in.
+# Eager bf16 roofline on an H100 at 512 px, in images/s. It is an upper bound, so it demands the most input and leaves
+# the least time in which to hide the reduction.
 RATES = {"se_resnext50_32x4d": 654.0, "se_resnext101_32x4d": 464.0, "senet154": 275.0}
-# Bytes of a film of 1024 px, the upper end of what was seen; and a core's time to decode one, on an AMD EPYC.
+# Bytes of a film of 1024 px (the upper end of the observed sizes), and the time to decode one on a core of an AMD EPYC.
 FILM_BYTES = {"PNG": 480 * KILO, "JPEG": 175 * KILO}
 PNG_DECODE_S = 7.3e-3
 FILMS = 10_675  # the labelled films of the competition's first stage
@@ -79,12 +81,12 @@ BATCH = 16
 
 
 def unet_parameters(encoder: str) -> int:
-    """Count the parameters of a U-Net, without making them."""
+    """Count the parameters of a U-Net without allocating them."""
     return _parameters(encoder, "")
 
 
 def encoder_parameters(encoder: str) -> int:
-    """Count the parameters of its encoder alone."""
+    """Count the parameters of a U-Net's encoder."""
     return _parameters(encoder, "encoder")
 
 
@@ -101,7 +103,7 @@ def _parameters(encoder: str, part: str) -> int:
 
 
 def all_reduce_s(size: float, world: int, wires: Interconnect) -> float:
-    """Return the seconds in which `world` GPUs sum `size` bytes each."""
+    """Return the seconds that `world` GPUs need to all-reduce `size` bytes."""
     local = min(world, GPUS_PER_NODE)
     nodes = math.ceil(world / GPUS_PER_NODE)
     within = 2 * (local - 1) * (size / local / (wires.within * wires.efficiency) + wires.within_latency)
@@ -110,10 +112,10 @@ def all_reduce_s(size: float, world: int, wires: Interconnect) -> float:
 
 
 def exposed_s(network: Network, world: int, wires: Interconnect, assumed: Assumptions) -> float:
-    """Return the seconds by which reductions outlast the backward pass beside which they run.
+    """Return the seconds by which the reductions outlast the backward pass that they overlap.
 
-    The backward pass fills the buckets evenly; a bucket is reduced once it is full and the one before is done. The
-    last one is full when the pass ends, so that it is never hidden.
+    The backward pass fills the buckets at a constant rate. A bucket's reduction starts once it is full and the previous
+    one is done. The last bucket is full when the pass ends, so its reduction is never hidden.
     """
     gradient = network.parameters * assumed.gradient_bytes
     count = max(1, math.ceil(gradient / assumed.bucket))
@@ -126,7 +128,7 @@ def exposed_s(network: Network, world: int, wires: Interconnect, assumed: Assump
 
 
 def speedup(network: Network, world: int, wires: Interconnect, assumed: Assumptions) -> float:
-    """Return how many times one GPU's rate `world` GPUs reach, each with the batch of one."""
+    """Return the rate of `world` GPUs relative to one GPU, at the same batch per GPU."""
     return world * network.step_s / (network.step_s + exposed_s(network, world, wires, assumed))
 
 
@@ -134,13 +136,9 @@ def speedup(network: Network, world: int, wires: Interconnect, assumed: Assumpti
 
 
 def reduction_table(networks: Sequence[Network], wires: Interconnect, assumed: Assumptions) -> list[list[str]]:
-    """Return a line a network and world: all-reduce beside step, what is not hidden, and the speed that is left."""
-    lines = [
-        [
-            *("U-Net", "GPUs", "step", "all-reduce, float32", "all-reduce, bf16", "not hidden, float32"),
-            "speed-up",
-        ]
-    ]
+    """Return a line per network and world size: step, all-reduce, exposed communication and speed-up."""
+    reductions = ("all-reduce, float32", "all-reduce, bf16", "not hidden, float32")
+    lines = [["U-Net", "GPUs", "step", *reductions, "speed-up"]]
     half = Assumptions(2, assumed.bucket, assumed.backward)
     for network in networks:
         for world in WORLDS:
@@ -152,27 +150,23 @@ def reduction_table(networks: Sequence[Network], wires: Interconnect, assumed: A
                     f"{network.name} ({network.parameters / 1e6:.1f} M)",
                     f"{world:,}",
                     *map(milli, (network.step_s, whole, small, exposed)),
-                    f"{gained:,.1f} x ({gained / world:.1%})".replace("%", " %"),
+                    f"{gained:,.1f} x ({percent(gained / world)})",
                 ]
             )
     return lines
 
 
 def reduced_s(network: Network, world: int, wires: Interconnect, assumed: Assumptions) -> float:
-    """Return the seconds of all buckets' reductions together."""
+    """Return the total seconds of all buckets' reductions."""
     gradient = network.parameters * assumed.gradient_bytes
     count = max(1, math.ceil(gradient / assumed.bucket))
     return count * all_reduce_s(gradient / count, world, wires)
 
 
 def input_table(networks: Sequence[Network]) -> list[list[str]]:
-    """Return a line a network and world: films a second, and what reading and decoding them asks for."""
-    lines = [
-        [
-            *("U-Net", "GPUs", "films/s", *(f"{codec}, GB/s" for codec in FILM_BYTES), "cores a GPU to decode PNG"),
-            f"steps in an epoch of {FILMS:,} films",
-        ]
-    ]
+    """Return a line per network and world size: films per second, and the bandwidth and cores that they need."""
+    needs = (*(f"{codec}, GB/s" for codec in FILM_BYTES), "cores per GPU to decode PNG")
+    lines = [["U-Net", "GPUs", "films/s", *needs, f"steps in an epoch of {FILMS:,} films"]]
     for network in networks:
         for world in WORLDS:
             films = network.rate * world
@@ -184,7 +178,7 @@ def input_table(networks: Sequence[Network]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Published:
-    """A published speed-up on 8 GPUs, and the network that it is of."""
+    """A published speed-up of a network on 8 GPUs."""
 
     network: Network
     speedup: float
@@ -194,29 +188,29 @@ class Published:
 def published() -> list[Published]:
     """Return NVIDIA's figures for a DGX A100, 8 x A100 80 GB, mixed precision (github.com/NVIDIA/DeepLearningExamples).
 
-    Their rates are those of one GPU there. The batch of the first, which its table leaves out, is assumed, and so are
-    the parameters of the nnU-Net: 40 million are more than it has.
+    The rates are NVIDIA's for one GPU. Two values are assumptions: the batch of the first network, which its table does
+    not state, and the 40 million parameters of the nnU-Net, which are more than it has.
     """
     classifier = 2048 * 1000 + 1000
     parameters = encoder_parameters("se_resnext101_32x4d") + classifier
     classification = Network("SE-ResNeXt101 32x4d, ImageNet, batch 128", parameters, 128, 855.0)
     segmentation = [
-        (Network(f"nnU-Net 2D, batch {batch}", 40_000_000, batch, rate), found)
-        for batch, rate, found in ((32, 1040.58, 7.45), (64, 1238.68, 7.60), (128, 1345.29, 7.95))
+        (Network(f"nnU-Net 2D, batch {batch}", 40_000_000, batch, rate), times)
+        for batch, rate, times in ((32, 1040.58, 7.45), (64, 1238.68, 7.60), (128, 1345.29, 7.95))
     ]
     return [
         Published(classification, 6.75, "PyTorch/Classification/ConvNets/se-resnext101-32x4d, container 21.03"),
-        *(Published(network, found, "PyTorch/Segmentation/nnUNet, container 22.11") for network, found in segmentation),
+        *(Published(network, times, "PyTorch/Segmentation/nnUNet, container 22.11") for network, times in segmentation),
     ]
 
 
 def published_table(assumed: Assumptions) -> list[list[str]]:
-    """Return a line a published figure: what the model gives for it, and how far off that is."""
+    """Return a line per published figure: the model's prediction and its error."""
     lines = [["published, 8 x A100", "speed-up", "this model", "the model is too high by"]]
     for each in published():
-        found = speedup(each.network, 8, A100, assumed)
-        off = found / each.speedup - 1
-        lines.append([each.network.name, f"{each.speedup:.2f} x", f"{found:.2f} x", f"{off:.1%}".replace("%", " %")])
+        predicted = speedup(each.network, 8, A100, assumed)
+        error = predicted / each.speedup - 1
+        lines.append([each.network.name, f"{each.speedup:.2f} x", f"{predicted:.2f} x", percent(error)])
     return lines
 
 
@@ -226,13 +220,12 @@ def milli(seconds: float) -> str:
 
 
 def markdown(lines: Lines) -> str:
-    """Return lines, of which the first is the head, as a Markdown table."""
-    rows = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    """Return lines, the first of which is the head, as a Markdown table."""
+    return table(lines[0], lines[1:]).rstrip()
 
 
 def plain(lines: Lines) -> str:
-    """Return lines in columns."""
+    """Return lines as aligned columns."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -241,9 +234,9 @@ def plain(lines: Lines) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=BATCH, help=f"films a GPU and step (default {BATCH})")
-    parser.add_argument("--efficiency", type=float, default=0.8, help="share of the wires' rate (default 0.8)")
-    parser.add_argument("--markdown", action="store_true", help="print the tables as docs/scaling.md holds them")
+    parser.add_argument("--batch", type=int, default=BATCH, help=f"films per GPU and step (default {BATCH})")
+    parser.add_argument("--efficiency", type=float, default=0.8, help="share of the nominal bandwidth (default 0.8)")
+    parser.add_argument("--markdown", action="store_true", help="print the tables of docs/scaling.md")
     arguments = parser.parse_args()
     wires = Interconnect(H100.name, H100.within, H100.across, efficiency=arguments.efficiency)
     print("\n\n".join(sections(arguments.batch, wires, markdown if arguments.markdown else plain)))
@@ -254,8 +247,8 @@ def sections(batch: int, wires: Interconnect, form: Callable[[Lines], str]) -> l
     """Return the tables as text."""
     assumed = Assumptions()
     networks = [Network(encoder, unet_parameters(encoder), batch, rate) for encoder, rate in RATES.items()]
-    made = (reduction_table(networks, wires, assumed), input_table(networks), published_table(assumed))
-    return [form(lines) for lines in made]
+    tables = (reduction_table(networks, wires, assumed), input_table(networks), published_table(assumed))
+    return [form(lines) for lines in tables]
 
 
 if __name__ == "__main__":

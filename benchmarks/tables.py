@@ -1,19 +1,22 @@
-"""How figures look in Markdown tables."""
+"""Format figures as Markdown tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NOT_MEASURED = "not yet measured"
-
 
 def percent(value: float | None) -> str:
-    """Return a share as text; nothing for None."""
+    """Return a share as text; an empty string for None."""
     return "" if value is None else f"{value:.1%}".replace("%", " %")
 
 
 def number(value: float | None) -> str:
-    """Return a rate as text."""
-    return NOT_MEASURED if value is None else f"{value:.1f}"
+    """Return a rate as text; an empty string for None."""
+    return "" if value is None else f"{value:.1f}"
+
+
+def times(value: float | None) -> str:
+    """Return a ratio as text; an empty string for None."""
+    return "" if value is None else f"{value:.2f} x"
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -23,9 +26,9 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def idle(row: Mapping[str, Any]) -> float | None:
-    """Return the share of a step in which the GPU did nothing; None where no row says it.
+    """Return the share of a step in which the GPU is idle, None if the row lacks it.
 
-    The profiler slows the host: where the busy time is known, it is set against a step without the profiler.
+    The profiler slows the host, so the busy time, if known, is compared with a step without the profiler.
     """
     if "busy_s" in row:
         return max(0.0, 1 - float(row["busy_s"]) / float(row["step_s"]))

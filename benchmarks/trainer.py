@@ -1,28 +1,27 @@
-"""What the trainer costs beside a bare loop, and how soon it saves, stops, goes on and learns.
+"""Measure the trainer's overhead over a bare loop, and how soon it saves, stops, resumes and learns.
 
     python -m benchmarks.trainer --work /tmp/trainer-benchmark
     python -m benchmarks.trainer --work /tmp/trainer-benchmark --only steps --turns 15
     python -m benchmarks.trainer --work /tmp/trainer-benchmark --quick
 
-Run it from the root of the repository; its processes train on the CPU, two ranks of one thread each unless a row says
-otherwise. Films are synthetic ones in the SIIM layout, made once in the --work folder. What is compared alternates in
-one run, so that a noisy neighbour hits all of it; compare the ratios, not the seconds. Nothing else may run beside it:
-two ranks on two cores leave no room. --quick shows that every part works; its figures mean nothing.
+Run it from the root of the repository. It trains on the CPU, with two ranks of one thread each unless a row says
+otherwise. Films are phantoms in the SIIM layout, made once in the --work folder. What is compared alternates within one
+run, so other load on the machine affects everything alike: compare the ratios, not the seconds. Run nothing else at the
+same time: two ranks need both cores. --quick checks that every part works; its figures mean nothing.
 
-    steps    the trainer's step rate over that of a bare PyTorch loop with the same network, loss, DDP, optimizer,
+    steps    the trainer's step rate, compared with a bare PyTorch loop with the same network, loss, DDP, optimizer,
              clipping, autocast and synthetic input, in the same processes
-    saving   what a checkpoint, written while training goes on, adds to the steps after it
+    saving   the time that writing a checkpoint in the background adds to the following steps
     stop     from SIGTERM to the exit of launch/train.sh
     resume   from the start of launch/train.sh to its first step, resumed and new
-    memory   the peak of a rank that validates N and 8 N films
-    quality  minutes to a Dice of 0.6 for this trainer and for a plain loop (benchmarks/plain_loop.py)
+    memory   peak memory of a rank that validates N and 8 N films
+    quality  minutes to a Dice of 0.6, for this trainer and for a plain loop (benchmarks/plain_loop.py)
 """
 
-import argparse
-import os
-import platform
+import json
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,17 +29,18 @@ from typing import Any
 
 import torch
 
+from benchmarks.common import FilmSet, Report, machine, parser_of, run_on_cpu, spread, torchrun, write_config
 from benchmarks.trainer_quality import GOAL, measure_quality
-from benchmarks.trainer_shared import FilmSet, Report, run_worker, spread
 from benchmarks.trainer_stops import measure_resume, measure_stop
+from pneumo_dist.ranks.precision import resolve_amp
 
 RANKS = 2
 LEAST_RATE, MOST_SAVING, MOST_MEMORY = 0.97, 0.03, 0.02
-# The first steps of a run fill caches and, in Adam, make its state.
+# The first steps of a run fill caches and create Adam's state.
 WARM_STEPS = 3
 SAVE_MINUTES = 10.0
 MEMORY_FACTOR = 8
-# What the networks take does not matter here, where input is ready: the films only give an epoch its length.
+# With synthetic input, the films only determine the length of an epoch.
 RESNET34: Mapping[str, Any] = {
     "name": "benchmark",
     "model": {"arch": "unet", "encoder": "resnet34"},
@@ -54,19 +54,14 @@ RESNET34: Mapping[str, Any] = {
 }
 SMALL: Mapping[str, Any] = {
     **RESNET34,
-    "model": {
-        "arch": "unet",
-        "encoder": "resnet18",
-        "in_channels": 1,
-        "decoder_channels": [32, 32, 16, 16, 8],
-    },
+    "model": {"arch": "unet", "encoder": "resnet18", "in_channels": 1, "decoder_channels": [32, 32, 16, 16, 8]},
     "image_size": 64,
 }
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How much is measured."""
+    """Number of turns, steps, films and so on of each part."""
 
     turns: int = 15
     steps: int = 12
@@ -82,58 +77,44 @@ class Counts:
     goal: float = GOAL
 
 
-QUICK = Counts(
-    turns=1,
-    steps=4,
-    saving_turns=1,
-    saves=1,
-    save_every=4,
-    stops=1,
-    resumes=1,
-    memory_films=8,
-    memory_turns=1,
-    seeds=1,
-    cap=60.0,
-    goal=0.02,
-)
+_ONCE = dict.fromkeys(("turns", "saving_turns", "saves", "stops", "resumes", "memory_turns", "seeds"), 1)
+QUICK = replace(Counts(**_ONCE), steps=4, save_every=4, memory_films=8, cap=60.0, goal=0.02)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/trainer-benchmark"), help="folder for films and runs")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts to measure, of {','.join(PARTS)} (all)")
-    parser.add_argument("--quick", action="store_true", help="as little of everything as shows that it works")
+    parser = parser_of(__doc__, "trainer", [*PARTS])
+    parser.add_argument("--quick", action="store_true", help="check that every part works; its figures mean nothing")
     parser.add_argument("--turns", type=int, help=f"pairs of turns of the steps (default {Counts.turns})")
-    parser.add_argument("--seeds", type=int, help=f"seeds of the quality (default {Counts.seeds})")
-    parser.add_argument("--cap", type=float, help=f"seconds that end a run of the quality (default {Counts.cap:.0f})")
+    parser.add_argument("--seeds", type=int, help=f"number of seeds of the quality (default {Counts.seeds})")
+    parser.add_argument("--cap", type=float, help=f"maximum seconds of a quality run (default {Counts.cap:.0f})")
     arguments = parser.parse_args()
-    parts = arguments.only.split(",")
-    if not set(parts) <= set(PARTS):
-        parser.error(f"--only {arguments.only}: choose from {','.join(PARTS)}")
-    given = {name: getattr(arguments, name) for name in ("turns", "seeds", "cap") if getattr(arguments, name)}
-    counts = replace(QUICK if arguments.quick else Counts(), **given)
+    changes = {name: getattr(arguments, name) for name in ("turns", "seeds", "cap") if getattr(arguments, name)}
+    counts = replace(QUICK if arguments.quick else Counts(), **changes)
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    print(f"Python {platform.python_version()}, torch {torch.__version__}, {_processor()}, {os.cpu_count()} cores")
+    print(f"{machine(torch)}, amp auto: {resolve_amp('auto', torch.device('cpu'))}")
     report = Report()
-    for part in parts:
+    for part in arguments.only:
         PARTS[part](report, work, counts)
-    print(f"\n{len(report.missed)} targets missed{': ' if report.missed else ''}{'; '.join(report.missed)}")
+    report.finish()
     return 0
 
 
-def _processor() -> str:
-    """Return the processor's name and whether `amp: auto` means bf16 on it."""
-    from pneumo_dist.ranks.precision import resolve_amp
-
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, amp auto: {resolve_amp('auto', torch.device('cpu'))}"
+def shards_for(steps: int, work: Path) -> Path:
+    """Return shards in ten folds, whose training films are enough for this number of steps and few more."""
+    films = -(-steps * RESNET34["global_batch"] * 10 // 9) + 16
+    return FilmSet(films, size=64, seed=1).shards(work, folds=10)
 
 
-def _epoch_of(steps: int) -> FilmSet:
-    """Return films of which nine tenths, a fold's training part, are at least so many steps and little more."""
-    return FilmSet(films=-(-steps * RESNET34["global_batch"] * 10 // 9) + 16, size=64, positive_rate=0.25, folds=10)
+def run_worker(part: str, experiment: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    """Run one part of `benchmarks.trainer_worker` on all ranks; return the result of its rank 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        request, result = Path(folder) / "settings.json", Path(folder) / "result.json"
+        config = write_config(Path(folder) / "experiment.yaml", experiment)
+        paths = {"config": str(config), "folder": folder, "result": str(result)}
+        request.write_text(json.dumps({**settings, **paths}))
+        run_on_cpu(torchrun(RANKS, "benchmarks.trainer_worker", part, request))
+        return json.loads(result.read_text())
 
 
 # --- steps
@@ -141,16 +122,16 @@ def _epoch_of(steps: int) -> FilmSet:
 
 def measure_steps(report: Report, work: Path, counts: Counts) -> None:
     """Compare step rates, turn by turn, for a network of usual size and for a small one."""
-    shards = _epoch_of(WARM_STEPS + counts.steps).shards(work)
+    shards = shards_for(WARM_STEPS + counts.steps, work)
     for name, experiment, target in (("resnet34, 128 px", RESNET34, LEAST_RATE), ("resnet18, 64 px", SMALL, None)):
         settings = {"shards": str(shards), "turns": counts.turns, "warm": WARM_STEPS}
-        turns = run_worker("steps", RANKS, experiment, settings)
+        turns = run_worker("steps", experiment, settings)
         report.title(
             f"U-Net {name}, batch {experiment['global_batch']}, {RANKS} ranks, synthetic input, "
             f"{counts.turns} pairs of {len(turns[0]['bare'])} steps"
         )
         for loop in ("trainer", "bare"):
-            report.row(loop, f"{spread([statistics.mean(turn[loop]) for turn in turns], '.3f')} s a step")
+            report.row(loop, f"{spread([statistics.mean(turn[loop]) for turn in turns], '.3f')} s per step")
         rates = [statistics.mean(turn["bare"]) / statistics.mean(turn["trainer"]) for turn in turns]
         steady = [statistics.median(turn["bare"]) / statistics.median(turn["trainer"]) for turn in turns]
         value = statistics.median(rates)
@@ -163,23 +144,23 @@ def measure_steps(report: Report, work: Path, counts: Counts) -> None:
 
 
 def measure_saving(report: Report, work: Path, counts: Counts) -> None:
-    """Compare the steps after a save with later ones, which no save delays, and scale to the default interval."""
+    """Compare the steps after a save with later, undelayed ones, and scale the cost to the default interval."""
     every, saves = counts.save_every, counts.saves
-    shards = _epoch_of(every * (saves + 1) + 1).shards(work)
+    shards = shards_for(every * (saves + 1) + 1, work)
     stage = {"name": "main", "epochs": 1, "save_every": every}
     settings = {"shards": str(shards), "turns": counts.saving_turns}
-    turns = run_worker("saving", RANKS, {**RESNET34, "stages": [stage]}, settings)
-    # Duration k begins when step k + 1 is done: the save after step `every` is in duration `every` - 1.
+    turns = run_worker("saving", {**RESNET34, "stages": [stage]}, settings)
+    # Duration k starts when step k + 1 is done, so duration `every` - 1 includes the save after step `every`.
     intervals = [
         turn[every * number - 1 : every * (number + 1) - 1] for turn in turns for number in range(1, saves + 1)
     ]
     half = every // 2
     costs = [sum(steps[:half]) - half * statistics.median(steps[half:]) for steps in intervals]
-    places = [statistics.median(steps[place] for steps in intervals) for place in range(every)]
+    medians = [statistics.median(steps[number] for steps in intervals) for number in range(every)]
     cost = statistics.median(costs)
     report.title(f"A checkpoint of U-Net resnet34 and Adam's state, after every {every} steps, {len(costs)} saves")
-    report.row("steps after a save, 1st, 2nd, …", " ".join(f"{seconds:.2f}" for seconds in places[:half]) + " s")
-    report.row("later steps", f"{statistics.median(places[half:]):.2f} s")
+    report.row("steps after a save, 1st, 2nd, …", " ".join(f"{seconds:.2f}" for seconds in medians[:half]) + " s")
+    report.row("later steps", f"{statistics.median(medians[half:]):.2f} s")
     report.row("a save costs", f"{spread(costs)} s")
     share = cost / (SAVE_MINUTES * 60)
     report.row(
@@ -192,23 +173,22 @@ def measure_saving(report: Report, work: Path, counts: Counts) -> None:
 
 
 def measure_memory(report: Report, work: Path, counts: Counts) -> None:
-    """Compare the peak memory of fresh ranks that validate few films and many."""
+    """Compare the peak memory of fresh ranks that validate few films with that of ranks that validate many."""
     few, many = counts.memory_films, counts.memory_films * MEMORY_FACTOR
-    shards = FilmSet(films=2 * many + 64, size=64, positive_rate=0.25, folds=2).shards(work)
+    shards = FilmSet(films=2 * many + 64, size=64, seed=1).shards(work, folds=2)
     experiment = {**SMALL, "data": {"loader": "dali"}}
     peaks: dict[int, list[Mapping[str, float]]] = {few: [], many: []}
     for _ in range(counts.memory_turns):
-        for films, found in peaks.items():
-            settings = {"shards": str(shards), "films": films}
-            found.append(run_worker("memory", RANKS, experiment, settings))
+        for films, turns in peaks.items():
+            turns.append(run_worker("memory", experiment, {"shards": str(shards), "films": films}))
     report.title(f"VmHWM of the larger of {RANKS} ranks, validation at 64 px, {counts.memory_turns} fresh runs of each")
-    for films, found in peaks.items():
-        before, after = (statistics.median(each[when] for each in found) for when in ("before", "after"))
+    for films, turns in peaks.items():
+        before, after = (statistics.median(turn[when] for turn in turns) for when in ("before", "after"))
         report.row(f"{films} films", f"{before:.0f} MiB, then {after:.0f} MiB")
-    least, most = (statistics.median(each["after"] for each in found) for found in peaks.values())
+    least, most = (statistics.median(turn["after"] for turn in turns) for turns in peaks.values())
     growth = most / least - 1
     report.row(f"{MEMORY_FACTOR} times the films", f"{growth:+.1%}", f"<= {MOST_MEMORY:.0%}", growth <= MOST_MEMORY)
-    report.row("that is, a film", f"{(most - least) * 1024 / (many - few):.1f} KiB")
+    report.row("that is, per film", f"{(most - least) * 1024 / (many - few):.1f} KiB")
 
 
 Part = Callable[[Report, Path, Counts], None]

@@ -1,8 +1,8 @@
-"""The ranks of `benchmarks.trainer`: what it has torchrun run, one part in one process group.
+"""Ranks of `benchmarks.trainer`, which starts one process group for each part.
 
     torchrun … -m benchmarks.trainer_worker {steps,saving,memory} SETTINGS.json
 
-SETTINGS.json names the experiment's file and holds the counts; rank 0 writes what it measured where `found` says.
+SETTINGS.json holds the path of the experiment and the counts; rank 0 writes its result to the path in `result`.
 """
 
 import contextlib
@@ -19,8 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.shards import _status
-from benchmarks.trainer_shared import step_times
+from benchmarks.common import memory_mib, step_times
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
 from pneumo_dist.data.films import InputSpec
@@ -42,15 +41,15 @@ Settings = Mapping[str, Any]
 def main() -> int:
     part, settings = sys.argv[1], json.loads(Path(sys.argv[2]).read_text())
     with process_group(cpu=True) as ranks:
-        found = PARTS[part](ranks, settings)
+        result = PARTS[part](ranks, settings)
         if ranks.is_main:
-            Path(settings["found"]).write_text(json.dumps(found))
+            Path(settings["result"]).write_text(json.dumps(result))
     return 0
 
 
 def steps(ranks: Ranks, settings: Settings) -> list[dict[str, list[float]]]:
-    """Return, for each turn and each loop, the seconds of its steps, the first ones left out; the loops alternate."""
-    shards, experiment = Shards(Path(settings["shards"])), load_config(Path(settings["config"])).experiment
+    """Return the seconds of each step, by turn and loop, without the first steps; the loops alternate."""
+    shards, experiment = inputs(settings)
     warm = int(settings["warm"])
     loops: dict[str, Callable[[], list[float]]] = {
         "trainer": lambda: trainer_times(ranks, shards, experiment, Path(settings["folder"]) / "run"),
@@ -64,32 +63,36 @@ def steps(ranks: Ranks, settings: Settings) -> list[dict[str, list[float]]]:
 
 
 def saving(ranks: Ranks, settings: Settings) -> list[list[float]]:
-    """Return the seconds of each turn's steps, in which a checkpoint is written after every `save_every`-th step."""
-    shards, experiment = Shards(Path(settings["shards"])), load_config(Path(settings["config"])).experiment
+    """Return the seconds of each step, by turn; every `save_every`-th step writes a checkpoint."""
+    shards, experiment = inputs(settings)
     folder = Path(settings["folder"]) / "run"
     return [durations(trainer_times(ranks, shards, experiment, folder)) for _ in range(settings["turns"])]
 
 
+def inputs(settings: Settings) -> tuple[Shards, Experiment]:
+    return Shards(Path(settings["shards"])), load_config(Path(settings["config"])).experiment
+
+
 def durations(times: list[float]) -> list[float]:
-    """Return the seconds between each time and the next."""
+    """Return the differences between successive times."""
     return [after - before for before, after in itertools.pairwise(times)]
 
 
 def trainer_times(ranks: Ranks, shards: Shards, experiment: Experiment, folder: Path) -> list[float]:
-    """Train in a new folder; return when each step ended, on rank 0."""
+    """Train in a new folder; return the time at which each step ended, on rank 0."""
     with contextlib.redirect_stdout(io.StringIO()):
         train_fold(FoldRun(experiment, 0, shards, folder, ranks), Experiment.model_dump_json)
     times = step_times(folder / experiment.stages[0].name) if ranks.is_main else []
     if ranks.is_main:
         shutil.rmtree(folder)
-    ranks.gather_bytes(b"")  # nobody starts the next run before rank 0 has cleared this one away
+    ranks.gather_bytes(b"")  # no rank starts the next run until rank 0 has removed this one
     return times
 
 
 def bare_times(ranks: Ranks, shards: Shards, experiment: Experiment) -> list[float]:
-    """Train an epoch by a loop of PyTorch's own parts, and nothing around them; return when each step ended.
+    """Train an epoch with a bare PyTorch loop; return the time at which each step ended.
 
-    Network, input, loss, DDP, optimizer, clipping and autocast are the experiment's.
+    Network, input, loss, DDP, optimizer, clipping and autocast are those of the experiment.
     """
     stage, device = experiment.stages[0], ranks.device
     amp = resolve_amp(experiment.amp, device)
@@ -115,8 +118,8 @@ def bare_times(ranks: Ranks, shards: Shards, experiment: Experiment) -> list[flo
 
 
 def memory(ranks: Ranks, settings: Settings) -> dict[str, float]:
-    """Return the largest resident size of any rank, MiB, before and after the validation of the first `films`."""
-    shards, experiment = Shards(Path(settings["shards"])), load_config(Path(settings["config"])).experiment
+    """Return the largest peak memory of any rank, in MiB, before and after the validation of the first `films`."""
+    shards, experiment = inputs(settings)
     stage = experiment.stages[0]
     model = build_model(experiment.model, pretrained=False).to(ranks.device)
     rows = split_fold(shards, 0, stage.always_train).validation[: settings["films"]]
@@ -126,9 +129,9 @@ def memory(ranks: Ranks, settings: Settings) -> dict[str, float]:
     rounds = math.ceil(math.ceil(len(rows) / stage.eval_batch) / ranks.world)
     shown = frozenset(rows[:4].tolist())
     amp = resolve_amp(experiment.amp, ranks.device)
-    before = _status("VmHWM")
+    before = memory_mib("VmHWM")
     validate(model, ValidationFilms(shards, loader, rounds, shown), stage.loss, ranks, amp)
-    sizes = [json.loads(each) for each in ranks.gather_bytes(json.dumps([before, _status("VmHWM")]).encode())]
+    sizes = [json.loads(each) for each in ranks.gather_bytes(json.dumps([before, memory_mib("VmHWM")]).encode())]
     return dict(zip(("before", "after"), map(max, zip(*sizes, strict=True)), strict=True))
 
 

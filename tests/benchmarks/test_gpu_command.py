@@ -24,9 +24,9 @@ def test_without_dali_and_beyond_its_time_a_run_keeps_what_it_has(tmp_path: Path
     asked = ["--work", str(tmp_path), "--quick", "--device", "cpu", "--rows", "bf16,channels_last,dali-png,dali-jpeg"]
     command = [sys.executable, "-c", hidden, *asked]
     cut = subprocess.run([*command, "--minutes", "0.0001"], cwd=ROOT, capture_output=True, text=True, timeout=500)
-    assert "the time is over" in cut.stdout and "1 rows are left" in cut.stdout and cut.returncode == 1
+    assert "dropped at the time limit" in cut.stdout and "1 rows remain" in cut.stdout and cut.returncode == 1
     whole = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
-    assert whole.returncode == 0 and "there is no DALI" in whole.stdout
+    assert whole.returncode == 0 and "DALI is not installed" in whole.stdout
     rows = read_rows(tmp_path / "quick-rows.jsonl")
     assert [row["way"] for row in rows] == ["bf16", "channels_last"]
     assert all(row["dali"] is None for row in rows)
@@ -61,7 +61,7 @@ def test_quick_run_on_the_cpu_goes_on_where_it_was_cut_off(tmp_path: Path) -> No
     assert of_device(rows, None) == []
     path.write_bytes(path.read_bytes()[:-100])
     again = run(*asked)
-    assert again.returncode == 0 and "2 of 3 rows are there" in again.stdout
+    assert again.returncode == 0 and "2 of 3 rows exist" in again.stdout
     assert [row["way"] for row in read_rows(path)] == ["bf16", "channels_last", "plain"]
     assert read_rows(path)[:2] == rows[:2]
 

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu import Counts, chosen_networks, chosen_tasks, parsed, settings_of
-from benchmarks.gpu_shipped import own_stage
+from benchmarks.gpu import chosen_networks, chosen_tasks, parsed, settings_of
+from benchmarks.gpu_shipped import shipped_stage
+from benchmarks.gpu_steps import Counts
 from benchmarks.gpu_store import (
     LOADER,
     LOADERS,
@@ -67,11 +68,11 @@ def test_shipped_experiments_are_those_of_the_encoders() -> None:
     for name, size in SHIPPED_NETWORKS:
         settings = settings_of(Task(name, size, "shipped-fused"), "cuda", {}, Counts(), [], CARD, None)
         assert settings is not None
-        experiment, stage = own_stage(settings)
+        experiment, stage = shipped_stage(settings)
         assert stage.image_size == size and experiment.runtime.fused
         other = settings_of(Task(name, size, "shipped-layout"), "cuda", {}, Counts(), [], CARD, None)
         assert other is not None
-        assert own_stage(other)[0].data.channels_last is not experiment.data.channels_last
+        assert shipped_stage(other)[0].data.channels_last is not experiment.data.channels_last
         assert stage.global_batch == stage.micro_batch and stage.optim.ema_decay and experiment.model.classification
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
+from tools.equality import run_differences
 
 from pneumo_dist.config.experiment import Experiment, RuntimeConfig
 from pneumo_dist.network.build import split_outputs
@@ -22,7 +23,6 @@ from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
-from tests.tools.equality import run_differences
 
 pytestmark = pytest.mark.slow
 

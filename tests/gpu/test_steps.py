@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from gpu.learners import FCN_NORM, MODELS, SGD, UNET, batch_of, cases, copied, learner_of, parts_of, take, weights
+from tools.equality import same_bits
 
 from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.ranks.precision import Resolved, configure
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.epoch_log import EpochLog
 from pneumo_dist.train.step import Learner
-from tests.tools.equality import same_bits
 
 
 def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> float:

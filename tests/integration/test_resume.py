@@ -14,8 +14,7 @@ import pytest
 from damage import flip_bit
 from integration import hold
 from integration.conftest import ROOT, environment, last_state, launcher, must, run_module, write_config
-
-from tests.tools.equality import run_differences
+from tools.equality import run_differences
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.tools.fuzz_stored import fuzz
+from tools.fuzz_stored import fuzz
 
 
 def test_edited_files_end_in_the_right_answer_or_a_clear_refusal(tmp_path: Path) -> None:

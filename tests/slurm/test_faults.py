@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from integration.conftest import ROOT, last_state, must, run_module, write_config
 from slurm.cluster import Cluster, until
+from tools.equality import run_differences
 
 from pneumo_dist.runs.status import read_status
-from tests.tools.equality import run_differences
 
 pytestmark = pytest.mark.slurm
 

@@ -66,7 +66,8 @@ from shards.dataset.table import TABLE, Shards, save_table
 from shards.dataset.verify import verify
 from shards.errors import InputError
 from shards.files import sha256_file
-from tests.tools.edits import MISSING, Edit, edit, places
+
+from .edits import MISSING, Edit, edit, places
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/e2bae37"
 ALONE = Ranks.alone()

@@ -27,7 +27,8 @@ from shards.build.films import FilmFolders, LabelFiles
 from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.phantom.dataset import synthesize
-from tests.tools.equality import run_differences
+
+from .equality import run_differences
 
 ROOT = Path(__file__).parents[2]
 CONFIG = {

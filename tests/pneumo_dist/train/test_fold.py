@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 from damage import empty, flip_bit, truncate
+from tools.equality import run_differences
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.plan import EpochPlan, split_fold
@@ -32,7 +33,6 @@ from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
-from tests.tools.equality import run_differences
 
 ALONE = Ranks.alone()
 PLAIN: dict[str, Any] = {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gpu.learners import parts_of
+from tools.equality import same_bits
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.films import Batch
@@ -17,7 +18,6 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.step import Learner, Step
-from tests.tools.equality import same_bits
 
 ALONE = Ranks.alone()
 SIZE = 32

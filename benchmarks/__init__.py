@@ -1,0 +1,8 @@
+"""Benchmarks of speed, memory and time to quality. Run each from the root of the repository."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# albumentations looks for a newer version of itself on the network when it is imported.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
