@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from damage import empty, flip_bit, truncate
 from tiny_state import save, state_of
 
 from pneumo_dist.runs import checkpoint_folder
-from pneumo_dist.runs.checkpoint import load_checkpoint
+from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
 
@@ -104,6 +105,41 @@ def test_best_is_the_best_step_with_a_file(tmp_path: Path) -> None:
     assert found == [files[5], files[4]]
     with pytest.raises(InputError, match="no validated checkpoint"):
         CheckpointFolder(tmp_path).best([{"step": 9, "score": 0.9}], 1)
+
+
+def test_best_whole_file_is_the_best_or_an_error(tmp_path: Path) -> None:
+    files = save(tmp_path, 1, 2, 3)
+    history = [{"step": step, "score": score} for step, score in ((1, 0.2), (2, 0.8), (3, 0.4))]
+    assert CheckpointFolder(tmp_path).best_whole(history) == files[1]
+    flip_bit(files[1].path)
+    with pytest.raises(InputError, match=rf"{files[1].path.name}: damaged"):
+        CheckpointFolder(tmp_path).best_whole(history)
+
+
+def test_recovery_removes_damaged_newer_files_and_temporaries_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "new/checkpoints"
+    assert CheckpointFolder(folder).recover() is None and folder.is_dir()
+    files = save(folder, 1, 2, 3, 4)
+    for file in (files[0], files[2], files[3]):
+        flip_bit(file.path)
+    (folder / f".{files[3].path.name}.abc.tmp").write_bytes(b"part")
+    with pytest.warns(UserWarning, match=f"{files[3].path.name} is damaged"):
+        assert CheckpointFolder(folder).recover() == files[1]
+    assert CheckpointFolder(folder).files() == [files[1], files[0]]
+    assert not list(folder.glob(".*"))
+
+
+def test_verified_file_is_not_read_again_unless_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = save(tmp_path, 1)
+    folder = CheckpointFolder(tmp_path)
+    assert folder.newest() == file
+    with monkeypatch.context() as patched:
+        patched.setattr(CheckpointFile, "is_whole", None)
+        assert folder.newest() == file
+    flip_bit(file.path)
+    os.utime(file.path, ns=(1, 1))  # the clock of the file system may be too coarse to tell the two writes apart
+    with pytest.raises(InputError, match="none of the 1 checkpoints is whole"):
+        folder.newest()
 
 
 def test_top_files_follow_the_newest_history(tmp_path: Path) -> None:

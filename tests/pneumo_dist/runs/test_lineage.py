@@ -87,7 +87,7 @@ def test_changed_key_is_named(films: Shards, values: dict[str, Any], key: str) -
         {"first": {"epochs": 99, "early_stop": 3, "top_k": 1, "save_every": 7, "eval_batch": 2}},
         {"first": {"repeat": "until_no_gain", "save_minutes": 1}},
         {"data": {"threads": 4, "prefetch": 5, "cache_dir": "/local"}},
-        {"runtime": {"watchdog_minutes": 1}},
+        {"runtime": {"watchdog_minutes": 1, "start_minutes": 1}},
         {"stages": [PLAIN["stages"][0]]},
         {"stages": [PLAIN["stages"][0], {"name": "second", "optim": {"lr": 0.7}}]},
     ],
@@ -125,6 +125,23 @@ def test_more_epochs_are_refused_if_a_rate_depends_on_them(films: Shards, stage:
 def test_more_epochs_are_harmless_if_no_rate_depends_on_them(films: Shards, stage: dict[str, Any]) -> None:
     saved, longer = (experiment_of({**stage, "epochs": epochs}) for epochs in (10, 20))
     check(films, longer, saved)
+
+
+@pytest.mark.parametrize(
+    "stage", [{"optim": {"swa_epochs": 2}}, {"schedule": {"name": "plateau", "watch": "loss"}}], ids=["swa", "loss"]
+)
+def test_another_eval_batch_is_not_harmless_if_the_training_depends_on_it(films: Shards, stage: dict[str, Any]) -> None:
+    saved, smaller = (experiment_of({**stage, "eval_batch": batch}) for batch in (8, 4))
+    with pytest.raises(InputError, match="trained with another eval_batch;"):
+        check(films, smaller, saved)
+
+
+@pytest.mark.parametrize("schedule", [{"name": "plateau"}, {"name": "cosine", "watch": "loss"}])
+def test_another_eval_batch_is_harmless_unless_a_plateau_of_the_loss_is_watched(
+    films: Shards, schedule: dict[str, Any]
+) -> None:
+    saved, smaller = (experiment_of({"schedule": schedule, "eval_batch": batch}) for batch in (8, 4))
+    check(films, smaller, saved)
 
 
 def resumed_with(saved: list[dict[str, Any]], wanted: Lineage) -> None:

@@ -1,5 +1,8 @@
 """Dice compared with counting the pixels of masks, and its means over films."""
 
+import math
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +10,7 @@ from hypothesis import strategies as st
 from naive_dice import Film, film_of, naive_dice, stack
 
 from pneumo_dist.scoring.counts import triplet_counts
-from pneumo_dist.scoring.dice import dice
+from pneumo_dist.scoring.dice import dice, score_of
 from pneumo_dist.scoring.triplet import Triplet
 
 thresholds = st.one_of(st.integers(0, 255).map(lambda k: k / 255), st.integers(0, 100).map(lambda k: k / 100))
@@ -39,6 +42,12 @@ def test_score_is_the_mean_over_films_and_over_positive_films() -> None:
     assert result.positive_dice == pytest.approx((1 + 2 / 3) / 2, abs=1e-15)
     assert result.always_empty == pytest.approx(1 / 3, abs=1e-15)
     assert (result.films, result.positives) == (3, 2)
+
+
+def test_score_without_a_positive_film_has_no_positive_dice_and_no_warning() -> None:
+    with warnings.catch_warnings(action="error"):
+        score = score_of(np.ones(2), np.zeros(2, np.bool_))
+    assert math.isnan(score.positive_dice) and (score.dice, score.positives) == (1.0, 0)
 
 
 @settings(max_examples=200)

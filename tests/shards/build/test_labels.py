@@ -63,9 +63,14 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, bad: str, part: str
     assert "\n" not in str(error.value)
 
 
-def test_a_bad_first_row_without_a_header_is_no_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", ["1.2.840.3, nan", "1.2.840.3, empty", "scan, 5 3x", "scan, ?"])
+def test_a_bad_first_row_without_a_header_is_no_header(tmp_path: Path, row: str) -> None:
     with pytest.raises(InputError, match="line 1"):
-        load_labels(write(tmp_path / "l.csv", "1.2.840.3, nan\n1.2.840.4, -1\n"))
+        load_labels(write(tmp_path / "l.csv", f"{row}\n1.2.840.4, -1\n"))
+
+
+def test_an_id_that_is_also_a_header_word_is_an_id_if_a_mask_follows(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "l.csv", "film,-1\nimage,5 3\n")) == {"film": ["-1"], "image": ["5 3"]}
 
 
 @pytest.mark.parametrize("text", ["", "ImageId, EncodedPixels\n", "\n\n"])
@@ -75,8 +80,10 @@ def test_a_csv_without_rows_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_csv_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone\.csv"):
+    with pytest.raises(InputError, match=r"gone\.csv.* --rle$"):
         load_labels(tmp_path / "gone.csv")
+    with pytest.raises(InputError, match=r"is a folder; give the CSV file with --rle$"):
+        load_labels(tmp_path)
 
 
 def test_another_encoding_is_refused(tmp_path: Path) -> None:
@@ -99,6 +106,11 @@ def test_columns_that_change_places_are_read_by_their_names(tmp_path: Path) -> N
     assert read(write(tmp_path / "l.csv", "EncodedPixels,ImageId\n5 3,a\n-1,b\n")) == {"a": ["5 3"], "b": ["-1"]}
 
 
+@pytest.mark.parametrize("header", ["Label,RLE", "Scan,Image"])
+def test_columns_are_swapped_only_if_both_names_say_so(tmp_path: Path, header: str) -> None:
+    assert read(write(tmp_path / "l.csv", f"{header}\na,5 3\n")) == {"a": ["5 3"]}
+
+
 @pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", ""])
 def test_a_mask_that_is_missing_in_the_first_row_is_no_header(tmp_path: Path, word: str) -> None:
     with pytest.raises(InputError, match="line 1"):
@@ -115,6 +127,7 @@ def test_blank_cells_at_the_end_of_a_row_are_no_cells(tmp_path: Path) -> None:
         (",ImageId,EncodedPixels\n0,1.2,-1\n", r"but 3 \('', 'ImageId', 'EncodedPixels'\); keep two"),
         ("ImageId,EncodedPixels,Class\n1.2,-1,0\n", r"but 3 \('ImageId', 'EncodedPixels', 'Class'\)"),
         ("1.2,-1,0\n", r"line 1: 3 cells instead of two \(image id, mask\): '1.2', '-1', '0'"),
+        ("Scan,Mask,Class\n1.2,-1,0\n", r"but 3 \('Scan', 'Mask', 'Class'\)"),
         ("ImageId\n1.2\n", r"but 1 \('ImageId'\)"),
     ],
 )

@@ -73,6 +73,11 @@ def test_the_skip_is_counted_from_the_end_of_the_run_before() -> None:
     assert rle.parse(" 2 3 4 1 ").tolist() == [[2, 5], [9, 10]]
 
 
+def test_an_empty_mask_has_no_runs() -> None:
+    runs = rle.parse("-1")
+    assert (runs.shape, runs.dtype) == ((0, 2), np.int64)
+
+
 def test_adjacent_runs_are_decoded_and_written_as_one() -> None:
     assert rle.encode(rle.decode("1 2 0 3", 4, 4)) == "1 5"
 
@@ -88,9 +93,10 @@ def test_a_transposed_view_is_encoded_by_its_own_columns(naive_encode: Callable[
     [
         ("1 2 3", "odd"),
         ("-2 3", "negative skip"),
-        ("1 2 -1 2", "negative skip"),
+        ("1 2 -3 2", r"negative skip \(-3\)"),
         ("1 0", "below 1"),
         ("1 -4", "below 1"),
+        ("1 2 3 0", r"below 1 \(0\)"),
         ("1 two", "'two'"),
         ("1.5 2", "'1.5'"),
         ("1 1_000", "'1_000'"),
