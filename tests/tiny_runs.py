@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from images import decode
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
 from pneumo_dist.config.experiment import Experiment
@@ -88,6 +88,6 @@ def make(folder: Path) -> Trained:
 
 def image(shards: Shards, index: int) -> torch.Tensor:
     """Return a film as input of the networks, (1, 1, SIZE, SIZE), without a loader."""
-    grey = cv2.imdecode(np.frombuffer(shards.read(index, "image"), np.uint8), cv2.IMREAD_GRAYSCALE)
+    grey = decode(shards.read(index, "image"))
     assert grey.shape == (SIZE, SIZE)
     return torch.from_numpy((grey.astype(np.float32) / 255 - 0.485) / 0.229)[None, None]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -129,8 +130,9 @@ class Notes:
             self.built.append(build_model(*arguments, **options))
             return self.built[-1]
 
-        Learner.share_buffers, Learner.start_epoch, Learner.end_epoch = noted_share, noted_start, noted_end
-        trainer.validate, inference.build_model = noted_validate, noted_build
+        mock.patch.multiple(Learner, share_buffers=noted_share, start_epoch=noted_start, end_epoch=noted_end).start()
+        mock.patch.object(trainer, "validate", noted_validate).start()
+        mock.patch.object(inference, "build_model", noted_build).start()
 
 
 def trained_figures(shards: Shards, ranks: Ranks, runs: Path) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def jpeg_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
         (folder / kind).mkdir()
     for number, shape in enumerate([(96, 96), (128, 96), (96, 130), (120, 70)]):
         noise = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
-        film = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 0, 255, cv2.NORM_MINMAX)
+        film = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), noise, 0, 255, cv2.NORM_MINMAX)
         mask = np.zeros(shape, np.uint8)
         cv2.ellipse(mask, (shape[1] // 3, shape[0] // 2), (20, 33), 20, 0, 360, 255, -1)
         assert cv2.imwrite(str(folder / f"images/film{number}.png"), film)

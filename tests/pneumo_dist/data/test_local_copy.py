@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from shards.dataset.manifest import local_copy_name
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
+from shards.files import atomic_open
 from shards.phantom.dataset import synthesize
 
 SALT = b"a salt for tests only"  # the salt of the fixtures
@@ -235,7 +237,7 @@ def test_copy_resumes_after_a_killed_process_and_removes_its_temporary(films: Sh
 
 def _race(folder: Path, cache: Path, barrier: Any, results: Any) -> None:
     """Copy from another process; report how many tars it copied and the bytes reported to it."""
-    made, reported, real = list[Path](), list[int](), local_copy.atomic_open
+    made, reported, real = list[Path](), list[int](), atomic_open
 
     def counted(path: Path) -> Any:
         made.append(path)
@@ -245,7 +247,7 @@ def _race(folder: Path, cache: Path, barrier: Any, results: Any) -> None:
         reported.append(count)
         time.sleep(0.002)  # lets the others run in the middle of a copy
 
-    local_copy.atomic_open = counted
+    mock.patch.object(local_copy, "atomic_open", counted).start()
     shards = Shards(folder)
     barrier.wait(60)
     copied = copy_shards_locally(shards, all_rows(shards), cache, slow)

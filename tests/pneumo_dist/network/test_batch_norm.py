@@ -136,12 +136,14 @@ def test_layer_that_no_film_reaches_is_left_alone() -> None:
             self.used, self.unused = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.used(self.used(images))
+            result: torch.Tensor = self.used(self.used(images))
+            return result
 
     model = Beside()
+    assert model.unused.running_mean is not None
     nn.init.constant_(model.unused.running_mean, 7.0)
     recompute_statistics(model, batches_of(2, 2), ALONE, "float32")
-    assert model.unused.running_mean is not None and model.unused.running_mean.item() == 7.0
+    assert model.unused.running_mean.item() == 7.0
     assert int(model.used.num_batches_tracked or 0) == 4, "a layer that is called twice counts each batch twice"
 
 

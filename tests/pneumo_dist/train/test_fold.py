@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 import torch
@@ -28,11 +29,12 @@ from pneumo_dist.runs.repetitions import best_repetition
 from pneumo_dist.train import fold as stages
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import check_resume, train_fold
-from pneumo_dist.train.start import Start
+from pneumo_dist.train.start import Start, find_start
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
+from shards.files import atomic_write
 
 ALONE = Ranks.alone()
 PLAIN: dict[str, Any] = {
@@ -61,7 +63,7 @@ class Script:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.scores: list[float] = []
         self.starts: dict[str, Start] = {}
-        start = stages.find_start
+        start = find_start
 
         def scripted(*arguments: Any, **options: Any) -> Validation:
             result = validate(*arguments, **options)
@@ -407,11 +409,11 @@ class Reads:
         self.loaded: list[str] = []
         digest, load = checkpoint._digest, checkpoint._load
 
-        def noting_digest(stream: BinaryIO) -> str:
+        def noting_digest(stream: BufferedReader) -> str:
             self.verified.append(self._name(Path(stream.name)))
             return digest(stream)
 
-        def noting_load(stream: BinaryIO, path: Path, with_tensors: bool = True) -> dict[str, Any]:
+        def noting_load(stream: BufferedReader, path: Path, with_tensors: bool = True) -> dict[str, Any]:
             (self.loaded if with_tensors else self.headers).append(self._name(path))
             return load(stream, path, with_tensors)
 
@@ -515,12 +517,11 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: set[int] = set()
-        write = checkpoint_folder.atomic_write
 
         def refusing(path: Path, content: memoryview) -> None:
             if path.parent.parent.name == "b" and int(path.name.split("-")[1]) in self.steps:
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
-            write(path, content)
+            atomic_write(path, content)
 
         monkeypatch.setattr(checkpoint_folder, "atomic_write", refusing)
 

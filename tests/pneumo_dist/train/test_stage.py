@@ -192,9 +192,9 @@ def test_config_result_curve_and_films_are_logged(straight: Path, board: EventAc
 def test_stage_is_traced_in_its_first_epoch_on_request(films: Shards, tmp_path: Path) -> None:
     experiment = experiment_of(epochs=2, global_batch=1, optim=SGD)
     (tmp_path / "x.yaml").write_text(json.dumps(experiment.model_dump(mode="json")))
-    arguments = ("train", "--cpu", "--profile", "--config", tmp_path / "x.yaml", "--fold", 0)
-    arguments = (*arguments, "--shards", films.folder, "--runs", tmp_path)
-    assert console.run(app, "pneumo_dist", list(map(str, arguments))) == 0
+    command = ["train", "--cpu", "--profile", "--config", str(tmp_path / "x.yaml"), "--fold", "0"]
+    arguments = [*command, "--shards", str(films.folder), "--runs", str(tmp_path)]
+    assert console.run(app, "pneumo_dist", arguments) == 0
     events = json.loads((tmp_path / "x/fold0/main/tensorboard" / TRACE).read_text())["traceEvents"]
     steps = {event["name"] for event in events if str(event.get("name")).startswith("ProfilerStep#")}
     assert steps == {f"ProfilerStep#{number}" for number in range(4, 7)}, "six films are six steps"
