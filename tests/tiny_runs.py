@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from builders import tiny_experiment
 from images import decode
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
@@ -26,26 +27,15 @@ ALONE = Ranks.alone()
 SIZE = 64
 
 
-def experiment_of(name: str, model: dict[str, Any], **stage: Any) -> Experiment:
-    """Return an experiment of two epochs in float32, whose second stage starts from the first."""
-    given = {"image_size": SIZE, "epochs": 2, "global_batch": 2, "micro_batch": 2, "eval_batch": 3, "top_k": 2}
-    optim = {"optim": {"lr": 0.01}}
-    return Experiment.model_validate(
-        {
-            "name": name,
-            "amp": "float32",
-            "model": {"in_channels": 1, **model},
-            "data": {"loader": "torch"},
-            "stages": [
-                {"name": "early", **given, **optim, **stage, "epochs": 1},
-                {"name": "main", **given, **optim, **stage},
-            ],
-        }
-    )
+def two_stages(name: str, model: dict[str, Any], **stage: Any) -> Experiment:
+    """Return an experiment of two stages, whose second starts from the first."""
+    given = {"image_size": SIZE, "micro_batch": 2, "top_k": 2, **stage}
+    stages = {"name": "early", **given, "epochs": 1}, {"name": "main", **given}
+    return tiny_experiment(*stages, name=name, model={"in_channels": 1, **model}, data={"loader": "torch"})
 
 
-PLAIN = experiment_of("plain", {"arch": "fcn", "fcn": {"widths": (4, 6, 8), "norm": True}})
-HEAD = experiment_of(
+PLAIN = two_stages("plain", {"arch": "fcn", "fcn": {"widths": (4, 6, 8), "norm": True}})
+HEAD = two_stages(
     "head",
     {"arch": "unet", "encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "classification": {}},
     loss={"bce": 1, "classification": 1},
