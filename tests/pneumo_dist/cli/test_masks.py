@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damage import flip_bit
 from report_runs import log_epochs, store, tune_run
 
 from pneumo_dist.cli.app import app
@@ -47,10 +48,7 @@ def cut(predictions: Predictions) -> None:
 
 def flip(predictions: Predictions) -> None:
     row = predictions.rows[3]
-    tar = predictions.folder / row["tar"]
-    content = bytearray(tar.read_bytes())
-    content[row["offset"] + row["size"] // 2] ^= 1
-    tar.write_bytes(content)
+    flip_bit(predictions.folder / row["tar"], row["offset"] + row["size"] // 2)
 
 
 def remove(predictions: Predictions) -> None:

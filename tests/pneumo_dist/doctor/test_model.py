@@ -1,6 +1,5 @@
 """Networks that a stage cannot train, batches that ranks cannot divide, and the size of checkpoints."""
 
-
 import torch
 from builders import experiment_of
 from only_finding import only

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from tensors import same
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -54,10 +55,6 @@ def batches_of(*sizes: int, filled_to: int | None = None) -> list[Batch]:
 
 def buffers_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.named_buffers()}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("name", MODELS)

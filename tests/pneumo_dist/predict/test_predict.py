@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from damage import flip_bit
 from tiny_runs import ALONE, Trained, image
 
 from pneumo_dist.network.build import split_outputs
@@ -196,9 +197,7 @@ def cut(tar: Path, row: dict[str, Any]) -> None:
 
 
 def flip(tar: Path, row: dict[str, Any]) -> None:
-    content = bytearray(tar.read_bytes())
-    content[row["offset"] + row["size"] // 2] ^= 1
-    tar.write_bytes(content)
+    flip_bit(tar, row["offset"] + row["size"] // 2)
 
 
 def remove(tar: Path, row: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from builders import TINY_MODEL, tiny_experiment
 from damage import empty, flip_bit, truncate
+from tensors import same
 from tools.equality import run_differences
 
 from pneumo_dist.config.experiment import Experiment
@@ -163,10 +164,6 @@ def test_written_config_shows_finished_stages_as_they_ran(films: Shards, tmp_pat
         train_fold(FoldRun(experiment, 0, films, folder, ALONE), resolved)
     assert [[stage.top_k for stage in experiment.stages] for experiment in told] == [[1], [1, 7]]
     assert (folder / "config.yaml").read_text() == told[-1].model_dump_json()
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor] | None) -> bool:
-    return other is not None and list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def best_weights(stage: Path) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from builders import tiny_experiment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensors import same
 from torch.optim.swa_utils import update_bn
 
 from pneumo_dist.cli.app import app
@@ -51,10 +52,6 @@ def train(experiment: Experiment, films: Shards, runs: Path) -> Path:
 def states(stage: Path) -> list[dict[str, Any]]:
     files = sorted(CheckpointFolder(stage / "checkpoints").files(), key=lambda file: file.step)
     return [load_checkpoint(file.path) for file in files]
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 # The mean of the last epochs
