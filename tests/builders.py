@@ -1,9 +1,18 @@
-"""Experiments for tests, given only by the settings that matter."""
+"""Experiments and datasets for tests, given only by the settings that matter."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pneumo_dist.config.experiment import Experiment
+from shards.build.build import build
+from shards.build.films import FilmFolders, LabelFiles
+from shards.build.options import BuildOptions
+from shards.build.sources import find_sources
+from shards.dataset.table import Shards
+from shards.phantom.dataset import synthesize
+
+SALT = b"a salt for tests only"
 
 TINY_MODEL: dict[str, Any] = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 4, 8), "norm": True}}
 """A network that a CPU trains at once."""
@@ -20,3 +29,11 @@ def tiny_experiment(*stages: Mapping[str, Any], **values: Any) -> Experiment:
     short = {"image_size": 96, "epochs": 2, "global_batch": 2, "micro_batch": 1, "eval_batch": 3, "top_k": 1}
     given = [{**short, "optim": {"lr": 0.01}, **stage} for stage in stages]
     return experiment_of(*given, **{"amp": "float32", "model": TINY_MODEL, "data": {"loader": "synthetic"}, **values})
+
+
+def phantom_shards(folder: Path, films: int = 12, size: int = 96, **options: Any) -> Shards:
+    """Return phantom films of size x size pixels in two folds, built in a folder `shards`."""
+    made = synthesize(folder / "synth", images=films, size=size, positive_rate=0.5, seed=3)
+    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
+    build(sources, folder / "shards", BuildOptions(image_size=size, folds=2, **options), SALT)
+    return Shards(folder / "shards")

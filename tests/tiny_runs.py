@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from builders import tiny_experiment
+from builders import SALT, tiny_experiment
 from images import decode
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
@@ -67,7 +67,7 @@ def make(folder: Path) -> Trained:
     sources = find_sources(
         FilmFolders(dicom=[made.dicom_dir], test_dicom=[test.dicom_dir]), LabelFiles(made.labels_csv)
     )
-    build(sources, folder / "shards", BuildOptions(image_size=SIZE, folds=2), b"a salt for tests only")
+    build(sources, folder / "shards", BuildOptions(image_size=SIZE, folds=2), SALT)
     shards = Shards(folder / "shards")
     for experiment in (PLAIN, HEAD):
         for fold in (0, 1):

@@ -37,12 +37,7 @@ from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, ValidationFilms, validate
-from shards.build.build import build
-from shards.build.films import FilmFolders, LabelFiles
-from shards.build.options import BuildOptions
-from shards.build.sources import find_sources
 from shards.dataset.table import Shards
-from shards.phantom.dataset import synthesize
 
 pytestmark = pytest.mark.slow
 
@@ -214,17 +209,15 @@ def main(shards: Path, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """Fourteen phantom films, seven in each of two folds."""
-    folder = tmp_path_factory.mktemp("fourteen")
-    made = synthesize(folder / "synth", images=14, size=64, positive_rate=0.5, seed=3)
-    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
-    build(sources, folder / "shards", BuildOptions(image_size=64, folds=2), b"a salt for tests only")
-    return Shards(folder / "shards")
+    # Not above: the ranks run this file as a program, without pytest's paths.
+    from builders import phantom_shards
+
+    return phantom_shards(tmp_path_factory.mktemp("fourteen"), films=14, size=64)
 
 
 @pytest.fixture(scope="module")
 def folder(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with every rank's notes, and the runs of two ranks."""
-    # Not above: the ranks run this file as a program, without pytest's paths.
     from integration.conftest import ROOT, environment
 
     folder = tmp_path_factory.mktemp("ranks")

@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 import pytest
+from builders import SALT
 from damage import flip_bit
 
 from pneumo_dist.data import local_copy
@@ -32,7 +33,6 @@ from shards.errors import InputError
 from shards.files import atomic_open
 from shards.phantom.dataset import synthesize
 
-SALT = b"a salt for tests only"  # the salt of the fixtures
 BLOCK = 4096
 
 
