@@ -24,12 +24,12 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 PATH = Path("step-00000001-0123456789abcdef.pt")
-FIRST: dict[str, Any] = {"name": "first"}
+FIRST: dict[str, Any] = {"name": "first", "image_size": 64}
+SECOND: dict[str, Any] = {"name": "second", "image_size": 64, "optim": {"lr": 1e-3}}
 
 
 def two_stages(first: dict[str, Any] | None = None, **values: Any) -> Experiment:
-    second = {"name": "second", "optim": {"lr": 1e-3}}
-    return experiment_of({**FIRST, **(first or {})}, second, **{"name": "exp", **values})
+    return experiment_of({**FIRST, **(first or {})}, SECOND, **{"name": "exp", **values})
 
 
 def lineage_of(shards: Shards, fold: int, second_fold: int | None = None) -> Lineage:
@@ -87,7 +87,7 @@ def test_changed_key_is_named(films: Shards, values: dict[str, Any], key: str) -
         {"data": {"threads": 4, "prefetch": 5, "cache_dir": "/local"}},
         {"runtime": {"watchdog_minutes": 1, "start_minutes": 1}},
         {"stages": [FIRST]},
-        {"stages": [FIRST, {"name": "second", "optim": {"lr": 0.7}}]},
+        {"stages": [FIRST, {**SECOND, "optim": {"lr": 0.7}}]},
     ],
 )
 def test_harmless_keys_and_other_stages_may_change(films: Shards, values: dict[str, Any]) -> None:
