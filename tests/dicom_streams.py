@@ -66,7 +66,3 @@ def encode_jpeg(image: Pixels, *options: int) -> bytes:
     done, stream = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92, *options])
     assert done
     return bytes(stream.tobytes())
-
-
-def decode_jpeg(stream: bytes) -> Pixels:
-    return np.asarray(cv2.imdecode(np.frombuffer(stream, np.uint8), cv2.IMREAD_GRAYSCALE))

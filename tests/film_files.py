@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -44,6 +45,12 @@ def write_film(path: Path, pixels: Pixels, **attributes: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, film_dataset(pixels, **attributes), enforce_file_format=True)
     return path
+
+
+def coarse_noise(seed: int, side: int = 64, cells: int = 17) -> npt.NDArray[np.uint8]:
+    """Return a square of grey clouds, which differ between seeds even as thumbnails."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (cells, cells), np.uint8)
+    return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def noise(rows: int, columns: int, seed: int = 0) -> npt.NDArray[np.uint8]:

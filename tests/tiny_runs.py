@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
+from builders import SALT, tiny_experiment
+from images import decode
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
 from pneumo_dist.config.experiment import Experiment
@@ -26,26 +27,15 @@ ALONE = Ranks.alone()
 SIZE = 64
 
 
-def experiment_of(name: str, model: dict[str, Any], **stage: Any) -> Experiment:
-    """Return an experiment of two epochs in float32, whose second stage starts from the first."""
-    given = {"image_size": SIZE, "epochs": 2, "global_batch": 2, "micro_batch": 2, "eval_batch": 3, "top_k": 2}
-    optim = {"optim": {"lr": 0.01}}
-    return Experiment.model_validate(
-        {
-            "name": name,
-            "amp": "float32",
-            "model": {"in_channels": 1, **model},
-            "data": {"loader": "torch"},
-            "stages": [
-                {"name": "early", **given, **optim, **stage, "epochs": 1},
-                {"name": "main", **given, **optim, **stage},
-            ],
-        }
-    )
+def two_stages(name: str, model: dict[str, Any], **stage: Any) -> Experiment:
+    """Return an experiment of two stages, whose second starts from the first."""
+    given = {"image_size": SIZE, "micro_batch": 2, "top_k": 2, **stage}
+    stages = {"name": "early", **given, "epochs": 1}, {"name": "main", **given}
+    return tiny_experiment(*stages, name=name, model={"in_channels": 1, **model}, data={"loader": "torch"})
 
 
-PLAIN = experiment_of("plain", {"arch": "fcn", "fcn": {"widths": (4, 6, 8), "norm": True}})
-HEAD = experiment_of(
+PLAIN = two_stages("plain", {"arch": "fcn", "fcn": {"widths": (4, 6, 8), "norm": True}})
+HEAD = two_stages(
     "head",
     {"arch": "unet", "encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "classification": {}},
     loss={"bce": 1, "classification": 1},
@@ -77,7 +67,7 @@ def make(folder: Path) -> Trained:
     sources = find_sources(
         FilmFolders(dicom=[made.dicom_dir], test_dicom=[test.dicom_dir]), LabelFiles(made.labels_csv)
     )
-    build(sources, folder / "shards", BuildOptions(image_size=SIZE, folds=2), b"a salt for tests only")
+    build(sources, folder / "shards", BuildOptions(image_size=SIZE, folds=2), SALT)
     shards = Shards(folder / "shards")
     for experiment in (PLAIN, HEAD):
         for fold in (0, 1):
@@ -88,6 +78,6 @@ def make(folder: Path) -> Trained:
 
 def image(shards: Shards, index: int) -> torch.Tensor:
     """Return a film as input of the networks, (1, 1, SIZE, SIZE), without a loader."""
-    grey = cv2.imdecode(np.frombuffer(shards.read(index, "image"), np.uint8), cv2.IMREAD_GRAYSCALE)
+    grey = decode(shards.read(index, "image"))
     assert grey.shape == (SIZE, SIZE)
     return torch.from_numpy((grey.astype(np.float32) / 255 - 0.485) / 0.229)[None, None]

@@ -104,7 +104,7 @@ def _while_training(batches: Iterator[Batch], device_id: int) -> Iterator[Batch]
     def prepare() -> None:
         torch.cuda.set_device(device_id)
         # A separate stream: the training stream must not wait for films of later batches.
-        torch.cuda.set_stream(torch.cuda.Stream(device_id))  # type: ignore[no-untyped-call]
+        torch.cuda.set_stream(torch.cuda.Stream(device_id))
 
     def finished() -> Iterator[Batch]:
         for batch in batches:

@@ -22,7 +22,7 @@ def main(root: str, use_gpus: bool) -> None:
         "cuda": torch.version.cuda,
         "archs": torch.cuda.get_arch_list(),
         "has_gloo": is_distributed and dist.is_gloo_available(),
-        "nccl": ".".join(map(str, torch.cuda.nccl.version()[:3])) if has_nccl else None,  # type: ignore[no-untyped-call]
+        "nccl": ".".join(map(str, torch.cuda.nccl.version()[:3])) if has_nccl else None,
     }
     if use_gpus:
         facts["driver_cuda"] = _driver_cuda(torch)

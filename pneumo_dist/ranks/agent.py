@@ -39,7 +39,7 @@ def _run(arguments: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed").setLevel(level)
     try:
-        run(parse_args(list(arguments)))  # type: ignore[no-untyped-call]
+        run(parse_args(list(arguments)))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:  # the rank has printed the reason

@@ -59,8 +59,8 @@ class Monitor:
         """Log the stage's settings and its best score for TensorBoard's table of runs."""
         if self._active:
             # SummaryWriter.add_hparams would open a second events file.
-            writer = self._board._get_file_writer()  # type: ignore[no-untyped-call]
-            for summary in hparams(dict(settings), {"best_score": score}):  # type: ignore[no-untyped-call]
+            writer = self._board._get_file_writer()
+            for summary in hparams(dict(settings), {"best_score": score}):
                 writer.add_summary(summary)
 
     def start_epoch(self, label: str, steps: int, done: int) -> None:

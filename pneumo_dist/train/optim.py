@@ -101,7 +101,7 @@ class MovingAverage:
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
-        self._average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._average = get_ema_multi_avg_fn(decay)
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module) -> None:

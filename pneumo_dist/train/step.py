@@ -62,7 +62,7 @@ class Learner:
         data = experiment.data
         self._memory_format = torch.channels_last if data.channels_last else torch.contiguous_format
         if experiment.model.sync_batch_norm and ranks.device.type == "cuda" and ranks.world > 1:
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(ranks.device).to(memory_format=self._memory_format)
         if experiment.runtime.compile:
             self.model.compile()  # unlike torch.compile(model), this keeps the names of the weights

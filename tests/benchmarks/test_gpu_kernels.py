@@ -1,6 +1,7 @@
 """What the GPU did, from a trace; and the batch that fits."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def test_idle_is_the_time_in_which_no_stream_runs_anything(ran: list[tuple[float
 
 
 def test_only_what_ran_on_the_gpu_counts() -> None:
-    events = [
+    events: list[dict[str, Any]] = [
         {"ph": "X", "cat": "kernel", "name": "conv", "ts": 1_000_000.0, "dur": 500_000.0},
         {"ph": "X", "cat": "gpu_memcpy", "name": "copy", "ts": 2_000_000, "dur": 250_000},
         {"ph": "X", "cat": "cpu_op", "name": "aten::conv", "ts": 0, "dur": 9_000_000},

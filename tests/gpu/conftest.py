@@ -7,25 +7,18 @@ Run that on a GPU machine. Without a CUDA device these skip and say so.
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 # cuBLAS reads it when it is first used, which an earlier test may do; deterministic runs need it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
 import torch
+from builders import phantom_shards
 
 from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.ranks.precision import configure
 from pneumo_dist.ranks.ranks import Ranks, pick_device
-from shards.build.build import build
-from shards.build.films import FilmFolders, LabelFiles
-from shards.build.options import BuildOptions
-from shards.build.sources import find_sources
 from shards.dataset.table import Shards
-from shards.phantom.dataset import synthesize
-
-SALT = b"a salt for tests only"
 
 
 def alone(kind: str) -> Ranks:
@@ -57,14 +50,7 @@ def exact() -> Iterator[None]:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = switches
 
 
-def made_films(folder: Path, codec: str) -> Shards:
-    made = synthesize(folder / "synth", images=12, size=96, positive_rate=0.5, seed=3)
-    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
-    build(sources, folder / "shards", BuildOptions(image_size=96, folds=2, codec=codec), SALT)
-    return Shards(folder / "shards")
-
-
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Shards]:
     """Twelve phantom films of 96 x 96 pixels in two folds, by codec."""
-    return {codec: made_films(tmp_path_factory.mktemp(codec), codec) for codec in ("png", "jpeg")}
+    return {codec: phantom_shards(tmp_path_factory.mktemp(codec), codec=codec) for codec in ("png", "jpeg")}

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import experiment_of
 
-from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
@@ -42,10 +42,8 @@ def learner_of(
     **stage: Any,
 ) -> Learner:
     """Return a learner of one stage, in its first epoch."""
-    given = {"name": "main", "image_size": SIZE, "global_batch": 4, "micro_batch": 4, "epochs": 6, "optim": SGD}
-    experiment = Experiment.model_validate(
-        {"name": "x", "model": model, "data": data or {}, "runtime": runtime or {}, "stages": [{**given, **stage}]}
-    )
+    given = {"image_size": SIZE, "global_batch": 4, "micro_batch": 4, "epochs": 6, "optim": SGD, **stage}
+    experiment = experiment_of(given, model=model, data=data or {}, runtime=runtime or {})
     torch.manual_seed(seed)
     made = Learner(experiment, experiment.stages[0], ranks, amp, build_model(experiment.model, pretrained=False))
     made.start_epoch(0)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import torch
+from builders import experiment_of
 from tools.equality import run_differences
 
 from pneumo_dist.config.experiment import Experiment, RuntimeConfig
@@ -29,20 +30,13 @@ pytestmark = pytest.mark.slow
 CPU = Ranks.alone()
 
 
-def experiment_of(loader: str, amp: str, **stage: Any) -> Experiment:
+def recipe_of(loader: str, amp: str) -> Experiment:
     model = {"encoder": "resnet18", "in_channels": 1, "decoder_channels": (16, 16, 8, 8, 8)}
     given = {"image_size": 64, "global_batch": 2, "micro_batch": 1, "eval_batch": 4, "top_k": 9, "epochs": 2}
     optim = {"name": "adam", "lr": 1e-3, "clip_norm": 1.0, "ema_decay": 0.9}
-    return Experiment.model_validate(
-        {
-            "name": "x",
-            "amp": amp,
-            "model": model,
-            "data": {"loader": loader},
-            "runtime": {"deterministic": True, "tf32": False, "fused": True},
-            "stages": [{"name": "main", "optim": optim, "augment": {"distortion": {"p": 0.5}}, **given, **stage}],
-        }
-    )
+    stage = {"name": "main", "optim": optim, "augment": {"distortion": {"p": 0.5}}, **given}
+    runtime = {"deterministic": True, "tf32": False, "fused": True}
+    return experiment_of(stage, amp=amp, model=model, data={"loader": loader}, runtime=runtime)
 
 
 def train(experiment: Experiment, films: Shards, folder: Path, ranks: Ranks) -> Path:
@@ -72,7 +66,7 @@ def stopped(experiment: Experiment, films: Shards, folder: Path, ranks: Ranks, s
 def test_resumed_run_ends_with_the_same_bits(
     films: dict[str, Shards], ranks: Ranks, tmp_path: Path, loader: str, amp: str
 ) -> None:
-    experiment = experiment_of(loader, amp)
+    experiment = recipe_of(loader, amp)
     straight = train(experiment, films["png"], tmp_path / "straight", ranks)
     for steps in (2, 2):  # in the first epoch, and in the second
         stopped(experiment, films["png"], tmp_path / "resumed", ranks, steps)
@@ -84,7 +78,7 @@ def test_resumed_run_ends_with_the_same_bits(
 
 
 def test_run_that_began_on_a_device_goes_on_on_the_cpu(films: dict[str, Shards], ranks: Ranks, tmp_path: Path) -> None:
-    experiment = experiment_of("dali", "float32")
+    experiment = recipe_of("dali", "float32")
     stopped(experiment, films["png"], tmp_path, ranks, 4)
     train(experiment, films["png"], tmp_path, CPU)
     state = torch.load(tmp_path / "main/checkpoints/last", weights_only=True)

@@ -129,7 +129,7 @@ def test_resumed_steps_have_the_same_bits(ranks: Ranks, model: str, name: str) -
         return learner_of(ranks, MODELS[model], amp, seed, runtime={**runtime, "deterministic": True}, optim=optim)
 
     straight, before, after = made(0), made(0), made(5)
-    steps = [[], []]
+    steps: tuple[list[str], list[str]] = ([], [])
     for done in range(5):
         batches = parts_of(batch_of(4, seed=done), 2)
         steps[0].append(repr(take(straight, batches, done)))

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 Hold = Callable[[], None]
 
@@ -32,7 +33,7 @@ def during_a_write(hold: Hold) -> None:
             stream.flush()
             hold()
 
-    checkpoint_folder.atomic_write = write
+    mock.patch.object(checkpoint_folder, "atomic_write", write).start()
 
 
 def in_mid_epoch(hold: Hold) -> None:
@@ -46,7 +47,7 @@ def in_mid_epoch(hold: Hold) -> None:
             hold()
         return step(self, batches, accumulation, done, *others)
 
-    Learner.step = held
+    mock.patch.object(Learner, "step", held).start()
 
 
 def during_validation(hold: Hold) -> None:
@@ -57,21 +58,20 @@ def during_validation(hold: Hold) -> None:
         hold()
 
     if IS_LAST_RANK:
-        validation.film_histograms = held
+        mock.patch.object(validation, "film_histograms", held).start()
 
 
 def between_stages(hold: Hold) -> None:
     """Hold before the second stage makes anything."""
     from pneumo_dist.train import fold
-
-    train = fold.train_stage
+    from pneumo_dist.train.stage import train_stage
 
     def held(run: Any, services: Any, stage: Any, start: Any) -> Any:
         if stage.name == "second" and IS_LAST_RANK:
             hold()
-        return train(run, services, stage, start)
+        return train_stage(run, services, stage, start)
 
-    fold.train_stage = held
+    mock.patch.object(fold, "train_stage", held).start()
 
 
 MOMENTS = {moment.__name__: moment for moment in (during_a_write, in_mid_epoch, during_validation, between_stages)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from images import decode
 from integration.conftest import ROOT, environment, must, run_module, write_config
 
 from pneumo_dist.output.submission import submission_rows
@@ -29,9 +30,10 @@ def chain(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """What launch/pipeline.sh made of shards on two ranks: config, runs folder, and what it printed."""
     folder = tmp_path_factory.mktemp("trained")
     config = write_config(folder / "tiny.yaml", stages=[{"name": "only", "epochs": 2}], global_batch=4, micro_batch=2)
-    command = ["bash", "launch/pipeline.sh", "--cpu", "2", "--folds", "2", "--config", config, "--shards", dataset]
+    command = ["bash", "launch/pipeline.sh", "--cpu", "2", "--folds", "2"]
+    options: list[str | Path] = ["--config", config, "--shards", dataset, "--runs", folder / "runs"]
     done = subprocess.run(
-        [*command, "--runs", folder / "runs"], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=600
+        [*command, *options], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     return config, folder / "runs", must(done)
 
@@ -146,7 +148,7 @@ def test_one_file_predicts_and_segments_new_films(trained: tuple[Path, Path], da
     expected = submission_rows(other, Rule(Triplet(0.3, 1, 0.2)))
     for line in lines:
         image_id = line["film"].removesuffix(".dcm")
-        mask = cv2.imread(str(tmp_path / "masks" / line["files"]["mask"]), cv2.IMREAD_GRAYSCALE)
+        mask = decode((tmp_path / "masks" / line["files"]["mask"]).read_bytes())
         assert rle.encode((mask > 0).astype(np.uint8)) == expected[image_id]
         assert line["called"] == (expected[image_id] != "-1")
         assert (tmp_path / "masks" / line["files"]["segmentation"]).exists()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -36,12 +37,7 @@ from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, ValidationFilms, validate
-from shards.build.build import build
-from shards.build.films import FilmFolders, LabelFiles
-from shards.build.options import BuildOptions
-from shards.build.sources import find_sources
 from shards.dataset.table import Shards
-from shards.phantom.dataset import synthesize
 
 pytestmark = pytest.mark.slow
 
@@ -129,8 +125,9 @@ class Notes:
             self.built.append(build_model(*arguments, **options))
             return self.built[-1]
 
-        Learner.share_buffers, Learner.start_epoch, Learner.end_epoch = noted_share, noted_start, noted_end
-        trainer.validate, inference.build_model = noted_validate, noted_build
+        mock.patch.multiple(Learner, share_buffers=noted_share, start_epoch=noted_start, end_epoch=noted_end).start()
+        mock.patch.object(trainer, "validate", noted_validate).start()
+        mock.patch.object(inference, "build_model", noted_build).start()
 
 
 def trained_figures(shards: Shards, ranks: Ranks, runs: Path) -> dict[str, Any]:
@@ -212,17 +209,15 @@ def main(shards: Path, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """Fourteen phantom films, seven in each of two folds."""
-    folder = tmp_path_factory.mktemp("fourteen")
-    made = synthesize(folder / "synth", images=14, size=64, positive_rate=0.5, seed=3)
-    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
-    build(sources, folder / "shards", BuildOptions(image_size=64, folds=2), b"a salt for tests only")
-    return Shards(folder / "shards")
+    # Not above: the ranks run this file as a program, without pytest's paths.
+    from builders import phantom_shards
+
+    return phantom_shards(tmp_path_factory.mktemp("fourteen"), films=14, size=64)
 
 
 @pytest.fixture(scope="module")
 def folder(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with every rank's notes, and the runs of two ranks."""
-    # Not above: the ranks run this file as a program, without pytest's paths.
     from integration.conftest import ROOT, environment
 
     folder = tmp_path_factory.mktemp("ranks")

@@ -116,7 +116,7 @@ def test_setup_installs_for_the_driver_once(
 
     def setup() -> "subprocess.CompletedProcess[str]":
         environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": "python", "SITE": str(int(not has_torch))}
-        command = ["bash", tmp_path / "launch/setup.sh"]
+        command: list[str | Path] = ["bash", tmp_path / "launch/setup.sh"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
     done = setup()

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
+from builders import SALT, phantom_shards
 from edited_dataset import resign
 from tiny_runs import Trained, make
 
@@ -19,19 +20,12 @@ from shards.build.films import FilmFolders, LabelFiles
 from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset.table import TABLE, Shards, save_table
-from shards.phantom.dataset import synthesize
-
-SALT = b"a salt for tests only"
 
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """Twelve phantom films of 96 x 96 pixels in two folds."""
-    folder = tmp_path_factory.mktemp("films")
-    made = synthesize(folder / "synth", images=12, size=96, positive_rate=0.5, seed=3)
-    sources = find_sources(FilmFolders(dicom=[made.dicom_dir]), LabelFiles(made.labels_csv))
-    build(sources, folder / "shards", BuildOptions(image_size=96, folds=2, samples_per_shard=5), SALT)
-    return Shards(folder / "shards")
+    return phantom_shards(tmp_path_factory.mktemp("films"), samples_per_shard=5)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +66,7 @@ def jpeg_films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
         (folder / kind).mkdir()
     for number, shape in enumerate([(96, 96), (128, 96), (96, 130), (120, 70)]):
         noise = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
-        film = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 0, 255, cv2.NORM_MINMAX)
+        film = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), noise, 0, 255, cv2.NORM_MINMAX)
         mask = np.zeros(shape, np.uint8)
         cv2.ellipse(mask, (shape[1] // 3, shape[0] // 2), (20, 33), 20, 0, 360, 255, -1)
         assert cv2.imwrite(str(folder / f"images/film{number}.png"), film)

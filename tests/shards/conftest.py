@@ -67,7 +67,9 @@ class Inputs:
             LabelFiles(self.rle, masks=self.masks),
         )
         salt, on_film = more.pop("salt", SALT), more.pop("on_film", None)
-        return build(sources, out, self.options, salt, Execution(**more), on_film)
+        summary = build(sources, out, self.options, salt, Execution(**more), on_film)
+        assert summary is not None
+        return summary
 
 
 @dataclass(frozen=True)

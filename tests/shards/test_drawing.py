@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from images import decode
 
 from shards.drawing import centred, encode_image, fitted, outline, outline_pixels, tiled
 
@@ -18,14 +19,14 @@ def ring() -> np.ndarray:
 
 def test_colours_are_rgb_in_the_file() -> None:
     picture = np.full((3, 5, 3), RED, np.uint8)
-    read = cv2.imdecode(np.frombuffer(encode_image(picture), np.uint8), cv2.IMREAD_COLOR_RGB)
+    read = decode(encode_image(picture), cv2.IMREAD_COLOR_RGB)
     assert np.array_equal(read, picture)
 
 
 def test_grey_images_and_settings_are_kept() -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     small = encode_image(grey, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 5))
-    assert np.array_equal(cv2.imdecode(np.frombuffer(encode_image(grey), np.uint8), cv2.IMREAD_UNCHANGED), grey)
+    assert np.array_equal(decode(encode_image(grey), cv2.IMREAD_UNCHANGED), grey)
     assert small[:2] == b"\xff\xd8" and len(small) < len(encode_image(grey, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, 100)))
 
 
@@ -33,9 +34,9 @@ def test_outline_in_pixels_runs_along_components_and_holes() -> None:
     mask, picture = ring(), np.zeros((20, 30, 3), np.uint8)
     outline_pixels(picture, mask, RED)
     drawn = picture[..., 0] > 0
-    inside = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), borderValue=0)
-    assert drawn[mask & ~inside == 1].all(), "every pixel of the mask that has a neighbour outside"
-    assert not drawn[inside == 1].any()
+    inside = cv2.erode(mask, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3)), borderValue=0) == 1
+    assert drawn[(mask == 1) & ~inside].all(), "every pixel of the mask that has a neighbour outside"
+    assert not drawn[inside].any()
     assert not drawn[:4].any() and not drawn[9:11, 11:19].any()
 
 

@@ -363,11 +363,12 @@ def went_on(case: Case, run: Path) -> Answer:
     with StopAgreement(ALONE) as stop:
         first, stage = experiment.stages[:2]
         fold_run = FoldRun(experiment, 0, case.shards, run, ALONE)
-        newest = [fold_run.checkpoints(each.name).recover() for each in (first, stage)]
-        before = find_start(fold_run, first, first, newest[0] and newest[0].path, None, [])
+        files = [fold_run.checkpoints(each.name).recover() for each in (first, stage)]
+        newest = [file.path if file else None for file in files]
+        before = find_start(fold_run, first, first, newest[0], None, [])
         history = before.state["history"] if before.state else []
         trained = Trained(fold_run.checkpoints("first"), history, before.lineage)
-        start = find_start(fold_run, stage, stage, newest[1] and newest[1].path, trained, [])
+        start = find_start(fold_run, stage, stage, newest[1], trained, [])
         if start.state is None:
             raise Wrong("begins again")
         stage_run = StageRun(fold_run, Services(stop, Heartbeat(None, {})), stage, start)

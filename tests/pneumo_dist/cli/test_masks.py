@@ -3,8 +3,10 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from damage import flip_bit
 from report_runs import log_epochs, store, tune_run
 
 from pneumo_dist.cli.app import app
@@ -46,10 +48,7 @@ def cut(predictions: Predictions) -> None:
 
 def flip(predictions: Predictions) -> None:
     row = predictions.rows[3]
-    tar = predictions.folder / row["tar"]
-    content = bytearray(tar.read_bytes())
-    content[row["offset"] + row["size"] // 2] ^= 1
-    tar.write_bytes(content)
+    flip_bit(predictions.folder / row["tar"], row["offset"] + row["size"] // 2)
 
 
 def remove(predictions: Predictions) -> None:
@@ -176,8 +175,9 @@ def test_few_or_negative_films_are_tuned_submitted_and_reported(
 ) -> None:
     config_of(tmp_path)
     rows = [films.column("has_mask").tolist().index(kind == "one positive")] if kind.startswith("one") else None
+    changes: dict[str, Any] = {"rle": "-1"} if kind == "negative" else {}
     for split in ("oof", "test"):
-        store(films, tmp_path / "exp", split=split, rows=rows, **({"rle": "-1"} if kind == "negative" else {}))
+        store(films, tmp_path / "exp", split=split, rows=rows, **changes)
     for command in (("tune", "--objective", objective), ("submit",), ("report",)):
         assert run(app, "pneumo_dist", command_line(command[0], films, tmp_path, *command[1:])) == EXIT_DONE
     assert not [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]

@@ -49,7 +49,7 @@ def stand_in(image: Any, x: Any, y: Any, *, interp: Any, pixel_origin: str) -> A
 def film(shape: tuple[int, int]) -> tuple[Image, Image]:
     """Return a smooth film without the value UNWRITTEN, and a mask."""
     noise = np.random.default_rng(shape[0]).integers(0, 256, shape, np.uint8)
-    image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), None, 120, 255, cv2.NORM_MINMAX)
+    image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 5), noise, 120, 255, cv2.NORM_MINMAX)
     mask = np.zeros(shape, np.uint8)
     cv2.ellipse(mask, (shape[1] // 3, shape[0] // 2), (20, 25), 20, 0, 360, 255, -1)
     return image, mask

@@ -70,7 +70,8 @@ def stored_at(x: Any, y: Any, geometry: Geometry, size: int, stored: Stored) -> 
 def exact_map(geometry: Geometry, size: int, stored: Stored, step: int) -> npt.NDArray[np.float64]:
     """Return the definition's map at the centre of every `step`-th pixel."""
     centres = np.arange(size)[::step] + 0.5
-    return stored_at(*np.meshgrid(centres, centres, indexing="xy"), geometry, size, stored)
+    x, y = np.meshgrid(centres, centres)
+    return stored_at(x, y, geometry, size, stored)
 
 
 def deviation(geometry: Geometry, size: int, stored: Stored, step: int = 7) -> npt.NDArray[np.float64]:
@@ -78,7 +79,7 @@ def deviation(geometry: Geometry, size: int, stored: Stored, step: int = 7) -> n
     exact = exact_map(geometry, size, stored, step)
     actual = dense_map(coarse_map(geometry, size, stored), size)[::step, ::step]
     inside = ((exact >= 0) & (exact <= stored.side)).all(axis=-1)
-    return np.abs(actual - exact).max(axis=-1)[inside] * size / stored.side
+    return np.asarray(np.abs(actual - exact).max(axis=-1)[inside] * size / stored.side)
 
 
 # -- the matrix

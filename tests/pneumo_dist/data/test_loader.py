@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
+from images import decode
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig, StageConfig
@@ -248,11 +247,6 @@ def test_error_is_one_line(damaged: tuple[Shards, str, str], name: str) -> None:
 # -- evaluation
 
 
-def decoded(shards: Shards, index: int, member: str) -> npt.NDArray[np.uint8]:
-    image = cv2.imdecode(np.frombuffer(shards.read(index, member), np.uint8), cv2.IMREAD_GRAYSCALE)
-    return np.asarray(image, np.uint8)
-
-
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("name", LOADERS)
 def test_evaluation_yields_every_film_once_per_pass_and_fills_up_its_last_batch(
@@ -267,7 +261,7 @@ def test_evaluation_yields_every_film_once_per_pass_and_fills_up_its_last_batch(
                 assert len(batch.images) == len(batch.masks) == 4
                 for position, row in enumerate(batch.indices.tolist()):
                     seen[row] += 1
-                    image, mask = decoded(films, row, "image"), decoded(films, row, "mask")
+                    image, mask = decode(films.read(row, "image")), decode(films.read(row, "mask"))
                     np.testing.assert_allclose(255 * batch.images[position, 0].numpy(), image, atol=0.01)
                     np.testing.assert_array_equal(batch.masks[position, 0].numpy(), mask // 255)
                 if len(batch.indices) == 3:

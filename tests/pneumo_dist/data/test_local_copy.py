@@ -11,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from builders import SALT
+from damage import flip_bit
 
 from pneumo_dist.data import local_copy
 from pneumo_dist.data.local_copy import LOCK, copy_shards_locally, needed_bytes
@@ -27,9 +30,9 @@ from shards.dataset.manifest import local_copy_name
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
+from shards.files import atomic_open
 from shards.phantom.dataset import synthesize
 
-SALT = b"a salt for tests only"  # the salt of the fixtures
 BLOCK = 4096
 
 
@@ -68,12 +71,6 @@ def state(cache: Path) -> dict[str, tuple[int, int]]:
 
 def everything(shards: Shards) -> list[bytes]:
     return [shards.read(row, member) for row in range(len(shards)) for member in ("image", "mask", "json")]
-
-
-def flip(path: Path, offset: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1
-    path.write_bytes(content)
 
 
 def in_a_fork(work: Callable[[], object]) -> int:
@@ -167,7 +164,7 @@ def test_tar_that_the_manifest_does_not_list_is_read_from_the_dataset(own_films:
 def test_bad_source_is_refused_by_name_and_leaves_no_copy(own_films: Shards, tmp_path: Path, damage: str) -> None:
     source = own_films.folder / own_films.manifest["shards"][1]["name"]
     if damage == "flipped":
-        flip(source, source.stat().st_size - 1)  # padding, which no member's CRC32 covers
+        flip_bit(source, source.stat().st_size - 1)  # padding, which no member's CRC32 covers
     elif damage in ("longer", "shorter"):
         os.truncate(source, source.stat().st_size + (512 if damage == "longer" else -512))
     else:
@@ -235,7 +232,7 @@ def test_copy_resumes_after_a_killed_process_and_removes_its_temporary(films: Sh
 
 def _race(folder: Path, cache: Path, barrier: Any, results: Any) -> None:
     """Copy from another process; report how many tars it copied and the bytes reported to it."""
-    made, reported, real = list[Path](), list[int](), local_copy.atomic_open
+    made, reported, real = list[Path](), list[int](), atomic_open
 
     def counted(path: Path) -> Any:
         made.append(path)
@@ -245,7 +242,7 @@ def _race(folder: Path, cache: Path, barrier: Any, results: Any) -> None:
         reported.append(count)
         time.sleep(0.002)  # lets the others run in the middle of a copy
 
-    local_copy.atomic_open = counted
+    mock.patch.object(local_copy, "atomic_open", counted).start()
     shards = Shards(folder)
     barrier.wait(60)
     copied = copy_shards_locally(shards, all_rows(shards), cache, slow)
@@ -319,7 +316,7 @@ def test_flipped_byte_in_a_copy_is_found_on_reading_and_fixed_as_the_message_say
 ) -> None:
     copied = copy_shards_locally(films, all_rows(films), tmp_path)
     copy, row = copies(films, tmp_path)[1], int(rows_of(films, 1)[0])
-    flip(copy, int(films.column("image_offset")[row]) + 20)
+    flip_bit(copy, int(films.column("image_offset")[row]) + 20)
     with pytest.raises(CorruptSample, match=rf"^{copy}: .*{films.column('key')[row]}.*remove this file"):
         copied.read(row, "image")
     copy.unlink()

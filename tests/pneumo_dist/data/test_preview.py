@@ -3,18 +3,14 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+from builders import experiment_of
 
-from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.preview import CAPTION, GAP, show_batch
 from shards.dataset.table import Shards
 from shards.drawing import OUTLINE_COLOUR
 from shards.errors import InputError
 
 STILL = {"hflip": 0, "shift_scale_rotate": {"p": 0}, "tone": {"p": 0}}
-
-
-def experiment_of(**stage: object) -> Experiment:
-    return Experiment.model_validate({"name": "x", "stages": [{"name": "main", "image_size": 64, **stage}]})
 
 
 def cells(picture: npt.NDArray[np.uint8], films: int, columns: int) -> npt.NDArray[np.uint8]:
@@ -26,14 +22,14 @@ def cells(picture: npt.NDArray[np.uint8], films: int, columns: int) -> npt.NDArr
 
 
 def test_without_augmentation_every_epoch_shows_the_same_film(films: Shards) -> None:
-    experiment = experiment_of(augment=STILL)
+    experiment = experiment_of({"augment": STILL})
     shown = cells(show_batch(experiment, experiment.stages[0], films, 0, films=4, epochs=2), 4, 3)
     np.testing.assert_array_equal(shown[:, 1:], np.repeat(shown[:, :1], 2, axis=1))
     assert len(np.unique(shown[:, 0].reshape(4, -1), axis=0)) == 4
 
 
 def test_epochs_differ_and_half_of_the_films_are_outlined(films: Shards) -> None:
-    experiment = experiment_of(augment={"shift_scale_rotate": {"p": 1}})
+    experiment = experiment_of({"augment": {"shift_scale_rotate": {"p": 1}}})
     shown = cells(show_batch(experiment, experiment.stages[0], films, 0, films=4, epochs=2), 4, 3)
     assert all(len(np.unique(row.reshape(3, -1), axis=0)) == 3 for row in shown)
     outlined = (shown[:, 0] == OUTLINE_COLOUR).all(axis=-1).any(axis=(1, 2))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cv2
@@ -122,7 +123,7 @@ def points_of(geometry: Geometry, size: int, stored: Stored) -> npt.NDArray[np.f
 
 def film_and_mask(height: int, width: int) -> tuple[Image, Image]:
     noise = np.random.default_rng(5).integers(0, 256, (height, width), np.uint8)
-    image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX)
+    image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 3), noise, 0, 255, cv2.NORM_MINMAX)
     return np.asarray(image, np.uint8), (image > 128).astype(np.uint8) * np.uint8(255)
 
 
@@ -161,8 +162,8 @@ def test_beyond_the_film_there_are_zeros_or_its_reflection() -> None:
     images = film_and_mask(64, 64)
     away = Geometry(shift=(0.5, 0.0))
     for way in (
-        lambda border: by_matrix(images, matrix(away, 64, Stored(64)), 64, border),
-        lambda border: by_coarse_map(images, coarse_map(away, 64, Stored(64)), 64, border),
+        partial(by_matrix, images, matrix(away, 64, Stored(64)), 64),
+        partial(by_coarse_map, images, coarse_map(away, 64, Stored(64)), 64),
     ):
         for empty, mirrored, original in zip(way("constant"), way("reflect"), images, strict=True):
             assert not empty[:, :31].any()

@@ -50,9 +50,7 @@ def test_tar_that_is_missing_or_short(copy: Path) -> None:
 def test_bit_flipped_in_a_film_that_is_read(copy: Path, films: Shards) -> None:
     row = int((films.column("shard") == "train-00001.tar").argmax())
     tar, offset = copy / "train-00001.tar", int(films.column("image_offset")[row])
-    content = bytearray(tar.read_bytes())
-    content[offset + 40] ^= 1
-    tar.write_bytes(content)
+    flip_bit(tar, offset + 40)
     key = str(films.column("key")[row])
     only(
         check_shards(copy),
@@ -92,14 +90,14 @@ def test_weights_file(tmp_path: Path) -> None:
         model = model_of(**values, in_channels=channels)
         only(check_weights(model, is_cached, {}), Status.OK, "with the config's SHA-256")
     other = model_of(**{**values, "encoder": "resnet34"})
-    words = (
+    words = [
         "holds no weights of resnet34: of its 216 tensors",
         "missing (layer1.2.conv1.weight",
         "give a file of this",
-    )
+    ]
     only(check_weights(other, is_cached, {}), Status.ERROR, *words)
     path.write_bytes(b"others")
-    words = ("weights.pt: its SHA-256 is", "python -m pneumo_dist fetch-weights")
+    words = ["weights.pt: its SHA-256 is", "python -m pneumo_dist fetch-weights"]
     only(check_weights(model_of(**values), is_cached, {}), Status.ERROR, *words)
     path.unlink()
     only(check_weights(model_of(**values), is_cached, {}), Status.ERROR, "No such file", "fetch-weights")
@@ -108,10 +106,10 @@ def test_weights_file(tmp_path: Path) -> None:
 def test_weights_by_name() -> None:
     named = model_of(encoder="resnet34", encoder_weights="imagenet")
     only(check_weights(named, lambda model: True, {}), Status.OK, "imagenet weights of resnet34, in the hub's cache")
-    words = ("imagenet weights of resnet34 are not in the hub's cache", "python -m pneumo_dist fetch-weights")
+    words = ["imagenet weights of resnet34 are not in the hub's cache", "python -m pneumo_dist fetch-weights"]
     only(check_weights(named, lambda model: False, {}), Status.WARNING, *words)
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        words = (f"{variable} forbids downloading them", "unset it", "python -m pneumo_dist fetch-weights")
+        words = [f"{variable} forbids downloading them", "unset it", "python -m pneumo_dist fetch-weights"]
         only(check_weights(named, lambda model: False, {variable: "true"}), Status.ERROR, *words)
         only(check_weights(named, lambda model: False, {variable: "0"}), Status.WARNING)
         only(check_weights(named, lambda model: True, {variable: "1"}), Status.OK)
@@ -148,8 +146,9 @@ def test_timms_encoders_are_searched_by_timms_names(tmp_path: Path, monkeypatch:
     assert not is_cached(named)
     import timm
 
-    repo = timm.models.get_pretrained_cfg("resnet18").hf_hub_id
-    folder = tmp_path / f"models--{repo.replace('/', '--')}"
+    config = timm.models.get_pretrained_cfg("resnet18")
+    assert config is not None and config.hf_hub_id is not None
+    folder = tmp_path / f"models--{config.hf_hub_id.replace('/', '--')}"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text("a" * 40)
     (folder / "snapshots" / ("a" * 40)).mkdir(parents=True)

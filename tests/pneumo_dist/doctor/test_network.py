@@ -1,6 +1,7 @@
 """Host names and interfaces that lead to other nodes, and those that do not."""
 
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -35,8 +36,8 @@ tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000080\t0\t0\t0
 """
 
 
-def job(nodes: int = 1, ranks: int = 2, gpus: int = 0, **env: str) -> Job:
-    return Job("n0", nodes, ranks, gpus, env)
+def job(nodes: int = 1, ranks: int = 2, gpus: int = 0, env: Mapping[str, str] | None = None) -> Job:
+    return Job("n0", nodes, ranks, gpus, env or {})
 
 
 def test_default_route_has_the_lowest_metric() -> None:
@@ -73,9 +74,9 @@ def test_host_name_that_other_nodes_can_use() -> None:
 )
 def test_host_name_that_leads_to_loopback_or_nowhere(nodes: int, env: dict[str, str], status: Status) -> None:
     words = ("n0 resolves to 127.0.1.1, a loopback address", "map n0 in /etc/hosts", f"export {GLOO}=eth0")
-    only(check_host_name(["127.0.1.1", "10.0.0.5"], job(nodes, **env), "eth0"), status, *words)
+    only(check_host_name(["127.0.1.1", "10.0.0.5"], job(nodes, env=env), "eth0"), status, *words)
     words = ("n0 does not resolve", "'<address> n0' to /etc/hosts or to DNS", f"export {GLOO}=eth0")
-    only(check_host_name([], job(nodes, **env), "eth0"), status, *words)
+    only(check_host_name([], job(nodes, env=env), "eth0"), status, *words)
 
 
 def test_gloo_uses_the_interface_of_the_host_name() -> None:
@@ -109,15 +110,15 @@ def test_good_interfaces() -> None:
     only([gloo], Status.OK, "eth0 (10.0.0.5)")
     only([nccl], Status.OK, "eth0 (10.0.0.5)")
     assert (gloo.check, nccl.check) == ("gloo network", "NCCL network")
-    only(check_interfaces(ALL, ["10.0.0.5"], "eth0", job(**{GLOO: "eth0"})), Status.OK, f"set by {GLOO}")
+    only(check_interfaces(ALL, ["10.0.0.5"], "eth0", job(env={GLOO: "eth0"})), Status.OK, f"set by {GLOO}")
     only(check_interfaces(ALL, ["127.0.1.1"], "eth0", job()), Status.OK, "lo (127.0.0.1), enough for one node")
 
 
 def test_interface_that_is_named_but_missing() -> None:
     words = (f"{GLOO}=eth9 names no interface of this node (interfaces: lo, docker0", f"export {GLOO}=eth0")
-    only(check_interfaces(ALL, [], "eth0", job(**{GLOO: "eth9"})), Status.ERROR, *words)
-    only(check_interfaces(ALL, [], "eth0", job(ranks=1, **{GLOO: "eth9"})), Status.WARNING, *words)
-    _, nccl = check_interfaces(ALL, ["10.0.0.5"], "eth0", job(gpus=2, **{NCCL: "ib"}))
+    only(check_interfaces(ALL, [], "eth0", job(env={GLOO: "eth9"})), Status.ERROR, *words)
+    only(check_interfaces(ALL, [], "eth0", job(ranks=1, env={GLOO: "eth9"})), Status.WARNING, *words)
+    _, nccl = check_interfaces(ALL, ["10.0.0.5"], "eth0", job(gpus=2, env={NCCL: "ib"}))
     only([nccl], Status.ERROR, f"{NCCL}=ib names no interface", f"export {NCCL}=eth0")
 
 
@@ -142,7 +143,7 @@ def test_no_interface_at_all() -> None:
     ],
 )
 def test_interface_that_leads_to_no_other_node(name: str, nodes: int, status: Status, word: str) -> None:
-    findings = check_interfaces(ALL, ["10.0.0.5"], "eth0", job(nodes, **{GLOO: name}))
+    findings = check_interfaces(ALL, ["10.0.0.5"], "eth0", job(nodes, env={GLOO: name}))
     only(findings, status, name, word, f"export {GLOO}=eth0")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import experiment_of
 from only_finding import only
 
 from pneumo_dist.config.experiment import Experiment
@@ -24,22 +25,19 @@ from pneumo_dist.doctor.node import (
 MIB, GIB = 2**20, 2**30
 
 
-def experiment_of(**data: Any) -> Experiment:
-    stages = [
-        {"name": "small", "image_size": 64, "micro_batch": 2, "eval_batch": 16},
-        {"name": "large", "image_size": 128, "micro_batch": 8, "eval_batch": 4},
-    ]
-    values = {"name": "x", "model": {"in_channels": 1}, "data": {"loader": "torch", **data}, "stages": stages}
-    return Experiment.model_validate(values)
+def reading(**data: Any) -> Experiment:
+    """Return an experiment with a stage of small films and one of large films, read like this."""
+    stages = {"micro_batch": 2, "eval_batch": 16}, {"image_size": 128, "micro_batch": 8, "eval_batch": 4}
+    return experiment_of(*stages, model={"in_channels": 1}, data={"loader": "torch", **data})
 
 
 def test_batches_in_shared_memory() -> None:
     batch = 8 * 128 * 128 * (1 * 4 + 1)
-    assert shared_memory_bytes(experiment_of(), ranks=1) == 2 * 3 * batch
-    assert shared_memory_bytes(experiment_of(threads=4, prefetch=3), ranks=2) == 2 * 2 * 13 * batch
-    half = experiment_of(image_dtype="float16")
+    assert shared_memory_bytes(reading(), ranks=1) == 2 * 3 * batch
+    assert shared_memory_bytes(reading(threads=4, prefetch=3), ranks=2) == 2 * 2 * 13 * batch
+    half = reading(image_dtype="float16")
     assert shared_memory_bytes(half, ranks=1) == 2 * 3 * 8 * 128 * 128 * 3
-    assert shared_memory_bytes(experiment_of(loader="dali"), ranks=8) == 0
+    assert shared_memory_bytes(reading(loader="dali"), ranks=8) == 0
 
 
 def test_shared_memory() -> None:
@@ -58,8 +56,8 @@ def test_free_bytes(tmp_path: Path) -> None:
 
 
 def test_files_that_a_rank_opens() -> None:
-    assert open_files(experiment_of(loader="dali"), shards=30, world=1) == (30, 290)
-    assert open_files(experiment_of(threads=4, prefetch=3), shards=30, world=8) == (108, 396)
+    assert open_files(reading(loader="dali"), shards=30, world=1) == (30, 290)
+    assert open_files(reading(threads=4, prefetch=3), shards=30, world=8) == (108, 396)
 
 
 @pytest.mark.parametrize("limit", [1024, 300, -1])
@@ -93,10 +91,10 @@ def test_quota_of_the_control_group_and_its_parents(tmp_path: Path) -> None:
 
 
 def test_cpus() -> None:
-    one = experiment_of()
+    one = reading()
     only(check_cpus(2.0, one, ranks=2), Status.OK, "2 usable, 1 per rank")
     only(check_cpus(1.5, one, ranks=2), Status.WARNING, "0.75 per rank", "--cpus-per-task")
-    eight = experiment_of(threads=8)
+    eight = reading(threads=8)
     only(check_cpus(72.0, eight, ranks=8), Status.OK, "9 per rank")
     only(check_cpus(64.0, eight, ranks=8), Status.WARNING, "8 per rank", "ask for 72", "lower data.threads")
 

@@ -1,5 +1,6 @@
 """The preflight reports all errors of a plan at once and writes nothing."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -185,13 +186,13 @@ def test_variable_that_hides_all_gpus_is_named(machine: Machine, value: str) -> 
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error(plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     (line,) = errors(plan)
     assert "cannot be written to; change its permissions" in line
 
 
 def test_a_full_disk_is_an_error_before_the_first_step(plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
     (line,) = errors(plan)
     assert "one checkpoint needs" in line

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,7 @@ def refuse(code: int) -> Callable[..., Any]:
 def test_write_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), refuse(code))
+    monkeypatch.setattr(os if call == "fsync" else Path, call, refuse(code))
     try:
         findings = run_folder.check_writes(tmp_path, Path("runs"))
     finally:
@@ -74,7 +75,7 @@ def test_write_that_fails(
 def test_folder_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:
-    monkeypatch.setattr(run_folder.tempfile, "TemporaryDirectory", refuse(code))
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse(code))
     only(check_run_folder(tmp_path, 1, ""), Status.ERROR, words, "give another --runs")
 
 

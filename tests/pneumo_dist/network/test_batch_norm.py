@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from tensors import same
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -54,10 +55,6 @@ def batches_of(*sizes: int, filled_to: int | None = None) -> list[Batch]:
 
 def buffers_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.named_buffers()}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -136,12 +133,14 @@ def test_layer_that_no_film_reaches_is_left_alone() -> None:
             self.used, self.unused = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.used(self.used(images))
+            result: torch.Tensor = self.used(self.used(images))
+            return result
 
     model = Beside()
+    assert model.unused.running_mean is not None
     nn.init.constant_(model.unused.running_mean, 7.0)
     recompute_statistics(model, batches_of(2, 2), ALONE, "float32")
-    assert model.unused.running_mean is not None and model.unused.running_mean.item() == 7.0
+    assert model.unused.running_mean.item() == 7.0
     assert int(model.used.num_batches_tracked or 0) == 4, "a layer that is called twice counts each batch twice"
 
 

@@ -8,6 +8,7 @@ import pydantic
 import pytest
 import safetensors.torch
 import torch
+from damage import Harm
 
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.network.build import build_model, encoder_state, freeze_encoder, split_outputs
@@ -275,13 +276,6 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoder", ["resnet34", "efficientnet-b0"])
 def test_weights_of_another_encoder_are_refused(weights: tuple[Path, dict[str, torch.Tensor]], encoder: str) -> None:
     assert f"holds no weights of {encoder}" in refused(file_config(weights[0], encoder=encoder))
-
-
-class Harm:
-    """An object that runs code when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return print, ("unpickled",)
 
 
 @pytest.mark.parametrize("kind", ["pickle", "text", "text in safetensors"])

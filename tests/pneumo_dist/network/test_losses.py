@@ -416,8 +416,10 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[
     from integration.conftest import ROOT, environment
 
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, folder]
-    result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=180)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    result = subprocess.run(
+        [*torchrun, __file__, folder], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=180
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 

@@ -143,10 +143,21 @@ def test_the_overlay_shows_film_outline_fill_and_margin() -> None:
     np.testing.assert_array_equal(inner[..., 1], np.rint(image[55:95, 35:75] * 0.8))
 
 
-def test_the_margin_says_whether_there_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn_texts: list[str] = []
+def list_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets every text that OpenCV draws from now on."""
+    texts: list[str] = []
     draw = cv2.putText
-    monkeypatch.setattr(cv2, "putText", lambda strip, text, *more: drawn_texts.append(text) or draw(strip, text, *more))
+
+    def noted(strip: Any, text: str, *more: Any) -> Any:
+        texts.append(text)
+        return draw(strip, text, *more)
+
+    monkeypatch.setattr(cv2, "putText", noted)
+    return texts
+
+
+def test_the_margin_says_whether_there_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn_texts = list_texts(monkeypatch)
     image, mask = noise(400, 300), np.zeros((400, 300), np.uint8)
     empty = draw_film(image, mask)
     np.testing.assert_array_equal(empty[:400], np.repeat(image[:, :, None], 3, axis=2))
@@ -160,9 +171,7 @@ def test_the_margin_says_whether_there_is_a_finding(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("width", [64, 300, 2000])
 def test_the_margin_shows_every_warning_in_full(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    drawn_texts: list[str] = []
-    draw = cv2.putText
-    monkeypatch.setattr(cv2, "putText", lambda strip, text, *more: drawn_texts.append(text) or draw(strip, text, *more))
+    drawn_texts = list_texts(monkeypatch)
     image, mask = noise(90, width), np.zeros((90, width), np.uint8)
     texts = ["no BodyPartExamined: taken as a chest film", "its pixels are not square: " + "resampled " * 9]
     drawn = draw_film(image, mask, texts)

@@ -29,7 +29,7 @@ def test_mean_is_taken_in_float64_and_counters_are_the_firsts() -> None:
         {"w": torch.tensor([2.0**-24, -1.0]), "h": torch.tensor([0.0]).half(), "n": torch.tensor(8)},
     ]
     mean = average_weights(states)
-    by_hand = (np.float64([1, 2**-24]) + np.float64([2**-24, 1]) + np.float64([2**-24, -1])) / 3
+    by_hand = np.array([1 + 2**-24 + 2**-24, 2**-24 + 1 - 1]) / 3
     np.testing.assert_array_equal(mean["w"].numpy(), by_hand.astype(np.float32))
     assert mean["w"][0] != (torch.tensor(1.0) + 2.0**-24 + 2.0**-24) / 3, "float32 would lose the small terms"
     assert mean["h"].dtype == torch.float16 and float(mean["h"]) == 0.25

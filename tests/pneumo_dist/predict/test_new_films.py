@@ -7,17 +7,12 @@ import cv2
 import numpy as np
 import pytest
 from film_files import PATIENT_ID, noise, write_film
+from images import decode
 
 from pneumo_dist.predict.new_films import NewFilmOptions, check_distinct, film_name, film_paths, film_shards, row_paths
 from shards.dataset.grid import to_square
-from shards.dataset.table import Shards
 from shards.dicom.film import FilmRules, read_film
 from shards.errors import InputError, RejectedFilm
-
-
-def stored_image(shards: Shards, row: int) -> np.ndarray:
-    content = np.frombuffer(shards.read(row, "image"), np.uint8)
-    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE))
 
 
 def test_films_become_test_films_and_rows_map_to_their_files(tmp_path: Path) -> None:
@@ -34,7 +29,7 @@ def test_films_become_test_films_and_rows_map_to_their_files(tmp_path: Path) -> 
     assert sorted(row_files) == sorted(paths)
     for row, path in enumerate(row_files):
         image = read_film(path).image
-        np.testing.assert_array_equal(stored_image(shards, row), to_square(image, 64))
+        np.testing.assert_array_equal(decode(shards.read(row, "image")), to_square(image, 64))
         assert (shards.grid(row).height, shards.grid(row).width) == image.shape
 
 
@@ -96,7 +91,7 @@ def test_the_second_of_two_equal_names_is_refused(tmp_path: Path) -> None:
         scratch = tmp_path / f"scratch {paths[0].parent.name}"
         shards, refused = film_shards(paths, scratch, NewFilmOptions(64))
         assert shards is not None and row_paths(shards, paths) == paths[:1]
-        np.testing.assert_array_equal(stored_image(shards, 0), read_film(paths[0]).image)
+        np.testing.assert_array_equal(decode(shards.read(0, "image")), read_film(paths[0]).image)
         assert [film.path for film in refused] == paths[1:]
         assert str(paths[0]) in refused[0].reason
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from damage import flip_bit
 from tiny_runs import ALONE, Trained, image
 
 from pneumo_dist.network.build import split_outputs
 from pneumo_dist.predict import predict as prediction
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, shares
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.predict.store import Predictions, write_block
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -87,9 +88,22 @@ def test_flip_and_scales_are_averaged(trained: Trained, tmp_path: Path) -> None:
                     torch.from_numpy(seen.copy())[None, None], (64, 64), mode="bilinear", antialias=side > 64
                 )
                 views.append(back[0, 0].numpy())
+                assert probability is not None
                 classes.append(probability)
         assert np.abs(p8 / 255 - np.mean(views, axis=0)).max() <= 1 / 255
         assert row["class_probability"] == pytest.approx(np.mean(classes), abs=1e-5)
+
+
+def list_writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of every tar that a prediction writes from now on."""
+    written: list[str] = []
+
+    def noted(path: Path, films: Any) -> Any:
+        written.append(path.name)
+        return write_block(path, films)
+
+    monkeypatch.setattr(prediction, "write_block", noted)
+    return written
 
 
 def test_interrupted_prediction_ends_like_an_uninterrupted_one(
@@ -97,22 +111,21 @@ def test_interrupted_prediction_ends_like_an_uninterrupted_one(
 ) -> None:
     ensemble = trained.ensemble()
     whole = stored(trained, ensemble, tmp_path / "whole", "oof", block=4)
-    write, written = prediction.write_block, []
+    written: list[str] = []
 
     def counted(path: Path, films: Any) -> Any:
         if len(written) == 2 and not (path.parent / "pred-00002.tar").exists():
             written.append("stopped")
             raise KeyboardInterrupt
         written.append(path.name)
-        return write(path, films)
+        return write_block(path, films)
 
     monkeypatch.setattr(prediction, "write_block", counted)
     with pytest.raises(KeyboardInterrupt):
         stored(trained, ensemble, tmp_path / "cut", "oof", block=4)
     with pytest.raises(InputError, match="no finished predictions"):
         Predictions(tmp_path / "cut")
-    written.clear()
-    monkeypatch.setattr(prediction, "write_block", lambda path, films: written.append(path.name) or write(path, films))
+    written = list_writes(monkeypatch)
     cut = stored(trained, ensemble, tmp_path / "cut", "oof", block=4)
     assert written == ["pred-00002.tar", "pred-00003.tar"]
     assert cut.digest == whole.digest and cut.manifest == whole.manifest
@@ -184,9 +197,7 @@ def cut(tar: Path, row: dict[str, Any]) -> None:
 
 
 def flip(tar: Path, row: dict[str, Any]) -> None:
-    content = bytearray(tar.read_bytes())
-    content[row["offset"] + row["size"] // 2] ^= 1
-    tar.write_bytes(content)
+    flip_bit(tar, row["offset"] + row["size"] // 2)
 
 
 def remove(tar: Path, row: dict[str, Any]) -> None:
@@ -201,9 +212,7 @@ def test_damaged_block_is_predicted_again_and_the_others_are_not(
     whole = stored(trained, ensemble, tmp_path, block=2)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("pred*")}
     damage(tmp_path / "pred-00001.tar", next(row for row in whole.rows if row["tar"] == "pred-00001.tar"))
-    written: list[str] = []
-    write = prediction.write_block
-    monkeypatch.setattr(prediction, "write_block", lambda path, films: written.append(path.name) or write(path, films))
+    written = list_writes(monkeypatch)
     stored(trained, ensemble, tmp_path, block=2)
     assert written == ["pred-00001.tar"] and len(before) == 4
     assert {path.name: path.read_bytes() for path in tmp_path.glob("pred*")} == before

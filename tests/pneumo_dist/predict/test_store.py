@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damage import flip_bit
 from edited_dataset import resign
 
 from pneumo_dist.predict.store import (
@@ -84,9 +85,7 @@ def test_tar_holds_plain_png_and_equal_input_gives_equal_bytes(
 
 def test_flipped_bit_in_a_map_is_noticed_and_named(folder: Path) -> None:
     row = Predictions(folder).rows[3]
-    content = bytearray((folder / row["tar"]).read_bytes())
-    content[row["offset"] + row["size"] // 2] ^= 16
-    (folder / row["tar"]).write_bytes(content)
+    flip_bit(folder / row["tar"], row["offset"] + row["size"] // 2)
     predictions = Predictions(folder)
     with pytest.raises(CorruptSample, match=rf"{row['tar']}.*{row['key']}"):
         predictions.p8(3)
@@ -94,9 +93,7 @@ def test_flipped_bit_in_a_map_is_noticed_and_named(folder: Path) -> None:
 
 
 def test_changed_table_is_noticed_by_its_digest(folder: Path) -> None:
-    content = bytearray((folder / TABLE).read_bytes())
-    content[len(content) // 2] ^= 1
-    (folder / TABLE).write_bytes(content)
+    flip_bit(folder / TABLE)
     with pytest.raises(InputError, match="digest"):
         Predictions(folder)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import experiment_of
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.predict.trained import check_trained_alike, trained_experiment
@@ -13,8 +14,8 @@ from shards.errors import InputError
 STAGES: list[dict[str, Any]] = [{"name": "a", "image_size": 64}, {"name": "b", "image_size": 96, "top_k": 4}]
 
 
-def experiment_of(**values: Any) -> Experiment:
-    return Experiment.model_validate({"name": "x", "data": {"loader": "torch"}, "stages": STAGES, **values})
+def two_stages(**values: Any) -> Experiment:
+    return experiment_of(**{"stages": STAGES, "data": {"loader": "torch"}, **values})
 
 
 def folder_of(tmp_path: Path, experiment: Experiment, fold: int = 0) -> Path:
@@ -25,7 +26,7 @@ def folder_of(tmp_path: Path, experiment: Experiment, fold: int = 0) -> Path:
 
 
 def test_without_a_config_all_settings_are_those_of_the_training(tmp_path: Path) -> None:
-    trained = experiment_of(seed=5)
+    trained = two_stages(seed=5)
     folder = folder_of(tmp_path, trained)
     assert trained_experiment(folder, None) == (trained, trained.stages[1])
     assert trained_experiment(folder, "a") == (trained, trained.stages[0])
@@ -42,9 +43,9 @@ def test_without_a_config_all_settings_are_those_of_the_training(tmp_path: Path)
     ],
 )
 def test_network_and_its_input_must_be_those_of_the_training(tmp_path: Path, values: dict[str, Any], keys: str) -> None:
-    folder = folder_of(tmp_path, experiment_of())
+    folder = folder_of(tmp_path, two_stages())
     with pytest.raises(InputError) as caught:
-        trained_experiment(folder, None, experiment_of(**values))
+        trained_experiment(folder, None, two_stages(**values))
     path = folder / "config.yaml"
     assert str(caught.value).startswith(f"{path}: was trained with another {keys} than the given config has;")
 
@@ -59,24 +60,24 @@ def test_network_and_its_input_must_be_those_of_the_training(tmp_path: Path, val
     ],
 )
 def test_settings_that_predictions_do_not_use_may_differ(tmp_path: Path, values: dict[str, Any]) -> None:
-    trained = experiment_of()
-    assert trained_experiment(folder_of(tmp_path, trained), None, experiment_of(**values)) == (
+    trained = two_stages()
+    assert trained_experiment(folder_of(tmp_path, trained), None, two_stages(**values)) == (
         trained,
         trained.stages[1],
     )
 
 
 def test_reading_and_checkpoint_settings_are_those_of_the_config(tmp_path: Path) -> None:
-    own = experiment_of(
+    own = two_stages(
         data={"loader": "torch", "threads": 7, "prefetch": 3},
         stages=[STAGES[0], {**STAGES[1], "top_k": 1, "eval_batch": 2}],
     )
-    experiment, stage = trained_experiment(folder_of(tmp_path, experiment_of()), None, own)
+    experiment, stage = trained_experiment(folder_of(tmp_path, two_stages()), None, own)
     assert (experiment.data, stage) == (own.data, own.stages[1])
 
 
 def test_old_name_of_the_torch_loader_is_the_same_loader(tmp_path: Path) -> None:
-    folder, trained = folder_of(tmp_path, experiment_of()), experiment_of()
+    folder, trained = folder_of(tmp_path, two_stages()), two_stages()
     text = (folder / "config.yaml").read_text()
     assert '"loader":"torch"' in text
     (folder / "config.yaml").write_text(text.replace('"loader":"torch"', '"loader":"host"'))
@@ -85,16 +86,16 @@ def test_old_name_of_the_torch_loader_is_the_same_loader(tmp_path: Path) -> None
 
 
 def test_another_loader_is_used_with_a_warning(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, experiment_of())
+    folder = folder_of(tmp_path, two_stages())
     with pytest.warns(UserWarning, match="was trained with data.loader torch; films are read with dali, as"):
-        experiment, _ = trained_experiment(folder, None, experiment_of(data={"loader": "dali"}))
+        experiment, _ = trained_experiment(folder, None, two_stages(data={"loader": "dali"}))
     assert experiment.data.loader == "dali"
 
 
 def test_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, experiment_of())
+    folder = folder_of(tmp_path, two_stages())
     with pytest.raises(InputError, match="has the stages a, b"):
-        trained_experiment(folder, None, experiment_of(stages=[*STAGES, {"name": "c"}]))
+        trained_experiment(folder, None, two_stages(stages=[*STAGES, {"name": "c"}]))
 
 
 @pytest.mark.parametrize(
@@ -110,13 +111,13 @@ def test_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_folds_of_different_settings_are_not_one_member(values: dict[str, Any], keys: str) -> None:
-    folds = [(Path("x/fold0"), experiment_of()), (Path("x/fold1"), experiment_of(**values))]
+    folds = [(Path("x/fold0"), two_stages()), (Path("x/fold1"), two_stages(**values))]
     with pytest.raises(InputError, match=rf"x/fold1: was trained with another {keys} than x/fold0; .* as members"):
         check_trained_alike(folds)
 
 
 def test_folds_may_differ_in_how_they_were_run() -> None:
-    other = experiment_of(
+    other = two_stages(
         runtime={"compile": True}, data={"loader": "dali", "threads": 4}, stages=[STAGES[0], {**STAGES[1], "top_k": 1}]
     )
-    check_trained_alike([(Path("x/fold0"), experiment_of()), (Path("x/fold1"), other)])
+    check_trained_alike([(Path("x/fold0"), two_stages()), (Path("x/fold1"), other)])

@@ -1,5 +1,6 @@
 """The watchdog tells a run that hangs from one that works. No test waits for real minutes."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -66,7 +67,7 @@ class Watch:
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     made = Watch()
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=made.monotonic, sleep=lambda seconds: None))
-    monkeypatch.setattr(module.socket, "gethostname", lambda: "alpha")
+    monkeypatch.setattr(socket, "gethostname", lambda: "alpha")
     monkeypatch.setattr(module, "_POLL_SECONDS", 1e9)  # jumps of this clock do not count as a stopped process
     monkeypatch.setattr(module, "threading", SimpleNamespace(Event=made.event, Thread=threading.Thread))
     return made
@@ -177,7 +178,7 @@ def test_other_host_names_the_host_of_the_failed_rank(
     watch: Watch, started: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, told = started(0, 2)
-    monkeypatch.setattr(module.socket, "gethostname", lambda: "beta")
+    monkeypatch.setattr(socket, "gethostname", lambda: "beta")
     far, _ = started(1, 2)
     far.beat(VALIDATION, 9)
     assert far.claim()

@@ -63,7 +63,7 @@ def test_outlines_lie_on_the_edges_of_label_and_prediction(jpeg_films: Shards, t
         for mask, colour in ((label, LABEL_COLOUR), (np.roll(label, 9, axis=1), PREDICTION_COLOUR)):
             drawn = np.abs(picture.astype(int) - colour).max(-1) < 25
             large = cv2.resize(mask, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-            far = sum(cv2.distanceTransform(side, cv2.DIST_L2, 5) for side in (large, 1 - large))
+            far = np.sum([cv2.distanceTransform(side, cv2.DIST_L2, 5) for side in (large, 1 - large)], axis=0)
             assert drawn.sum() > 100
             assert far[drawn].max() < 8, "about two label pixels"
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from images import decode
 from report_runs import ALONE, store
 
 from pneumo_dist.report.calibration import Calibration, reliability
@@ -20,9 +21,9 @@ from shards.dataset.table import Shards
 
 
 def decoded(png: bytes) -> npt.NDArray[np.uint8]:
-    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None and picture.std() > 5, "the plot is empty"
-    return np.asarray(picture, np.uint8)
+    picture = decode(png, cv2.IMREAD_COLOR)
+    assert picture.std() > 5, "the plot is empty"
+    return picture
 
 
 def red_dot(png: bytes) -> tuple[float, float]:

@@ -4,8 +4,8 @@ import base64
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
+from images import decode
 from report_runs import ALONE, store
 
 from pneumo_dist.report.inputs import EvaluatedFilms, evaluate
@@ -39,8 +39,8 @@ def test_out_of_fold_films_are_biased_and_calibrated_on_the_other_folds(
         if str(row["image_id"]) in shown:
             film = shown[str(row["image_id"])]
             assert (film.label, film.predicted) == (evaluated.counts.truth[index], evaluated.counts.predicted[index])
-            picture = cv2.imdecode(np.frombuffer(base64.b64decode(film.picture.partition(",")[2]), np.uint8), 1)
-            assert picture is not None and max(picture.shape) == SIDE
+            picture = decode(base64.b64decode(film.picture.partition(",")[2]), cv2.IMREAD_COLOR)
+            assert max(picture.shape) == SIDE
     assert len(shown) > 6
 
 
@@ -54,8 +54,8 @@ def test_holdout_is_not_biased_and_calibrated_on_the_out_of_fold_films(
 
 
 def test_sheet_has_a_cell_for_each_positive_film(films: Shards, evaluated: EvaluatedFilms) -> None:
-    sheet = cv2.imdecode(np.frombuffer(overlay_sheet(films, evaluated), np.uint8), cv2.IMREAD_COLOR)
-    assert sheet is not None and sheet.shape == (512, 1024, 3), "six films in rows of four"
+    sheet = decode(overlay_sheet(films, evaluated), cv2.IMREAD_COLOR)
+    assert sheet.shape == (512, 1024, 3), "six films in rows of four"
 
 
 def test_data_url_holds_the_bytes() -> None:

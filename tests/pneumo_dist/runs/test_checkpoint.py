@@ -1,10 +1,10 @@
 """A checkpoint file: nothing is unpickled, and its header can be read without its tensors."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from damage import Harm
 from tiny_state import save, state_of
 
 from pneumo_dist.runs.checkpoint import load_checkpoint, read_header, top_steps, weights_of
@@ -18,13 +18,6 @@ def test_load_returns_tensors_and_plain_types(tmp_path: Path) -> None:
         state = load_checkpoint(path)
         assert torch.equal(state["model"]["weight"], torch.full((4, 4), 3.0))
         assert state == {"format_version": 1, **state_of(3), "model": state["model"]}
-
-
-class Harm:
-    """An object that does harm when it is unpickled."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return print, ("unpickled",)
 
 
 def test_nothing_is_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,7 +160,7 @@ def test_top_files_before_the_first_validation_is_an_input_error(tmp_path: Path)
 
 def test_save_that_does_not_fit_removes_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (before,) = save(tmp_path, 1)
-    monkeypatch.setattr(checkpoint_folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
     monkeypatch.setattr(checkpoint_folder, "atomic_write", None)
     with pytest.raises(OSError, match="No space left") as caught:
         save(tmp_path, 2)

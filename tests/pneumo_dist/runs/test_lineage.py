@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from builders import experiment_of
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.plan import split_fold
@@ -23,19 +24,16 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 PATH = Path("step-00000001-0123456789abcdef.pt")
-PLAIN: dict[str, Any] = {
-    "name": "exp",
-    "stages": [{"name": "first"}, {"name": "second", "optim": {"lr": 1e-3}}],
-}
+FIRST: dict[str, Any] = {"name": "first", "image_size": 64}
+SECOND: dict[str, Any] = {"name": "second", "image_size": 64, "optim": {"lr": 1e-3}}
 
 
-def experiment_of(first: dict[str, Any] | None = None, **values: Any) -> Experiment:
-    stages = [{**PLAIN["stages"][0], **(first or {})}, PLAIN["stages"][1]]
-    return Experiment.model_validate({**PLAIN, "stages": stages, **values})
+def two_stages(first: dict[str, Any] | None = None, **values: Any) -> Experiment:
+    return experiment_of({**FIRST, **(first or {})}, SECOND, **{"name": "exp", **values})
 
 
 def lineage_of(shards: Shards, fold: int, second_fold: int | None = None) -> Lineage:
-    experiment = experiment_of()
+    experiment = two_stages()
     run = FoldRun(experiment, fold, shards, Path(), Ranks.alone())
     lineage = stage_lineage(run, experiment.stages[0], None)
     if second_fold is None:
@@ -45,12 +43,12 @@ def lineage_of(shards: Shards, fold: int, second_fold: int | None = None) -> Lin
 
 def check(shards: Shards, wanted: Experiment, saved: Experiment | None = None) -> None:
     lineage = lineage_of(shards, 0)
-    state = {"experiment": (saved or experiment_of()).model_dump(mode="json"), "lineage": lineage.to_plain()}
+    state = {"experiment": (saved or two_stages()).model_dump(mode="json"), "lineage": lineage.to_plain()}
     check_same_run(wanted, state, PATH, wanted.stages[0], lineage)
 
 
 def test_unchanged_run_resumes(films: Shards) -> None:
-    check(films, experiment_of())
+    check(films, two_stages())
 
 
 @pytest.mark.parametrize(
@@ -77,7 +75,7 @@ def test_unchanged_run_resumes(films: Shards) -> None:
 )
 def test_changed_key_is_named(films: Shards, values: dict[str, Any], key: str) -> None:
     with pytest.raises(InputError) as caught:
-        check(films, experiment_of(**values))
+        check(films, two_stages(**values))
     assert f"trained with another {key};" in str(caught.value) and PATH.name in str(caught.value)
 
 
@@ -88,12 +86,12 @@ def test_changed_key_is_named(films: Shards, values: dict[str, Any], key: str) -
         {"first": {"repeat": "until_no_gain", "save_minutes": 1}},
         {"data": {"threads": 4, "prefetch": 5, "cache_dir": "/local"}},
         {"runtime": {"watchdog_minutes": 1, "start_minutes": 1}},
-        {"stages": [PLAIN["stages"][0]]},
-        {"stages": [PLAIN["stages"][0], {"name": "second", "optim": {"lr": 0.7}}]},
+        {"stages": [FIRST]},
+        {"stages": [FIRST, {**SECOND, "optim": {"lr": 0.7}}]},
     ],
 )
 def test_harmless_keys_and_other_stages_may_change(films: Shards, values: dict[str, Any]) -> None:
-    check(films, experiment_of(**values))
+    check(films, two_stages(**values))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +105,7 @@ def test_harmless_keys_and_other_stages_may_change(films: Shards, values: dict[s
     ],
 )
 def test_more_epochs_are_refused_if_a_rate_depends_on_them(films: Shards, stage: dict[str, Any]) -> None:
-    saved, longer = (experiment_of({**stage, "epochs": epochs}) for epochs in (10, 20))
+    saved, longer = (two_stages({**stage, "epochs": epochs}) for epochs in (10, 20))
     with pytest.raises(InputError, match="trained with another epochs;"):
         check(films, longer, saved)
 
@@ -123,7 +121,7 @@ def test_more_epochs_are_refused_if_a_rate_depends_on_them(films: Shards, stage:
     ],
 )
 def test_more_epochs_are_harmless_if_no_rate_depends_on_them(films: Shards, stage: dict[str, Any]) -> None:
-    saved, longer = (experiment_of({**stage, "epochs": epochs}) for epochs in (10, 20))
+    saved, longer = (two_stages({**stage, "epochs": epochs}) for epochs in (10, 20))
     check(films, longer, saved)
 
 
@@ -131,7 +129,7 @@ def test_more_epochs_are_harmless_if_no_rate_depends_on_them(films: Shards, stag
     "stage", [{"optim": {"swa_epochs": 2}}, {"schedule": {"name": "plateau", "watch": "loss"}}], ids=["swa", "loss"]
 )
 def test_another_eval_batch_is_not_harmless_if_the_training_depends_on_it(films: Shards, stage: dict[str, Any]) -> None:
-    saved, smaller = (experiment_of({**stage, "eval_batch": batch}) for batch in (8, 4))
+    saved, smaller = (two_stages({**stage, "eval_batch": batch}) for batch in (8, 4))
     with pytest.raises(InputError, match="trained with another eval_batch;"):
         check(films, smaller, saved)
 
@@ -140,12 +138,12 @@ def test_another_eval_batch_is_not_harmless_if_the_training_depends_on_it(films:
 def test_another_eval_batch_is_harmless_unless_a_plateau_of_the_loss_is_watched(
     films: Shards, schedule: dict[str, Any]
 ) -> None:
-    saved, smaller = (experiment_of({"schedule": schedule, "eval_batch": batch}) for batch in (8, 4))
+    saved, smaller = (two_stages({"schedule": schedule, "eval_batch": batch}) for batch in (8, 4))
     check(films, smaller, saved)
 
 
 def resumed_with(saved: list[dict[str, Any]], wanted: Lineage) -> None:
-    experiment = experiment_of()
+    experiment = two_stages()
     state = {"experiment": experiment.model_dump(mode="json"), "lineage": saved}
     check_same_run(experiment, state, PATH, experiment.stages[0], wanted)
 

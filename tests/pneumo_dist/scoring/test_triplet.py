@@ -68,7 +68,7 @@ def test_search_for_sensitivity_equals_brute_force(films: list[Film], specificit
     triplet, best = best_triplet(stack(films), specificity=specificity)
     expected = max(map(value, every_triplet(films)))
     reached = value(triplet)
-    assert (reached[0], best) == (expected[0], pytest.approx(expected[1], abs=1e-12))
+    assert reached[0] == expected[0] and best == pytest.approx(expected[1], abs=1e-12)
     assert reached[1] == pytest.approx(best, abs=1e-12)
 
 

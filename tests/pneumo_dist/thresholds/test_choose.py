@@ -7,6 +7,7 @@ import pytest
 from report_runs import store, tune_run
 
 from pneumo_dist.config.ensemble import EnsembleConfig
+from pneumo_dist.config.rules import RuleName
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.choose import choose_rule, in_words, own_triplet, run_thresholds
@@ -14,14 +15,14 @@ from pneumo_dist.thresholds.rules import TunedRule
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
-FIXED = {"top": 0.7, "area": 800, "bottom": 0.3}
+FIXED = Triplet(0.7, 800, 0.3)
 
 
 def ensemble(**fields: object) -> EnsembleConfig:
     return EnsembleConfig.model_validate({"name": "exp", "members": [{"experiment": "exp"}], **fields})
 
 
-def choose(config: EnsembleConfig | None, name: str | None, run: Path) -> tuple[Rule, TunedRule | None]:
+def choose(config: EnsembleConfig | None, name: RuleName | None, run: Path) -> tuple[Rule, TunedRule | None]:
     return choose_rule(config, name, lambda: run_thresholds(run))
 
 
@@ -29,8 +30,8 @@ def test_config_comes_before_the_tuned_triplet_and_a_named_rule_before_both(film
     run = tmp_path / "exp"
     rules = tune_run(store(films, run, class_probability=0.5)).rules
     assert list(rules) == ["triplet", "components", "gate"]
-    fixed = ensemble(thresholds=FIXED, smallest_part=101)
-    assert choose(fixed, None, run) == (Rule(Triplet(**FIXED), smallest_part=101), None)
+    fixed = ensemble(thresholds=vars(FIXED), smallest_part=101)
+    assert choose(fixed, None, run) == (Rule(FIXED, smallest_part=101), None)
     for config in (ensemble(), None):
         assert choose(config, None, run) == (rules["triplet"].rule, rules["triplet"])
     without_small = Rule(rules["triplet"].rule.triplet, smallest_part=7)
@@ -40,9 +41,9 @@ def test_config_comes_before_the_tuned_triplet_and_a_named_rule_before_both(film
 
 
 def test_thresholds_of_the_config_need_no_tuning(tmp_path: Path) -> None:
-    fixed = ensemble(thresholds=FIXED)
-    assert choose(fixed, None, tmp_path / "nowhere") == (Rule(Triplet(**FIXED)), None)
-    assert own_triplet(fixed, None) == Triplet(**FIXED)
+    fixed = ensemble(thresholds=vars(FIXED))
+    assert choose(fixed, None, tmp_path / "nowhere") == (Rule(FIXED), None)
+    assert own_triplet(fixed, None) == FIXED
     assert own_triplet(fixed, "triplet") is own_triplet(ensemble(), None) is own_triplet(None, None) is None
     with pytest.raises(InputError, match=r"exp/oof/thresholds\.json: no thresholds; run"):
         choose(ensemble(), None, tmp_path / "exp")

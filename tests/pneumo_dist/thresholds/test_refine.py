@@ -133,9 +133,14 @@ def mean_with(gate: float, films: list[tuple[float, float, float, float]]) -> fl
     return sum(w * value for value, (*_, w) in zip(kept, films, strict=True)) / sum(w for *_, w in films)
 
 
+def gate_of(films: list[tuple[float, float, float, float]], below: float = np.inf) -> tuple[float, float]:
+    probabilities, shown, hidden, weights = np.array(films).T
+    return best_gate(probabilities, shown, hidden, weights, below)
+
+
 @given(st.lists(FILM, min_size=1, max_size=12))
 def test_no_gate_is_better_and_no_lower_one_as_good(films: list[tuple[float, float, float, float]]) -> None:
-    gate, found = best_gate(*(np.array(column) for column in zip(*films, strict=True)))
+    gate, found = gate_of(films)
     values = {value: mean_with(value, films) for value in [0.0, *(p for p, *_ in films)]}
     assert abs(found - max(values.values())) < 1e-9
     assert abs(mean_with(gate, films) - found) < 1e-9
@@ -154,7 +159,7 @@ def test_gate_between_two_kinds_of_films() -> None:
 def test_gate_stays_below_the_films_that_must_keep_their_masks(
     films: list[tuple[float, float, float, float]], below: float
 ) -> None:
-    gate, found = best_gate(*(np.array(column) for column in zip(*films, strict=True)), below)
+    gate, found = gate_of(films, below)
     allowed = [0.0, *(p for p, *_ in films if p < below)]
     assert gate in allowed
     assert abs(found - max(mean_with(value, films) for value in allowed)) < 1e-9

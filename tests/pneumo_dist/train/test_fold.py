@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 import torch
+from builders import TINY_MODEL, tiny_experiment
 from damage import empty, flip_bit, truncate
+from tensors import same
 from tools.equality import run_differences
 
 from pneumo_dist.config.experiment import Experiment
@@ -28,31 +31,14 @@ from pneumo_dist.runs.repetitions import best_repetition
 from pneumo_dist.train import fold as stages
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import check_resume, train_fold
-from pneumo_dist.train.start import Start
+from pneumo_dist.train.start import Start, find_start
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
+from shards.files import atomic_write
 
 ALONE = Ranks.alone()
-PLAIN: dict[str, Any] = {
-    "amp": "float32",
-    "model": {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 4, 8), "norm": True}},
-    "data": {"loader": "synthetic"},
-}
-STAGE: dict[str, Any] = {
-    "image_size": 96,
-    "epochs": 2,
-    "global_batch": 2,
-    "micro_batch": 1,
-    "eval_batch": 3,
-    "optim": {"lr": 0.01},
-    "top_k": 1,
-}
-
-
-def experiment_of(name: str, *given: dict[str, Any], **values: Any) -> Experiment:
-    return Experiment.model_validate({"name": name, **PLAIN, **values, "stages": [{**STAGE, **each} for each in given]})
 
 
 class Script:
@@ -61,7 +47,7 @@ class Script:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.scores: list[float] = []
         self.starts: dict[str, Start] = {}
-        start = stages.find_start
+        start = find_start
 
         def scripted(*arguments: Any, **options: Any) -> Validation:
             result = validate(*arguments, **options)
@@ -100,7 +86,7 @@ def logged(folder: Path, stage: str) -> list[int]:
 def test_finished_stage_with_more_epochs_continues_as_if_it_had_them_from_the_start(
     films: Shards, tmp_path: Path
 ) -> None:
-    short, long = (experiment_of("x", {"name": "a", "epochs": epochs}) for epochs in (1, 3))
+    short, long = (tiny_experiment({"name": "a", "epochs": epochs}) for epochs in (1, 3))
     straight = train(long, films, tmp_path / "straight")
     train(short, films, tmp_path / "extended")
     extended = train(long, films, tmp_path / "extended")
@@ -115,7 +101,7 @@ def test_stage_with_fewer_epochs_than_done_ends_at_once(
     """The longer run stops between two epochs, or within its third."""
     polls = iter([Request.NONE] * 10**6)
     monkeypatch.setattr(StopAgreement, "poll", lambda *_: next(polls))
-    experiment = experiment_of("x", {"name": "a", "epochs": 5}, {"name": "b", "epochs": 1})
+    experiment = tiny_experiment({"name": "a", "epochs": 5}, {"name": "b", "epochs": 1})
     per_epoch = EpochPlan(split_fold(films, 0, False), experiment.stages[0], 0, 1).steps(0)
     rounds = math.ceil(len(split_fold(films, 0, False).validation) / 3)
     polls = iter([Request.NONE] * (2 * (per_epoch + rounds) + step - 1) + [Request.STOP])
@@ -123,7 +109,7 @@ def test_stage_with_fewer_epochs_than_done_ends_at_once(
         train(experiment, films, tmp_path)
     before = logged(tmp_path / "x/fold0", "a")
     polls = iter([Request.NONE] * 10**6)
-    folder = train(experiment_of("x", {"name": "a", "epochs": 1}, {"name": "b", "epochs": 1}), films, tmp_path)
+    folder = train(tiny_experiment({"name": "a", "epochs": 1}, {"name": "b", "epochs": 1}), films, tmp_path)
     assert logged(folder, "a") == before and len(before) in (1, 2)
     assert logged(folder, "b") == [0]
 
@@ -136,33 +122,33 @@ def test_stage_that_another_stage_started_from_gets_no_more_epochs(
     own = {"name": "a", "epochs": 1, **({} if follower else {"repeat": "until_no_gain"})}
     others = [follower] if follower else []
     script.scores = [0.5, 0.4, 0.3]
-    train(experiment_of("x", own, *others), films, tmp_path)
+    train(tiny_experiment(own, *others), films, tmp_path)
     started = "b" if follower else "a-2"
     before = (tmp_path / "x/fold0/config.yaml").read_text()
     with pytest.raises(
         InputError, match=rf"after 1 epochs and stage {started} has started from it; set its epochs \(1\)"
     ):
-        train(experiment_of("x", {**own, "epochs": 2}, *others), films, tmp_path)
+        train(tiny_experiment({**own, "epochs": 2}, *others), films, tmp_path)
     assert (tmp_path / "x/fold0/config.yaml").read_text() == before
 
 
 def test_schedule_that_depends_on_the_epochs_fixes_them(films: Shards, tmp_path: Path) -> None:
     stage = {"name": "a", "epochs": 1, "schedule": {"name": "cosine"}}
-    train(experiment_of("x", stage), films, tmp_path)
+    train(tiny_experiment(stage), films, tmp_path)
     with pytest.raises(InputError, match="trained with another epochs"):
-        train(experiment_of("x", {**stage, "epochs": 2}), films, tmp_path)
+        train(tiny_experiment({**stage, "epochs": 2}), films, tmp_path)
 
 
 def test_more_patience_continues_a_stage_that_ran_out_of_it(films: Shards, tmp_path: Path, script: Script) -> None:
     script.scores = [0.5, 0.4, 0.3, 0.2]
-    patient = [experiment_of("x", {"name": "a", "epochs": 9, "early_stop": patience}) for patience in (1, 3)]
+    patient = [tiny_experiment({"name": "a", "epochs": 9, "early_stop": patience}) for patience in (1, 3)]
     assert logged(train(patient[0], films, tmp_path), "a") == [0, 1]
     assert logged(train(patient[1], films, tmp_path), "a") == [0, 1, 2, 3]
     assert script.scores == []
 
 
 def test_written_config_shows_finished_stages_as_they_ran(films: Shards, tmp_path: Path) -> None:
-    first = experiment_of("x", {"name": "a", "epochs": 1, "top_k": 1})
+    first = tiny_experiment({"name": "a", "epochs": 1, "top_k": 1})
     folder = tmp_path / "x/fold0"
     told: list[Experiment] = []
 
@@ -172,16 +158,12 @@ def test_written_config_shows_finished_stages_as_they_ran(films: Shards, tmp_pat
 
     for experiment in (
         first,
-        experiment_of("x", {"name": "a", "epochs": 1, "top_k": 5}),
-        experiment_of("x", {"name": "a", "epochs": 1, "top_k": 7}, {"name": "b", "epochs": 1, "top_k": 7}),
+        tiny_experiment({"name": "a", "epochs": 1, "top_k": 5}),
+        tiny_experiment({"name": "a", "epochs": 1, "top_k": 7}, {"name": "b", "epochs": 1, "top_k": 7}),
     ):
         train_fold(FoldRun(experiment, 0, films, folder, ALONE), resolved)
     assert [[stage.top_k for stage in experiment.stages] for experiment in told] == [[1], [1, 7]]
     assert (folder / "config.yaml").read_text() == told[-1].model_dump_json()
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor] | None) -> bool:
-    return other is not None and list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def best_weights(stage: Path) -> dict[str, torch.Tensor]:
@@ -198,7 +180,7 @@ def test_stage_repeats_until_it_no_longer_improves(
     films: Shards, tmp_path: Path, script: Script, decay: float | None
 ) -> None:
     given = [{**stage, "optim": {"lr": 0.01, "ema_decay": decay}} for stage in REPEATED]
-    experiment = experiment_of("x", *given)
+    experiment = tiny_experiment(*given)
     script.scores = list(SCORES)
     folder = train(experiment, films, tmp_path)
     assert script.scores == []
@@ -219,7 +201,7 @@ def test_stage_repeats_until_it_no_longer_improves(
 
 
 def test_first_repetition_without_a_gain_is_the_last(films: Shards, tmp_path: Path, script: Script) -> None:
-    experiment = experiment_of("x", *REPEATED)
+    experiment = tiny_experiment(*REPEATED)
     script.scores = [0.6, 0.5, 0.59, 0.59, 0.1]
     folder = train(experiment, films, tmp_path)
     assert script.scores == [] and not (folder / "part1-3").exists()
@@ -231,7 +213,7 @@ def test_stage_without_repeat_runs_once_from_the_best_checkpoint_before(
     films: Shards, tmp_path: Path, script: Script
 ) -> None:
     script.scores = [0.6, 0.5, 0.1, 0.2]
-    folder = train(experiment_of("x", {"name": "a"}, {"name": "b"}), films, tmp_path)
+    folder = train(tiny_experiment({"name": "a"}, {"name": "b"}), films, tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "config.yaml"]
     start = script.starts["b"].weights
     assert same(best_weights(folder / "a"), start)
@@ -248,7 +230,7 @@ def files_of(folder: Path) -> dict[str, tuple[int, int]]:
 def test_finished_stages_are_skipped(
     films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = experiment_of("x", *REPEATED)
+    experiment = tiny_experiment(*REPEATED)
     script.scores = list(SCORES)
     folder = train(experiment, films, tmp_path)
     before = files_of(folder)
@@ -269,7 +251,7 @@ def test_run_that_crashed_in_a_repetition_ends_like_one_that_did_not(
 ) -> None:
     given = [{**stage, "save_every": 1} for stage in REPEATED]
     script.scores = list(SCORES)
-    straight = train(experiment_of("x", *given), films, tmp_path / "straight")
+    straight = train(tiny_experiment(*given), films, tmp_path / "straight")
     step, taken = Learner.step, 0
 
     def crashing(self: Learner, *arguments: Any) -> Any:
@@ -282,8 +264,8 @@ def test_run_that_crashed_in_a_repetition_ends_like_one_that_did_not(
     monkeypatch.setattr(Learner, "step", crashing)
     script.scores = list(SCORES)
     with pytest.raises(RuntimeError, match="the machine is gone"):
-        train(experiment_of("x", *given), films, tmp_path / "crashed")
-    crashed = train(experiment_of("x", *given), films, tmp_path / "crashed")
+        train(tiny_experiment(*given), films, tmp_path / "crashed")
+    crashed = train(tiny_experiment(*given), films, tmp_path / "crashed")
     assert script.scores == [], "an epoch was validated twice, or never"
     for name in ("part1", "part1-2", "part1-3", "last"):
         one, other = (load_checkpoint(folder / name / "checkpoints/last") for folder in (straight, crashed))
@@ -295,14 +277,14 @@ def test_run_that_crashed_in_a_repetition_ends_like_one_that_did_not(
 
 
 def second_of(stage: str = "fine", **values: Any) -> Experiment:
-    return experiment_of("second", {"name": "main"}, init={"experiment": "first", "stage": stage}, **values)
+    return tiny_experiment({"name": "main"}, name="second", init={"experiment": "first", "stage": stage}, **values)
 
 
 @pytest.fixture
 def first(films: Shards, tmp_path: Path, script: Script) -> Path:
     """The runs folder, with the experiment `first` trained in fold 0."""
     script.scores = [0.2, 0.3, 0.9, 0.4]
-    train(experiment_of("first", {"name": "coarse"}, {"name": "fine"}), films, tmp_path)
+    train(tiny_experiment({"name": "coarse"}, {"name": "fine"}, name="first"), films, tmp_path)
     return tmp_path
 
 
@@ -333,7 +315,7 @@ def test_resume_detects_a_changed_start(films: Shards, first: Path, script: Scri
     script.scores = [0.1, 0.2]
     train(second_of(), films, first)
     with pytest.raises(InputError, match="was trained with another init"):
-        train(experiment_of("second", {"name": "main"}), films, first)
+        train(tiny_experiment({"name": "main"}, name="second"), films, first)
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -354,18 +336,18 @@ def stages_of(*epochs: int, **first: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("fold", "experiment"),
     [
-        (0, experiment_of("x", *stages_of(1, 1), seed=1)),
-        (0, experiment_of("x", *stages_of(1, 1, optim={"lr": 0.5}))),
-        (0, experiment_of("x", *stages_of(2, 1))),
-        (0, experiment_of("x", *stages_of(1, 1), init={"experiment": "nobody", "stage": "main"})),
-        (1, experiment_of("x", *stages_of(1, 1))),
+        (0, tiny_experiment(*stages_of(1, 1), seed=1)),
+        (0, tiny_experiment(*stages_of(1, 1, optim={"lr": 0.5}))),
+        (0, tiny_experiment(*stages_of(2, 1))),
+        (0, tiny_experiment(*stages_of(1, 1), init={"experiment": "nobody", "stage": "main"})),
+        (1, tiny_experiment(*stages_of(1, 1))),
     ],
     ids=["seed", "lr", "epochs", "init", "fold"],
 )
 def test_preflight_refuses_a_resume_with_the_same_message(
     films: Shards, tmp_path: Path, fold: int, experiment: Experiment
 ) -> None:
-    folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
+    folder = train(tiny_experiment(*stages_of(1, 1)), films, tmp_path)
     before = everything(tmp_path)
     run = FoldRun(experiment, fold, films, folder, ALONE)
     told = refusal(lambda: check_resume(run))
@@ -374,16 +356,16 @@ def test_preflight_refuses_a_resume_with_the_same_message(
 
 
 def test_preflight_accepts_a_valid_resume_and_writes_nothing(films: Shards, tmp_path: Path) -> None:
-    folder = train(experiment_of("x", *stages_of(1, 1)), films, tmp_path)
+    folder = train(tiny_experiment(*stages_of(1, 1)), films, tmp_path)
     before = everything(tmp_path)
     for epochs in (1, 2):
-        check_resume(FoldRun(experiment_of("x", *stages_of(1, epochs)), 0, films, folder, ALONE))
-    check_resume(FoldRun(experiment_of("y", *stages_of(1, 1)), 0, films, tmp_path / "y/fold0", ALONE))
+        check_resume(FoldRun(tiny_experiment(*stages_of(1, epochs)), 0, films, folder, ALONE))
+    check_resume(FoldRun(tiny_experiment(*stages_of(1, 1), name="y"), 0, films, tmp_path / "y/fold0", ALONE))
     assert everything(tmp_path) == before and not (tmp_path / "y").exists()
 
 
 def test_preflight_refuses_a_start_from_another_network(films: Shards, first: Path) -> None:
-    experiment = second_of(model={**PLAIN["model"], "fcn": {"widths": (4, 4, 16), "norm": True}})
+    experiment = second_of(model={**TINY_MODEL, "fcn": {"widths": (4, 4, 16), "norm": True}})
     told = refusal(lambda: check_resume(FoldRun(experiment, 0, films, first / "second/fold0", ALONE)))
     assert told.startswith("stage main: the checkpoint that it starts from has another network")
     assert told == refusal(lambda: train(experiment, films, first))
@@ -407,11 +389,11 @@ class Reads:
         self.loaded: list[str] = []
         digest, load = checkpoint._digest, checkpoint._load
 
-        def noting_digest(stream: BinaryIO) -> str:
+        def noting_digest(stream: BufferedReader) -> str:
             self.verified.append(self._name(Path(stream.name)))
             return digest(stream)
 
-        def noting_load(stream: BinaryIO, path: Path, with_tensors: bool = True) -> dict[str, Any]:
+        def noting_load(stream: BufferedReader, path: Path, with_tensors: bool = True) -> dict[str, Any]:
             (self.loaded if with_tensors else self.headers).append(self._name(path))
             return load(stream, path, with_tensors)
 
@@ -435,13 +417,13 @@ def test_file_is_verified_and_loaded_once_and_weights_of_a_finished_stage_never(
 ) -> None:
     script.scores = [0.6, 0.5, 0.1, 0.2]
     reads = Reads(monkeypatch)
-    folder = train(experiment_of("x", *TWO), films, tmp_path)
+    folder = train(tiny_experiment(*TWO), films, tmp_path)
     best = f"a/{(folder / 'a/checkpoints/best').resolve().name[:13]}"
     assert reads.verified == reads.loaded == [best], "only the second stage's start is read"
     newest = [f"{name}/{(folder / name / 'checkpoints/last').resolve().name[:13]}" for name in ("a", "b")]
     assert newest[0] != best
     reads.clear()
-    train(experiment_of("x", *TWO), films, tmp_path)
+    train(tiny_experiment(*TWO), films, tmp_path)
     assert reads.verified == reads.headers == newest and reads.loaded == []
 
 
@@ -462,16 +444,16 @@ def test_damaged_best_checkpoint_of_the_previous_stage_is_an_input_error(
     films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script.scores = [0.6, 0.5]
-    folder = train(experiment_of("x", TWO[0]), films, tmp_path)
+    folder = train(tiny_experiment(TWO[0]), films, tmp_path)
     (folder / "a/checkpoints/best").resolve().write_bytes(b"")
     with pytest.raises(InputError, match="damaged"):
-        train(experiment_of("x", *TWO), films, tmp_path)
+        train(tiny_experiment(*TWO), films, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def straight(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fold of a run without faults."""
-    return train(experiment_of("x", *TWO), films, tmp_path_factory.mktemp("straight"))
+    return train(tiny_experiment(*TWO), films, tmp_path_factory.mktemp("straight"))
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bit, empty])
@@ -482,7 +464,7 @@ def test_run_with_a_damaged_newest_checkpoint_resumes_from_the_previous_one(
     newest, before = files_in(folder / "b/checkpoints")[:2]
     damage(newest.path)
     with pytest.warns(UserWarning, match="is damaged") as caught:
-        train(experiment_of("x", *TWO), films, tmp_path)
+        train(tiny_experiment(*TWO), films, tmp_path)
     (message,) = [str(each.message) for each in caught if "is damaged" in str(each.message)]
     assert newest.path.name in message and before.path.name in message
     assert run_differences(straight, folder) == []
@@ -504,9 +486,9 @@ def test_good_checkpoint_behind_damaged_ones_stays_until_there_is_a_newer_one(
 
     with monkeypatch.context() as broken, pytest.warns(UserWarning), pytest.raises(RuntimeError, match="is gone"):
         broken.setattr(Learner, "step", refuse)
-        train(experiment_of("x", *TWO), films, tmp_path)
+        train(tiny_experiment(*TWO), films, tmp_path)
     assert files_in(folder / "b/checkpoints") == [good]
-    train(experiment_of("x", *TWO), films, tmp_path)
+    train(tiny_experiment(*TWO), films, tmp_path)
     assert run_differences(straight, folder) == []
 
 
@@ -515,12 +497,11 @@ class FullDisk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: set[int] = set()
-        write = checkpoint_folder.atomic_write
 
         def refusing(path: Path, content: memoryview) -> None:
             if path.parent.parent.name == "b" and int(path.name.split("-")[1]) in self.steps:
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
-            write(path, content)
+            atomic_write(path, content)
 
         monkeypatch.setattr(checkpoint_folder, "atomic_write", refusing)
 
@@ -532,7 +513,7 @@ def test_run_continues_while_the_disk_is_full(
     disk = FullDisk(monkeypatch)
     disk.steps = {1, 2, last - 1}
     with pytest.warns(UserWarning, match="not saved") as caught:
-        folder = train(experiment_of("x", *TWO), films, tmp_path)
+        folder = train(tiny_experiment(*TWO), films, tmp_path)
     assert sum("is not saved (No space left" in str(each.message) for each in caught) == len(disk.steps)
     assert run_differences(straight, folder) == []
 
@@ -544,11 +525,11 @@ def test_stage_whose_last_save_failed_is_an_error_and_resumes_when_there_is_spac
     disk = FullDisk(monkeypatch)
     disk.steps = {last}
     with pytest.warns(UserWarning, match="not saved"), pytest.raises(OSError, match="No space left"):
-        train(experiment_of("x", *TWO), films, tmp_path)
+        train(tiny_experiment(*TWO), films, tmp_path)
     folder = tmp_path / "x/fold0"
     assert files_in(folder / "b/checkpoints")[0].step == last - 1
     disk.steps = set()
-    train(experiment_of("x", *TWO), films, tmp_path)
+    train(tiny_experiment(*TWO), films, tmp_path)
     assert run_differences(straight, folder) == []
 
 
@@ -570,8 +551,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_disk_that_is_full_for_a_while_stops_no_run(
     films: Shards, straight: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wide = {"model": {**PLAIN["model"], "fcn": {"widths": (64, 64, 96), "norm": True}}}
-    experiment = experiment_of("x", *TWO, **wide)
+    wide = {"model": {**TINY_MODEL, "fcn": {"widths": (64, 64, 96), "norm": True}}}
+    experiment = tiny_experiment(*TWO, **wide)
     undisturbed = train(experiment, films, tmp_path)
     size = files_in(undisturbed / "a/checkpoints")[0].path.stat().st_size
     before = files_in(undisturbed / "a/checkpoints")[0].step

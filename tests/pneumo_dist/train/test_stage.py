@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from builders import tiny_experiment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensors import same
 from torch.optim.swa_utils import update_bn
 
 from pneumo_dist.cli.app import app
@@ -36,17 +38,10 @@ from shards.dataset.table import Shards
 ALONE = Ranks.alone()
 SGD = {"name": "sgd", "lr": 0.05}
 SWA = {**SGD, "swa_epochs": 2}
-PLAIN: dict[str, Any] = {
-    "name": "x",
-    "amp": "float32",
-    "model": {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 4, 8), "norm": True}},
-    "data": {"loader": "torch"},
-}
 
 
-def experiment_of(**stage: Any) -> Experiment:
-    given = {"name": "main", "image_size": 96, "global_batch": 2, "micro_batch": 1, "eval_batch": 4, "top_k": 9}
-    return Experiment.model_validate({**PLAIN, "stages": [{**given, **stage}]})
+def one_stage(**stage: Any) -> Experiment:
+    return tiny_experiment({"name": "main", "eval_batch": 4, "top_k": 9, **stage}, data={"loader": "torch"})
 
 
 def train(experiment: Experiment, films: Shards, runs: Path) -> Path:
@@ -59,21 +54,17 @@ def states(stage: Path) -> list[dict[str, Any]]:
     return [load_checkpoint(file.path) for file in files]
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
-
-
 # The mean of the last epochs
 
 
 @pytest.fixture(scope="module")
 def straight(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stage of four epochs without faults; the last two are averaged."""
-    return train(experiment_of(epochs=4, optim=SWA), films, tmp_path_factory.mktemp("straight"))
+    return train(one_stage(epochs=4, optim=SWA), films, tmp_path_factory.mktemp("straight"))
 
 
 def test_averaged_weights_have_statistics_of_the_training_films(straight: Path, films: Shards) -> None:
-    experiment, made = experiment_of(), states(straight)
+    experiment, made = one_stage(), states(straight)
     stage = experiment.stages[0]
     assert [state["averaged_epochs"] for state in made] == [0, 0, 1, 2]
     rows = split_fold(films, 0, always_train=False).train
@@ -108,7 +99,7 @@ def stopped_in_validation(*arguments: Any) -> Any:
 def test_run_stopped_while_it_averages_ends_with_the_same_bits(
     films: Shards, tmp_path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch, name: str, stopped: Any
 ) -> None:
-    experiment, whole = experiment_of(epochs=4, optim=SWA), getattr(trainer, name)
+    experiment, whole = one_stage(epochs=4, optim=SWA), getattr(trainer, name)
     calls = 0
 
     def sometimes(*arguments: Any) -> Any:
@@ -190,11 +181,11 @@ def test_config_result_curve_and_films_are_logged(straight: Path, board: EventAc
 
 
 def test_stage_is_traced_in_its_first_epoch_on_request(films: Shards, tmp_path: Path) -> None:
-    experiment = experiment_of(epochs=2, global_batch=1, optim=SGD)
+    experiment = one_stage(epochs=2, global_batch=1, optim=SGD)
     (tmp_path / "x.yaml").write_text(json.dumps(experiment.model_dump(mode="json")))
-    arguments = ("train", "--cpu", "--profile", "--config", tmp_path / "x.yaml", "--fold", 0)
-    arguments = (*arguments, "--shards", films.folder, "--runs", tmp_path)
-    assert console.run(app, "pneumo_dist", list(map(str, arguments))) == 0
+    command = ["train", "--cpu", "--profile", "--config", str(tmp_path / "x.yaml"), "--fold", "0"]
+    arguments = [*command, "--shards", str(films.folder), "--runs", str(tmp_path)]
+    assert console.run(app, "pneumo_dist", arguments) == 0
     events = json.loads((tmp_path / "x/fold0/main/tensorboard" / TRACE).read_text())["traceEvents"]
     steps = {event["name"] for event in events if str(event.get("name")).startswith("ProfilerStep#")}
     assert steps == {f"ProfilerStep#{number}" for number in range(4, 7)}, "six films are six steps"

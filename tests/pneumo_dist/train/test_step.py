@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders import experiment_of
 from gpu.learners import parts_of
 from tools.equality import same_bits
 
-from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
@@ -28,8 +28,8 @@ SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0}
 
 
 def learner_of(model: dict[str, Any] | None = None, amp: Resolved = "float32", seed: int = 0, **stage: Any) -> Learner:
-    plain = {"name": "main", "image_size": SIZE, "global_batch": 4, "micro_batch": 2, "epochs": 6, **stage}
-    experiment = Experiment.model_validate({"name": "x", "model": model or FCN, "stages": [plain]})
+    plain = {"image_size": SIZE, "global_batch": 4, "micro_batch": 2, "epochs": 6, **stage}
+    experiment = experiment_of(plain, model=model or FCN)
     torch.manual_seed(seed)
     made = Learner(experiment, experiment.stages[0], ALONE, amp, build_model(experiment.model, pretrained=False))
     made.start_epoch(0)

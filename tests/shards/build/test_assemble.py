@@ -12,6 +12,7 @@ from edited_dataset import write_rows
 from shard_builds import build_line, good, part_of, tars, write_salt
 
 from shards.build import assemble as finish_module
+from shards.dataset.manifest import write_manifest
 from shards.dataset.table import TABLE, Shards
 from shards.dataset.verify import verify
 from shards.errors import InputError
@@ -45,9 +46,9 @@ def test_a_killed_append_is_finished_by_the_same_command(
     line = ["--append", "--patient-salt-file", tmp_path / "salt"]
     good(cli(*build_line(films, tmp_path / "whole/out", *line)))
 
-    write = finish_module.write_manifest
+    write = write_manifest
 
-    def killed(folder: object, *arguments: Any, **more: Any) -> Any:
+    def killed(folder: Path, *arguments: Any, **more: Any) -> Any:
         if moment == "before the manifest" and folder != tmp_path / "killed/out":
             return write(folder, *arguments, **more)
         raise KeyboardInterrupt
@@ -106,9 +107,9 @@ def test_a_killed_finalize_is_finished_by_the_same_command(
 ) -> None:
     whole = Path(shutil.copytree(own_dataset, tmp_path / "whole"))
     good(cli("finalize", whole, "--folds", 2))
-    write = finish_module.write_manifest
+    write = write_manifest
 
-    def killed(folder: object, *arguments: Any) -> Any:
+    def killed(folder: Path, *arguments: Any) -> Any:
         if moment == "before the manifest" and folder != own_dataset:
             return write(folder, *arguments)
         raise KeyboardInterrupt

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import webdataset
+from images import decode
 
 from shards.build.options import BuildOptions
 from shards.dataset.table import Shards
@@ -28,12 +29,6 @@ Encode = Callable[[Mask], str]
 TreeOf = Callable[[Path], dict[str, str]]
 
 SMALL = BuildOptions(image_size=32, folds=2, samples_per_shard=4)
-
-
-def grey(content: bytes) -> Mask:
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert image is not None
-    return np.asarray(image, np.uint8)
 
 
 def listed(path: Path) -> list[list[str]]:
@@ -104,7 +99,7 @@ def test_every_table_mask_is_the_or_of_its_csv_rows(dataset: Path, film_set: Any
         np.testing.assert_array_equal(naive_decode([shards.column("rle")[index]], 64, 64), expected)
         assert shards.column("mask_area")[index] == expected.sum()
         assert shards.column("has_mask")[index] == expected.any()
-        np.testing.assert_array_equal(grey(shards.read(index, "mask")), expected * 255)
+        np.testing.assert_array_equal(decode(shards.read(index, "mask"), cv2.IMREAD_UNCHANGED), expected * 255)
 
 
 def test_overlapping_rows_are_or_ed_and_never_summed(
@@ -118,7 +113,9 @@ def test_overlapping_rows_are_or_ed_and_never_summed(
     shards = Shards(tmp_path / "out")
     index = shards.column("image_id").tolist().index("film.0")
     assert shards.column("rle")[index] == "10 25 5 4"
-    np.testing.assert_array_equal(grey(shards.read(index, "mask")) > 0, cv2_area(naive_decode(rows, 48, 48)))
+    np.testing.assert_array_equal(
+        decode(shards.read(index, "mask"), cv2.IMREAD_UNCHANGED) > 0, cv2_area(naive_decode(rows, 48, 48))
+    )
 
 
 def cv2_area(mask: Mask) -> npt.NDArray[np.bool_]:
@@ -210,7 +207,7 @@ def test_dali_reads_the_same_samples_and_bytes_by_the_index(dataset: Path, kind:
     members = ("image", "mask") if kind == "train" else ("image",)
     pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None)
     with pipeline:
-        outputs = fn.readers.webdataset(
+        outputs: Any = fn.readers.webdataset(
             paths=[str(dataset / name) for name in names],
             index_paths=[str((dataset / name).with_suffix(".idx")) for name in names],
             ext=[f"{member}.png" for member in members],
@@ -257,12 +254,12 @@ def test_films_that_are_not_square_are_padded_and_the_padding_recorded(png_dir: 
         padding = shards.grid(index).padding
         assert (padding.top, padding.bottom, padding.left, padding.right) == expected
         for member in ("image", "mask"):
-            square = grey(shards.read(index, member))
+            square = decode(shards.read(index, member), cv2.IMREAD_UNCHANGED)
             assert square.shape == (32, 32)
             outside = np.ones((32, 32), bool)
             outside[padding.top : 32 - padding.bottom, padding.left : 32 - padding.right] = False
             assert not square[outside].any()
-        assert grey(shards.read(index, "image"))[~outside].mean() > 60
+        assert decode(shards.read(index, "image"), cv2.IMREAD_UNCHANGED)[~outside].mean() > 60
 
 
 def test_a_png_film_without_mask_file_is_unlabelled(png_dir: Path, Inputs: Any) -> None:

@@ -11,8 +11,10 @@ import pydicom
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from images import decode
 
 from shards.build.duplicates import BITS, FEWEST_BITS, NEAR, join_groups, near_duplicates, perceptual_hash
+from shards.drawing import encode_image
 from shards.phantom.dataset import render_film
 
 Image = npt.NDArray[np.uint8]
@@ -48,8 +50,7 @@ def flipped(content: bytes, bits: set[int]) -> bytes:
 
 
 def jpeg(image: Image, quality: int) -> Image:
-    content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
+    return decode(encode_image(image, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, quality)))
 
 
 def scaled(image: Image, factor: float) -> Image:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
+from film_files import coarse_noise
 
 from shards.build.progress import read_list
 from shards.dataset.table import Shards
@@ -20,11 +21,6 @@ WriteFilm = Callable[..., Path]
 NAME = "Zqxmueller"
 # Paths in texts of the system and of libraries: of this machine, or of the machine that built a library.
 FORBIDDEN = (NAME.encode(), NAME.lower().encode(), b"Errno", b".cpp", b"OpenCV", b"/tmp", b"Permission denied: ")
-
-
-def noise(seed: int) -> npt.NDArray[np.uint8]:
-    coarse = np.random.default_rng(seed).integers(0, 256, (17, 17), np.uint8)
-    return np.asarray(cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def png(image: npt.NDArray[np.uint8]) -> bytes:
@@ -86,20 +82,20 @@ def test_images_and_masks_that_are_broken_in_every_way(
     mask = np.zeros((64, 64), np.uint8)
     mask[10:20, 10:20] = 255
     for number in range(12):
-        put(films / f"{NAME} {number}.png", png(noise(number)))
+        put(films / f"{NAME} {number}.png", png(coarse_noise(number)))
         put(masks / f"{NAME} {number}.png", png(mask))
     put(films / f"{NAME} 0.png", b"no image")
-    put(films / f"{NAME} 1.png", png(noise(1))[:300])
+    put(films / f"{NAME} 1.png", png(coarse_noise(1))[:300])
     put(films / f"{NAME} 2.png", vast_png())
     put(films / f"{NAME} 3.png", b"")
-    put(films / NAME / f"{NAME} 4.jpg", png(noise(5)))  # a repeated id
+    put(films / NAME / f"{NAME} 4.jpg", png(coarse_noise(5)))  # a repeated id
     put(masks / f"{NAME} 5.png", png(mask[:32]))
     put(masks / f"{NAME} 6.png", png(mask // 50))
     put(masks / f"{NAME} 7.png", b"no image")
     put(masks / f"{NAME} 8.png", vast_png())
-    put(films / f"{NAME} 12 locked.png", png(noise(12)))
+    put(films / f"{NAME} 12 locked.png", png(coarse_noise(12)))
     put(masks / f"{NAME} 12 locked.png", png(mask))
-    put(films / f"{NAME} without mask.png", png(noise(13)))
+    put(films / f"{NAME} without mask.png", png(coarse_noise(13)))
     for name in (f"{NAME}.{NAME}", f"{NAME}.tif", f".{NAME}", f"._{NAME}.png"):
         put(films / name, b"x")
     (films / f"{NAME} gone.png").symlink_to(f"/nowhere/{NAME}")
@@ -125,7 +121,7 @@ def test_dicom_films_that_are_broken_in_every_way(
     films = tmp_path / NAME / "films"
     person = {"PatientName": f"{NAME}^Anna", "InstitutionName": NAME, "StudyDescription": NAME}
     for number in range(8):
-        write_film(films / f"{NAME} {number}.dcm", noise(number), PatientID=f"{NAME}{number}", **person)
+        write_film(films / f"{NAME} {number}.dcm", coarse_noise(number), PatientID=f"{NAME}{number}", **person)
     whole = (films / f"{NAME} 0.dcm").read_bytes()
     put(films / f"{NAME} 0.dcm", b"no film")
     put(films / f"{NAME} 1.dcm", whole[:400])
@@ -134,7 +130,7 @@ def test_dicom_films_that_are_broken_in_every_way(
     put(films / NAME / f"{NAME} 4.dcm", whole)  # a repeated id
     put(films / f"{NAME} locked.dcm", whole)
     put(films / f"{NAME}.dcm.gz", b"\x1f\x8b")
-    write_film(films / "lateral" / f"{NAME} lateral.dcm", noise(20), ViewPosition="LL", PatientID=NAME, **person)
+    write_film(films / "lateral" / f"{NAME} lateral.dcm", coarse_noise(20), ViewPosition="LL", PatientID=NAME, **person)
     (films / f"{NAME} gone.dcm").symlink_to(f"/nowhere/{NAME}")
     lock(monkeypatch, "locked")
     labels = tmp_path / f"{NAME}.csv"
@@ -155,7 +151,7 @@ def test_a_label_that_does_not_fit_is_named_on_the_screen_alone(
     tmp_path: Path, cli: Any, write_film: WriteFilm
 ) -> None:
     for number in range(4):
-        write_film(tmp_path / f"{NAME}/{NAME} {number}.dcm", noise(number))
+        write_film(tmp_path / f"{NAME}/{NAME} {number}.dcm", coarse_noise(number))
     labels = tmp_path / f"{NAME}.csv"
     labels.write_text("".join(f"{NAME} {number},4095 2\n" for number in range(4)))
     out = tmp_path / "out"
@@ -167,7 +163,7 @@ def test_a_label_that_does_not_fit_is_named_on_the_screen_alone(
 
 def test_films_of_one_name_under_pseudonyms(tmp_path: Path, cli: Any, write_film: WriteFilm) -> None:
     for number in range(3):
-        write_film(tmp_path / f"{NAME}/{number}/{NAME}", noise(number), SOPInstanceUID=f"1.2.{number}")
+        write_film(tmp_path / f"{NAME}/{number}/{NAME}", coarse_noise(number), SOPInstanceUID=f"1.2.{number}")
     put(tmp_path / NAME / f"{NAME}.dcm", b"broken")
     put(tmp_path / NAME / f"{NAME} 2.dcm", b"broken")
     given = ["build", "--test-dicom", tmp_path / NAME, "--image-size", 32, "--workers", 1, "--pseudonymise"]
@@ -184,7 +180,7 @@ def test_the_plan_of_tasks_keeps_no_path_and_finalize_asks_for_the_csv(
     tmp_path: Path, cli: Any, write_film: WriteFilm
 ) -> None:
     for number in range(4):
-        write_film(tmp_path / f"{NAME}/{number}.dcm", noise(number), PatientID=str(number))
+        write_film(tmp_path / f"{NAME}/{number}.dcm", coarse_noise(number), PatientID=str(number))
     labels, groups, out = tmp_path / "labels.csv", tmp_path / f"{NAME}.csv", tmp_path / "out"
     labels.write_text("".join(f"{number},-1\n" for number in range(4)))
     given = ["build", "--dicom", tmp_path / NAME, "--rle", labels, "--out", out, "--image-size", 32, "--workers", 1]

@@ -120,7 +120,7 @@ def test_a_folder_that_is_closed_to_us_is_an_error_and_not_a_loss(
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(folders.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(InputError, match=r"in/closed: this folder cannot be read \(Permission denied\)"):
         list_folders([tmp_path / "in"], IMAGES)
 

@@ -7,11 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from film_files import coarse_noise
 
 from shards.build.leaks import known_test_films
 from shards.dataset.manifest import read_manifest
@@ -20,21 +18,16 @@ from shards.dataset.table import Shards
 WriteFilm = Callable[..., Path]
 
 
-def noise(seed: int) -> npt.NDArray[np.uint8]:
-    coarse = np.random.default_rng(seed).integers(0, 256, (17, 17), np.uint8)
-    return np.asarray(cv2.resize(coarse, (64, 64), interpolation=cv2.INTER_CUBIC), np.uint8)
-
-
 @pytest.fixture
 def films(tmp_path: Path, write_film: WriteFilm) -> Path:
     """Four labelled films and four test films: one repeats a labelled film, one is of a labelled film's patient."""
     for number in range(4):
-        write_film(tmp_path / f"train/{number}.dcm", noise(number), PatientID=f"P{number}")
+        write_film(tmp_path / f"train/{number}.dcm", coarse_noise(number), PatientID=f"P{number}")
     (tmp_path / "labels.csv").write_text("".join(f"{number},-1\n" for number in range(4)))
-    write_film(tmp_path / "test/copy.dcm", noise(1), PatientID="other")
-    write_film(tmp_path / "test/patient.dcm", noise(11), PatientID="P2")
-    write_film(tmp_path / "test/new.dcm", noise(12), PatientID="P9")
-    write_film(tmp_path / "test/new2.dcm", noise(13), PatientID="P9")
+    write_film(tmp_path / "test/copy.dcm", coarse_noise(1), PatientID="other")
+    write_film(tmp_path / "test/patient.dcm", coarse_noise(11), PatientID="P2")
+    write_film(tmp_path / "test/new.dcm", coarse_noise(12), PatientID="P9")
+    write_film(tmp_path / "test/new2.dcm", coarse_noise(13), PatientID="P9")
     return tmp_path
 
 
@@ -63,10 +56,10 @@ def test_another_split_counts_again(films: Path, cli: Any) -> None:
 
 def test_films_that_are_added_are_compared_with_all(films: Path, cli: Any, write_film: WriteFilm) -> None:
     shutil.rmtree(films / "test")
-    write_film(films / "test/new.dcm", noise(12), PatientID="P9")
+    write_film(films / "test/new.dcm", coarse_noise(12), PatientID="P9")
     cli(*arguments(films))
     assert read_manifest(films / "out")["counts"]["known_test"] == 0
-    write_film(films / "test/copy.dcm", noise(1), PatientID="other")
+    write_film(films / "test/copy.dcm", coarse_noise(1), PatientID="other")
     assert "their patients (1): copy;" in cli(*arguments(films, "--append")).out
 
 

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import cv2
 import numpy as np
 import pydicom
 import pytest
+from images import decode
 from pydicom.pixels import pixel_array
 from shard_builds import build_line, good, part_of, tars, write_salt
 
-from shards import files
 from shards.build import build as build_module
+from shards.build.sample import build_sample
 from shards.dataset import rle
 from shards.dataset.table import Shards
 from shards.dataset.verify import verify
@@ -93,14 +95,14 @@ def test_jpeg_shards_hold_the_films_own_streams_and_size(cli: Cli, films: Path, 
     assert verify(tmp_path / "out") == []
     assert ("were encoded again" in text) is not square
     for index in range(len(shards)):
-        image = cv2.imdecode(np.frombuffer(shards.read(index, "image"), np.uint8), cv2.IMREAD_GRAYSCALE)
-        mask = cv2.imdecode(np.frombuffer(shards.read(index, "mask"), np.uint8), cv2.IMREAD_GRAYSCALE)
+        image = decode(shards.read(index, "image"))
+        mask = decode(shards.read(index, "mask"))
         grid = shards.grid(index)
         assert image.shape == mask.shape == (grid.height, grid.width)
-        assert ((mask > 0) == rle.decode(shards.column("rle")[index], grid.height, grid.width)).all()
+        assert np.array_equal(mask > 0, rle.decode(shards.column("rle")[index], grid.height, grid.width))
         if square:
             path = next(source.rglob(f"{shards.column('image_id')[index]}.dcm"))
-            assert (image == pixel_array(path, decoding_plugin="pillow")).all()
+            assert np.array_equal(image, pixel_array(path, decoding_plugin="pillow"))
         else:
             assert grid.origin == (13, 0)
 
@@ -154,7 +156,6 @@ def test_a_full_disk_is_one_line_and_the_next_run_finishes(
     good(cli(*build_line(films, tmp_path / "whole/out")))
     salt = ("--patient-salt-file", tmp_path / "whole/out.salt")
     made = 0
-    build_sample = build_module.build_sample
 
     def full_disk(*arguments: Any) -> Any:
         nonlocal made
@@ -180,7 +181,7 @@ def test_an_output_that_cannot_be_written_is_one_line(
     def read_only(*arguments: Any, **more: Any) -> Any:
         raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "out/train-00000.tar"))
 
-    monkeypatch.setattr(files.tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(tempfile, "mkstemp", read_only)
     line = cli(*build_line(films, tmp_path / "out", "--patient-salt-file", write_salt(tmp_path))).only_line()
     assert "Read-only file system" in line
     assert "it is mounted read-only: give another folder" in line

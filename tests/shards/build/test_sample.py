@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from film_files import write_film
+from images import decode
 
 from pneumo_dist.scoring.masks import label_map
 from shards.build.build import build
@@ -69,7 +70,7 @@ def test_film_is_stored_as_it_looks_and_its_label_and_maps_keep_their_grid(
     looks = ellipse(*content.shape)
     edge = np.ones((9, 9), np.uint8)
     assert content[cv2.erode(looks, edge) == 1].min() > content[cv2.dilate(looks, edge) == 0].max()
-    mask = cv2.imdecode(np.frombuffer(shards.read(0, "mask"), np.uint8), cv2.IMREAD_GRAYSCALE)
+    mask = decode(shards.read(0, "mask"))
     inside = mask if codec == "jpeg" else mask[grid.padding.top : 256 - grid.padding.bottom]
     inside = inside if codec == "jpeg" else inside[:, grid.padding.left : 256 - grid.padding.right]
     assert np.mean((inside > 0) != looks) < 0.01

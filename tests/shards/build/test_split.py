@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.uid import UID
 from shard_builds import build_line, good, part_of
 
 from shards.dataset.table import Shards
@@ -92,7 +93,7 @@ def test_near_duplicates_share_a_group_unless_disabled(cli: Cli, films: Path, tm
     source = pydicom.dcmread(sorted(copy.rglob("*.dcm"))[0])
     image_id = source.SOPInstanceUID
     twin = f"{image_id[:-1]}{(int(image_id[-1]) + 1) % 10}"
-    source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = twin
+    source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = UID(twin)
     source.PatientID = source.PatientName = "somebody else"
     source.save_as(copy / "dicom-images" / f"{twin}.dcm")
     with (copy / "train-rle.csv").open("a") as stream:

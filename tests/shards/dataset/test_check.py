@@ -7,20 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from edited_dataset import resign, write_rows
+from edited_dataset import edit_rows, resign, write_rows
 
 from shards.dataset.table import TABLE, Shards, save_table
 from shards.dataset.verify import verify
 from shards.errors import InputError
 
 Row = dict[str, Any]
-
-
-def rewrite(folder: Path, change: Callable[[list[Row]], Any]) -> None:
-    rows = pq.read_table(folder / TABLE).to_pylist()
-    change(rows)
-    write_rows(folder / TABLE, rows)
-    resign(folder)
 
 
 def positive(rows: list[Row]) -> Row:
@@ -80,7 +73,7 @@ def test_verify_tells_of_a_table_that_it_cannot_read_and_goes_on_with_the_tars(
     ],
 )
 def test_values_that_no_build_writes_are_refused(own_dataset: Path, change: Callable[..., None], fault: str) -> None:
-    rewrite(own_dataset, change)
+    edit_rows(own_dataset, change)
     with pytest.raises(InputError, match=fault):
         Shards(own_dataset)
     assert any(fault in line for line in verify(own_dataset))
@@ -104,9 +97,9 @@ def test_columns_are_those_of_the_format(own_dataset: Path, change: str) -> None
 
 
 def test_members_are_read_within_their_tar_and_at_the_size_of_the_table(own_dataset: Path) -> None:
-    rewrite(own_dataset, lambda rows: rows[3].update(image_size=2**31 - 1))
+    edit_rows(own_dataset, lambda rows: rows[3].update(image_size=2**31 - 1))
     with pytest.raises(InputError, match="does not match its CRC32"):
         Shards(own_dataset).read(3, "image")
-    rewrite(own_dataset, lambda rows: rows[4].update(image_height=128, image_width=128))
+    edit_rows(own_dataset, lambda rows: rows[4].update(image_height=128, image_width=128))
     with pytest.raises(InputError, match="is not 128x128 pixels"):
         Shards(own_dataset).read(4, "image")

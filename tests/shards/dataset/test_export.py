@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 from edited_dataset import resign, write_rows
+from images import decode
 
 from shards.dataset import export
 from shards.dataset.export import export_nnunet, export_png, fold_lists
@@ -70,7 +71,7 @@ def test_png_masks_are_the_labels_to_the_pixel(
     for image_id, rles in film_set.rles.items():
         mask = read(tmp_path / "out/masks" / f"{image_id}.png")
         np.testing.assert_array_equal(mask, 255 * naive_decode(rles, 64, 64))
-    stored = cv2.imdecode(np.frombuffer(shards.read(0, "image"), np.uint8), cv2.IMREAD_UNCHANGED)
+    stored = decode(shards.read(0, "image"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(read(tmp_path / "out/images" / f"{shards.column('image_id')[0]}.png"), stored)
 
 

@@ -53,14 +53,15 @@ def test_a_shrunk_mask_holds_the_pixels_that_are_at_least_half_covered(factor: i
     mask = np.random.default_rng(1).integers(0, 2, (64 * factor, 64 * factor), np.uint8)
     covered = mask.reshape(64, factor, 64, factor).sum(axis=(1, 3))
     np.testing.assert_array_equal(
-        mask_to_square(mask, 64, fit_square(*mask.shape, 64)), np.where(covered * 2 >= factor**2, 255, 0)
+        mask_to_square(mask, 64, fit_square(64 * factor, 64 * factor, 64)), np.where(covered * 2 >= factor**2, 255, 0)
     )
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (300, 200), (64, 64)])
 def test_a_resized_mask_has_two_values(shape: tuple[int, int]) -> None:
-    mask = cv2.circle(np.zeros(shape, np.uint8), (shape[1] // 2, shape[0] // 2), 7, 1, -1)
-    assert set(np.unique(mask_to_square(mask, 64, fit_square(*mask.shape, 64))).tolist()) == {0, 255}
+    mask = np.zeros(shape, np.uint8)
+    cv2.circle(mask, (shape[1] // 2, shape[0] // 2), 7, 1, -1)
+    assert set(np.unique(mask_to_square(mask, 64, fit_square(*mask.shape, size=64))).tolist()) == {0, 255}
 
 
 @settings(max_examples=200, deadline=None)

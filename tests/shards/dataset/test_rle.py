@@ -75,7 +75,7 @@ def test_the_skip_is_counted_from_the_end_of_the_run_before() -> None:
 
 def test_an_empty_mask_has_no_runs() -> None:
     runs = rle.parse("-1")
-    assert (runs.shape, runs.dtype) == ((0, 2), np.int64)
+    assert runs.shape == (0, 2) and runs.dtype == np.int64
 
 
 def test_adjacent_runs_are_decoded_and_written_as_one() -> None:

@@ -98,7 +98,7 @@ def make(tmp_path: Path) -> Make:
 def smooth(height: int, width: int) -> Image:
     """A grey film between 60 and 180, which JPEG hardly changes and which is nowhere black like padding."""
     y, x = np.mgrid[0:height, 0:width]
-    return np.rint(120 + 60 * np.sin(x / 17) * np.cos(y / 23)).astype(np.uint8)
+    return np.asarray(np.rint(120 + 60 * np.sin(x / 17) * np.cos(y / 23)), np.uint8)
 
 
 def coloured(sheet: Image) -> npt.NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from damage import flip_bit
 from edited_dataset import change_manifest
 
 from shards.dataset.manifest import local_copy_name
@@ -19,12 +20,6 @@ from shards.errors import InputError
 def digest_of(shards: Shards) -> str:
     content = b"".join(shards.read(index, member) for index in range(len(shards)) for member in ("image", "json"))
     return hashlib.sha256(content).hexdigest()
-
-
-def flip(path: Path, offset: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_pickled_reader_reads_the_same_bytes(dataset: Path) -> None:
@@ -72,7 +67,7 @@ def test_a_flipped_byte_is_named_by_shard_and_key(own_dataset: Path, member: str
     shards = Shards(own_dataset)
     index = int(shards.indices("train")[3])
     tar, key = str(shards.column("shard")[index]), str(shards.column("key")[index])
-    flip(own_dataset / tar, int(shards.column(f"{member}_offset")[index]) + 7)
+    flip_bit(own_dataset / tar, int(shards.column(f"{member}_offset")[index]) + 7)
     with pytest.raises(CorruptSample) as error:
         shards.read(index, member)
     assert tar in str(error.value)
@@ -122,12 +117,12 @@ def test_local_copies_are_read_instead_of_the_datasets_tars(own_dataset: Path, t
 def test_a_flipped_byte_is_named_by_the_file_that_was_read(own_dataset: Path, tmp_path: Path) -> None:
     shards = staged(own_dataset, tmp_path / "tars", 1)
     copy = tmp_path / "tars" / local_copy_name(shards.manifest["shards"][0])
-    flip(copy, int(shards.column("image_offset")[0]) + 7)
+    flip_bit(copy, int(shards.column("image_offset")[0]) + 7)
     with pytest.raises(CorruptSample, match=rf"^{copy}: .*remove this file"):
         shards.read(0, "image")
     last = len(shards) - 1
     original = own_dataset / shards.column("shard")[last]
-    flip(original, int(shards.column("image_offset")[last]) + 7)
+    flip_bit(original, int(shards.column("image_offset")[last]) + 7)
     with pytest.raises(CorruptSample, match=rf"^{original}: .*restore"):
         shards.read(last, "image")
 

@@ -2,33 +2,19 @@
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from edited_dataset import resign, write_rows
+from damage import flip_bit
+from edited_dataset import edit_rows, write_rows
 
 from shards.dataset.manifest import MANIFEST
 from shards.dataset.table import TABLE, Shards
 from shards.dataset.verify import dataset_digest, verify
 
 TAR = "train-00001.tar"
-
-
-def rewrite_table(folder: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Change rows of the table and enter its new digest in the manifest, as a careless editor would."""
-    rows = pq.read_table(folder / TABLE).to_pylist()
-    change(rows)
-    write_rows(folder / TABLE, rows)
-    resign(folder)
-
-
-def flip(path: Path, offset: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_good_dataset_has_no_faults_and_every_sample_is_heard(dataset: Path) -> None:
@@ -40,7 +26,7 @@ def test_a_good_dataset_has_no_faults_and_every_sample_is_heard(dataset: Path) -
 def test_a_flipped_byte_of_a_member_is_named_by_shard_and_key(own_dataset: Path) -> None:
     shards = Shards(own_dataset)
     index = next(i for i in range(len(shards)) if shards.column("shard")[i] == TAR)
-    flip(own_dataset / TAR, int(shards.column("image_offset")[index]) + 9)
+    flip_bit(own_dataset / TAR, int(shards.column("image_offset")[index]) + 9)
     faults = verify(own_dataset)
     assert len(faults) == 2
     assert all(TAR in fault for fault in faults)
@@ -48,7 +34,7 @@ def test_a_flipped_byte_of_a_member_is_named_by_shard_and_key(own_dataset: Path)
 
 
 def test_a_flipped_byte_between_members_is_found(own_dataset: Path) -> None:
-    flip(own_dataset / TAR, 120)
+    flip_bit(own_dataset / TAR, 120)
     assert any(TAR in fault and "digest" in fault for fault in verify(own_dataset))
 
 
@@ -88,7 +74,7 @@ def test_a_leaking_group_is_named(own_dataset: Path, home: str) -> None:
         second = next(row for row in rows if (row["fold"] == 1 if home == "fold" else row["split"] == "holdout"))
         second["group"] = first["group"] = "leaking"
 
-    rewrite_table(own_dataset, leak)
+    edit_rows(own_dataset, leak)
     assert any("leaking" in fault and "two folds" in fault for fault in verify(own_dataset))
 
 
@@ -101,7 +87,7 @@ def test_a_label_that_disagrees_with_its_area_is_named(own_dataset: Path, column
         row[column] = row["mask_area"] + 1 if column == "mask_area" else "0 1"
         keys.append(row["key"])
 
-    rewrite_table(own_dataset, damage)
+    edit_rows(own_dataset, damage)
     assert [fault for fault in verify(own_dataset) if keys[0] in fault and "RLE" in fault]
 
 
@@ -113,7 +99,7 @@ def test_a_label_moved_away_from_its_mask_is_named(own_dataset: Path) -> None:
         row["rle"] = f"0 {row['mask_area']}"
         keys.append(row["key"])
 
-    rewrite_table(own_dataset, move)
+    edit_rows(own_dataset, move)
     assert [fault for fault in verify(own_dataset) if keys[0] in fault and "differs from its RLE" in fault]
 
 
@@ -122,7 +108,7 @@ def test_an_unsafe_key_is_named(own_dataset: Path, key: str) -> None:
     def rename(rows: list[dict[str, Any]]) -> None:
         rows[0]["key"] = key
 
-    rewrite_table(own_dataset, rename)
+    edit_rows(own_dataset, rename)
     assert any(f"{key!r} is not a safe key" in fault for fault in verify(own_dataset))
 
 
@@ -130,7 +116,7 @@ def test_a_key_that_stands_twice_is_found(own_dataset: Path) -> None:
     def double(rows: list[dict[str, Any]]) -> None:
         rows[1]["key"] = rows[0]["key"]
 
-    rewrite_table(own_dataset, double)
+    edit_rows(own_dataset, double)
     assert any("twice" in fault for fault in verify(own_dataset))
 
 
@@ -144,5 +130,5 @@ def test_a_wrong_count_is_found(own_dataset: Path) -> None:
 def test_the_dataset_digest_changes_with_the_table_only_through_the_manifest(own_dataset: Path) -> None:
     before = dataset_digest(Shards(own_dataset))
     assert dataset_digest(Shards(own_dataset)) == before
-    rewrite_table(own_dataset, lambda rows: rows[0].update(sex="O"))
+    edit_rows(own_dataset, lambda rows: rows[0].update(sex="O"))
     assert dataset_digest(Shards(own_dataset)) != before

@@ -1,6 +1,5 @@
 """pydicom's warnings become warnings of the film that can be counted and contain nothing of the patient."""
 
-import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def test_a_file_in_another_encoding_than_its_transfer_syntax_is_a_warning(tmp_pa
     bare = pydicom.Dataset()
     bare.update({element.tag: element for element in dataset})
     write_dataset(content, bare)
-    head = io.BytesIO()
+    head = DicomBytesIO()
     head.write(b"\0" * 128 + b"DICM")
     write_file_meta_info(head, dataset.file_meta)
     (tmp_path / "a.dcm").write_bytes(head.getvalue() + content.getvalue())

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from dicom_films import ANY_FILM, CHEST, SECRET, naive_unit, read, secret
-from dicom_streams import decode_jpeg, encode_jpeg, recode
+from dicom_streams import encode_jpeg, recode
+from images import decode
 from pydicom import uid
 from pydicom.dataset import Dataset
 
@@ -32,12 +33,12 @@ def test_a_plain_baseline_film_hands_out_its_own_stream(tmp_path: Path, write_fi
     # An EXIF orientation of 180 degrees, which decoders of the film and of the stripped stream must ignore.
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03\0\0\0\0\0\0"
     tagged = stream[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + secret(0xFE) + stream[2:]
-    assert not np.array_equal(decode_jpeg(tagged), decode_jpeg(stream))
+    assert not np.array_equal(decode(tagged), decode(stream))
     film = jpeg_film(tmp_path / "a.dcm", write_film, phantom, tagged)
     assert film.jpeg == strip_jpeg_metadata(stream)
     assert SECRET not in film.jpeg
-    np.testing.assert_array_equal(film.image, decode_jpeg(stream))
-    np.testing.assert_array_equal(film.image, decode_jpeg(film.jpeg))
+    np.testing.assert_array_equal(film.image, decode(stream))
+    np.testing.assert_array_equal(film.image, decode(film.jpeg))
     assert film.warnings == ()
 
 
@@ -64,7 +65,7 @@ def test_a_stream_is_handed_out_only_where_nothing_is_done_to_it(
     film = read(recode(path, uid.JPEGBaseline8Bit, frames))
     assert (film.jpeg is not None) == is_own
     if film.jpeg is not None:
-        np.testing.assert_array_equal(film.image, decode_jpeg(film.jpeg))
+        np.testing.assert_array_equal(film.image, decode(film.jpeg))
 
 
 def test_a_stream_without_its_end_marker_is_read_with_a_warning_and_not_handed_out(
@@ -72,7 +73,7 @@ def test_a_stream_without_its_end_marker_is_read_with_a_warning_and_not_handed_o
 ) -> None:
     stream = encode_jpeg(phantom)
     film = jpeg_film(tmp_path / "a.dcm", write_film, phantom, stream[:-2])
-    np.testing.assert_array_equal(film.image, decode_jpeg(stream))
+    np.testing.assert_array_equal(film.image, decode(stream))
     assert film.jpeg is None
     assert film.warnings == ("its JPEG stream has no end marker: its picture is whole",)
 
@@ -81,7 +82,7 @@ def test_streams_of_other_kinds_are_not_handed_out(tmp_path: Path, write_film: W
     progressive = encode_jpeg(phantom, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
     film = jpeg_film(tmp_path / "a.dcm", write_film, phantom, progressive)
     assert film.jpeg is None
-    np.testing.assert_array_equal(film.image, decode_jpeg(progressive))
+    np.testing.assert_array_equal(film.image, decode(progressive))
     colour = cv2.cvtColor(phantom, cv2.COLOR_GRAY2BGR)
     film = jpeg_film(
         tmp_path / "b.dcm", write_film, colour, encode_jpeg(colour), PhotometricInterpretation="YBR_FULL_422"
@@ -196,7 +197,7 @@ def test_a_film_cut_or_flipped_anywhere_is_read_or_rejected_but_never_a_fault(
         flipped = bytearray(whole)
         flipped[rng.randrange(132, len(whole))] = rng.randrange(256)
         damaged.append(bytes(flipped))
-    outcomes = []
+    outcomes: list[bool | None] = []
     for content in damaged:
         film.write_bytes(content)
         try:
@@ -221,7 +222,7 @@ def test_a_compressed_film_flipped_anywhere_is_read_or_rejected_but_never_a_faul
         try:
             got = read(film)
             assert got.image.dtype == np.uint8
-            assert got.jpeg is None or decode_jpeg(got.jpeg).shape == got.image.shape
+            assert got.jpeg is None or decode(got.jpeg).shape == got.image.shape
         except RejectedFilm as reason:
             assert "\n" not in str(reason)
 
@@ -270,4 +271,4 @@ def test_the_competitions_films_hand_out_their_own_streams(real_data: Path) -> N
         film = read_film(path)
         assert film.warnings == ()
         assert film.jpeg is not None
-        np.testing.assert_array_equal(decode_jpeg(film.jpeg), film.image)
+        np.testing.assert_array_equal(decode(film.jpeg), film.image)

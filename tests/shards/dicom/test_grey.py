@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -15,6 +14,7 @@ from dicom_streams import encode_jpeg, recode
 from film_files import write_film
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from images import decode
 from pydicom import uid
 from pydicom.dataset import Dataset
 
@@ -66,7 +66,7 @@ def test_a_plain_stream_behind_a_placeholder_window_is_handed_out(tmp_path: Path
     film = read_film(recode(path, uid.JPEGBaseline8Bit, [encode_jpeg(SMALL_FILM)]))
     assert film.warnings == (PLACEHOLDER,)
     assert film.jpeg is not None
-    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(film.jpeg, np.uint8), 0), film.image)
+    np.testing.assert_array_equal(decode(film.jpeg), film.image)
 
 
 @pytest.mark.parametrize("width", [1, 4096])

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from dicom_films import END, FILM, SECRET, secret, write
-from dicom_streams import decode_jpeg, encode_jpeg
+from dicom_streams import encode_jpeg
+from images import decode
 
 from shards.dicom.film import read_film, strip_jpeg_metadata
 from shards.dicom.jpeg import decode_grey_jpeg
@@ -31,7 +32,7 @@ def test_a_baseline_scan_that_stops_early_is_refused(tmp_path: Path, share: floa
     stream = encode_jpeg(FILM, *options)
     start = scan_of(stream)
     cut = stream[: start + int((len(stream) - start) * share)].rstrip(b"\xff")
-    assert decode_jpeg(cut + END).shape == FILM.shape  # with a warning on stderr, and an image that is half grey
+    assert decode(cut + END).shape == FILM.shape  # with a warning on stderr, and an image that is half grey
     for damaged in (cut, cut + END):
         with pytest.raises(RejectedFilm, match=r"damaged JPEG stream \(.*\); export it again"):
             read_film(write(tmp_path, damaged))
@@ -52,7 +53,7 @@ def test_a_scan_with_a_burst_of_wrong_bits_is_refused_where_the_decoder_sees_it(
             refused += 1
         else:  # the kept stream decodes to the same image
             assert film.jpeg is not None
-            np.testing.assert_array_equal(decode_jpeg(film.jpeg), film.image)
+            np.testing.assert_array_equal(decode(film.jpeg), film.image)
     assert refused >= 20
 
 
@@ -60,7 +61,7 @@ def test_a_scan_with_a_burst_of_wrong_bits_is_refused_where_the_decoder_sees_it(
 def test_half_a_scan_of_a_colour_film_is_refused(tmp_path: Path, photometric: str) -> None:
     colour = cv2.cvtColor(FILM, cv2.COLOR_GRAY2BGR)
     stream = encode_jpeg(colour)
-    tags = {"SamplesPerPixel": 3, "PhotometricInterpretation": photometric, "PlanarConfiguration": 0}
+    tags: dict[str, Any] = {"SamplesPerPixel": 3, "PhotometricInterpretation": photometric, "PlanarConfiguration": 0}
     film = read_film(write(tmp_path, stream, **tags))
     assert film.jpeg is None and np.abs(film.image.astype(int) - FILM).max() < 20
     with pytest.raises(RejectedFilm, match="damaged JPEG stream"):
@@ -80,8 +81,8 @@ def test_good_streams_decode_as_every_later_reader_decodes_them(quality: int, op
     for seed, shape in enumerate([(64, 64), (97, 131), (200, 65)]):
         noise = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
         stream = encode_jpeg(cv2.GaussianBlur(noise, (0, 0), 2), cv2.IMWRITE_JPEG_QUALITY, quality, *options)
-        np.testing.assert_array_equal(decode_grey_jpeg(stream), decode_jpeg(stream))
-        np.testing.assert_array_equal(decode_grey_jpeg(strip_jpeg_metadata(stream)), decode_jpeg(stream))
+        np.testing.assert_array_equal(decode_grey_jpeg(stream), decode(stream))
+        np.testing.assert_array_equal(decode_grey_jpeg(strip_jpeg_metadata(stream)), decode(stream))
 
 
 def segments_before_scan(stream: bytes) -> tuple[list[bytes], bytes]:

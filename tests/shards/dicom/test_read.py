@@ -38,7 +38,7 @@ PIXEL_DATA = struct.pack("<HH", 0x7FE0, 0x0010)
 
 
 def head(syntax: uid.UID) -> bytes:
-    stream, meta = io.BytesIO(b"\0" * 128 + b"DICM"), FileMetaDataset()
+    stream, meta = DicomBytesIO(b"\0" * 128 + b"DICM"), FileMetaDataset()
     stream.seek(132)
     meta.update(film_dataset(PIXELS).file_meta)
     meta.TransferSyntaxUID = syntax
