@@ -131,6 +131,11 @@ def test_first_epoch_without_a_full_batch_is_named() -> None:
     plan_of(5, 40, epochs=4, **{**rising, "global_batch": 5})
 
 
+def test_too_short_first_epoch_is_named_even_if_the_later_ones_are_long_enough() -> None:
+    with pytest.raises(InputError, match=r"main: epoch 1 has 6 films.*global_batch 8"):
+        plan_of(6, 30, epochs=3, sample_rate=1.0, sample_rate_end=0.2)
+
+
 def test_rate_moves_from_the_first_epoch_to_the_last() -> None:
     def rates(epochs: int, **stage: Any) -> list[float | None]:
         plan = plan_of(20, 60, epochs=epochs, **stage)
@@ -359,6 +364,16 @@ def test_order_changes_with_seed_stage_and_epoch_only() -> None:
     np.testing.assert_array_equal(base, plan_of(20, 20, world=4, micro_batch=2, epochs=3).order(1))
     for other in (plan_of(20, 20, seed=1).order(1), plan_of(20, 20, name="second").order(1), plan_of(20, 20).order(2)):
         assert not np.array_equal(base, other)
+
+
+def test_order_is_the_same_in_every_version() -> None:
+    """A run that resumes after an update continues the order that it started with."""
+    plan = plan_of(6, 9, seed=7, areas=[1, 2, 3, 50, 60, 900], sample_rate=0.5, size_classes=2)
+    assert [plan.order(epoch).tolist() for epoch in range(3)] == [
+        [30, 12, 0, 39, 18, 24, 36, 6, 3, 9, 15, 42],
+        [30, 15, 0, 9, 3, 21, 27, 33, 12, 6, 33, 36],
+        [39, 21, 24, 0, 42, 15, 3, 27, 12, 6, 9, 18],
+    ]
 
 
 @pytest.mark.parametrize(("world", "micro"), [(1, 1), (1, 8), (2, 1), (2, 4), (4, 2), (8, 1)])

@@ -1,15 +1,18 @@
 """The networks of an ensemble."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import PLAIN, Trained
+import torch
+from tiny_runs import ALONE, PLAIN, Trained
 
-from pneumo_dist.config.ensemble import MemberConfig
-from pneumo_dist.predict.ensemble import find_trained_folds
-from pneumo_dist.runs.checkpoint import load_checkpoint, top_steps
+from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
+from pneumo_dist.data.films import InputSpec
+from pneumo_dist.predict.ensemble import TrainedFold, find_trained_folds, resolve, shares
+from pneumo_dist.runs.checkpoint import load_checkpoint, top_steps, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
 
@@ -73,3 +76,83 @@ def test_members_must_have_the_same_input(trained: Trained, tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"data\.std is .* in plain and .* in head"):
         other.ensemble(members=both, image_size=96)
     assert other.ensemble(members=both[1:]).image_size == 96
+
+
+@pytest.mark.parametrize(
+    ("key", "old", "new"), [("model.in_channels", "1", "3"), ("data.mean", "[0.485", "[0.4")], ids=["channels", "mean"]
+)
+def test_members_with_another_input_are_to_be_predicted_apart(
+    trained: Trained, tmp_path: Path, key: str, old: str, new: str
+) -> None:
+    other = Trained(trained.shards, Path(shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)))
+    name = key.split(".")[1]
+    for fold in (0, 1):
+        path = other.runs / f"head/fold{fold}/config.yaml"
+        path.write_text(path.read_text().replace(f'"{name}":{old}', f'"{name}":{new}'))
+    with pytest.raises(InputError, match=rf"^ensemble both: {key} is .* in plain and .* in head; predict them apart$"):
+        other.ensemble(members=[{"experiment": "plain"}, {"experiment": "head"}])
+
+
+def test_input_is_that_of_the_training_unless_the_ensemble_sets_it(trained: Trained) -> None:
+    ensemble = trained.ensemble()
+    assert (ensemble.name, ensemble.in_channels, ensemble.data) == ("both", 1, PLAIN.data)
+    assert (ensemble.eval_batch, ensemble.tta, ensemble.amp) == (3, TtaConfig(), None)
+    assert ensemble.input_spec(ALONE) == InputSpec(64, 1, PLAIN.data, ALONE.device_id)
+    ensemble = trained.ensemble(eval_batch=7, tta={"hflip": False}, amp="bf16", loader="dali")
+    assert (ensemble.eval_batch, ensemble.tta, ensemble.amp) == (7, TtaConfig(hflip=False), "bf16")
+    assert ensemble.data == PLAIN.data.model_copy(update={"loader": "dali"})
+
+
+def test_networks_share_the_weight_of_their_member(trained: Trained) -> None:
+    networks = trained.ensemble(
+        members=[{"experiment": "plain", "weight": 3, "top_k": 1}, {"experiment": "head"}]
+    ).networks
+    assert [(network.member, network.fold, network.weight) for network in networks] == [
+        *[(0, 0, 3), (0, 1, 3)],
+        *[(1, 0, 1)] * 2,
+        *[(1, 1, 1)] * 2,
+    ]
+    assert shares(networks) == pytest.approx([3 / 8, 3 / 8, *[1 / 16] * 4])
+
+
+def test_network_is_read_from_its_checkpoint(trained: Trained) -> None:
+    network = trained.ensemble().networks[0]
+    state = load_checkpoint(trained.runs / "plain/fold0/main/checkpoints" / network.name.split("/")[-1])
+    read = network.read()
+    assert (read.model, read.amp, read.lineage) == (PLAIN.model, state["amp"], state["lineage"])
+    built = read.build(network.name)
+    weights = built.state_dict()
+    assert not built.training
+    assert all(torch.equal(weights[name], value) for name, value in weights_of(state).items())
+    with pytest.raises(InputError, match=r"^another\.pt: "):
+        replace(read, weights={}).build("another.pt")
+
+
+def test_averaged_weights_of_each_fold_are_one_network(trained: Trained) -> None:
+    config = EnsembleConfig.model_validate({"name": "x", "members": [{"experiment": "plain", "average": "weights"}]})
+
+    def averaged(member: MemberConfig, trained_fold: TrainedFold) -> Path:
+        return trained_fold.folder / f"{member.experiment}.pt"
+
+    networks = resolve(config, trained.runs, [0, 1], ALONE, averaged).networks
+    assert [network.name for network in networks] == ["plain/fold0/plain.pt", "plain/fold1/plain.pt"]
+    with pytest.raises(InputError, match=r"fold0/plain\.pt: no such checkpoint"):
+        networks[0].read()
+
+
+def test_films_are_read_as_the_given_config_says(trained: Trained) -> None:
+    config = EnsembleConfig.model_validate({"name": "x", "members": [{"experiment": "plain"}]})
+    current = PLAIN.model_copy(update={"data": PLAIN.data.model_copy(update={"threads": 7})})
+    ensemble = resolve(config, trained.runs, [0], ALONE, lambda _member, fold: fold.folder, current)
+    assert ensemble.data == current.data
+
+
+def test_missing_or_repeated_folds_and_checkpoints_are_named(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^folds 0, 0: .* name each once$"):
+        find_trained_folds(MemberConfig(experiment="plain"), trained.runs, [0, 0])
+    with pytest.raises(InputError, match=r"nobody: no trained folds; train experiment nobody first"):
+        find_trained_folds(MemberConfig(experiment="nobody"), trained.runs, [])
+    with pytest.raises(InputError, match=f"^{tmp_path}/.*: no checkpoints; train that fold first"):
+        TrainedFold(PLAIN, PLAIN.stages[0], 0, tmp_path).files(MemberConfig(experiment="plain", checkpoints="last"))
+    with pytest.raises(InputError, match=r"^ensemble both: has no network"):
+        replace(trained.ensemble(), networks=())

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from damage import empty, flip_bit, truncate
 from tiny_state import save, state_of
 
@@ -24,6 +25,7 @@ def test_name_has_step_and_digest(tmp_path: Path) -> None:
     digest = hashlib.sha256(file.path.read_bytes()).hexdigest()[:16]
     assert file.path.name == f"step-00001200-{digest}.pt"
     assert file.is_whole()
+    assert torch.load(file.path)["format_version"] == 1
     assert (tmp_path / "last").resolve() == file.path
 
 
@@ -52,7 +54,7 @@ def test_only_damaged_files_are_an_input_error_and_stay(tmp_path: Path) -> None:
     files = save(tmp_path, 10, 20)
     for file in files:
         flip_bit(file.path)
-    with pytest.raises(InputError, match="none of the 2 checkpoints is whole"):
+    with pytest.raises(InputError, match=f"^{tmp_path}: none of the 2 checkpoints is whole"):
         CheckpointFolder(tmp_path).newest()
     assert all(file.path.exists() for file in files)
 
@@ -106,6 +108,13 @@ def test_best_is_the_best_step_with_a_file(tmp_path: Path) -> None:
     assert found == [files[5], files[4]]
     with pytest.raises(InputError, match="no validated checkpoint"):
         CheckpointFolder(tmp_path).best([{"step": 9, "score": 0.9}], 1)
+
+
+def test_header_of_averaged_weights_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    averaged = {key: value for key, value in state_of(1).items() if key != "position"} | {"parts": ["a.pt"]}
+    file = CheckpointFolder(tmp_path).save(1, averaged)
+    with pytest.raises(InputError, match=f"^{file.path}: holds averaged weights"):
+        CheckpointFolder(tmp_path).header()
 
 
 def test_best_whole_file_is_the_best_or_an_error(tmp_path: Path) -> None:

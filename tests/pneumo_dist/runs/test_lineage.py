@@ -1,5 +1,6 @@
 """Changes that a resume allows, and checkpoints that have not seen a fold."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,34 @@ def test_other_earlier_stages_are_refused(films: Shards) -> None:
             resumed_with(saved, lineage_of(films, 0))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [("experiment", "other", "stages"), ("fold", 1, "folds"), ("always_train", True, "folds")],
+)
+def test_each_setting_of_a_recorded_stage_is_compared(films: Shards, key: str, value: Any, named: str) -> None:
+    (entry,) = lineage_of(films, 0).to_plain()
+    with pytest.raises(InputError, match=f"other {named};"):
+        resumed_with([{**entry, key: value}], lineage_of(films, 0))
+
+
+def test_stage_that_the_saved_config_does_not_have_is_refused(films: Shards) -> None:
+    with pytest.raises(InputError, match=r"trained with another .*global_batch"):
+        check(films, experiment_of(), experiment_of(stages=[PLAIN["stages"][1]]))
+
+
+def test_lineage_records_whether_the_extra_films_were_trained_on(films: Shards) -> None:
+    train = split_fold(films, 0, False).train
+    extra = changed(films, "split", int(train[0]), "always_train")
+    experiment = experiment_of({"always_train": True})
+    run = FoldRun(experiment, 0, extra, Path(), Ranks.alone())
+    (entry,) = stage_lineage(run, experiment.stages[0], None).to_plain()
+    assert (entry["experiment"], entry["always_train"]) == ("exp", True)
+    assert entry["keys_sha256"] == keys_digest(films.column("key")[train].tolist())
+    check_unseen([entry], PATH.name, extra, 0)
+    with pytest.raises(InputError, match="other films"):
+        check_unseen([{**entry, "always_train": False}], PATH.name, extra, 0)
+
+
 def test_lineage_lists_the_ancestors_oldest_first(films: Shards) -> None:
     plain = lineage_of(films, 0, 0).to_plain()
     assert [entry["stage"] for entry in plain] == ["first", "second"]
@@ -231,3 +260,7 @@ def test_ancestor_with_one_more_training_film_is_refused(films: Shards) -> None:
 def test_digest_of_keys_ignores_order_and_depends_on_every_key() -> None:
     assert keys_digest(["a", "b"]) == keys_digest(["b", "a"])
     assert len({keys_digest(keys) for keys in (["a"], ["a", "b"], ["ab"], [])}) == 4
+
+
+def test_digest_of_keys_is_the_same_in_every_version() -> None:
+    assert keys_digest(["b", "a"]) == hashlib.sha256(b"a\nb").hexdigest()

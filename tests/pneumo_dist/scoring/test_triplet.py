@@ -100,3 +100,29 @@ def test_best_triplet_ties_go_to_the_lowest_top_the_largest_area_and_the_lowest_
     film = (np.array([[50, 200, 200, 200]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8))
     triplet, _ = best_triplet(stack([film]))
     assert (level(triplet.top), triplet.area, level(triplet.bottom)) == (0, 4, 50)
+
+
+def test_top_is_searched_up_to_the_last_level_but_one() -> None:
+    positive = (np.array([[255, 100, 100]], np.uint8), np.ones((1, 3), np.uint8))
+    negative = (np.array([[254, 254, 254]], np.uint8), np.zeros((1, 3), np.uint8))
+    triplet, best = best_triplet(stack([positive, negative]))
+    assert (level(triplet.top), triplet.area, level(triplet.bottom), best) == (254, 1, 0, 1.0)
+
+
+def test_films_that_all_stay_empty_get_an_area_just_above_the_largest_count() -> None:
+    film = (np.array([[9, 9, 0]], np.uint8), np.zeros((1, 3), np.uint8))
+    assert best_triplet(stack([film, film])) == (Triplet(0.0, 3, 0.0), 1.0)
+
+
+def test_search_for_sensitivity_calls_no_negative_film_without_need() -> None:
+    positive = (np.array([[255, 255, 0]], np.uint8), np.array([[1, 1, 0]], np.uint8))
+    negative = (np.array([[255, 0, 0]], np.uint8), np.zeros((1, 3), np.uint8))
+    triplet, best = best_triplet(stack([positive, negative]), specificity=0.0)
+    assert (triplet.area, best) == (2, 1.0)
+
+
+def test_ties_of_the_search_for_sensitivity_go_to_the_lowest_top() -> None:
+    film = (np.array([[200, 0]], np.uint8), np.array([[1, 1]], np.uint8))
+    triplet, best = best_triplet(stack([film]), specificity=0.5)
+    assert (level(triplet.top), triplet.area, level(triplet.bottom)) == (0, 1, 0)
+    assert best == pytest.approx(2 / 3)

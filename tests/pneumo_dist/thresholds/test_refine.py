@@ -103,6 +103,30 @@ def test_size_for_a_specificity_is_the_best_that_reaches_it(chosen: list[tuple[M
     assert best_size(curve, parts) == curve.best[0]
 
 
+def film_of(sizes: list[int], hits: list[int], truth: int) -> FilmComponents:
+    return FilmComponents(np.array(sizes, np.int64), np.array(hits, np.int64), truth)
+
+
+@pytest.mark.parametrize(
+    ("components", "specificity", "size"),
+    [
+        ([film_of([3], [1], 3), film_of([5], [0], 0), film_of([2], [0], 0)], 0.5, 3),
+        ([*[film_of([1, 3], [1, 1], 2)] * 4, film_of([1], [0], 0)], 1.0, 2),
+    ],
+    ids=["a positive film is called although Dice is lower", "a component of one pixel calls a film"],
+)
+def test_size_for_a_specificity_may_have_a_lower_dice(
+    components: list[FilmComponents], specificity: float, size: int
+) -> None:
+    curve = size_curve(components)
+    assert best_size(curve, components, specificity) == size != best_size(curve, components)
+
+
+def test_pixel_at_the_threshold_is_outside_of_the_component() -> None:
+    components = film_components(np.array([[127, 51, 52]], np.uint8), np.ones((1, 3), np.uint8), 0.2)
+    assert components.sizes.tolist() == [1, 1] and components.truth == 3
+
+
 def test_thinned_curve_keeps_its_ends_its_best_and_exact_points() -> None:
     random = np.random.default_rng(0)
     parts = [

@@ -125,6 +125,8 @@ def test_options_just_past_their_limits_are_refused(holdout: float, seed: int, o
         ([], 5, []),
         (range(100, 0, -1), 5, [1 + area // 10 for area in range(99, -1, -1)]),
         (range(1, 31), 2, [1 + area // 3 for area in range(30)]),
+        ([1, 2, 3, 4, 5], 2, [1, 1, 1, 2, 2]),
+        ([1, 2] * 250, 5, [1 + film // 100 + 5 * (film % 2) for film in range(500)]),
     ],
     ids=[
         "thirds",
@@ -134,6 +136,8 @@ def test_options_just_past_their_limits_are_refused(holdout: float, seed: int, o
         "no film",
         "deciles",
         "at most ten",
+        "five masks in two folds",
+        "many equal areas in table order",
     ],
 )
 def test_strata_are_equal_shares_of_the_masks_by_size(areas: list[int], folds: int, strata: list[int]) -> None:
