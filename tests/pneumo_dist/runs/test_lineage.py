@@ -204,13 +204,13 @@ def test_each_setting_of_a_recorded_stage_is_compared(films: Shards, key: str, v
 
 def test_stage_that_the_saved_config_does_not_have_is_refused(films: Shards) -> None:
     with pytest.raises(InputError, match=r"trained with another .*global_batch"):
-        check(films, experiment_of(), experiment_of(stages=[PLAIN["stages"][1]]))
+        check(films, two_stages(), experiment_of(SECOND, name="exp"))
 
 
 def test_lineage_records_whether_the_extra_films_were_trained_on(films: Shards) -> None:
     train = split_fold(films, 0, False).train
     extra = changed(films, "split", int(train[0]), "always_train")
-    experiment = experiment_of({"always_train": True})
+    experiment = two_stages({"always_train": True})
     run = FoldRun(experiment, 0, extra, Path(), Ranks.alone())
     (entry,) = stage_lineage(run, experiment.stages[0], None).to_plain()
     assert (entry["experiment"], entry["always_train"]) == ("exp", True)
