@@ -28,10 +28,11 @@ class ClassificationConfig(Schema):
 
 
 class ModelConfig(Schema):
-    """A segmentation network with one output map, from segmentation_models_pytorch or the small `fcn`."""
+    """A segmentation network with one output map."""
 
     arch: LibraryName = "unet"
-    """Architecture: the library's name (unet, unetplusplus, fpn, deeplabv3plus, …) or fcn."""
+    """Architecture: a name of segmentation_models_pytorch (unet, fpn, deeplabv3plus, …), one of the first place's
+    (albunet, scse_unet, resnet_unet), or the small fcn."""
     encoder: LibraryName = "resnet34"
     """Encoder, by the library's name: resnet34, se_resnext50_32x4d, senet154, efficientnet-b4, or tu-… for timm's."""
     encoder_weights: LibraryName | None = None

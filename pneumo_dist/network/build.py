@@ -1,8 +1,9 @@
-"""Build networks from the configuration: those of segmentation_models_pytorch, and a small FCN."""
+"""Build networks from the configuration: segmentation_models_pytorch's, the first place's, and a small FCN."""
 
 import difflib
 import inspect
 import io
+from collections.abc import Container
 from typing import Any
 
 import segmentation_models_pytorch as smp
@@ -10,6 +11,7 @@ import torch
 
 from pneumo_dist.config.model import FcnConfig, ModelConfig
 from pneumo_dist.network.fcn import Fcn
+from pneumo_dist.network.first_place import DECODER_WIDTHS, replace_decoder
 from pneumo_dist.network.weights import load_encoder_file
 from shards.errors import InputError, InputErrors
 
@@ -72,15 +74,19 @@ def _create(config: ModelConfig, weights: str | None, in_channels: int) -> torch
     }
     options = {name: value for name, value in options.items() if value is not None}
     _check_options(config.arch, options)
+    is_first_place = config.arch in DECODER_WIDTHS
+    widths = options.pop("decoder_channels", None) if is_first_place else None
     try:
         model: torch.nn.Module = smp.create_model(
-            config.arch,
+            "unet" if is_first_place else config.arch,
             encoder_name=config.encoder,
             encoder_weights=weights,
             in_channels=in_channels,
             classes=1,
             **options,
         )
+        if is_first_place:
+            replace_decoder(model, config.arch, widths)
     except (KeyError, ValueError, TypeError) as error:
         if "encoder name" in str(error):
             near = difflib.get_close_matches(config.encoder, smp.encoders.get_encoder_names())
@@ -110,10 +116,13 @@ def _load_encoder(model: torch.nn.Module, config: ModelConfig) -> None:
 
 def _check_options(arch: str, options: dict[str, Any]) -> None:
     """Raise InputError for options that the architecture lacks; the library would ignore them."""
-    if arch.lower() not in smp.MODEL_ARCHITECTURES_MAPPING:
-        names = ", ".join([*smp.MODEL_ARCHITECTURES_MAPPING, "fcn"])
+    if arch in DECODER_WIDTHS:
+        supported: Container[str] = ("decoder_channels", "aux_params")
+    elif arch.lower() in smp.MODEL_ARCHITECTURES_MAPPING:
+        supported = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()].__init__).parameters
+    else:
+        names = ", ".join([*smp.MODEL_ARCHITECTURES_MAPPING, *DECODER_WIDTHS, "fcn"])
         raise InputError(f"model.arch {arch}: unknown; choose from {names}")
-    supported = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()].__init__).parameters
     unknown = [name for name in options if name not in supported]
     if unknown:
         raise InputErrors([f"model.{name}: {arch} has no such option; remove it from the config" for name in unknown])
