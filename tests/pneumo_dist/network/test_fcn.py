@@ -56,7 +56,7 @@ def test_fcn_has_the_configured_layers(norm: bool, dropout: float) -> None:
     ],
 )
 def test_fcn_refuses_options_that_it_does_not_have(values: dict[str, Any]) -> None:
-    with pytest.raises(pydantic.ValidationError, match=f"arch fcn has no {next(iter(values))}"):
+    with pytest.raises(pydantic.ValidationError, match=f"arch fcn does not support {next(iter(values))}"):
         ModelConfig.model_validate({"arch": "fcn", **values})
 
 
