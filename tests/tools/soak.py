@@ -4,8 +4,8 @@
     python -m tests.tools.soak --kills 20 --ranks 4 --seed 7
 
 Run it from the root of the repository. Each run is killed after a random time (SIGKILL to the launcher and all its
-ranks), and started again until it ends by itself. Then its newest and best checkpoints, summaries and logs are compared with
-those of an uninterrupted run, with tolerance 0. The last line says how many were equal.
+ranks), and started again until it ends by itself. Then its newest and best checkpoints, summaries and logs are compared
+with those of an uninterrupted run, with tolerance 0. The last line says how many were equal.
 """
 
 import argparse
