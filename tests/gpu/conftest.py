@@ -1,14 +1,14 @@
-"""The same checks on the CPU, where they show that they are no dead code, and, where there is one, on a GPU.
+"""Checks that run on the CPU and, if there is one, on a GPU.
 
     python -m pytest -q tests/gpu -m gpu
 
-Run that on a GPU machine. Without a CUDA device these skip and say so.
+Run this on a GPU machine. Without a CUDA device, the GPU's half of the tests skips.
 """
 
 import os
 from collections.abc import Iterator
 
-# cuBLAS reads it when it is first used, which an earlier test may do; deterministic runs need it.
+# Deterministic runs need it. cuBLAS reads it at its first use, perhaps in an earlier test.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
@@ -22,7 +22,7 @@ from shards.dataset.table import Shards
 
 
 def alone(kind: str) -> Ranks:
-    """Return a single rank on the CPU or on the first GPU; skip where there is none."""
+    """Return a single rank on the CPU or on the first GPU. Skips without a GPU."""
     if kind == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return Ranks.alone(pick_device(0, cpu=kind == "cpu"))
@@ -42,7 +42,7 @@ def gpu() -> Ranks:
 
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
-    """Compute in IEEE float32, so that devices compare; put back what a test sets."""
+    """Compute in IEEE float32, so that devices can be compared. Restores the settings afterwards."""
     switches = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     configure(RuntimeConfig(tf32=False))
     yield

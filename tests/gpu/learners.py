@@ -1,4 +1,4 @@
-"""Small learners on any device, and what they are fed."""
+"""Small learners on any device, and their batches."""
 
 import io
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SIZE = 64
 FCN = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 8, 16)}}
 FCN_NORM = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 8, 16), "norm": True}}
 UNET = {"arch": "unet", "encoder": "resnet18", "in_channels": 1, "decoder_channels": (16, 16, 8, 8, 8)}
-# Grouped convolutions, squeeze and excitation: what the heavy encoders are made of.
+# Grouped convolutions, squeeze and excitation: the parts of the heavy encoders.
 HEAVY = {**UNET, "encoder": "se_resnext50_32x4d", "decoder_channels": (32, 32, 16, 16, 16)}
 HEAVY["decoder_attention_type"] = "scse"
 MODELS = {"fcn": FCN_NORM, "unet": UNET, "heavy": HEAVY}
@@ -27,7 +27,7 @@ SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
 
 
 def cases(cpu: Sequence[str], gpu: Sequence[str] = tuple(MODELS)) -> list[Any]:
-    """Return devices and models: a CPU takes a minute for what a GPU does at once, and is given less."""
+    """Return devices and models. A CPU gets fewer, because it takes a minute for some."""
     on_gpu = [pytest.param("cuda", name, marks=pytest.mark.gpu) for name in gpu]
     return [*(pytest.param("cpu", name) for name in cpu), *on_gpu]
 
@@ -70,7 +70,7 @@ def parts_of(batch: Batch, size: int) -> list[Batch]:
 
 
 def take(learner: Learner, batches: Sequence[Batch], done: int = 0) -> Step:
-    """Take one step; its random numbers are those of its number."""
+    """Make a step. Its number decides its random numbers."""
     return learner.step(iter(batches), len(batches), done, lambda micro: void(torch.manual_seed(10 * done + micro)))
 
 
@@ -79,7 +79,7 @@ def void(_: object) -> None:
 
 
 def copied(state: Any) -> Any:
-    """Return a state as a checkpoint file gives it back: on the CPU."""
+    """Return a state as read from a checkpoint, on the CPU."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return torch.load(io.BytesIO(buffer.getvalue()), weights_only=True, map_location="cpu")

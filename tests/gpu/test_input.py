@@ -1,4 +1,4 @@
-"""The DALI graph on each device: the films of the torch loader, by the bounds of the CPU graph's own tests."""
+"""The DALI graph on each device gives the films of the torch loader, within the bounds of the CPU graph's tests."""
 
 from typing import Any
 
@@ -33,10 +33,10 @@ def reader_of(shards: Shards, ranks: Ranks, size: int = 96, augment: AugmentConf
 @pytest.mark.parametrize("border", ["constant", "reflect"])
 @pytest.mark.parametrize("distortion", DISTORTIONS)
 @pytest.mark.parametrize("size", [64, 96, 160])
-def test_graph_gives_the_films_of_the_host_loader(
+def test_graph_gives_the_films_of_the_torch_loader(
     films: dict[str, Shards], ranks: Ranks, size: int, distortion: str, border: str, codec: str
 ) -> None:
-    """Each film within two grey levels on average, and all masks together in 99 % of their union."""
+    """Each film agrees within two grey levels on average, and all masks in 99 % of their union."""
     augment = AugmentConfig.model_validate({**RECIPE, **DISTORTIONS[distortion], "border": border})
     reader = reader_of(films[codec], ranks, size, augment)
     requests = every_request(films[codec], 2)
@@ -53,20 +53,20 @@ def test_graph_gives_the_films_of_the_host_loader(
 
 
 @pytest.mark.parametrize("codec", ["png", "jpeg"])
-def test_film_that_is_not_augmented_passes_unchanged(films: dict[str, Shards], ranks: Ranks, codec: str) -> None:
+def test_film_without_augmentation_is_unchanged(films: dict[str, Shards], ranks: Ranks, codec: str) -> None:
     reader = reader_of(films[codec], ranks)
     requests = [FilmRequest(row) for row in range(len(films[codec]))]
     batch = one_batch(reader, requests)
     for request, image, mask in zip(requests, batch.images.cpu(), batch.masks.cpu(), strict=True):
         expected, label, _ = Films(reader)[request]
-        # JPEG decoders differ by a grey level here and there; PNG has one meaning.
+        # JPEG decoders may differ by a grey level. PNG decoders agree.
         assert float((image - expected).abs().max()) * 255 < (3 if codec == "jpeg" else 0.01)
         assert torch.equal(mask, label)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("image_dtype", ["float32", "float16"])
-def test_batch_is_what_the_network_takes(
+def test_batch_has_the_form_that_the_network_expects(
     films: dict[str, Shards], ranks: Ranks, channels_last: bool, image_dtype: str
 ) -> None:
     data = PLAIN.model_copy(update={"channels_last": channels_last, "image_dtype": image_dtype})
@@ -83,8 +83,8 @@ def test_batch_is_what_the_network_takes(
     assert torch.equal(without.images, batch.images) and without.masks.numel() == 0
 
 
-def test_batches_keep_their_values_while_later_ones_are_made(films: dict[str, Shards], ranks: Ranks) -> None:
-    """Also where the device is still at work on them when the last reference to them goes."""
+def test_batches_keep_their_values_while_later_ones_are_loaded(films: dict[str, Shards], ranks: Ranks) -> None:
+    """Also if the device still reads them when their last reference is dropped."""
     augment = AugmentConfig.model_validate({**RECIPE, **DISTORTIONS["all"]})
     reader = reader_of(films["png"], ranks, augment=augment)
     requests = every_request(films["png"], 4)
@@ -102,7 +102,7 @@ def test_batches_keep_their_values_while_later_ones_are_made(films: dict[str, Sh
     assert [float(value) for value in sums] == expected
 
 
-def test_png_films_are_the_same_bits_every_time(films: dict[str, Shards], ranks: Ranks) -> None:
+def test_png_films_have_the_same_bits_every_time(films: dict[str, Shards], ranks: Ranks) -> None:
     augment = AugmentConfig.model_validate({**RECIPE, **DISTORTIONS["all"], "border": "reflect"})
     reader, requests = reader_of(films["png"], ranks, 64, augment), every_request(films["png"], 2)
     one, other = one_batch(reader, requests), one_batch(reader, requests)

@@ -1,4 +1,4 @@
-"""Two ranks on GPUs, or on the CPU: one step of both is the step of one rank that sees all films."""
+"""Two ranks on GPUs or on the CPU make the same step as one rank with all films."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from pneumo_dist.ranks.ranks import Ranks, pick_device, process_group
 
 ROOT = Path(__file__).parents[2]
 WORLD = 2
-# Torch's synchronised batch norm is for GPUs alone; a mean over pixels does not depend on how films are dealt.
+# Torch's synchronized batch norm needs GPUs. A mean over pixels does not depend on the distribution of films.
 LOSS = {"bce": 1, "dice": 0, "focal": 0}
 
 
@@ -32,7 +32,7 @@ def model_of(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def joined(kind: str, rank: int) -> Iterator[Ranks]:
-    """Join the other rank: on GPUs of their own, on the CPU, or both on one GPU, which NCCL refuses."""
+    """Join the other rank: on one GPU each, on the CPU, or both on one GPU, which NCCL refuses."""
     if kind != "one GPU":
         with process_group(cpu=kind == "CPU") as ranks:
             yield ranks
@@ -48,7 +48,7 @@ def joined(kind: str, rank: int) -> Iterator[Ranks]:
 
 
 def stepped(ranks: Ranks, compile: bool) -> dict[str, list[float]]:
-    """Take three steps of four films over all ranks; return all weights."""
+    """Make three steps of four films over all ranks. Returns all weights."""
     configure(RuntimeConfig(tf32=False))
     micro = 4 // ranks.world
     learner = learner_of(
@@ -88,18 +88,18 @@ def main(kind: str, compile: bool, folder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
-def test_two_ranks_take_the_step_of_one(ranks: Ranks, tmp_path: Path, compile: bool) -> None:
-    """With batch-norm statistics over all films, where they are on GPUs."""
+def test_two_ranks_make_the_step_of_one(ranks: Ranks, tmp_path: Path, compile: bool) -> None:
+    """On GPUs, batch-norm statistics are over all films."""
     kind = "CPU" if ranks.device.type == "cpu" else "GPUs" if torch.cuda.device_count() >= WORLD else "one GPU"
     command = [sys.executable, "-m", "gpu.test_ranks", kind, str(int(compile)), str(tmp_path)]
-    # Before what is there already: packages may be found through it alone.
+    # First on the path, because some packages are only there.
     path = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD))
     assert first == second
-    # One rank has all films in one batch, and so their statistics.
+    # One rank has all films in one batch, and therefore their statistics.
     expected = stepped(ranks, compile=False)
     assert list(first) == list(expected)
     for name, values in expected.items():

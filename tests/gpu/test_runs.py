@@ -1,4 +1,4 @@
-"""Whole runs on each device: stopped and resumed with the same bits, moved to the CPU, predicted."""
+"""Whole runs on each device: resumed with the same bits, moved to the CPU, used for prediction."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def train(experiment: Experiment, films: Shards, folder: Path, ranks: Ranks) -> 
 
 
 def stopped(experiment: Experiment, films: Shards, folder: Path, ranks: Ranks, steps: int) -> None:
-    """Train until a signal comes after so many steps."""
+    """Train until a signal after some steps."""
     step, taken = Learner.step, 0
 
     def counted(learner: Learner, *arguments: Any) -> Any:
@@ -77,7 +77,7 @@ def test_resumed_run_ends_with_the_same_bits(
     assert all(("peak_gpu_memory_mb" in record) == (ranks.device.type == "cuda") for record in records)
 
 
-def test_run_that_began_on_a_device_goes_on_on_the_cpu(films: dict[str, Shards], ranks: Ranks, tmp_path: Path) -> None:
+def test_run_from_a_device_resumes_on_the_cpu(films: dict[str, Shards], ranks: Ranks, tmp_path: Path) -> None:
     experiment = recipe_of("dali", "float32")
     stopped(experiment, films["png"], tmp_path, ranks, 4)
     train(experiment, films["png"], tmp_path, CPU)
@@ -93,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tiny_runs.Trained:
 
 
 @pytest.mark.parametrize("loader", ["torch", "dali"])
-def test_prediction_is_that_of_plain_forward_passes_on_the_cpu(
+def test_prediction_equals_plain_forward_passes_on_the_cpu(
     trained: tiny_runs.Trained, ranks: Ranks, tmp_path: Path, loader: str
 ) -> None:
     """No pixel differs by more than two of 255, with the TF32 that torch lets convolutions use by default."""

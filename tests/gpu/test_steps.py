@@ -1,4 +1,4 @@
-"""Optimizer steps in every precision, layout and compiled: on the CPU, and on a GPU where there is one."""
+"""Optimizer steps in every precision and layout, and compiled, on the CPU and on a GPU."""
 
 import math
 from typing import Any
@@ -22,7 +22,7 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> fl
 
 @pytest.mark.parametrize(("ranks", "model"), cases(["fcn"]), indirect=["ranks"])
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
-def test_half_precision_steps_are_those_of_float32_nearly(ranks: Ranks, model: str, amp: Resolved) -> None:
+def test_half_precision_steps_are_close_to_float32(ranks: Ranks, model: str, amp: Resolved) -> None:
     batches = parts_of(batch_of(4), 2)
     whole, half = learner_of(ranks, MODELS[model]), learner_of(ranks, MODELS[model], amp)
     start = weights(half)
@@ -39,9 +39,9 @@ def test_half_precision_steps_are_those_of_float32_nearly(ranks: Ranks, model: s
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_fp16_comes_back_from_an_overflow_by_halving_its_scale(ranks: Ranks, fused: bool) -> None:
+def test_fp16_recovers_from_an_overflow_by_halving_its_scale(ranks: Ranks, fused: bool) -> None:
     learner = learner_of(ranks, FCN_NORM, "fp16", runtime={"fused": fused}, optim={"name": "adam", "lr": 0.01})
-    high = 2.0**40  # gradients times it are beyond fp16
+    high = 2.0**40  # scaled gradients overflow fp16
     learner.scaler.load_state_dict({**learner.scaler.state_dict(), "scale": high})
     before, steps = copied({k: v for k, v in learner.state().items() if k != "scaler"}), []
     for done in range(40):
@@ -76,7 +76,7 @@ def test_channels_last_changes_the_layout_and_not_the_step(ranks: Ranks, model: 
         assert found.losses == pytest.approx(expected.losses, rel=1e-3)
     for hook in hooks:
         hook.remove()
-    # A map of one pixel or one channel is in both layouts, whatever its strides say.
+    # A map of one pixel or one channel has both layouts, whatever its strides.
     large = [is_last for shape, is_last in seen if shape[1] > 1 and shape[2] > 1]
     assert len(large) > 20 and all(large)
     kernels = [p for p in last.model.parameters() if p.dim() == 4 and p.shape[2] > 1 and p.shape[1] > 1]
@@ -87,7 +87,7 @@ def test_channels_last_changes_the_layout_and_not_the_step(ranks: Ranks, model: 
 
 
 @pytest.mark.slow
-def test_compiled_step_is_the_eager_one_nearly_and_its_weights_keep_their_names(ranks: Ranks) -> None:
+def test_compiled_step_is_close_to_the_eager_one_and_keeps_the_names_of_weights(ranks: Ranks) -> None:
     optim = {**SGD, "ema_decay": 0.9}
     eager, compiled = (
         learner_of(ranks, FCN_NORM, optim=optim, runtime={"compile": compile}) for compile in (False, True)
@@ -100,7 +100,7 @@ def test_compiled_step_is_the_eager_one_nearly_and_its_weights_keep_their_names(
     assert list(state["model"]) == list(eager.model.state_dict()) == list(state["averaged"])
     for name, value in weights(eager).items():
         torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-2, atol=1e-4)
-    images = batch_of(3).images.to(ranks.device)  # another size than that of training, in evaluation mode
+    images = batch_of(3).images.to(ranks.device)  # another size than in training, in evaluation mode
     for learner in (eager, compiled):
         learner.model.eval()
     with torch.no_grad():

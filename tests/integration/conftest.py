@@ -1,4 +1,4 @@
-"""A tiny dataset and experiment, and the commands as a person runs them."""
+"""A tiny dataset and experiment, and the commands that users type."""
 
 import os
 import subprocess
@@ -40,18 +40,18 @@ def environment() -> dict[str, str]:
 
 
 def launcher(ranks: int) -> list[str]:
-    """Return what starts a script or `-m MODULE`: this Python, or torchrun with that many ranks."""
+    """Return the command before a script or `-m MODULE`: this Python, or torchrun with `ranks` ranks."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     return [sys.executable, *(torchrun if ranks > 1 else [])]
 
 
 def module_command(*arguments: object, ranks: int = 1) -> list[str]:
-    """Return `python -m …`, or the same under torchrun with that many ranks."""
+    """Return `python -m …`, under torchrun if there are several ranks."""
     return [*launcher(ranks), "-m", *map(str, arguments)]
 
 
 def run_module(*arguments: object, ranks: int = 1) -> "subprocess.CompletedProcess[str]":
-    """Run a module to its end; the caller looks at the exit code."""
+    """Run a module to its end. The caller checks the exit code."""
     return subprocess.run(
         module_command(*arguments, ranks=ranks),
         env=environment(),
@@ -63,13 +63,13 @@ def run_module(*arguments: object, ranks: int = 1) -> "subprocess.CompletedProce
 
 
 def must(result: "subprocess.CompletedProcess[str]") -> str:
-    """Return the standard output of a command that has to succeed."""
+    """Return the standard output of a command that must succeed."""
     assert result.returncode == 0, f"{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
     return result.stdout
 
 
 def write_config(path: Path, **changes: object) -> Path:
-    """Write the tiny experiment with top-level changes."""
+    """Write the tiny experiment with changes at the top level."""
     path.write_text(yaml.safe_dump({**TINY, **changes}))
     return path
 

@@ -1,9 +1,9 @@
-"""Run `python -m pneumo_dist` and hold it still at one moment, so that a test can kill it exactly there.
+"""Run `python -m pneumo_dist` and hold it at one moment, so that a test can kill it there.
 
     python tests/integration/hold.py MOMENT MARKER train --config …
 
-One rank touches MARKER at the moment and goes no further; the others wait for it. Loader workers import this file
-again: it imports nothing slow.
+One rank touches MARKER at the moment and stops; the others wait for it. Loader workers import this file too, so it
+imports nothing slow.
 """
 
 import os
@@ -37,13 +37,13 @@ def during_a_write(hold: Hold) -> None:
 
 
 def in_mid_epoch(hold: Hold) -> None:
-    """Hold before the second epoch's second step, when the first epoch's last checkpoint stands."""
+    """Hold before the second epoch's second step, when the first epoch's last checkpoint exists."""
     from pneumo_dist.train.step import Learner
 
     step = Learner.step
 
     def held(self: Learner, batches: Any, accumulation: int, done: int, *others: Any) -> Any:
-        if done == 3 and RANK == 0:  # it writes the checkpoints, one after the other
+        if done == 3 and RANK == 0:  # this thread writes the checkpoints, one after the other
             hold()
         return step(self, batches, accumulation, done, *others)
 
@@ -62,7 +62,7 @@ def during_validation(hold: Hold) -> None:
 
 
 def between_stages(hold: Hold) -> None:
-    """Hold before the second stage makes anything."""
+    """Hold before the second stage writes anything."""
     from pneumo_dist.train import fold
     from pneumo_dist.train.stage import train_stage
 

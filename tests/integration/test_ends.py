@@ -1,4 +1,4 @@
-"""A run of two ranks that fails or hangs ends within seconds, with one line, last; nothing of it is left."""
+"""A run of two ranks that fails or hangs ends within seconds, with one line at the end and no process left."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 ENDS_WITHIN = 15.0
 LIMIT = 12.0
-# As NCCL does: a rank that leaves the group waits for the others.
+# As with NCCL, a rank that leaves the group waits for the others.
 TRAIN = """
 import sys
 import torch.distributed as dist
@@ -34,7 +34,7 @@ if __name__ == "__main__":
 
 
 class Run:
-    """Two ranks under the agent, in a process group of their own."""
+    """Two ranks under the agent, in a separate process group."""
 
     def __init__(self, folder: Path, config: Path, shards: Path, **more: str) -> None:
         script = folder / "train.py"
@@ -62,7 +62,7 @@ class Run:
             )
 
     def until(self, text: str, patience: float = 120.0) -> float:
-        """Wait for a text in the log; return when it came."""
+        """Wait for a text in the log and return its time."""
         deadline = time.monotonic() + patience
         while text not in self.log.read_text():
             assert time.monotonic() < deadline and self.process.poll() is None, self.log.read_text()[-3000:]
@@ -85,7 +85,7 @@ class Run:
         return [found[rank] for rank in sorted(found)]
 
     def end(self) -> float:
-        """Wait for its end; return when it came."""
+        """Wait for the end of the run and return its time."""
         self.process.wait(timeout=120)
         return time.monotonic()
 
@@ -104,7 +104,7 @@ def gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize("loader", ["dali", "torch"])
-def test_a_corrupt_film_of_one_rank_ends_both_with_one_line(
+def test_corrupt_film_on_one_rank_ends_both_with_one_line(
     dataset: Path, tmp_path: Path, started: list[Run], loader: str
 ) -> None:
     shutil.copytree(dataset, tmp_path / "shards")
@@ -129,7 +129,7 @@ def test_a_corrupt_film_of_one_rank_ends_both_with_one_line(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_stopped_between_epochs_ends_the_run_within_its_limit(
+def test_rank_stopped_between_epochs_ends_the_run_within_its_limit(
     dataset: Path, tmp_path: Path, started: list[Run], rank: int
 ) -> None:
     config = write_config(

@@ -1,4 +1,4 @@
-"""Two runs that nobody disturbs give the same files: what the README promises of `sha256sum`."""
+"""Two runs without interruptions write equal files, as docs/files.md says."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from integration.conftest import must, run_module, write_config
 
 pytestmark = pytest.mark.slow
 
-# Logs, which tell of speed, memory, hosts and times.
+# Logs hold speed, memory, hosts and times.
 MEASURED = {"metrics.jsonl", "summary.csv", "heartbeat.json"}
 
 
@@ -36,7 +36,7 @@ def whole_job(config: Path, shards: Path, runs: Path) -> Path:
 
 
 def digests_of(runs: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file but logs and TensorBoard's; a link counts as the file it names."""
+    """Return the SHA-256 of every file except logs and TensorBoard's. A link counts as its target."""
     files = [path for path in runs.rglob("*") if path.is_file() and path.name not in MEASURED]
     return {
         str(path.relative_to(runs)): hashlib.sha256(path.read_bytes()).hexdigest()

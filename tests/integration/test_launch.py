@@ -1,4 +1,4 @@
-"""The launcher: what it gives torchrun, and stopping before there is anything to stop."""
+"""The launchers: options for torchrun, bad usage, and signals before the start."""
 
 import json
 import os
@@ -19,7 +19,7 @@ BOUND = "--numa-binding=node"
 
 @pytest.fixture
 def node(tmp_path: Path) -> Path:
-    """A node with two GPUs, numactl and two NUMA nodes of 32 CPUs, all of them ours."""
+    """A node with two GPUs, numactl, and two NUMA nodes of 32 CPUs that this process may use."""
     files = {
         "bin/nvidia-smi": "#!/bin/sh\necho GPU 0\necho GPU 1\n",
         "bin/numactl": "#!/bin/sh\n",
@@ -49,7 +49,7 @@ def binding(node: Path, ranks: int) -> str:
 
 
 @pytest.mark.parametrize(("ranks", "expected"), [(1, BOUND), (2, BOUND), (3, "")])
-def test_ranks_are_bound_where_each_has_a_gpu(node: Path, ranks: int, expected: str) -> None:
+def test_ranks_are_bound_if_each_has_a_gpu(node: Path, ranks: int, expected: str) -> None:
     assert binding(node, ranks) == expected
 
 
@@ -61,12 +61,12 @@ def test_ranks_are_bound_where_each_has_a_gpu(node: Path, ranks: int, expected: 
         ("bin/nvidia-smi", "#!/bin/sh\nexit 9\n"),
     ],
 )
-def test_ranks_are_not_bound_where_it_would_not_help_or_not_work(node: Path, name: str, content: str) -> None:
+def test_ranks_are_not_bound_if_it_would_not_help_or_work(node: Path, name: str, content: str) -> None:
     (node / name).write_text(content)
     assert binding(node, 2) == ""
 
 
-def test_this_machines_own_answer_is_an_option_or_nothing() -> None:
+def test_answer_of_this_machine_is_an_option_or_nothing() -> None:
     done = subprocess.run(["bash", "-c", "source launch/numa.sh; numa_binding 1"], cwd=ROOT, capture_output=True)
     assert done.returncode == 0 and done.stdout.decode().strip() in ("", BOUND)
 
@@ -142,7 +142,7 @@ HARM = "a[$(touch harmed)]"
         ),
     ],
 )
-def test_a_number_is_never_evaluated(command: list[str]) -> None:
+def test_numbers_are_never_evaluated(command: list[str]) -> None:
     done = subprocess.run(["bash", *command], env=environment(), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and "give a whole number of at least" in done.stderr
@@ -150,7 +150,7 @@ def test_a_number_is_never_evaluated(command: list[str]) -> None:
 
 
 def shell(script: str, *arguments: object, **variables: str) -> str:
-    """Return what a script prints that uses the launchers' functions."""
+    """Return the output of a script that uses the launchers' functions."""
     done = subprocess.run(
         ["bash", "-c", f"set -euo pipefail; source launch/shell.sh; source launch/gpus.sh; {script}", "bash"]
         + [str(each) for each in arguments],
@@ -178,7 +178,7 @@ def shell(script: str, *arguments: object, **variables: str) -> str:
         ("a[$(touch harmed)]", []),
     ],
 )
-def test_gpus_are_those_that_the_variable_names(node: Path, visible: str | None, expected: list[str]) -> None:
+def test_gpus_are_those_of_the_variable(node: Path, visible: str | None, expected: list[str]) -> None:
     variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     path = f"{node / 'bin'}:/usr/bin:/bin"
     assert shell("visible_gpus", PATH=path, **variables).split() == expected
@@ -186,14 +186,14 @@ def test_gpus_are_those_that_the_variable_names(node: Path, visible: str | None,
     assert not (ROOT / "harmed").exists()
 
 
-def test_without_a_driver_there_is_no_gpu_whatever_the_variable_says(tmp_path: Path) -> None:
+def test_no_gpu_without_a_driver_despite_the_variable(tmp_path: Path) -> None:
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\nexit 9\n")
     smi.chmod(0o755)
     assert shell("visible_gpus; count_ranks", PATH=f"{tmp_path}:/usr/bin:/bin", CUDA_VISIBLE_DEVICES="0,1") == "1\n"
 
 
-def test_values_of_a_json_line_are_as_they_are() -> None:
+def test_values_of_a_json_line_are_unchanged() -> None:
     odd = "/a b/'\"$(touch harmed)\\"
     line = json.dumps({"folds": [{"folder": odd, "is_trained": True}], "name": "x"})
     python = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -202,7 +202,7 @@ def test_values_of_a_json_line_are_as_they_are() -> None:
     assert found.splitlines() == [odd, "True", "x"]
 
 
-def test_ranks_of_another_launcher_are_forgotten() -> None:
+def test_variables_of_another_launcher_are_unset() -> None:
     left = dict.fromkeys(("MASTER_ADDR", "RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "PET_NNODES"), "x")
     printed = shell("leave_other_launchers; env", **left, TORCHELASTIC_ENABLE_FILE_TIMER="1")
     assert not any(line.split("=")[0] in left for line in printed.splitlines())
@@ -221,7 +221,7 @@ def launched(script: str, *arguments: object, **variables: str) -> "subprocess.C
 
 
 @pytest.mark.slow
-def test_bad_input_is_told_once_whatever_starts_the_training(dataset: Path, tmp_path: Path) -> None:
+def test_bad_input_is_reported_once_by_every_launcher(dataset: Path, tmp_path: Path) -> None:
     config, runs = write_config(tmp_path / "tiny.yaml", global_batch=3, micro_batch=2), tmp_path / "runs"
     given = ("--config", config, "--shards", dataset, "--runs", runs)
     for command in (
@@ -239,8 +239,8 @@ def test_bad_input_is_told_once_whatever_starts_the_training(dataset: Path, tmp_
 
 
 @pytest.mark.slow
-def test_training_starts_beside_anothers_variables_and_without_an_address(dataset: Path, tmp_path: Path) -> None:
-    """The host's name resolves to nothing, as in some containers."""
+def test_training_starts_despite_foreign_variables_and_without_an_address(dataset: Path, tmp_path: Path) -> None:
+    """The host's name does not resolve, as in some containers."""
     can = subprocess.run(["unshare", "--uts", "hostname", "no-such-host"], capture_output=True)
     if can.returncode:
         pytest.skip("no right to give this process a host name of its own")
@@ -261,7 +261,7 @@ def test_training_starts_beside_anothers_variables_and_without_an_address(datase
 
 
 @pytest.mark.slow
-def test_each_fold_gets_a_gpu_of_those_that_may_be_used(dataset: Path, node: Path, tmp_path: Path) -> None:
+def test_each_fold_gets_one_of_the_visible_gpus(dataset: Path, node: Path, tmp_path: Path) -> None:
     config, runs = write_config(tmp_path / "tiny.yaml", stages=[{"name": "only", "epochs": 1}]), tmp_path / "runs"
     notes = tmp_path / "notes"
     notes.mkdir()
@@ -283,7 +283,7 @@ def test_each_fold_gets_a_gpu_of_those_that_may_be_used(dataset: Path, node: Pat
 
 
 @pytest.mark.parametrize("script", ["prepare", "train_folds", "predict"])
-def test_batch_script_submitted_from_elsewhere_says_so(script: str, tmp_path: Path) -> None:
+def test_batch_script_submitted_from_another_folder_says_so(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", ROOT / f"slurm/{script}.sbatch"],
         env={"PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(tmp_path)},
@@ -295,7 +295,7 @@ def test_batch_script_submitted_from_elsewhere_says_so(script: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_monitor_answers_on_this_host_alone(tmp_path: Path) -> None:
+def test_monitor_listens_on_this_host_only(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -313,7 +313,7 @@ def test_monitor_answers_on_this_host_alone(tmp_path: Path) -> None:
             except urllib.error.URLError:
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.2)
-        # In /proc an address is a number: 0100007F is 127.0.0.1, and 0A is the state of one who listens.
+        # /proc shows 127.0.0.1 as 0100007F, and a listening socket as state 0A.
         sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         listening = [
             place.split(":")[0]

@@ -1,4 +1,4 @@
-"""The whole line, as a person runs it: train both folds, predict, tune, submit, report."""
+"""The whole line as users run it: train both folds, predict, tune, submit, report."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ REAL = Path(os.environ.get("PNEUMO_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 @pytest.fixture(scope="module")
 def chain(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """What launch/pipeline.sh made of shards on two ranks: config, runs folder, and what it printed."""
+    """A run of launch/pipeline.sh on two ranks: its config, runs folder and output."""
     folder = tmp_path_factory.mktemp("trained")
     config = write_config(folder / "tiny.yaml", stages=[{"name": "only", "epochs": 2}], global_batch=4, micro_batch=2)
     command = ["bash", "launch/pipeline.sh", "--cpu", "2", "--folds", "2"]
@@ -72,7 +72,7 @@ def test_from_folds_to_submission_and_report(chain: tuple[Path, Path, str], data
     assert cv2.imread(str(runs / "tiny/overlays.png")) is not None
 
 
-def test_trained_folds_are_known_and_not_trained_again(chain: tuple[Path, Path, str], dataset: Path) -> None:
+def test_trained_folds_are_not_trained_again(chain: tuple[Path, Path, str], dataset: Path) -> None:
     config, runs, _ = chain
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.pt")}
     status = must(run_module("pneumo_dist", "status", runs))
@@ -87,7 +87,7 @@ def test_trained_folds_are_known_and_not_trained_again(chain: tuple[Path, Path, 
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_run_folder_holds_what_the_design_names(trained: tuple[Path, Path]) -> None:
+def test_run_folder_has_the_documented_files(trained: tuple[Path, Path]) -> None:
     stage = trained[1] / "tiny/fold0/only"
     assert (trained[1] / "tiny/fold0/config.yaml").read_text().startswith("name: tiny  # tiny.yaml")
     assert (stage / "checkpoints/best").is_symlink()
@@ -96,7 +96,7 @@ def test_run_folder_holds_what_the_design_names(trained: tuple[Path, Path]) -> N
 
 
 @pytest.mark.parametrize("split", ["oof", "test"])
-def test_predictions_are_the_same_bytes_on_one_and_two_ranks_and_after_an_interruption(
+def test_predictions_have_the_same_bytes_on_one_and_two_ranks_and_after_an_interruption(
     trained: tuple[Path, Path], dataset: Path, tmp_path: Path, split: str
 ) -> None:
     config, runs = trained
@@ -114,7 +114,7 @@ def test_predictions_are_the_same_bytes_on_one_and_two_ranks_and_after_an_interr
     assert {path.name: path.read_bytes() for path in folder.glob("pred*")} == alone
 
 
-def test_one_file_predicts_and_segments_new_films(trained: tuple[Path, Path], dataset: Path, tmp_path: Path) -> None:
+def test_bundle_predicts_and_segments_new_films(trained: tuple[Path, Path], dataset: Path, tmp_path: Path) -> None:
     _, runs = trained
     config, bundle = tmp_path / "blend.yaml", tmp_path / "blend.bundle"
     thresholds = "thresholds: {top: 0.3, area: 1, bottom: 0.2}"
@@ -181,7 +181,7 @@ def test_out_of_fold_prediction_refuses_resplit_shards(
         (["--fold", "0", "--set", "optim.lrr=1"], "did you mean lr", 1),
     ],
 )
-def test_bad_input_is_a_line_for_each_error_and_leaves_no_run(
+def test_bad_input_gives_a_line_per_error_and_no_run(
     dataset: Path, tmp_path: Path, arguments: list[str], names: str, errors: int
 ) -> None:
     config = write_config(tmp_path / "tiny.yaml")

@@ -1,4 +1,4 @@
-"""Ranks train, validate, save and predict with one model, and score it alike whatever their number."""
+"""Ranks train, validate, save and predict with one model, and its score does not depend on their number."""
 
 import hashlib
 import json
@@ -68,7 +68,7 @@ def digest(tensors: Iterable[torch.Tensor]) -> str:
 
 
 def fixed_model_figures(shards: Shards, ranks: Ranks) -> dict[str, Any]:
-    """What ranks find of a model that does not depend on their number."""
+    """Figures of a fixed model, which do not depend on the number of ranks."""
     stage, split = EXPERIMENT.stages[0], split_fold(shards, 0, always_train=False)
     input_spec = InputSpec(stage.image_size, 1, EXPERIMENT.data)
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def fixed_model_figures(shards: Shards, ranks: Ranks) -> dict[str, Any]:
 
 
 class Notes:
-    """Digests of what a rank trains, validates and predicts with, by stage."""
+    """Digests of the weights with which a rank trains, validates and predicts, by stage."""
 
     def __init__(self) -> None:
         self.found: dict[str, dict[str, list[str]]] = {name: {} for name in STAGES}
@@ -131,7 +131,7 @@ class Notes:
 
 
 def trained_figures(shards: Shards, ranks: Ranks, runs: Path) -> dict[str, Any]:
-    """What this rank trained, validated and predicted with, beside what stands in the checkpoints."""
+    """The weights with which this rank trained, validated and predicted, and those in the checkpoints."""
     notes = Notes()
     notes.watch()
     run = runs / EXPERIMENT.name
@@ -153,7 +153,7 @@ def no_average(*_: Any) -> Path:
 
 
 def averaged_figures(shards: Shards, ranks: Ranks, runs: Path, folder: Path) -> dict[str, str]:
-    """What the average of two ranks' checkpoints is on these ranks, and what it predicts."""
+    """The average of two ranks' checkpoints on these ranks, and its predictions."""
     member = MemberConfig(experiment=EXPERIMENT.name, stage="ema", average="weights")
     (trained_fold,) = find_trained_folds(member, runs, [0], EXPERIMENT)
     path = averaged_checkpoint(member, trained_fold, folder / "average", shards, ranks)
@@ -165,7 +165,7 @@ def averaged_figures(shards: Shards, ranks: Ranks, runs: Path, folder: Path) -> 
 
 
 def attention_figures(ranks: Ranks) -> dict[str, Any]:
-    """Which parameters of a U-Net with scSE train on two ranks, and what their gradients are after two steps."""
+    """The parameters of a U-Net with scSE that train on two ranks, and their gradients after two steps."""
     config = ModelConfig(encoder="resnet18", in_channels=1, decoder_attention_type="scse")
     torch.manual_seed(0)
     model = build_model(config, pretrained=False)
@@ -181,7 +181,7 @@ def attention_figures(ranks: Ranks) -> dict[str, Any]:
 
 
 def on_rank(rank: int, world: int, port: int, shards: Path, folder: Path) -> None:
-    """Join the others and note what this rank finds."""
+    """Join the other ranks and write this rank's figures."""
     die_with_parent()
     torch.set_num_threads(1)
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -197,7 +197,7 @@ def on_rank(rank: int, world: int, port: int, shards: Path, folder: Path) -> Non
 
 
 def main(shards: Path, folder: Path) -> None:
-    """Fork the ranks from a process that has computed nothing: it imports torch once for all of them."""
+    """Fork the ranks from a process that has imported torch and computed nothing, which imports it once for all."""
     for world in WORLDS:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -209,7 +209,7 @@ def main(shards: Path, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """Fourteen phantom films, seven in each of two folds."""
-    # Not above: the ranks run this file as a program, without pytest's paths.
+    # Imported here, because the ranks run this file as a program, without pytest's paths.
     from builders import phantom_shards
 
     return phantom_shards(tmp_path_factory.mktemp("fourteen"), films=14, size=64)
@@ -217,7 +217,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
 
 @pytest.fixture(scope="module")
 def folder(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with every rank's notes, and the runs of two ranks."""
+    """The folder with the figures of every rank, and the runs of two ranks."""
     from integration.conftest import ROOT, environment
 
     folder = tmp_path_factory.mktemp("ranks")
@@ -239,7 +239,7 @@ def test_statistics_and_score_of_a_model_do_not_depend_on_the_number_of_ranks(fo
         assert noted(folder, world, "fixed") == [alone] * world
 
 
-def test_ranks_hold_the_same_parameters_also_after_the_encoder_is_thawed(folder: Path) -> None:
+def test_ranks_have_the_same_parameters_after_the_encoder_is_unfrozen(folder: Path) -> None:
     first, second = noted(folder, 2, "trained")
     for stage in STAGES:
         assert first[stage]["parameters"] == second[stage]["parameters"], stage
@@ -249,7 +249,7 @@ def test_ranks_hold_the_same_parameters_also_after_the_encoder_is_thawed(folder:
 
 
 def saved_weights(folder: Path, stage: str) -> dict[int, str]:
-    """The digest of the weights of each of a stage's checkpoints, by step."""
+    """The digest of the weights in each checkpoint of a stage, by step."""
     files = CheckpointFolder(folder / "runs/x/fold0" / stage / "checkpoints").files()
     return {file.step: digest(weights_of(load_checkpoint(file.path)).values()) for file in files}
 
@@ -257,7 +257,7 @@ def saved_weights(folder: Path, stage: str) -> dict[int, str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_all_ranks_validate_save_and_predict_with_rank_0s_statistics(folder: Path, stage: str) -> None:
     first, second = (rank[stage] for rank in noted(folder, 2, "trained"))
-    # Noted before a validation, then before its save.
+    # Recorded before a validation, then before its save.
     own = list(zip(first["own buffers"], second["own buffers"], strict=True))[::2]
     assert all(one != other for one, other in own), "the ranks cannot be told apart"
     assert first["validated"] == second["validated"]
@@ -267,7 +267,7 @@ def test_all_ranks_validate_save_and_predict_with_rank_0s_statistics(folder: Pat
     assert sorted(first["predicted"]) == sorted(second["predicted"]) == sorted(saved.values())
 
 
-def test_averaged_weights_and_what_they_predict_do_not_depend_on_the_number_of_ranks(
+def test_averaged_weights_and_their_predictions_do_not_depend_on_the_number_of_ranks(
     folder: Path, shards: Shards
 ) -> None:
     runs = noted(folder, 2, "averaged") + noted(folder, 4, "averaged")
@@ -276,7 +276,7 @@ def test_averaged_weights_and_what_they_predict_do_not_depend_on_the_number_of_r
     assert runs == [alone] * 6
 
 
-def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them_on(folder: Path) -> None:
+def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them(folder: Path) -> None:
     files = sorted(CheckpointFolder(folder / "runs/x/fold0/swa/checkpoints").files(), key=lambda file: file.step)
     states = [load_checkpoint(file.path) for file in files]
     assert [state["averaged"] is None for state in states] == [True, True, False, False]
@@ -288,8 +288,8 @@ def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them_on(folder: Path
     assert {int(value) for value in tracked} == {BATCHES}
 
 
-def test_parameters_that_no_output_depends_on_hold_nobody_up(folder: Path) -> None:
-    """smp gives the last decoder block, which has no skip connection, an attention that it never asks."""
+def test_parameters_without_an_effect_do_not_block_the_ranks(folder: Path) -> None:
+    """The library gives the last decoder block, which has no skip connection, an attention that it never uses."""
     one, other = noted(folder, 2, "attention")
     assert one == other
     assert one["silent"] and all(name.startswith("decoder.blocks.4.attention1") for name in one["silent"])

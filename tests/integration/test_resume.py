@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere and resumed ends with the same bits as one that never was."""
+"""A run that is stopped anywhere and resumed ends with the same bits as one that is not."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ def train_arguments(config: Path, dataset: Path, runs: Path) -> tuple[object, ..
 
 
 def train_script(ranks: int, config: Path, dataset: Path, runs: Path, *options: str) -> list[str]:
-    """Return the line that a person types."""
+    """Return the command that a user types."""
     arguments = [*options, *map(str, train_arguments(config, dataset, runs)[2:])]
     return ["bash", "launch/train.sh", "--ranks", str(ranks), *arguments]
 
@@ -50,7 +50,7 @@ def wait_for(process: "subprocess.Popen[str]", is_there: Callable[[], object]) -
 
 
 def kill_at(moment: str, ranks: int, config: Path, dataset: Path, runs: Path) -> None:
-    """SIGKILL a launcher and all its ranks at exactly that moment (hold.py); wait until none is left."""
+    """Kill a launcher and all its ranks at one moment (hold.py), and wait until no process is left."""
     marker = runs.parent / moment
     arguments = [str(Path(hold.__file__)), moment, str(marker), *map(str, train_arguments(config, dataset, runs)[1:])]
     process = subprocess.Popen(
@@ -84,7 +84,7 @@ Straight = Callable[[int], tuple[Path, Path]]
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Straight:
-    """Gives the config and the runs folder of an undisturbed run on some ranks; each is trained once."""
+    """Returns the config and runs folder of an uninterrupted run on some ranks. Each is trained once."""
     made: dict[int, tuple[Path, Path]] = {}
 
     def run(ranks: int) -> tuple[Path, Path]:
@@ -100,7 +100,7 @@ def undisturbed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Stra
 
 @pytest.fixture(params=[1, 2], ids=["1 rank", "2 ranks"])
 def straight(request: pytest.FixtureRequest, undisturbed: Straight) -> tuple[int, Path, Path]:
-    """An undisturbed run: its ranks, config and runs folder."""
+    """An uninterrupted run: its ranks, config and runs folder."""
     return request.param, *undisturbed(request.param)
 
 
@@ -128,7 +128,7 @@ def test_killed_at_each_kind_of_moment_ends_with_the_same_bits(
 
 
 def test_killed_on_four_ranks_ends_with_the_same_bits(undisturbed: Straight, dataset: Path, tmp_path: Path) -> None:
-    """From three ranks on, DDP's sums depend on how it has cut its buckets, which a resumed run does anew."""
+    """From three ranks on, DDP's sums depend on its buckets, which a resumed run makes again."""
     config, straight = undisturbed(4)
     runs = tmp_path / "runs"
     kill_at("in_mid_epoch", 4, config, dataset, runs)
@@ -137,7 +137,7 @@ def test_killed_on_four_ranks_ends_with_the_same_bits(undisturbed: Straight, dat
     assert run_differences(straight / FOLD, runs / FOLD) == []
 
 
-def test_signal_saves_and_exits_75_and_the_same_command_goes_on(
+def test_signal_saves_and_exits_75_and_the_same_command_resumes(
     straight: tuple[int, Path, Path], dataset: Path, tmp_path: Path
 ) -> None:
     ranks, config, runs = straight
@@ -157,7 +157,7 @@ def test_signal_saves_and_exits_75_and_the_same_command_goes_on(
 def test_two_nodes_stop_together_and_end_with_the_bits_of_two_ranks(
     undisturbed: Straight, dataset: Path, tmp_path: Path
 ) -> None:
-    """The two lines that a person types on two hosts, on this one."""
+    """Runs the commands for two hosts on this one."""
     config, runs = undisturbed(2)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -180,9 +180,7 @@ def test_two_nodes_stop_together_and_end_with_the_bits_of_two_ranks(
     assert run_differences(runs / FOLD, tmp_path / FOLD) == []
 
 
-def test_killed_rank_is_started_again_and_ends_with_the_same_bits(
-    undisturbed: Straight, dataset: Path, tmp_path: Path
-) -> None:
+def test_killed_rank_restarts_and_ends_with_the_same_bits(undisturbed: Straight, dataset: Path, tmp_path: Path) -> None:
     config, runs = undisturbed(2)
     command = train_script(2, config, dataset, tmp_path, "--max-restarts", "2")
     process = subprocess.Popen(command, env=environment(), cwd=ROOT, start_new_session=True, text=True)
@@ -197,7 +195,7 @@ def variables_of(process: int) -> list[bytes]:
     return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
 
 
-def test_finished_run_is_left_alone(straight: tuple[int, Path, Path], dataset: Path) -> None:
+def test_finished_run_is_unchanged(straight: tuple[int, Path, Path], dataset: Path) -> None:
     ranks, config, runs = straight
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.pt")}
     must(run_module(*train_arguments(config, dataset, runs), ranks=ranks))
@@ -227,7 +225,7 @@ def test_changed_learning_rate_is_refused_by_name(straight: tuple[int, Path, Pat
     assert "Traceback" not in result.stderr
 
 
-def test_input_error_of_rank_0_is_every_ranks(dataset: Path, tmp_path: Path) -> None:
+def test_input_error_of_rank_0_ends_every_rank(dataset: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "tiny.yaml", init={"experiment": "none", "stage": "first"})
     result = run_module(*train_arguments(config, dataset, tmp_path), ranks=2)
     assert result.returncode == 1, "torchrun's own"

@@ -1,4 +1,4 @@
-"""What setup.sh installs for which driver, and whether it leaves a machine's own torch alone."""
+"""The packages that setup.sh installs for each driver, and when it keeps a machine's torch."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from integration.conftest import ROOT
 
 
 def driver_sh(call: str, *arguments: object, path: Path | None = None, site: Path | None = None) -> tuple[int, str]:
-    """Call a function of launch/driver.sh as setup.sh does; return its exit code and what it printed."""
+    """Call a function of launch/driver.sh as setup.sh does. Returns its exit code and output."""
     script = f'set -euo pipefail; source launch/driver.sh; {call} "$@"'
     environment = {"PATH": f"{path}:/usr/bin:/bin" if path else "/usr/bin:/bin"}
     done = subprocess.run(
@@ -30,7 +30,7 @@ def driver_sh(call: str, *arguments: object, path: Path | None = None, site: Pat
         ("echo 580.65.06", "580", "dali-cuda13"),
         ("echo 595.10; echo 595.10", "595", "dali-cuda13"),
         ("echo 570.86.15", "570", "dali-cuda12"),
-        ("echo 540.4.0", "540", "dali-cuda12"),  # as a Jetson says
+        ("echo 540.4.0", "540", "dali-cuda12"),  # of a Jetson
         ("echo NVIDIA-SMI has failed; exit 9", "", "dali-cuda13"),
         ("exit 6", "", "dali-cuda13"),
     ],
@@ -58,7 +58,7 @@ def test_machine_without_a_driver_gets_the_newer_one() -> None:
         ("2.12.0", True, False, False),
     ],
 )
-def test_torch_of_the_machine_is_taken_where_it_finds_the_gpu(
+def test_torch_of_the_machine_is_used_if_it_finds_the_gpu(
     tmp_path: Path, version: str, available: bool, has_vision: bool, taken: bool
 ) -> None:
     (tmp_path / "torch").mkdir()
@@ -81,7 +81,7 @@ def test_pins_of_torch_and_its_libraries_are_dropped_and_no_others() -> None:
     assert {"nvidia-dali-cuda120", "nvidia-dali-cuda130", "nvidia-nvimgcodec-cu13", "numpy", "nvtx", "sympy"} < kept
 
 
-# A Python that notes what it is asked for; $SITE is what its own torch says of the GPU.
+# A Python that records its calls. $SITE is what its torch reports about the GPU.
 FAKE_PYTHON = f"""#!/bin/sh
 case "$1" in
   -c) exec {sys.executable} "$@" ;;

@@ -1,4 +1,4 @@
-"""Files of an older version (tests/fixtures/make.py) are read by the present code, with the same results."""
+"""Files of an older version (tests/fixtures/make.py) are read by this version, with the same results."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 @pytest.fixture(params=VERSIONS)
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A copy of what an older version wrote."""
+    """A copy of an older version's files."""
     return Path(shutil.copytree(FIXTURES / request.param, tmp_path / "old", symlinks=True))
 
 
@@ -32,11 +32,11 @@ def train(old: Path, name: str, *more: str) -> tuple[object, ...]:
     )
 
 
-def test_shards_are_whole(old: Path) -> None:
+def test_shards_are_valid(old: Path) -> None:
     must(run_module("shards", "verify", old / "shards"))
 
 
-def test_unfinished_run_goes_on_at_its_step_with_a_warning_of_other_code(old: Path) -> None:
+def test_unfinished_run_resumes_at_its_step_with_a_warning_about_other_code(old: Path) -> None:
     result = run_module(*train(old, "unfinished"))
     assert "second resumes after step 2" in must(result)
     assert "pneumo_dist 0.1.0 (source not noted)" in result.stderr
@@ -44,23 +44,23 @@ def test_unfinished_run_goes_on_at_its_step_with_a_warning_of_other_code(old: Pa
     assert [json.loads(line)["epoch"] for line in lines] == list(range(40))
 
 
-def test_unfinished_run_is_refused_with_the_keys_that_changed(old: Path) -> None:
+def test_unfinished_run_with_other_keys_is_refused_with_their_names(old: Path) -> None:
     result = run_module(*train(old, "unfinished", "--set", "optim.lr=0.02", "--set", "data.mean=[0.1,0.1,0.1]"))
     assert result.returncode == 2
     assert "another data.mean, optim.lr;" in result.stderr
 
 
-def test_finished_run_is_taken_as_it_is(old: Path) -> None:
+def test_finished_run_is_unchanged(old: Path) -> None:
     before = digests(old / "runs", "*.pt")
     assert "is trained" in must(run_module(*train(old, "finished")))
     assert before and digests(old / "runs", "*.pt") == before
 
 
-def test_predictions_thresholds_and_submission_are_those_of_before(old: Path) -> None:
+def test_predictions_thresholds_and_submission_are_unchanged(old: Path) -> None:
     run, common = old / "runs/finished", ("--config", old / "finished.yaml", "--runs", old / "runs")
     before = digests(run, "*.tar")
     submission = (run / "test/submission.csv").read_text()
-    must(run_module("pneumo_dist", "submit", *common))  # with the thresholds of before
+    must(run_module("pneumo_dist", "submit", *common))  # with the older thresholds
     assert (run / "test/submission.csv").read_text() == submission
     for split in ("oof", "test"):
         must(run_module("pneumo_dist", "predict", *common, "--shards", old / "shards", "--split", split, "--cpu"))

@@ -1,4 +1,4 @@
-"""Two nodes, which are two network namespaces with a bridge between them, lose each other."""
+"""Two nodes lose their connection. They are two network namespaces with a bridge between them."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def ip(*words: str) -> None:
 
 
 class Net:
-    """Two hosts on one bridge; `cut` takes beta's cable out of it, `join` puts it back."""
+    """Two hosts on one bridge. `cut` unplugs beta, and `join` plugs it in again."""
 
     def __init__(self, name: str) -> None:
         self.bridge = f"{name}br"
@@ -105,7 +105,7 @@ class Pair:
             time.sleep(0.05)
 
     def codes(self, patience: float) -> list[int]:
-        """Wait for both nodes and return how they ended."""
+        """Wait for both nodes and return their exit codes."""
         deadline = time.monotonic() + patience
         try:
             return [process.wait(max(0.1, deadline - time.monotonic())) for process in self.processes]
@@ -130,7 +130,7 @@ def pairs() -> Iterator[list[Pair]]:
 
 
 @pytest.mark.slow
-def test_a_short_cut_is_survived_and_a_long_one_ends_both_nodes_which_go_on_with_the_same_bits(
+def test_run_survives_a_short_cut_and_a_long_one_ends_both_nodes_which_resume_with_the_same_bits(
     net: Net, pairs: list[Pair], dataset: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path / "tiny.yaml", runtime={"watchdog_minutes": LIMIT / 60}, epochs=4)

@@ -1,4 +1,4 @@
-"""A real SLURM of two nodes on this host: its own munge key and ports, all in one folder, stopped by pid."""
+"""A real SLURM cluster of two nodes on this host, with its munge key and ports, in one folder."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from pathlib import Path
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
 NODES = ("n0", "n1")
-# Two daemons share this host's processors and each believes to have them; a fake GPU is any device file.
+# Two daemons share this host's processors, and each counts them as its own. Any device file is a fake GPU.
 CONFIG = """\
 ClusterName=pneumo
 SlurmctldHost={host}(127.0.0.1)
@@ -57,7 +57,7 @@ GRES = "AutoDetect=off\nNodeName=n[0-1] Name=gpu File={files}\n"
 
 
 def why_not() -> str | None:
-    """Return what this machine lacks for a cluster, None where it has everything."""
+    """Return what this machine lacks for a cluster, or None."""
     missing = [name for name in NEEDED if shutil.which(name, path=search_path()) is None]
     if missing:
         return f"{missing[0]} is missing; install slurm-wlm and munge"
@@ -65,12 +65,12 @@ def why_not() -> str | None:
 
 
 def search_path() -> str:
-    """Return PATH with the folders of daemons, which are not on everyone's."""
+    """Return PATH with the folders of daemons, which some users' PATH lacks."""
     return f"{os.environ['PATH']}:/usr/sbin:/sbin"
 
 
 def until(is_so: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until something is so. Raises AssertionError, with what was waited for, when it takes too long."""
+    """Wait until a condition holds. Raises AssertionError, with its description, after too long."""
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, f"waited {seconds:.0f} s in vain until {what}"
@@ -79,21 +79,21 @@ def until(is_so: Callable[[], object], seconds: float, what: str) -> None:
 
 @dataclass
 class Cluster:
-    """The daemons in `folder`, and the commands that speak to them with the variables of `environment`."""
+    """The daemons in `folder`, and the commands that reach them with the variables of `environment`."""
 
     folder: Path
     environment: dict[str, str]
     daemons: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     def run(self, *command: object, cwd: Path | None = None) -> str:
-        """Return what a command prints. Raises AssertionError where it fails."""
+        """Return the output of a command. Raises AssertionError if it fails."""
         words = list(map(str, command))
         done = subprocess.run(words, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
     def facts(self, job: str) -> dict[str, str]:
-        """Return what scontrol shows of one job or one array task, as 12 or 12_0."""
+        """Return scontrol's fields of a job or an array task, named 12 or 12_0."""
         words = self.run("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
@@ -101,7 +101,7 @@ class Cluster:
         return self.facts(job)["JobState"]
 
     def queue(self, *names: str) -> list[str]:
-        """Return the jobs that wait or run, each task by itself; of these names alone where some are given."""
+        """Return the pending and running jobs, each task by itself, optionally only those with these names."""
         named = [f"--name={','.join(names)}"] if names else []
         return self.run("squeue", "--noheader", "--array", "--format=%i", *named).split()
 
@@ -136,7 +136,7 @@ class Cluster:
             self.daemons.append(subprocess.Popen(command, env=self.environment, stdout=log, stderr=log))
 
     def stop(self) -> None:
-        """Cancel what runs, then end the daemons, the last started first."""
+        """Cancel the jobs, then end the daemons, the last one first."""
         try:
             self.run("scancel", "--user=root")
             until(lambda: not self.queue(), 60, "the queue is empty")
@@ -151,13 +151,13 @@ class Cluster:
 
 
 def cluster_environment(folder: Path, variables: dict[str, str]) -> dict[str, str]:
-    """Return the variables of commands that speak to the cluster in a folder."""
+    """Return the variables of commands for the cluster in a folder."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_", "PNEUMO_"))}
     return {**kept, "PATH": search_path(), "SLURM_CONF": str(folder / "slurm.conf"), **variables}
 
 
 def _device_files(folder: Path, count: int) -> Sequence[Path]:
-    """Return files that stand for GPUs: SLURM only looks whether they are there."""
+    """Return files that serve as GPUs. SLURM only checks that they exist."""
     files = [folder / f"gpu{number}" for number in range(count)]
     for path in files:
         path.touch()
@@ -165,7 +165,7 @@ def _device_files(folder: Path, count: int) -> Sequence[Path]:
 
 
 def _free_ports() -> list[int]:
-    """Return a port for the controller and two neighbours for the nodes that nothing listens on."""
+    """Return three free ports in a row, for the controller and the two nodes."""
     for first in range(17100, 18000, 10):
         ports = [first, first + 1, first + 2]
         if all(_is_free(port) for port in ports):

@@ -1,4 +1,4 @@
-"""The cluster that these tests run on, and films for them."""
+"""The cluster of these tests, and their films."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from slurm.cluster import Cluster, cluster_environment, why_not
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two nodes with four fake GPUs each; jobs find this Python and start one rank on each node."""
+    """Two nodes with four fake GPUs each. Jobs use this Python and start one rank per node."""
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""One fold on two nodes that meets what a cluster does to jobs, and ends with the bits of one that met nothing."""
+"""A fold on two nodes meets all faults of a cluster, and ends with the same bits as one without faults."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ class Fold:
 
     def __init__(self, cluster: Cluster, shards: Path, folder: Path) -> None:
         self.cluster, self.shards, self.runs = cluster, shards, folder / "runs"
-        # Long enough to be met by everything, and cheap.
+        # Long enough for all faults, and cheap.
         model = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": [4, 4, 8], "norm": True}}
         stages = [{"name": "only", "epochs": 100, "sample_rate": 0.6}]
         options = {"model": model, "stages": stages, "save_every": SAVE_EVERY, "micro_batch": 2}
@@ -51,34 +51,34 @@ class Fold:
         options = ("--parsable", "--array=0", "--nodes=2", "--cpus-per-task=1", "--time=20", "--gpus-per-node=1")
         script = (f"--output={self.log}", ROOT / "slurm/train_folds.sbatch", "--cpu", "--config", self.config)
         paths = ("--shards", self.shards, "--runs", self.runs)
-        # Every process of the run inherits a variable that tells it from others.
+        # Every process of the run inherits a variable that identifies it.
         marked = ("env", f"{MARK}={self.runs}", "sbatch")
         return f"{self.cluster.run(*marked, *options, *script, *paths, cwd=ROOT).strip()}_0"
 
     @property
     def step(self) -> int:
-        """The newest checkpoint's step, 0 where there is none."""
+        """The newest checkpoint's step, or 0."""
         found = [int(path.name[5:13]) for path in self.folder.glob("only/checkpoints/step-*.pt")]
         return max(found, default=0)
 
     @property
     def resumed(self) -> list[int]:
-        """The steps after which the run has gone on so far."""
+        """The steps at which the run has resumed so far."""
         text = self.log.read_text() if self.log.exists() else ""
         return [int(step) for step in re.findall(r"only resumes after step (\d+)", text)]
 
     @property
     def state(self) -> str:
-        """What `status` says of the run."""
+        """The state that `status` shows."""
         (found,) = read_status(self.runs, time.time())
         return found.state
 
     def reach(self, step: int) -> None:
-        """Wait until there is a checkpoint of that step or a later one."""
+        """Wait for a checkpoint of this step or a later one."""
         until(lambda: self.step >= step, 120, f"step {step} is saved (log {self.log})")
 
     def processes(self) -> list[int]:
-        """The processes that work on this run, of any kind."""
+        """All processes of this run."""
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
@@ -90,7 +90,7 @@ class Fold:
         until(lambda: not self.processes(), 30, "no process of the run is left")
 
     def comes_back(self, job: str, disturb: Callable[[], object]) -> int:
-        """Disturb the run; wait until it goes on in a new life; return how many saved steps it lost."""
+        """Disturb the run and wait until it resumes. Returns the number of saved steps that it lost."""
         saved, times = self.step, len(self.resumed)
         disturb()
         until(lambda: len(self.resumed) > times, 120, f"the run goes on (log {self.log})")
@@ -116,7 +116,7 @@ def on_all_nodes(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("on_all_nodes")
-def test_whatever_befalls_a_run_it_ends_with_the_same_bits(
+def test_run_with_every_fault_ends_with_the_same_bits(
     cluster: Cluster, shards: Path, undisturbed: Fold, tmp_path: Path
 ) -> None:
     fold = Fold(cluster, shards, tmp_path)
@@ -125,19 +125,19 @@ def test_whatever_befalls_a_run_it_ends_with_the_same_bits(
     fold.reach(SAVE_EVERY)
     assert fold.state == "running"
 
-    # The signal before the time limit: saved at a step's boundary, requeued by itself, resumed at that step.
+    # The signal before the time limit: the job saves at the end of a step, requeues itself and resumes there.
     lost = fold.comes_back(job, lambda: cluster.run("scancel", "--batch", "--signal=USR1", job))
     assert lost <= 0, "no saved step is lost"
     assert cluster.facts(job)["Restarts"] == "1"
     assert ", requeued" in fold.log.read_text()
 
-    # A job of a higher partition takes both nodes.
+    # A job of a partition with higher priority takes both nodes.
     fold.reach(fold.resumed[-1] + SAVE_EVERY)
     sleep = ("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
     assert fold.comes_back(job, lambda: cluster.run(*sleep, "--wrap=sleep 3")) <= 0
     assert cluster.facts(job)["Restarts"] == "2"
 
-    # A node is lost without a warning: what came after the last checkpoint is computed again.
+    # A node fails without a warning: steps after the last checkpoint are computed again.
     fold.reach(fold.resumed[-1] + SAVE_EVERY)
 
     def lose_a_node() -> None:
@@ -148,12 +148,12 @@ def test_whatever_befalls_a_run_it_ends_with_the_same_bits(
 
     assert fold.comes_back(job, lose_a_node) <= 0
 
-    # A rank dies, of memory say: torchrun starts all ranks again, within the job.
+    # A rank dies, for example out of memory: torchrun restarts all ranks within the job.
     fold.reach(fold.resumed[-1] + SAVE_EVERY)
     assert fold.comes_back(job, lambda: os.kill(a_rank(fold), signal.SIGKILL)) <= 0
     assert cluster.facts(job)["Restarts"] == "3"
 
-    # Cancelled by its owner: saved, gone for good, until it is submitted again.
+    # Cancelled by its owner: it saves, and is gone until it is submitted again.
     fold.reach(fold.resumed[-1] + SAVE_EVERY)
     cluster.run("scancel", job)
     until(lambda: cluster.ended(job), 60, "the job is gone")
@@ -194,8 +194,8 @@ def test_trained_fold_submitted_again_ends_at_once(cluster: Cluster, undisturbed
     assert {path: path.stat().st_mtime_ns for path in undisturbed.folder.rglob("*.pt")} == before
 
 
-def test_job_that_comes_back_without_a_step_ends(cluster: Cluster, tmp_path: Path) -> None:
-    """Requeued from one place too often, a job would hold the queue for ever; new places do not count against it."""
+def test_job_that_requeues_without_a_step_ends(cluster: Cluster, tmp_path: Path) -> None:
+    """A job that requeues too often at one step would never end. Requeues at new steps do not count."""
     script = tmp_path / "job.sbatch"
     script.write_text(
         f"#!/usr/bin/env bash\ncd {ROOT} && source slurm/job.sh\n"

@@ -1,4 +1,4 @@
-"""slurm/pipeline.sh on a real cluster: the chain ends in a submission, and can be submitted again at any moment."""
+"""slurm/pipeline.sh on a real cluster: the chain ends in a submission and can be submitted again at any time."""
 
 import csv
 import re
@@ -16,7 +16,7 @@ FOLDS = 3
 
 
 def pipeline(cluster: Cluster, films: Path, folder: Path, *options: object) -> str:
-    """Return what slurm/pipeline.sh prints."""
+    """Return the output of slurm/pipeline.sh."""
     config = write_config(folder / "tiny.yaml", stages=[{"name": "only", "epochs": 2}], micro_batch=2)
     return cluster.run(
         *("bash", ROOT / "slurm/pipeline.sh", "--config", config, "--shards", folder / "shards"),
@@ -35,13 +35,13 @@ def jobs_of(printed: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def submitted(cluster: Cluster, films: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A chain that was submitted twice and has ended: its folder and the ids of its jobs."""
+    """A chain that was submitted twice and has finished: its folder and the ids of its jobs."""
     folder = tmp_path_factory.mktemp("pipeline")
     first = jobs_of(pipeline(cluster, films, folder))
     assert len(first) == 4, "tasks, finalize, training, prediction"
     queue = set(cluster.queue())
     again = pipeline(cluster, films, folder)
-    # The shards may be built by then.
+    # The shards may already exist.
     assert again.count("already in the queue") + again.count(" exists\n") == 3, again
     assert set(cluster.queue()) <= queue, "nothing is submitted twice"
     until(lambda: not cluster.queue(), 400, f"the chain has ended (logs in {folder}/runs/slurm)")
@@ -72,7 +72,7 @@ def test_folds_train_two_at_a_time(cluster: Cluster, submitted: tuple[Path, list
     assert max(at_once) == 2
 
 
-def test_submitted_again_it_trains_nothing(cluster: Cluster, films: Path, submitted: tuple[Path, list[str]]) -> None:
+def test_chain_submitted_again_trains_nothing(cluster: Cluster, films: Path, submitted: tuple[Path, list[str]]) -> None:
     folder, _ = submitted
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.pt")}
     tars = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("pred-*.tar")}
@@ -85,8 +85,8 @@ def test_submitted_again_it_trains_nothing(cluster: Cluster, films: Path, submit
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("pred-*.tar")} == tars
 
 
-def test_jobs_behind_one_that_failed_are_removed(cluster: Cluster, films: Path, tmp_path: Path) -> None:
-    # One film that cannot be read, and none is put up with: the shards are never finished.
+def test_jobs_after_a_failed_one_are_removed(cluster: Cluster, films: Path, tmp_path: Path) -> None:
+    # One film cannot be read, and none may be rejected, so the shards are never finished.
     broken = tmp_path / "films"
     subprocess.run(["cp", "-r", films / "films", broken], check=True)
     next((broken / "dicom-images").rglob("*.dcm")).write_bytes(b"no film")

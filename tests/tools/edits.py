@@ -1,4 +1,4 @@
-"""Structured edits of stored values: the file stays a file of its kind, and one value of it is another."""
+"""Structured edits of stored values: the file stays well-formed, and one of its values changes."""
 
 import copy
 import math
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Missing:
-    """In the place of a value: its key is left out."""
+    """Stands for a removed key."""
 
     def __repr__(self) -> str:
         return "(left out)"
@@ -29,7 +29,7 @@ WAYS = ("value", "value", "value", "double", "half", "repeat", "cut", "nest", "e
 
 @dataclass(frozen=True)
 class Edit:
-    """What was changed where; `is_absurd` where no writer would have written it."""
+    """A change and its position. `is_absurd` if no writer would write it."""
 
     place: tuple[Any, ...]
     value: Any
@@ -40,7 +40,7 @@ class Edit:
 
 
 def places(tree: Any, inside: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Return where the values of nested mappings and lists are, the inner ones too."""
+    """Return the positions of all values in nested mappings and lists."""
     if not isinstance(tree, dict | list | tuple):
         return []
     keys = list(tree) if isinstance(tree, dict) else range(len(tree))
@@ -48,17 +48,17 @@ def places(tree: Any, inside: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def at(tree: Any, place: tuple[Any, ...]) -> Any:
-    """Return the value at a place."""
+    """Return the value at a position."""
     for key in place:
         tree = tree[key]
     return tree
 
 
 def edit(tree: Any, rng: np.random.Generator) -> tuple[Any, Edit]:
-    """Return a tree with one value changed, and what was changed."""
+    """Return a tree with one value changed, and the change."""
     changed = copy.deepcopy(tree)
     found = places(changed)
-    # By the number of keys above it: a long list would draw all edits to itself.
+    # Chosen by depth first, because a long list would otherwise get all edits.
     depths = sorted({len(place) for place in found})
     depth = depths[int(rng.integers(len(depths)))]
     here = [place for place in found if len(place) == depth]
@@ -85,7 +85,7 @@ def edit(tree: Any, rng: np.random.Generator) -> tuple[Any, Edit]:
         del parent[place[-1]]
     else:
         parent[place[-1]] = copy.deepcopy(value)
-    # Fewer of what may be many is a whole list as well.
+    # A shorter list is well-formed too.
     is_shorter = isinstance(before, list) and isinstance(value, list) and len(value) > 0 and value == before[:-1]
     return changed, Edit(place, value, not is_shorter and _is_absurd(before, value))
 

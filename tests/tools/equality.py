@@ -1,4 +1,4 @@
-"""Whether two runs of one fold ended with the same bits: what the soak and the tests of resuming ask."""
+"""Comparison of two runs of one fold, bit by bit, for the soak and the tests of resuming."""
 
 import csv
 import json
@@ -9,15 +9,15 @@ import torch
 
 from pneumo_dist.train.epoch_log import MEASURED
 
-# The code that wrote a checkpoint is noted for information.
+# The code that wrote a checkpoint is recorded for information only.
 NOT_COMPARED = {"version", "source"}
 
 
 def run_differences(one: Path, other: Path) -> list[str]:
-    """Return what differs between two folders of one fold, empty where nothing does; tolerance 0.
+    """Return the differences between two folders of one fold, with tolerance 0.
 
-    Compared are the newest and the best checkpoint of each stage, all that they hold, the summary, and which epochs
-    and steps metrics.jsonl tells of.
+    It compares the whole newest and best checkpoint of each stage, the summary, and the epochs and steps in
+    metrics.jsonl.
     """
     names = [sorted(path.parent.name for path in fold.glob("*/checkpoints")) for fold in (one, other)]
     if names[0] != names[1]:
@@ -50,7 +50,7 @@ def _differences(one: Path, other: Path) -> list[str]:
 
 
 def _summary(stage: Path) -> list[dict[str, str]]:
-    """Return the rows of a summary without what the machine's speed decides."""
+    """Return the rows of a summary without the columns that depend on the machine's speed."""
     with (stage / "summary.csv").open(newline="") as stream:
         return [{name: row[name] for name in row if name not in MEASURED} for row in csv.DictReader(stream)]
 

@@ -1,13 +1,13 @@
-"""Edit stored files and see that each ends in the right answer or in a clear refusal, never in one from nothing.
+"""Edit stored files: each must give the right answer or a clear refusal.
 
     python -m tests.tools.fuzz_stored --count 5000 --seed 1
-    python -m tests.tools.fuzz_stored --seed 1 --case 1234          one case again, with its traceback
+    python -m tests.tools.fuzz_stored --seed 1 --case 1234          repeat one case, with its traceback
 
-Every case is a function of the seed and its number. It takes a file of tests/fixtures (a bundle, predictions, a sample
-table, a checkpoint, thresholds, a config, a log), changes one value of it, signs it again where files are signed, and
-reads it as the commands do. It passes where that raises InputError, gives the answer of the file as it was, or, for a
-value that a writer might have written, any whole answer. What no writer writes and is taken all the same is a failure,
-and so is another exception: failures are printed with the line that repeats them, and the exit code is 1.
+Every case is a function of the seed and its number. It changes one value in a file of tests/fixtures (a bundle,
+predictions, a sample table, a checkpoint, thresholds, a config, a log), updates the digest if the file has one, and
+reads it as the commands do. It passes if that raises InputError, gives the answer of the unedited file or, for a value
+that a writer could have written, any complete answer. It fails if a value that no writer writes is accepted, or if any
+other exception is raised. Failures are printed with the command that repeats them, and the exit code is 1.
 """
 
 import argparse
@@ -75,12 +75,12 @@ Answer = Any
 
 
 class Wrong(AssertionError):
-    """An answer that is neither the right one nor a refusal."""
+    """An answer that is neither right nor a refusal."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Files of its own, the shards as they were, and random numbers."""
+    """A case's copies of the files, the unedited shards, and random numbers."""
 
     files: Path
     shards: Shards
@@ -136,7 +136,7 @@ def signed(folder: Path, table_name: str, key: str) -> None:
         (folder / MANIFEST).write_text(json.dumps({**manifest, key: sha256_file(folder / table_name)}))
 
 
-# --- what is edited and read; each returns the edit and a function that gives the answer
+# --- edits and reads; each returns the edit and a function that gives the answer
 
 
 def bundle(case: Case) -> tuple[Edit, Callable[[], Answer]]:
@@ -184,7 +184,7 @@ def bundle(case: Case) -> tuple[Edit, Callable[[], Answer]]:
 
 
 def pictures() -> list[np.ndarray]:
-    """Films to look at."""
+    """Random films."""
     y, x = np.mgrid[0:64, 0:64]
     return [np.rint(120 + 60 * np.sin(x / 7) * np.cos(y / 9)).astype(np.float32)]
 
@@ -192,7 +192,7 @@ def pictures() -> list[np.ndarray]:
 def changed_tensors(
     weights: dict[str, torch.Tensor], rng: np.random.Generator, saved: bool = False
 ) -> tuple[dict[str, torch.Tensor], Edit]:
-    """Change one tensor; `saved` where its file holds whole arrays only."""
+    """Change one tensor. `saved` if its file holds whole arrays only."""
     name = list(weights)[int(rng.integers(len(weights)))]
     value = weights[name]
     others: dict[str, Callable[[], torch.Tensor]] = {
@@ -230,7 +230,7 @@ def predictions(case: Case) -> tuple[Edit, Callable[[], Answer]]:
     if kind < 0.35:
         made = changed_json(folder / MANIFEST, case.rng)
         if made.place[0] in ("experiment", "dataset", "parts", "tta", "split"):
-            made = Edit(made.place, made.value, False)  # for people: no mask comes from them
+            made = Edit(made.place, made.value, False)  # for readers: no mask depends on them
     elif kind < 0.8:
         made = changed_table(folder / "predictions.parquet", case.rng)
         signed(folder, "predictions.parquet", "predictions_sha256")
@@ -265,7 +265,7 @@ def _for_people(made: Edit, names: tuple[str, ...]) -> Edit:
 
 
 def changed_map(folder: Path, rng: np.random.Generator) -> Edit:
-    """Put other bytes in the place of a map, no more than there are, with their size and checksum in the table."""
+    """Replace the bytes of a map by at most as many others, and update their size and checksum in the table."""
     found = pq.read_table(folder / "predictions.parquet")
     rows = found.to_pylist()
     row = rows[int(rng.integers(len(rows)))]
@@ -286,12 +286,12 @@ def changed_map(folder: Path, rng: np.random.Generator) -> Edit:
 
 
 def samples(case: Case) -> tuple[Edit, Callable[[], Answer]]:
-    """A dataset: its manifest or its table; the answer is every member and label, where verify finds no fault."""
+    """A dataset: its manifest or its table. If verify finds no fault, the answer is every member and label."""
     folder = case.files / "shards"
     if case.rng.random() < 0.4:
         made = changed_json(folder / MANIFEST, case.rng)
         if made.place[0] in ("counts", "arguments", "salt_check", "build_digest", "codec", "image_size", "doubts"):
-            made = Edit(made.place, made.value, False)  # what a build was, not what its films are
+            made = Edit(made.place, made.value, False)  # describes the build, not its films
     else:
         made = changed_table(folder / TABLE, case.rng)
         signed(folder, TABLE, "table_sha256")
@@ -316,7 +316,7 @@ def samples(case: Case) -> tuple[Edit, Callable[[], Answer]]:
 
 
 def checkpoint(case: Case) -> tuple[Edit, Callable[[], Answer]]:
-    """A checkpoint, signed again: the answer is its network, or what training goes on with."""
+    """A checkpoint with a new digest. The answer is its network, or the state with which training continues."""
     resumes = bool(case.rng.random() < 0.6)
     run = case.files / "runs/unfinished/fold0"
     folder = run / "second/checkpoints"
@@ -333,7 +333,9 @@ def checkpoint(case: Case) -> tuple[Edit, Callable[[], Answer]]:
             outer, made = edit(outer, case.rng)
         state = {**outer, "model": state["model"], "averaged": state["averaged"]}
         if made.place[0] in ("experiment", "version", "source", "metrics_bytes", "world") or not resumes:
-            made = Edit(made.place, made.value, False)  # another config is refused by name; a network has no history
+            made = Edit(
+                made.place, made.value, False
+            )  # another config is refused by name, and a network has no history
     else:
         part = ("model", "averaged")[int(case.rng.integers(2))] if resumes else "averaged"
         state[part], made = changed_tensors(state[part], case.rng)
@@ -357,7 +359,7 @@ def checkpoint(case: Case) -> tuple[Edit, Callable[[], Answer]]:
 
 
 def went_on(case: Case, run: Path) -> Answer:
-    """Return what a stage takes up from its newest checkpoint, after a step of its optimizer without a gradient."""
+    """Return the state of a stage resumed from its newest checkpoint, after an optimizer step without a gradient."""
     experiment = load_either(FIXTURES / "unfinished.yaml")
     assert isinstance(experiment, Experiment)
     with StopAgreement(ALONE) as stop:
@@ -390,7 +392,7 @@ def thresholds(case: Case) -> tuple[Edit, Callable[[], Answer]]:
     """thresholds.json: the answer is its rules."""
     made = changed_json(case.files / "runs/finished/oof/thresholds.json", case.rng)
     told = ("score", "folds", "dice", "called_positive", "positives_given_up_by_area", "plateau", "by_size", "patients")
-    # What there is nothing to find on is null, and such a rule is left out.
+    # A rule without data to tune it on is null or left out.
     is_nothing = made.value is None and made.place[0] in MAY_BE_NULL
     is_nothing |= made.value is MISSING and made.place == ("rules", "components")
     if made.place[0] in (*told, "experiment") or is_nothing:
@@ -417,14 +419,14 @@ ENSEMBLE = {
 
 
 def config(case: Case) -> tuple[Edit, Callable[[], Answer]]:
-    """An experiment or an ensemble: what is left out has its default, anything else is what it says."""
+    """An experiment or an ensemble: missing keys have their defaults, all others their values."""
     is_ensemble = bool(case.rng.random() < 0.4)
     tree = ENSEMBLE if is_ensemble else yaml.safe_load((FIXTURES / "runs/finished/fold0/config.yaml").read_text())
     tree, made = edit(tree, case.rng)
     path = case.files / "edited.yaml"
     path.write_text(yaml.safe_dump(tree))
     if made.value in (MISSING, None, "1") or isinstance(made.value, dict | list):
-        made = Edit(made.place, made.value, False)  # defaults; a list or a mapping where one is expected
+        made = Edit(made.place, made.value, False)  # defaults; a list or a mapping if one is expected
 
     def answer() -> Answer:
         found = load_either(path)
@@ -438,7 +440,7 @@ def config(case: Case) -> tuple[Edit, Callable[[], Answer]]:
 
 
 def logs(case: Case) -> tuple[Edit, Callable[[], Answer]]:
-    """heartbeat.json and metrics.jsonl: the table of `status` is always drawn, the report's curves may be refused."""
+    """heartbeat.json and metrics.jsonl: `status` always prints its table, and the report may refuse the curves."""
     fold = case.files / "runs/finished/fold0"
     if case.rng.random() < 0.5:
         made = changed_json(fold / "heartbeat.json", case.rng)
@@ -479,7 +481,7 @@ def copied(names: tuple[str, ...], folder: Path) -> None:
 
 
 class Fuzz:
-    """The shards as they were, and the answers of files that nobody edited, which are found when they are needed."""
+    """The unedited shards, and the answers of unedited files, which are computed when needed."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -487,7 +489,7 @@ class Fuzz:
         self.shards = Shards(work / "shards")
 
     def run(self, seed: int, number: int) -> tuple[str, str, str]:
-        """Return what was edited, how it ended and the edit. Raises what should not have been raised."""
+        """Return the kind of file, the outcome and the edit. Raises exceptions that should not occur."""
         rng = np.random.default_rng([seed, number])
         target, names, _ = TARGETS[int(rng.choice(len(TARGETS), p=[share for *_, share in TARGETS]))]
         folder = Path(tempfile.mkdtemp(dir=self.work))
@@ -517,7 +519,7 @@ class Fuzz:
         seed: int,
         number: int,
     ) -> Answer:
-        """Return the answer of the files of a case as they were before it was edited."""
+        """Return the answer of a case's unedited files."""
         folder = Path(tempfile.mkdtemp(dir=self.work))
         try:
             copied(names, folder)
@@ -541,7 +543,7 @@ class Fuzz:
 
 
 def fuzz(work: Path, count: int, seed: int) -> tuple[Counter[str], dict[int, str]]:
-    """Run so many cases; return counts of endings and the failures by case."""
+    """Run cases. Returns the counts of outcomes, and the failures by case."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     made, counts, failures = Fuzz(work), Counter[str](), {}
@@ -549,7 +551,7 @@ def fuzz(work: Path, count: int, seed: int) -> tuple[Counter[str], dict[int, str
         try:
             what, ending, _ = made.run(seed, number)
             counts[f"{what} {ending}"] += 1
-        except Exception as error:  # whatever it is, it is the finding
+        except Exception as error:  # any exception is a finding
             frames = traceback.extract_tb(error.__traceback__)
             ours = [frame for frame in frames if "fuzz_stored" not in frame.filename] or frames
             where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"

@@ -1,11 +1,11 @@
-"""Kill a small training at random moments, and count how often it ends with the same bits as one never killed.
+"""Kill a small training at random moments, and count how often it ends with the same bits as one that is not killed.
 
     python -m tests.tools.soak --kills 20
     python -m tests.tools.soak --kills 20 --ranks 4 --seed 7
 
-Run it from the root of the repository. Each run is started, killed (SIGKILL to the launcher and all its ranks) after a
-random time, and started again until it ends undisturbed; then its newest and best checkpoints, summaries and logs are
-compared with those of a run that nobody touched, tolerance 0. The last line says how many were equal.
+Run it from the root of the repository. Each run is killed after a random time (SIGKILL to the launcher and all its
+ranks), and started again until it ends by itself. Then its newest and best checkpoints, summaries and logs are compared
+with those of an uninterrupted run, with tolerance 0. The last line says how many were equal.
 """
 
 import argparse
@@ -90,7 +90,7 @@ def _disturbed(
     length: float,
     left: int,
 ) -> list[tuple[float, str]]:
-    """Kill and resume one run; return when each kill came, seconds after its start, and where the run then stood."""
+    """Kill and resume one run. Returns the time of each kill in seconds, and the run's position then."""
     shutil.rmtree(out, ignore_errors=True)
     done: list[tuple[float, str]] = []
     while len(done) < min(arguments.per_run, left):
@@ -98,7 +98,7 @@ def _disturbed(
         code, killed = _run(config, shards, out, arguments.ranks, moment)
         if not killed:
             assert code == 0, _end_of_log(out)
-            if not done:  # it was quicker than the undisturbed one: try again
+            if not done:  # it was faster than the uninterrupted run: try again
                 shutil.rmtree(out)
                 continue
             break
@@ -108,7 +108,7 @@ def _disturbed(
 
 
 def _finish(config: Path, shards: Path, runs: Path, ranks: int) -> None:
-    """Train to the end, undisturbed."""
+    """Train to the end without a kill."""
     code, _ = _run(config, shards, runs, ranks, None)
     assert code == 0, _end_of_log(runs)
 
@@ -125,7 +125,7 @@ def _shards(work: Path) -> Path:
 
 
 def _run(config: Path, shards: Path, runs: Path, ranks: int, moment: float | None) -> tuple[int, bool]:
-    """Train; kill after `moment` seconds. Return the exit code, and whether it was killed."""
+    """Train, and kill after `moment` seconds. Returns the exit code, and whether it was killed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
     command += ["-m", "pneumo_dist", "train", "--cpu", "--config", str(config), "--fold", "0"]
     command += ["--shards", str(shards), "--runs", str(runs)]
@@ -146,7 +146,7 @@ def _run(config: Path, shards: Path, runs: Path, ranks: int, moment: float | Non
 
 
 def _left(runs: Path) -> bool:
-    """Return whether a process of this run is still there: ranks die a moment after their launcher."""
+    """Return whether a process of this run still exists. Ranks die shortly after their launcher."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if str(runs).encode() in path.read_bytes().split(b"\0"):
