@@ -18,6 +18,8 @@ class FcnConfig(Schema):
     """Whether a batch norm follows each convolution."""
     dropout: Dropout = 0.0
     """Probability of dropping a channel after each convolution."""
+    skips: bool = False
+    """Whether the transposed convolutions also get the encoder's features of their size, and all kernels are 3x3."""
 
 
 class ClassificationConfig(Schema):

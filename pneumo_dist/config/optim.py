@@ -23,7 +23,9 @@ class OptimConfig(Schema):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum of sgd."""
     clip_norm: Positive | None = None
-    """Maximum norm of the whole gradient; null disables clipping."""
+    """Maximum norm of the whole gradient; null does not limit it."""
+    clip_value: Positive | None = None
+    """Maximum absolute value of each element of the gradient, after clip_norm; null does not limit it."""
     max_bad_steps: Count = 20
     """Number of consecutive steps with a non-finite gradient after which the run fails."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -10,7 +10,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from pneumo_dist.config.model import FcnConfig, ModelConfig
-from pneumo_dist.network.fcn import Fcn
+from pneumo_dist.network.fcn import Fcn, SkipFcn
 from pneumo_dist.network.first_place import DECODER_WIDTHS, replace_decoder
 from pneumo_dist.network.weights import load_encoder_file
 from shards.errors import InputError, InputErrors
@@ -29,7 +29,8 @@ def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
         InputError: The architecture, the encoder or a decoder option is unknown, or pretrained weights are unavailable.
     """
     if config.arch == "fcn":
-        return Fcn(config.fcn or FcnConfig(), config.in_channels)
+        fcn = config.fcn or FcnConfig()
+        return (SkipFcn if fcn.skips else Fcn)(fcn, config.in_channels)
     from_file = pretrained and config.encoder_weights_file is not None
     weights = config.encoder_weights if pretrained else None
     # A file holds weights for three channels; the library then adapts the first layer, as it does with its own weights.

@@ -149,8 +149,10 @@ class Learner:
     def _update(self) -> float:
         """Clip the reduced gradient, apply it if it is finite, and return its norm."""
         self.scaler.unscale_(self.optimizer)
-        limit = self._stage.optim.clip_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        optim = self._stage.optim
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf))
+        if optim.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(self.model.parameters(), optim.clip_value)
         if math.isfinite(norm) or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         self.scaler.update()

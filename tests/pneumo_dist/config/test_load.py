@@ -464,10 +464,11 @@ def test_top_100_recipe_is_as_published() -> None:
 def test_baseline_recipe_is_as_published() -> None:
     experiment = shipped("recipe_d").experiment
     assert (experiment.model.arch, experiment.model.in_channels) == ("fcn", 1)
-    assert (experiment.model.fcn or FcnConfig()).widths == (32, 64, 128)
+    assert experiment.model.fcn == FcnConfig(widths=(32, 64, 128), norm=True, skips=True)
     assert (experiment.data.mean, experiment.data.std) == ((0, 0, 0), (1, 1, 1))
     (stage,) = experiment.stages
-    assert (stage.optim.name, stage.loss.bce, stage.loss.dice, stage.loss.focal) == ("adam", 1, 1, 0)
+    assert (stage.optim.name, stage.optim.clip_norm, stage.optim.clip_value) == ("adam", None, 0.9)
+    assert (stage.loss.bce, stage.loss.dice, stage.loss.focal, stage.loss.dice_epsilon) == (1, 1, 0, 1e-5)
     augment = stage.augment
     assert (augment.hflip, augment.shift_scale_rotate.p, augment.tone.p, augment.distortion.p) == (0, 0, 0, 0)
 

@@ -43,6 +43,28 @@ def test_fcn_has_the_configured_layers(norm: bool, dropout: float) -> None:
     assert [layer.p for layer in layers if isinstance(layer, torch.nn.Dropout2d)] == ([dropout] * 6 if dropout else [])
 
 
+def skip_fcn(channels: int = 1, **fcn: Any) -> Any:
+    values = {"arch": "fcn", "in_channels": channels, "fcn": {"skips": True, **fcn}}
+    return build_model(ModelConfig.model_validate(values), pretrained=False)
+
+
+def test_network_of_recipe_d_has_its_number_of_parameters() -> None:
+    assert sum(each.numel() for each in skip_fcn(norm=True).parameters()) == 352_417
+
+
+def test_skips_join_features_of_the_same_size() -> None:
+    torch.manual_seed(0)
+    model = skip_fcn(widths=(4, 6, 10), norm=True).eval()
+    images = torch.randn(2, 1, 32, 72)
+    quarter, half = model.encoder[1](model.encoder[0](images)), model.encoder[0](images)
+    maps = model.decoder[0](model.middle(model.encoder[2](quarter)))
+    maps = model.decoder[1](torch.cat([maps, quarter], 1))
+    expected = model.last(torch.cat([maps, half], 1))
+    assert torch.equal(model(images), expected) and expected.shape == (2, 1, 32, 72)
+    layers = [each for each in model.modules() if isinstance(each, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+    assert {layer.kernel_size for layer in layers} == {(3, 3)}
+
+
 @pytest.mark.parametrize(
     "values",
     [

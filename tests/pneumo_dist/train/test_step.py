@@ -175,6 +175,21 @@ def test_gradient_norm_is_clipped_and_reported_before_clipping(limit: float | No
     assert distance(before, learner.model.state_dict()) == pytest.approx(expected, rel=1e-4)
 
 
+def test_gradient_values_are_clipped_after_its_norm() -> None:
+    """With plain SGD, no weight moves by more than the rate times the limit, and small gradients are unchanged."""
+    moves = []
+    for limit in (None, 1e-3):
+        learner = learner_of(optim={**SGD, "lr": 0.5, "clip_value": limit})
+        before = copied(learner.model.state_dict())
+        take(learner, parts_of(batch_of(4), 2))
+        after = learner.model.state_dict()
+        moves.append({name: before[name] - after[name] for name, _ in learner.model.named_parameters()})
+    free, limited = moves
+    assert max(float(move.abs().max()) for move in free.values()) > 5e-4
+    for name, move in free.items():
+        torch.testing.assert_close(limited[name], move.clamp(-5e-4, 5e-4), rtol=0, atol=1e-7)
+
+
 def test_warm_up_lowers_the_applied_rate() -> None:
     moved = []
     for warmup in (0, 4):
