@@ -33,6 +33,24 @@ def test_published_blends_are_configs(name: str) -> None:
     assert blend.smallest_part == 101 and blend.tta.hflip and blend.name == name
 
 
+@pytest.mark.parametrize(
+    ("name", "folds", "hflip", "triplet", "smallest"),
+    [
+        ("recipe_b_submission", None, True, (0.5, 0, 0.5), 3501),
+        ("recipe_c_submission", (1, 2, 3, 4), False, (0.275, 3500, 0.275), 0),
+    ],
+)
+def test_published_rules_of_single_recipes_are_configs(
+    name: str, folds: tuple[int, ...] | None, hflip: bool, triplet: tuple[float, int, float], smallest: int
+) -> None:
+    ensemble = load_either(CONFIGS / f"ensembles/{name}.yaml")
+    assert isinstance(ensemble, EnsembleConfig) and ensemble.thresholds is not None
+    (member,) = ensemble.members
+    assert (member.experiment, member.checkpoints, member.folds) == (name[:8], "best", folds)
+    assert (ensemble.thresholds.top, ensemble.thresholds.area, ensemble.thresholds.bottom) == triplet
+    assert (ensemble.tta.hflip, ensemble.smallest_part) == (hflip, smallest)
+
+
 @pytest.mark.parametrize("path", sorted((CONFIGS / "ensembles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_members_are_experiments_with_such_stages_and_one_input(path: Path) -> None:
     blend = load_either(path)

@@ -447,6 +447,7 @@ def test_silver_medal_recipe_is_as_published() -> None:
         assert (stage.optim.name, stage.optim.clip_norm, loss.dice_epsilon) == ("adam", None, 1)
         given = (loss.bce, loss.dice, loss.focal, loss.focal_gamma, loss.dice_form)
         assert given == ((1, 1, 0, 2, "linear") if stage.name == "step008" else (0, 1, 10, 2, "log"))
+        assert (stage.augment.border, stage.augment.distortion.p) == ("reflect", 0.3)
         # 16 x 2 at 512 px, 4 x 4 at 1024 px
         assert (stage.micro_batch, accumulation(stage, 1)) == ((16, 2) if stage.name == "step006" else (4, 4))
 
@@ -458,7 +459,7 @@ def test_top_100_recipe_is_as_published() -> None:
     augment = stage.augment
     moved = augment.shift_scale_rotate
     assert (augment.hflip, moved.shift, moved.scale, moved.rotate) == (0.5, 0, 0, 10)
-    assert (augment.tone.p, augment.distortion.p) == (0, 0)
+    assert (augment.tone.p, augment.distortion.p, augment.border) == (0, 0, "reflect")
 
 
 def test_baseline_recipe_is_as_published() -> None:
