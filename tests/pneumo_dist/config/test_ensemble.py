@@ -18,7 +18,7 @@ BLENDS = {
 
 
 @pytest.mark.parametrize("name", BLENDS)
-def test_published_blends_are_configs(name: str) -> None:
+def test_published_blends_are_shipped(name: str) -> None:
     blend = load_either(CONFIGS / f"ensembles/{name}.yaml")
     assert isinstance(blend, EnsembleConfig)
     weights, triplet = BLENDS[name]
@@ -52,7 +52,7 @@ def test_published_rules_of_single_recipes_are_configs(
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "ensembles").glob("*.yaml")), ids=lambda path: path.stem)
-def test_members_are_experiments_with_such_stages_and_one_input(path: Path) -> None:
+def test_members_have_their_stages_and_share_one_input(path: Path) -> None:
     blend = load_either(path)
     assert isinstance(blend, EnsembleConfig)
     seen = set()
@@ -64,7 +64,7 @@ def test_members_are_experiments_with_such_stages_and_one_input(path: Path) -> N
     assert len(seen) == 1
 
 
-def test_experiment_is_an_ensemble_of_itself() -> None:
+def test_experiment_becomes_an_ensemble_of_its_folds() -> None:
     experiment = load_either(CONFIGS / "demo.yaml", ("seed=7",))
     assert isinstance(experiment, Experiment) and experiment.seed == 7
     ensemble = alone(experiment, "main", 2, hflip=False)

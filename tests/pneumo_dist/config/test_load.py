@@ -113,7 +113,7 @@ def test_unknown_key_of_a_stage_names_the_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["seeed: 1", "modle: {arch: unet}", "optim: {lr: -1}", "model: {decoder_channels: [x]}"]
 )
-def test_error_names_the_base_file_where_the_fault_is(tmp_path: Path, line: str) -> None:
+def test_error_names_the_base_file_that_it_is_in(tmp_path: Path, line: str) -> None:
     path = write(tmp_path, child="base: root.yaml\nname: x\nstages: [{name: main}]\n", root=f"{line}\n")
     with pytest.raises(InputError, match=r"root\.yaml"):
         load_config(path)
@@ -129,8 +129,8 @@ def test_all_errors_are_reported_at_once_and_shared_ones_once(tmp_path: Path) ->
     path = write(tmp_path, exp=f"name: x\nbase: root.yaml\nepochs: 0\n{stages}", root="seeed: 1\nmodel: {arch: 3}\n")
     with pytest.raises(InputErrors) as caught:
         load_config(path, ["optim.lr=-1"])
-    told = [message.replace(f"{tmp_path}/", "") for message in caught.value.messages]
-    assert [message.split(": ")[:2] for message in told] == [
+    messages = [message.replace(f"{tmp_path}/", "") for message in caught.value.messages]
+    assert [message.split(": ")[:2] for message in messages] == [
         ["root.yaml", "unknown key seeed; did you mean seed?"],
         ["root.yaml", "model.arch"],
         ["exp.yaml", "epochs"],
@@ -192,7 +192,7 @@ def test_wrong_override_is_named_with_its_fix(tmp_path: Path, override: str, hin
     assert hint in str(caught.value)
 
 
-def test_resolved_config_loads_again_and_tells_each_origin(tmp_path: Path) -> None:
+def test_resolved_config_loads_again_and_names_each_origin(tmp_path: Path) -> None:
     path = write(
         tmp_path,
         exp=f"base: root.yaml\n{TWO_STAGES}",
@@ -278,7 +278,7 @@ def test_origin_of_a_changed_value_is_the_file_that_changed_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("change", ["third: {epochs: 2}", "firts: {epochs: 2}", "first: 2", "first: null"])
-def test_change_of_what_is_no_stage_names_file_and_stages(tmp_path: Path, change: str) -> None:
+def test_change_of_an_unknown_stage_names_file_and_stages(tmp_path: Path, change: str) -> None:
     path = write(tmp_path, child=f"base: root.yaml\nname: child\nstages: {{{change}}}\n", root=ROOT)
     with pytest.raises(InputError) as caught:
         load_config(path)
@@ -488,7 +488,7 @@ def test_gold_medal_recipe_uses_the_gold_medals_ideas(name: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"name: [\n", b"\x89PNG\r\n\x1a\n", b"name: \xff\n"])
-def test_what_is_no_yaml_is_named(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_yaml_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "exp.yaml"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"exp\.yaml: not valid YAML"):

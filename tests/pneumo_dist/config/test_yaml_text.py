@@ -39,7 +39,7 @@ def test_values_and_aliases_are_those_of_yaml() -> None:
     ],
     ids=range(12),
 )
-def test_other_texts_are_refused_at_once(text: str, reason: str) -> None:
+def test_other_texts_are_refused_quickly(text: str, reason: str) -> None:
     start = time.monotonic()
     with pytest.raises(BadYaml, match=reason):
         parse_yaml(text)

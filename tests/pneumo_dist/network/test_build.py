@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import pydantic
 import pytest
 import safetensors.torch
 import torch
@@ -287,17 +286,3 @@ def test_other_file_is_refused_and_not_unpickled(tmp_path: Path, capsys: pytest.
         path.write_bytes(b"no weights")
     assert "holds no weights" in refused(file_config(path))
     assert "unpickled" not in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"encoder_weights_file": "x.pt"},
-        {"encoder_weights_sha256": "0" * 64},
-        {"encoder_weights_file": "x.pt", "encoder_weights_sha256": "0" * 64, "encoder_weights": "imagenet"},
-        {"encoder_weights_file": "x.pt", "encoder_weights_sha256": "0" * 63},
-    ],
-)
-def test_file_and_digest_go_together_and_without_a_name(values: dict[str, Any]) -> None:
-    with pytest.raises(pydantic.ValidationError, match="encoder_weights"):
-        config_of(**values)
