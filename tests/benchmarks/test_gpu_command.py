@@ -1,4 +1,4 @@
-"""The command as a person types it, on the CPU: rows appear one by one, and a run that was cut off goes on."""
+"""`benchmarks.gpu` as a user runs it, on the CPU: rows appear one by one, and an interrupted run resumes."""
 
 import subprocess
 import sys
@@ -18,11 +18,10 @@ def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-def test_without_dali_and_beyond_its_time_a_run_keeps_what_it_has(tmp_path: Path) -> None:
-    """Rows that need DALI are left out; a row that meets the limit is lost and no other."""
+def test_time_limit_drops_one_row_and_missing_dali_skips_rows(tmp_path: Path) -> None:
     hidden = "import benchmarks.gpu as gpu, sys; gpu.dali_version = lambda: None; sys.exit(gpu.main())"
-    asked = ["--work", str(tmp_path), "--quick", "--device", "cpu", "--rows", "bf16,channels_last,dali-png,dali-jpeg"]
-    command = [sys.executable, "-c", hidden, *asked]
+    options = ["--work", str(tmp_path), "--quick", "--device", "cpu", "--rows", "bf16,channels_last,dali-png,dali-jpeg"]
+    command = [sys.executable, "-c", hidden, *options]
     cut = subprocess.run([*command, "--minutes", "0.0001"], cwd=ROOT, capture_output=True, text=True, timeout=500)
     assert "dropped at the time limit" in cut.stdout and "1 rows remain" in cut.stdout and cut.returncode == 1
     whole = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
@@ -33,7 +32,7 @@ def test_without_dali_and_beyond_its_time_a_run_keeps_what_it_has(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_shipped_step_is_taken_apart(tmp_path: Path) -> None:
+def test_parts_of_a_shipped_step_are_timed(tmp_path: Path) -> None:
     done = run("--work", tmp_path, "--quick", "--device", "cpu", "--rows", "shipped")
     assert done.returncode == 0, done.stderr[-3000:]
     rows = read_rows(tmp_path / "quick-rows.jsonl")
@@ -44,9 +43,9 @@ def test_shipped_step_is_taken_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_quick_run_on_the_cpu_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
-    asked = ("--work", tmp_path, "--quick", "--device", "cpu", "--rows", "plain,bf16,channels_last")
-    first = run(*asked)
+def test_interrupted_quick_run_on_the_cpu_resumes(tmp_path: Path) -> None:
+    options = ("--work", tmp_path, "--quick", "--device", "cpu", "--rows", "plain,bf16,channels_last")
+    first = run(*options)
     assert first.returncode == 0, first.stderr[-3000:]
     path = tmp_path / "quick-rows.jsonl"
     rows = read_rows(path)
@@ -60,7 +59,7 @@ def test_quick_run_on_the_cpu_goes_on_where_it_was_cut_off(tmp_path: Path) -> No
     assert rows[0]["gb_per_image"] < rows[2]["gb_per_image"]
     assert of_device(rows, None) == []
     path.write_bytes(path.read_bytes()[:-100])
-    again = run(*asked)
+    again = run(*options)
     assert again.returncode == 0 and "2 of 3 rows exist" in again.stdout
     assert [row["way"] for row in read_rows(path)] == ["bf16", "channels_last", "plain"]
     assert read_rows(path)[:2] == rows[:2]

@@ -1,4 +1,4 @@
-"""What the GPU did, from a trace; and the batch that fits."""
+"""Kernels of a trace, and the largest batch that fits."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from benchmarks.gpu_kernels import Interval, idle_share, intervals, shares_by_na
 
 
 @pytest.mark.parametrize(
-    ("ran", "idle"),
+    ("spans", "idle"),
     [
         ([(0, 1)], 0.0),
         ([(0, 1), (1, 2)], 0.0),
@@ -21,14 +21,15 @@ from benchmarks.gpu_kernels import Interval, idle_share, intervals, shares_by_na
         ([(0, 10), (2, 3), (12, 20)], 0.1),
     ],
 )
-def test_idle_is_the_time_in_which_no_stream_runs_anything(ran: list[tuple[float, float]], idle: float) -> None:
-    made = [Interval("kernel", start, end) for start, end in ran]
-    assert idle_share(made) == pytest.approx(idle)
-    ticks = [any(start <= tick / 100 < end for start, end in ran) for tick in range(int(100 * max(e for _, e in ran)))]
-    assert idle_share(made) == pytest.approx(1 - sum(ticks) / len(ticks), abs=0.01)
+def test_idle_time_is_the_time_in_which_no_stream_is_busy(spans: list[tuple[float, float]], idle: float) -> None:
+    kernels = [Interval("kernel", start, end) for start, end in spans]
+    assert idle_share(kernels) == pytest.approx(idle)
+    times = [tick / 100 for tick in range(int(100 * max(end for _, end in spans)))]
+    ticks = [any(start <= time < end for start, end in spans) for time in times]
+    assert idle_share(kernels) == pytest.approx(1 - sum(ticks) / len(ticks), abs=0.01)
 
 
-def test_only_what_ran_on_the_gpu_counts() -> None:
+def test_only_gpu_events_count() -> None:
     events: list[dict[str, Any]] = [
         {"ph": "X", "cat": "kernel", "name": "conv", "ts": 1_000_000.0, "dur": 500_000.0},
         {"ph": "X", "cat": "gpu_memcpy", "name": "copy", "ts": 2_000_000, "dur": 250_000},
@@ -39,9 +40,9 @@ def test_only_what_ran_on_the_gpu_counts() -> None:
     assert intervals(events) == [Interval("conv", 1.0, 1.5), Interval("copy", 2.0, 2.25)]
 
 
-def test_kernels_are_told_by_their_share_the_largest_first() -> None:
-    ran = [Interval("a", 0, 1), Interval("b", 1, 4), Interval("a", 4, 5)]
-    assert shares_by_name(ran) == [("b", 0.6), ("a", 0.4)]
+def test_kernels_are_listed_by_their_share_the_largest_first() -> None:
+    kernels = [Interval("a", 0, 1), Interval("b", 1, 4), Interval("a", 4, 5)]
+    assert shares_by_name(kernels) == [("b", 0.6), ("a", 0.4)]
 
 
 def linear(batch: int) -> float:
@@ -65,17 +66,17 @@ def walled(batch: int) -> float:
 def test_batch_fits_and_is_nearly_the_largest(share: Callable[[int], float], most: int) -> None:
     tried: list[int] = []
 
-    def noted(batch: int) -> float:
+    def recorded_share(batch: int) -> float:
         tried.append(batch)
         return share(batch)
 
-    found = fitting_batch(noted, 0.7, most)
+    batch = fitting_batch(recorded_share, 0.7, most)
     best = max(batch for batch in range(1, most + 1) if share(batch) <= 0.7)
-    assert share(found) <= 0.7 and found <= best
-    assert found >= best - max(0, best // 16)
+    assert share(batch) <= 0.7 and batch <= best
+    assert batch >= best - max(0, best // 16)
     assert len(tried) < 12
 
 
-def test_network_of_which_not_one_image_fits_is_an_error() -> None:
+def test_network_too_large_for_a_single_image_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="one image takes 90% of the GPU's memory, more than 70%"):
         fitting_batch(lambda batch: 0.9 * batch, 0.7, 8)

@@ -27,10 +27,10 @@ def row(network: str, size: int, way: str, rate: float, **values: Any) -> Row:
 
 @pytest.fixture
 def rows() -> list[Row]:
-    made = [row(NETWORK, SIZE, way, rate) for way, rate in RATES.items()]
-    made[0] |= {"gflop_per_image": 100.0, "roofline_images_per_s": 40.0}
-    made[1] |= TRACED
-    return [*made, row(LOADER, 512, "dali-png", 3000.0), row(LOADER, 512, "plain-png", 1000.0)]
+    trained = [row(NETWORK, SIZE, way, rate) for way, rate in RATES.items()]
+    trained[0] |= {"gflop_per_image": 100.0, "roofline_images_per_s": 40.0}
+    trained[1] |= TRACED
+    return [*trained, row(LOADER, 512, "dali-png", 3000.0), row(LOADER, 512, "plain-png", 1000.0)]
 
 
 def lines_of(text: str, start: str) -> list[list[str]]:
@@ -43,7 +43,7 @@ def test_missing_rows_have_no_line_in_the_tables_and_are_listed_in_one_sentence(
     assert tables([]) == "No GPU has been measured yet.\n"
     text = tables(rows)
     body = [line for line in lines_of(text, "") if line[0] != "---"]
-    targets = [line for line in body if "at least" in line[3:4][0]]
+    targets = [line for line in body if "at least" in line[3]]
     networks = [line for line in body if line[0].startswith("(") and line not in targets]
     loaders = [line for line in body if line[0].startswith(("png", "jpeg"))]
     assert [len(each) for each in (targets, networks, loaders)] == [4, len(WAYS), 1]
@@ -61,7 +61,7 @@ def test_page_holds_the_tables_of_the_rows_in_the_repository() -> None:
     assert replaced(page, tables(measured)) == page, "run python -m benchmarks.gpu_report"
 
 
-def test_shares_are_those_of_peak_roofline_and_synthetic_rate(rows: list[Row]) -> None:
+def test_tables_show_shares_of_peak_roofline_and_synthetic_rate(rows: list[Row]) -> None:
     text = tables(rows)
     (better,) = lines_of(text, "(b', c)")
     assert better[1:] == ["120.0", "12", "1.2 %", "60.0 %", "", "3.0 %", "55.5 GB"]
@@ -115,7 +115,7 @@ def test_rows_of_a_cpu_or_of_another_card_are_not_shown(rows: list[Row]) -> None
     assert of_device([*rows, cpu], "CPU (x86_64)") == []
 
 
-def test_a_card_without_known_peaks_has_rates_alone(rows: list[Row]) -> None:
+def test_card_without_known_peaks_has_rates_but_no_shares(rows: list[Row]) -> None:
     peaks = {"peak_half_tflops", "roofline_images_per_s"}
     bare = [{key: value for key, value in each.items() if key not in peaks} for each in rows]
     (better,) = lines_of(tables(bare), "(b', c)")

@@ -1,4 +1,4 @@
-"""What operators cost: against counts by hand, against torch's own counter, and against what groups cost one by one."""
+"""Costs of operators, compared with counts by hand, with torch's counter, and with separate convolutions for groups."""
 
 import math
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 
-# One TFLOP/s of each type and one GB/s, so that times can be read off.
+# Round peaks, so that durations can be computed by hand.
 CARD = Card(half=1.0, tf32=0.5, float32=0.25, bandwidth=1.0, source="none")
 FLOAT = 4
 
 
 def traced(step: Callable[[], object]) -> dict[str, Operator]:
-    """The operators of a step, by name; each may come once."""
+    """Return the operators of a step by name; each must occur once."""
     operators = trace(step)
     assert len({each.name for each in operators}) == len(operators)
     return {each.name: each for each in operators}
 
 
-def test_product_of_matrices_reads_both_and_writes_one() -> None:
+def test_matrix_product_reads_both_matrices_and_writes_one() -> None:
     a, b = torch.ones(3, 5), torch.ones(5, 7)
     (product,) = traced(lambda: a @ b).values()
     assert (product.name, product.flops) == ("mm", 2 * 3 * 5 * 7)
@@ -51,7 +51,7 @@ def test_product_of_matrices_reads_both_and_writes_one() -> None:
         (lambda x, y: float(x.sum()), 1.05),
     ],
 )
-def test_bytes_are_what_is_read_and_what_is_written(step: Callable[..., Any], values: float) -> None:
+def test_bytes_count_reads_and_writes(step: Callable[..., Any], values: float) -> None:
     x, y = torch.ones(4, 5), torch.ones(4, 5)
     operators = trace(lambda: step(x, y))
     # zeros_like may be one operator that reads nothing, or two.
@@ -59,13 +59,13 @@ def test_bytes_are_what_is_read_and_what_is_written(step: Callable[..., Any], va
     assert total_flops(operators) == 0
 
 
-def test_expanded_tensor_is_read_as_it_lies_in_memory() -> None:
+def test_expanded_tensor_counts_its_size_in_memory() -> None:
     row, matrix = torch.ones(1, 50), torch.ones(40, 50)
     (add,) = trace(lambda: row.expand(40, 50) + matrix)
     assert add.bytes == FLOAT * (50 + 2 * 40 * 50)
 
 
-def test_type_decides_which_peak_holds() -> None:
+def test_operator_has_the_data_type_of_its_inputs() -> None:
     a, short = torch.ones(8, 8), torch.ones(8, 8, dtype=torch.bfloat16)
     (half,) = trace(lambda: short @ short)
     (whole,) = trace(lambda: a @ a)
@@ -74,19 +74,19 @@ def test_type_decides_which_peak_holds() -> None:
 
 
 @pytest.mark.parametrize(("transposed", "stride"), [(False, 1), (False, 2), (True, 2)])
-def test_groups_cost_what_they_cost_as_convolutions_of_their_own(transposed: bool, stride: int) -> None:
+def test_grouped_convolution_costs_as_much_as_separate_ones(transposed: bool, stride: int) -> None:
     convolve: Any = F.conv_transpose2d if transposed else F.conv2d
     image, count = torch.randn(2, 8, 12, 10), 4
     weight = torch.randn(8, 3, 3, 3) if transposed else torch.randn(12, 2, 3, 3)
 
     def whole() -> None:
-        given, kernel = image.clone().requires_grad_(), weight.clone().requires_grad_()
-        convolve(given, kernel, stride=stride, groups=count).sum().backward()
+        leaf, kernel = image.clone().requires_grad_(), weight.clone().requires_grad_()
+        convolve(leaf, kernel, stride=stride, groups=count).sum().backward()
 
     def single() -> None:
-        for part, kernel in zip(image.chunk(count, 1), weight.chunk(count, 0), strict=True):
-            given, leaf = part.clone().requires_grad_(), kernel.clone().requires_grad_()
-            convolve(given, leaf, stride=stride).sum().backward()
+        for group, weights in zip(image.chunk(count, 1), weight.chunk(count, 0), strict=True):
+            leaf, kernel = group.clone().requires_grad_(), weights.clone().requires_grad_()
+            convolve(leaf, kernel, stride=stride).sum().backward()
 
     assert total_flops(trace(whole)) == total_flops(trace(single)) > 0
     (forward,) = [each for each in trace(lambda: convolve(image, weight, stride=stride, groups=count)) if each.flops]
@@ -108,7 +108,7 @@ def network() -> torch.nn.Module:
     )
 
 
-def test_step_without_groups_has_the_operations_that_torch_counts() -> None:
+def test_step_without_groups_matches_torchs_counter() -> None:
     model, image = network(), torch.randn(2, 3, 16, 16)
 
     def step() -> None:
@@ -124,10 +124,10 @@ def test_optimizer_is_counted(fused: bool) -> None:
     parameter = torch.nn.Parameter(torch.ones(1000))
     optimizer = torch.optim.Adam([parameter], fused=fused)
     parameter.grad = torch.ones(1000)
-    optimizer.step()  # makes its state
+    optimizer.step()  # creates its state
     moved = sum(each.bytes for each in trace(optimizer.step))
-    # Parameter, gradient and two moments are read, parameter and moments written; torch notes the gradient as written
-    # too, because it may be unscaled in place. Without the fused kernel there are about as many passes again.
+    # Parameter, gradient and two moments are read; parameter and moments are written. torch also marks the gradient as
+    # written, because it may be unscaled in place. Without the fused kernel there are several times as many passes.
     assert FLOAT * 7000 <= moved <= FLOAT * (8100 if fused else 40_000)
 
 
@@ -136,8 +136,10 @@ def test_optimizer_is_counted(fused: bool) -> None:
     [("se_resnext50_32x4d", 654, 258), ("resnet34", None, 745 / 4)],
     ids=lambda each: str(each),
 )
-def test_roofline_of_a_network_is_about_what_others_have_found(encoder: str, rate: int | None, gflop: float) -> None:
-    """Counted without a device, at 512 px: the step of an H100, whose bf16 bound others put at 654 images/s."""
+def test_roofline_of_a_network_is_close_to_an_independent_estimate(
+    encoder: str, rate: int | None, gflop: float
+) -> None:
+    """The step at 512 px is traced without a device; the independent bf16 bound on an H100 is 654 images/s."""
     batch = 4
     with FakeTensorMode():
         model = build_model(ModelConfig(encoder=encoder), pretrained=False).train()
@@ -153,11 +155,11 @@ def test_roofline_of_a_network_is_about_what_others_have_found(encoder: str, rat
         operators = trace(step)
     assert total_flops(operators) / batch / 1e9 == pytest.approx(gflop, rel=0.02)
     if rate is not None:
-        found = batch / roofline_seconds(operators, CARDS["NVIDIA H100 80GB HBM3"])
-        assert found == pytest.approx(rate, rel=0.15)
+        bound = batch / roofline_seconds(operators, CARDS["NVIDIA H100 80GB HBM3"])
+        assert bound == pytest.approx(rate, rel=0.15)
 
 
-def test_operator_takes_the_longer_of_its_two_limits_and_a_step_all_of_them() -> None:
+def test_operator_takes_the_larger_of_its_limits_and_a_step_their_sum() -> None:
     compute = Operator("mm", flops=3 * 10**12, bytes=10**9, dtype=torch.bfloat16)
     memory = Operator("add", flops=0, bytes=2 * 10**9, dtype=torch.float32)
     assert compute.seconds(CARD) == 3.0 and memory.seconds(CARD) == 2.0
@@ -167,14 +169,13 @@ def test_operator_takes_the_longer_of_its_two_limits_and_a_step_all_of_them() ->
     assert whole.seconds(CARD, tf32=True) == 2.0 and whole.seconds(CARD, tf32=False) == 4.0
 
 
-def test_cards_peaks_are_without_sparsity_and_each_has_a_source() -> None:
+def test_peaks_of_cards_exclude_sparsity_and_have_a_source() -> None:
     for name, card in CARDS.items():
         assert name.startswith("NVIDIA ") and "data sheet" in card.source
-        # A tensor core does half-precision products twice as fast as TF32's, and these faster than float32 units do.
+        # Tensor cores compute half-precision products twice as fast as TF32, and TF32 faster than float32 units.
         assert math.isclose(card.half, 2 * card.tf32, rel_tol=0.02) and card.tf32 > card.float32
     assert card_of("NVIDIA H100 80GB HBM3") is CARDS["NVIDIA H100 80GB HBM3"]
     assert card_of("NVIDIA H100 80GB HBM3 MIG 1g.10gb") is None
-    given = card_of("something", "100,50,10,900")
-    assert given is not None and (given.half, given.tf32, given.float32, given.bandwidth) == (100, 50, 10, 900)
+    assert card_of("something", "100,50,10,900") == Card(100, 50, 10, 900, "given by hand")
     with pytest.raises(ValueError):
         card_of("something", "100,50")

@@ -1,4 +1,4 @@
-"""The arithmetic of docs/scaling.md, against rings that are walked step by step, and the page itself."""
+"""Arithmetic of docs/scaling.md, compared with simulated rings, and the tables of the page."""
 
 import math
 from dataclasses import replace
@@ -25,23 +25,23 @@ from benchmarks.scaling import (
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
-# A byte a second within a node, a tenth of it across, and no wait for a message.
+# One byte per second within a node, a tenth of that across nodes, and no latency.
 SLOW = Interconnect("slow", 1.0, 0.1, 0.0, 0.0, 1.0)
 ASSUMED = Assumptions()
 
 
 @pytest.mark.parametrize(("encoder", "millions"), [("se_resnext50_32x4d", 34.5), ("se_resnext101_32x4d", 55.9)])
-def test_parameters_are_those_of_the_networks(encoder: str, millions: float) -> None:
+def test_parameters_of_the_networks_are_counted(encoder: str, millions: float) -> None:
     assert unet_parameters(encoder) / 1e6 == pytest.approx(millions, abs=0.05)
     assert 0.5 < encoder_parameters(encoder) / unet_parameters(encoder) < 1
 
 
-def test_published_classifier_has_the_parameters_that_papers_give() -> None:
+def test_published_classifier_has_its_published_number_of_parameters() -> None:
     assert published()[0].network.parameters == pytest.approx(48.96e6, rel=1e-3)
 
 
 def walked_ring(values: list[list[float]]) -> int:
-    """Reduce chunk by chunk around a ring, one message a rank and round; return the rounds that it took."""
+    """Reduce chunk by chunk around a ring, with one message per rank and round; return the number of rounds."""
     count = len(values)
     rounds = 0
     for adds in (True, False):
@@ -57,16 +57,16 @@ def walked_ring(values: list[list[float]]) -> int:
 
 
 @pytest.mark.parametrize("world", [2, 3, 8])
-def test_ring_sends_the_chunks_that_the_formula_counts(world: int) -> None:
+def test_ring_sends_as_many_chunks_as_the_formula_counts(world: int) -> None:
     values = [[float(10 * rank + chunk) for chunk in range(world)] for rank in range(world)]
     expected = [sum(10 * rank + chunk for rank in range(world)) for chunk in range(world)]
     rounds = walked_ring(values)
     assert values == [expected] * world
-    # A round takes as long as a chunk, which is the whole divided by the ranks.
+    # A round sends one chunk, which is the whole divided by the number of ranks.
     assert all_reduce_s(1.0, world, SLOW) == pytest.approx(rounds / world)
 
 
-def test_nodes_exchange_each_gpus_share_over_its_own_card() -> None:
+def test_across_nodes_each_gpu_reduces_its_share_over_its_own_card() -> None:
     size, nodes = 800.0, 4
     within = walked_ring([[1.0] * 8 for _ in range(8)]) * (size / 8)
     across = walked_ring([[1.0] * nodes for _ in range(nodes)]) * (size / 8 / nodes / 0.1)
@@ -76,13 +76,13 @@ def test_nodes_exchange_each_gpus_share_over_its_own_card() -> None:
     assert all_reduce_s(size, 32, half) == pytest.approx(2 * (within + across))
 
 
-def test_messages_wait_even_when_they_are_empty() -> None:
+def test_empty_messages_have_latency_too() -> None:
     wires = replace(SLOW, within_latency=2.0, across_latency=3.0)
     assert all_reduce_s(0.0, 64, wires) == 2 * 7 * 2.0 + 2 * 7 * 3.0
 
 
 def walked_exposed(buckets: int, backward: float, each: float) -> float:
-    """Simulate a backward pass and its reductions in small ticks."""
+    """Simulate a backward pass and its reductions in small time steps; return the exposed seconds."""
     tick, now, running, done, ready = 1e-4, 0.0, 0.0, 0, 0
     while done < buckets:
         now += tick
@@ -97,34 +97,34 @@ def walked_exposed(buckets: int, backward: float, each: float) -> float:
 
 
 @pytest.mark.parametrize("reduction", [0.01, 0.2, 0.3])
-def test_what_is_not_hidden_is_what_outlasts_the_backward_pass(reduction: float) -> None:
-    """Five buckets of one byte: a bucket takes the time that is asked for."""
+def test_exposed_time_is_that_after_the_backward_pass(reduction: float) -> None:
+    """There are five buckets of one byte; reducing one takes `reduction` seconds."""
     wires = Interconnect("test", 1 / reduction, 1.0, 0.0, 0.0, 1.0)
     assumed = Assumptions(gradient_bytes=1, bucket=1, backward=0.5)
     network = Network("test", 5, 4, 2.0)  # a step of two seconds, of which the backward pass is one
     one = all_reduce_s(1.0, 2, wires)
     assert one == pytest.approx(reduction)
-    found = exposed_s(network, 2, wires, assumed)
-    assert found == pytest.approx(walked_exposed(5, 1.0, one), abs=5e-3)
-    assert found >= one - 1e-12, "the last bucket is never hidden"
+    exposed = exposed_s(network, 2, wires, assumed)
+    assert exposed == pytest.approx(walked_exposed(5, 1.0, one), abs=5e-3)
+    assert exposed >= one - 1e-12, "the last bucket is never hidden"
 
 
-def test_speed_up_falls_with_slower_wires_and_never_passes_the_number_of_gpus() -> None:
+def test_speed_up_decreases_with_bandwidth_and_stays_below_the_number_of_gpus() -> None:
     network = Network("test", 34_500_000, 16, 654.0)
-    alone = [speedup(network, world, H100, ASSUMED) for world in (1, 8, 64, 1024)]
-    assert alone[0] == 1
-    assert all(found < world for found, world in zip(alone[1:], (8, 64, 1024), strict=True))
+    speedups = [speedup(network, world, H100, ASSUMED) for world in (1, 8, 64, 1024)]
+    assert speedups[0] == 1
+    assert all(value < world for value, world in zip(speedups[1:], (8, 64, 1024), strict=True))
     slow = replace(H100, across=H100.across / 100)
-    assert speedup(network, 1024, slow, ASSUMED) < 0.5 * alone[3]
+    assert speedup(network, 1024, slow, ASSUMED) < 0.5 * speedups[3]
     assert speedup(network, 1024, slow, Assumptions(gradient_bytes=2)) > speedup(network, 1024, slow, ASSUMED)
 
 
-def test_model_is_an_upper_bound_of_what_was_published() -> None:
+def test_model_is_an_upper_bound_of_published_figures() -> None:
     for each in published():
         assert each.speedup <= speedup(each.network, 8, A100, ASSUMED) < 8
 
 
-def test_page_holds_the_tables_that_the_script_prints() -> None:
+def test_page_contains_the_tables_that_the_script_prints() -> None:
     page = PAGE.read_text()
     for table in sections(BATCH, H100, markdown):
         assert table in page, "run python -m benchmarks.scaling --markdown"
