@@ -12,6 +12,7 @@ from tiny_runs import ALONE, Trained, image
 from tiny_state import save
 from torch.optim.swa_utils import update_bn
 
+from pneumo_dist import __version__
 from pneumo_dist.config.ensemble import MemberConfig
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.build import build_model
@@ -46,6 +47,7 @@ def test_checkpoint_is_the_mean_with_statistics_of_the_training_films(trained: T
     path = averaged_checkpoint(MEMBER, trained_fold, tmp_path / "new/averaged", trained.shards, ALONE)
     averaged, files = load_checkpoint(path), trained_fold.files(MEMBER)
     states = [load_checkpoint(file.path) for file in files]
+    assert averaged["version"] == __version__
     assert averaged["parts"] == [file.path.name for file in files] and len(files) == 2
     assert averaged["lineage"] == states[0]["lineage"] and averaged["fold"] == 0 and averaged["averaged"] is None
 
