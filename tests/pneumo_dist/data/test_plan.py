@@ -108,6 +108,10 @@ def test_without_a_rate_every_film_comes_once() -> None:
     assert sorted(plan.order(4)) == sorted(plan.split.train)
 
 
+def test_one_positive_film_is_enough_for_a_rate() -> None:
+    assert plan_of(1, 40, sample_rate=0.1).length(0) == 10
+
+
 def test_rate_without_a_positive_film_takes_every_film() -> None:
     assert sorted(plan_of(0, 9, sample_rate=0.5).order(0)) == sorted(plan_of(0, 9).split.train)
 

@@ -9,14 +9,18 @@ import pytest
 import torch
 from damage import flip_bit
 from tiny_runs import ALONE, Trained, image
+from tiny_state import save
 from torch.optim.swa_utils import update_bn
 
+from pneumo_dist import __version__
 from pneumo_dist.config.ensemble import MemberConfig
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict.average import average_weights, averaged_checkpoint
 from pneumo_dist.predict.ensemble import find_trained_folds
 from pneumo_dist.runs.checkpoint import load_checkpoint, weights_of
+from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
+from shards.dataset.table import Shards
 from shards.errors import InputError
 
 MEMBER = MemberConfig(experiment="plain", average="weights", folds=(0,))
@@ -40,9 +44,10 @@ def test_mean_is_taken_in_float64_and_counters_are_the_firsts() -> None:
 
 def test_checkpoint_is_the_mean_with_statistics_of_the_training_films(trained: Trained, tmp_path: Path) -> None:
     (trained_fold,) = find_trained_folds(MEMBER, trained.runs, [])
-    path = averaged_checkpoint(MEMBER, trained_fold, tmp_path, trained.shards, ALONE)
+    path = averaged_checkpoint(MEMBER, trained_fold, tmp_path / "new/averaged", trained.shards, ALONE)
     averaged, files = load_checkpoint(path), trained_fold.files(MEMBER)
     states = [load_checkpoint(file.path) for file in files]
+    assert averaged["version"] == __version__
     assert averaged["parts"] == [file.path.name for file in files] and len(files) == 2
     assert averaged["lineage"] == states[0]["lineage"] and averaged["fold"] == 0 and averaged["averaged"] is None
 
@@ -67,7 +72,10 @@ def test_checkpoint_is_the_mean_with_statistics_of_the_training_films(trained: T
 
 def test_existing_average_of_the_same_parts_is_reused(trained: Trained, tmp_path: Path) -> None:
     (trained_fold,) = find_trained_folds(MEMBER, trained.runs, [])
+    save(tmp_path, 99)
+    (tmp_path / ".step-00000099.abc.tmp").write_bytes(b"part")
     path = averaged_checkpoint(MEMBER, trained_fold, tmp_path, trained.shards, ALONE)
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, "last"}
     stamp, parts = path.stat().st_mtime_ns, load_checkpoint(path)["parts"]
     assert averaged_checkpoint(MEMBER, trained_fold, tmp_path, None, ALONE) == path
     assert path.stat().st_mtime_ns == stamp
@@ -77,10 +85,15 @@ def test_existing_average_of_the_same_parts_is_reused(trained: Trained, tmp_path
     assert [each.name for each in tmp_path.glob("step-*")] == [other.name]
 
 
-def test_other_or_missing_training_films_are_refused(trained: Trained, tmp_path: Path) -> None:
+def test_other_or_missing_training_films_are_refused(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (trained_fold,) = find_trained_folds(MEMBER, trained.runs, [])
-    with pytest.raises(InputError, match=r"'python -m pneumo_dist average' with their --shards"):
-        averaged_checkpoint(MEMBER, trained_fold, tmp_path, None, ALONE)
+    only_test = Shards(trained.shards.folder)
+    monkeypatch.setattr(only_test, "indices", lambda *splits: np.zeros(0, np.int64))
+    for shards in (None, only_test):
+        with pytest.raises(InputError, match=r"'python -m pneumo_dist average' with their --shards"):
+            averaged_checkpoint(MEMBER, trained_fold, tmp_path, shards, ALONE)
     runs = tmp_path / "runs"
     shutil.copytree(trained.runs, runs, symlinks=True)
     (runs / "plain/fold0").rename(runs / "plain/fold2")
@@ -97,4 +110,15 @@ def test_damaged_part_is_an_input_error(trained: Trained, tmp_path: Path) -> Non
     damaged = min(trained_fold.files(MEMBER), key=lambda file: file.step)
     flip_bit(damaged.path)
     with pytest.raises(InputError, match=f"{damaged.path.name}: damaged"):
+        averaged_checkpoint(MEMBER, trained_fold, tmp_path / "out", trained.shards, ALONE)
+
+
+def test_part_of_another_network_is_named(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)
+    (trained_fold,) = find_trained_folds(MEMBER, tmp_path / "runs", [])
+    part = min(trained_fold.files(MEMBER), key=lambda file: file.step)
+    state = load_checkpoint(part.path)
+    state["model"].popitem()
+    changed = CheckpointFolder(part.path.parent).save(part.step, state)
+    with pytest.raises(InputError, match=changed.path.name):
         averaged_checkpoint(MEMBER, trained_fold, tmp_path / "out", trained.shards, ALONE)

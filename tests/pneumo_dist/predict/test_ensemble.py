@@ -31,6 +31,10 @@ def test_best_top_k_and_last_follow_the_history(trained: Trained) -> None:
     assert steps(trained) == steps(trained, top_k=5) == ranked
     assert steps(trained, checkpoints="best") == steps(trained, top_k=1) == ranked[:1]
     assert steps(trained, checkpoints="last") == [max(ranked)]
+    member = MemberConfig(experiment="plain", folds=(0,))
+    (trained_fold,) = find_trained_folds(member, trained.runs, [])
+    one = replace(trained_fold, stage=trained_fold.stage.model_copy(update={"top_k": 1}))
+    assert [file.step for file in one.files(member)] == ranked[:1]
     (early,) = steps(trained, stage="early")
     assert early == CheckpointFolder(trained.runs / "plain/fold0/early/checkpoints").files()[0].step
 
@@ -62,15 +66,34 @@ def test_missing_networks_are_input_errors(trained: Trained, member: dict[str, A
         trained.ensemble(members=[{"experiment": "plain", **member}])
 
 
+def test_folds_are_sorted_by_number_and_must_be_trained_alike(trained: Trained, tmp_path: Path) -> None:
+    config = (trained.runs / "plain/fold0/config.yaml").read_text()
+    for name in ("fold10", "fold2", "fold0", "fold2-copy"):
+        (tmp_path / "plain" / name).mkdir(parents=True)
+        (tmp_path / "plain" / name / "config.yaml").write_text(config)
+    member = MemberConfig(experiment="plain")
+    assert [fold.number for fold in find_trained_folds(member, tmp_path, [])] == [0, 2, 10]
+    assert '"seed":0' in config
+    (tmp_path / "plain/fold2/config.yaml").write_text(config.replace('"seed":0', '"seed":1'))
+    with pytest.raises(InputError, match="fold2: was trained with another seed"):
+        find_trained_folds(member, tmp_path, [])
+
+
 def test_members_must_have_the_same_input(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)
     other = Trained(trained.shards, tmp_path / "runs")
     both = [{"experiment": "plain"}, {"experiment": "head"}]
     assert other.ensemble(members=both).image_size == 64
-    for key, old, new in (("image_size", "64", "96"), ("std", "[0.229", "[0.3")):
+
+    def change(key: str, old: str, new: str) -> None:
         for fold in (0, 1):
             path = tmp_path / f"runs/head/fold{fold}/config.yaml"
             path.write_text(path.read_text().replace(f'"{key}":{old}', f'"{key}":{new}'))
+
+    change("eval_batch", "3", "2")
+    assert other.ensemble(members=both).eval_batch == 2, "the smallest"
+    change("image_size", "64", "96")
+    change("std", "[0.229", "[0.3")
     with pytest.raises(InputError, match=r"stage\.image_size is 64 in plain and 96 in head; set image_size"):
         other.ensemble(members=both)
     with pytest.raises(InputError, match=r"data\.std is .* in plain and .* in head"):

@@ -69,8 +69,8 @@ def test_settings_that_predictions_do_not_use_may_differ(tmp_path: Path, values:
 
 def test_reading_and_checkpoint_settings_are_those_of_the_config(tmp_path: Path) -> None:
     own = two_stages(
-        data={"loader": "torch", "threads": 7, "prefetch": 3},
-        stages=[STAGES[0], {**STAGES[1], "top_k": 1, "eval_batch": 2}],
+        data={"loader": "torch", "threads": 7, "prefetch": 3, "cache_dir": "/local", "channels_last": True},
+        stages=[STAGES[0], {**STAGES[1], "top_k": 1, "eval_batch": 2, "save_every": 9, "save_minutes": 2}],
     )
     experiment, stage = trained_experiment(folder_of(tmp_path, two_stages()), None, own)
     assert (experiment.data, stage) == (own.data, own.stages[1])
@@ -108,6 +108,7 @@ def test_stage_that_was_not_trained_is_named(tmp_path: Path) -> None:
         ),
         ({"stages": [STAGES[0], {**STAGES[1], "augment": {"hflip": 0.0}}]}, "stages.b.augment.hflip"),
         ({"stages": [STAGES[0], {**STAGES[1], "loss": {"dice": 9.0}}]}, "stages.b.loss.dice"),
+        ({"stages": STAGES[::-1]}, "order"),
     ],
 )
 def test_folds_of_different_settings_are_not_one_member(values: dict[str, Any], keys: str) -> None:

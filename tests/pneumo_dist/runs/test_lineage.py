@@ -14,6 +14,7 @@ from pneumo_dist.data.plan import split_fold
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.lineage import (
+    Ancestor,
     Lineage,
     check_same_run,
     check_unseen,
@@ -42,10 +43,10 @@ def lineage_of(shards: Shards, fold: int, second_fold: int | None = None) -> Lin
     return stage_lineage(replace(run, fold=second_fold), experiment.stages[1], lineage)
 
 
-def check(shards: Shards, wanted: Experiment, saved: Experiment | None = None) -> None:
+def check(shards: Shards, wanted: Experiment, saved: Experiment | None = None, stage: int = 0) -> None:
     lineage = lineage_of(shards, 0)
     state = {"experiment": (saved or two_stages()).model_dump(mode="json"), "lineage": lineage.to_plain()}
-    check_same_run(wanted, state, PATH, wanted.stages[0], lineage)
+    check_same_run(wanted, state, PATH, wanted.stages[stage], lineage)
 
 
 def test_unchanged_run_resumes(films: Shards) -> None:
@@ -200,6 +201,24 @@ def test_each_setting_of_a_recorded_stage_is_compared(films: Shards, key: str, v
     (entry,) = lineage_of(films, 0).to_plain()
     with pytest.raises(InputError, match=f"other {named};"):
         resumed_with([{**entry, key: value}], lineage_of(films, 0))
+
+
+def test_second_stage_is_compared_with_the_second(films: Shards) -> None:
+    check(films, two_stages({"global_batch": 16}), stage=1)
+    changed_second = experiment_of(FIRST, {**SECOND, "optim": {"lr": 0.7}}, name="exp")
+    with pytest.raises(InputError, match=r"trained with another optim\.lr;"):
+        check(films, changed_second, stage=1)
+
+
+def test_record_without_digests_of_all_films_is_read_with_empty_ones() -> None:
+    old: dict[str, Any] = {
+        "experiment": "exp",
+        "stage": "first",
+        "fold": 0,
+        "always_train": False,
+        "keys_sha256": "0" * 64,
+    }
+    assert Lineage((Ancestor(**old),)).to_plain() == [{**old, "films_sha256": "", "labels_sha256": ""}]
 
 
 def test_stage_that_the_saved_config_does_not_have_is_refused(films: Shards) -> None:

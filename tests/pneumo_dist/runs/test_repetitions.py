@@ -32,11 +32,21 @@ def test_stage_repeats_without_a_limit_or_never() -> None:
         ([[]], "a"),
         ([[0.0]], "a"),
         ([[0.5, 0.3], [0.4, 0.6]], "a-2"),
+        ([[0.3, 0.5], [0.4, 0.4]], "a"),
         ([[0.5], [0.6], [0.6]], "a-2"),
         ([[0.5], [0.4], [0.9]], "a"),
         ([[0.5], [0.7], []], "a-2"),
     ],
-    ids=["not trained", "not validated", "one", "two", "no gain", "no gain and then one", "unfinished"],
+    ids=[
+        "not trained",
+        "not validated",
+        "one",
+        "two",
+        "best epochs compared",
+        "no gain",
+        "no gain and then one",
+        "unfinished",
+    ],
 )
 def test_best_repetition_is_the_last_that_raised_the_score(
     tmp_path: Path, scores: list[list[float]], best: str

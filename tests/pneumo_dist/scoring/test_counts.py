@@ -79,3 +79,9 @@ def test_area_is_met_by_equality() -> None:
     film = (np.array([[200, 200, 0]], np.uint8), np.array([[1, 1, 0]], np.uint8))
     assert triplet_counts(stack([film]), Triplet(0.5, 2, 0.5)).dice.tolist() == [1.0]
     assert triplet_counts(stack([film]), Triplet(0.5, 3, 0.5)).dice.tolist() == [0.0]
+
+
+def test_one_pixel_makes_a_film_positive_or_called() -> None:
+    counts = PixelCounts(np.array([0, 1, 2]), np.array([0, 0, 1]), np.array([1, 0, 1]))
+    assert (counts.positive.tolist(), counts.called.tolist()) == ([True, False, True], [False, True, True])
+    assert len(counts) == 3

@@ -99,7 +99,7 @@ def test_best_triplet_separates_films_by_area_alone() -> None:
 def test_best_triplet_ties_go_to_the_lowest_top_the_largest_area_and_the_lowest_bottom() -> None:
     film = (np.array([[50, 200, 200, 200]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8))
     triplet, _ = best_triplet(stack([film]))
-    assert (level(triplet.top), triplet.area, level(triplet.bottom)) == (0, 4, 50)
+    assert triplet == Triplet(0.0, 4, 50 / 255)
 
 
 def test_top_is_searched_up_to_the_last_level_but_one() -> None:
@@ -126,3 +126,22 @@ def test_ties_of_the_search_for_sensitivity_go_to_the_lowest_top() -> None:
     triplet, best = best_triplet(stack([film]), specificity=0.5)
     assert (level(triplet.top), triplet.area, level(triplet.bottom)) == (0, 1, 0)
     assert best == pytest.approx(2 / 3)
+
+
+def test_a_later_top_with_a_better_dice_never_lowers_the_sensitivity() -> None:
+    empty = np.zeros((1, 4), np.uint8)
+    clear = (np.full((1, 4), 255, np.uint8), np.ones((1, 4), np.uint8))
+    faint = (np.array([[40, 40, 0, 0]], np.uint8), np.array([[1, 0, 1, 1]], np.uint8))
+    negatives = [(np.array([pixels], np.uint8), empty) for pixels in ([255, 255, 255, 0], [255, 0, 0, 0])]
+    triplet, best = best_triplet(stack([clear, faint, *negatives]), specificity=0.5)
+    assert (level(triplet.top), triplet.area) == (0, 2)
+    assert best == pytest.approx((1 + 0.4 + 0 + 1) / 4)
+    assert best_triplet(stack([clear, faint, *negatives]))[1] > best
+
+
+def test_specificity_is_not_missed_by_rounding() -> None:
+    positive = (np.array([[255, 0]], np.uint8), np.array([[1, 0]], np.uint8))
+    loud, quiet = ((np.array([pixels], np.uint8), np.zeros((1, 2), np.uint8)) for pixels in ([255, 255], [0, 0]))
+    assert (1 - 0.9) * 10 < 1
+    triplet, _ = best_triplet(stack([positive, loud, *[quiet] * 9]), specificity=0.9)
+    assert triplet.area == 1

@@ -122,6 +122,13 @@ def test_size_for_a_specificity_may_have_a_lower_dice(
     assert best_size(curve, components, specificity) == size != best_size(curve, components)
 
 
+def test_specificity_is_not_missed_by_rounding() -> None:
+    assert (1 - 0.9) * 10 < 1
+    components = [film_of([5], [5], 5), film_of([9], [0], 0), *[film_of([], [], 0)] * 9]
+    assert best_size(size_curve(components), components, 0.9) == 0
+    assert best_size(size_curve(components), components, 1.0) == 10
+
+
 def test_pixel_at_the_threshold_is_outside_of_the_component() -> None:
     components = film_components(np.array([[127, 51, 52]], np.uint8), np.ones((1, 3), np.uint8), 0.2)
     assert components.sizes.tolist() == [1, 1] and components.truth == 3

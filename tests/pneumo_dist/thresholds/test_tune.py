@@ -13,7 +13,9 @@ from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.file import summary_lines
 from pneumo_dist.thresholds.objective import Objective
-from pneumo_dist.thresholds.tune import prediction_histograms, tune
+from pneumo_dist.thresholds.refine import FilmComponents
+from pneumo_dist.thresholds.tune import film_measures, prediction_histograms, tune
+from pneumo_dist.thresholds.worth import given_up, plateau
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -67,6 +69,46 @@ def test_rules_are_compared_by_one_mean_whatever_they_are_tuned_for(films: Shard
         assert thresholds.objective == objective and thresholds.digest == predictions.digest
         for tuned in thresholds.rules.values():
             assert worth_of(predictions, tuned.rule) == pytest.approx((tuned.dice, tuned.called), abs=1e-12)
+
+
+@pytest.mark.parametrize("objective", [Objective(), Objective(prevalence=0.9)])
+def test_no_other_size_or_gate_is_better_for_the_objective(films: Shards, tmp_path: Path, objective: Objective) -> None:
+    predictions = store(films, tmp_path / "exp", specks=0.001, wrong=25, with_classes=True)
+    histograms, components = film_measures(predictions, ALONE, 0.5)
+    tuned = tune(predictions, histograms, objective, components)
+    rules = {name: tuned_rule.rule for name, tuned_rule in tuned.thresholds.rules.items()}
+    positive = np.array([film.truth > 0 for film in components])
+    weights = objective.film_weights(positive)
+
+    def value(rule: Rule) -> float:
+        return round(float(np.average(list(naive_dices(predictions, rule).values()), weights=weights)), 9)
+
+    triplet = rules["triplet"].triplet
+    sizes = {0, *(int(size) + 1 for film in components for size in film.sizes)}
+    gates = {0.0, *(row["class_probability"] for row in predictions.rows)}
+    assert value(rules["components"]) == max(value(Rule(Triplet(0.5, 0, 0.5), smallest_part=size)) for size in sizes)
+    assert value(rules["gate"]) == max(value(Rule(triplet, gate=gate)) for gate in gates)
+    assert tuned.thresholds.curve is not None and tuned.curve is not None
+    assert tuned.thresholds.curve.best == tuned.curve.best
+    assert tuned.given_up == given_up(histograms, triplet)
+    assert tuned.plateau == plateau(histograms, triplet, weights)
+
+
+def test_sensitivity_forbids_a_size_or_a_gate_that_empties_a_positive_film(films: Shards, tmp_path: Path) -> None:
+    predictions = store(films, tmp_path / "exp", wrong=25, with_classes=True)
+    positive = [row for row in predictions.rows if row["rle"] != "-1"]
+    negative = [row for row in predictions.rows if row["rle"] == "-1"]
+    for rows, values in ((positive, (0.1, *[0.9] * 5)), (negative, (0.05, *[0.2] * 5))):
+        for row, value in zip(rows, values, strict=True):
+            row["class_probability"] = value
+    components = [FilmComponents(np.array([7]), np.array([0]), 0)] * 6
+    components += [FilmComponents(np.array([size]), np.array([size]), size) for size in (5, 9, 9, 9, 9, 9)]
+    histograms = prediction_histograms(predictions, ALONE)
+    by_dice = tune(predictions, histograms, Objective(), components).thresholds.rules
+    assert by_dice["components"].rule.smallest_part == 8
+    by_sensitivity = tune(predictions, histograms, Objective(specificity=0.0), components).thresholds.rules
+    assert by_sensitivity["components"].rule.smallest_part == 0
+    assert by_sensitivity["gate"].rule.gate == 0.05
 
 
 @pytest.mark.parametrize("objective", [Objective(prevalence=0.1), Objective(specificity=0.8)])

@@ -63,7 +63,7 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, bad: str, part: str
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("row", ["1.2.840.3, nan", "1.2.840.3, empty", "scan, 5 3x", "scan, ?"])
+@pytest.mark.parametrize("row", ["1.2.840.3, nan", "1.2.840.3, empty", "scan, 5 3x", "scan, ?", "mask, 5 3x"])
 def test_a_bad_first_row_without_a_header_is_no_header(tmp_path: Path, row: str) -> None:
     with pytest.raises(InputError, match="line 1"):
         load_labels(write(tmp_path / "l.csv", f"{row}\n1.2.840.4, -1\n"))
@@ -102,8 +102,11 @@ def test_headers_are_headers_whatever_their_spelling(tmp_path: Path, header: str
     assert read(write(tmp_path / "l.csv", f"{header}\n{ROWS}")) == EXPECTED
 
 
-def test_columns_that_change_places_are_read_by_their_names(tmp_path: Path) -> None:
-    assert read(write(tmp_path / "l.csv", "EncodedPixels,ImageId\n5 3,a\n-1,b\n")) == {"a": ["5 3"], "b": ["-1"]}
+@pytest.mark.parametrize(
+    "mask", ["EncodedPixels", "Encoded pixel", "RLE", "RLE mask", "Mask (RLE)", "Mask", "Pixels", "Label"]
+)
+def test_columns_that_change_places_are_read_by_their_names(tmp_path: Path, mask: str) -> None:
+    assert read(write(tmp_path / "l.csv", f"{mask},ImageId\n5 3,a\n-1,b\n")) == {"a": ["5 3"], "b": ["-1"]}
 
 
 @pytest.mark.parametrize("header", ["Label,RLE", "Scan,Image"])
@@ -111,7 +114,7 @@ def test_columns_are_swapped_only_if_both_names_say_so(tmp_path: Path, header: s
     assert read(write(tmp_path / "l.csv", f"{header}\na,5 3\n")) == {"a": ["5 3"]}
 
 
-@pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", ""])
+@pytest.mark.parametrize("word", ["nan", "NaN", "NA", "n/a", "None", "null", ""])
 def test_a_mask_that_is_missing_in_the_first_row_is_no_header(tmp_path: Path, word: str) -> None:
     with pytest.raises(InputError, match="line 1"):
         load_labels(write(tmp_path / "l.csv", f"film,{word}\nother,-1\n"))
@@ -192,3 +195,8 @@ def test_an_id_that_nearly_matches_a_film_is_explained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"l\.csv line 2: no film is called 123: .*leading zeros"):
         match_labels(labels, ["000123", "000124"])
     assert match_labels(labels, ["000999"]) == labels, "ids without a film are checked later"
+
+
+def test_known_ids_and_ids_without_a_film_keep_their_names(tmp_path: Path) -> None:
+    labels = load_labels(write(tmp_path / "l.csv", "a.png,-1\n123,-1\nb.png,-1\n"))
+    assert match_labels(labels, ["a", "000123"], known={"a.png", "123"}) == labels
