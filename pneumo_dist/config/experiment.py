@@ -58,7 +58,7 @@ class DataConfig(Schema):
 
 
 class StageConfig(Schema):
-    """One stage of training. Each stage starts from the best checkpoint of the previous one."""
+    """One stage of training. Each stage starts from the best checkpoint of an earlier one."""
 
     name: Name
     """Name of the stage and of its folder."""
@@ -87,9 +87,12 @@ class StageConfig(Schema):
     """Also train on the films marked always_train."""
     freeze_encoder_epochs: Whole = 0
     """Number of first epochs in which the encoder, including its batch norms, is frozen."""
+    init_from: Literal["previous", "best_so_far"] = "previous"
+    """Checkpoint that the stage starts from: the best of the previous stage, or the best of all earlier stages, which
+    leaves out a stage without gain. The checkpoint that `init` names counts as that of an earlier stage."""
     repeat: Literal["until_no_gain"] | None = None
-    """until_no_gain: repeat the stage from its best checkpoint, as NAME-2, NAME-3, …, while the score improves; null
-    runs it once."""
+    """until_no_gain: repeat the stage from its best checkpoint, as NAME-2, NAME-3, …, while it scores higher than the
+    checkpoint that it started from; null runs it once."""
     optim: OptimConfig = OptimConfig()
     """Optimizer."""
     schedule: ScheduleConfig = ScheduleConfig()

@@ -1,4 +1,4 @@
-"""Training of one fold: its stages in order, each from the best checkpoint of the stage before it."""
+"""Training of one fold: its stages in order, each from the best checkpoint of an earlier stage."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -75,11 +75,15 @@ def _each_stage(
 
     `newest` returns the checkpoint that a stage resumes from.
     """
-    before, names = initial(run), [stage.name for stage in run.experiment.stages]
+    names = [stage.name for stage in run.experiment.stages]
+    previous = best = initial(run)
     for number, stage in enumerate(run.experiment.stages, 1):
-        before = _best_repetition(run, newest, visit, stage, before, names[number:])
-        if before is None:
+        before = best if stage.init_from == "best_so_far" else previous
+        previous = _best_repetition(run, newest, visit, stage, before, names[number:])
+        if previous is None:
             return
+        if best is None or previous.score > best.score:
+            best = previous
 
 
 def _best_repetition(
@@ -90,20 +94,27 @@ def _best_repetition(
     before: Trained | None,
     followers: Sequence[str],
 ) -> Trained | None:
-    """Visit a stage and its repetitions while they improve the score; return the best, or None without a history."""
+    """Visit a stage and its repetitions while each scores higher than the checkpoint that it started from.
+
+    Return the best of them, whether it scores higher than `before` or not, or None without a history.
+    """
     best: Trained | None = None
     for number, repetition in enumerate(repetitions(stage), 1):
         checkpoints = run.checkpoints(repetition.name)
         path = on_rank_0(run.ranks, partial(_path_of, newest, checkpoints))
         upcoming = [repetition_name(stage.name, number + 1), *followers]
-        start = find_start(run, stage, repetition, path and Path(path), best or before, upcoming)
+        started_from = best or before
+        start = find_start(run, stage, repetition, path and Path(path), started_from, upcoming)
         history = visit(repetition, start)
         if history is None:
             return None
         trained = Trained(checkpoints, history, start.lineage)
-        if best is not None and trained.score <= best.score:
+        has_gained = started_from is None or trained.score > started_from.score
+        if best is None or has_gained:
+            best = trained
+        # Version 0.5 repeated a stage even if its first run had gained nothing. Such a fold resumes as it began.
+        if not has_gained and not on_rank_0(run.ranks, lambda name=upcoming[0]: bool(run.checkpoints(name).files())):
             break
-        best = trained
     return best
 
 

@@ -18,8 +18,10 @@ from damage import empty, flip_bit, truncate
 from tensors import same
 from tools.equality import run_differences
 
+from pneumo_dist.config.ensemble import MemberConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.plan import EpochPlan, split_fold
+from pneumo_dist.predict.ensemble import TrainedFold
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted, Request, StopAgreement
 from pneumo_dist.runs import checkpoint, checkpoint_folder
@@ -27,7 +29,7 @@ from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, weights
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.logs import METRICS, read_epochs
-from pneumo_dist.runs.repetitions import best_repetition
+from pneumo_dist.runs.repetitions import best_repetition, best_score
 from pneumo_dist.train import fold as stages
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import check_resume, train_fold
@@ -207,6 +209,105 @@ def test_first_repetition_without_a_gain_is_the_last(films: Shards, tmp_path: Pa
     assert script.scores == [] and not (folder / "part1-3").exists()
     assert same(best_weights(folder / "part1"), script.starts["last"].weights)
     assert best_repetition(experiment.stages[0], folder).path == folder / "part1/checkpoints"
+
+
+def test_stage_that_gains_nothing_is_not_repeated(films: Shards, tmp_path: Path, script: Script) -> None:
+    """part1 scores at most what the stage before it scored, so part1-2 is not trained."""
+    before, (repeated, last) = {"name": "part0", "epochs": 1}, REPEATED
+    script.scores = [0.6, 0.5, 0.6, 0.1]
+    folder = train(tiny_experiment(before, repeated, last), films, tmp_path)
+    assert script.scores == []
+    assert {path.name for path in folder.iterdir()} == {"part0", "part1", "last", "config.yaml"}
+    assert same(best_weights(folder / "part1"), script.starts["last"].weights)
+
+
+def test_stage_that_an_earlier_version_repeated_without_gain_resumes_as_it_began(
+    films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 0.5 compared part1-2 with part1 alone, although part1 had gained nothing over part0."""
+    before, (repeated, last) = {"name": "part0", "epochs": 1}, REPEATED
+    experiment = tiny_experiment(before, repeated, last)
+    script.scores = [0.6, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5, 0.1]
+    with monkeypatch.context() as context:
+        context.setattr(
+            stages.Trained,
+            "score",
+            property(lambda each: 0.0 if "part0" in str(each.checkpoints) else best_score(each.history)),
+        )
+        folder = train(experiment, films, tmp_path)
+    assert script.scores == [] and (folder / "part1-3").exists()
+    assert same(best_weights(folder / "part1-2"), script.starts["last"].weights)
+    files = files_of(folder)
+    check_resume(FoldRun(experiment, 0, films, folder, ALONE))
+    train(experiment, films, tmp_path)
+    assert files_of(folder) == files
+
+
+@pytest.mark.parametrize(
+    ("scores", "starts"),
+    [
+        ([0.5, 0.6, 0.4, 0.7], {"b": "a", "c": "b", "d": "b"}),
+        ([0.5, 0.4, 0.3, 0.7], {"b": "a", "c": "a", "d": "a"}),
+        ([0.5, 0.5, 0.6, 0.7], {"b": "a", "c": "a", "d": "c"}),
+        ([0.5, 0.4, 0.45, 0.1], {"b": "a", "c": "a", "d": "a"}),
+    ],
+    ids=["c loses", "b and c lose", "b equals a", "c gains over b alone"],
+)
+def test_stage_without_gain_is_not_carried_on(
+    films: Shards, tmp_path: Path, script: Script, scores: list[float], starts: dict[str, str]
+) -> None:
+    """The lineage leaves out the stages that are not carried on, and a resumed run starts nothing again."""
+    experiment = tiny_experiment(
+        *({"name": name, "epochs": 1, "init_from": "best_so_far"} for name in ("a", "b", "c", "d"))
+    )
+    script.scores = list(scores)
+    folder = train(experiment, films, tmp_path)
+    assert script.starts["a"].weights is None
+    for stage, start in starts.items():
+        assert same(best_weights(folder / start), script.starts[stage].weights), stage
+    ancestors = [stage["stage"] for stage in load_checkpoint(folder / "d/checkpoints/last")["lineage"]]
+    line = ["d"]
+    while line[0] in starts:
+        line.insert(0, starts[line[0]])
+    assert ancestors == line
+    predicting = TrainedFold(experiment, experiment.stage("d"), 0, folder).files(MemberConfig(experiment="x"))
+    assert [file.path.parent.parent.name for file in predicting] == ["d"], "a member's stage predicts, gain or not"
+    files = files_of(folder)
+    check_resume(FoldRun(experiment, 0, films, folder, ALONE))
+    train(experiment, films, tmp_path)
+    assert files_of(folder) == files and script.scores == []
+
+
+def test_best_so_far_and_previous_can_be_mixed(films: Shards, tmp_path: Path, script: Script) -> None:
+    script.scores = [0.5, 0.4, 0.3, 0.45]
+    ways = {"a": "previous", "b": "previous", "c": "previous", "d": "best_so_far"}
+    given = [{"name": name, "epochs": 1, "init_from": way} for name, way in ways.items()]
+    folder = train(tiny_experiment(*given), films, tmp_path)
+    for stage, start in {"b": "a", "c": "b", "d": "a"}.items():
+        assert same(best_weights(folder / start), script.starts[stage].weights), stage
+
+
+def test_best_so_far_includes_the_checkpoint_of_init(films: Shards, tmp_path: Path, script: Script) -> None:
+    script.scores = [0.5, 0.4, 0.3]
+    first = train(tiny_experiment({"name": "main", "epochs": 1}, name="first"), films, tmp_path)
+    given = [{"name": name, "epochs": 1, "init_from": "best_so_far"} for name in ("a", "b")]
+    train(tiny_experiment(*given, name="second", init={"experiment": "first", "stage": "main"}), films, tmp_path)
+    for stage in ("a", "b"):
+        assert same(best_weights(first / "main"), script.starts[stage].weights)
+
+
+def test_best_so_far_of_a_repeated_stage_is_its_best_repetition(films: Shards, tmp_path: Path, script: Script) -> None:
+    """b-2 gains over b and b-3 does not; c gains nothing, so d starts from b-2 too."""
+    repeated = {"name": "b", "repeat": "until_no_gain"}
+    given = [
+        {"epochs": 1, "init_from": "best_so_far", **stage}
+        for stage in ({"name": "a"}, repeated, {"name": "c"}, {"name": "d"})
+    ]
+    script.scores = [0.3, 0.5, 0.6, 0.6, 0.2, 0.1]
+    folder = train(tiny_experiment(*given), films, tmp_path)
+    assert script.scores == []
+    for stage, start in {"b": "a", "b-2": "b", "b-3": "b-2", "c": "b-2", "d": "b-2"}.items():
+        assert same(best_weights(folder / start), script.starts[stage].weights), stage
 
 
 def test_stage_without_repeat_runs_once_from_the_best_checkpoint_before(
