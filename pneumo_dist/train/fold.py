@@ -113,7 +113,7 @@ def _best_repetition(
         if best is None or has_gained:
             best = trained
         # Version 0.5 repeated a stage even if its first run had gained nothing. Such a fold resumes as it began.
-        if not has_gained and not on_rank_0(run.ranks, lambda name=upcoming[0]: bool(run.checkpoints(name).files())):
+        if not has_gained and not on_rank_0(run.ranks, partial(_has_files, run.checkpoints(upcoming[0]))):
             break
     return best
 
@@ -121,6 +121,10 @@ def _best_repetition(
 def _path_of(newest: Callable[[CheckpointFolder], CheckpointFile | None], checkpoints: CheckpointFolder) -> str | None:
     file = newest(checkpoints)
     return None if file is None else str(file.path)
+
+
+def _has_files(checkpoints: CheckpointFolder) -> bool:
+    return bool(checkpoints.files())
 
 
 def _with_stages(experiment: Experiment, recorded: Mapping[str, StageConfig]) -> Experiment:

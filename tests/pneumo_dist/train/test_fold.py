@@ -33,7 +33,7 @@ from pneumo_dist.runs.repetitions import best_repetition, best_score
 from pneumo_dist.train import fold as stages
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import check_resume, train_fold
-from pneumo_dist.train.start import Start, find_start
+from pneumo_dist.train.start import Start, Trained, find_start
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
@@ -230,7 +230,7 @@ def test_stage_that_an_earlier_version_repeated_without_gain_resumes_as_it_began
     script.scores = [0.6, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5, 0.1]
     with monkeypatch.context() as context:
         context.setattr(
-            stages.Trained,
+            Trained,
             "score",
             property(lambda each: 0.0 if "part0" in str(each.checkpoints) else best_score(each.history)),
         )
