@@ -67,7 +67,8 @@ class StageConfig(Schema):
     epochs: Count = 10
     """Maximum number of epochs."""
     early_stop: Count | None = None
-    """Number of epochs without a better score after which the stage ends; null disables early stopping."""
+    """Number of epochs without a better score after which the stage ends; null disables early stopping. With init_from
+    best_so_far, a better score is one above that of the checkpoint that the stage started from."""
     global_batch: Annotated[int, Field(ge=1, le=2**20)] = 8
     """Number of films per optimizer step, over all ranks."""
     micro_batch: Batch = 2

@@ -65,6 +65,7 @@ class StageRun:
         self.plan = EpochPlan(self.split, stage, run.experiment.seed, run.ranks.world)
         self.position = Position(**start.state["position"]) if start.state else Position()
         self.history: list[State] = start.state["history"] if start.state else []
+        self.to_beat = start.to_beat
         self._tell()
         if start.state is not None and run.ranks.is_main:
             console.say(f"{stage.name} resumes after step {self.position.total}")
@@ -209,7 +210,7 @@ class StageRun:
         self.learner.end_epoch(result.best.dice, result.loss)
         self.log.clear()
         self.position.epoch, self.position.step = self.position.epoch + 1, 0
-        self.position.finished = is_finished(self.stage, self.position.epoch, self.history)
+        self.position.finished = is_finished(self.stage, self.position.epoch, self.history, self.to_beat)
         self._save()
         self.run.ranks.beat(TRAINING)
 

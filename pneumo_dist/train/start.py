@@ -18,6 +18,8 @@ from pneumo_dist.runs.state import experiment_of
 from pneumo_dist.source import source_digest
 from shards.errors import InputError
 
+NOTHING_TO_BEAT = -1.0
+
 
 @dataclass
 class Position:
@@ -47,12 +49,14 @@ class Start:
         state: State of the stage's own checkpoint. Tensors of a finished stage are not read.
         weights: Weights of another stage, if the stage starts from those.
         recorded: Settings of the stage if it was finished before.
+        to_beat: Score that an epoch must exceed to count as better, for early stopping.
     """
 
     lineage: Lineage
     state: State | None = None
     weights: State | None = None
     recorded: StageConfig | None = None
+    to_beat: float = NOTHING_TO_BEAT
 
     @property
     def is_finished(self) -> bool:
@@ -73,13 +77,18 @@ class Trained:
         return best_score(self.history)
 
 
-def is_finished(stage: StageConfig, epoch: int, history: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a stage ends before this epoch, counted from 0: it has no more epochs, or stops early."""
+def is_finished(
+    stage: StageConfig, epoch: int, history: Sequence[Mapping[str, Any]], to_beat: float = NOTHING_TO_BEAT
+) -> bool:
+    """Return whether a stage ends before this epoch, counted from 0: it has no more epochs, or stops early.
+
+    Patience counts the epochs after the best one, or all of them while none scores higher than `to_beat`.
+    """
     if epoch >= stage.epochs:
         return True
     if stage.early_stop is None or not history:
         return False
-    best = top_steps(history, 1)[0]
+    best = top_steps(history, 1)[0] if best_score(history) > to_beat else 0
     return len([epoch for epoch in history if epoch["step"] > best]) >= stage.early_stop
 
 
@@ -123,25 +132,26 @@ def find_start(
         InputError: This config or these films cannot resume from that checkpoint. Raised on every rank.
     """
     lineage = stage_lineage(run, repetition, before.lineage if before else None)
+    to_beat = before.score if before and stage.init_from == "best_so_far" else NOTHING_TO_BEAT
     if newest is None:
-        return _first_start(run, before, lineage)
+        return Start(lineage, weights=_best_weights(run, before), to_beat=to_beat)
     header = from_training(read_header(newest), newest)
     check_same_run(run.experiment, header, newest, stage, lineage)
     was_finished = header["position"]["finished"]
     recorded = experiment_of(header, newest).stage(stage.name) if was_finished else None
-    if is_finished(repetition, header["position"]["epoch"], header["history"]):
+    if is_finished(repetition, header["position"]["epoch"], header["history"], to_beat):
         return Start(lineage, _with_finished(header, True), recorded=recorded)
     _warn_of_other_code(header, newest)
     if recorded is not None:
         _check_no_follower(run, recorded, header, followers, newest)
-    return Start(lineage, _with_finished(read_checkpoint(newest), False), recorded=recorded)
+    return Start(lineage, _with_finished(read_checkpoint(newest), False), recorded=recorded, to_beat=to_beat)
 
 
-def _first_start(run: FoldRun, before: Trained | None, lineage: Lineage) -> Start:
+def _best_weights(run: FoldRun, before: Trained | None) -> State | None:
     if before is None:
-        return Start(lineage)
+        return None
     best = on_rank_0(run.ranks, lambda: str(before.checkpoints.best_whole(before.history).path))
-    return Start(lineage, weights=weights_of(read_checkpoint(Path(best))))
+    return weights_of(read_checkpoint(Path(best)))
 
 
 def _with_finished(state: State, finished: bool) -> State:

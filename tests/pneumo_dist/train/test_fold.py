@@ -278,6 +278,30 @@ def test_stage_without_gain_is_not_carried_on(
     assert files_of(folder) == files and script.scores == []
 
 
+@pytest.mark.parametrize(
+    ("init_from", "scores", "epochs"),
+    [
+        ("previous", [0.3, 0.4, 0.4, 0.4], 4),
+        ("best_so_far", [0.3, 0.4], 2),
+        ("best_so_far", [0.5, 0.5], 2),
+        ("best_so_far", [0.4, 0.6, 0.6, 0.5], 4),
+        ("best_so_far", [0.6, 0.55, 0.5], 3),
+    ],
+)
+def test_patience_counts_from_the_best_so_far(
+    films: Shards, tmp_path: Path, script: Script, init_from: str, scores: list[float], epochs: int
+) -> None:
+    """As in the first place's `epoch - best > N`, where the best may be that of an earlier part."""
+    last = {"name": "b", "epochs": 9, "early_stop": 2, "init_from": init_from}
+    script.scores = [0.5, *scores]
+    experiment = tiny_experiment({"name": "a", "epochs": 1}, last)
+    folder = train(experiment, films, tmp_path)
+    assert logged(folder, "b") == list(range(epochs)) and script.scores == []
+    files = files_of(folder)
+    train(experiment, films, tmp_path)
+    assert files_of(folder) == files, "a finished stage is not trained on"
+
+
 def test_best_so_far_and_previous_can_be_mixed(films: Shards, tmp_path: Path, script: Script) -> None:
     script.scores = [0.5, 0.4, 0.3, 0.45]
     ways = {"a": "previous", "b": "previous", "c": "previous", "d": "best_so_far"}
