@@ -95,8 +95,8 @@ def train(  # noqa: PLR0913  # one parameter per option
                 if ranks.is_main:
                     (folder / MARKER).unlink(missing_ok=True)
                     is_new = not checkpoints_of(folder, config.experiment.stages[0].name).files()
-                    if is_new and config.experiment.init is None:
-                        print(weights_line(config.experiment.model), flush=True)
+                    if is_new:
+                        print(weights_line(config.experiment), flush=True)
                 run = FoldRun(config.experiment, fold, _local_shards(config, shards, fold, ranks), folder, ranks)
                 train_fold(run, lambda trained: dump_resolved(as_trained(config, trained)), heartbeat, profile)
         except Preempted:

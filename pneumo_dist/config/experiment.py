@@ -17,6 +17,7 @@ from pneumo_dist.config.schema import (
     Mean,
     Name,
     Schema,
+    Sha256,
     Side,
     Std,
     Whole,
@@ -131,12 +132,30 @@ class StageConfig(Schema):
 
 
 class InitConfig(Schema):
-    """Start of the first stage: the best checkpoint of another experiment, in the same fold."""
+    """Start of the first stage: the best checkpoint of another experiment in the same fold, or a file of weights."""
 
-    experiment: Name
+    experiment: Name | None = None
     """Name of the other experiment, which is also its folder below --runs."""
-    stage: Name
+    stage: Name | None = None
     """Stage of the other experiment."""
+    file: FilePath | None = None
+    """File with the weights of the whole network, as safetensors or of torch.save, for example a published checkpoint;
+    prefixes of the names, such as module., are removed."""
+    sha256: Sha256 | None = None
+    """Expected SHA-256 of the file, in hexadecimal."""
+    trained_on: Literal["unknown", "this_fold", "other_films"] = "unknown"
+    """Films that the file's network was trained on: this_fold for the training films of the same fold only, other_films
+    for none of these films. With unknown, out-of-fold and holdout predictions are refused."""
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Self:
+        if (self.experiment is None) != (self.stage is None) or (self.file is None) != (self.sha256 is None):
+            raise ValueError("experiment and stage must be set together, and so must file and sha256")
+        if (self.experiment is None) == (self.file is None):
+            raise ValueError("set either experiment and stage, or file and sha256")
+        if self.file is None and self.trained_on != "unknown":
+            raise ValueError("trained_on is about file; remove it, because checkpoints record their films")
+        return self
 
 
 class RuntimeConfig(Schema):
@@ -175,7 +194,7 @@ class Experiment(Schema):
     runtime: RuntimeConfig = RuntimeConfig()
     """Settings of the machine."""
     init: InitConfig | None = None
-    """Checkpoint that the first stage starts from; null is the model's initial weights."""
+    """Weights that the first stage starts from; null is the model's initial weights."""
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=1000)]
     """Stages, in order. A stage's key at the top level of the file is the default of all stages."""
 

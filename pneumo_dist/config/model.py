@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.config.schema import Channels, FilePath, LibraryName, Schema
+from pneumo_dist.config.schema import Channels, FilePath, LibraryName, Schema, Sha256
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
@@ -43,7 +43,7 @@ class ModelConfig(Schema):
     encoder_weights_file: FilePath | None = None
     """File with pretrained encoder weights, written by `fetch-weights`, to use instead of encoder_weights on nodes that
     cannot reach the hub."""
-    encoder_weights_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    encoder_weights_sha256: Sha256 | None = None
     """Expected SHA-256 of encoder_weights_file, in hexadecimal."""
     in_channels: Literal[1, 3] = 3
     """Number of input channels; with 3, the grey film is repeated."""

@@ -29,6 +29,7 @@ Weight = Annotated[float, Field(ge=1e-6, le=1e6)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=200)]
 # Names of encoders and weights. Addresses are excluded, because some libraries would download from them.
 LibraryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=200)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 FilePath = Annotated[str, Field(pattern=r"^[^\x00]+$", max_length=4096)]
 
 

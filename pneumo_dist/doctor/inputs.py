@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.doctor.findings import Finding, error, from_message, ok, warning
 from shards.dataset.table import MEMBERS, Shards
@@ -98,6 +99,23 @@ def check_weights(
         if env.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
             return [error("weights", f"{message}, and {variable} forbids downloading them", f"unset it, or {fetch}")]
     return [warning("weights", f"{message}; training would download them", f"if this node cannot reach a hub, {fetch}")]
+
+
+def check_init_file(experiment: Experiment) -> list[Finding]:
+    """Check that `init.file` has the config's SHA-256 and holds the weights of the config's network."""
+    from pneumo_dist.network.fit import meta_model
+    from pneumo_dist.network.weights import load_network_file
+
+    try:
+        model = meta_model(experiment.model)
+    except InputError:
+        return []  # reported by the check of the network
+    try:
+        load_network_file(model, experiment, assign=True)
+    except InputError as exception:
+        return [from_message("weights", str(exception))]
+    assert experiment.init is not None
+    return [ok("weights", f"{experiment.init.file}, with the config's SHA-256")]
 
 
 def weights_mismatch(model: ModelConfig) -> Finding | None:

@@ -80,7 +80,7 @@ def preflight_checks(plan: TrainingPlan, env: Mapping[str, str]) -> list[Check]:
         checks.append(("network", lambda: _network(plan)))
         checks.append(("folds", lambda: check_folds(plan)))
     if _needs_weights(plan):
-        checks.append(("weights", lambda: inputs.check_weights(plan.experiment.model, inputs.is_cached, env)))
+        checks.append(("weights", lambda: _weights(plan.experiment, env)))
     if plan.ranks is not None:
         checks += node_checks(plan.experiment, plan.shards, plan.ranks, plan.world or plan.ranks)
     return checks
@@ -140,7 +140,7 @@ def _batches(plan: TrainingPlan) -> list[Finding]:
 
 def _network(plan: TrainingPlan) -> list[Finding]:
     """Check the network, and the disk space for its checkpoints, whose size depends on it."""
-    from pneumo_dist.doctor.model import check_network, stored_bytes
+    from pneumo_dist.doctor.model import check_network, check_norms, stored_bytes
     from pneumo_dist.network.fit import meta_model
 
     experiment = plan.experiment
@@ -153,6 +153,7 @@ def _network(plan: TrainingPlan) -> list[Finding]:
     # With an unknown world size, only report what fails for any number of ranks.
     shared_norm = (plan.world or 2) if plan.on_gpu else 1
     findings = check_network(model, experiment, plan.path, shared_norm)
+    findings += check_norms(model, experiment, plan.path, plan.world or 1, plan.on_gpu)
     if plan.runs is not None:
         findings += run_check("room", lambda: _disk_space(plan, *stored_bytes(model, experiment)))
     return findings
@@ -218,9 +219,15 @@ def _check_epochs(plan: TrainingPlan, shards: Shards, fold: int, stage: StageCon
         raise InputError(f"{plan.path}: {exception}") from None
 
 
+def _weights(experiment: Experiment, env: Mapping[str, str]) -> list[Finding]:
+    if experiment.init is not None:
+        return inputs.check_init_file(experiment)
+    return inputs.check_weights(experiment.model, inputs.is_cached, env)
+
+
 def _needs_weights(plan: TrainingPlan) -> bool:
     """Return whether a fold starts from the config's weights rather than from a checkpoint."""
-    if plan.experiment.init is not None:
+    if plan.experiment.init is not None and plan.experiment.init.file is None:
         return False
     if plan.runs is None or not plan.folds:
         return True

@@ -1,16 +1,20 @@
-"""Load pretrained encoder weights from files of other programs, under whatever names these use."""
+"""Load weights from files of other programs, under whatever names these use."""
 
 import hashlib
 import io
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.network.published import published_names
+from pneumo_dist.network.tensors import check_tensors
 from shards.errors import InputError
 
 # Keys under which training programs store a network's weights next to other state.
@@ -18,6 +22,28 @@ WRAPPERS = ("averaged", "state_dict", "model_state_dict", "model", "net", "netwo
 SHOWN_NAMES = 3
 
 Weights = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights that a config names.
+
+    Attributes:
+        key: Key of the config that gives the path.
+        path: Path of the file.
+        sha256: Expected SHA-256, in hexadecimal.
+        network: Name of the network or encoder that the weights are for.
+        fix: What the user can do if they are another's.
+    """
+
+    key: str
+    path: Path
+    sha256: str
+    network: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.path}"
 
 
 def load_encoder_file(encoder: torch.nn.Module, config: ModelConfig, assign: bool = False) -> None:
@@ -29,23 +55,53 @@ def load_encoder_file(encoder: torch.nn.Module, config: ModelConfig, assign: boo
     Raises:
         InputError: The file is missing, has another digest, or holds another network; names the differences.
     """
-    path = Path(config.encoder_weights_file or "")
-    state = _unwrapped(_read(path, config))
+    fix = "give a file of this encoder, or set model.encoder to the file's"
+    path, sha256 = Path(config.encoder_weights_file or ""), config.encoder_weights_sha256 or ""
+    _load(encoder, WeightsFile("model.encoder_weights_file", path, sha256, config.encoder, fix), {}, assign)
+
+
+def load_network_file(model: torch.nn.Module, experiment: Experiment, assign: bool = False) -> None:
+    """Load the config's `init.file` into a network. Files that the first place published fit its architectures.
+
+    Args:
+        assign: As for `load_encoder_file`.
+
+    Raises:
+        InputError: As `load_encoder_file`.
+    """
+    config, init = experiment.model, experiment.init
+    assert init is not None and init.file is not None and init.sha256 is not None
+    network = "fcn" if config.arch == "fcn" else f"{config.arch} with {config.encoder}"
+    fix = "give a file of this network, or set model.* to the file's"
+    file = WeightsFile("init.file", Path(init.file), init.sha256, network, fix)
+    _load(model, file, published_names(config.arch, list(model.state_dict())), assign)
+
+
+def _load(module: torch.nn.Module, file: WeightsFile, other_names: Mapping[str, str], assign: bool) -> None:
+    """Load a file under the module's own names, or under other names for them if these match more tensors."""
+    state = _unwrapped(_read(file))
     if state is None:
-        raise InputError(f"model.encoder_weights_file {path}: holds no weights of {config.encoder}; give another file")
-    expected: Weights = encoder.state_dict()
-    state = _renamed(state, expected)
+        raise InputError(f"{file}: holds no weights of {file.network}; give another file")
+    expected: Weights = module.state_dict()
+    renamed = _renamed(state, expected)
+    others = _renamed(state, set(other_names.values()))
+    translated = {name: others[other] for name, other in other_names.items() if other in others}
+    if len(translated) > sum(name in expected for name in renamed):
+        renamed = translated
+    check_tensors(renamed, file)
     try:
-        encoder.load_state_dict(dict(state), assign=assign)  # a copy: some encoders remove the classifier's entries
+        module.load_state_dict(dict(renamed), assign=assign)  # a copy: some encoders remove the classifier's entries
     except (RuntimeError, TypeError, AttributeError, KeyError):
         raise InputError(
-            f"model.encoder_weights_file {path}: holds no weights of {config.encoder}: {_difference(state, expected)}; "
-            "give a file of this encoder, or set model.encoder to the file's"
+            f"{file}: holds no weights of {file.network}: {_difference(renamed, expected)}; {file.fix}"
         ) from None
 
 
-def weights_line(config: ModelConfig) -> str:
-    """Return a line that says which weights a new network starts from."""
+def weights_line(experiment: Experiment) -> str:
+    """Return a line that says which weights an experiment's first stage starts from."""
+    init, config = experiment.init, experiment.model
+    if init is not None:
+        return f"the network starts from {init.file or f'the stage {init.stage} of {init.experiment}'}"
     if config.arch == "fcn":
         return "the network starts from random weights, as fcn has no pretrained ones"
     if config.encoder_weights_file is not None:
@@ -55,22 +111,22 @@ def weights_line(config: ModelConfig) -> str:
     return f"encoder {config.encoder} starts from random weights (model.encoder_weights: null)"
 
 
-def _read(path: Path, config: ModelConfig) -> Any:
+def _read(file: WeightsFile) -> Any:
     try:
-        content = path.read_bytes()
+        content = file.path.read_bytes()
     except OSError as error:
-        raise InputError(f"model.encoder_weights_file {path}: {error.strerror}; give the file of the weights") from None
+        raise InputError(f"{file}: {error.strerror}; give the file of the weights") from None
     digest = hashlib.sha256(content).hexdigest()
-    if digest != config.encoder_weights_sha256:
-        raise InputError(f"model.encoder_weights_file {path}: its SHA-256 is {digest}; give that file or that digest")
+    if digest != file.sha256:
+        raise InputError(f"{file}: its SHA-256 is {digest}; give that file or that digest")
     try:
-        if path.suffix == ".safetensors":
+        if file.path.suffix == ".safetensors":
             return safetensors.torch.load(content)
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many types
         raise InputError(
-            f"model.encoder_weights_file {path}: holds no weights of {config.encoder} ({type(error).__name__}); give a "
-            "file of tensors, as safetensors or of torch.save"
+            f"{file}: holds no weights of {file.network} ({type(error).__name__}); give a file of tensors, as "
+            "safetensors or of torch.save"
         ) from None
 
 

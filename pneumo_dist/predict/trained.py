@@ -74,8 +74,13 @@ def _input_of(experiment: Experiment, stage: StageConfig) -> dict[str, Any]:
 
 
 def _learned(experiment: Experiment) -> dict[str, Any]:
-    """Return the settings that decide the weights of an experiment, apart from rounding."""
-    content = experiment.model_dump(mode="json", exclude={"runtime": True, "data": set(_READING)})
+    """Return the settings that decide the weights of an experiment, apart from rounding.
+
+    Each fold may start from its own file of weights.
+    """
+    content = experiment.model_dump(
+        mode="json", exclude={"runtime": True, "data": set(_READING), "init": {"file", "sha256"}}
+    )
     stages = content.pop("stages")
     return {
         **content,

@@ -20,6 +20,8 @@ HARMLESS_STAGE_KEYS = frozenset({"epochs", "early_stop", "top_k", "save_every", 
 HARMLESS_KEYS = frozenset(
     {"data.threads", "data.prefetch", "data.cache_dir", "runtime.watchdog_minutes", "runtime.start_minutes"}
 )
+# Experiment of an ancestor that is a file of weights. Experiments cannot have this name.
+FILE = "init.file"
 # Sections that must match besides the stage's own.
 COMPARED = ("seed", "amp", "model", "data", "runtime", "init")
 
@@ -72,6 +74,17 @@ def stage_lineage(run: FoldRun, stage: StageConfig, previous: Lineage | None) ->
     return Lineage((*(previous.stages if previous else ()), ancestor))
 
 
+def file_lineage(run: FoldRun) -> Lineage | None:
+    """Return the lineage of the weights in `init.file`, by what the config says of its films; None for other films."""
+    init = run.experiment.init
+    if init is None or init.sha256 is None or init.trained_on == "other_films":
+        return None
+    is_known = init.trained_on == "this_fold"
+    # The digest of a file is never that of a fold's keys, so `check_unseen` refuses unknown films.
+    keys = training_digest(run.shards, run.fold, always_train=False) if is_known else init.sha256
+    return Lineage((Ancestor(FILE, init.sha256[:16], run.fold, False, keys_sha256=keys),))
+
+
 def training_digest(shards: Shards, fold: int, always_train: bool) -> str:
     """Return the digest of the keys that a stage of this fold trains on."""
     return keys_digest(map(str, shards.column("key")[split_fold(shards, fold, always_train).train]))
@@ -89,11 +102,17 @@ def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards
     """
     for ancestor in lineage:
         digest = training_digest(shards, fold, ancestor["always_train"])
-        if (ancestor["fold"], ancestor["keys_sha256"]) != (fold, digest):
+        if (ancestor["fold"], ancestor["keys_sha256"]) == (fold, digest):
+            continue
+        if ancestor["experiment"] == FILE:
             raise InputError(
-                f"{name}: its stage {ancestor['stage']} was trained on other films than fold {fold} of "
-                f"{shards.folder}; out-of-fold and holdout predictions need the shards and folds of the training"
+                f"{name}: started from the weights of an init.file with unknown training films; out-of-fold and "
+                "holdout predictions need init.trained_on in the config of the training"
             )
+        raise InputError(
+            f"{name}: its stage {ancestor['stage']} was trained on other films than fold {fold} of {shards.folder}; "
+            "out-of-fold and holdout predictions need the shards and folds of the training"
+        )
 
 
 def check_same_run(

@@ -18,6 +18,7 @@ from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.fit import check_weights
+from pneumo_dist.network.weights import load_network_file
 from pneumo_dist.ranks.precision import resolve_amp
 from pneumo_dist.ranks.stop import Preempted, StopRequested, write_marker
 from pneumo_dist.ranks.watchdog import FIRST_BATCH, START, TRAINING
@@ -88,8 +89,11 @@ class StageRun:
         experiment, ranks = self.run.experiment, self.run.ranks
         torch.manual_seed(experiment.seed)
         # A checkpoint replaces pretrained weights, and the other ranks receive those of rank 0 through DDP.
-        is_fresh = start.state is None and start.weights is None
-        model = build_model(experiment.model, pretrained=is_fresh and ranks.is_main)
+        is_fresh = start.state is None and start.weights is None and ranks.is_main
+        has_file = experiment.init is not None and experiment.init.file is not None
+        model = build_model(experiment.model, pretrained=is_fresh and not has_file)
+        if is_fresh and has_file:
+            load_network_file(model, experiment)
         if start.weights is not None:
             check_weights(start.weights, model, self.stage.name)
             model.load_state_dict(start.weights)

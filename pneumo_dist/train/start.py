@@ -12,7 +12,7 @@ from pneumo_dist.ranks.ranks import on_rank_0
 from pneumo_dist.runs.checkpoint import State, from_training, read_checkpoint, read_header, top_steps, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from pneumo_dist.runs.fold_run import FoldRun, checkpoints_of
-from pneumo_dist.runs.lineage import Ancestor, Lineage, check_same_run, stage_lineage
+from pneumo_dist.runs.lineage import Ancestor, Lineage, check_same_run, file_lineage, stage_lineage
 from pneumo_dist.runs.repetitions import best_score
 from pneumo_dist.runs.state import experiment_of
 from pneumo_dist.source import source_digest
@@ -98,7 +98,7 @@ def initial(run: FoldRun) -> Trained | None:
     Raises InputError, on every rank, if that stage has no checkpoint.
     """
     init = run.experiment.init
-    if init is None:
+    if init is None or init.experiment is None or init.stage is None:
         return None
     checkpoints = checkpoints_of(run.folder.parent.parent / init.experiment / run.folder.name, init.stage)
 
@@ -131,7 +131,7 @@ def find_start(
     Raises:
         InputError: This config or these films cannot resume from that checkpoint. Raised on every rank.
     """
-    lineage = stage_lineage(run, repetition, before.lineage if before else None)
+    lineage = stage_lineage(run, repetition, before.lineage if before else file_lineage(run))
     to_beat = before.score if before and stage.init_from == "best_so_far" else NOTHING_TO_BEAT
     if newest is None:
         return Start(lineage, weights=_best_weights(run, before), to_beat=to_beat)

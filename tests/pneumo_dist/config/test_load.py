@@ -425,6 +425,7 @@ def test_first_place_recipe_is_as_published(name: str) -> None:
         assert stage.repeat == ("until_no_gain" if stage.name in ("part1", "part2") else None)
         frozen = 2 if stage.name == "part0" and name != "resnet50" else 0
         assert stage.freeze_encoder_epochs == frozen
+        assert stage.init_from == "best_so_far"
         assert schedule.warmup_steps == 0 and optim.ema_decay is None
         moved = augment.shift_scale_rotate
         assert (augment.hflip, moved.p, moved.shift, moved.scale, moved.rotate) == (0.5, 0.5, 0.0625, 0.1, 45)
@@ -478,13 +479,38 @@ def test_baseline_recipe_is_as_published() -> None:
 def test_gold_medal_recipe_uses_the_gold_medals_ideas(name: str) -> None:
     experiment = shipped(name).experiment
     main, second = experiment.stages
-    assert experiment.model.classification is not None and experiment.model.sync_batch_norm
+    assert experiment.model.classification is not None and not experiment.model.sync_batch_norm
     assert (main.schedule.t_max, main.schedule.t_mult) == (5, 2)
     assert main.epochs == 5 + 10 + 20, "whole periods of the warm restarts"
     assert second.schedule.t_max is None and second.schedule.warmup_steps == 0
     assert (main.always_train, second.always_train) == (False, True)
     for stage in (main, second):
         assert stage.optim.ema_decay == 0.99 and stage.loss.classification > 0 and stage.size_classes is not None
+        assert (stage.micro_batch, accumulation(stage, 1)) == (16, 1), "one fold per GPU"
+
+
+def overrides_in_comments(path: Path) -> tuple[str, ...]:
+    """Return the options of a config's commented `--set` lines."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("#   --set")]
+    return tuple(option.strip() for line in lines for option in line.removeprefix("#   ").split("--set ")[1:])
+
+
+def test_recipe_e_states_its_form_for_eight_gpus() -> None:
+    path = CONFIGS[0].parent / "recipe_e.yaml"
+    one, eight = load_config(path).experiment, load_config(path, overrides_in_comments(path)).experiment
+    for before, after in zip(one.stages, eight.stages, strict=True):
+        assert (after.global_batch, accumulation(after, 8)) == (8 * before.global_batch, 1)
+        assert after.optim.lr == pytest.approx(before.optim.lr * 8**0.5, rel=0.02)
+        assert before.optim.ema_decay is not None
+        assert after.optim.ema_decay == pytest.approx(before.optim.ema_decay**8, abs=1e-3)
+
+
+def test_recipe_a_states_its_form_for_two_gpus() -> None:
+    path = CONFIGS[0].parent / "recipe_a.yaml"
+    experiment = load_config(path, overrides_in_comments(path)).experiment
+    assert experiment.model.sync_batch_norm
+    assert all((stage.global_batch, accumulation(stage, 2)) == (2, 1) for stage in experiment.stages)
+    assert all(stage.loss.dice_scope == "global" for stage in experiment.stages)
 
 
 @pytest.mark.parametrize("content", [b"name: [\n", b"\x89PNG\r\n\x1a\n", b"name: \xff\n"])

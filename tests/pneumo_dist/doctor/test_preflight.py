@@ -17,7 +17,9 @@ from pneumo_dist.doctor import preflight as module
 from pneumo_dist.doctor.driver import DriverFiles
 from pneumo_dist.doctor.findings import Status, lines_of
 from pneumo_dist.doctor.preflight import TrainingPlan, check_device, check_environment, preflight
+from pneumo_dist.network.build import build_model
 from shards.dataset.table import Shards
+from shards.files import sha256_file
 
 PATH = Path("plain.yaml")
 
@@ -96,6 +98,52 @@ def test_a_synchronised_batch_norm_sees_the_films_of_all_ranks(plan: TrainingPla
     assert "needs two" in errors(replace(experiment, on_gpu=True))[0]
     assert not any("needs two" in line for line in errors(replace(experiment, on_gpu=True, world=2)))
     assert errors(replace(experiment, on_gpu=True, world=None, ranks=None)) == []
+
+
+def warnings_of(plan: TrainingPlan, model: dict[str, Any], **stage: Any) -> list[str]:
+    content = {**staged(**stage).model_dump(), "model": {"in_channels": 1, **model}}
+    return lines_of(preflight(replace(plan, experiment=Experiment.model_validate(content)), {}), Status.WARNING)
+
+
+UNET: dict[str, Any] = {"arch": "unet", "encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("world", "on_gpu", "micro_batch", "model", "words"),
+    [
+        (2, True, 1, UNET, "with micro_batch 1 on 2 ranks, batch norms see one film at a time, not the whole batch"),
+        (2, False, 1, UNET, "train with a larger micro_batch"),
+        (2, False, 1, {**UNET, "sync_batch_norm": True}, "train with a larger micro_batch"),
+        (2, True, 1, {**UNET, "sync_batch_norm": True}, None),
+        (2, True, 2, UNET, None),
+        (1, True, 1, UNET, None),
+        (2, True, 1, {"arch": "fcn", "fcn": {"norm": False}}, None),
+    ],
+)
+def test_batch_norms_of_single_films_are_announced(
+    plan: TrainingPlan, world: int, on_gpu: bool, micro_batch: int, model: dict[str, Any], words: str | None
+) -> None:
+    """A recipe with batches of two films on one GPU trains another network on two GPUs with one film each."""
+    on_ranks = replace(plan, world=world, on_gpu=on_gpu)
+    lines = warnings_of(on_ranks, model, global_batch=4, micro_batch=micro_batch)
+    assert [words is not None and words in line for line in lines if "batch norm" in line] == [True] * (
+        words is not None
+    )
+
+
+def test_a_file_to_start_from_is_checked(plan: TrainingPlan, tmp_path: Path) -> None:
+    path = tmp_path / "whole.pt"
+    torch.save(build_model(plan.experiment.model, pretrained=False).state_dict(), path)
+    init = {"file": str(path), "sha256": sha256_file(path)}
+    assert errors(replace(plan, experiment=changed(init=init))) == []
+    other = changed(init=init, model={**plan.experiment.model.model_dump(), "fcn": {"widths": (2, 2, 2), "norm": True}})
+    (message,) = errors(replace(plan, experiment=other))
+    assert message.startswith(f"init.file {path}: holds no weights of fcn: ") and "of another shape" in message
+    path.write_bytes(b"nothing")
+    assert "its SHA-256 is" in errors(replace(plan, experiment=changed(init=init)))[0]
+    path.unlink()
+    (message,) = errors(replace(plan, experiment=changed(init=init)))
+    assert message == f"init.file {path}: No such file or directory; give the file of the weights"
 
 
 def test_an_average_needs_two_films_where_its_statistics_are_measured(plan: TrainingPlan) -> None:

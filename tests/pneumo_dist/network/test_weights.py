@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from builders import experiment_of
 
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.fit import meta_model
-from pneumo_dist.network.weights import load_encoder_file, weights_line
+from pneumo_dist.network.weights import load_encoder_file, load_network_file, weights_line
 from shards.errors import InputError
 
 Weights = dict[str, torch.Tensor]
@@ -102,10 +104,67 @@ def test_a_file_without_tensors_is_one_line(tmp_path: Path, content: Any) -> Non
 
 def test_line_says_which_weights_a_network_starts_from() -> None:
     digest = "0" * 64
+    init = {"file": "all.pt", "sha256": digest}
+    assert weights_line(experiment_of(init=init)) == "the network starts from all.pt"
+    assert (
+        weights_line(experiment_of(init={"experiment": "a", "stage": "b"}))
+        == "the network starts from the stage b of a"
+    )
     for model, words in (
         ({}, "encoder resnet34 starts from random weights (model.encoder_weights: null)"),
         ({"encoder_weights": "imagenet"}, "encoder resnet34 starts from imagenet weights"),
         ({"encoder_weights_file": "w.pt", "encoder_weights_sha256": digest}, "encoder resnet34 starts from w.pt"),
         ({"arch": "fcn"}, "the network starts from random weights, as fcn has no pretrained ones"),
     ):
-        assert weights_line(ModelConfig.model_validate(model)) == words
+        assert weights_line(experiment_of(model=model)) == words
+
+
+WHOLE: dict[str, Callable[[Weights], Any]] = {
+    "plain": lambda whole: whole,
+    "of DDP": lambda whole: prefixed("module.", whole),
+    "Lightning's": lambda whole: {"epoch": 3, "state_dict": prefixed("model.", whole)},
+    "a checkpoint of this project": lambda whole: {"model": {}, "averaged": whole, "position": {"epoch": 1}},
+}
+
+
+def start_of(folder: Path, content: Any) -> Experiment:
+    path = folder / "weights.pt"
+    torch.save(content, path)
+    init = {"file": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return experiment_of(model=UNET, init=init)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_whole_network_loads_from_a_file(tmp_path: Path, whole: Weights, kind: str) -> None:
+    experiment = start_of(tmp_path, WHOLE[kind](whole))
+    torch.manual_seed(4)
+    network = build_model(experiment.model, pretrained=False)
+    load_network_file(network, experiment)
+    assert all(torch.equal(value, whole[name]) for name, value in network.state_dict().items())
+
+
+BAD: dict[str, tuple[Callable[[Weights, Weights], Any], str]] = {
+    "an encoder": (lambda whole, own: own, "missing (decoder"),
+    "one more layer": (lambda whole, own: {**whole, "decoder.extra": torch.zeros(1)}, "1 unknown (decoder.extra)"),
+    "another width": (lambda whole, own: {**whole, "segmentation_head.0.bias": torch.zeros(2)}, "(2,) for (1,)"),
+    "nothing": (lambda whole, own: {"epoch": 3}, "holds no weights of unet with resnet18; give another file"),
+    "no numbers": (lambda whole, own: {**whole, "segmentation_head.0.bias": torch.tensor([torch.nan])}, "not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_file_of_another_network_is_refused(tmp_path: Path, whole: Weights, own: Weights, kind: str) -> None:
+    content, words = BAD[kind]
+    experiment = start_of(tmp_path, content(whole, own))
+    with pytest.raises(InputError) as caught:
+        load_network_file(build_model(experiment.model, pretrained=False), experiment)
+    message = str(caught.value)
+    assert message.startswith(f"init.file {tmp_path}") and words in message and "\n" not in message
+
+
+def test_file_with_another_digest_is_refused(tmp_path: Path, whole: Weights) -> None:
+    experiment = start_of(tmp_path, whole)
+    torch.save(whole, tmp_path / "weights.pt")
+    (tmp_path / "weights.pt").write_bytes((tmp_path / "weights.pt").read_bytes() + b" ")
+    with pytest.raises(InputError, match=r"init\.file .*its SHA-256 is [0-9a-f]{64}; give that file or that digest"):
+        load_network_file(build_model(experiment.model, pretrained=False), experiment)

@@ -28,6 +28,7 @@ from pneumo_dist.runs import checkpoint, checkpoint_folder
 from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from pneumo_dist.runs.fold_run import FoldRun
+from pneumo_dist.runs.lineage import check_unseen
 from pneumo_dist.runs.logs import METRICS, read_epochs
 from pneumo_dist.runs.repetitions import best_repetition, best_score
 from pneumo_dist.train import fold as stages
@@ -38,7 +39,7 @@ from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import atomic_write, sha256_file
 
 ALONE = Ranks.alone()
 
@@ -441,6 +442,58 @@ def test_resume_detects_a_changed_start(films: Shards, first: Path, script: Scri
     train(second_of(), films, first)
     with pytest.raises(InputError, match="was trained with another init"):
         train(tiny_experiment({"name": "main"}, name="second"), films, first)
+
+
+def from_file(path: Path, trained_on: str = "unknown", **values: Any) -> Experiment:
+    init = {"file": str(path), "sha256": sha256_file(path), "trained_on": trained_on}
+    return tiny_experiment(
+        {"name": "main", "epochs": 1}, {"name": "more", "epochs": 1}, name="third", init=init, **values
+    )
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "ancestors", "is_unseen"),
+    [("unknown", 3, False), ("this_fold", 3, True), ("other_films", 2, True)],
+)
+def test_experiment_starts_from_a_file(
+    films: Shards, first: Path, monkeypatch: pytest.MonkeyPatch, trained_on: str, ancestors: int, is_unseen: bool
+) -> None:
+    """The first stage starts from the file alone, and the config says whether its network may judge the fold."""
+    path = first / "foreign.pt"
+    weights = best_weights(first / "first/fold0/fine")
+    torch.save({f"module.{name}": value for name, value in weights.items()}, path)
+    built: list[dict[str, torch.Tensor]] = []
+
+    def noted(*arguments: Any) -> Learner:
+        built.append({name: value.clone() for name, value in arguments[4].state_dict().items()})
+        return Learner(*arguments)
+
+    monkeypatch.setattr(trainer, "Learner", noted)
+    monkeypatch.setattr(trainer, "validate", validate)
+    experiment = from_file(path, trained_on)
+    folder = train(experiment, films, first)
+    assert same(built[0], weights) and len(built) == 2
+    lineage = load_checkpoint(folder / "more/checkpoints/last")["lineage"]
+    assert len(lineage) == ancestors and (lineage[0]["experiment"] == "init.file") == (ancestors == 3)
+    if is_unseen:
+        check_unseen(lineage, "a network", films, 0)
+    else:
+        with pytest.raises(InputError, match=r"a network: started from the weights of an init\.file with unknown"):
+            check_unseen(lineage, "a network", films, 0)
+    files = files_of(folder)
+    path.unlink()
+    train(experiment, films, first)
+    assert files_of(folder) == files, "a trained fold does not need the file any more"
+
+
+def test_another_file_cannot_resume(films: Shards, first: Path, script: Script) -> None:
+    script.scores = [0.1, 0.2]
+    path = first / "foreign.pt"
+    torch.save(best_weights(first / "first/fold0/fine"), path)
+    train(from_file(path), films, first)
+    torch.save(best_weights(first / "first/fold0/coarse"), path)
+    with pytest.raises(InputError, match=r"was trained with another init\.sha256"):
+        train(from_file(path), films, first)
 
 
 def refusal(call: Callable[[], object]) -> str:
