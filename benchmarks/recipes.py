@@ -6,7 +6,8 @@
 Nothing here is measured, except the three constants below. docs/reproduce.md contains the table that --markdown prints.
 
 A step takes the longest of three times. The GPU needs the eager roofline's time (benchmarks/gpu_roofline.py), divided
-by the share of it that real steps reach. The host needs a constant time to launch each operator. The loader reads films.
+by the share of it that real steps reach. The host needs a constant time to launch each operator. The loader reads the
+films.
 """
 
 import argparse
