@@ -44,15 +44,20 @@ def test_every_stage_of_a_shipped_config_trains_and_leaves_a_checkpoint(path: Pa
     experiment = load_config(path, SMALL).experiment
     folder = runs / experiment.name / "fold0"
     train_fold(FoldRun(experiment, 0, films, folder, ALONE), lambda _: "resolved: true\n")
-    before: list[str] = []
+    previous: list[str] = []
+    best_so_far, best_score = previous, -1.0
     for stage in experiment.stages:
         state = load_checkpoint(folder / stage.name / "checkpoints" / "best")
-        before.append(stage.name)
-        assert [ancestor["stage"] for ancestor in state["lineage"]] == before
+        previous = [*(best_so_far if stage.init_from == "best_so_far" else previous), stage.name]
+        assert [ancestor["stage"] for ancestor in state["lineage"]] == previous
         assert state["position"]["finished"] and state["position"]["total"] >= 2
         (record,) = state["history"]
+        if record["score"] > best_score:
+            best_so_far, best_score = previous, record["score"]
         assert 0 <= record["score"] <= 1 and record["loss"] > 0 and record["validation_loss"] > 0
         assert all(value.isfinite().all() for value in state["model"].values())
         assert (state["averaged"] is None) == (stage.optim.ema_decay is None and stage.optim.swa_epochs is None)
         assert ("classification" in record) == (stage.loss.classification > 0)
-    assert sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) == sorted(before)
+    assert sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) == sorted(
+        each.name for each in experiment.stages
+    )
