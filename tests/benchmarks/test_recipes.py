@@ -33,7 +33,7 @@ def test_estimates_are_close_to_what_an_h200_measured(
 
 def test_hours_are_films_divided_by_the_rate() -> None:
     model = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 4, 8)}}
-    stage = {"epochs": 3, "sample_rate": 0.5, "global_batch": 4, "micro_batch": 2}
+    stage = {"epochs": 3, "sample_rate": 0.5, "global_batch": 4, "micro_batch": 4}
     experiment = experiment_of(stage, {**stage, "always_train": True}, model=model)
     first, second = estimates(experiment, H200)
     assert first.rate == recipes.LOADER_RATE, "films of such a network come from the loader alone"
