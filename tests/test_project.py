@@ -83,3 +83,15 @@ def test_wheel_holds_configs_and_types_and_runs_without_a_checkout(tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert "name: demo" in done.stdout
+
+
+def test_recipe_page_names_tests_that_exist() -> None:
+    """docs/reproduce.md says which test checks each trait of a recipe."""
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "docs/reproduce.md").read_text()))
+    defined = {
+        node.name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert len(named) > 10 and named <= defined
