@@ -37,7 +37,7 @@ def two_stages(name: str, model: dict[str, Any], **stage: Any) -> Experiment:
 PLAIN = two_stages("plain", {"arch": "fcn", "fcn": {"widths": (4, 6, 8), "norm": True}})
 HEAD = two_stages(
     "head",
-    {"arch": "unet", "encoder": "resnet18", "decoder_channels": (8, 8, 8, 8, 8), "classification": {}},
+    {"arch": "unet", "encoder": "tu-mobilenetv3_small_050", "decoder_channels": (8, 8, 8, 8, 8), "classification": {}},
     loss={"bce": 1, "classification": 1},
 )
 

@@ -16,7 +16,12 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 TINY = {
     "name": "tiny",
-    "model": {"arch": "unet", "encoder": "resnet18", "in_channels": 1, "decoder_channels": [16, 16, 8, 8, 8]},
+    "model": {
+        "arch": "unet",
+        "encoder": "tu-mobilenetv3_small_050",
+        "in_channels": 1,
+        "decoder_channels": [16, 16, 8, 8, 8],
+    },
     "image_size": 64,
     "global_batch": 4,
     "micro_batch": 1,

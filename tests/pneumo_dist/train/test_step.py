@@ -23,7 +23,7 @@ ALONE = Ranks.alone()
 SIZE = 32
 FCN = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8)}}
 FCN_NORM = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 6, 8), "norm": True}}
-UNET = {"arch": "unet", "encoder": "resnet18", "in_channels": 1, "decoder_channels": (8, 8, 8, 8, 8)}
+UNET = {"arch": "unet", "encoder": "tu-mobilenetv3_small_050", "in_channels": 1, "decoder_channels": (8, 8, 8, 8, 8)}
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0}
 
 
