@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import IDENTITY, NOISE_OFFSETS, WHOLE, Parameters, draw
-from pneumo_dist.data.geometry import ElasticField, GridSteps, Lens
+from pneumo_dist.data.elastic import ElasticField
+from pneumo_dist.data.geometry import GridSteps, Lens
 
 CONFIG = AugmentConfig.model_validate(
     {

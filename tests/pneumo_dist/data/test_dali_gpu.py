@@ -73,7 +73,9 @@ def warped(films: list[tuple[Image, Image]], coarse: list[Image], size: int, bor
         )
         extent = dali.fn.cast(shape, dtype=dali.types.FLOAT)
         canvas = dali_gpu.canvas_of(shape, size)
-        return tuple(dali_gpu.warped_by_coarse_map([image, mask], nodes, extent, canvas, size, border))
+        return tuple(
+            dali_gpu.warped_by_coarse_map([image, mask], nodes, dali_gpu.last_of(nodes), extent, canvas, size, border)
+        )
 
     built = pipeline()
     built.build()

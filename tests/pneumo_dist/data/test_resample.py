@@ -17,6 +17,7 @@ from scipy.ndimage import map_coordinates
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import NOISE_OFFSETS, Parameters, draw
+from pneumo_dist.data.elastic import InputElastic
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.geometry import Geometry, Lens, Stored, Warp, coarse_map, matrix
 from pneumo_dist.data.resample import NOISE_LEVEL, add_noise, by_coarse_map, by_matrix, noise_window
@@ -115,6 +116,7 @@ def points_of(geometry: Geometry, size: int, stored: Stored) -> npt.NDArray[np.f
         return np.asarray(grid @ matrix(geometry, size, stored).T)
     unit = Stored(1)
     film = Geometry(False, geometry.angle, geometry.scale, geometry.shift, None, geometry.crop)
+    assert not isinstance(geometry.warp, InputElastic), "defined at nodes alone"
     warped = geometry.warp(grid @ matrix(film, size, unit).T)
     if geometry.flip:
         warped = warped * [-1, 1] + [1, 0]
