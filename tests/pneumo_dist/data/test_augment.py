@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import IDENTITY, NOISE_OFFSETS, WHOLE, Parameters, draw
-from pneumo_dist.data.elastic import ElasticField
+from pneumo_dist.data.elastic import ElasticField, InputElastic
 from pneumo_dist.data.geometry import GridSteps, Lens
 
 CONFIG = AugmentConfig.model_validate(
@@ -280,6 +281,42 @@ def test_elastic_fields_have_the_recipes_lengths_and_different_seeds(certain: li
     fields = [p.geometry.warp for p in certain if isinstance(p.geometry.warp, ElasticField)]
     assert {(field.alpha * 1024, field.sigma * 1024) for field in fields} == {(120, 6)}
     assert len({field.seed for field in fields}) == len(fields)
+
+
+# -- other forms of the same draws
+
+
+def test_other_forms_take_the_same_draws(certain: list[Parameters]) -> None:
+    forms = {
+        "distortion": {
+            "elastic": {"pixels": "input", "alpha": 120, "sigma": 6, "alpha_affine": 3.6},
+            "grid_open": True,
+        },
+        "tone": {"brightness_by": "mean", "gamma_exponent": "1/g"},
+    }
+    warps = set()
+    for base, other in zip(certain, many(altered(CERTAIN, forms)), strict=True):
+        warp, expected = base.geometry.warp, base.geometry.warp
+        if isinstance(warp, GridSteps):
+            expected = replace(warp, is_open=True)
+        if isinstance(warp, ElasticField):
+            assert isinstance(other.geometry.warp, InputElastic)
+            np.testing.assert_allclose(other.geometry.warp.corners, np.array(warp.corners) * 1024)
+            expected = InputElastic(warp.seed, 120, 6, other.geometry.warp.corners)
+        warps.add(type(other.geometry.warp))
+        toned = replace(base, offset=0.0, mean_offset=base.offset, gamma=1 / base.gamma)
+        assert other == replace(toned, geometry=replace(base.geometry, warp=expected))
+    assert warps == {InputElastic, GridSteps, Lens}
+
+
+def test_exponent_is_the_inverse_of_an_evenly_drawn_g() -> None:
+    tone = {"p": 1, "contrast": None, "brightness": None, "gamma": [0.8, 1.2], "gamma_exponent": "1/g"}
+    exponents = np.array([p.gamma for p in many(altered(CERTAIN, {"tone": tone}))])
+    counts = np.histogram(1 / exponents, 8, (0.8, 1.2))[0]
+    assert counts.sum() == DRAWS
+    assert np.abs(counts / DRAWS - 1 / 8).max() < 4.5 * math.sqrt(7 / 64 / DRAWS)
+    # The mean of 1/g is ln(1.2 / 0.8) / 0.4.
+    assert abs(exponents.mean() - math.log(1.5) / 0.4) < 4.5 * exponents.std() / math.sqrt(DRAWS)
 
 
 # -- one of several
