@@ -114,15 +114,15 @@ def coarse_map(geometry: Geometry, size: int, stored: Stored) -> CoarseMap:
 def _elastic_map(warp: InputElastic, geometry: Geometry, count: int, size: int, stored: Stored) -> CoarseMap:
     """Return the coarse map of a finely elastic film.
 
-    All other steps are affine, so the map is an affine one plus the transformed displacements. They are drawn in the
-    input's frame: noise that is smoothed equally in all directions stays the same when it is turned.
+    All other steps are affine, so the map is an affine one plus the transformed displacements. They are drawn at nodes
+    in the input's frame, because a turn does not change the statistics of isotropic noise.
     """
     bend = np.vstack([affine_of(tuple(length / size for length in warp.corners)), [0.0, 0.0, 1.0]])
     from_film = _to_stored(geometry, stored) @ bend
     cell_x, cell_y = (step * size / count for step in _steps(geometry))
     displacements = warp.displacements(count + 2, (cell_x, cell_y))
-    moved = cv2.transform(displacements, from_film[:2, :2] / size)
-    return np.add(moved, _lattice(from_film @ _to_film(geometry), count), dtype=np.float32)
+    bent = cv2.transform(displacements, from_film[:2, :2] / size)
+    return np.asarray(_lattice(from_film @ _to_film(geometry), count) + bent, np.float32)
 
 
 def dense_map(coarse_map: CoarseMap, size: int) -> npt.NDArray[np.float32]:

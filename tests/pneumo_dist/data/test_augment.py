@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import IDENTITY, NOISE_OFFSETS, WHOLE, Parameters, draw
 from pneumo_dist.data.elastic import ElasticField, InputElastic
-from pneumo_dist.data.geometry import GridSteps, Lens
+from pneumo_dist.data.geometry import GridSteps, Lens, Stored, coarse_map
 
 CONFIG = AugmentConfig.model_validate(
     {
@@ -121,6 +121,24 @@ def test_draw_is_a_pure_function_of_seed_epoch_and_key() -> None:
     drawn = [draw(CERTAIN, *film) for film in films]
     for values in ({p.geometry.angle for p in drawn}, {p.geometry.crop for p in drawn}, {p.noise_sigma for p in drawn}):
         assert len(values) == len(films)
+
+
+@pytest.mark.parametrize(
+    ("key", "tone", "angle", "noise", "point"),
+    [
+        ("a", (1.0, 0.029357057597389158, 1.0), 0.32618961431210086, 0.011476122915439904, (364.1562, 134.78857)),
+        ("c", (1.0, 0.0, 1.3931053998157354), 0.023841607046380237, 0.015578819732984694, (339.88184, 200.23195)),
+        ("d", (1.0956108071029453, 0.0, 1.0), -0.34768190035491797, 0.0398322426731251, (118.02371, 503.12555)),
+    ],
+)
+def test_recorded_runs_draw_what_they_drew(
+    key: str, tone: tuple[float, ...], angle: float, noise: float, point: tuple[float, float]
+) -> None:
+    """Values of v0.4.0, for an elastic field, a lens and a grid."""
+    drawn = draw(CERTAIN, 1, 2, key)
+    assert (drawn.gain, drawn.offset, drawn.gamma) == tone and drawn.mean_offset == 0
+    assert (drawn.geometry.angle, drawn.noise_sigma) == (angle, noise)
+    np.testing.assert_allclose(coarse_map(drawn.geometry, 64, Stored(1024))[7, 50], point, rtol=1e-6)
 
 
 def test_global_random_state_does_not_matter() -> None:
