@@ -54,6 +54,7 @@ from benchmarks.common import (
     train_on_all,
     train_on_repeated,
 )
+from benchmarks.input_maps import measure_maps
 from benchmarks.reference_films import RECIPE_A, ReferenceFilms, recipe_a
 from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.data.films import Batch, InputSpec
@@ -76,8 +77,9 @@ TRAINING = (
     "data.threads=1",
 )
 WARM_STEPS = 3
-PARTS = ("rates", "training", "memory", "start")
+PARTS = ("rates", "maps", "training", "memory", "start")
 OURS = ("dali", "torch")
+NOT_ELASTIC = "dali, grid and optical distortion alone"
 LAST, FIRST = "albumentations, resize last", "albumentations, resize first"
 CODECS = {"png": 1.4, "jpeg": 1.5}  # minimum ratio of DALI's rate to the reference's
 MEMORY_EPOCHS, MEMORY_REPEATS = 20, 8
@@ -128,7 +130,13 @@ def main() -> int:
     versions = machine(torch, cv2, albumentations)
     print(f"{versions}, {arguments.films} films of {arguments.size} px")
     report = Report()
-    measures = {"rates": measure_rates, "training": measure_training, "memory": measure_memory, "start": measure_start}
+    measures = {
+        "rates": measure_rates,
+        "maps": lambda report, _: measure_maps(report),
+        "training": measure_training,
+        "memory": measure_memory,
+        "start": measure_start,
+    }
     for part in arguments.only:
         measures[part](report, arguments)
     report.finish()
@@ -155,7 +163,8 @@ def measure_rates(report: Report, arguments: argparse.Namespace) -> None:
             source = Input(folder, arguments.input, arguments.threads, seed=turn)
             return in_fresh_process(load_turn, source, way, arguments.batches)
 
-        turns = _in_turns({way: partial(run, way) for way in (*OURS, LAST, FIRST)}, arguments.repeats)
+        ways = (*OURS, NOT_ELASTIC, LAST, FIRST)
+        turns = _in_turns({way: partial(run, way) for way in ways}, arguments.repeats)
         report.title(
             f"{codec}, {arguments.size} px to {arguments.input} px, recipe A, batch {BATCH}, {arguments.threads} "
             f"threads or workers, median of {arguments.repeats} turns of {arguments.batches} batches"
@@ -163,7 +172,7 @@ def measure_rates(report: Report, arguments: argparse.Namespace) -> None:
         for way, paces in turns.items():
             text = f"{_rate(paces):.1f} images/s, CPU {_cpu_ms(paces):.1f} ms"
             report.row(way, text, _range([pace.rate for pace in paces]))
-        for way, other in itertools.product(OURS, (LAST, FIRST)):
+        for way, other in (*itertools.product(OURS, (LAST, FIRST)), ("dali", NOT_ELASTIC)):
             value = _rate(turns[way]) / _rate(turns[other])
             text = f"{value:.2f} x, CPU {_cpu_ms(turns[way]) / _cpu_ms(turns[other]):.2f} x"
             goal = (f">= {least} x", value >= least) if (way, other) == ("dali", LAST) else ("", None)
@@ -185,21 +194,26 @@ def _range(values: Sequence[float]) -> str:
 def load_turn(source: Input, way: str, count: int) -> Pace:
     """Measure the images per second of one way, and its CPU milliseconds per image, over `count` batches."""
     total = WARM_BATCHES + count
-    batches = _ours(source, way) if way in OURS else _reference(source, total, resize_first=way == FIRST)
+    is_ours = way not in (LAST, FIRST)
+    batches = _ours(source, way) if is_ours else _reference(source, total, resize_first=way == FIRST)
     for _ in range(WARM_BATCHES):
         next(batches)
     start, cpu_start = time.perf_counter(), _cpu_seconds()
     for _ in range(count):
         next(batches)
     images, seconds, cpu_seconds = count * BATCH, time.perf_counter() - start, _cpu_seconds() - cpu_start
-    if way not in OURS:
+    if not is_ours:
         for _ in batches:  # the reference's workers may abort if they are stopped while busy
             pass
     return Pace(images / seconds, cpu_ms=cpu_seconds / images * 1e3)
 
 
-def _ours(source: Input, loader: str) -> Iterator[Batch]:
-    plan = source.plan(source.stage(epochs=1000))
+def _ours(source: Input, way: str) -> Iterator[Batch]:
+    loader, distortion = way, RECIPE_A.distortion
+    if way == NOT_ELASTIC:
+        loader, distortion = "dali", distortion.model_copy(update={"elastic": None})
+    augment = RECIPE_A.model_copy(update={"distortion": distortion})
+    plan = source.plan(source.stage(epochs=1000, augment=augment))
     return train_batches(Shards(source.folder), plan, source.spec(loader), rank=0, epoch=0, step=0)
 
 

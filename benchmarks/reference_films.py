@@ -10,12 +10,16 @@ import torch
 from albumentations.pytorch import ToTensorV2
 from torch.utils.data import Dataset
 
-from pneumo_dist.config.augment import AugmentConfig, Distortion
+from pneumo_dist.config.augment import AugmentConfig, Distortion, Elastic, Tone
 from pneumo_dist.data.plan import Indices
 from shards.dataset.table import Shards
 
 # Recipe A's augmentation in this project's words; `recipe_a` has it in those of albumentations.
-RECIPE_A = AugmentConfig(border="reflect", distortion=Distortion(p=0.3))
+RECIPE_A = AugmentConfig(
+    border="reflect_101",
+    distortion=Distortion(p=0.3, elastic=Elastic(pixels="input"), grid_open=True),
+    tone=Tone(gamma_exponent="1/g", brightness_by="mean"),
+)
 
 
 class ReferenceFilms(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):

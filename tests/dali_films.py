@@ -5,7 +5,7 @@ from typing import Any
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from shards.dataset.table import Shards
 
-# The first place's augmentation at higher probabilities, and all other augmentations.
+# All augmentations at high probabilities.
 RECIPE: dict[str, Any] = {
     "hflip": 0.5,
     "shift_scale_rotate": {"p": 0.7, "shift": 0.0625, "scale": 0.1, "rotate": 45},
@@ -13,6 +13,14 @@ RECIPE: dict[str, Any] = {
     "clahe": {"p": 0.3},
     "tone": {"p": 0.7, "contrast": 0.2, "gamma": [0.8, 1.2], "brightness": 0.2},
     "noise": {"p": 0.5},
+}
+# The first place's augmentation, in its own forms, at higher probabilities.
+FIRST_PLACE: dict[str, Any] = {
+    "border": "reflect_101",
+    "hflip": 0.5,
+    "shift_scale_rotate": {"p": 0.7, "shift": 0.0625, "scale": 0.1, "rotate": 45},
+    "distortion": {"p": 0.8, "elastic": {"pixels": "input"}, "grid_open": True},
+    "tone": {"p": 0.8, "gamma_exponent": "1/g", "brightness_by": "mean"},
 }
 
 

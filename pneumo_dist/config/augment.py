@@ -29,14 +29,23 @@ class ShiftScaleRotate(Schema):
 
 
 class Elastic(Schema):
-    """Elastic distortion by random smooth displacements. Lengths are in pixels of a 1024 px film."""
+    """Elastic distortion by random smooth displacements."""
 
+    pixels: Literal["film", "input"] = "film"
+    """Pixels that the lengths count. film: of a 1024 px film, and the noise is smoothed over at least 16 of them.
+    input: of the network's input, whatever its size, and the noise is as fine as sigma (at least 1)."""
     alpha: Annotated[float, Field(ge=0, le=1e5)] = 120.0
     """Amplitude: factor of the smoothed noise."""
     sigma: Annotated[float, Field(ge=0.1, le=1024)] = 6.0
     """Standard deviation of the Gaussian that smooths the noise."""
     alpha_affine: Length = 3.6
     """Maximum shift of the three points that define a random affine transform."""
+
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        if self.pixels == "input" and self.sigma < 1:
+            raise ValueError("sigma must be at least 1 if pixels is input")
+        return self
 
 
 class Optical(Schema):
@@ -58,6 +67,9 @@ class Distortion(Schema):
     grid: Annotated[float, Field(gt=0, lt=1)] | None = 0.3
     """Maximum change of the width of each of five columns and the height of each of five rows: factors range from
     1 − grid to 1 + grid; null excludes grid distortion."""
+    grid_open: bool = False
+    """Let the columns and rows add up to less or more than the film, which is then cut or shows its border. Otherwise
+    they are scaled so that the film keeps its size."""
     optical: Optical | None = Optical()
     """Optical distortion; null excludes it."""
 
@@ -93,9 +105,13 @@ class Tone(Schema):
     contrast: Annotated[float, Field(gt=0, lt=1)] | None = 0.2
     """Maximum change of contrast: grey values are multiplied by 1 − contrast to 1 + contrast; null excludes it."""
     gamma: tuple[Ratio, Ratio] | None = (0.8, 1.2)
-    """Minimum and maximum exponent of grey values in 0..1; null excludes gamma."""
+    """Minimum and maximum of g, which gives the exponent of grey values in 0..1; null excludes gamma."""
+    gamma_exponent: Literal["g", "1/g"] = "g"
+    """Exponent for a drawn g."""
     brightness: Probability | None = 0.2
-    """Maximum shift of grey values, as a fraction of full scale; null excludes it."""
+    """Maximum shift of grey values, as a fraction of `brightness_by`; null excludes it."""
+    brightness_by: Literal["range", "mean"] = "range"
+    """Unit of brightness: full scale, or the mean of the stored film, before all other augmentation."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -135,8 +151,9 @@ class Clahe(Schema):
 class AugmentConfig(Schema):
     """Augmentation of training films. Images and masks get the same geometric changes."""
 
-    border: Literal["constant", "reflect"] = "constant"
-    """Fill beyond the film's edges: constant is 0, like the padding; reflect mirrors film and mask."""
+    border: Literal["constant", "reflect", "reflect_101"] = "constant"
+    """Fill beyond the film's edges: constant is 0, like the padding; reflect mirrors film and mask; reflect_101 mirrors
+    them without repeating the pixel at the edge."""
     hflip: Probability = 0.5
     """Probability of a horizontal flip."""
     shift_scale_rotate: ShiftScaleRotate = ShiftScaleRotate()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pneumo_dist.config.augment import AugmentConfig, Distortion, Elastic, Optical, RandomResizedCrop, Tone
-from pneumo_dist.data.geometry import ElasticField, Geometry, GridSteps, Lens, Warp
+from pneumo_dist.data.elastic import ElasticField, InputElastic
+from pneumo_dist.data.geometry import Geometry, GridSteps, Lens, Warp
 from pneumo_dist.data.plan import stream
 
 _AUGMENT = 3
@@ -26,14 +27,15 @@ NOISE_OFFSETS = 128
 class Parameters:
     """All augmentation of one film: geometry, then CLAHE, tone and noise.
 
-    Grey values x in 0..1 become clip(gain·x + offset)^gamma. Then `noise_sigma` times a window of the noise field is
-    added; the window starts at `noise_origin` (row, column).
+    Grey values x in 0..1 become clip(gain·x + offset + mean_offset·mean)^gamma, where mean is that of the stored film.
+    Then `noise_sigma` times a window of the noise field is added; the window starts at `noise_origin` (row, column).
     """
 
     geometry: Geometry = UNMOVED
     clahe: bool = False
     gain: float = 1.0
     offset: float = 0.0
+    mean_offset: float = 0.0
     gamma: float = 1.0
     noise_sigma: float = 0.0
     noise_origin: tuple[int, int] = (0, 0)
@@ -56,7 +58,6 @@ def draw(config: AugmentConfig, seed: int, epoch: int, key: str) -> Parameters:
 
     moves, noise = config.shift_scale_rotate, config.noise
     is_moved = chance[1] < moves.p
-    gain, offset, gamma = _tone(config.tone, chance[4], chance[5], unit[4])
     return Parameters(
         geometry=Geometry(
             flip=bool(chance[0] < config.hflip),
@@ -67,28 +68,27 @@ def draw(config: AugmentConfig, seed: int, epoch: int, key: str) -> Parameters:
             crop=_crop(config.random_resized_crop, unit[5:9]) if chance[6] < config.random_resized_crop.p else WHOLE,
         ),
         clahe=bool(chance[7] < config.clahe.p),
-        gain=gain,
-        offset=offset,
-        gamma=gamma,
+        **_tone(config.tone, chance[4], chance[5], unit[4]),
         noise_sigma=_noise_sigma(noise.p, noise.sigma, unit[9]),
         noise_origin=(int(origin[0]), int(origin[1])),
     )
 
 
-def _tone(config: Tone, chance: float, choice: float, unit: float) -> tuple[float, float, float]:
-    """Return gain, offset and gamma; at most one of them is drawn."""
+def _tone(config: Tone, chance: float, choice: float, unit: float) -> dict[str, float]:
+    """Return the one parameter of tone that is drawn, if any."""
     if chance >= config.p:
-        return 1.0, 0.0, 1.0
+        return {}
     kinds = [name for name in ("contrast", "gamma", "brightness") if getattr(config, name) is not None]
     kind = kinds[int(choice * len(kinds))]
     if kind == "contrast":
         assert config.contrast is not None
-        return 1.0 + config.contrast * unit, 0.0, 1.0
+        return {"gain": 1.0 + config.contrast * unit}
     if kind == "brightness":
         assert config.brightness is not None
-        return 1.0, config.brightness * unit, 1.0
+        return {"offset" if config.brightness_by == "range" else "mean_offset": config.brightness * unit}
     assert config.gamma is not None
-    return 1.0, 0.0, _between(*config.gamma, unit)
+    gamma = _between(*config.gamma, unit)
+    return {"gamma": gamma if config.gamma_exponent == "g" else 1.0 / gamma}
 
 
 def _noise_sigma(p: float, sigma: tuple[float, float], unit: float) -> float:
@@ -106,13 +106,15 @@ def _warp(config: Distortion, chance: float, choice: float, shape: np.ndarray, f
     kinds = [kind for kind in (config.elastic, config.grid, config.optical) if kind is not None]
     kind = kinds[int(choice * len(kinds))]
     if isinstance(kind, Elastic):
+        if kind.pixels == "input":
+            return InputElastic(field, kind.alpha, kind.sigma, tuple((kind.alpha_affine * shape[:6]).tolist()))
         corners = tuple((kind.alpha_affine / _FILM_SIDE * shape[:6]).tolist())
         return ElasticField(field, kind.alpha / _FILM_SIDE, kind.sigma / _FILM_SIDE, corners)
     if isinstance(kind, Optical):
         reach = kind.shift / _FILM_SIDE
         return Lens(kind.distort * float(shape[0]), (reach * float(shape[1]), reach * float(shape[2])))
     columns, rows = (tuple((1.0 + kind * draws).tolist()) for draws in (shape[:_GRID_STEPS], shape[_GRID_STEPS:]))
-    return GridSteps(columns, rows)
+    return GridSteps(columns, rows, config.grid_open)
 
 
 def _crop(config: RandomResizedCrop, unit: np.ndarray) -> tuple[float, float, float, float]:

@@ -19,7 +19,7 @@ from nvidia.dali.pipeline import do_not_convert
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.buffers import BufferPool
-from pneumo_dist.data.dali_gpu import canvas_of, warped_by_coarse_map, warped_by_matrix
+from pneumo_dist.data.dali_gpu import canvas_of, last_of, warped_by_coarse_map, warped_by_matrix
 from pneumo_dist.data.dali_inputs import NO_COARSE_MAP, Array, GraphInput, graph_inputs, input_table
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from pneumo_dist.data.resample import Image, by_coarse_map, by_matrix
@@ -83,11 +83,11 @@ def _graph(reader: FilmReader, table: Sequence[GraphInput], feed: Feed, cpu_resa
     input_spec, augment, on_gpu = reader.input_spec, reader.augment, reader.input_spec.device_id is not None
     inputs = _input_nodes(table, feed)
     decoder = "mixed" if on_gpu else "cpu"
-    images = [fn.decoders.image(inputs[name], device=decoder, output_type=types.GRAY) for name in reader.members]
-    images = _resample_on_gpu(images, inputs, reader) if on_gpu else _resample_on_cpu(images, inputs, cpu_resample)
+    stored = [fn.decoders.image(inputs[name], device=decoder, output_type=types.GRAY) for name in reader.members]
+    images = _resample_on_gpu(stored, inputs, reader) if on_gpu else _resample_on_cpu(stored, inputs, cpu_resample)
     image = images[0]
     if augment is not None:
-        image = _shade(image, inputs["tone"], inputs["noise"], augment, on_gpu)
+        image = _shade(image, stored[0], inputs["tone"], inputs["noise"], augment, on_gpu)
     normalised = fn.crop_mirror_normalize(
         image if input_spec.channels == 1 else fn.cat(image, image, image, axis=2),
         dtype=types.FLOAT16 if input_spec.data.image_dtype == "float16" else types.FLOAT,
@@ -160,10 +160,12 @@ def _resample_on_gpu(images: list[Any], inputs: Mapping[str, Any], reader: FilmR
     # The host knows the size of a film before the GPU has decoded it.
     shape = fn.peek_image_shape(inputs["image"], dtype=types.INT32)
     extent = fn.cast(shape, dtype=types.FLOAT).gpu()
-    return warped_by_coarse_map(images, inputs["coarse_map"].gpu(), extent, canvas_of(shape, size), size, reader.border)
+    nodes = inputs["coarse_map"]
+    last, canvas = last_of(nodes), canvas_of(shape, size)
+    return warped_by_coarse_map(images, nodes.gpu(), last, extent, canvas, size, reader.border)
 
 
-def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bool) -> Any:
+def _shade(image: Any, stored: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bool) -> Any:
     if augment.clahe.p > 0:
         tiles = augment.clahe.tiles
         if tone[3] > 0.0:
@@ -173,6 +175,8 @@ def _shade(image: Any, tone: Any, noise: Any, augment: AugmentConfig, on_gpu: bo
     if augment.tone.p > 0:
         if tone[0] != 1.0 or tone[1] != 0.0:
             image = fn.cast(image * value[0] + value[1], dtype=types.UINT8)
+        if augment.tone.brightness_by == "mean" and tone[5] != 0.0:
+            image = fn.cast(image + value[5] * fn.reductions.mean(stored), dtype=types.UINT8)
         if tone[2] != 1.0:
             image = fn.cast(255.0 * dali_math.pow(image / 255.0, value[2]), dtype=types.UINT8)
     if augment.noise.p > 0 and tone[4] != 0.0:

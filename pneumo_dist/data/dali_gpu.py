@@ -10,8 +10,6 @@ from nvidia.dali import fn, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import do_not_convert
 
-from pneumo_dist.data.geometry import cells
-
 # Pixels of zeros around a film, so that a point beyond its edge is still inside the image that remap reads.
 MARGIN = 2
 KINDS = (types.INTERP_LINEAR, types.INTERP_NN)
@@ -29,18 +27,18 @@ def warped_by_matrix(images: list[Any], warp: Any, size: int) -> list[Any]:
 
 @do_not_convert  # type: ignore[untyped-decorator]
 def warped_by_coarse_map(
-    images: list[Any], coarse_map: Any, extent: Any, canvas: Any, size: int, border: str
+    images: list[Any], coarse_map: Any, last: Any, extent: Any, canvas: Any, size: int, border: str
 ) -> list[Any]:
     """Return image and mask at the points of a coarse map, each (size, size, 1).
 
-    `coarse_map` and `extent` (rows and columns of the film, float32) are on the device of the images; `canvas`, from
-    `canvas_of`, is on the host.
+    `coarse_map` and `extent` (rows and columns of the film, float32) are on the device of the images; `last`, from
+    `last_of`, and `canvas`, from `canvas_of`, are on the host.
     """
-    x, y = dense_points(coarse_map, size)
-    if border == "reflect":
+    x, y = dense_points(coarse_map, last, size)
+    if border != "constant":
         # Within half a pixel of the edge, remap would mix in zeros; a reflected border has the edge's own pixel there.
         x, y = (
-            dali_math.clamp(reflected(points, side), 0.5, side - 0.5)
+            dali_math.clamp(reflected(points, side, border), 0.5, side - 0.5)
             for points, side in ((x, extent[1]), (y, extent[0]))
         )
     x, y = (_on_canvas(points, side, canvas) for points, side in ((x[:, :, 0], extent[1]), (y[:, :, 0], extent[0])))
@@ -74,22 +72,31 @@ def _cut(image: Any, start: tuple[int, int], shape: Any, fill: float) -> Any:
     return fn.slice(image, start=start, shape=shape, axes=(0, 1), out_of_bounds_policy="pad", fill_values=fill)
 
 
-def dense_points(coarse_map: Any, size: int) -> tuple[Any, Any]:
+def last_of(coarse_map: Any) -> Any:
+    """Return the end of the last cell of the input in a coarse map, along each axis. Films differ in their cells."""
+    return coarse_map.shape(dtype=types.FLOAT)[0:2] - 1.0
+
+
+def dense_points(coarse_map: Any, last: Any, size: int) -> tuple[Any, Any]:
     """Interpolate a coarse map to the x and y of every pixel, (size, size, 1) each: geometry's dense_map in DALI."""
-    last = cells(size) + 1.0
     dense: Any = fn.resize(
         coarse_map,
         size=(size, size),
         roi_start=(1.0, 1.0),
-        roi_end=(last, last),
+        roi_end=last,
         interp_type=types.INTERP_LINEAR,
         antialias=False,
     )
     return dense[:, :, 0:1], dense[:, :, 1:2]
 
 
-def reflected(points: Any, extent: Any) -> Any:
-    """Return coordinates reflected into 0..extent, as between two mirrors."""
-    period = 2.0 * extent
-    inside = points - period * dali_math.floor(points / period)
-    return extent - dali_math.abs(inside - extent)
+def reflected(points: Any, extent: Any, border: str) -> Any:
+    """Return coordinates reflected into 0..extent, as between two mirrors.
+
+    The mirrors are at the edges, or at the centres of the first and last pixel (`reflect_101`).
+    """
+    inset = 0.5 if border == "reflect_101" else 0.0
+    length = dali_math.max(extent - 2.0 * inset, 1.0)
+    beyond = points - inset
+    inside = beyond - 2.0 * length * dali_math.floor(beyond / (2.0 * length))
+    return inset + length - dali_math.abs(inside - length)

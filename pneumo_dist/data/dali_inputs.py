@@ -64,10 +64,14 @@ def _warp(film: _Film) -> npt.NDArray[np.float32]:
 
 
 def _tone(film: _Film) -> npt.NDArray[np.float32]:
-    """Return gain, offset in grey levels, gamma, whether to apply CLAHE, and grey levels per unit of noise."""
+    """Return gain, offset in grey levels, gamma, whether to apply CLAHE, grey levels per unit of noise, and the share
+    of the stored film's mean to add.
+    """
     drawn = film.parameters
     noise = drawn.noise_sigma * 255.0 / NOISE_LEVEL
-    return np.array((drawn.gain, drawn.offset * 255.0, drawn.gamma, float(drawn.clahe), noise), np.float32)
+    return np.array(
+        (drawn.gain, drawn.offset * 255.0, drawn.gamma, float(drawn.clahe), noise, drawn.mean_offset), np.float32
+    )
 
 
 def _noise(film: _Film) -> npt.NDArray[np.int8]:
@@ -95,4 +99,4 @@ def _has_coarse_map(reader: FilmReader) -> bool:
     On a GPU reflected borders need them too, because DALI's affine warp cannot reflect.
     """
     is_distorted = reader.augment is not None and reader.augment.distortion.p > 0
-    return is_distorted or (reader.border == "reflect" and reader.input_spec.device_id is not None)
+    return is_distorted or (reader.border != "constant" and reader.input_spec.device_id is not None)

@@ -11,71 +11,36 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter, map_coordinates
+
+from pneumo_dist.data.elastic import ElasticField, InputElastic, affine_of
 
 Points = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float64]
 CoarseMap = npt.NDArray[np.float32]
 
-# Nodes along a side of an elastic field. Fields are smoother than one cell, as interpolation would flatten finer ones.
-_FIELD_NODES = 65
-
-
-@dataclass(frozen=True)
-class ElasticField:
-    """Smoothed random displacements (P. Simard et al., 2003) after a small affine change.
-
-    `alpha` and `sigma` are shares of the side. The displacements have the standard deviation of `alpha` times uniform
-    noise, smoothed over `sigma`, on the pixels of a 1024 px film. A `sigma` below a 64th of the side is raised to a
-    64th, and interpolation leaves about four fifths of the deviation. `corners` moves the three points that define the
-    affine change, x and y each, in shares of the side.
-    """
-
-    seed: int
-    alpha: float
-    sigma: float
-    corners: tuple[float, ...]
-
-    def __call__(self, points: Points) -> Points:
-        """Map points (..., 2) of the unit square."""
-        field = self._field()
-        nodes = np.moveaxis(points, -1, 0)[::-1] * (_FIELD_NODES - 1)
-        moved = points + np.stack([map_coordinates(axis, nodes, order=1, mode="nearest") for axis in field], axis=-1)
-        matrix = self._affine()
-        return np.asarray(moved @ matrix[:, :2].T + matrix[:, 2])
-
-    def _field(self) -> Points:
-        """Return x and y displacements at the nodes, (2, nodes, nodes), in shares of the side."""
-        cells = max(1.0, self.sigma * (_FIELD_NODES - 1))
-        noise = np.random.default_rng(self.seed).uniform(-1.0, 1.0, (2, _FIELD_NODES, _FIELD_NODES))
-        # Smoothing white noise by a Gaussian leaves 1 / (2·sqrt(pi)·sigma) of its deviation.
-        smooth = gaussian_filter(noise, (0, cells, cells), mode="wrap") * (2.0 * math.sqrt(math.pi) * cells)
-        pixels = self.sigma * 1024
-        return np.asarray(smooth * self.alpha / (2.0 * math.sqrt(math.pi) * pixels))
-
-    def _affine(self) -> Matrix:
-        third = 1.0 / 3.0
-        corners = np.array([[0.5 + third, 0.5 + third], [0.5 + third, 0.5 - third], [0.5 - third, 0.5 - third]])
-        moved = corners + np.array(self.corners).reshape(3, 2)
-        return np.asarray(cv2.getAffineTransform(corners.astype(np.float32), moved.astype(np.float32)), np.float64)
-
 
 @dataclass(frozen=True)
 class GridSteps:
-    """A grid whose columns and rows get other widths; the film as a whole keeps its size."""
+    """A grid whose columns and rows get other widths.
+
+    The film as a whole keeps its size. If the grid is open, it does not: the widths, multiples of a fifth of the side,
+    add up to less or more than the film.
+    """
 
     columns: tuple[float, ...]
     rows: tuple[float, ...]
+    is_open: bool = False
 
     def __call__(self, points: Points) -> Points:
-        """Map points (..., 2) of the unit square; points outside it do not move."""
-        return np.stack([_steps(points[..., 0], self.columns), _steps(points[..., 1], self.rows)], axis=-1)
+        """Map points (..., 2) of the unit square; points outside it move with the nearest edge."""
+        axes = zip(np.moveaxis(points, -1, 0), (self.columns, self.rows), strict=True)
+        return np.stack([self._moved(values, widths) for values, widths in axes], axis=-1)
 
-
-def _steps(values: Points, widths: tuple[float, ...]) -> Points:
-    knots = np.concatenate([[0.0], np.cumsum(widths)]) / sum(widths)
-    inside = np.interp(values, np.linspace(0.0, 1.0, len(knots)), knots)
-    return np.where((values >= 0) & (values <= 1), inside, values)
+    def _moved(self, values: Points, widths: tuple[float, ...]) -> Points:
+        knots = np.concatenate([[0.0], np.cumsum(widths)]) / (len(widths) if self.is_open else sum(widths))
+        inside = np.interp(values, np.linspace(0.0, 1.0, len(knots)), knots)
+        beyond = values + (knots[-1] - 1.0) * (values > 1) if self.is_open else values
+        return np.where((values >= 0) & (values <= 1), inside, beyond)
 
 
 @dataclass(frozen=True)
@@ -93,7 +58,7 @@ class Lens:
         return np.asarray(centre + arm * (1.0 + self.k * square + self.k * square**2))
 
 
-Warp = ElasticField | GridSteps | Lens
+Warp = ElasticField | InputElastic | GridSteps | Lens
 
 
 @dataclass(frozen=True)
@@ -121,22 +86,43 @@ def matrix(geometry: Geometry, size: int, stored: Stored) -> Matrix:
     return (_to_stored(geometry, stored) @ _to_film(geometry) @ _affine(1 / size, 0, 0, 1 / size, 0, 0))[:2]
 
 
-def cells(size: int) -> int:
+def cells(geometry: Geometry, size: int) -> int:
     """Return the number of cells of a coarse map along a side of the input; a cell is a whole number of pixels."""
     assert size % 32 == 0
-    return 64 if size % 64 == 0 else 32
+    cell = size // (64 if size % 64 == 0 else 32)
+    if isinstance(geometry.warp, InputElastic):
+        largest = min(cell, int(geometry.warp.largest_cell(_steps(geometry))))
+        cell = next((pixels for pixels in range(largest, 1, -1) if size % pixels == 0), 1)
+    return size // cell
 
 
 def coarse_map(geometry: Geometry, size: int, stored: Stored) -> CoarseMap:
     """Return the map at the centres of cells, with one more cell on each side: float32 (cells + 2, cells + 2, 2).
 
     `dense_map` interpolates it to every pixel. For smooth maps this is exact to a fraction of a pixel, in a thousandth
-    of the bytes.
+    of the bytes; a finely elastic film has more cells.
     """
-    points = _apply(_to_film(geometry), _nodes(cells(size)))
-    if geometry.warp is not None:
-        points = geometry.warp(points)
+    warp, count = geometry.warp, cells(geometry, size)
+    if isinstance(warp, InputElastic):
+        return _elastic_map(warp, geometry, count, size, stored)
+    points = _apply(_to_film(geometry), _nodes(count))
+    if warp is not None:
+        points = warp(points)
     return _apply(_to_stored(geometry, stored), points).astype(np.float32)
+
+
+def _elastic_map(warp: InputElastic, geometry: Geometry, count: int, size: int, stored: Stored) -> CoarseMap:
+    """Return the coarse map of a finely elastic film.
+
+    All other steps are affine, so the map is an affine one plus the transformed displacements. They are drawn at nodes
+    in the input's frame, because a turn does not change the statistics of isotropic noise.
+    """
+    bend = np.vstack([affine_of(tuple(length / size for length in warp.corners)), [0.0, 0.0, 1.0]])
+    from_film = _to_stored(geometry, stored) @ bend
+    cell_x, cell_y = (step * size / count for step in _steps(geometry))
+    displacements = warp.displacements(count + 2, (cell_x, cell_y))
+    bent = cv2.transform(displacements, from_film[:2, :2] / size)
+    return np.asarray(_lattice(from_film @ _to_film(geometry), count) + bent, np.float32)
 
 
 def dense_map(coarse_map: CoarseMap, size: int) -> npt.NDArray[np.float32]:
@@ -147,9 +133,25 @@ def dense_map(coarse_map: CoarseMap, size: int) -> npt.NDArray[np.float32]:
     return dense[cell:-cell, cell:-cell]
 
 
+def _lattice(affine: Matrix, count: int) -> CoarseMap:
+    """Return an affine map at the nodes of a coarse map; the sum of a row and a column is cheaper than `_apply`."""
+    centres = _centres(count)[:, None]
+    return np.add(centres * affine[:2, 0], (centres * affine[:2, 1] + affine[:2, 2])[:, None], dtype=np.float32)
+
+
+def _steps(geometry: Geometry) -> tuple[float, float]:
+    """Return the lengths on the film of a step of 1 on the input, along x and along y."""
+    linear = _to_film(geometry)[:2, :2]
+    return math.hypot(*linear[:, 0]), math.hypot(*linear[:, 1])
+
+
+def _centres(count: int) -> Points:
+    return np.asarray((np.arange(count + 2) - 0.5) / count)
+
+
 @lru_cache(maxsize=4)
 def _nodes(count: int) -> Points:
-    centres = (np.arange(count + 2) - 0.5) / count
+    centres = _centres(count)
     nodes = np.stack(np.meshgrid(centres, centres, indexing="xy"), axis=-1)
     nodes.flags.writeable = False
     return nodes

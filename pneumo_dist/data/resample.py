@@ -12,7 +12,11 @@ from pneumo_dist.data.geometry import CoarseMap, Matrix, dense_map
 Image = npt.NDArray[np.uint8]
 
 _INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_NEAREST)
-BORDERS = {"constant": cv2.BORDER_CONSTANT, "reflect": cv2.BORDER_REFLECT}
+BORDERS = {
+    "constant": cv2.BORDER_CONSTANT,
+    "reflect": cv2.BORDER_REFLECT,
+    "reflect_101": cv2.BORDER_REFLECT_101,
+}
 # Levels of a noise byte per standard deviation, so that four deviations fit.
 NOISE_LEVEL = 32
 # All runs share one field. A draw is one of 32,768: a window of the field or of its negative.

@@ -43,9 +43,10 @@ class Films(Dataset[Sample]):
     def __getitem__(self, request: FilmRequest) -> Sample:
         """Read, decode and augment one film. Raises CorruptSample or InputError, naming film, epoch and step."""
         reader, parameters = self.reader, self.reader.parameters(request)
-        image, *masks = resampled(reader, request, parameters)
+        stored = decoded(reader, request)
+        image, *masks = resampled(stored, reader, request, parameters)
         if reader.augment is not None:
-            image = shade(image, parameters, reader.augment)
+            image = shade(image, stored[0], parameters, reader.augment)
         channels, data = reader.input_spec.channels, reader.input_spec.data
         mean, std = (np.array(values[:channels], np.float32) * 255.0 for values in (data.mean, data.std))
         pixels = torch.from_numpy((image[..., None].astype(np.float32) - mean) / std)
@@ -54,25 +55,35 @@ class Films(Dataset[Sample]):
         return pixels if data.channels_last else pixels.permute(2, 0, 1).contiguous(), mask, request.index
 
 
-def resampled(reader: FilmReader, request: FilmRequest, parameters: Parameters) -> tuple[Image, ...]:
-    """Return a film and, if requested, its mask (0 and 255), resampled to uint8 (size, size)."""
-    decoded = [reader.decode(content) for content in reader.read(request)]
-    images = tuple(image for image in decoded if image is not None)
-    if len(images) < len(decoded):
+def decoded(reader: FilmReader, request: FilmRequest) -> tuple[Image, ...]:
+    """Return a stored film and, if requested, its mask (0 and 255)."""
+    images = [reader.decode(content) for content in reader.read(request)]
+    found = tuple(image for image in images if image is not None)
+    if len(found) < len(images):
         raise reader.undecodable(request)
+    return found
+
+
+def resampled(
+    images: tuple[Image, ...], reader: FilmReader, request: FilmRequest, parameters: Parameters
+) -> tuple[Image, ...]:
+    """Resample a stored film and, if given, its mask to uint8 (size, size)."""
     geometry, stored, size = parameters.geometry, reader.stored(request), reader.input_spec.size
     if geometry.warp is not None:
         return by_coarse_map(images, coarse_map(geometry, size, stored), size, reader.border)
     return by_matrix(images, matrix(geometry, size, stored), size, reader.border)
 
 
-def shade(image: Image, parameters: Parameters, augment: AugmentConfig) -> Image:
-    """Apply CLAHE, tone and noise to an image (size, size)."""
+def shade(image: Image, stored: Image, parameters: Parameters, augment: AugmentConfig) -> Image:
+    """Apply CLAHE, tone and noise to an image (size, size); `stored` is the film that it was resampled from."""
     if parameters.clahe:
         tiles = augment.clahe.tiles
         image = tone.clahe(image, clip_limit=augment.clahe.clip, tile_grid_size=(tiles, tiles))
-    if parameters.gain != 1.0 or parameters.offset != 0.0:
-        image = tone.multiply_add(image, parameters.gain, parameters.offset * 255.0, inplace=False)
+    offset = parameters.offset * 255.0
+    if parameters.mean_offset != 0.0:
+        offset = parameters.mean_offset * cv2.mean(stored)[0]
+    if parameters.gain != 1.0 or offset != 0.0:
+        image = tone.multiply_add(image, parameters.gain, offset, inplace=False)
     if parameters.gamma != 1.0:
         image = tone.gamma_transform(image, gamma=parameters.gamma)
     return add_noise(image, parameters)

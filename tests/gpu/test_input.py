@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dali_films import RECIPE, every_request, one_batch
+from dali_films import FIRST_PLACE, RECIPE, every_request, one_batch
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.films import FilmReader, FilmRequest, InputSpec
+from pneumo_dist.data.resample import BORDERS
 from pneumo_dist.data.torch_loader import Films
 from pneumo_dist.ranks.ranks import Ranks
 from shards.dataset.table import Shards
@@ -21,6 +22,7 @@ DISTORTIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "elastic": {"distortion": {"p": 0.7, "grid": None, "optical": None}},
     "all": {"distortion": {"p": 0.7}},
+    "first place": {key: FIRST_PLACE[key] for key in ("distortion", "tone")},
 }
 
 
@@ -30,7 +32,7 @@ def reader_of(shards: Shards, ranks: Ranks, size: int = 96, augment: AugmentConf
 
 
 @pytest.mark.parametrize("codec", ["png", "jpeg"])
-@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("distortion", DISTORTIONS)
 @pytest.mark.parametrize("size", [64, 96, 160])
 def test_graph_gives_the_films_of_the_torch_loader(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import StageConfig, accumulation
 from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config
 from pneumo_dist.config.model import FcnConfig
@@ -407,6 +408,13 @@ def test_network_and_loss_are_those_of_the_recipe(name: str) -> None:
         assert (loss.focal_gamma, loss.dice_over, loss.dice_form, loss.dice_epsilon) == (2, "batch", "linear", 1e-6)
 
 
+def assert_forms_of_the_first_place(augment: AugmentConfig) -> None:
+    """Check the forms of albumentations 0.3.1: borders, elastic distortion, grid, gamma and brightness."""
+    assert augment.border == "reflect_101" and augment.distortion.grid_open
+    assert augment.distortion.elastic is not None and augment.distortion.elastic.pixels == "input"
+    assert (augment.tone.gamma_exponent, augment.tone.brightness_by) == ("1/g", "mean")
+
+
 @pytest.mark.parametrize("name", FIRST_PLACE)
 def test_first_place_recipe_is_as_published(name: str) -> None:
     experiment = shipped(name).experiment
@@ -431,6 +439,7 @@ def test_first_place_recipe_is_as_published(name: str) -> None:
         assert (augment.hflip, moved.p, moved.shift, moved.scale, moved.rotate) == (0.5, 0.5, 0.0625, 0.1, 45)
         assert (augment.tone.p, augment.tone.contrast, augment.tone.brightness) == (0.3, 0.2, 0.2)
         assert augment.tone.gamma == (0.8, 1.2)
+        assert_forms_of_the_first_place(augment)
         bent = augment.distortion
         assert bent.elastic is not None and bent.optical is not None
         assert (bent.p, bent.grid, bent.optical.distort, bent.optical.shift) == (0.3, 0.3, 2, 0.5)
@@ -448,7 +457,8 @@ def test_silver_medal_recipe_is_as_published() -> None:
         assert (stage.optim.name, stage.optim.clip_norm, loss.dice_epsilon) == ("adam", None, 1)
         given = (loss.bce, loss.dice, loss.focal, loss.focal_gamma, loss.dice_form)
         assert given == ((1, 1, 0, 2, "linear") if stage.name == "step008" else (0, 1, 10, 2, "log"))
-        assert (stage.augment.border, stage.augment.distortion.p) == ("reflect", 0.3)
+        assert stage.augment.distortion.p == 0.3
+        assert_forms_of_the_first_place(stage.augment)
         # 16 x 2 at 512 px, 4 x 4 at 1024 px
         assert (stage.micro_batch, accumulation(stage, 1)) == ((16, 2) if stage.name == "step006" else (4, 4))
 
@@ -460,7 +470,7 @@ def test_top_100_recipe_is_as_published() -> None:
     augment = stage.augment
     moved = augment.shift_scale_rotate
     assert (augment.hflip, moved.shift, moved.scale, moved.rotate) == (0.5, 0, 0, 10)
-    assert (augment.tone.p, augment.distortion.p, augment.border) == (0, 0, "reflect")
+    assert (augment.tone.p, augment.distortion.p, augment.border) == (0, 0, "reflect_101")
 
 
 def test_baseline_recipe_is_as_published() -> None:
@@ -486,6 +496,7 @@ def test_gold_medal_recipe_uses_the_gold_medals_ideas(name: str) -> None:
     assert (main.always_train, second.always_train) == (False, True)
     for stage in (main, second):
         assert stage.optim.ema_decay == 0.99 and stage.loss.classification > 0 and stage.size_classes is not None
+        assert_forms_of_the_first_place(stage.augment)
         assert (stage.micro_batch, accumulation(stage, 1)) == (16, 1), "one fold per GPU"
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -17,7 +18,8 @@ from pydantic import ValidationError
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import IDENTITY, NOISE_OFFSETS, WHOLE, Parameters, draw
-from pneumo_dist.data.geometry import ElasticField, GridSteps, Lens
+from pneumo_dist.data.elastic import ElasticField, InputElastic
+from pneumo_dist.data.geometry import GridSteps, Lens, Stored, coarse_map
 
 CONFIG = AugmentConfig.model_validate(
     {
@@ -119,6 +121,24 @@ def test_draw_is_a_pure_function_of_seed_epoch_and_key() -> None:
     drawn = [draw(CERTAIN, *film) for film in films]
     for values in ({p.geometry.angle for p in drawn}, {p.geometry.crop for p in drawn}, {p.noise_sigma for p in drawn}):
         assert len(values) == len(films)
+
+
+@pytest.mark.parametrize(
+    ("key", "tone", "angle", "noise", "point"),
+    [
+        ("a", (1.0, 0.029357057597389158, 1.0), 0.32618961431210086, 0.011476122915439904, (364.1562, 134.78857)),
+        ("c", (1.0, 0.0, 1.3931053998157354), 0.023841607046380237, 0.015578819732984694, (339.88184, 200.23195)),
+        ("d", (1.0956108071029453, 0.0, 1.0), -0.34768190035491797, 0.0398322426731251, (118.02371, 503.12555)),
+    ],
+)
+def test_recorded_runs_draw_what_they_drew(
+    key: str, tone: tuple[float, ...], angle: float, noise: float, point: tuple[float, float]
+) -> None:
+    """Values of v0.4.0, for an elastic field, a lens and a grid."""
+    drawn = draw(CERTAIN, 1, 2, key)
+    assert (drawn.gain, drawn.offset, drawn.gamma) == tone and drawn.mean_offset == 0
+    assert (drawn.geometry.angle, drawn.noise_sigma) == (angle, noise)
+    np.testing.assert_allclose(coarse_map(drawn.geometry, 64, Stored(1024))[7, 50], point, rtol=1e-6)
 
 
 def test_global_random_state_does_not_matter() -> None:
@@ -279,6 +299,42 @@ def test_elastic_fields_have_the_recipes_lengths_and_different_seeds(certain: li
     fields = [p.geometry.warp for p in certain if isinstance(p.geometry.warp, ElasticField)]
     assert {(field.alpha * 1024, field.sigma * 1024) for field in fields} == {(120, 6)}
     assert len({field.seed for field in fields}) == len(fields)
+
+
+# -- other forms of the same draws
+
+
+def test_other_forms_take_the_same_draws(certain: list[Parameters]) -> None:
+    forms = {
+        "distortion": {
+            "elastic": {"pixels": "input", "alpha": 120, "sigma": 6, "alpha_affine": 3.6},
+            "grid_open": True,
+        },
+        "tone": {"brightness_by": "mean", "gamma_exponent": "1/g"},
+    }
+    warps = set()
+    for base, other in zip(certain, many(altered(CERTAIN, forms)), strict=True):
+        warp, expected = base.geometry.warp, base.geometry.warp
+        if isinstance(warp, GridSteps):
+            expected = replace(warp, is_open=True)
+        if isinstance(warp, ElasticField):
+            assert isinstance(other.geometry.warp, InputElastic)
+            np.testing.assert_allclose(other.geometry.warp.corners, np.array(warp.corners) * 1024)
+            expected = InputElastic(warp.seed, 120, 6, other.geometry.warp.corners)
+        warps.add(type(other.geometry.warp))
+        toned = replace(base, offset=0.0, mean_offset=base.offset, gamma=1 / base.gamma)
+        assert other == replace(toned, geometry=replace(base.geometry, warp=expected))
+    assert warps == {InputElastic, GridSteps, Lens}
+
+
+def test_exponent_is_the_inverse_of_an_evenly_drawn_g() -> None:
+    tone = {"p": 1, "contrast": None, "brightness": None, "gamma": [0.8, 1.2], "gamma_exponent": "1/g"}
+    exponents = np.array([p.gamma for p in many(altered(CERTAIN, {"tone": tone}))])
+    counts = np.histogram(1 / exponents, 8, (0.8, 1.2))[0]
+    assert counts.sum() == DRAWS
+    assert np.abs(counts / DRAWS - 1 / 8).max() < 4.5 * math.sqrt(7 / 64 / DRAWS)
+    # The mean of 1/g is ln(1.2 / 0.8) / 0.4.
+    assert abs(exponents.mean() - math.log(1.5) / 0.4) < 4.5 * exponents.std() / math.sqrt(DRAWS)
 
 
 # -- one of several

@@ -8,16 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from dali_films import RECIPE, every_request, one_batch
+from dali_films import FIRST_PLACE, RECIPE, every_request, one_batch
 from images import decode
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data import buffers
 from pneumo_dist.data.augment import Parameters
+from pneumo_dist.data.elastic import InputElastic
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
-from pneumo_dist.data.geometry import Stored, matrix
-from pneumo_dist.data.resample import NOISE_LEVEL, noise_window
+from pneumo_dist.data.geometry import GridSteps, Lens, Stored, matrix
+from pneumo_dist.data.resample import BORDERS, NOISE_LEVEL, noise_window
 from pneumo_dist.data.torch_loader import Films, torch_batches
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -59,7 +60,7 @@ def assert_same_films(reader: FilmReader, requests: list[FilmRequest]) -> None:
 
 
 @pytest.mark.parametrize("size", [64, 96])
-@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("kind", [*KINDS, None])
 def test_graph_gives_the_films_of_the_torch_loader(films: Shards, kind: str | None, border: str, size: int) -> None:
     reader = reader_of(films, recipe(kind, border=border), size)
@@ -70,6 +71,17 @@ def test_graph_gives_the_films_of_the_torch_loader(films: Shards, kind: str | No
     assert_same_films(reader, requests)
 
 
+# At 160 px elastic films have finer maps than the other films of a batch.
+@pytest.mark.parametrize("size", [96, 160])
+def test_graph_gives_the_films_of_the_torch_loader_in_the_first_places_forms(films: Shards, size: int) -> None:
+    reader = reader_of(films, AugmentConfig.model_validate(FIRST_PLACE), size)
+    requests = every_request(films, 6)
+    drawn = [reader.parameters(request) for request in requests]
+    assert {type(p.geometry.warp) for p in drawn} == {InputElastic, GridSteps, Lens, type(None)}
+    assert any(p.mean_offset for p in drawn) and any(p.gamma != 1 for p in drawn)
+    assert_same_films(reader, requests)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_channels_and_their_order_change_nothing(films: Shards, channels: int, channels_last: bool) -> None:
@@ -77,13 +89,13 @@ def test_channels_and_their_order_change_nothing(films: Shards, channels: int, c
     assert_same_films(reader_of(films, recipe(None), 64, channels, **data), every_request(films, 1))
 
 
-@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("size", [64, 96])
 def test_films_of_any_shape_at_their_own_size_are_the_same_too(jpeg_films: Shards, border: str, size: int) -> None:
     assert_same_films(reader_of(jpeg_films, recipe(None, border=border), size), every_request(jpeg_films, 6))
 
 
-@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("size", [128, 224])
 def test_real_films_are_the_same_too(real_films: Shards, border: str, size: int) -> None:
     assert len(real_films) == 10
@@ -103,21 +115,38 @@ def test_clahe_is_the_same_whether_its_tiles_divide_the_film_or_not(films: Shard
 # -- against the definition
 
 
-def test_grey_values_are_clip_of_gain_and_offset_then_gamma_then_noise(films: Shards) -> None:
+@pytest.mark.parametrize("brightness_by", ["range", "mean"])
+def test_grey_values_are_clip_of_gain_and_offset_then_gamma_then_noise(films: Shards, brightness_by: str) -> None:
+    tone = {"p": 0.9, "brightness_by": brightness_by}
     augment = AugmentConfig.model_validate(
-        {"hflip": 0, "shift_scale_rotate": {"p": 0}, "tone": {"p": 0.9}, "noise": {"p": 0.5}}
+        {"hflip": 0, "shift_scale_rotate": {"p": 0}, "tone": tone, "noise": {"p": 0.5}}
     )
     reader, requests = reader_of(films, augment), every_request(films, 4)
     batch = one_batch(reader, requests)
     for request, image in zip(requests, batch.images[:, 0].numpy(), strict=True):
         drawn = reader.parameters(request)
-        value = (
-            np.clip(decode(films.read(request.index, "image")) / 255 * drawn.gain + drawn.offset, 0, 1) ** drawn.gamma
-        )
+        stored = decode(films.read(request.index, "image")) / 255
+        offset = drawn.offset + drawn.mean_offset * stored.mean()
+        value = np.clip(stored * drawn.gain + offset, 0, 1) ** drawn.gamma
         value = np.clip(value + drawn.noise_sigma * noise_window(drawn, 96) / NOISE_LEVEL, 0, 1)
         # Bytes are rounded after each of the three.
         assert np.abs(image - value).max() * 255 < 2.6
         assert np.abs(image - value).mean() * 255 < 0.6
+
+
+@pytest.mark.parametrize("loader", ["dali", "torch"])
+def test_brightness_adds_a_share_of_the_stored_films_mean_whatever_of_it_is_seen(films: Shards, loader: str) -> None:
+    moved = {"hflip": 0, "random_resized_crop": {"p": 1, "area": [0.1, 0.2]}}
+    tone = {"p": 1, "contrast": None, "gamma": None, "brightness": 0.5, "brightness_by": "mean"}
+    bright = reader_of(films, AugmentConfig.model_validate({**moved, "tone": tone}), 64)
+    plain = reader_of(films, AugmentConfig.model_validate({**moved, "tone": {"p": 0}}), 64)
+    requests = [FilmRequest(row, epoch, 0) for row in range(4) for epoch in range(3)]
+    seen = [255 * batch_of(loader, reader, requests).images[:, 0].numpy() for reader in (bright, plain)]
+    for request, image, before in zip(requests, *seen, strict=True):
+        shift = bright.parameters(request).mean_offset * decode(films.read(request.index, "image")).mean()
+        assert abs(shift) > 1e-3
+        # One loader rounds, the other truncates.
+        assert np.abs(image - np.clip(before + shift, 0, 255)).max() <= 1.01
 
 
 def test_geometry_is_that_of_the_drawn_matrix(films: Shards) -> None:
@@ -159,8 +188,8 @@ def test_normalisation_takes_mean_and_deviation_of_each_channel(films: Shards, c
         torch.testing.assert_close(images[:, channel], (plain[:, 0] - mean) / deviation, atol=1e-5, rtol=1e-5)
 
 
-def batch_of(loader: str, reader: FilmReader) -> Batch:
-    requests = [FilmRequest(0), FilmRequest(5)]
+def batch_of(loader: str, reader: FilmReader, requests: list[FilmRequest] | None = None) -> Batch:
+    requests = requests or [FilmRequest(0), FilmRequest(5)]
     if loader == "dali":
         return one_batch(reader, requests)
     (batch,) = torch_batches(reader, [requests])

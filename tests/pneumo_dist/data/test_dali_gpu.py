@@ -7,12 +7,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from dali_films import FIRST_PLACE
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.data.elastic import InputElastic
 from pneumo_dist.data.films import FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.geometry import Geometry, GridSteps, Lens, Stored, coarse_map
-from pneumo_dist.data.resample import by_coarse_map
+from pneumo_dist.data.resample import BORDERS, by_coarse_map
 from pneumo_dist.data.torch_loader import Films
 from shards.dataset.table import Shards
 
@@ -23,10 +25,11 @@ Image = npt.NDArray[Any]
 # Marks pixels that remap does not write; films and masks here do not contain this value.
 UNWRITTEN = 99
 FLAGS = {dali.types.INTERP_LINEAR: cv2.INTER_LINEAR, dali.types.INTERP_NN: cv2.INTER_NEAREST}
-SHAPES = [(96, 96), (128, 96), (70, 120), (60, 60)]
+SHAPES = [(96, 96), (128, 96), (70, 120), (60, 60), (1, 60)]
 MOVES = {
     "turned out of the film": Geometry(True, 0.5, 0.8, (0.1, -0.08), Lens(1.5, (0.0004, 0.0))),
     "grid": Geometry(False, -0.3, 1.1, (0.0, 0.05), GridSteps((1.3, 0.8, 1, 1.2, 0.7), (0.7, 1, 1.3, 0.9, 1.1))),
+    "elastic": Geometry(True, 0.2, 0.9, (0.1, -0.08), InputElastic(1, 120.0, 4.0, (2.0, -1.0, 0.5, 1.0, -2.0, 1.0))),
     "not moved": Geometry(),
 }
 
@@ -73,7 +76,9 @@ def warped(films: list[tuple[Image, Image]], coarse: list[Image], size: int, bor
         )
         extent = dali.fn.cast(shape, dtype=dali.types.FLOAT)
         canvas = dali_gpu.canvas_of(shape, size)
-        return tuple(dali_gpu.warped_by_coarse_map([image, mask], nodes, extent, canvas, size, border))
+        return tuple(
+            dali_gpu.warped_by_coarse_map([image, mask], nodes, dali_gpu.last_of(nodes), extent, canvas, size, border)
+        )
 
     built = pipeline()
     built.build()
@@ -81,7 +86,7 @@ def warped(films: list[tuple[Image, Image]], coarse: list[Image], size: int, bor
 
 
 @pytest.mark.parametrize("size", [64, 96, 160])
-@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("move", MOVES)
 def test_films_of_any_shape_are_resampled_as_on_the_cpu(
     move: str, border: str, size: int, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +111,7 @@ def test_films_of_any_shape_are_resampled_as_on_the_cpu(
 # -- the whole graph
 
 RECIPES: dict[str, dict[str, Any] | None] = {
+    "first place": FIRST_PLACE,
     "not augmented": None,
     "affine": {"tone": {"p": 0}},
     "mirrored edges": {"border": "reflect", "random_resized_crop": {"p": 0.5}},

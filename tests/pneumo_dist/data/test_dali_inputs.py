@@ -36,6 +36,7 @@ def reader_of(
         (DISTORTED, None, True, ["warp", "tone", "noise", "coarse_map", "image", "mask"]),
         ({**RECIPE, "border": "reflect"}, None, True, ["warp", "tone", "noise", "image", "mask"]),
         ({**RECIPE, "border": "reflect"}, 0, True, ["warp", "tone", "noise", "coarse_map", "image", "mask"]),
+        ({**RECIPE, "border": "reflect_101"}, 0, True, ["warp", "tone", "noise", "coarse_map", "image", "mask"]),
     ],
 )
 def test_inputs_are_those_that_the_augmentation_and_the_device_need(

@@ -27,10 +27,10 @@ STRONG = AugmentConfig.model_validate(
     {
         "hflip": 0.5,
         "shift_scale_rotate": {"p": 0.7},
-        "distortion": {"p": 0.6},
+        "distortion": {"p": 0.6, "elastic": {"pixels": "input"}, "grid_open": True},
         "random_resized_crop": {"p": 0.3},
         "clahe": {"p": 0.3},
-        "tone": {"p": 0.6},
+        "tone": {"p": 0.6, "brightness_by": "mean", "gamma_exponent": "1/g"},
         "noise": {"p": 0.5},
     }
 )

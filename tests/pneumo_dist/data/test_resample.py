@@ -17,9 +17,10 @@ from scipy.ndimage import map_coordinates
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.augment import NOISE_OFFSETS, Parameters, draw
+from pneumo_dist.data.elastic import InputElastic
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.geometry import Geometry, Lens, Stored, Warp, coarse_map, matrix
-from pneumo_dist.data.resample import NOISE_LEVEL, add_noise, by_coarse_map, by_matrix, noise_window
+from pneumo_dist.data.resample import BORDERS, NOISE_LEVEL, add_noise, by_coarse_map, by_matrix, noise_window
 from pneumo_dist.data.torch_loader import Films
 from shards.dataset.table import Shards
 
@@ -35,12 +36,15 @@ TRANSFORMS: dict[str, dict[str, Any]] = {
     "rotate": {"shift_scale_rotate": {"p": 1, "shift": 0, "scale": 0, "rotate": 45}},
     "elastic": {"distortion": {"p": 1, "grid": None, "optical": None}},
     "strong elastic": {"distortion": {"p": 1, "elastic": {"alpha": 3000, "sigma": 30}, "grid": None, "optical": None}},
+    "fine elastic": {"distortion": {"p": 1, "elastic": {"pixels": "input"}, "grid": None, "optical": None}},
     "grid": {"distortion": {"p": 1, "elastic": None, "optical": None}},
+    "open grid": {"distortion": {"p": 1, "elastic": None, "optical": None, "grid_open": True}},
     "optical": {"distortion": {"p": 1, "elastic": None, "grid": None}},
     "crop": {"random_resized_crop": {"p": 1, "area": [0.3, 0.6]}},
     "contrast": {"tone": {"p": 1, "gamma": None, "brightness": None}},
     "gamma": {"tone": {"p": 1, "contrast": None, "brightness": None}},
     "brightness": {"tone": {"p": 1, "contrast": None, "gamma": None}},
+    "brightness by mean": {"tone": {"p": 1, "contrast": None, "gamma": None, "brightness_by": "mean"}},
     "noise": {"noise": {"p": 1}},
     "clahe": {"clahe": {"p": 1}},
     "all of space": {
@@ -68,7 +72,7 @@ def by_dali(reader: FilmReader, requests: list[FilmRequest]) -> Batch:
 
 
 @pytest.mark.parametrize("make", [by_torch, by_dali])
-@pytest.mark.parametrize("border", ["constant", "reflect"])
+@pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_film_that_is_its_own_mask_stays_so(
     shapes: Shards, name: str, border: str, make: Callable[[FilmReader, list[FilmRequest]], Batch]
@@ -102,7 +106,7 @@ def test_every_transform_of_space_moves_the_mask(shapes: Shards, name: str) -> N
 
 def sampled(image: Image, points: npt.NDArray[np.float64], border: str, order: int) -> npt.NDArray[np.float64]:
     """Sample an image with SciPy at points (x, y), counted from the corner of the first pixel."""
-    mode = {"constant": "grid-constant", "reflect": "reflect"}[border]
+    mode = {"constant": "grid-constant", "reflect": "reflect", "reflect_101": "mirror"}[border]
     places = [points[..., 1] - 0.5, points[..., 0] - 0.5]
     return np.asarray(map_coordinates(image.astype(np.float64), places, order=order, mode=mode))
 
@@ -115,6 +119,7 @@ def points_of(geometry: Geometry, size: int, stored: Stored) -> npt.NDArray[np.f
         return np.asarray(grid @ matrix(geometry, size, stored).T)
     unit = Stored(1)
     film = Geometry(False, geometry.angle, geometry.scale, geometry.shift, None, geometry.crop)
+    assert not isinstance(geometry.warp, InputElastic), "defined at nodes alone"
     warped = geometry.warp(grid @ matrix(film, size, unit).T)
     if geometry.flip:
         warped = warped * [-1, 1] + [1, 0]
@@ -142,7 +147,7 @@ geometries = st.builds(
 
 
 @settings(max_examples=60, deadline=None)
-@given(geometries, st.sampled_from([64, 96]), st.sampled_from(["constant", "reflect"]))
+@given(geometries, st.sampled_from([64, 96]), st.sampled_from(sorted(BORDERS)))
 def test_both_resamplings_equal_the_definition(geometry: Geometry, size: int, border: str) -> None:
     stored = Stored(130, (15, 0))
     images = film_and_mask(130, 100)
@@ -165,11 +170,13 @@ def test_beyond_the_film_there_are_zeros_or_its_reflection() -> None:
         partial(by_matrix, images, matrix(away, 64, Stored(64)), 64),
         partial(by_coarse_map, images, coarse_map(away, 64, Stored(64)), 64),
     ):
-        for empty, mirrored, original in zip(way("constant"), way("reflect"), images, strict=True):
+        ways = (way(border) for border in ("constant", "reflect", "reflect_101"))
+        for empty, mirrored, mirrored_101, original in zip(*ways, images, strict=True):
             assert not empty[:, :31].any()
             np.testing.assert_array_equal(empty[:, 32:], original[:, :32])
-            np.testing.assert_array_equal(mirrored[:, 32:], original[:, :32])
-            np.testing.assert_array_equal(mirrored[:, :32], original[:, :32][:, ::-1])
+            beyond = ((0, 0), (32, 0))
+            np.testing.assert_array_equal(mirrored, np.pad(original, beyond, "symmetric")[:, :64])
+            np.testing.assert_array_equal(mirrored_101, np.pad(original, beyond, "reflect")[:, :64])
 
 
 def test_film_without_a_mask_is_resampled_alone() -> None:
