@@ -24,7 +24,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from pneumo_dist.data.plan import fixed_batches
 from pneumo_dist.network.build import build_model
 from pneumo_dist.output.submission import submission_rows, write_submission
 from pneumo_dist.predict.bundle import read_bundle
-from pneumo_dist.predict.ensemble import read_network
+from pneumo_dist.predict.ensemble import NetworkInput, read_network
 from pneumo_dist.predict.forward import NetworkCache, predict_films
 from pneumo_dist.predict.store import open_predictions
 from pneumo_dist.ranks.ranks import Ranks
@@ -167,15 +167,16 @@ def bundle(case: Case) -> tuple[Edit, Callable[[], Answer]]:
 
     def answer() -> Answer:
         ensemble, rule = read_bundle(path)
-        films = np.arange(3)
-        batches = []
-        for rows in fixed_batches(films, ensemble.eval_batch):
-            image = cv2.resize(pictures()[0], (ensemble.image_size,) * 2)
-            image = (image / 255 - ensemble.data.mean[0]) / ensemble.data.std[0]
-            stack = np.repeat(image[None, None], ensemble.in_channels, 1).astype(np.float32)
-            batches.append(Batch(torch.from_numpy(np.repeat(stack, len(rows), 0)), torch.zeros(0), rows))
+        batches = fixed_batches(np.arange(3), ensemble.eval_batch)
+
+        def read(each: NetworkInput) -> Iterator[Batch]:
+            image = cv2.resize(pictures()[0], (each.image_size,) * 2)
+            image = (image / 255 - each.mean[0]) / each.std[0]
+            stack = np.repeat(image[None, None], each.in_channels, 1).astype(np.float32)
+            return (Batch(torch.from_numpy(np.repeat(stack, len(rows), 0)), torch.zeros(0), rows) for rows in batches)
+
         cache = NetworkCache(ensemble, ALONE, size=4, unseen=None)
-        found = predict_films(batches, ensemble.networks, cache)
+        found = predict_films(batches, {each: read(each) for each in ensemble.inputs}, ensemble.networks, cache)
         if len(found.rows) != 3 or found.maps.shape != (3, ensemble.image_size, ensemble.image_size):
             raise Wrong("films are missing")
         return found.maps.tobytes(), rule
