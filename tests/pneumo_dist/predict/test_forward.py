@@ -1,5 +1,6 @@
 """Films are predicted by networks that take turns: their number in memory and the batches change nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,11 @@ def test_number_of_networks_in_memory_changes_nothing(
 
 
 def predicted(trained: Trained, ensemble: Ensemble, batch: int) -> PredictedFilms:
-    rows = trained.shards.indices("test")
-    reader = FilmReader(trained.shards, ensemble.input_spec(ALONE), with_mask=False)
-    batches = list(eval_batches(reader, fixed_batches(rows, batch), batch))
-    return predict_films(batches, ensemble.networks, NetworkCache(ensemble, ALONE, 2, None))
+    batches = fixed_batches(trained.shards.indices("test"), batch)
+    (only,) = ensemble.inputs
+    reader = FilmReader(trained.shards, ensemble.input_spec(only, ALONE), with_mask=False)
+    films = {only: eval_batches(reader, batches, batch)}
+    return predict_films(batches, films, ensemble.networks, NetworkCache(ensemble, ALONE, 2, None))
 
 
 def test_films_that_fill_up_a_batch_do_not_count(trained: Trained) -> None:
@@ -58,7 +60,7 @@ def test_films_that_fill_up_a_batch_do_not_count(trained: Trained) -> None:
 
 def test_no_batches_and_no_head_are_empty_arrays_and_nan(trained: Trained) -> None:
     ensemble = trained.ensemble()
-    none = predict_films([], ensemble.networks, NetworkCache(ensemble, ALONE, 1, None))
+    none = predict_films([], {}, ensemble.networks, NetworkCache(ensemble, ALONE, 1, None))
     assert (none.rows.shape, none.maps.shape, none.classes.shape) == ((0,), (0, 64, 64), (0,))
     assert np.isnan(predicted(trained, ensemble, 5).classes).all()
 
@@ -73,7 +75,7 @@ def test_gathered_films_are_in_table_order() -> None:
 def test_network_that_has_seen_the_films_is_refused_only_for_unseen_films(trained: Trained) -> None:
     ensemble = trained.ensemble()
     network = ensemble.networks[0]
-    foreign = EnsembleNetwork(network.name, 0, 1 - network.fold, 1.0, network.read)
+    foreign = replace(network, fold=1 - network.fold)
     model, amp = NetworkCache(ensemble, ALONE, 1, None)(foreign)
     assert isinstance(model, torch.nn.Module) and amp == "float32"
     NetworkCache(ensemble, ALONE, 1, trained.shards)(network)
