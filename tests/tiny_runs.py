@@ -11,8 +11,11 @@ from images import decode
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
 from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.network.build import split_outputs
 from pneumo_dist.predict.average import averaged_checkpoint
-from pneumo_dist.predict.ensemble import Ensemble, TrainedFold, resolve
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, TrainedFold, resolve
+from pneumo_dist.predict.predict import PredictOptions, predict
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
@@ -49,6 +52,14 @@ OTHER = two_stages(
     image_size=32,
     eval_batch=4,
 )
+
+
+# Members of an ensemble with three inputs.
+MIXED: list[dict[str, Any]] = [
+    {"experiment": "plain", "weight": 3, "top_k": 1},
+    {"experiment": "other", "weight": 2, "top_k": 1},
+    {"experiment": "head", "weight": 1, "top_k": 1, "image_size": 96},
+]
 
 
 @dataclass(frozen=True)
@@ -90,3 +101,21 @@ def image(shards: Shards, index: int) -> torch.Tensor:
     grey = decode(shards.read(index, "image"))
     assert grey.shape == (SIZE, SIZE)
     return torch.from_numpy((grey.astype(np.float32) / 255 - 0.485) / 0.229)[None, None]
+
+
+def stored(trained: Trained, ensemble: Ensemble, folder: Path, split: str = "test", **options: Any) -> Predictions:
+    """Predict a split into a folder, and open the predictions."""
+    predict(ensemble, trained.shards, folder, ALONE, PredictOptions(split, **options))
+    return Predictions(folder)
+
+
+@torch.no_grad()
+def direct(network: EnsembleNetwork, images: torch.Tensor) -> tuple[np.ndarray[Any, Any], float | None]:
+    """Return a network's probabilities and class probability for one film, from a plain forward pass."""
+    logits, classes = split_outputs(network.read().build(network.name)(images))
+    return torch.sigmoid(logits)[0, 0].numpy(), None if classes is None else float(torch.sigmoid(classes))
+
+
+def row_of(shards: Shards, key: str) -> int:
+    """Return the table row of a film."""
+    return int(np.flatnonzero(shards.column("key") == key)[0])
