@@ -45,6 +45,7 @@ from pneumo_dist.data.plan import fixed_batches
 from pneumo_dist.network.build import build_model
 from pneumo_dist.output.submission import submission_rows, write_submission
 from pneumo_dist.predict.bundle import read_bundle
+from pneumo_dist.predict.bundle_content import FORMAT_VERSION, from_version_1
 from pneumo_dist.predict.ensemble import NetworkInput, read_network
 from pneumo_dist.predict.forward import NetworkCache, predict_films
 from pneumo_dist.predict.store import open_predictions
@@ -146,7 +147,10 @@ def bundle(case: Case) -> tuple[Edit, Callable[[], Answer]]:
         members = {name: archive.read(name) for name in archive.namelist()}
     method = zipfile.ZIP_STORED
     if case.rng.random() < 0.6:
-        tree, made = edit(json.loads(members["bundle.json"]), case.rng)
+        content = json.loads(members["bundle.json"])  # of version 1
+        if case.rng.random() < 0.5:
+            content = {**json.loads(from_version_1(content)), "format_version": FORMAT_VERSION}
+        tree, made = edit(content, case.rng)
         members["bundle.json"] = json.dumps(tree).encode()
         if made.place[0] in ("scores", "version"):
             made = Edit(made.place, made.value, False)
