@@ -27,7 +27,7 @@ class TtaConfig(Schema):
     hflip: bool = True
     """Also predict the horizontally flipped film."""
     scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Field(min_length=1, max_length=16)] = (1.0,)
-    """Sides of the view, as factors of the side of each network's input, rounded to multiples of 32."""
+    """Sides of the views, as factors of the side of each network's input, rounded to multiples of 32."""
     scale_weights: tuple[Weight, ...] | None = None
     """Weight of each scale in the mean, regardless of their sum; null weights all scales alike."""
 

@@ -67,7 +67,7 @@ def predict_films(
             for network, share in zip(networks, shares(networks), strict=True)
             if network.input == network_input
         ]
-        _add(sums, list(islice(films[network_input], len(batches))), chosen, cache)
+        _add(sums, _next_films(films[network_input], batches), chosen, cache)
     _check_finite([*sums.maps, *sums.classes], networks)
     classes = [each.double() / sums.heads if sums.heads else each * np.nan for each in sums.classes]
     return PredictedFilms(
@@ -75,6 +75,13 @@ def predict_films(
         np.concatenate([np.zeros((0, size, size), np.uint8), *map(to_p8, sums.maps)]),
         np.concatenate([np.zeros(0), *(each.cpu().numpy() for each in classes)]),
     )
+
+
+def _next_films(films: Iterator[Batch], batches: Sequence[Indices]) -> list[Batch]:
+    """Return the next films, which must be those of the batches."""
+    found = list(islice(films, len(batches)))
+    assert all(np.array_equal(each.indices, rows) for each, rows in zip(found, batches, strict=True)), "other films"
+    return found
 
 
 def _add(

@@ -92,6 +92,14 @@ def test_films_of_an_input_are_read_when_its_networks_have_their_turn(
     assert (predicted.maps.shape, predicted.classes.shape) == ((3, 64, 64), (3,))
 
 
+def test_films_of_other_rows_are_not_predicted(trained: Trained) -> None:
+    ensemble = trained.ensemble()
+    (only,) = ensemble.inputs
+    films = iter([Batch(torch.zeros(3, 1, 64, 64), torch.zeros(0), np.array([1, 2, 4]))])
+    with pytest.raises(AssertionError, match="other films"):
+        predict_films([np.array([1, 2, 3])], {only: films}, ensemble.networks, NetworkCache(ensemble, ALONE, 1, None))
+
+
 def test_gathered_films_are_in_table_order() -> None:
     rows = np.array([7, 2, 5])
     films = gather_films(PredictedFilms(rows, rows.astype(np.uint8)[:, None, None], rows / 10), ALONE)

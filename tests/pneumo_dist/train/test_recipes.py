@@ -77,16 +77,14 @@ def test_blends_of_recipe_a_go_from_training_to_a_submission(trained: Trained, r
         stored(own, own.ensemble(members=[{"experiment": name, "folds": [0]}]), tmp_path / name, "oof", folds=(0,))
         for name in names
     ]
-    given = ("--config", "--runs", str(runs))
     for blend in ("recipe_a_first", "recipe_a_second", "recipe_a_suspected"):
         config = load_either(shipped_configs()[blend])
         assert isinstance(config, EnsembleConfig)
         weights = [member.weight for member in config.members]
-        for split in ("oof", "test"):
-            shards = ("--shards", str(trained.shards.folder), "--split", split, "--fold", "0")
-            command = ["predict", given[0], blend, *given[1:], *shards, "--cpu"]
-            assert run(app, "pneumo_dist", command) == EXIT_DONE
-        assert run(app, "pneumo_dist", ["submit", given[0], blend, *given[1:]]) == EXIT_DONE
+        given = ("--config", blend, "--runs", str(runs))
+        films = ("--shards", str(trained.shards.folder), "--fold", "0", "--cpu")
+        for command in (("predict", *films, "--split", "oof"), ("predict", *films), ("submit",)):
+            assert run(app, "pneumo_dist", [*command, *given]) == EXIT_DONE
         out_of_fold = Predictions(runs / blend / "oof/predictions")
         parts = out_of_fold.manifest["parts"]
         assert [part["weight"] for part in parts] == pytest.approx(weights)
