@@ -65,13 +65,6 @@ def test_members_have_their_stages_and_share_one_side(path: Path) -> None:
     assert len(sides) == 1
 
 
-@pytest.mark.parametrize("name", ["albunet_public", "albunet_valid", "seunet", "resnet50"])
-def test_recipe_a_normalises_only_resnet50(name: str) -> None:
-    data = load_config(CONFIGS / f"{name}.yaml").experiment.data
-    imagenet = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    assert (data.mean, data.std) == (imagenet if name == "resnet50" else ((0, 0, 0), (1, 1, 1)))
-
-
 def test_heavy_networks_weight_their_scales_as_the_10th_place() -> None:
     heavy = load_either(CONFIGS / "ensembles/heavy.yaml")
     assert isinstance(heavy, EnsembleConfig)
