@@ -15,7 +15,7 @@ from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.network.build import build_model
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, TrainedNetwork
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import process_group
@@ -31,8 +31,9 @@ def main() -> int:
         # No lineage: it was not trained on any film.
         return TrainedNetwork(model, build_model(model, pretrained=False).state_dict(), "float32", ())
 
-    network = EnsembleNetwork("random", 0, 0, 1.0, read)
-    ensemble = Ensemble("random", (network,), size, 1, DataConfig(), 8, TtaConfig())
+    data = DataConfig()
+    network = EnsembleNetwork("random", 0, 0, 1.0, NetworkInput(size, 1, data.mean, data.std), read)
+    ensemble = Ensemble("random", (network,), size, data, 8, TtaConfig())
     with process_group(cpu=True) as ranks:
         start = time.perf_counter()
         folds = (0,) if split == "oof" else ()

@@ -167,7 +167,7 @@ def _new_films(
     from pneumo_dist.ranks.watchdog import FILMS
     from shards.dataset.keys import load_salt
 
-    film_options = NewFilmOptions(ensemble.image_size, rules, strict)
+    film_options = NewFilmOptions(ensemble.film_size, rules, strict)
 
     def build() -> bool:
         paths, is_begun = film_paths([dicom_dir]), scratch.exists()
@@ -274,7 +274,7 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
     check_folder(out)
     ensemble, rule = read_bundle(bundle)
     with process_group(cpu) as ranks, tempfile.TemporaryDirectory() as scratch:
-        film_options = NewFilmOptions(ensemble.image_size, film_rules, strict)
+        film_options = NewFilmOptions(ensemble.film_size, film_rules, strict)
         shards, refused = film_shards(paths, Path(scratch) / "films", film_options)
         for film in refused:
             print(f"error: {film.path}: refused, {film.reason}", file=sys.stderr)

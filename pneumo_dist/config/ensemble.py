@@ -22,17 +22,23 @@ from shards.errors import InputErrors
 
 
 class TtaConfig(Schema):
-    """Test-time augmentation. Every view of a film has the same weight."""
+    """Test-time augmentation: the views of a film whose predictions are averaged."""
 
     hflip: bool = True
     """Also predict the horizontally flipped film."""
     scales: Annotated[tuple[Annotated[float, Field(ge=0.25, le=4)], ...], Field(min_length=1, max_length=16)] = (1.0,)
-    """Sides of the network's input, as factors of image_size, rounded to multiples of 32."""
+    """Sides of the views, as factors of the side of each network's input, rounded to multiples of 32."""
+    scale_weights: tuple[Weight, ...] | None = None
+    """Weight of each scale in the mean, regardless of their sum; null weights all scales alike."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len(set(self.scales)) != len(self.scales):
             raise ValueError("scales must be unique")
+        if self.scale_weights is not None and len(self.scale_weights) != len(self.scales):
+            raise ValueError(
+                f"scale_weights has {len(self.scale_weights)} weights for {len(self.scales)} scales; give one for each"
+            )
         return self
 
 
@@ -51,6 +57,8 @@ class MemberConfig(Schema):
     """Maximum number of checkpoints per fold with top-k; null is the stage's top_k."""
     weight: Weight = 1.0
     """Weight of the member, shared equally by its networks."""
+    image_size: Side | None = None
+    """Side of the input of the member's networks, in pixels; null is the image_size of its stage."""
     average: Literal["predictions", "weights"] = "predictions"
     """predictions: average the predictions of a fold's checkpoints; weights: average their weights into one network."""
 
@@ -83,7 +91,8 @@ class EnsembleConfig(Schema):
     tta: TtaConfig = TtaConfig()
     """Test-time augmentation."""
     image_size: Side | None = None
-    """Side of the networks' input and of the stored maps; null is the image_size of the members' stages."""
+    """Side of the stored maps, in pixels; null is the largest side of the members' inputs, which this key does not
+    change."""
     eval_batch: Batch | None = None
     """Number of films per forward pass; null is the smallest eval_batch of the members' stages."""
     amp: Literal["auto", "bf16", "fp16", "float32"] | None = None

@@ -1,4 +1,4 @@
-"""Checks of a planned prediction: that its networks exist, agree on their input and accept it."""
+"""Checks of a planned prediction: that its networks exist and accept their inputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -11,7 +11,7 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.doctor.findings import Check, Finding, error, ok, run_checks
 from pneumo_dist.doctor.preflight import check_device, check_environment, check_writable, node_checks
 from pneumo_dist.network.fit import check_input, meta_model
-from pneumo_dist.predict.ensemble import Ensemble, find_trained_folds, resolve
+from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, find_trained_folds, resolve
 from pneumo_dist.predict.tta import scaled_side
 from pneumo_dist.ranks.ranks import Ranks
 from shards.dataset.check import SPLITS
@@ -70,7 +70,7 @@ def film_counts(shards: Path) -> dict[str, int]:
 
 
 def check_networks(plan: PredictionPlan) -> list[Finding]:
-    """Check that all networks exist, agree on their input, and accept it at all scales."""
+    """Check that all networks exist, and that they accept their inputs at all scales."""
     single_rank = Ranks.alone()
     with closing(Shards(plan.shards)) as shards:
         folds = plan.folds or tuple(shards.folds())
@@ -79,7 +79,8 @@ def check_networks(plan: PredictionPlan) -> list[Finding]:
     )
     _check_loader(ensemble.data)
     errors = check_sizes(ensemble, plan.config, plan.runs, folds, plan.experiment)
-    return errors or [ok(CHECK, f"{len(ensemble.networks)} networks accept {ensemble.image_size} px")]
+    sides = ", ".join(f"{side} px" for side in sorted({each.image_size for each in ensemble.inputs}))
+    return errors or [ok(CHECK, f"{len(ensemble.networks)} networks accept {sides}")]
 
 
 def check_sizes(
@@ -89,8 +90,12 @@ def check_sizes(
 
     The other arguments are those that the ensemble was resolved from.
     """
-    trained = [fold for member in config.members for fold in find_trained_folds(member, runs, folds, experiment)]
-    return [*_size_errors(ensemble, list(dict.fromkeys(fold.experiment.model for fold in trained)))]
+    pairs = [
+        (fold.experiment.model, fold.input(member))
+        for member in config.members
+        for fold in find_trained_folds(member, runs, folds, experiment)
+    ]
+    return [*_size_errors(ensemble, list(dict.fromkeys(pairs)))]
 
 
 def _check_loader(data: DataConfig) -> None:
@@ -100,14 +105,14 @@ def _check_loader(data: DataConfig) -> None:
         )
 
 
-def _size_errors(ensemble: Ensemble, models: Sequence[ModelConfig]) -> Iterator[Finding]:
-    for model in models:
+def _size_errors(ensemble: Ensemble, pairs: Sequence[tuple[ModelConfig, NetworkInput]]) -> Iterator[Finding]:
+    for model, network_input in pairs:
         network = meta_model(model)
         for scale in ensemble.tta.scales:
-            side = scaled_side(ensemble.image_size, scale)
+            side = scaled_side(network_input.image_size, scale)
             try:
-                check_input(network, ensemble.eval_batch, ensemble.in_channels, side, training=False)
+                check_input(network, ensemble.eval_batch, network_input.in_channels, side, training=False)
             except InputError as exception:
                 name = f"{model.arch} with encoder {model.encoder}"
                 message = f"ensemble {ensemble.name}: {name} does not accept {side} px ({exception})"
-                yield error(CHECK, message, "change image_size or tta.scales")
+                yield error(CHECK, message, "change the member's image_size or tta.scales")

@@ -18,10 +18,18 @@ from typing import Any
 import safetensors.torch
 
 from pneumo_dist import __version__
+from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.network.tensors import check_tensors, is_weights
-from pneumo_dist.predict.bundle_content import FORMAT, FORMAT_VERSION, BundleModel, PartModel
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, TrainedNetwork, shares
+from pneumo_dist.predict.bundle_content import (
+    FORMAT,
+    FORMAT_VERSION,
+    BundleModel,
+    FirstBundleModel,
+    PartModel,
+    from_version_1,
+)
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork, shares
 from pneumo_dist.scoring.masks import Rule
 from shards.errors import InputError
 from shards.files import atomic_open
@@ -41,6 +49,7 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
         scores: The rule's scores from thresholds.json, or None for thresholds set by hand.
     """
     with atomic_open(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+        inputs = ensemble.inputs
         entries: list[dict[str, Any]] = []
         for number, network in enumerate(ensemble.networks):
             trained, file = network.read(), f"weights/{number:03d}.safetensors"
@@ -52,6 +61,7 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
                     "member": network.member,
                     "fold": network.fold,
                     "weight": network.weight,
+                    "input": inputs.index(network.input),
                     "file": file,
                     "model": trained.model.model_dump(mode="json"),
                     "amp": trained.amp,
@@ -63,12 +73,8 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
             "format_version": FORMAT_VERSION,
             "version": __version__,
             "name": ensemble.name,
-            "preprocessing": {
-                "image_size": ensemble.image_size,
-                "in_channels": ensemble.in_channels,
-                "mean": ensemble.data.mean,
-                "std": ensemble.data.std,
-            },
+            "image_size": ensemble.image_size,
+            "inputs": [asdict(each) for each in inputs],
             "eval_batch": ensemble.eval_batch,
             "tta": ensemble.tta.model_dump(mode="json"),
             "amp": ensemble.amp,
@@ -92,20 +98,23 @@ def read_bundle(path: Path) -> tuple[Ensemble, Rule]:
     """
     text, where, fix = _member(path, CONTENT), f"{path}: not a bundle: {CONTENT}", "write it again with 'average'"
     kind = parse_json(text, KindModel, where, fix)
-    if (kind.get("format"), kind.get("format_version")) != (FORMAT, FORMAT_VERSION):
-        raise InputError(f"{path}: not a bundle of format version {FORMAT_VERSION}; {fix}")
+    if kind.get("format") != FORMAT or kind.get("format_version") not in (1, FORMAT_VERSION):
+        raise InputError(f"{path}: not a bundle of format version 1 or {FORMAT_VERSION}; {fix}")
+    if kind["format_version"] == 1:
+        text = from_version_1(parse_json(text, FirstBundleModel, where, fix))
     parse_json(text, BundleModel, where, fix)
     content = BundleModel.model_validate_json(text)
-    preprocessing = content.preprocessing
+    inputs = [NetworkInput(**each.model_dump()) for each in content.inputs]
     ensemble = Ensemble(
         name=content.name,
         networks=tuple(
-            EnsembleNetwork(part.name, part.member, part.fold, part.weight, partial(_network, path, part))
+            EnsembleNetwork(
+                part.name, part.member, part.fold, part.weight, inputs[part.input], partial(_network, path, part)
+            )
             for part in content.parts
         ),
-        image_size=preprocessing.image_size,
-        in_channels=preprocessing.in_channels,
-        data=DataConfig(mean=preprocessing.mean, std=preprocessing.std),
+        image_size=content.image_size,
+        data=DataConfig(),
         eval_batch=content.eval_batch,
         tta=content.tta,
         amp=content.amp,
@@ -157,11 +166,14 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         "",
         "## Input and output",
         "",
-        f"A grey film, fitted into a square of {ensemble.image_size} px, {ensemble.in_channels} channels, mean "
-        f"{ensemble.data.mean[: ensemble.in_channels]}, standard deviation {ensemble.data.std[: ensemble.in_channels]} "
-        "on a scale of 0 to 1. The mean of the networks' probabilities, with the views "
-        f"{', '.join(f'{scale:g}x' for scale in ensemble.tta.scales)}{' and flipped' if ensemble.tta.hflip else ''}, "
-        "goes back to the film's own grid.",
+        "A grey film, fitted into a square. Mean and standard deviation are on a scale of 0 to 1.",
+        "",
+        "| input | side | channels | mean | standard deviation |",
+        "| --- | --- | --- | --- | --- |",
+        *(_input_row(number, each) for number, each in enumerate(ensemble.inputs)),
+        "",
+        f"The mean of the networks' probabilities, with the views {_view_text(ensemble.tta)}, is computed at "
+        f"{ensemble.image_size} px and goes back to the film's own grid.",
         "",
         f"Fewer than {triplet.area} pixels above {triplet.top:.4f} make a film empty; else its mask is everything "
         f"above {triplet.bottom:.4f}"
@@ -174,11 +186,28 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         "",
         "## Networks",
         "",
-        "| checkpoint | share of the mean | training films (SHA-256 of their keys) |",
-        "| --- | --- | --- |",
+        "| checkpoint | share of the mean | input | training films (SHA-256 of their keys) |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {network.name} | {share:.4f} | {ensemble.inputs.index(network.input)} | {keys} |"
+            for network, share, keys in zip(ensemble.networks, shares(ensemble.networks), trained, strict=True)
+        ),
     ]
-    rows = zip(ensemble.networks, shares(ensemble.networks), trained, strict=True)
-    return "\n".join([*lines, *(f"| {network.name} | {share:.4f} | {keys} |" for network, share, keys in rows)]) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def _input_row(number: int, each: NetworkInput) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in values[: each.in_channels]) for values in (each.mean, each.std))
+    return f"| {number} | {each.image_size} px | {each.in_channels} | {mean} | {std} |"
+
+
+def _view_text(tta: TtaConfig) -> str:
+    """Return the scales, with their share of the mean if they are weighted, and whether there are flips."""
+    weights = tta.scale_weights
+    shown = [f"{scale:g}x" for scale in tta.scales]
+    if weights is not None:
+        shown = [f"{scale} ({weight / sum(weights):.4g})" for scale, weight in zip(shown, weights, strict=True)]
+    return f"{', '.join(shown)}{' and flipped' if tta.hflip else ''}"
 
 
 def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:

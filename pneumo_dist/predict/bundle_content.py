@@ -1,6 +1,7 @@
 """Strict models of bundle.json: a bundle predicts as its writer intended, or not at all."""
 
-from typing import Annotated, Literal, Self
+import json
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import Field
@@ -13,12 +14,13 @@ from pneumo_dist.runs.state import LineageModel
 from pneumo_dist.scoring.stored import RuleModel
 from shards.stored import Strict
 
-FORMAT, FORMAT_VERSION = "pneumo_dist-bundle", 1
+FORMAT, FORMAT_VERSION = "pneumo_dist-bundle", 2
 _Text = Annotated[str, Field(min_length=1, max_length=1000)]
+_MOST_PARTS = 10_000
 
 
-class PartModel(Strict):
-    """A network of the bundle."""
+class FirstPartModel(Strict):
+    """A network of a bundle of version 1."""
 
     name: _Text
     member: Annotated[int, Field(ge=0, le=10**6)]
@@ -30,8 +32,14 @@ class PartModel(Strict):
     lineage: LineageModel
 
 
-class PreprocessingModel(Strict):
-    """The input of the networks."""
+class PartModel(FirstPartModel):
+    """A network of the bundle; `input` is the position of its input in `inputs`."""
+
+    input: Annotated[int, Field(ge=0, lt=_MOST_PARTS)]
+
+
+class InputModel(Strict):
+    """What a network takes of a film."""
 
     image_size: Side
     in_channels: Literal[1, 3]
@@ -39,16 +47,29 @@ class PreprocessingModel(Strict):
     std: Std
 
 
-class BundleModel(Strict):
-    """All of bundle.json except the scores, which only the model card uses."""
+class _Settings(Strict):
+    """What all versions of bundle.json have, except the scores, which only the model card uses."""
 
     name: Name
-    preprocessing: PreprocessingModel
     eval_batch: Batch
     tta: TtaConfig
     amp: Literal["auto", "bf16", "fp16", "float32"] | None
     rule: RuleModel
-    parts: Annotated[list[PartModel], Field(min_length=1, max_length=10_000)]
+
+
+class FirstBundleModel(_Settings):
+    """bundle.json of version 1: all networks have one input, whose side is also that of the maps."""
+
+    preprocessing: InputModel
+    parts: list[FirstPartModel]
+
+
+class BundleModel(_Settings):
+    """bundle.json of this version. `image_size` is the side of the maps."""
+
+    image_size: Side
+    inputs: Annotated[list[InputModel], Field(min_length=1, max_length=_MOST_PARTS)]
+    parts: Annotated[list[PartModel], Field(min_length=1, max_length=_MOST_PARTS)]
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -58,8 +79,26 @@ class BundleModel(Strict):
         weights = {part.member: part.weight for part in self.parts}
         if any(part.weight != weights[part.member] for part in self.parts):
             raise ValueError("the parts of a member have different weights")
-        if any(part.model.in_channels != self.preprocessing.in_channels for part in self.parts):
-            raise ValueError("a part takes another number of channels than preprocessing.in_channels")
         if self.rule.gate > 0 and not any(part.model.classification for part in self.parts):
             raise ValueError("rule.gate asks for a class probability, and no part has a classification head")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _inputs_agree(self) -> Self:
+        if len(set(self.inputs)) != len(self.inputs):
+            raise ValueError("inputs has the same input twice")
+        unknown = [part.input for part in self.parts if part.input >= len(self.inputs)]
+        if unknown:
+            raise ValueError(f"a part has input {unknown[0]}, but inputs has {len(self.inputs)}")
+        if len({part.input for part in self.parts}) < len(self.inputs):
+            raise ValueError("inputs has one that no part takes")
+        if any(part.model.in_channels != self.inputs[part.input].in_channels for part in self.parts):
+            raise ValueError("a part takes another number of channels than its input")
+        return self
+
+
+def from_version_1(content: dict[str, Any]) -> bytes:
+    """Return bundle.json of this version for a valid one of version 1."""
+    only = content["preprocessing"]
+    parts = [{**part, "input": 0} for part in content["parts"]]
+    return json.dumps({**content, "image_size": only["image_size"], "inputs": [only], "parts": parts}).encode()

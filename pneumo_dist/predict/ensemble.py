@@ -1,4 +1,4 @@
-"""Ensembles: the networks that predict together, their files, their common input and their weights."""
+"""Ensembles: the networks that predict together, their files, their inputs and their weights."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -41,6 +41,19 @@ class TrainedNetwork:
 
 
 @dataclass(frozen=True)
+class NetworkInput:
+    """What a network takes: side in pixels, channels, and mean and standard deviation on a scale of 0 to 1.
+
+    Networks with equal inputs see the same batches of films.
+    """
+
+    image_size: int
+    in_channels: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class EnsembleNetwork:
     """A network of an ensemble; its name says where it comes from and contains a digest of its content.
 
@@ -51,17 +64,27 @@ class EnsembleNetwork:
     member: int
     fold: int
     weight: float
+    input: NetworkInput
     read: Callable[[], TrainedNetwork]
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks that predict together, and their input. If `amp` is None, each uses the type of its training."""
+    """Networks that predict together, and how.
+
+    Attributes:
+        name: Name of the ensemble.
+        networks: The networks; their inputs may differ.
+        image_size: Side of the stored maps.
+        data: How films are read. The normalisation is that of each network's input.
+        eval_batch: Films per forward pass.
+        tta: Test-time augmentation.
+        amp: Autocast type; None is the type that each network was trained with.
+    """
 
     name: str
     networks: tuple[EnsembleNetwork, ...]
     image_size: int
-    in_channels: int
     data: DataConfig
     eval_batch: int
     tta: TtaConfig
@@ -71,9 +94,25 @@ class Ensemble:
         if not self.networks:  # the mean of no maps would leave every film empty
             raise InputError(f"ensemble {self.name}: has no network")
 
-    def input_spec(self, ranks: Ranks) -> InputSpec:
-        """Return the input of the networks on a rank."""
-        return InputSpec(self.image_size, self.in_channels, self.data, ranks.device_id)
+    @property
+    def inputs(self) -> list[NetworkInput]:
+        """The distinct inputs of the networks, in the order of the networks."""
+        return distinct_inputs(self.networks)
+
+    @property
+    def film_size(self) -> int:
+        """The side that stored films need, which is that of the largest input."""
+        return max(each.image_size for each in self.inputs)
+
+    def input_spec(self, network_input: NetworkInput, ranks: Ranks) -> InputSpec:
+        """Return what a loader must know on a rank to read films for an input."""
+        data = self.data.model_copy(update={"mean": network_input.mean, "std": network_input.std})
+        return InputSpec(network_input.image_size, network_input.in_channels, data, ranks.device_id)
+
+
+def distinct_inputs(networks: Sequence[EnsembleNetwork]) -> list[NetworkInput]:
+    """Return each input of some networks once, in the order of the networks."""
+    return list(dict.fromkeys(network.input for network in networks))
 
 
 def shares(networks: Sequence[EnsembleNetwork]) -> list[float]:
@@ -101,6 +140,11 @@ class TrainedFold:
                 raise InputError(f"{checkpoints}: no checkpoints; train that fold first")
             return [newest]
         return checkpoints.top(1 if member.checkpoints == "best" else member.top_k or self.stage.top_k)
+
+    def input(self, member: MemberConfig) -> NetworkInput:
+        """Return the input of the fold's networks: that of the training, at the member's own side if it has one."""
+        model, data = self.experiment.model, self.experiment.data
+        return NetworkInput(member.image_size or self.stage.image_size, model.in_channels, data.mean, data.std)
 
 
 def find_trained_folds(
@@ -165,7 +209,7 @@ def resolve(
         current: The experiment of a config given by the user; see `find_trained_folds`.
 
     Raises:
-        InputError: A fold has no checkpoints, or the members' networks have different inputs.
+        InputError: A fold has no checkpoints.
     """
     members = [find_trained_folds(member, runs, folds, current) for member in config.members]
     networks: list[EnsembleNetwork] = []
@@ -175,40 +219,15 @@ def resolve(
             paths = [averaged(member, trained_fold)] if is_averaged else agreed_files(trained_fold, member, ranks)
             for path in paths:
                 name = f"{member.experiment}/fold{trained_fold.number}/{path.name}"
-                networks.append(
-                    EnsembleNetwork(name, number, trained_fold.number, member.weight, partial(read_network, path))
-                )
-    all_folds = [fold for trained_folds in members for fold in trained_folds]
-    first = all_folds[0]
+                read, network_input = partial(read_network, path), trained_fold.input(member)
+                networks.append(EnsembleNetwork(name, number, trained_fold.number, member.weight, network_input, read))
+    data = members[0][0].experiment.data
     return Ensemble(
         name=config.name,
         networks=tuple(networks),
-        image_size=config.image_size
-        or _common(all_folds, lambda fold: fold.stage.image_size, "stage.image_size", config),
-        in_channels=_common(all_folds, lambda fold: fold.experiment.model.in_channels, "model.in_channels", config),
-        data=first.experiment.data.model_copy(
-            update={
-                "mean": _common(all_folds, lambda fold: fold.experiment.data.mean, "data.mean", config),
-                "std": _common(all_folds, lambda fold: fold.experiment.data.std, "data.std", config),
-                **({"loader": config.loader} if config.loader else {}),
-            }
-        ),
-        eval_batch=config.eval_batch or min(fold.stage.eval_batch for fold in all_folds),
+        image_size=config.image_size or max(network.input.image_size for network in networks),
+        data=data.model_copy(update={"loader": config.loader}) if config.loader else data,
+        eval_batch=config.eval_batch or min(fold.stage.eval_batch for folds in members for fold in folds),
         tta=config.tta,
         amp=config.amp,
     )
-
-
-def _common(
-    trained_folds: Sequence[TrainedFold], value: Callable[[TrainedFold], Any], key: str, config: EnsembleConfig
-) -> Any:
-    """Return the value that all trained folds share. Raises InputError, naming two that differ."""
-    first = trained_folds[0]
-    for other in trained_folds:
-        if value(other) != value(first):
-            fix = "set image_size in the ensemble" if key == "stage.image_size" else "predict them apart"
-            raise InputError(
-                f"ensemble {config.name}: {key} is {value(first)} in {first.experiment.name} and {value(other)} in "
-                f"{other.experiment.name}; {fix}"
-            )
-    return value(first)

@@ -1,8 +1,9 @@
 """Predict films with networks that take turns, so that few of them are in memory at a time."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import torch
 
 from pneumo_dist.data.films import Batch
 from pneumo_dist.data.plan import Indices
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, distinct_inputs, shares
 from pneumo_dist.predict.tta import mean_view
 from pneumo_dist.ranks.precision import Resolved, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
@@ -30,43 +31,78 @@ class PredictedFilms:
     classes: npt.NDArray[np.float64]
 
 
+@dataclass
+class _Sums:
+    """Sums over networks: maps (n, 1, size, size) and class probabilities (n,) of each batch, and the heads' shares."""
+
+    maps: list[torch.Tensor]
+    classes: list[torch.Tensor]
+    heads: float = 0.0
+
+
 def predict_films(
-    batches: Sequence[Batch], networks: Sequence[EnsembleNetwork], cache: "NetworkCache"
+    batches: Sequence[Indices],
+    films: Mapping[NetworkInput, Iterator[Batch]],
+    networks: Sequence[EnsembleNetwork],
+    cache: "NetworkCache",
 ) -> PredictedFilms:
-    """Predict this rank's films of a block; the networks take turns, each over all of the films."""
+    """Predict this rank's batches of a block.
+
+    The inputs take turns, so that the films of only one are in memory, and for each input its networks take turns.
+
+    Args:
+        batches: The table rows of each batch.
+        films: For each input, an iterator whose next batches are these.
+        networks: The networks that predict.
+        cache: The networks in memory.
+    """
     device, size = cache.ranks.device, cache.ensemble.image_size
-    images = [batch.images.to(device, torch.float32, non_blocking=True) for batch in batches]
-    sums = [torch.zeros(len(each), 1, size, size, device=device) for each in images]
-    classes = [torch.zeros(len(each), device=device) for each in images]
-    heads = 0.0
-    for network, share in zip(networks, shares(networks), strict=True):
-        if not images:
-            break
+    sums = _Sums(
+        [torch.zeros(len(rows), 1, size, size, device=device) for rows in batches],
+        [torch.zeros(len(rows), device=device) for rows in batches],
+    )
+    for network_input in distinct_inputs(networks) if batches else ():
+        chosen = [
+            (network, share)
+            for network, share in zip(networks, shares(networks), strict=True)
+            if network.input == network_input
+        ]
+        _add(sums, _next_films(films[network_input], batches), chosen, cache)
+    _check_finite([*sums.maps, *sums.classes], networks)
+    classes = [each.double() / sums.heads if sums.heads else each * np.nan for each in sums.classes]
+    return PredictedFilms(
+        np.concatenate([np.zeros(0, np.int64), *batches]),
+        np.concatenate([np.zeros((0, size, size), np.uint8), *map(to_p8, sums.maps)]),
+        np.concatenate([np.zeros(0), *(each.cpu().numpy() for each in classes)]),
+    )
+
+
+def _next_films(films: Iterator[Batch], batches: Sequence[Indices]) -> list[Batch]:
+    """Return the next films, which must be those of the batches."""
+    found = list(islice(films, len(batches)))
+    assert all(np.array_equal(each.indices, rows) for each, rows in zip(found, batches, strict=True)), "other films"
+    return found
+
+
+def _add(
+    sums: _Sums, batches: Sequence[Batch], networks: Sequence[tuple[EnsembleNetwork, float]], cache: "NetworkCache"
+) -> None:
+    """Add the predictions of networks that take these batches, each times its share.
+
+    Images that only fill a batch do not count.
+    """
+    images = [batch.images.to(cache.ranks.device, torch.float32, non_blocking=True) for batch in batches]
+    size, tta = cache.ensemble.image_size, cache.ensemble.tta
+    for network, share in networks:
         model, amp = cache(network)
         for number, each in enumerate(images):
             cache.ranks.beat(PREDICTION)
-            maps, head = mean_view(model, each, cache.ensemble.tta, amp)
-            sums[number] += share * maps
+            maps, head = mean_view(model, each, tta, amp, size)
+            count = len(sums.maps[number])
+            sums.maps[number] += share * maps[:count]
             if head is not None:
-                classes[number] += share * head
-        heads += share if head is not None else 0.0
-    _check_finite([*sums, *classes], networks)
-    counts = [len(batch.indices) for batch in batches]
-    return PredictedFilms(
-        np.concatenate([np.zeros(0, np.int64), *(batch.indices for batch in batches)]),
-        np.concatenate(
-            [np.zeros((0, size, size), np.uint8), *(to_p8(s)[:n] for s, n in zip(sums, counts, strict=True))]
-        ),
-        np.concatenate(
-            [
-                np.zeros(0),
-                *(
-                    (c[:n].double() / heads if heads else c[:n] * np.nan).cpu().numpy()
-                    for c, n in zip(classes, counts, strict=True)
-                ),
-            ]
-        ),
-    )
+                sums.classes[number] += share * head[:count]
+        sums.heads += share if head is not None else 0.0
 
 
 def _check_finite(sums: Sequence[torch.Tensor], networks: Sequence[EnsembleNetwork]) -> None:

@@ -2,14 +2,13 @@
 
 Films are grouped in blocks; a block is the unit of resuming. Within a block, fixed batches in table order are dealt
 whole to the ranks, so that every map has the same bits on 1, 2 or 4 ranks. The networks take turns over a block, so
-that few of them are in memory at a time. One pipeline reads the films of all blocks.
+that few of them are in memory at a time. One pipeline for each distinct input reads the films of all blocks.
 """
 
 import hashlib
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices, fixed_batches
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, distinct_inputs, shares
 from pneumo_dist.predict.forward import NetworkCache, PredictedFilms, gather_films, predict_films
 from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_block, write_table
 from pneumo_dist.predict.store_content import BlockModel
@@ -83,21 +82,20 @@ def predict(
         "tta": ensemble.tta.model_dump(mode="json"),
         "dataset": dataset_digest(shards),
     }
-    recipe = {**manifest, "eval_batch": ensemble.eval_batch, "amp": ensemble.amp, "channels": ensemble.in_channels}
-    recipe |= {"mean": ensemble.data.mean, "std": ensemble.data.std}
+    recipe = {**manifest, "eval_batch": ensemble.eval_batch, "amp": ensemble.amp}
     blocks = _blocks(ensemble, shards, options, recipe)
     finished = on_rank_0(ranks, lambda: [_is_finished(out, block, shards) for block in blocks])
     cache = NetworkCache(ensemble, ranks, options.models, None if options.split == "test" else shards)
     pending = [block for block, is_finished in zip(blocks, finished, strict=True) if not is_finished]
-    batches = _films(ensemble, shards, ranks, pending)
+    films = {each: _films(ensemble, each, shards, ranks, pending) for each in ensemble.inputs}
     rows: list[dict[str, Any]] = []
     for block, is_finished in zip(blocks, finished, strict=True):
         if not is_finished:
             ranks.beat(PREDICTION)
-            count = len(_batches_of_rank(block, ensemble, ranks))
-            films = gather_films(predict_films(list(itertools.islice(batches, count)), block.networks, cache), ranks)
+            batches = _batches_of_rank(block, ensemble, ranks)
+            predicted = gather_films(predict_films(batches, films, block.networks, cache), ranks)
             if ranks.is_main:
-                _write(out, block, films, shards)
+                _write(out, block, predicted, shards)
         if ranks.is_main:
             rows += json.loads((out / PARTS / f"{block.name}.json").read_text())["rows"]
         on_films(len(block.films))
@@ -136,8 +134,8 @@ def _blocks(ensemble: Ensemble, shards: Shards, options: PredictOptions, recipe:
     return blocks
 
 
-def _facts(networks: Sequence[EnsembleNetwork]) -> list[tuple[str, float]]:
-    return [(network.name, share) for network, share in zip(networks, shares(networks), strict=True)]
+def _facts(networks: Sequence[EnsembleNetwork]) -> list[tuple[str, float, dict[str, Any]]]:
+    return [(each.name, share, asdict(each.input)) for each, share in zip(networks, shares(networks), strict=True)]
 
 
 def _unseen(ensemble: Ensemble, fold: int) -> tuple[EnsembleNetwork, ...]:
@@ -159,10 +157,14 @@ def _batches_of_rank(block: _Block, ensemble: Ensemble, ranks: Ranks) -> list[In
     return fixed_batches(block.films, ensemble.eval_batch)[ranks.rank :: ranks.world]
 
 
-def _films(ensemble: Ensemble, shards: Shards, ranks: Ranks, blocks: Sequence[_Block]) -> Iterator[Batch]:
-    """Return this rank's batches of all blocks, from one pipeline."""
-    batches = (rows for block in blocks for rows in _batches_of_rank(block, ensemble, ranks))
-    return eval_batches(FilmReader(shards, ensemble.input_spec(ranks), with_mask=False), batches, ensemble.eval_batch)
+def _films(
+    ensemble: Ensemble, network_input: NetworkInput, shards: Shards, ranks: Ranks, blocks: Sequence[_Block]
+) -> Iterator[Batch]:
+    """Return this rank's batches of all blocks whose networks take an input, from one pipeline."""
+    chosen = (block for block in blocks if network_input in distinct_inputs(block.networks))
+    batches = (rows for block in chosen for rows in _batches_of_rank(block, ensemble, ranks))
+    reader = FilmReader(shards, ensemble.input_spec(network_input, ranks), with_mask=False)
+    return eval_batches(reader, batches, ensemble.eval_batch)
 
 
 def _write(out: Path, block: _Block, films: PredictedFilms, shards: Shards) -> None:

@@ -1,5 +1,7 @@
 """Test-time augmentation: average the predictions for a film at several scales and flipped."""
 
+from statistics import fmean
+
 import torch
 import torch.nn.functional as F
 
@@ -17,25 +19,31 @@ def scaled_side(side: int, scale: float) -> int:
 
 @torch.inference_mode()
 def mean_view(
-    model: torch.nn.Module, images: torch.Tensor, tta: TtaConfig, amp: Resolved
+    model: torch.nn.Module, images: torch.Tensor, tta: TtaConfig, amp: Resolved, side: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the probabilities averaged over views: float32 (n, 1, h, w), and class probabilities (n,) if predicted.
+    """Return the probabilities averaged over views: float32 (n, 1, side, side), and class probabilities (n,) if any.
 
-    `images` are float32 (n, channels, h, w) with h = w. Maps of other scales are resized linearly to the images' size.
+    `images` are float32 (n, channels, h, w) with h = w. The map of each view is resized linearly to `side`, once.
     """
-    side = images.shape[-1]
     total = images.new_zeros(images.shape[0], 1, side, side)
     classes: list[torch.Tensor] = []
-    views = [(scale, is_flipped) for scale in tta.scales for is_flipped in ((False, True) if tta.hflip else (False,))]
-    for scale, is_flipped in views:
-        view = _resized(images, scaled_side(side, scale))
+    flips = (False, True) if tta.hflip else (False,)
+    views = [(*view, is_flipped) for view in zip(tta.scales, _factors(tta), strict=True) for is_flipped in flips]
+    for scale, factor, is_flipped in views:
+        view = _resized(images, scaled_side(images.shape[-1], scale))
         with autocast(amp, images.device):
             logits, class_logits = split_outputs(model(view.flip(-1) if is_flipped else view))
         probabilities = torch.sigmoid(logits.float())
-        total += _resized(probabilities.flip(-1) if is_flipped else probabilities, side)
+        total.add_(_resized(probabilities.flip(-1) if is_flipped else probabilities, side), alpha=factor)
         if class_logits is not None:
-            classes.append(torch.sigmoid(class_logits.float()).squeeze(1))
+            classes.append(factor * torch.sigmoid(class_logits.float()).squeeze(1))
     return total / len(views), torch.stack(classes).mean(0) if classes else None
+
+
+def _factors(tta: TtaConfig) -> list[float]:
+    """Return the factor of each scale in a plain mean over the views: its weight, divided by the mean weight."""
+    weights = tta.scale_weights or (1.0,) * len(tta.scales)
+    return [weight / fmean(weights) for weight in weights]
 
 
 def _resized(maps: torch.Tensor, side: int) -> torch.Tensor:

@@ -24,7 +24,14 @@ from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict import ensemble as inference
 from pneumo_dist.predict.average import averaged_checkpoint
-from pneumo_dist.predict.ensemble import find_trained_folds, resolve
+from pneumo_dist.predict.ensemble import (
+    Ensemble,
+    EnsembleNetwork,
+    NetworkInput,
+    TrainedNetwork,
+    find_trained_folds,
+    resolve,
+)
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ddp import wrap_ddp
@@ -164,6 +171,27 @@ def averaged_figures(shards: Shards, ranks: Ranks, runs: Path, folder: Path) -> 
     return {"checkpoint": path.name, "predictions": table.digest, "films": str(len(table))}
 
 
+def blend_figures(shards: Shards, ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """The predictions of fixed networks whose sides, channels and normalisation differ."""
+
+    def network(number: int, side: int, channels: int, mean: float) -> EnsembleNetwork:
+        def read() -> TrainedNetwork:
+            torch.manual_seed(number)
+            model = EXPERIMENT.model.model_copy(update={"in_channels": channels})
+            # No lineage: it was not trained on any film.
+            return TrainedNetwork(model, build_model(model, pretrained=False).state_dict(), "float32", ())
+
+        network_input = NetworkInput(side, channels, (mean,) * 3, (0.5,) * 3)
+        return EnsembleNetwork(f"n{number}", number, 0, 1.0 + number, network_input, read)
+
+    networks = network(0, 64, 1, 0.0), network(1, 96, 3, 0.2), network(2, 96, 3, 0.0), network(3, 64, 1, 0.0)
+    tta = TtaConfig(scales=(1.0, 1.5), scale_weights=(2.0, 1.0))
+    ensemble = Ensemble("blend", networks, 96, EXPERIMENT.data, 2, tta)
+    predict(ensemble, shards, folder, ranks, PredictOptions("oof", (0,), block=4, models=2))
+    table = Predictions(folder)
+    return {"inputs": len(ensemble.inputs), "films": len(table), "predictions": table.digest}
+
+
 def attention_figures(ranks: Ranks) -> dict[str, Any]:
     """The parameters of a U-Net with scSE that train on two ranks, and their gradients after two steps."""
     config = ModelConfig(encoder="resnet18", in_channels=1, decoder_attention_type="scse")
@@ -188,6 +216,7 @@ def on_rank(rank: int, world: int, port: int, shards: Path, folder: Path) -> Non
     os.environ.update({name: str(value) for name, value in variables.items()})
     with process_group(cpu=True) as ranks:
         found: dict[str, Any] = {"fixed": fixed_model_figures(Shards(shards), ranks)}
+        found["blend"] = blend_figures(Shards(shards), ranks, folder / f"blend-{world}")
         if world == 2:
             found["trained"] = trained_figures(Shards(shards), ranks, folder / "runs")
             found["attention"] = attention_figures(ranks)
@@ -274,6 +303,13 @@ def test_averaged_weights_and_their_predictions_do_not_depend_on_the_number_of_r
     alone = averaged_figures(shards, Ranks.alone(), folder / "runs", folder / "averaged-1")
     assert alone["films"] == "7"
     assert runs == [alone] * 6
+
+
+def test_predictions_of_a_mixed_blend_do_not_depend_on_the_number_of_ranks(folder: Path) -> None:
+    (alone,) = noted(folder, 1, "blend")
+    assert (alone["inputs"], alone["films"]) == (3, 7)
+    for world in WORLDS[1:]:
+        assert noted(folder, world, "blend") == [alone] * world
 
 
 def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them(folder: Path) -> None:

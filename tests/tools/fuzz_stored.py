@@ -24,7 +24,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ from pneumo_dist.data.plan import fixed_batches
 from pneumo_dist.network.build import build_model
 from pneumo_dist.output.submission import submission_rows, write_submission
 from pneumo_dist.predict.bundle import read_bundle
-from pneumo_dist.predict.ensemble import read_network
+from pneumo_dist.predict.bundle_content import FORMAT_VERSION, from_version_1
+from pneumo_dist.predict.ensemble import NetworkInput, read_network
 from pneumo_dist.predict.forward import NetworkCache, predict_films
 from pneumo_dist.predict.store import open_predictions
 from pneumo_dist.ranks.ranks import Ranks
@@ -146,7 +147,10 @@ def bundle(case: Case) -> tuple[Edit, Callable[[], Answer]]:
         members = {name: archive.read(name) for name in archive.namelist()}
     method = zipfile.ZIP_STORED
     if case.rng.random() < 0.6:
-        tree, made = edit(json.loads(members["bundle.json"]), case.rng)
+        content = json.loads(members["bundle.json"])  # of version 1
+        if case.rng.random() < 0.5:
+            content = {**json.loads(from_version_1(content)), "format_version": FORMAT_VERSION}
+        tree, made = edit(content, case.rng)
         members["bundle.json"] = json.dumps(tree).encode()
         if made.place[0] in ("scores", "version"):
             made = Edit(made.place, made.value, False)
@@ -167,15 +171,16 @@ def bundle(case: Case) -> tuple[Edit, Callable[[], Answer]]:
 
     def answer() -> Answer:
         ensemble, rule = read_bundle(path)
-        films = np.arange(3)
-        batches = []
-        for rows in fixed_batches(films, ensemble.eval_batch):
-            image = cv2.resize(pictures()[0], (ensemble.image_size,) * 2)
-            image = (image / 255 - ensemble.data.mean[0]) / ensemble.data.std[0]
-            stack = np.repeat(image[None, None], ensemble.in_channels, 1).astype(np.float32)
-            batches.append(Batch(torch.from_numpy(np.repeat(stack, len(rows), 0)), torch.zeros(0), rows))
+        batches = fixed_batches(np.arange(3), ensemble.eval_batch)
+
+        def read(each: NetworkInput) -> Iterator[Batch]:
+            image = cv2.resize(pictures()[0], (each.image_size,) * 2)
+            image = (image / 255 - each.mean[0]) / each.std[0]
+            stack = np.repeat(image[None, None], each.in_channels, 1).astype(np.float32)
+            return (Batch(torch.from_numpy(np.repeat(stack, len(rows), 0)), torch.zeros(0), rows) for rows in batches)
+
         cache = NetworkCache(ensemble, ALONE, size=4, unseen=None)
-        found = predict_films(batches, ensemble.networks, cache)
+        found = predict_films(batches, {each: read(each) for each in ensemble.inputs}, ensemble.networks, cache)
         if len(found.rows) != 3 or found.maps.shape != (3, ensemble.image_size, ensemble.image_size):
             raise Wrong("films are missing")
         return found.maps.tobytes(), rule

@@ -7,6 +7,7 @@ import pytest
 from pneumo_dist.config.ensemble import EnsembleConfig, alone, load_either
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
+from pneumo_dist.predict.tta import scaled_side
 from shards.errors import InputError, InputErrors
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -52,16 +53,24 @@ def test_published_rules_of_single_recipes_are_configs(
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "ensembles").glob("*.yaml")), ids=lambda path: path.stem)
-def test_members_have_their_stages_and_share_one_input(path: Path) -> None:
+def test_members_have_their_stages_and_share_one_side(path: Path) -> None:
     blend = load_either(path)
     assert isinstance(blend, EnsembleConfig)
-    seen = set()
+    sides = set()
     for member in blend.members:
         experiment = load_config(CONFIGS / f"{member.experiment}.yaml").experiment
         assert experiment.name == member.experiment
         stage = experiment.stage(member.stage) if member.stage else experiment.stages[-1]
-        seen.add((stage.image_size, experiment.model.in_channels, experiment.data.mean, experiment.data.std))
-    assert len(seen) == 1
+        sides.add(stage.image_size)
+    assert len(sides) == 1
+
+
+def test_heavy_networks_weight_their_scales_as_the_10th_place() -> None:
+    heavy = load_either(CONFIGS / "ensembles/heavy.yaml")
+    assert isinstance(heavy, EnsembleConfig)
+    side = load_config(CONFIGS / "recipe_e.yaml").experiment.stages[-1].image_size
+    assert [scaled_side(side, scale) for scale in heavy.tta.scales] == [768, 1024, 1536]
+    assert heavy.tta.scale_weights == (0.2, 0.5, 0.3)
 
 
 def test_experiment_becomes_an_ensemble_of_its_folds() -> None:
@@ -86,6 +95,7 @@ def test_experiment_becomes_an_ensemble_of_its_folds() -> None:
         ("weight: .inf", "members.0.weight: Input should be a finite number"),
         ("weight: 1.0e300", "members.0.weight: Input should be less than or equal to 1000000"),
         ("weight: yes", "members.0.weight: Value error, is a boolean"),
+        ("image_size: 100", "members.0.image_size: Input should be a multiple of 32"),
     ],
 )
 def test_bad_keys_are_named_with_their_file(tmp_path: Path, change: str, message: str) -> None:
@@ -117,6 +127,26 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
         load_either(path, ("eval_batch=0",))
     keys = [message.split(": ")[1] for message in caught.value.messages]
     assert keys == ["smalest_part", "members.0.weight", "members.1.top_k", "eval_batch"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("[1]", "tta: Value error, scale_weights has 1 weights for 2 scales; give one for each"),
+        ("[0.2, 0.5, 0.3]", "tta: Value error, scale_weights has 3 weights for 2 scales; give one for each"),
+        ("[]", "tta: Value error, scale_weights has 0 weights for 2 scales; give one for each"),
+        ("[1, 0]", "tta.scale_weights.1: Input should be greater than or equal to 0.000001"),
+        ("[-1, 2]", "tta.scale_weights.0: Input should be greater than or equal to 0.000001"),
+        ("[1, .nan]", "tta.scale_weights.1: Input should be a finite number"),
+        ("[.inf, 1]", "tta.scale_weights.0: Input should be a finite number"),
+        ("[true, 1]", "tta.scale_weights: Value error, is a boolean"),
+    ],
+)
+def test_bad_scale_weights_are_named(tmp_path: Path, weights: str, message: str) -> None:
+    path = tmp_path / "blend.yaml"
+    path.write_text(f"name: x\nmembers: [{{experiment: a}}]\ntta: {{scales: [1, 2], scale_weights: {weights}}}\n")
+    with pytest.raises(InputError, match=rf"blend\.yaml: {message}"):
+        load_either(path)
 
 
 def test_old_name_of_the_torch_loader_is_read_with_a_warning(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_a_scale_that_a_network_does_not_accept_is_named(trained: Trained, monke
     monkeypatch.setattr(prediction, "check_input", picky)
     assert errors(plan_of(trained, tta={"scales": [1, 2]})) == []
     (line,) = errors(plan_of(trained, tta={"scales": [1, 1.5]}))
-    assert "does not accept 96 px (too odd); change image_size or tta.scales" in line
+    assert "does not accept 96 px (too odd); change the member's image_size or tta.scales" in line
+    (line,) = errors(plan_of(trained, members=[{"experiment": "plain", "image_size": 96}]))
+    assert "does not accept 96 px" in line
 
 
 def test_films_of_each_split(trained: Trained) -> None:

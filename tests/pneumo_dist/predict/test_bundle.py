@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 from damage import truncate
-from tiny_runs import ALONE, Trained
+from tiny_runs import ALONE, Trained, stored
 
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.predict.bundle import read_bundle, write_bundle
@@ -110,6 +110,51 @@ def rewritten(path: Path, change: Callable[[dict[str, bytes]], Any], method: int
         for name, content in members.items():
             archive.writestr(name, content)
     return path
+
+
+def as_version_1(members: dict[str, bytes]) -> None:
+    """Write bundle.json as version 1 did, whose networks had one input."""
+    content = json.loads(members["bundle.json"])
+    (only,) = content.pop("inputs")
+    del content["image_size"], content["tta"]["scale_weights"]
+    for part in content["parts"]:
+        assert part.pop("input") == 0
+    members["bundle.json"] = json.dumps({**content, "format_version": 1, "preprocessing": only}).encode()
+
+
+def test_bundle_of_version_1_predicts_the_same(trained: Trained, tmp_path: Path) -> None:
+    members = [{"experiment": "other", "top_k": 1, "image_size": 64}]
+    ensemble = trained.ensemble(members=members, tta={"scales": [1, 1.5]})
+    write_bundle(tmp_path / "first", ensemble, RULE_WITHOUT_GATE, SCORES)
+    again, rule = read_bundle(rewritten(tmp_path / "first", as_version_1))
+    assert rule == RULE_WITHOUT_GATE
+    assert (again.inputs, again.image_size, again.tta) == (ensemble.inputs, 64, ensemble.tta)
+    digests = [stored(trained, each, tmp_path / str(number)).digest for number, each in enumerate((ensemble, again))]
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("preprocessing", None, "preprocessing"),
+        ("preprocessing", {"image_size": -64}, r"preprocessing\.image_size"),
+        ("preprocessing", {"in_channels": 1}, "another number of channels than its input"),
+        ("preprocessing", {"std": [0, 1, 1]}, r"preprocessing\.std\.0"),
+        ("parts", [], "parts"),
+    ],
+)
+def test_content_that_no_bundle_of_version_1_has_is_refused(
+    trained: Trained, tmp_path: Path, key: str, value: Any, reason: str
+) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        as_version_1(members)
+        content = json.loads(members["bundle.json"])
+        content[key] = {**content[key], **value} if isinstance(value, dict) else value
+        members["bundle.json"] = json.dumps(content).encode()
+
+    write_bundle(tmp_path / "first", trained.ensemble(members=[{"experiment": "other"}]), RULE_WITHOUT_GATE, None)
+    with pytest.raises(InputError, match=rf"first: not a bundle: bundle\.json: .*{reason}.*write it again"):
+        read_bundle(rewritten(tmp_path / "first", change))
 
 
 def test_content_that_no_bundle_has_is_refused(trained: Trained, tmp_path: Path) -> None:

@@ -48,11 +48,16 @@ def put(tree: Any, key: str, value: Any) -> None:
         ("parts", [], "parts .List should have at least 1 item"),
         ("eval_batch", -3, "eval_batch"),
         ("eval_batch", 10**9, "eval_batch"),
-        ("preprocessing.image_size", -64, "preprocessing.image_size"),
-        ("preprocessing.in_channels", 0, "preprocessing.in_channels"),
-        ("preprocessing.in_channels", 3, "another number of channels"),
-        ("preprocessing.mean.0", math.nan, "preprocessing.mean.0 .*finite"),
-        ("preprocessing.std.0", 0, "preprocessing.std.0"),
+        ("inputs.0.image_size", -64, "inputs.0.image_size"),
+        ("inputs.0.in_channels", 0, "inputs.0.in_channels"),
+        ("inputs.0.in_channels", 3, "another number of channels"),
+        ("inputs.0.mean.0", math.nan, "inputs.0.mean.0 .*finite"),
+        ("inputs.0.std.0", 0, "inputs.0.std.0"),
+        ("image_size", 100, "image_size .*multiple of 32"),
+        ("inputs", [], "inputs .List should have at least 1 item"),
+        ("parts.0.input", 1, "a part has input 1, but inputs has 1"),
+        ("parts.0.input", -1, "parts.0.input"),
+        ("parts.0.input", "0", "parts.0.input"),
         ("parts.0.weight", math.nan, "parts.0.weight"),
         ("parts.0.weight", -1, "parts.0.weight"),
         ("parts.0.weight", 2, "parts of a member have different weights"),
@@ -70,6 +75,7 @@ def put(tree: Any, key: str, value: Any) -> None:
         ("rule.gate", 0.5, "no part has a classification head"),
         ("tta.scales", [], "tta.scales"),
         ("tta.scales", [1, 1], "scales must be unique"),
+        ("tta.scale_weights", [1, 1], "2 weights for 1 scales"),
     ],
 )
 def test_values_that_no_bundle_has_are_refused(content: dict[str, Any], key: str, value: Any, reason: str) -> None:
@@ -77,3 +83,19 @@ def test_values_that_no_bundle_has_are_refused(content: dict[str, Any], key: str
     put(changed, key, value)
     with pytest.raises(InputError, match=rf"^x: not a bundle: bundle\.json: .*{reason}.*write it again"):
         parsed(changed)
+
+
+def test_every_input_is_different_and_taken_by_a_part(content: dict[str, Any]) -> None:
+    (only,) = content["inputs"]
+    other = {**only, "image_size": 96}
+    parts = [{**part, "input": number % 2} for number, part in enumerate(content["parts"])]
+    parsed({**content, "inputs": [only, other], "parts": parts})
+    for inputs, wrong in (
+        ([only, only], "the same input twice"),
+        ([only, other, other | {"std": [1, 1, 1]}], "no part"),
+    ):
+        with pytest.raises(InputError, match=wrong):
+            parsed({**content, "inputs": inputs, "parts": parts})
+    del parts[0]["input"]
+    with pytest.raises(InputError, match=r"damaged at parts\.0\.input \(Field required\)"):
+        parsed({**content, "inputs": [only, other], "parts": parts})

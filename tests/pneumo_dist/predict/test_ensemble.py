@@ -1,17 +1,16 @@
 """The networks of an ensemble."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_runs import ALONE, PLAIN, Trained
+from tiny_runs import ALONE, OTHER, PLAIN, Trained
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.data.films import InputSpec
-from pneumo_dist.predict.ensemble import TrainedFold, find_trained_folds, resolve, shares
+from pneumo_dist.predict.ensemble import NetworkInput, TrainedFold, find_trained_folds, resolve, shares
 from pneumo_dist.runs.checkpoint import load_checkpoint, top_steps, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
@@ -79,48 +78,44 @@ def test_folds_are_sorted_by_number_and_must_be_trained_alike(trained: Trained, 
         find_trained_folds(member, tmp_path, [])
 
 
-def test_members_must_have_the_same_input(trained: Trained, tmp_path: Path) -> None:
-    shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)
-    other = Trained(trained.shards, tmp_path / "runs")
-    both = [{"experiment": "plain"}, {"experiment": "head"}]
-    assert other.ensemble(members=both).image_size == 64
-
-    def change(key: str, old: str, new: str) -> None:
-        for fold in (0, 1):
-            path = tmp_path / f"runs/head/fold{fold}/config.yaml"
-            path.write_text(path.read_text().replace(f'"{key}":{old}', f'"{key}":{new}'))
-
-    change("eval_batch", "3", "2")
-    assert other.ensemble(members=both).eval_batch == 2, "the smallest"
-    change("image_size", "64", "96")
-    change("std", "[0.229", "[0.3")
-    with pytest.raises(InputError, match=r"stage\.image_size is 64 in plain and 96 in head; set image_size"):
-        other.ensemble(members=both)
-    with pytest.raises(InputError, match=r"data\.std is .* in plain and .* in head"):
-        other.ensemble(members=both, image_size=96)
-    assert other.ensemble(members=both[1:]).image_size == 96
+def test_each_network_has_the_input_of_its_training_or_its_members_side(trained: Trained) -> None:
+    members: list[dict[str, Any]] = [{"experiment": "other"}, {"experiment": "plain"}]
+    ensemble = trained.ensemble(members=members)
+    other = NetworkInput(32, 3, OTHER.data.mean, OTHER.data.std)
+    plain = NetworkInput(64, 1, PLAIN.data.mean, PLAIN.data.std)
+    assert [network.input for network in ensemble.networks] == [other] * 4 + [plain] * 4
+    assert ensemble.inputs == [other, plain]
+    assert (ensemble.image_size, ensemble.film_size) == (64, 64), "the largest"
+    assert (ensemble.data, ensemble.eval_batch) == (OTHER.data, 3), "the first member's reading, the smallest batch"
+    assert trained.ensemble(members=members[::-1]).data == PLAIN.data
+    members[0]["image_size"] = 96
+    larger = trained.ensemble(members=members)
+    assert larger.inputs == [replace(other, image_size=96), plain]
+    assert (larger.image_size, larger.film_size) == (96, 96)
 
 
-@pytest.mark.parametrize(
-    ("key", "old", "new"), [("model.in_channels", "1", "3"), ("data.mean", "[0.485", "[0.4")], ids=["channels", "mean"]
-)
-def test_members_with_another_input_are_to_be_predicted_apart(
-    trained: Trained, tmp_path: Path, key: str, old: str, new: str
-) -> None:
-    other = Trained(trained.shards, Path(shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)))
-    name = key.split(".")[1]
-    for fold in (0, 1):
-        path = other.runs / f"head/fold{fold}/config.yaml"
-        path.write_text(path.read_text().replace(f'"{name}":{old}', f'"{name}":{new}'))
-    with pytest.raises(InputError, match=rf"^ensemble both: {key} is .* in plain and .* in head; predict them apart$"):
-        other.ensemble(members=[{"experiment": "plain"}, {"experiment": "head"}])
+@pytest.mark.parametrize("image_size", [32, 64, 128])
+def test_image_size_of_an_ensemble_is_that_of_its_maps_alone(trained: Trained, image_size: int) -> None:
+    ensemble = trained.ensemble(image_size=image_size)
+    assert ensemble.image_size == image_size
+    assert (ensemble.inputs, ensemble.film_size) == (trained.ensemble().inputs, 64)
+
+
+def test_loader_knows_the_size_channels_and_normalisation_of_an_input(trained: Trained) -> None:
+    ensemble = trained.ensemble(members=[{"experiment": "plain"}, {"experiment": "other"}], loader="dali")
+    reading = PLAIN.data.model_copy(update={"loader": "dali"})
+    first, second = (ensemble.input_spec(each, ALONE) for each in ensemble.inputs)
+    assert first == InputSpec(64, 1, reading, ALONE.device_id)
+    normalised = reading.model_copy(update={"mean": OTHER.data.mean, "std": OTHER.data.std})
+    assert second == InputSpec(32, 3, normalised, ALONE.device_id)
 
 
 def test_input_is_that_of_the_training_unless_the_ensemble_sets_it(trained: Trained) -> None:
     ensemble = trained.ensemble()
-    assert (ensemble.name, ensemble.in_channels, ensemble.data) == ("both", 1, PLAIN.data)
+    assert (ensemble.name, ensemble.data) == ("both", PLAIN.data)
     assert (ensemble.eval_batch, ensemble.tta, ensemble.amp) == (3, TtaConfig(), None)
-    assert ensemble.input_spec(ALONE) == InputSpec(64, 1, PLAIN.data, ALONE.device_id)
+    (only,) = ensemble.inputs
+    assert ensemble.input_spec(only, ALONE) == InputSpec(64, 1, PLAIN.data, ALONE.device_id)
     ensemble = trained.ensemble(eval_batch=7, tta={"hflip": False}, amp="bf16", loader="dali")
     assert (ensemble.eval_batch, ensemble.tta, ensemble.amp) == (7, TtaConfig(hflip=False), "bf16")
     assert ensemble.data == PLAIN.data.model_copy(update={"loader": "dali"})

@@ -1,5 +1,7 @@
 """Films are predicted by networks that take turns: their number in memory and the batches change nothing."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,10 @@ import pytest
 import torch
 from tiny_runs import ALONE, Trained
 
-from pneumo_dist.data.films import FilmReader
+from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import fixed_batches
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput
 from pneumo_dist.predict.forward import NetworkCache, PredictedFilms, gather_films, predict_films
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
@@ -42,10 +44,11 @@ def test_number_of_networks_in_memory_changes_nothing(
 
 
 def predicted(trained: Trained, ensemble: Ensemble, batch: int) -> PredictedFilms:
-    rows = trained.shards.indices("test")
-    reader = FilmReader(trained.shards, ensemble.input_spec(ALONE), with_mask=False)
-    batches = list(eval_batches(reader, fixed_batches(rows, batch), batch))
-    return predict_films(batches, ensemble.networks, NetworkCache(ensemble, ALONE, 2, None))
+    batches = fixed_batches(trained.shards.indices("test"), batch)
+    (only,) = ensemble.inputs
+    reader = FilmReader(trained.shards, ensemble.input_spec(only, ALONE), with_mask=False)
+    films = {only: eval_batches(reader, batches, batch)}
+    return predict_films(batches, films, ensemble.networks, NetworkCache(ensemble, ALONE, 2, None))
 
 
 def test_films_that_fill_up_a_batch_do_not_count(trained: Trained) -> None:
@@ -58,9 +61,43 @@ def test_films_that_fill_up_a_batch_do_not_count(trained: Trained) -> None:
 
 def test_no_batches_and_no_head_are_empty_arrays_and_nan(trained: Trained) -> None:
     ensemble = trained.ensemble()
-    none = predict_films([], ensemble.networks, NetworkCache(ensemble, ALONE, 1, None))
+    none = predict_films([], {}, ensemble.networks, NetworkCache(ensemble, ALONE, 1, None))
     assert (none.rows.shape, none.maps.shape, none.classes.shape) == ((0,), (0, 64, 64), (0,))
     assert np.isnan(predicted(trained, ensemble, 5).classes).all()
+
+
+def test_films_of_an_input_are_read_when_its_networks_have_their_turn(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [{"experiment": name, "folds": [0], "top_k": 1} for name in ("plain", "other", "head")]
+    ensemble = trained.ensemble(members=members, eval_batch=2)
+    events: list[str] = []
+    load = NetworkCache._load
+
+    def noted(cache: Any, network: EnsembleNetwork) -> Any:
+        events.append(network.name.split("/")[0])
+        return load(cache, network)
+
+    def films(each: NetworkInput) -> Iterator[Batch]:
+        for rows in (np.array([4, 6]), np.array([5])):
+            events.append(f"{each.image_size} px")
+            yield Batch(torch.zeros(2, each.in_channels, each.image_size, each.image_size), torch.zeros(0), rows)
+
+    monkeypatch.setattr(NetworkCache, "_load", noted)
+    batches = [np.array([4, 6]), np.array([5])]
+    cache = NetworkCache(ensemble, ALONE, 4, None)
+    predicted = predict_films(batches, {each: films(each) for each in ensemble.inputs}, ensemble.networks, cache)
+    assert events == ["64 px", "64 px", "plain", "head", "32 px", "32 px", "other"]
+    assert predicted.rows.tolist() == [4, 6, 5]
+    assert (predicted.maps.shape, predicted.classes.shape) == ((3, 64, 64), (3,))
+
+
+def test_films_of_other_rows_are_not_predicted(trained: Trained) -> None:
+    ensemble = trained.ensemble()
+    (only,) = ensemble.inputs
+    films = iter([Batch(torch.zeros(3, 1, 64, 64), torch.zeros(0), np.array([1, 2, 4]))])
+    with pytest.raises(AssertionError, match="other films"):
+        predict_films([np.array([1, 2, 3])], {only: films}, ensemble.networks, NetworkCache(ensemble, ALONE, 1, None))
 
 
 def test_gathered_films_are_in_table_order() -> None:
@@ -73,7 +110,7 @@ def test_gathered_films_are_in_table_order() -> None:
 def test_network_that_has_seen_the_films_is_refused_only_for_unseen_films(trained: Trained) -> None:
     ensemble = trained.ensemble()
     network = ensemble.networks[0]
-    foreign = EnsembleNetwork(network.name, 0, 1 - network.fold, 1.0, network.read)
+    foreign = replace(network, fold=1 - network.fold)
     model, amp = NetworkCache(ensemble, ALONE, 1, None)(foreign)
     assert isinstance(model, torch.nn.Module) and amp == "float32"
     NetworkCache(ensemble, ALONE, 1, trained.shards)(network)

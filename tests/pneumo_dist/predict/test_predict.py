@@ -10,34 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from damage import flip_bit
-from tiny_runs import ALONE, Trained, image
+from tiny_runs import MIXED, Trained, direct, image, row_of, stored
 
-from pneumo_dist.network.build import split_outputs
 from pneumo_dist.predict import predict as prediction
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, shares
-from pneumo_dist.predict.predict import PredictOptions, predict
+from pneumo_dist.predict.ensemble import shares
+from pneumo_dist.predict.predict import PredictOptions
 from pneumo_dist.predict.store import Predictions, write_block
-from shards.dataset.table import Shards
 from shards.errors import InputError
 
 BOTH = [{"experiment": "plain", "weight": 3, "top_k": 1}, {"experiment": "head", "weight": 1}]
 NO_TTA = {"hflip": False}
-
-
-def stored(trained: Trained, ensemble: Ensemble, folder: Path, split: str = "test", **options: Any) -> Predictions:
-    predict(ensemble, trained.shards, folder, ALONE, PredictOptions(split, **options))
-    return Predictions(folder)
-
-
-@torch.no_grad()
-def direct(network: EnsembleNetwork, images: torch.Tensor) -> tuple[np.ndarray[Any, Any], float | None]:
-    """Return a network's probabilities and class probability for one film, from a plain forward pass."""
-    logits, classes = split_outputs(network.read().build(network.name)(images))
-    return torch.sigmoid(logits)[0, 0].numpy(), None if classes is None else float(torch.sigmoid(classes))
-
-
-def row_of(shards: Shards, key: str) -> int:
-    return int(np.flatnonzero(shards.column("key") == key)[0])
 
 
 def test_saved_prediction_is_the_weighted_mean_of_direct_forward_passes(trained: Trained, tmp_path: Path) -> None:
@@ -92,6 +74,23 @@ def test_flip_and_scales_are_averaged(trained: Trained, tmp_path: Path) -> None:
                 classes.append(probability)
         assert np.abs(p8 / 255 - np.mean(views, axis=0)).max() <= 1 / 255
         assert row["class_probability"] == pytest.approx(np.mean(classes), abs=1e-5)
+
+
+def test_mixed_blend_resumes_and_another_input_replaces_its_blocks(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = trained.ensemble(members=MIXED)
+    stored(trained, ensemble, tmp_path, "oof", block=4)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("pred*")}
+    (tmp_path / "pred-00001.tar").unlink()
+    written = list_writes(monkeypatch)
+    stored(trained, ensemble, tmp_path, "oof", block=4)
+    assert written == ["pred-00001.tar"] and len(before) == 5
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("pred*")} == before
+    other = trained.ensemble(members=[*MIXED[:2], {**MIXED[2], "image_size": 64}], image_size=96)
+    assert [network.name for network in other.networks] == [network.name for network in ensemble.networks]
+    stored(trained, other, tmp_path, "oof", block=4)
+    assert written[1:] == [f"pred-0000{number}.tar" for number in range(4)]
 
 
 def list_writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -174,8 +173,8 @@ def test_network_whose_ancestor_saw_the_fold_is_refused(trained: Trained, tmp_pa
 
 
 def test_member_without_a_fold_has_no_out_of_fold_prediction(trained: Trained, tmp_path: Path) -> None:
-    ensemble = trained.ensemble(members=[{"experiment": "plain"}, {"experiment": "head", "folds": [0]}])
-    with pytest.raises(InputError, match="head has no fold 1"):
+    ensemble = trained.ensemble(members=[{"experiment": "plain"}, {"experiment": "other", "folds": [0]}])
+    with pytest.raises(InputError, match="other has no fold 1"):
         stored(trained, ensemble, tmp_path, "oof")
     assert len(stored(trained, ensemble, tmp_path, "oof", folds=(0,))) == 6
     assert len(stored(trained, ensemble, tmp_path)) == 5

@@ -1,18 +1,26 @@
-"""Every shipped config trains: all its stages, a few steps each, on films of 64 pixels."""
+"""Every shipped config trains, all its stages, a few steps each, on films of 64 pixels; recipe A's blends predict."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tiny_runs import Trained, stored
 
+from pneumo_dist.cli.app import app
+from pneumo_dist.config.ensemble import EnsembleConfig, load_either
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
+from pneumo_dist.config.shipped import shipped_configs
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs.checkpoint import load_checkpoint
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
+from shards.console import EXIT_DONE, run
 from shards.dataset.table import Shards
 
 pytestmark = pytest.mark.slow
@@ -61,3 +69,35 @@ def test_every_stage_of_a_shipped_config_trains_and_leaves_a_checkpoint(path: Pa
     assert sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) == sorted(
         each.name for each in experiment.stages
     )
+
+
+def test_blends_of_recipe_a_go_from_training_to_a_submission(trained: Trained, runs: Path, tmp_path: Path) -> None:
+    names = ("albunet_public", "albunet_valid", "seunet", "resnet50")
+    for name in names:
+        experiment = load_config(CONFIGS[0].parent / f"{name}.yaml", SMALL).experiment
+        folder = runs / name / "fold0"
+        train_fold(FoldRun(experiment, 0, trained.shards, folder, ALONE), Experiment.model_dump_json)  # JSON is YAML
+    own = Trained(trained.shards, runs)
+    alone = [
+        stored(own, own.ensemble(members=[{"experiment": name, "folds": [0]}]), tmp_path / name, "oof", folds=(0,))
+        for name in names
+    ]
+    for blend in ("recipe_a_first", "recipe_a_second", "recipe_a_suspected"):
+        config = load_either(shipped_configs()[blend])
+        assert isinstance(config, EnsembleConfig)
+        weights = [member.weight for member in config.members]
+        given = ("--config", blend, "--runs", str(runs))
+        films = ("--shards", str(trained.shards.folder), "--fold", "0", "--cpu")
+        for command in (("predict", *films, "--split", "oof"), ("predict", *films), ("submit",)):
+            assert run(app, "pneumo_dist", [*command, *given]) == EXIT_DONE
+        out_of_fold = Predictions(runs / blend / "oof/predictions")
+        parts = out_of_fold.manifest["parts"]
+        assert [part["weight"] for part in parts] == pytest.approx(weights)
+        assert [part["name"].split("/")[0] for part in parts] == list(names)
+        assert len(out_of_fold) == 6
+        for number, (_, p8) in enumerate(out_of_fold):
+            mean = sum(weight * each.p8(number) for weight, each in zip(weights, alone, strict=True))
+            assert np.abs(p8 - mean).max() <= 1 + 1e-3, "each of the two roundings is half a level at most"
+        header, *rows = (runs / blend / "test/submission.csv").read_text().splitlines()
+        test = trained.shards.column("image_id")[trained.shards.indices("test")]
+        assert header == "ImageId,EncodedPixels" and {row.split(",")[0] for row in rows} == set(test)
