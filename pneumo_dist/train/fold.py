@@ -112,7 +112,7 @@ def _best_repetition(
         has_gained = started_from is None or trained.score > started_from.score
         if best is None or has_gained:
             best = trained
-        # Version 0.5 repeated a stage even if its first run had gained nothing. Such a fold resumes as it began.
+        # Earlier versions repeated a stage even if its first run had gained nothing. Such a fold resumes as it began.
         if not has_gained and not on_rank_0(run.ranks, partial(_has_files, run.checkpoints(upcoming[0]))):
             break
     return best

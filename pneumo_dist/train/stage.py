@@ -89,10 +89,10 @@ class StageRun:
         experiment, ranks = self.run.experiment, self.run.ranks
         torch.manual_seed(experiment.seed)
         # A checkpoint replaces pretrained weights, and the other ranks receive those of rank 0 through DDP.
-        is_fresh = start.state is None and start.weights is None and ranks.is_main
+        reads_weights = start.state is None and start.weights is None and ranks.is_main
         has_file = experiment.init is not None and experiment.init.file is not None
-        model = build_model(experiment.model, pretrained=is_fresh and not has_file)
-        if is_fresh and has_file:
+        model = build_model(experiment.model, pretrained=reads_weights and not has_file)
+        if reads_weights and has_file:
             load_network_file(model, experiment)
         if start.weights is not None:
             check_weights(start.weights, model, self.stage.name)

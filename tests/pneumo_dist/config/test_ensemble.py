@@ -82,6 +82,14 @@ def test_experiment_becomes_an_ensemble_of_its_folds() -> None:
     assert (member.experiment, member.stage, member.top_k, member.folds) == ("demo", "main", 2, None)
 
 
+def assert_refused(folder: Path, text: str, message: str) -> None:
+    """Check that an ensemble with this text is refused with a message that names its file."""
+    path = folder / "blend.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=rf"blend\.yaml: {message}"):
+        load_either(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -99,10 +107,7 @@ def test_experiment_becomes_an_ensemble_of_its_folds() -> None:
     ],
 )
 def test_bad_keys_are_named_with_their_file(tmp_path: Path, change: str, message: str) -> None:
-    path = tmp_path / "blend.yaml"
-    path.write_text(f"name: blend\nmembers:\n  - experiment: a\n    {change}\n")
-    with pytest.raises(InputError, match=rf"blend\.yaml: {message}"):
-        load_either(path)
+    assert_refused(tmp_path, f"name: blend\nmembers:\n  - experiment: a\n    {change}\n", message)
 
 
 @pytest.mark.parametrize(
@@ -114,10 +119,7 @@ def test_bad_keys_are_named_with_their_file(tmp_path: Path, change: str, message
     ],
 )
 def test_unknown_keys_name_the_nearest(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "blend.yaml"
-    path.write_text(f"name: blend\nmembers: [{{experiment: a}}]\n{line}\n")
-    with pytest.raises(InputError, match=rf"blend\.yaml: {message}"):
-        load_either(path)
+    assert_refused(tmp_path, f"name: blend\nmembers: [{{experiment: a}}]\n{line}\n", message)
 
 
 def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
@@ -143,10 +145,8 @@ def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_bad_scale_weights_are_named(tmp_path: Path, weights: str, message: str) -> None:
-    path = tmp_path / "blend.yaml"
-    path.write_text(f"name: x\nmembers: [{{experiment: a}}]\ntta: {{scales: [1, 2], scale_weights: {weights}}}\n")
-    with pytest.raises(InputError, match=rf"blend\.yaml: {message}"):
-        load_either(path)
+    scales = f"tta: {{scales: [1, 2], scale_weights: {weights}}}"
+    assert_refused(tmp_path, f"name: x\nmembers: [{{experiment: a}}]\n{scales}\n", message)
 
 
 def test_old_name_of_the_torch_loader_is_read_with_a_warning(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_stage_that_gains_nothing_is_not_repeated(films: Shards, tmp_path: Path,
 def test_stage_that_an_earlier_version_repeated_without_gain_resumes_as_it_began(
     films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Version 0.5 compared part1-2 with part1 alone, although part1 had gained nothing over part0."""
+    """Earlier versions compared part1-2 with part1 alone, although part1 had gained nothing over part0."""
     before, (repeated, last) = {"name": "part0", "epochs": 1}, REPEATED
     experiment = tiny_experiment(before, repeated, last)
     script.scores = [0.6, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5, 0.1]
