@@ -1,12 +1,14 @@
 """Helpers shared by the benchmarks: phantom films and shards, timing, child processes, and printed figures."""
 
 import argparse
+import contextlib
 import gc
 import math
 import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -180,6 +182,22 @@ def run_on_cpu(command: Sequence[str]) -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+def run_limited(command: Sequence[str], seconds: float | None, output: IO[str] | int) -> int | None:
+    """Run a command with all its output in a file; return its exit code, None if it took longer and was killed."""
+    # A new session, so that killing its process group also ends its children, such as a loader's workers.
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def torchrun(ranks: int, module: str, *arguments: object) -> list[str]:

@@ -36,7 +36,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tempfile
@@ -49,7 +48,7 @@ from typing import Any
 import torch
 
 from benchmarks import ROOT
-from benchmarks.common import FilmSet, one_of, parser_of
+from benchmarks.common import FilmSet, one_of, parser_of, run_limited
 from benchmarks.gpu_cards import card_of
 from benchmarks.gpu_steps import MOST_BATCH, QUICK, Counts, Settings
 from benchmarks.gpu_store import (
@@ -179,29 +178,20 @@ def settings_of(
 
 
 def measured(settings: Settings, seconds: float | None = None) -> dict[str, Any] | None:
-    """Measure a row in a separate process; return None if it fails (the end of its stderr is printed) or times out."""
+    """Measure a row in a separate process; return None if it fails (the end of its output is printed) or times out."""
     task = settings.task
     with tempfile.TemporaryDirectory() as folder:
         request, result = Path(folder) / "settings.json", Path(folder) / "row.json"
         request.write_text(json.dumps(asdict(settings)))
         command = [sys.executable, "-m", "benchmarks.gpu_rows", str(request), str(result)]
-        with (Path(folder) / "stderr").open("w+") as stderr:
-            # A new session, so that killing its process group also ends the loader's workers.
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, text=True, start_new_session=True
-            )
-            try:
-                code = process.wait(seconds)
-            except subprocess.TimeoutExpired:
+        with (Path(folder) / "output").open("w+") as output:
+            code = run_limited(command, seconds, output)
+            if code is None:
                 print(f"  {task.network} {task.size} px {task.way}: dropped at the time limit", flush=True)
                 return None
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
             if code:
-                stderr.seek(0)
-                print(f"  {task.network} {task.size} px {task.way} failed:\n{stderr.read()[-2000:]}", file=sys.stderr)
+                output.seek(0)
+                print(f"  {task.network} {task.size} px {task.way} failed:\n{output.read()[-2000:]}", file=sys.stderr)
                 return None
         figures: dict[str, Any] = json.loads(result.read_text())
         return figures

@@ -1,7 +1,9 @@
 """Small learners on any device, and their batches."""
 
 import io
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.train.step import Learner, Step
 
+ROOT = Path(__file__).parents[2]
 SIZE = 64
 FCN = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 8, 16)}}
 FCN_NORM = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 8, 16), "norm": True}}
@@ -72,6 +75,13 @@ def parts_of(batch: Batch, size: int) -> list[Batch]:
 def take(learner: Learner, batches: Sequence[Batch], done: int = 0) -> Step:
     """Make a step. Its number decides its random numbers."""
     return learner.step(iter(batches), len(batches), done, lambda micro: void(torch.manual_seed(10 * done + micro)))
+
+
+def child_environment() -> dict[str, str]:
+    """Return the environment of a process that imports the tests' modules."""
+    # First on the path, because some packages are only there.
+    path = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
 
 
 def void(_: object) -> None:

@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from gpu.learners import FCN, FCN_NORM, SGD, batch_of, learner_of, parts_of, take
+from gpu.learners import FCN, FCN_NORM, ROOT, SGD, batch_of, child_environment, learner_of, parts_of, take
 
 from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.ranks.precision import configure
 from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, pick_device, process_group
 
-ROOT = Path(__file__).parents[2]
 WORLD = 2
 # Torch's synchronized batch norm needs GPUs. A mean over pixels does not depend on the distribution of films.
 LOSS = {"bce": 1, "dice": 0, "focal": 0}
@@ -92,10 +91,7 @@ def test_two_ranks_make_the_step_of_one(ranks: Ranks, tmp_path: Path, compile: b
     """On GPUs, batch-norm statistics are over all films."""
     kind = "CPU" if ranks.device.type == "cpu" else "GPUs" if torch.cuda.device_count() >= WORLD else "one GPU"
     command = [sys.executable, "-m", "gpu.test_ranks", kind, str(int(compile)), str(tmp_path)]
-    # First on the path, because some packages are only there.
-    path = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(WORLD))
     assert first == second

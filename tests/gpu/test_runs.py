@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import tiny_runs
 import torch
 from builders import experiment_of
+from gpu.learners import ROOT, child_environment
 from tools.equality import run_differences
 
 from pneumo_dist.config.experiment import Experiment, RuntimeConfig
@@ -75,6 +78,20 @@ def test_resumed_run_ends_with_the_same_bits(
     records = [json.loads(line) for line in (resumed / "main/metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [0, 1]
     assert all(("peak_gpu_memory_mb" in record) == (ranks.device.type == "cuda") for record in records)
+
+
+def test_killed_run_ends_with_the_same_bits(films: dict[str, Shards], ranks: Ranks, tmp_path: Path) -> None:
+    """It continues from the last checkpoint, which is one step old."""
+    experiment = recipe_of("dali", "bf16")
+    experiment = experiment.model_copy(update={"stages": [experiment.stages[0].model_copy(update={"save_every": 1})]})
+    straight = train(experiment, films["png"], tmp_path / "straight", ranks)
+    (tmp_path / "experiment.json").write_text(experiment.model_dump_json())
+    given = (tmp_path / "experiment.json", films["png"].folder, tmp_path / "killed", ranks.device.type, 3)
+    command = [sys.executable, "-m", "gpu.killed_run", *map(str, given)]
+    done = subprocess.run(command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    killed = train(experiment, films["png"], tmp_path / "killed", ranks)
+    assert run_differences(straight, killed) == []
 
 
 def test_run_from_a_device_resumes_on_the_cpu(films: dict[str, Shards], ranks: Ranks, tmp_path: Path) -> None:
