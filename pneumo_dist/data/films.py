@@ -80,7 +80,7 @@ class FilmReader:
         """Return the augmentation of a film in its epoch."""
         if self.augment is None or request.epoch is None:
             return IDENTITY
-        return draw(self.augment, self.seed, request.epoch, str(self.shards.column("key")[request.index]))
+        return draw(self.augment, self.seed, request.epoch, self.shards.text(request.index, "key"))
 
     def stored(self, request: FilmRequest) -> Stored:
         """Return the position of a stored film in its square."""
@@ -108,5 +108,5 @@ class FilmReader:
 
     def undecodable(self, request: FilmRequest) -> InputError:
         """Return the error for a film whose CRC32 matches but whose bytes are not an image."""
-        shard, key = (str(self.shards.column(name)[request.index]) for name in ("shard", "key"))
+        shard, key = (self.shards.text(request.index, name) for name in ("shard", "key"))
         return InputError(f"{self.shards.folder / shard}: {key} cannot be decoded ({request}); build the shards again")

@@ -75,7 +75,7 @@ def _tars(shards: Shards, rows: npt.NDArray[np.int64]) -> list[_Tar]:
 
     A tar that the manifest does not list (a killed append left it) has no digest to verify, and is not copied.
     """
-    names = set(shards.column("shard")[rows])
+    names = set(shards.texts(rows, "shard"))
     return [tar for tar in shards.manifest["shards"] if tar["name"] in names]
 
 

@@ -59,7 +59,7 @@ def film_facts(shards: Shards, index: int) -> dict[str, Any]:
     grid = shards.grid(index)
     fold = int(shards.column("fold")[index])
     return {
-        **{name: shards.column(name)[index] for name in ("key", "image_id", "group", "split", "rle")},
+        **{name: shards.table[name][index].as_py() for name in ("key", "image_id", "group", "split", "rle")},
         "fold": None if fold < 0 else fold,
         "label_height": grid.height,
         "label_width": grid.width,

@@ -60,16 +60,16 @@ def stage_lineage(run: FoldRun, stage: StageConfig, previous: Lineage | None) ->
     """Return the lineage of a stage that starts after `previous`."""
     shards = run.shards
     split = split_fold(shards, run.fold, stage.always_train)
-    keys, rle = shards.column("key"), shards.column("rle")
     films = np.concatenate([split.train, split.validation])
+    keys, labels = shards.texts(films, "key"), shards.texts(films, "rle")
     ancestor = Ancestor(
         run.experiment.name,
         stage.name,
         run.fold,
         stage.always_train,
-        keys_sha256=keys_digest(keys[split.train].tolist()),
-        films_sha256=keys_digest(keys[films].tolist()),
-        labels_sha256=keys_digest(f"{key} {label}" for key, label in zip(keys[films], rle[films], strict=True)),
+        keys_sha256=keys_digest(shards.texts(split.train, "key")),
+        films_sha256=keys_digest(keys),
+        labels_sha256=keys_digest(f"{key} {label}" for key, label in zip(keys, labels, strict=True)),
     )
     return Lineage((*(previous.stages if previous else ()), ancestor))
 
@@ -87,7 +87,7 @@ def file_lineage(run: FoldRun) -> Lineage | None:
 
 def training_digest(shards: Shards, fold: int, always_train: bool) -> str:
     """Return the digest of the keys that a stage of this fold trains on."""
-    return keys_digest(map(str, shards.column("key")[split_fold(shards, fold, always_train).train]))
+    return keys_digest(shards.texts(split_fold(shards, fold, always_train).train, "key"))
 
 
 def keys_digest(keys: Iterable[str]) -> str:

@@ -179,7 +179,7 @@ class StageRun:
         if not step.is_bad:
             return
         films = np.concatenate(self.run.ranks.gather_array(np.array(step.films, np.int64)))
-        keys = self.run.shards.column("key")[films].tolist()
+        keys = self.run.shards.texts(films, "key")
         self.monitor.bad_step(self.stage.name, self.position.epoch, self.position.total, keys)
         if self.position.bad_steps >= self.stage.optim.max_bad_steps:
             raise InputError(

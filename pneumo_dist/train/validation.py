@@ -178,8 +178,10 @@ class _FilmScores:
     def gather(self, ranks: Ranks) -> Validation:
         """Return the result over the films of all ranks."""
         histograms = gather_histograms(self._histograms, ranks)
-        keys = self._shards.column("key")
-        overlays = [Overlay(f"fixed/{keys[each.index]}", *each.planes) for each in _gather(self._fixed, ranks)]
+        overlays = [
+            Overlay(f"fixed/{self._shards.text(each.index, 'key')}", *each.planes)
+            for each in _gather(self._fixed, ranks)
+        ]
         worst = sorted(_gather(self._worst, ranks), key=lambda each: each.order)[: len(self._shown)]
         overlays += [Overlay(f"worst/{number + 1}", *each.planes) for number, each in enumerate(worst)]
         triplet, _ = best_triplet(histograms)

@@ -2,21 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pydantic
 
 from shards.arrays import Integers, Mask
 from shards.dataset import rle
-from shards.dataset.check import LABELS, table_faults
+from shards.dataset.check import LABELS, SPLITS, table_faults
 from shards.dataset.grid import Padding
 from shards.dataset.manifest import BUILD_STATE, MANIFEST, Texts, local_copy_name, read_manifest
+from shards.dataset.mapped import mapped
 from shards.dataset.tar import CorruptSample, MemberReader
 from shards.errors import InputError
 from shards.files import atomic_open
@@ -24,6 +26,8 @@ from shards.stored import Strict, parse_json, picture_size, read_parquet
 
 TABLE = "samples.parquet"
 MEMBERS = ("image", "mask", "json")
+# From this size on, a table takes more memory than all else that a process holds of a dataset.
+MAPPED_FILMS = 50_000
 
 _OPTIONAL = {"group", "fold", *LABELS, "age", "spacing_row", "spacing_column", "spacing_tag"}
 SCHEMA = pa.schema(
@@ -85,9 +89,18 @@ def save_table(path: Path, table: pa.Table) -> None:
 def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signed: bool = True) -> pa.Table:
     """Return the sample table of a dataset. Raises InputError if it is damaged or has another format.
 
-    `manifest` defaults to that of the folder. `is_signed` requires the digest in the manifest.
+    `manifest` defaults to that of the folder. `is_signed` requires the digest in the manifest. The processes of a
+    machine share the memory of a large table.
     """
     manifest = read_manifest(folder) if manifest is None else manifest
+    counts = manifest["counts"]
+    if is_signed and sum(counts[split] for split in SPLITS) >= MAPPED_FILMS:
+        return mapped(manifest["table_sha256"], partial(_decoded, folder, manifest, is_signed))
+    return _decoded(folder, manifest, is_signed)
+
+
+def _decoded(folder: Path, manifest: Mapping[str, Any], is_signed: bool) -> pa.Table:
+    """Return the table in this process's own memory."""
     path, fix = folder / TABLE, "restore it from a copy or build the shards again"
     if (folder / BUILD_STATE / MANIFEST).exists():
         fix = "run the interrupted build or finalize again, or restore it from a copy"
@@ -121,6 +134,7 @@ class Shards:
         self.table = read_table(folder, self.manifest, is_signed)
         copies = {shard["name"]: tars / local_copy_name(shard) for shard in self.manifest["shards"]} if tars else None
         self._members = MemberReader(folder, copies)
+        self._columns: dict[str, npt.NDArray[Any]] = {}
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -129,24 +143,30 @@ class Shards:
         return Shards, (self.folder, self.tars)
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Return a column as a NumPy array. Missing integers are -1, missing booleans False, missing texts None."""
+        """Return a column as a NumPy array. Missing integers are -1, missing booleans False, missing texts None.
+
+        A column of texts takes about 100 bytes a film and is kept, so readers of some films use `text` and `texts`.
+        """
+        if name not in self._columns:
+            column, kind = self.table[name], self.table.schema.field(name).type
+            if pa.types.is_integer(kind) and column.null_count:
+                column = column.fill_null(-1)
+            if pa.types.is_boolean(kind):
+                column = column.fill_null(False)
+            self._columns[name] = np.asarray(column.to_numpy())
         return self._columns[name]
 
-    @cached_property
-    def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        def convert(field: pa.Field) -> npt.NDArray[Any]:
-            column = self.table[field.name]
-            if pa.types.is_integer(field.type) and column.null_count:
-                column = column.fill_null(-1)
-            if pa.types.is_boolean(field.type):
-                column = column.fill_null(False)
-            return np.asarray(column.to_numpy())
+    def text(self, index: int, name: str) -> str:
+        """Return a sample's value in a column of texts; a missing one is None as text."""
+        return str(self.table[name][int(index)].as_py())
 
-        return {field.name: convert(field) for field in self.table.schema}
+    def texts(self, rows: Integers, name: str) -> list[str]:
+        """Return the values of some samples in a column of texts, as `text` does."""
+        return [str(value) for value in self.table[name].take(rows).to_pylist()]
 
     def indices(self, *splits: str) -> Integers:
         """Return the row numbers of the samples in the given splits, in table order."""
-        return np.flatnonzero(np.isin(self.column("split"), splits))
+        return np.flatnonzero(pc.is_in(self.table["split"], value_set=pa.array(splits, pa.string())))
 
     def folds(self) -> list[int]:
         """Return the numbers of the folds, in order."""
@@ -158,12 +178,13 @@ class Shards:
         With `always_train`, films of that split join the training films, unless their group is in the validation films
         or in the holdout.
         """
-        films, folds, groups = self.indices("train"), self.column("fold"), self.column("group")
+        films, folds, groups = self.indices("train"), self.column("fold"), self.table["group"]
         validation, train = films[folds[films] == fold], films[folds[films] != fold]
         if always_train:
             excluded = np.concatenate([validation, self.indices("holdout")])
             extra = self.indices("always_train")
-            train = np.sort(np.concatenate([train, extra[~np.isin(groups[extra], groups[excluded])]]))
+            is_excluded = pc.is_in(groups.take(extra), value_set=groups.take(excluded).combine_chunks())
+            train = np.sort(np.concatenate([train, extra[~is_excluded.to_numpy()]]))
         return train, validation
 
     def grid(self, index: int) -> LabelGrid:
@@ -182,14 +203,14 @@ class Shards:
         It comes from the table's RLE, never from the resized mask. Raises InputError for an RLE that leaves its grid.
         """
         grid = self.grid(index)
-        return rle.decode(str(self.column("rle")[index]), grid.height, grid.width)
+        return rle.decode(self.text(index, "rle"), grid.height, grid.width)
 
     def read(self, index: int, member: str) -> bytes:
         """Return the encoded bytes of a sample's `image`, `mask` or `json` member.
 
         Raises CorruptSample, with the file and the key, if they are missing or their CRC32 differs from the table's.
         """
-        shard, key = str(self.column("shard")[index]), str(self.column("key")[index])
+        shard, key = self.text(index, "shard"), self.text(index, "key")
         offset, size, crc = (int(self.column(f"{member}_{what}")[index]) for what in ("offset", "size", "crc32"))
         assert size >= 0, f"{key} has no {member}"
         content = self._members.read(shard, offset, size, crc, f"{member} of {key}")
@@ -209,7 +230,7 @@ class Shards:
 
     def about(self, index: int) -> dict[str, Any]:
         """Return the json member of a film. Raises InputError if it is damaged."""
-        where = f"{self.folder / str(self.column('shard')[index])}: the json of {self.column('key')[index]}"
+        where = f"{self.folder / self.text(index, 'shard')}: the json of {self.text(index, 'key')}"
         return parse_json(self.read(index, "json"), _AboutModel, where, "build the shards again")
 
     def close(self) -> None:
