@@ -187,9 +187,11 @@ def _number_or(value: Any) -> Any:
 
 
 def put(tree: Tree, parts: Sequence[str], value: Any) -> None:
-    """Set a nested key of a mapping in place."""
+    """Set a nested key of a mapping in place. Raises InputError for a key within a list."""
     for part in parts[:-1]:
         inner = tree.get(part)
+        if isinstance(inner, list | tuple):
+            raise InputError(f"--set {'.'.join(parts)}: {part} is a list; set all of it, or change it in a config")
         # Copied, because stages share the mappings of the defaults.
         tree[part] = dict(inner) if isinstance(inner, dict) else {}
         tree = tree[part]

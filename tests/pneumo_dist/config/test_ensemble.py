@@ -168,3 +168,9 @@ def test_overrides_change_an_ensemble_and_wrong_ones_are_named(tmp_path: Path) -
         load_either(path, ("image_size=500",))
     with pytest.raises(InputError, match="tta: Value error, scales must be unique"):
         load_either(path, ("tta.scales=[1, 1]",))
+
+
+@pytest.mark.parametrize(("key", "name"), [("members.0.image_size", "members"), ("tta.scales.1", "scales")])
+def test_override_within_a_list_is_refused(key: str, name: str) -> None:
+    with pytest.raises(InputError, match=f"^--set {key}: {name} is a list; set all of it"):
+        load_either(CONFIGS / "ensembles/heavy.yaml", (f"{key}=64",))
