@@ -32,7 +32,7 @@ def main() -> int:
         return TrainedNetwork(model, build_model(model, pretrained=False).state_dict(), "float32", ())
 
     data = DataConfig()
-    network = EnsembleNetwork("random", 0, 0, 1.0, NetworkInput(size, 1, data.mean, data.std), read)
+    network = EnsembleNetwork("random", 0, 0, 1.0, NetworkInput(size, 1, data.mean, data.std), model, read)
     ensemble = Ensemble("random", (network,), size, data, 8, TtaConfig())
     with process_group(cpu=True) as ranks:
         start = time.perf_counter()

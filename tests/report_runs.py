@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
+from pneumo_dist.predict.store import Predictions, encode_map, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from pneumo_dist.thresholds.file import read_thresholds, write_thresholds
@@ -64,7 +64,8 @@ def store(  # noqa: PLR0913  # one parameter per property of the predictions
     side = len(content[0][1])
     known = {"image_size": side} if all(len(p8) == side for _, p8 in content) else {}
     manifest = {"experiment": run.name, "split": split, **known, "tta": {"hflip": True}, "parts": parts}
-    write_table(folder, write_block(folder / "pred-00000.tar", content), manifest)
+    encoded = [(facts, encode_map(p8)) for facts, p8 in content]
+    write_table(folder, write_block(folder / "pred-00000.tar", encoded), manifest)
     return Predictions(folder)
 
 

@@ -64,9 +64,7 @@ ENSEMBLE = click.option(
     "--models-in-memory",
     "models",
     type=int,
-    default=4,
-    show_default=True,
-    help="Maximum number of networks in memory at a time.",
+    help="Maximum number of networks in memory at a time.  [default: all that fit]",
 )
 @click.option("--out", type=FOLDER, help="Folder of the predictions.  [default: RUNS/NAME/SPLIT/predictions]")
 @click.option("--dry-run", is_flag=True, help="Check everything that could fail for any split, but predict nothing.")
@@ -89,7 +87,7 @@ def predict(  # noqa: PLR0913  # one parameter per option
     top_k: int | None,
     hflip: bool,
     block: int,
-    models: int,
+    models: int | None,
     out: Path | None,
     dry_run: bool,
     node_ranks: int | None,

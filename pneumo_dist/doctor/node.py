@@ -7,6 +7,7 @@ from pathlib import Path
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor.findings import Finding, error, ok, readable_size, warning
 from pneumo_dist.doctor.job import Job
+from pneumo_dist.ranks.processes import control_groups
 
 # Size of /dev/shm that NCCL's documentation requires of a container.
 NCCL_BYTES = 2**30
@@ -93,16 +94,7 @@ def allowed_cpus(root: Path = Path("/")) -> float:
 
 def cpu_quota(root: Path) -> float | None:
     """Return the smallest quota of this process's control groups (version 2), in CPUs; None without a quota."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    group = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
-    if group is None:
-        return None
-    top = root / "sys/fs/cgroup"
-    folders = [top / group, *(top / group).parents]
-    quotas = [_quota(folder / "cpu.max") for folder in folders if folder == top or top in folder.parents]
+    quotas = [_quota(folder / "cpu.max") for folder in control_groups(root)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 

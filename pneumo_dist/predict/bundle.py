@@ -109,7 +109,13 @@ def read_bundle(path: Path) -> tuple[Ensemble, Rule]:
         name=content.name,
         networks=tuple(
             EnsembleNetwork(
-                part.name, part.member, part.fold, part.weight, inputs[part.input], partial(_network, path, part)
+                part.name,
+                part.member,
+                part.fold,
+                part.weight,
+                inputs[part.input],
+                part.model,
+                partial(_network, path, part),
             )
             for part in content.parts
         ),

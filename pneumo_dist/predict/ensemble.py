@@ -57,7 +57,8 @@ class NetworkInput:
 class EnsembleNetwork:
     """A network of an ensemble; its name says where it comes from and contains a digest of its content.
 
-    `weight` is that of its member, which the member's networks share. `read` loads the network.
+    `weight` is that of its member, which the member's networks share. `model` says how large the network is before
+    `read` loads it.
     """
 
     name: str
@@ -65,6 +66,7 @@ class EnsembleNetwork:
     fold: int
     weight: float
     input: NetworkInput
+    model: ModelConfig
     read: Callable[[], TrainedNetwork]
 
 
@@ -219,8 +221,17 @@ def resolve(
             paths = [averaged(member, trained_fold)] if is_averaged else agreed_files(trained_fold, member, ranks)
             for path in paths:
                 name = f"{member.experiment}/fold{trained_fold.number}/{path.name}"
-                read, network_input = partial(read_network, path), trained_fold.input(member)
-                networks.append(EnsembleNetwork(name, number, trained_fold.number, member.weight, network_input, read))
+                networks.append(
+                    EnsembleNetwork(
+                        name,
+                        number,
+                        trained_fold.number,
+                        member.weight,
+                        trained_fold.input(member),
+                        trained_fold.experiment.model,
+                        partial(read_network, path),
+                    )
+                )
     data = members[0][0].experiment.data
     return Ensemble(
         name=config.name,

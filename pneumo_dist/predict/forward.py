@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +45,10 @@ def predict_films(
     networks: Sequence[EnsembleNetwork],
     cache: "NetworkCache",
 ) -> PredictedFilms:
-    """Predict this rank's batches of a block.
+    """Predict batches of films, which are held in memory until all networks have predicted them.
 
-    The inputs take turns, so that the films of only one are in memory, and for each input its networks take turns.
+    The inputs take turns, so that the films of only one are in memory, and for each input its networks take turns. A
+    map has the same bits however many batches are predicted together.
 
     Args:
         batches: The table rows of each batch.
@@ -67,7 +67,7 @@ def predict_films(
             for network, share in zip(networks, shares(networks), strict=True)
             if network.input == network_input
         ]
-        _add(sums, _next_films(films[network_input], batches), chosen, cache)
+        _add(sums, _next_images(films[network_input], batches, device), chosen, cache)
     _check_finite([*sums.maps, *sums.classes], networks)
     classes = [each.double() / sums.heads if sums.heads else each * np.nan for each in sums.classes]
     return PredictedFilms(
@@ -77,21 +77,28 @@ def predict_films(
     )
 
 
-def _next_films(films: Iterator[Batch], batches: Sequence[Indices]) -> list[Batch]:
-    """Return the next films, which must be those of the batches."""
-    found = list(islice(films, len(batches)))
-    assert all(np.array_equal(each.indices, rows) for each, rows in zip(found, batches, strict=True)), "other films"
-    return found
+def _next_images(films: Iterator[Batch], batches: Sequence[Indices], device: torch.device) -> list[torch.Tensor]:
+    """Return the images of the next films, which must be those of the batches."""
+    images: list[torch.Tensor] = []
+    for rows in batches:
+        batch = next(films)
+        assert np.array_equal(batch.indices, rows), "other films"
+        # A worker's batch takes an open file and a part of /dev/shm for as long as it is held.
+        is_shared = batch.images.device.type == "cpu" and batch.images.is_shared()
+        images.append(batch.images.to(device, torch.float32, non_blocking=True, copy=is_shared and len(batches) > 1))
+    return images
 
 
 def _add(
-    sums: _Sums, batches: Sequence[Batch], networks: Sequence[tuple[EnsembleNetwork, float]], cache: "NetworkCache"
+    sums: _Sums,
+    images: Sequence[torch.Tensor],
+    networks: Sequence[tuple[EnsembleNetwork, float]],
+    cache: "NetworkCache",
 ) -> None:
-    """Add the predictions of networks that take these batches, each times its share.
+    """Add the predictions of networks that take these images, each times its share.
 
     Images that only fill a batch do not count.
     """
-    images = [batch.images.to(cache.ranks.device, torch.float32, non_blocking=True) for batch in batches]
     size, tta = cache.ensemble.image_size, cache.ensemble.tta
     for network, share in networks:
         model, amp = cache(network)
@@ -113,15 +120,6 @@ def _check_finite(sums: Sequence[torch.Tensor], networks: Sequence[EnsembleNetwo
             f"{networks[0].name}{more}: gives values that are not finite numbers; its weights are damaged or too large "
             "for its precision (amp: float32)"
         )
-
-
-def gather_films(mine: PredictedFilms, ranks: Ranks) -> PredictedFilms:
-    """Return the films of all ranks in table order."""
-    rows, maps, classes = (
-        np.concatenate(ranks.gather_array(values)) for values in (mine.rows, mine.maps, mine.classes)
-    )
-    order = np.argsort(rows, kind="stable")
-    return PredictedFilms(rows[order], maps[order], classes[order])
 
 
 class NetworkCache:

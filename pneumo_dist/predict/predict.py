@@ -1,24 +1,26 @@
 """Distributed prediction: from films to p8 maps, averaged over networks and views.
 
-Films are grouped in blocks; a block is the unit of resuming. Within a block, fixed batches in table order are dealt
-whole to the ranks, so that every map has the same bits on 1, 2 or 4 ranks. The networks take turns over a block, so
-that few of them are in memory at a time. One pipeline for each distinct input reads the films of all blocks.
+Fixed batches in table order are dealt whole to the ranks, so that every map has the same bits on 1, 2 or 4 ranks. A
+rank holds all networks if its memory allows, and predicts batch after batch. Otherwise the networks take turns over as
+many batches as it holds. A thread encodes the maps meanwhile, and rank 0 receives and stores them. One pipeline for
+each distinct input reads the films of all blocks.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
-from pneumo_dist.data.plan import Indices, fixed_batches
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, distinct_inputs, shares
-from pneumo_dist.predict.forward import NetworkCache, PredictedFilms, gather_films, predict_films
+from pneumo_dist.predict.blocks import Block, Group, group_blocks, plan_blocks
+from pneumo_dist.predict.encoded import EncodedFilm, encode_films, films_on_rank_0
+from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, distinct_inputs, shares
+from pneumo_dist.predict.forward import NetworkCache, predict_films
+from pneumo_dist.predict.memory import Held, batch_bytes, free_bytes, held_in_memory, network_bytes
 from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_block, write_table
 from pneumo_dist.predict.store_content import BlockModel
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
@@ -30,32 +32,30 @@ from shards.files import atomic_write
 from shards.stored import read_json
 
 PARTS = ".parts"
+# Batches of each rank between two messages to rank 0. The ranks wait for each other there, and the last batches of a
+# group may leave some of them idle, so a few batches would cost more. A killed run predicts its last group again.
+ROUNDS = 8
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How to predict films: `block` films are stored together, and at most `models` networks are in memory."""
+    """How to predict films: `block` films are stored together.
+
+    At most `models` networks are in memory; None allows as many as fit.
+    """
 
     split: str = "test"
     folds: tuple[int, ...] = ()
     block: int = 64
-    models: int = 4
+    models: int | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.folds)) != len(self.folds):
             raise InputError(f"--fold {' '.join(map(str, self.folds))}: name each fold once")
         if self.block < 1:
             raise InputError(f"--block {self.block}: give at least 1")
-        if self.models < 1:
+        if self.models is not None and self.models < 1:
             raise InputError(f"--models-in-memory {self.models}: give at least 1")
-
-
-@dataclass(frozen=True)
-class _Block:
-    name: str
-    films: Indices
-    networks: tuple[EnsembleNetwork, ...]
-    digest: str
 
 
 def predict(
@@ -83,27 +83,23 @@ def predict(
         "dataset": dataset_digest(shards),
     }
     recipe = {**manifest, "eval_batch": ensemble.eval_batch, "amp": ensemble.amp}
-    blocks = _blocks(ensemble, shards, options, recipe)
+    blocks = plan_blocks(ensemble, shards, options.split, options.folds, options.block, recipe)
     finished = on_rank_0(ranks, lambda: [_is_finished(out, block, shards) for block in blocks])
-    cache = NetworkCache(ensemble, ranks, options.models, None if options.split == "test" else shards)
     pending = [block for block, is_finished in zip(blocks, finished, strict=True) if not is_finished]
-    films = {each: _films(ensemble, each, shards, ranks, pending) for each in ensemble.inputs}
-    rows: list[dict[str, Any]] = []
-    for block, is_finished in zip(blocks, finished, strict=True):
-        if not is_finished:
-            ranks.beat(PREDICTION)
-            batches = _batches_of_rank(block, ensemble, ranks)
-            predicted = gather_films(predict_films(batches, films, block.networks, cache), ranks)
-            if ranks.is_main:
-                _write(out, block, predicted, shards)
-        if ranks.is_main:
-            rows += json.loads((out / PARTS / f"{block.name}.json").read_text())["rows"]
-        on_films(len(block.films))
+    on_films(sum(len(block.films) for block in blocks) - sum(len(block.films) for block in pending))
+    if pending:
+        held = _held(ensemble, pending, ranks, options)
+        groups = group_blocks(pending, ensemble.eval_batch, ranks.world * max(held.batches, ROUNDS))
+        unseen = None if options.split == "test" else shards
+        cache = NetworkCache(ensemble, ranks, held.networks, unseen)
+        films = {each: _films(ensemble, each, shards, ranks, groups) for each in ensemble.inputs}
+        _predict_groups(groups, films, cache, held.batches, _Store(out, shards), on_films)
     if ranks.is_main:
         parts = [
             {"name": network.name, "fold": network.fold, "weight": share}
             for network, share in zip(ensemble.networks, shares(ensemble.networks), strict=True)
         ]
+        rows = [row for block in blocks for row in json.loads(_record(out, block).read_text())["rows"]]
         assert len(rows) == sum(len(block.films) for block in blocks), "a film is missing"
         write_table(out, rows, {**manifest, "parts": parts})
         names = {row["tar"] for row in rows}
@@ -113,74 +109,81 @@ def predict(
     ranks.gather_bytes(b"")  # no rank returns before the table exists
 
 
-def _blocks(ensemble: Ensemble, shards: Shards, options: PredictOptions, recipe: dict[str, Any]) -> list[_Block]:
-    films = shards.indices("train" if options.split == "oof" else options.split)
-    if not len(films):
-        raise InputError(f"{shards.folder}: holds no {options.split} films; build the shards with some")
-    chosen = [(films, ensemble.networks)]
-    if options.split == "oof":
-        fold_of = shards.column("fold")
-        folds = options.folds or tuple(shards.folds())
-        chosen = [(films[fold_of[films] == fold], _unseen(ensemble, fold)) for fold in folds]
-    blocks: list[_Block] = []
-    for rows, networks in chosen:
-        for start in range(0, len(rows), options.block):
-            films = rows[start : start + options.block]
-            text = json.dumps({**recipe, "films": films.tolist(), "parts": _facts(networks)}, sort_keys=True)
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            blocks.append(_Block(f"pred-{len(blocks):05d}", films, networks, digest))
-    if not blocks:
-        raise InputError(f"{shards.folder}: its folds {options.folds} hold no films; choose others with --fold")
-    return blocks
-
-
-def _facts(networks: Sequence[EnsembleNetwork]) -> list[tuple[str, float, dict[str, Any]]]:
-    return [(each.name, share, asdict(each.input)) for each, share in zip(networks, shares(networks), strict=True)]
-
-
-def _unseen(ensemble: Ensemble, fold: int) -> tuple[EnsembleNetwork, ...]:
-    """Return a fold's networks. Raises InputError for a member without one: the mean would be another ensemble's."""
-    networks = tuple(network for network in ensemble.networks if network.fold == fold)
-    members = {network.member for network in networks}
-    missing = {network.member: network.name for network in ensemble.networks if network.member not in members}
-    if missing or not networks:
-        name = next(iter(missing.values())).split("/")[0] if missing else ensemble.name
-        raise InputError(
-            f"ensemble {ensemble.name}: {name} has no fold {fold}, so its films have no out-of-fold prediction; train "
-            "it, or choose folds with --fold"
-        )
-    return networks
-
-
-def _batches_of_rank(block: _Block, ensemble: Ensemble, ranks: Ranks) -> list[Indices]:
-    """Return the batches of a block that this rank predicts."""
-    return fixed_batches(block.films, ensemble.eval_batch)[ranks.rank :: ranks.world]
+def _held(ensemble: Ensemble, blocks: Sequence[Block], ranks: Ranks, options: PredictOptions) -> Held:
+    """Return what every rank holds: what fits on the rank with the least memory."""
+    largest = max((network_bytes(block.networks) for block in blocks), key=sum)
+    least = -(-options.block // (ensemble.eval_batch * ranks.world))
+    free = min(int(each) for each in ranks.gather_array(np.array(free_bytes(ranks))))
+    return held_in_memory(free, largest, batch_bytes(ensemble), least, options.models)
 
 
 def _films(
-    ensemble: Ensemble, network_input: NetworkInput, shards: Shards, ranks: Ranks, blocks: Sequence[_Block]
+    ensemble: Ensemble, network_input: NetworkInput, shards: Shards, ranks: Ranks, groups: Sequence[Group]
 ) -> Iterator[Batch]:
-    """Return this rank's batches of all blocks whose networks take an input, from one pipeline."""
-    chosen = (block for block in blocks if network_input in distinct_inputs(block.networks))
-    batches = (rows for block in chosen for rows in _batches_of_rank(block, ensemble, ranks))
+    """Return this rank's batches of all groups whose networks take an input, from one pipeline."""
+    chosen = (group for group in groups if network_input in distinct_inputs(group.networks))
+    batches = (rows for group in chosen for rows in group.batches(ranks.rank, ranks.world))
     reader = FilmReader(shards, ensemble.input_spec(network_input, ranks), with_mask=False)
     return eval_batches(reader, batches, ensemble.eval_batch)
 
 
-def _write(out: Path, block: _Block, films: PredictedFilms, shards: Shards) -> None:
-    (out / MANIFEST).unlink(missing_ok=True)  # the predictions in this folder are being replaced
-    facts = [
-        {**film_facts(shards, int(row)), "class_probability": None if np.isnan(value) else float(value)}
-        for row, value in zip(films.rows, films.classes, strict=True)
-    ]
-    rows = write_block(out / f"{block.name}.tar", list(zip(facts, films.maps, strict=True)))
-    atomic_write(out / PARTS / f"{block.name}.json", json.dumps({"digest": block.digest, "rows": rows}))
+def _predict_groups(
+    groups: Sequence[Group],
+    films: Mapping[NetworkInput, Iterator[Batch]],
+    cache: NetworkCache,
+    together: int,
+    store: "_Store",
+    on_films: Callable[[int], None],
+) -> None:
+    """Predict groups of blocks, `together` batches at a time. Rank 0 stores them while the next group is predicted."""
+    ranks = cache.ranks
+    stored: Future[None] | None = None
+    with ThreadPoolExecutor(2, "maps") as pool:
+        for group in groups:
+            batches = group.batches(ranks.rank, ranks.world)
+            encoded: list[Future[list[EncodedFilm]]] = []
+            for start in range(0, len(batches), together):
+                ranks.beat(PREDICTION)
+                predicted = predict_films(batches[start : start + together], films, group.networks, cache)
+                encoded.append(pool.submit(encode_films, predicted))
+            found = films_on_rank_0([film for each in encoded for film in each.result()], ranks)
+            if stored is not None:
+                stored.result()
+            if ranks.is_main:
+                stored = pool.submit(store.write, group, found)
+            on_films(sum(len(block.films) for block in group.blocks))
+        if stored is not None:
+            stored.result()
 
 
-def _is_finished(out: Path, block: _Block, shards: Shards) -> bool:
+@dataclass(frozen=True)
+class _Store:
+    """Where rank 0 stores the blocks of some shards."""
+
+    out: Path
+    shards: Shards
+
+    def write(self, group: Group, films: Mapping[int, EncodedFilm]) -> None:
+        """Write the blocks of a group, one after the other."""
+        (self.out / MANIFEST).unlink(missing_ok=True)  # the predictions in this folder are being replaced
+        for block in group.blocks:
+            content = [(self._facts(films[row]), films[row].content) for row in block.films.tolist()]
+            rows = write_block(self.out / f"{block.name}.tar", content)
+            atomic_write(_record(self.out, block), json.dumps({"digest": block.digest, "rows": rows}))
+
+    def _facts(self, film: EncodedFilm) -> dict[str, object]:
+        has_class = not np.isnan(film.class_probability)
+        return {**film_facts(self.shards, film.row), "class_probability": film.class_probability if has_class else None}
+
+
+def _record(out: Path, block: Block) -> Path:
+    return out / PARTS / f"{block.name}.json"
+
+
+def _is_finished(out: Path, block: Block, shards: Shards) -> bool:
     """Return whether an undamaged block of the same films and networks exists."""
     try:
-        content = read_json(out / PARTS / f"{block.name}.json", BlockModel, "it is predicted again")
+        content = read_json(_record(out, block), BlockModel, "it is predicted again")
     except (FileNotFoundError, InputError):
         return False
     rows, facts = content["rows"], [film_facts(shards, int(row)) for row in block.films]

@@ -71,12 +71,16 @@ def film_facts(shards: Shards, index: int) -> dict[str, Any]:
     }
 
 
-def write_block(path: Path, films: Sequence[tuple[Mapping[str, Any], Map]]) -> list[dict[str, Any]]:
-    """Write one tar of p8 maps, uint8 (size, size), atomically, and return its table rows."""
+def encode_map(p8: Map) -> bytes:
+    """Return a p8 map, uint8 (size, size), as it is stored."""
+    return encode_image(p8, settings=PNG)
+
+
+def write_block(path: Path, films: Sequence[tuple[Mapping[str, Any], bytes]]) -> list[dict[str, Any]]:
+    """Write one tar of encoded maps atomically, and return its table rows."""
     rows = []
     with write_tar(path) as writer:
-        for facts, p8 in films:
-            content = encode_image(p8, settings=PNG)
+        for facts, content in films:
             writer.write({"__key__": facts["key"], f"{MEMBER}.png": content})
             rows.append({**facts, "tar": path.name, "size": len(content), "crc32": zlib.crc32(content)})
     offsets, _ = index_tar(path)

@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent, and the memory of this process."""
+"""Child processes that never outlive their parent, and the memory and control groups of this process."""
 
 import ctypes
 import multiprocessing
@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -39,3 +40,37 @@ def become_worker(_: int = 0) -> None:
 def peak_memory_mb() -> float:
     """Return the largest resident size of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Return the bytes that this process and its children may still take, by the host and by its control groups."""
+    try:
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    rooms = [_room(folder) for folder in control_groups(root)]
+    return min([free, *(room for room in rooms if room is not None)])
+
+
+def _room(folder: Path) -> int | None:
+    """Return the bytes that a control group may still take; None without a limit. Cached files do not count."""
+    try:
+        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())["file"]
+        return None if limit == "max" else max(int(limit) - int(used) + int(cached), 0)
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def control_groups(root: Path = Path("/")) -> list[Path]:
+    """Return the folders of this process's control groups (version 2), from its own up; none without any."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    group = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    if group is None:
+        return []
+    top = root / "sys/fs/cgroup"
+    return [folder for folder in (top / group, *(top / group).parents) if folder == top or top in folder.parents]

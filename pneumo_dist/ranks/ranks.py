@@ -107,6 +107,28 @@ class Ranks:
         np.save(buffer, array, allow_pickle=False)
         return [np.load(io.BytesIO(p), allow_pickle=False) for p in self.gather_bytes(buffer.getvalue())]
 
+    def to_rank_0(self, payload: bytes) -> list[bytes]:
+        """Return every rank's bytes, in rank order, on rank 0, and nothing on the other ranks."""
+        if self.control is None:
+            return [payload]
+        size = torch.tensor([len(payload)])
+        sizes = [torch.zeros_like(size) for _ in range(self.world)] if self.is_main else None
+        dist.gather(size, sizes, dst=0, group=self.control)
+        if sizes is None:
+            if payload:
+                dist.send(torch.frombuffer(bytearray(payload), dtype=torch.uint8), dst=0, group=self.control)
+            return []
+        received = [torch.empty(int(each), dtype=torch.uint8) for each in sizes]
+        waiting = [
+            dist.irecv(buffer, src=rank, group=self.control)
+            for rank, buffer in enumerate(received)
+            if rank != self.rank and len(buffer)
+        ]
+        for each in waiting:
+            assert each is not None
+            each.wait()
+        return [payload, *(buffer.numpy().tobytes() for buffer in received[1:])]
+
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the sum over all ranks, added in rank order."""
         return np.asarray(np.sum(self.gather_array(values), axis=0), np.float64)

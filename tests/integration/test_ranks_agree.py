@@ -175,14 +175,15 @@ def blend_figures(shards: Shards, ranks: Ranks, folder: Path) -> dict[str, Any]:
     """The predictions of fixed networks whose sides, channels and normalisation differ."""
 
     def network(number: int, side: int, channels: int, mean: float) -> EnsembleNetwork:
+        model = EXPERIMENT.model.model_copy(update={"in_channels": channels})
+
         def read() -> TrainedNetwork:
             torch.manual_seed(number)
-            model = EXPERIMENT.model.model_copy(update={"in_channels": channels})
             # No lineage: it was not trained on any film.
             return TrainedNetwork(model, build_model(model, pretrained=False).state_dict(), "float32", ())
 
         network_input = NetworkInput(side, channels, (mean,) * 3, (0.5,) * 3)
-        return EnsembleNetwork(f"n{number}", number, 0, 1.0 + number, network_input, read)
+        return EnsembleNetwork(f"n{number}", number, 0, 1.0 + number, network_input, model, read)
 
     networks = network(0, 64, 1, 0.0), network(1, 96, 3, 0.2), network(2, 96, 3, 0.0), network(3, 64, 1, 0.0)
     tta = TtaConfig(scales=(1.0, 1.5), scale_weights=(2.0, 1.0))

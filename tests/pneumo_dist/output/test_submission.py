@@ -13,7 +13,7 @@ from pneumo_dist.output.submission import (
     submission_rows,
     write_submission,
 )
-from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
+from pneumo_dist.predict.store import Predictions, encode_map, film_facts, write_block, write_table
 from pneumo_dist.scoring.masks import Rule, apply_triplet, label_map, remove_small
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset import rle
@@ -74,7 +74,7 @@ def test_missing_and_binary_samples_are_input_errors(tmp_path: Path) -> None:
 def test_rows_are_the_masks_of_the_triplet_on_the_label_grid(shapes: Shards, tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     maps = [random.integers(0, 200, (32, 32), np.uint8) for _ in range(3)] + [np.zeros((32, 32), np.uint8)]
-    films = [(film_facts(shapes, index), maps[index]) for index in range(4)]
+    films = [(film_facts(shapes, index), encode_map(maps[index])) for index in range(4)]
     write_table(tmp_path, write_block(tmp_path / "pred-00000.tar", films), {})
     triplet = Triplet(0.5, 20, 0.3)
     rows = submission_rows(Predictions(tmp_path), Rule(triplet))
@@ -90,7 +90,7 @@ def test_rows_are_the_masks_of_the_triplet_on_the_label_grid(shapes: Shards, tmp
 
 
 def test_gate_empties_the_films_below_it_and_needs_a_class_probability(shapes: Shards, tmp_path: Path) -> None:
-    full = np.full((32, 32), 255, np.uint8)
+    full = encode_map(np.full((32, 32), 255, np.uint8))
     for folder, values in (("with", (0.2, 0.5, 0.75, 1.0)), ("without", (None,) * 4)):
         films = [({**film_facts(shapes, i), "class_probability": value}, full) for i, value in enumerate(values)]
         write_table(tmp_path / folder, write_block(tmp_path / folder / "pred-00000.tar", films), {})

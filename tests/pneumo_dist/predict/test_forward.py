@@ -13,8 +13,9 @@ from tiny_runs import ALONE, Trained
 from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import fixed_batches
+from pneumo_dist.predict import predict as prediction
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput
-from pneumo_dist.predict.forward import NetworkCache, PredictedFilms, gather_films, predict_films
+from pneumo_dist.predict.forward import NetworkCache, PredictedFilms, predict_films
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
 from shards.errors import InputError
@@ -34,13 +35,23 @@ def test_number_of_networks_in_memory_changes_nothing(
         return load(cache, network)
 
     monkeypatch.setattr(NetworkCache, "_load", noted)
-    digests = []
-    for models, expected in ((6, [1, 2, 3, 4, 5, 6]), (1, [1] * 18)):
-        predict(ensemble, trained.shards, tmp_path / str(models), ALONE, PredictOptions("test", block=2, models=models))
+    digests = set()
+    # All networks fit. Three blocks of one batch each: first the memory holds them together, then one at a time.
+    for models, free, rounds, expected in (
+        (None, 10**10, 8, [1, 2, 3, 4, 5, 6]),
+        (6, 0, 8, [1, 2, 3, 4, 5, 6]),
+        (1, 10**10, 8, [1] * 6),
+        (None, 0, 8, [1] * 6 * 3),
+        (1, 0, 1, [1] * 6 * 3),
+    ):
+        monkeypatch.setattr(prediction, "free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(prediction, "ROUNDS", rounds)
+        folder = tmp_path / f"{models}-{free}-{rounds}"
+        predict(ensemble, trained.shards, folder, ALONE, PredictOptions("test", block=2, models=models))
         assert held == expected
         held.clear()
-        digests.append(Predictions(tmp_path / str(models)).digest)
-    assert digests[0] == digests[1]
+        digests.add(Predictions(folder).digest)
+    assert len(digests) == 1
 
 
 def predicted(trained: Trained, ensemble: Ensemble, batch: int) -> PredictedFilms:
@@ -98,13 +109,6 @@ def test_films_of_other_rows_are_not_predicted(trained: Trained) -> None:
     films = iter([Batch(torch.zeros(3, 1, 64, 64), torch.zeros(0), np.array([1, 2, 4]))])
     with pytest.raises(AssertionError, match="other films"):
         predict_films([np.array([1, 2, 3])], {only: films}, ensemble.networks, NetworkCache(ensemble, ALONE, 1, None))
-
-
-def test_gathered_films_are_in_table_order() -> None:
-    rows = np.array([7, 2, 5])
-    films = gather_films(PredictedFilms(rows, rows.astype(np.uint8)[:, None, None], rows / 10), ALONE)
-    assert films.rows.tolist() == films.maps.ravel().tolist() == [2, 5, 7]
-    assert films.classes.tolist() == [0.2, 0.5, 0.7]
 
 
 def test_network_that_has_seen_the_films_is_refused_only_for_unseen_films(trained: Trained) -> None:

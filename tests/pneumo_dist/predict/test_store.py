@@ -19,6 +19,7 @@ from pneumo_dist.predict.store import (
     PNG,
     TABLE,
     Predictions,
+    encode_map,
     film_facts,
     is_whole,
     open_predictions,
@@ -43,7 +44,7 @@ def maps(films: Shards) -> list[Map]:
 def folder(films: Shards, maps: list[Map], tmp_path: Path) -> Path:
     rows: list[dict[str, Any]] = []
     for block, indices in enumerate(((5, 6, 7, 8, 9, 10, 11), (0, 1, 2, 3, 4))):
-        content = [(film_facts(films, index), maps[index]) for index in indices]
+        content = [(film_facts(films, index), encode_map(maps[index])) for index in indices]
         rows += write_block(tmp_path / f"pred-{block:05d}.tar", content)
     write_table(tmp_path, rows, {"experiment": "exp"})
     return tmp_path
@@ -67,7 +68,8 @@ def test_rows_are_usable_without_their_shards(films: Shards, shapes: Shards, fol
         original = films.column("key").tolist().index(row["key"])
         assert row["rle"] == films.column("rle")[original] and row["fold"] == films.column("fold")[original]
         assert predictions.grid(index) == films.grid(original)
-    rows = write_block(tmp_path / "padded" / "pred-00000.tar", [(film_facts(shapes, 0), np.zeros((64, 64), np.uint8))])
+    empty = encode_map(np.zeros((64, 64), np.uint8))
+    rows = write_block(tmp_path / "padded" / "pred-00000.tar", [(film_facts(shapes, 0), empty)])
     write_table(tmp_path / "padded", rows, {})
     assert Predictions(tmp_path / "padded").grid(0) == shapes.grid(0)
     assert shapes.grid(0).padding.top == 10
@@ -77,7 +79,7 @@ def test_tar_holds_plain_png_and_equal_input_gives_equal_bytes(
     films: Shards, maps: list[Map], folder: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "again.tar"
-    write_block(again, [(film_facts(films, index), maps[index]) for index in (0, 1, 2, 3, 4)])
+    write_block(again, [(film_facts(films, index), encode_map(maps[index])) for index in (0, 1, 2, 3, 4)])
     assert again.read_bytes() == (folder / "pred-00001.tar").read_bytes()
     with tarfile.open(again) as archive:
         assert [member.name for member in archive] == [f"{films.column('key')[i]}.p8.png" for i in range(5)]

@@ -23,6 +23,7 @@ def test_collectives_of_a_single_process_are_identities() -> None:
     assert ALONE.is_main and ALONE.device_id is None
     assert ALONE.gather_bytes(b"") == [b""]
     assert ALONE.gather_bytes(b"abc") == [b"abc"]
+    assert ALONE.to_rank_0(b"") == [b""] and ALONE.to_rank_0(b"abc") == [b"abc"]
     for array in (np.arange(6).reshape(2, 3), np.zeros((0, 5), np.uint8), np.array([1.5, -0.0])):
         (found,) = ALONE.gather_array(array)
         assert found.dtype == array.dtype
@@ -87,6 +88,9 @@ def write_findings(folder: Path) -> None:
             else:
                 found[name] = None
         found["bytes"] = [part.decode() for part in ranks.gather_bytes(b"x" * (3 * ranks.rank))]
+        # In turns one of the two has nothing to send.
+        sent = [ranks.to_rank_0(b"x" * (70_000 * (ranks.rank == turn) + turn)) for turn in range(2)]
+        found["sent"] = [[len(part) for part in parts] for parts in sent]
         arrays = ranks.gather_array(np.full((ranks.rank, 2), ranks.rank, np.int16))
         found["arrays"] = [(str(array.dtype), list(array.shape), array.tolist()) for array in arrays]
         found["sum"] = ranks.sum(np.array([0.5, 10.0 * ranks.rank])).tolist()
@@ -142,6 +146,7 @@ def test_collectives_return_the_same_on_every_rank(two_ranks: list[dict[str, Any
     }
     for rank in two_ranks:
         assert {name: rank[name] for name in expected} == expected
+    assert [rank["sent"] for rank in two_ranks] == [[[70_000, 0], [1, 70_001]], [[], []]]
 
 
 # Restarted ranks

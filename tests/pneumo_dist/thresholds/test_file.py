@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_runs import ALONE, store, tune_run, worth_of
 
-from pneumo_dist.predict.store import Predictions, film_facts, write_block, write_table
+from pneumo_dist.predict.store import Predictions, encode_map, film_facts, write_block, write_table
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.thresholds.file import read_thresholds, summary_lines, write_thresholds
 from pneumo_dist.thresholds.objective import Objective
@@ -69,7 +69,7 @@ def test_worth_of_every_rule_in_the_file_is_that_of_its_masks(films: Shards, tmp
         truth = films.label(index)
         p8 = cv2.blur(truth * 160.0 + 140.0 * (random.random((96, 96)) > 0.97), (3, 3)).astype(np.uint8)
         likely = float(np.float32(random.uniform(0.3, 1) if truth.any() else random.uniform(0, 0.6)))
-        content.append(({**film_facts(films, index), "class_probability": likely}, p8))
+        content.append(({**film_facts(films, index), "class_probability": likely}, encode_map(p8)))
     write_table(tmp_path, write_block(tmp_path / "pred-00000.tar", content), {"experiment": "exp"})
     predictions = Predictions(tmp_path)
     histograms, parts = film_measures(predictions, ALONE, 0.1)
