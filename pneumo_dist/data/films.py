@@ -19,6 +19,10 @@ from shards.errors import InputError
 
 Encoded = npt.NDArray[np.uint8]
 
+# Resampled at any point and with any border, one black pixel gives an empty mask, as the stored mask would.
+EMPTY_MASK: Encoded = np.asarray(cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1], np.uint8)
+EMPTY_MASK.flags.writeable = False
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -92,10 +96,12 @@ class FilmReader:
         return tuple(self.read_member(request, member) for member in self.members)
 
     def read_member(self, request: FilmRequest, member: str) -> Encoded:
-        """Return an encoded member.
+        """Return an encoded member. The mask of a film without pneumothorax is not read: it is one black pixel.
 
         Raises CorruptSample, naming shard, key, epoch and step, if its CRC32 does not match.
         """
+        if member == "mask" and self.shards.column("mask_area")[request.index] == 0:
+            return EMPTY_MASK
         try:
             return np.frombuffer(self.shards.read(request.index, member), np.uint8)
         except CorruptSample as error:
