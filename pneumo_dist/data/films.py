@@ -1,11 +1,11 @@
-"""Requests for films, the reader that answers them, and the batches that every loader yields."""
+"""Requests for films, the reader that answers them, and the batches that every loader yields. Imports no torch."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
@@ -16,6 +16,9 @@ from pneumo_dist.data.resample import Image
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 Encoded = npt.NDArray[np.uint8]
 
@@ -33,8 +36,8 @@ class Batch:
     images only fill the batch.
     """
 
-    images: torch.Tensor
-    masks: torch.Tensor
+    images: "torch.Tensor"
+    masks: "torch.Tensor"
     indices: Indices
 
 
