@@ -42,7 +42,6 @@ class GraphInput:
         ndim: Number of dimensions of a film's value.
         layout: Its layout in DALI.
         value: The function that returns a film's value.
-        is_uniform: Whether the values of all films have one shape.
     """
 
     name: str
@@ -50,14 +49,13 @@ class GraphInput:
     ndim: int
     layout: str
     value: Callable[[_Film], Array]
-    is_uniform: bool = False
 
 
 def input_table(reader: FilmReader) -> list[GraphInput]:
     """Return the inputs of a reader's graph, in DALI's order; everything else takes them by name."""
-    table = [GraphInput("warp", "float32", 2, "", _warp, is_uniform=True)]
+    table = [GraphInput("warp", "float32", 2, "", _warp)]
     if reader.augment is not None:
-        table.append(GraphInput("tone", "float32", 1, "", _tone, is_uniform=True))
+        table.append(GraphInput("tone", "float32", 1, "", _tone))
         table.append(GraphInput("noise", "int8", 3, "HWC", _noise))
     if _has_coarse_map(reader):
         table.append(GraphInput("coarse_map", "float32", 3, "HWC", _coarse_map))

@@ -10,7 +10,6 @@ import os
 import traceback
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 
@@ -31,14 +30,11 @@ _ALIGNMENT = 64
 
 # Offset and shape of an array.
 Place = tuple[int, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A batch whose inputs lie in shared memory: for each input, one array or one for each film."""
-
-    films: list[FilmRequest]
-    places: list[Place | list[Place]]
+# Row, epoch and step of a requested film: a tuple is pickled in less time than a FilmRequest.
+Film = tuple[int, int | None, int | None]
+# A batch whose inputs lie in shared memory: its films, and for each input the place of one array, or of one for each
+# film if shapes differ.
+Prepared = tuple[list[Film], list[Place | list[Place]]]
 
 
 class FilmInputs:
@@ -65,7 +61,7 @@ class FilmInputs:
         self._last: Exception | None = None
         self._free = deque(range(_SLOTS))
         self._asked: deque[int] = deque()
-        self._taken: deque[tuple[int, list[FilmRequest]]] = deque()
+        self._taken: deque[tuple[int, list[Film]]] = deque()
         for _ in range(_AHEAD):
             self._ask()
 
@@ -85,15 +81,15 @@ class FilmInputs:
     @property
     def pending(self) -> list[FilmRequest]:
         """The films that DALI has taken and not yet computed, in order."""
-        return [request for _, films in self._taken for request in films]
+        return [FilmRequest(*film) for _, films in self._taken for film in films]
 
     def __call__(self) -> list[Array | list[Array]]:
         """Return the inputs of the next batch, in the order of the graph's table."""
         # DALI asks again after the end, while it computes the batches before it.
         if self._last is None:
             prepared = self._receive()
-            if isinstance(prepared, Prepared):
-                return self._take(prepared)
+            if not isinstance(prepared, Exception):
+                return self._take(*prepared)
             self._last = prepared
         raise self._last
 
@@ -108,10 +104,10 @@ class FilmInputs:
             )
         return message
 
-    def _take(self, prepared: Prepared) -> list[Array | list[Array]]:
-        self._taken.append((self._asked.popleft(), prepared.films))
+    def _take(self, films: list[Film], places: list[Place | list[Place]]) -> list[Array | list[Array]]:
+        self._taken.append((self._asked.popleft(), films))
         self._ask()
-        return [self._arrays(row, places) for row, places in zip(self._table, prepared.places, strict=True)]
+        return [self._arrays(row, each) for row, each in zip(self._table, places, strict=True)]
 
     def _arrays(self, row: GraphInput, places: Place | list[Place]) -> Array | list[Array]:
         if isinstance(places, tuple):
@@ -125,11 +121,11 @@ class FilmInputs:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._connection.send(slot)
 
-    def release(self) -> list[FilmRequest]:
-        """Return the films of the oldest batch that DALI has taken; its memory is used again."""
+    def release(self) -> list[int]:
+        """Return the rows of the oldest batch that DALI has taken; its memory is used again."""
         slot, films = self._taken.popleft()
         self._free.append(slot)
-        return films
+        return [row for row, _, _ in films]
 
     def close(self) -> None:
         """End the process."""
@@ -166,7 +162,8 @@ def _prepare(
         for films in requests:
             start = slot_bytes * connection.recv()
             inputs = [graph_inputs(table, reader, film) for film in films]
-            connection.send(Prepared(films, writer.write(table, list(zip(*inputs, strict=True)), start)))
+            places = writer.write(table, list(zip(*inputs, strict=True)), start)
+            connection.send(([(film.index, film.epoch, film.step) for film in films], places))
         last: Exception = StopIteration()
     except EOFError:
         return
@@ -195,10 +192,13 @@ class _Writer:
     ) -> list[Place | list[Place]]:
         """Write the values of all films for each input, from an offset on, and return their places."""
         self._next = start
-        return [
-            self._put(row, np.stack(values)) if row.is_uniform else [self._put(row, value) for value in values]
-            for row, values in zip(table, inputs, strict=True)
-        ]
+        return [self._put_all(row, values) for row, values in zip(table, inputs, strict=True)]
+
+    def _put_all(self, row: GraphInput, values: tuple[Array, ...]) -> Place | list[Place]:
+        # DALI's Python takes several microseconds for each array.
+        if all(value.shape == values[0].shape for value in values):
+            return self._put(row, np.stack(values))
+        return [self._put(row, value) for value in values]
 
     def _put(self, row: GraphInput, value: Array) -> Place:
         place = self._next, value.shape
