@@ -70,7 +70,7 @@ def _pipeline(reader: FilmReader, table: Sequence[GraphInput], source: Source, b
             source,
             _CpuResample(reader) if device_id is None else None,
             batch_size=batch,
-            num_threads=data.threads,
+            num_threads=reader.input_spec.threads,
             device_id=device_id,
             prefetch_queue_depth=data.prefetch,
             # The older executor keeps one set of buffers. On the CPU, the newer one fragments the heap, because it
@@ -136,7 +136,7 @@ class _CpuResample:
     def __init__(self, reader: FilmReader) -> None:
         self.members = reader.members
         self._size, self._border = reader.input_spec.size, reader.border
-        self._pool = ThreadPoolExecutor(reader.input_spec.data.threads)
+        self._pool = ThreadPoolExecutor(reader.input_spec.threads)
 
     def __call__(self, names: tuple[str, ...], *batches: list[Array]) -> Any:
         """Resample a batch. `batches` holds, for each of the names, the values of all films."""

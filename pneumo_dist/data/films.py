@@ -1,5 +1,6 @@
 """Requests for films, the reader that answers them, and the batches that every loader yields. Imports no torch."""
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from pneumo_dist.data.augment import IDENTITY, Parameters, draw
 from pneumo_dist.data.geometry import Stored
 from pneumo_dist.data.plan import Indices
 from pneumo_dist.data.resample import Image
+from pneumo_dist.ranks.cpus import allowed_cpus, loader_threads, ranks_here
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
@@ -49,6 +51,11 @@ class InputSpec:
     channels: int
     data: DataConfig
     device_id: int | None = None
+
+    @property
+    def threads(self) -> int:
+        """Number of threads or workers of this rank's loader."""
+        return loader_threads(self.data.threads, allowed_cpus(), ranks_here(os.environ))
 
 
 @dataclass(frozen=True)

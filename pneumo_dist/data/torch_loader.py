@@ -99,7 +99,7 @@ def torch_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]]) -> I
         DataLoader(
             Films(reader),
             batch_sampler=batches,
-            num_workers=data.threads,
+            num_workers=reader.input_spec.threads,
             prefetch_factor=data.prefetch,
             worker_init_fn=_begin,
             multiprocessing_context=start_server("torch"),
