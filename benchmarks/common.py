@@ -287,3 +287,13 @@ class Report:
     def finish(self) -> None:
         """Print which targets were missed."""
         print(f"\n{len(self._missed)} targets missed{': ' if self._missed else ''}{'; '.join(self._missed)}")
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time used so far by this process and its workers."""
+    workers = [worker.pid for worker in multiprocessing.active_children()]
+    ticks = 0
+    for number in (os.getpid(), *workers):
+        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")

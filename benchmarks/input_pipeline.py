@@ -22,8 +22,6 @@ import contextlib
 import io
 import itertools
 import json
-import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -45,6 +43,7 @@ from benchmarks.common import (
     FilmSet,
     Report,
     Value,
+    cpu_seconds,
     in_fresh_process,
     machine,
     memory_mib,
@@ -198,14 +197,14 @@ def load_turn(source: Input, way: str, count: int) -> Pace:
     batches = _ours(source, way) if is_ours else _reference(source, total, resize_first=way == FIRST)
     for _ in range(WARM_BATCHES):
         next(batches)
-    start, cpu_start = time.perf_counter(), _cpu_seconds()
+    start, cpu_start = time.perf_counter(), cpu_seconds()
     for _ in range(count):
         next(batches)
-    images, seconds, cpu_seconds = count * BATCH, time.perf_counter() - start, _cpu_seconds() - cpu_start
+    images, seconds, cpu_time = count * BATCH, time.perf_counter() - start, cpu_seconds() - cpu_start
     if not is_ours:
         for _ in batches:  # the reference's workers may abort if they are stopped while busy
             pass
-    return Pace(images / seconds, cpu_ms=cpu_seconds / images * 1e3)
+    return Pace(images / seconds, cpu_ms=cpu_time / images * 1e3)
 
 
 def _ours(source: Input, way: str) -> Iterator[Batch]:
@@ -225,16 +224,6 @@ def _reference(source: Input, count: int, resize_first: bool) -> Iterator[Any]:
     films = ReferenceFilms(shards, np.arange(len(shards)), source.size, recipe_a(), resize_first)
     workers = source.threads
     return iter(DataLoader(films, batch_sampler=batches, num_workers=workers, worker_init_fn=single_threaded))
-
-
-def _cpu_seconds() -> float:
-    """Return the CPU time used so far by this process and its workers."""
-    workers = [worker.pid for worker in multiprocessing.active_children()]
-    ticks = 0
-    for number in (os.getpid(), *workers):
-        fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 # --- training

@@ -17,8 +17,11 @@ need_lines "$@"
 eval "$PNEUMO_SETUP"
 leave_other_launchers
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-# srun does not inherit this from sbatch, and would bind the ranks of a node to one CPU.
-[[ ${SLURM_CPUS_PER_TASK:-} ]] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+# srun does not inherit the number from sbatch, and would bind the ranks of a node to one CPU. A node has one task, which
+# gets all CPUs of the job there, also if they were asked for by GPU.
+cpus=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-}}
+[[ $cpus ]] && export SRUN_CPUS_PER_TASK=$cpus
+unset SLURM_CPUS_PER_GPU
 # When a rank dies, all nodes restart, and each attempt needs its own store.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 read -ra srun_options <<<"$PNEUMO_SRUN"

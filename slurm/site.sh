@@ -3,7 +3,7 @@
 # shellcheck shell=bash disable=SC2034
 PNEUMO_SETUP=${PNEUMO_SETUP:-source .venv/bin/activate}   # in the checkout; or: module load …; conda activate …
 PNEUMO_SBATCH=${PNEUMO_SBATCH:-}                          # for every job, such as --partition=gpu --account=radiology
-PNEUMO_GPU_SBATCH=${PNEUMO_GPU_SBATCH:---gpus-per-node=1 --cpus-per-task=8}   # for jobs that train or predict
+PNEUMO_GPU_SBATCH=${PNEUMO_GPU_SBATCH:---gpus-per-node=1 --cpus-per-gpu=8}   # for jobs that train or predict
 
 PNEUMO_RANKS_PER_NODE=${PNEUMO_RANKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}} # one rank per GPU
 PNEUMO_SRUN=${PNEUMO_SRUN:-}                           # for every srun, such as --container-image=… --container-mounts=…

@@ -8,6 +8,7 @@ import click
 
 from pneumo_dist.cli.options import CONFIG, CPU, FOLDER, OVERRIDES, RUNS, SHARDS
 from pneumo_dist.config.load import LoadedConfig, as_trained, dump_resolved, load_config
+from pneumo_dist.data.servers import start_server
 from pneumo_dist.ranks.environment import launched_rank
 from pneumo_dist.runs.heartbeat import hold_run_folder
 from shards import console
@@ -55,9 +56,12 @@ def train(  # noqa: PLR0913  # one parameter per option
 
     With --dry-run, --fold may be repeated. Without --shards only the config is checked.
     """
+    config, launched = load_config(config_path, overrides), launched_rank(os.environ)
+    if not dry_run:
+        start_server(config.experiment.data.loader)  # before the imports that take seconds
+
     from pneumo_dist.cli.dry_run import Training, check_training, facts_of, print_training, warn
 
-    config, launched = load_config(config_path, overrides), launched_rank(os.environ)
     if dry_run:
         world = world_size or (launched.world if launched else None)
         meeting = (head, node or 0) if head is not None else None

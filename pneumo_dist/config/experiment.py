@@ -45,8 +45,9 @@ class DataConfig(Schema):
     )
     """dali: a DALI pipeline; torch: torch's DataLoader with OpenCV; synthetic: the same batch every time, to measure
     computation without loading."""
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Number of CPU threads of the DALI pipeline, or of worker processes of the torch loader, per rank."""
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Number of CPU threads of the DALI pipeline, or of worker processes of the torch loader, per rank; null takes the
+    rank's CPUs but one, at most 8."""
     prefetch: Annotated[int, Field(ge=1, le=16)] = 2
     """Number of batches that the DALI pipeline, or each worker process, prepares in advance."""
     channels_last: bool = False

@@ -5,6 +5,7 @@ CPU and GPU share the graph except for the resampling: DALI's remap exists only 
 as long on the CPU as OpenCV's.
 """
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,50 +14,52 @@ from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, pipeline_def, tensors, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import do_not_convert
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.buffers import BufferPool
 from pneumo_dist.data.dali_gpu import canvas_of, last_of, warped_by_coarse_map, warped_by_matrix
-from pneumo_dist.data.dali_inputs import NO_COARSE_MAP, Array, GraphInput, graph_inputs, input_table
+from pneumo_dist.data.dali_inputs import NO_COARSE_MAP, Array, GraphInput, input_table
+from pneumo_dist.data.film_inputs import FilmInputs
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from pneumo_dist.data.resample import Image, by_coarse_map, by_matrix
 
-Feed = Callable[[types.SampleInfo], tuple[Array, ...]]
+# Returns for each input of the graph one array for a batch, or a list with one for each film.
+Source = Callable[[], list[Array | list[Array]]]
+_TYPES = {"float32": types.FLOAT, "int8": types.INT8, "uint8": types.UINT8}
 
 
 def dali_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]], batch: int) -> Iterator[Batch]:
-    """Yield the requested batches, each of `batch` films; one pipeline prefetches them.
+    """Yield the requested batches, each of `batch` films; one pipeline and one process prefetch them.
 
+    The process gets its own copy of `batches`, which must be picklable and is not changed.
     Raises CorruptSample or InputError, naming film, epoch and step, for a film that cannot be read or decoded.
     """
-    pending: dict[int, list[FilmRequest]] = {}
-    upcoming, table = iter(batches), input_table(reader)
+    inputs = FilmInputs(reader, batches, batch)
+    try:
+        yield from _computed(reader, inputs, batch)
+    finally:
+        inputs.close()
 
-    def feed(info: types.SampleInfo) -> tuple[Array, ...]:
-        if info.iteration not in pending:
-            pending[info.iteration] = next(upcoming)
-        return graph_inputs(table, reader, pending[info.iteration][info.idx_in_batch])
 
-    pipeline, buffers = _pipeline(reader, table, feed, batch), BufferPool()
-    iteration = 0
+def _computed(reader: FilmReader, inputs: FilmInputs, batch: int) -> Iterator[Batch]:
+    pipeline, outlet = _pipeline(reader, input_table(reader), inputs, batch), _Outlet(reader)
     while True:
         try:
             outputs = pipeline.run()
         except StopIteration:
             return
         except RuntimeError:
-            _raise_undecodable(reader, [request for requests in pending.values() for request in requests])
+            _raise_undecodable(reader, inputs.pending)
             raise
-        images = _tensor(outputs[0], reader.input_spec.data.channels_last, buffers)
-        masks = _tensor(outputs[1], True, buffers) if reader.with_mask else torch.empty(0, dtype=torch.uint8)
-        yield Batch(images, masks, np.array([request.index for request in pending.pop(iteration)], np.int64))
-        iteration += 1
+        indices = np.array(inputs.release(), np.int64)
+        images, *masks = outlet.tensors(outputs)
+        yield Batch(images, masks[0] if masks else torch.empty(0, dtype=torch.uint8), indices)
 
 
-def _pipeline(reader: FilmReader, table: Sequence[GraphInput], feed: Feed, batch: int) -> Any:
+def _pipeline(reader: FilmReader, table: Sequence[GraphInput], source: Source, batch: int) -> Any:
     data, device_id = reader.input_spec.data, reader.input_spec.device_id
     with warnings.catch_warnings():
         # DALI warns that it cannot serialise Python functions; this pipeline runs where it is built.
@@ -64,10 +67,10 @@ def _pipeline(reader: FilmReader, table: Sequence[GraphInput], feed: Feed, batch
         pipeline = _graph(
             reader,
             table,
-            feed,
+            source,
             _CpuResample(reader) if device_id is None else None,
             batch_size=batch,
-            num_threads=data.threads,
+            num_threads=reader.input_spec.threads,
             device_id=device_id,
             prefetch_queue_depth=data.prefetch,
             # The older executor keeps one set of buffers. On the CPU, the newer one fragments the heap, because it
@@ -79,9 +82,9 @@ def _pipeline(reader: FilmReader, table: Sequence[GraphInput], feed: Feed, batch
 
 
 @pipeline_def(enable_conditionals=True)  # type: ignore[untyped-decorator]
-def _graph(reader: FilmReader, table: Sequence[GraphInput], feed: Feed, cpu_resample: Any) -> Any:
+def _graph(reader: FilmReader, table: Sequence[GraphInput], source: Source, cpu_resample: Any) -> Any:
     input_spec, augment, on_gpu = reader.input_spec, reader.augment, reader.input_spec.device_id is not None
-    inputs = _input_nodes(table, feed)
+    inputs = _input_nodes(table, source)
     decoder = "mixed" if on_gpu else "cpu"
     stored = [fn.decoders.image(inputs[name], device=decoder, output_type=types.GRAY) for name in reader.members]
     images = _resample_on_gpu(stored, inputs, reader) if on_gpu else _resample_on_cpu(stored, inputs, cpu_resample)
@@ -101,17 +104,30 @@ def _graph(reader: FilmReader, table: Sequence[GraphInput], feed: Feed, cpu_resa
 
 
 @do_not_convert  # type: ignore[untyped-decorator]
-def _input_nodes(table: Sequence[GraphInput], feed: Feed) -> dict[str, Any]:
+def _input_nodes(table: Sequence[GraphInput], source: Source) -> dict[str, Any]:
     """Return the graph's node of each input, by name."""
+
+    def tensor_lists() -> list[Any]:
+        return [_tensor_list(row, values) for row, values in zip(table, source(), strict=True)]
+
     nodes = fn.external_source(
-        feed,
+        tensor_lists,
         num_outputs=len(table),
-        batch=False,
-        dtype=[row.dtype for row in table],
+        batch=True,
+        # The source does not change the arrays before the batch is computed.
+        no_copy=True,
+        dtype=[_TYPES[row.dtype] for row in table],
         ndim=[row.ndim for row in table],
-        layout=[row.layout for row in table],
     )
     return {row.name: node for row, node in zip(table, nodes, strict=True)}
+
+
+def _tensor_list(row: GraphInput, values: Array | list[Array]) -> Any:
+    """Return an input of a batch as DALI's list of tensors: DALI's own conversion of arrays takes longer."""
+    if isinstance(values, np.ndarray):
+        return tensors.TensorListCPU(values, row.layout)
+    films = [tensors.TensorCPU(value, row.layout) for value in values]
+    return tensors.TensorListCPU(films, row.layout, contiguous=False)  # type: ignore[call-overload]  # missing there
 
 
 class _CpuResample:
@@ -120,7 +136,7 @@ class _CpuResample:
     def __init__(self, reader: FilmReader) -> None:
         self.members = reader.members
         self._size, self._border = reader.input_spec.size, reader.border
-        self._pool = ThreadPoolExecutor(reader.input_spec.data.threads)
+        self._pool = ThreadPoolExecutor(reader.input_spec.threads)
 
     def __call__(self, names: tuple[str, ...], *batches: list[Array]) -> Any:
         """Resample a batch. `batches` holds, for each of the names, the values of all films."""
@@ -185,12 +201,28 @@ def _shade(image: Any, stored: Any, tone: Any, noise: Any, augment: AugmentConfi
     return image
 
 
-def _tensor(output: Any, is_channels_last: bool, buffers: BufferPool) -> torch.Tensor:
-    """Return a DALI output as (n, channels, rows, columns) in memory that no later run overwrites."""
-    values = torch.from_dlpack(output.as_tensor())
-    if not values.is_cuda:
-        values = buffers.take(values.nbytes, values.dtype).view(values.shape).copy_(values)
-    return values.permute(0, 3, 1, 2) if is_channels_last else values
+class _Outlet:
+    """Turns the graph's outputs into tensors (n, channels, rows, columns) in memory that no later run overwrites."""
+
+    def __init__(self, reader: FilmReader) -> None:
+        device_id = reader.input_spec.device_id
+        self._are_images_last = reader.input_spec.data.channels_last
+        self._buffers = BufferPool()
+        # `run` waits until the outputs are computed. DLPack then makes the current stream wait for DALI's stream, on
+        # which later batches are computed already: training must not wait for those.
+        self._stream = None if device_id is None else torch.cuda.Stream(device_id)
+
+    def tensors(self, outputs: Sequence[Any]) -> list[torch.Tensor]:
+        """Return images and, if there are any, masks."""
+        with contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            values = [self._kept(torch.from_dlpack(output.as_tensor())) for output in outputs]
+        is_last = (self._are_images_last, True)
+        return [value.permute(0, 3, 1, 2) if last else value for value, last in zip(values, is_last, strict=False)]
+
+    def _kept(self, values: torch.Tensor) -> torch.Tensor:
+        if values.is_cuda:
+            return values
+        return self._buffers.take(values.nbytes, values.dtype).view(values.shape).copy_(values)
 
 
 def _raise_undecodable(reader: FilmReader, requests: list[FilmRequest]) -> None:

@@ -1,4 +1,7 @@
-"""The inputs of the DALI graph: a table that names each one, its type, and the function that returns a film's value."""
+"""The inputs of the DALI graph: a table that names each one, its type, and the function that returns a film's value.
+
+This module imports neither torch nor DALI.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nvidia.dali import types
 
 from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.films import FilmReader, FilmRequest
@@ -32,10 +34,18 @@ class _Film:
 
 @dataclass(frozen=True)
 class GraphInput:
-    """An input of the graph: its type in DALI, and the function that returns a film's value."""
+    """An input of the graph.
+
+    Attributes:
+        name: Name by which the graph knows it.
+        dtype: Its type, as NumPy names it.
+        ndim: Number of dimensions of a film's value.
+        layout: Its layout in DALI.
+        value: The function that returns a film's value.
+    """
 
     name: str
-    dtype: Any
+    dtype: str
     ndim: int
     layout: str
     value: Callable[[_Film], Array]
@@ -43,13 +53,13 @@ class GraphInput:
 
 def input_table(reader: FilmReader) -> list[GraphInput]:
     """Return the inputs of a reader's graph, in DALI's order; everything else takes them by name."""
-    table = [GraphInput("warp", types.FLOAT, 2, "", _warp)]
+    table = [GraphInput("warp", "float32", 2, "", _warp)]
     if reader.augment is not None:
-        table.append(GraphInput("tone", types.FLOAT, 1, "", _tone))
-        table.append(GraphInput("noise", types.INT8, 3, "HWC", _noise))
+        table.append(GraphInput("tone", "float32", 1, "", _tone))
+        table.append(GraphInput("noise", "int8", 3, "HWC", _noise))
     if _has_coarse_map(reader):
-        table.append(GraphInput("coarse_map", types.FLOAT, 3, "HWC", _coarse_map))
-    return table + [GraphInput(member, types.UINT8, 1, "", partial(_encoded, member)) for member in reader.members]
+        table.append(GraphInput("coarse_map", "float32", 3, "HWC", _coarse_map))
+    return table + [GraphInput(member, "uint8", 1, "", partial(_encoded, member)) for member in reader.members]
 
 
 def graph_inputs(table: Sequence[GraphInput], reader: FilmReader, request: FilmRequest) -> tuple[Array, ...]:

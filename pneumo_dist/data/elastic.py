@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import gaussian_filter, map_coordinates
 
 Floats = npt.NDArray[np.float64]
 Lattice = npt.NDArray[np.float32]
@@ -32,6 +31,8 @@ class ElasticField:
 
     def __call__(self, points: Floats) -> Floats:
         """Map points (..., 2) of the unit square."""
+        from scipy.ndimage import map_coordinates  # imported where it is used: few films need it
+
         field = self._field()
         nodes = np.moveaxis(points, -1, 0)[::-1] * (_FIELD_NODES - 1)
         moved = points + np.stack([map_coordinates(axis, nodes, order=1, mode="nearest") for axis in field], axis=-1)
@@ -40,6 +41,8 @@ class ElasticField:
 
     def _field(self) -> Floats:
         """Return x and y displacements at the nodes, (2, nodes, nodes), in shares of the side."""
+        from scipy.ndimage import gaussian_filter
+
         cells = max(1.0, self.sigma * (_FIELD_NODES - 1))
         noise = np.random.default_rng(self.seed).uniform(-1.0, 1.0, (2, _FIELD_NODES, _FIELD_NODES))
         # Smoothing white noise by a Gaussian leaves 1 / (2·sqrt(pi)·sigma) of its deviation.

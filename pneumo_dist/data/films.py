@@ -1,11 +1,12 @@
-"""Requests for films, the reader that answers them, and the batches that every loader yields."""
+"""Requests for films, the reader that answers them, and the batches that every loader yields. Imports no torch."""
 
+import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
@@ -13,11 +14,19 @@ from pneumo_dist.data.augment import IDENTITY, Parameters, draw
 from pneumo_dist.data.geometry import Stored
 from pneumo_dist.data.plan import Indices
 from pneumo_dist.data.resample import Image
+from pneumo_dist.ranks.cpus import allowed_cpus, loader_threads, ranks_here
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 
+if TYPE_CHECKING:
+    import torch
+
 Encoded = npt.NDArray[np.uint8]
+
+# Resampled at any point and with any border, one black pixel gives an empty mask, as the stored mask would.
+EMPTY_MASK: Encoded = np.asarray(cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1], np.uint8)
+EMPTY_MASK.flags.writeable = False
 
 
 @dataclass(frozen=True)
@@ -29,8 +38,8 @@ class Batch:
     images only fill the batch.
     """
 
-    images: torch.Tensor
-    masks: torch.Tensor
+    images: "torch.Tensor"
+    masks: "torch.Tensor"
     indices: Indices
 
 
@@ -42,6 +51,11 @@ class InputSpec:
     channels: int
     data: DataConfig
     device_id: int | None = None
+
+    @property
+    def threads(self) -> int:
+        """Number of threads or workers of this rank's loader."""
+        return loader_threads(self.data.threads, allowed_cpus(), ranks_here(os.environ))
 
 
 @dataclass(frozen=True)
@@ -92,10 +106,12 @@ class FilmReader:
         return tuple(self.read_member(request, member) for member in self.members)
 
     def read_member(self, request: FilmRequest, member: str) -> Encoded:
-        """Return an encoded member.
+        """Return an encoded member. The mask of a film without pneumothorax is not read: it is one black pixel.
 
         Raises CorruptSample, naming shard, key, epoch and step, if its CRC32 does not match.
         """
+        if member == "mask" and self.shards.column("mask_area")[request.index] == 0:
+            return EMPTY_MASK
         try:
             return np.frombuffer(self.shards.read(request.index, member), np.uint8)
         except CorruptSample as error:

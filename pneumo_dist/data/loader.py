@@ -1,8 +1,8 @@
 """Batches of films in the plan's order, from the loader that the config names."""
 
 import itertools
-from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import cv2
 
@@ -20,19 +20,28 @@ def train_batches(
     Raises CorruptSample or InputError, naming shard, key, epoch and step, for a film that cannot be read or decoded.
     """
     reader = FilmReader(shards, input_spec, with_mask=True, augment=plan.stage.augment, seed=plan.seed)
+    return make_batches(reader, _TrainRequests(plan, rank, epoch, step), plan.stage.micro_batch)
 
-    def requests() -> Iterator[list[FilmRequest]]:
-        for current, position, rows in plan.micro_batches(rank, epoch, step):
+
+@dataclass(frozen=True)
+class _TrainRequests:
+    """The films of one rank's micro-batches from (epoch, step) to the end of the stage."""
+
+    plan: EpochPlan
+    rank: int
+    epoch: int
+    step: int
+
+    def __iter__(self) -> Iterator[list[FilmRequest]]:
+        for current, position, rows in self.plan.micro_batches(self.rank, self.epoch, self.step):
             yield [FilmRequest(int(index), current, position) for index in rows]
-
-    return make_batches(reader, requests(), plan.stage.micro_batch)
 
 
 class EvalLoader:
     """Fixed batches of films without augmentation, iterable any number of times; one pipeline serves all passes."""
 
     def __init__(self, reader: FilmReader, batches: list[Indices], batch: int) -> None:
-        self._passes = eval_batches(reader, itertools.cycle(batches), batch)
+        self._passes = eval_batches(reader, batches, batch, is_endless=True)
         self._length, self._left = len(batches), 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -48,17 +57,33 @@ class EvalLoader:
         return next(self._passes)
 
 
-def eval_batches(reader: FilmReader, batches: Iterable[Indices], batch: int) -> Iterator[Batch]:
-    """Yield the given batches of films; short ones are filled up with their last film to one size."""
-    counted: deque[Indices] = deque()
+def eval_batches(
+    reader: FilmReader, batches: Iterable[Indices], batch: int, is_endless: bool = False
+) -> Iterator[Batch]:
+    """Yield the given batches of films, over and over if `is_endless`.
 
-    def requests() -> Iterator[list[FilmRequest]]:
-        for rows in batches:
-            counted.append(rows)
-            yield [FilmRequest(int(rows[min(position, len(rows) - 1)])) for position in range(batch)]
+    Short ones are filled up with their last film to one size.
+    """
+    requests = _EvalRequests(list(batches), batch, is_endless)
+    for rows, full in zip(requests.rows(), make_batches(reader, requests, batch), strict=False):
+        yield Batch(full.images, full.masks, rows)
 
-    for full in make_batches(reader, requests(), batch):
-        yield Batch(full.images, full.masks, counted.popleft())
+
+@dataclass(frozen=True)
+class _EvalRequests:
+    """Films of fixed batches, without augmentation, each batch filled up to one size."""
+
+    batches: list[Indices]
+    batch: int
+    is_endless: bool
+
+    def rows(self) -> Iterator[Indices]:
+        """Yield the rows of the batches that count."""
+        return itertools.cycle(self.batches) if self.is_endless else iter(self.batches)
+
+    def __iter__(self) -> Iterator[list[FilmRequest]]:
+        for rows in self.rows():
+            yield [FilmRequest(int(rows[min(position, len(rows) - 1)])) for position in range(self.batch)]
 
 
 def eval_loader(
@@ -69,18 +94,19 @@ def eval_loader(
     return EvalLoader(FilmReader(shards, input_spec, with_mask), batches, stage.eval_batch)
 
 
-def make_batches(reader: FilmReader, requests: Iterator[list[FilmRequest]], batch: int) -> Iterator[Batch]:
-    """Yield the requested batches, each of `batch` films, from the loader that the config names."""
+def make_batches(reader: FilmReader, requests: Iterable[list[FilmRequest]], batch: int) -> Iterator[Batch]:
+    """Yield the requested batches, each of `batch` films, from the loader that the config names.
+
+    `requests` is picklable, because a loader may iterate over it in another process.
+    """
     # The loaders have their own threads and processes; those of OpenCV would not survive a fork either.
     cv2.setNumThreads(0)
     # The loaders' libraries are large, and not every machine has all of them.
-    device_id = reader.input_spec.device_id
     match reader.input_spec.data.loader:
         case "dali":
             from pneumo_dist.data.dali import dali_batches
 
-            batches = dali_batches(reader, requests, batch)
-            return batches if device_id is None else _while_training(batches, device_id)
+            return dali_batches(reader, requests, batch)
         case "torch":
             from pneumo_dist.data.torch_loader import torch_batches
 
@@ -89,26 +115,3 @@ def make_batches(reader: FilmReader, requests: Iterator[list[FilmRequest]], batc
             from pneumo_dist.data.synthetic import synthetic_batches
 
             return synthetic_batches(reader, requests)
-
-
-def _while_training(batches: Iterator[Batch], device_id: int) -> Iterator[Batch]:
-    """Prefetch batches from the pipeline in a thread while the GPU works on earlier ones.
-
-    Python takes up to a millisecond for each film, to draw its parameters, read its bytes and compute its map. Without
-    the thread the GPU would idle between steps.
-    """
-    import torch
-
-    from pneumo_dist.data.prefetch import prefetch
-
-    def prepare() -> None:
-        torch.cuda.set_device(device_id)
-        # A separate stream: the training stream must not wait for films of later batches.
-        torch.cuda.set_stream(torch.cuda.Stream(device_id))
-
-    def finished() -> Iterator[Batch]:
-        for batch in batches:
-            torch.cuda.current_stream().synchronize()
-            yield batch
-
-    return prefetch(finished(), 1, prepare)

@@ -3,8 +3,6 @@
 It serves machines without DALI, and is the reference for the tests of the DALI graph.
 """
 
-import atexit
-import multiprocessing
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -20,7 +18,8 @@ from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from pneumo_dist.data.geometry import coarse_map, matrix
 from pneumo_dist.data.resample import Image, add_noise, by_coarse_map, by_matrix
-from pneumo_dist.ranks.processes import become_worker, end_workers
+from pneumo_dist.data.servers import start_server
+from pneumo_dist.ranks.processes import become_worker, kill_workers_at_exit
 from shards.errors import InputError
 
 # Set before the import, which would otherwise check online for a newer version.
@@ -92,22 +91,18 @@ def shade(image: Image, stored: Image, parameters: Parameters, augment: AugmentC
 def torch_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]]) -> Iterator[Batch]:
     """Yield the requested batches; `data.threads` worker processes prefetch them."""
     data = reader.input_spec.data
-    # Handlers run last in, first out: this one before that of multiprocessing, which the import of torch registered.
-    atexit.register(end_workers)
+    kill_workers_at_exit()
     filters = os.environ.get("PYTHONWARNINGS", "")
     if _QUIET not in filters:
         os.environ["PYTHONWARNINGS"] = f"{filters},{_QUIET}".lstrip(",")
-    # The rank has threads; a worker forked from it could inherit a lock held by one of them.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pneumo_dist.data.worker_server"])
     loader: Any = iter(
         DataLoader(
             Films(reader),
             batch_sampler=batches,
-            num_workers=data.threads,
+            num_workers=reader.input_spec.threads,
             prefetch_factor=data.prefetch,
             worker_init_fn=_begin,
-            multiprocessing_context=context,
+            multiprocessing_context=start_server("torch"),
             pin_memory=reader.input_spec.device_id is not None,
         )
     )

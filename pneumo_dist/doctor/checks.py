@@ -15,6 +15,7 @@ from pneumo_dist.doctor.findings import Check, Finding, run_checks
 from pneumo_dist.doctor.job import Job, job_of
 from pneumo_dist.doctor.preflight import TrainingPlan, preflight_checks
 from pneumo_dist.doctor.probes import Crash, TorchFacts
+from pneumo_dist.ranks.cpus import allowed_cpus
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -97,7 +98,7 @@ def _gpu_checks(torch: TorchFacts | None, smi: Smi, job: Job) -> list[Check]:
 
 def _node_checks(job: Job, options: DoctorOptions) -> list[Check]:
     def shared_memory() -> list[Finding]:
-        needed = node.shared_memory_bytes(options.experiment, job.ranks)
+        needed = node.shared_memory_bytes(options.experiment, job.ranks, allowed_cpus())
         return node.check_shared_memory(node.free_bytes(Path("/dev/shm")), needed, job.ranks if job.gpus else 0)
 
     checks: list[Check] = [("NUMA", lambda: node.check_numa(job, shutil.which("numactl") is not None))]

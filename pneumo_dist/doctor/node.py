@@ -1,5 +1,6 @@
 """Checks of the node's resources: shared memory, open files, CPUs and NUMA."""
 
+import math
 import os
 import resource
 from pathlib import Path
@@ -7,8 +8,13 @@ from pathlib import Path
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor.findings import Finding, error, ok, readable_size, warning
 from pneumo_dist.doctor.job import Job
-from pneumo_dist.ranks.processes import control_groups
+from pneumo_dist.ranks.cpus import loader_threads
+from shards.dataset.table import Shards
 
+# Core time of a PNG film of 1024 px: decoding, checksums and parameters of the augmentation.
+_PNG_SECONDS, _PNG_SIDE = 9.1e-3, 1024
+# Images/s that an H100 trains of a U-Net on se_resnext50 at 512 px, by the roofline (docs/scaling.md).
+_RATE, _RATE_SIDE = 654.0, 512
 # Size of /dev/shm that NCCL's documentation requires of a container.
 NCCL_BYTES = 2**30
 # Libraries, logs, sockets and pipes, with a margin.
@@ -16,11 +22,12 @@ OTHER_FILES = 256
 CONNECTIONS = 4
 
 
-def shared_memory_bytes(experiment: Experiment, ranks: int) -> int:
+def shared_memory_bytes(experiment: Experiment, ranks: int, allowed: float) -> int:
     """Return the maximum bytes of /dev/shm that the loaders' batches need.
 
     The torch loader's worker processes pass batches through shared memory: `prefetch` batches per worker and the one in
-    use, for training and again for validation. The DALI loader has no worker processes.
+    use, for training and again for validation. The memory of the DALI loader's processes is not in /dev/shm. `allowed`
+    is the node's number of CPUs.
     """
     data = experiment.data
     if data.loader != "torch":
@@ -29,7 +36,8 @@ def shared_memory_bytes(experiment: Experiment, ranks: int) -> int:
     pixels = (stage.image_size**2 for stage in experiment.stages)
     films = (max(stage.micro_batch, stage.eval_batch) for stage in experiment.stages)
     largest = max(side * count for side, count in zip(pixels, films, strict=True)) * (channels * value + 1)
-    return ranks * 2 * (data.threads * data.prefetch + 1) * largest
+    threads = loader_threads(data.threads, allowed, ranks)
+    return ranks * 2 * (threads * data.prefetch + 1) * largest
 
 
 def check_shared_memory(free: int | None, needed: int, gpu_ranks: int) -> list[Finding]:
@@ -62,13 +70,14 @@ def free_bytes(path: Path) -> int | None:
     return statistics.f_bavail * statistics.f_frsize
 
 
-def open_files(experiment: Experiment, shards: int, world: int) -> tuple[int, int]:
+def open_files(experiment: Experiment, shards: int, world: int, threads: int) -> tuple[int, int]:
     """Return how many files a rank's process certainly opens, and how many it may open.
 
-    Each of the `shards` tars stays open. A batch of the torch loader's workers holds one file per tensor.
+    Each of the `shards` tars stays open. A batch of the torch loader's workers, which are `threads`, holds one file per
+    tensor.
     """
     data = experiment.data
-    batches = 2 * 3 * (data.threads * data.prefetch + 1) if data.loader == "torch" else 0
+    batches = 2 * 3 * (threads * data.prefetch + 1) if data.loader == "torch" else 0
     return shards + batches, shards + batches + OTHER_FILES + CONNECTIONS * world
 
 
@@ -86,34 +95,36 @@ def check_open_files(limit: int, certain: int, likely: int) -> list[Finding]:
     return [severity("open files", message, fix)]
 
 
-def allowed_cpus(root: Path = Path("/")) -> float:
-    """Return the number of CPUs that this process may use, by its CPU mask and the quota of its container."""
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(float(bound), cpu_quota(root) or float(bound))
-
-
-def cpu_quota(root: Path) -> float | None:
-    """Return the smallest quota of this process's control groups (version 2), in CPUs; None without a quota."""
-    quotas = [_quota(folder / "cpu.max") for folder in control_groups(root)]
-    return min((quota for quota in quotas if quota is not None), default=None)
-
-
-def _quota(path: Path) -> float | None:
-    try:
-        quota, period = path.read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
-
-
 def check_cpus(allowed: float, experiment: Experiment, ranks: int) -> list[Finding]:
     """Check that there is a CPU for each rank and each thread of its loader."""
-    threads, share = experiment.data.threads, allowed / ranks
+    threads, share = loader_threads(experiment.data.threads, allowed, ranks), allowed / ranks
     message = f"{allowed:g} usable, {share:g} per rank; a rank computes on one and loads on {threads} (data.threads)"
     if share >= threads + 1 or (share >= 1 and threads == 1):
         return [ok("CPUs", message)]
-    fix = f"ask for {ranks * (threads + 1)} (sbatch --cpus-per-task), start fewer ranks, or lower data.threads"
+    request = f"ask for {ranks * (threads + 1)} a node (sbatch --cpus-per-gpu, or --cpus-per-task on the CPU)"
+    fix = f"{request}, start fewer ranks, or lower data.threads"
     return [warning("CPUs", message, fix)]
+
+
+def decoding_cpus(shards: Shards, experiment: Experiment) -> int:
+    """Return the number of CPUs that decode PNG films as fast as a GPU trains a U-Net on se_resnext50; 0 for JPEG.
+
+    JPEG films are decoded on the GPU. Time grows with the pixels of a stored film, and a GPU's rate falls with those of
+    the network's input.
+    """
+    if shards.manifest["codec"] != "png" or experiment.data.loader != "dali":
+        return 0
+    pixels = float((shards.column("image_height") * shards.column("image_width")).mean())
+    side = min(stage.image_size for stage in experiment.stages)
+    return math.ceil(_RATE * (_RATE_SIDE / side) ** 2 * _PNG_SECONDS * pixels / _PNG_SIDE**2)
+
+
+def check_decoding(allowed: float, needed: int, ranks: int) -> list[Finding]:
+    """Check that each GPU has the CPUs that decode its films."""
+    if needed == 0 or allowed / ranks >= needed:
+        return []
+    message = f"{allowed / ranks:g} per GPU; decoding PNG films may take {needed} to keep a GPU busy"
+    return [warning("decoding", message, f"build JPEG shards (--codec jpeg), or ask for {needed} cores a GPU")]
 
 
 def check_numa(job: Job, has_numactl: bool, root: Path = Path("/")) -> list[Finding]:

@@ -22,6 +22,7 @@ from pneumo_dist.doctor.findings import (
     run_checks,
     warning,
 )
+from pneumo_dist.ranks.cpus import allowed_cpus, loader_threads
 from pneumo_dist.ranks.environment import left_over
 from pneumo_dist.runs.fold_run import checkpoints_of
 from shards.console import counted
@@ -83,6 +84,8 @@ def preflight_checks(plan: TrainingPlan, env: Mapping[str, str]) -> list[Check]:
         checks.append(("weights", lambda: _weights(plan.experiment, env)))
     if plan.ranks is not None:
         checks += node_checks(plan.experiment, plan.shards, plan.ranks, plan.world or plan.ranks)
+        if plan.on_gpu:
+            checks.append(("decoding", lambda: _decoding(plan)))
     return checks
 
 
@@ -92,12 +95,20 @@ def node_checks(experiment: Experiment, shards: Path | None, ranks: int, world: 
     def open_files() -> list[Finding]:
         tars = inputs.train_tars(shards) if shards is not None else 0
         hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        return node.check_open_files(hard_limit, *node.open_files(experiment, tars, world))
+        threads = loader_threads(experiment.data.threads, allowed_cpus(), ranks)
+        return node.check_open_files(hard_limit, *node.open_files(experiment, tars, world, threads))
 
     return [
         ("open files", open_files),
-        ("CPUs", lambda: node.check_cpus(node.allowed_cpus(), experiment, ranks)),
+        ("CPUs", lambda: node.check_cpus(allowed_cpus(), experiment, ranks)),
     ]
+
+
+def _decoding(plan: TrainingPlan) -> list[Finding]:
+    if plan.shards is None or plan.ranks is None:
+        return []
+    with closing(Shards(plan.shards)) as shards:
+        return node.check_decoding(allowed_cpus(), node.decoding_cpus(shards, plan.experiment), plan.ranks)
 
 
 def check_environment(env: Mapping[str, str]) -> list[Finding]:

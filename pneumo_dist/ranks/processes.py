@@ -1,12 +1,15 @@
 """Child processes that never outlive their parent, and the memory and control groups of this process."""
 
+import atexit
 import ctypes
 import multiprocessing
 import os
 import resource
 import signal
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 
@@ -19,6 +22,28 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent died before the call
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fork_server(module: str) -> Any:
+    """Start this process's server of workers, unless it runs, and return the context whose workers it forks.
+
+    The rank has threads; a worker forked from it could inherit a lock held by one of them. The server imports `module`
+    once for all workers. This returns before the server is ready. Call it from the main thread: the server ends with
+    the thread that started it.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    forkserver.ensure_running()
+    return context
+
+
+def kill_workers_at_exit() -> None:
+    """Register `end_workers` to run before multiprocessing's own handler, as handlers run last in, first out.
+
+    Call it after the import of multiprocessing's children: torch's import registers that handler too.
+    """
+    atexit.unregister(end_workers)
+    atexit.register(end_workers)
 
 
 def end_workers() -> None:

@@ -139,11 +139,13 @@ def graph_of(reader: FilmReader, requests: list[FilmRequest], device_id: int | N
     from pneumo_dist.data.dali_inputs import graph_inputs, input_table
 
     table = input_table(reader)
-    feed = [graph_inputs(table, reader, request) for request in requests]
+    inputs = [
+        list(values) for values in zip(*(graph_inputs(table, reader, request) for request in requests), strict=True)
+    ]
     return _graph(
         reader,
         table,
-        lambda info: feed[info.idx_in_batch],
+        lambda: inputs,
         None,
         batch_size=len(requests),
         num_threads=1,

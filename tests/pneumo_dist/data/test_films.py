@@ -4,12 +4,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
+from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig, StageConfig
-from pneumo_dist.data.films import Batch, InputSpec
-from pneumo_dist.data.loader import eval_loader
+from pneumo_dist.data.films import EMPTY_MASK, Batch, FilmReader, FilmRequest, InputSpec
+from pneumo_dist.data.loader import eval_loader, make_batches
+from pneumo_dist.data.resample import BORDERS
 from shards.build.build import build
 from shards.build.films import FilmFolders, LabelFiles
 from shards.build.options import BuildOptions
@@ -69,3 +72,58 @@ def test_jpeg_and_png_shards_give_the_same_batch(tmp_path: Path, shape: tuple[in
     either = (seen["png"].masks + seen["jpeg"].masks).clamp(max=1)
     assert seen["png"].masks.sum() > 0
     assert both.sum() / either.sum() > 0.97
+
+
+class StoredMasks(FilmReader):
+    """Reads every mask, whether it is empty or not."""
+
+    def read_member(self, request: FilmRequest, member: str) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(self.shards.read(request.index, member), np.uint8)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("distortion", [0.0, 1.0])
+@pytest.mark.parametrize("loader", ["dali", "torch"])
+def test_masks_are_those_that_are_stored_whether_empty_ones_are_read_or_not(
+    films: Shards, loader: str, distortion: float, border: str
+) -> None:
+    augment = AugmentConfig.model_validate(
+        {"border": border, "distortion": {"p": distortion}, "shift_scale_rotate": {"p": 0.7}}
+    )
+    input_spec = InputSpec(64, 1, DataConfig.model_validate({"loader": loader}))
+    requests = [[FilmRequest(row, epoch, 0) for row in range(len(films))] for epoch in range(3)]
+    seen = [
+        list(make_batches(kind(films, input_spec, with_mask=True, augment=augment), iter(requests), len(films)))
+        for kind in (FilmReader, StoredMasks)
+    ]
+    empty = films.column("mask_area") == 0
+    assert empty.any() and not empty.all()
+    for ours, stored in zip(*seen, strict=True):
+        assert torch.equal(ours.images, stored.images) and torch.equal(ours.masks, stored.masks)
+        assert not ours.masks[empty].any()
+        assert ours.masks[~empty].any()
+
+
+def test_empty_masks_are_not_read(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, str]] = []
+    original = Shards.read
+
+    def spy(shards: Shards, index: int, member: str) -> bytes:
+        read.append((index, member))
+        return original(shards, index, member)
+
+    monkeypatch.setattr(Shards, "read", spy)
+    reader = FilmReader(films, InputSpec(64, 1, DataConfig()), with_mask=True)
+    for row in range(len(films)):
+        mask = reader.read(FilmRequest(row))[1]
+        is_empty = films.column("mask_area")[row] == 0
+        assert np.array_equal(mask, EMPTY_MASK) == is_empty
+        assert ((row, "mask") in read) == (not is_empty)
+
+
+def test_mask_of_a_film_without_label_is_refused(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = {name: films.column(name) for name in films.table.column_names}
+    columns["mask_area"], columns["mask_size"] = (np.full(len(films), -1) for _ in range(2))
+    monkeypatch.setattr(Shards, "column", lambda _, name: columns[name])
+    with pytest.raises(AssertionError, match="has no mask"):
+        FilmReader(films, InputSpec(64, 1, DataConfig()), with_mask=True).read_member(FilmRequest(0), "mask")

@@ -169,9 +169,10 @@ def test_first_batch_at_a_position_reads_no_earlier_film(
     del stream
     assert torch.equal(first.images, expected.images) and torch.equal(first.masks, expected.masks)
     ahead = [row for _, _, rows in places(plan, 0, epoch, step) for row in rows]
-    wanted = [f"{row} {member}" for row in ahead for member in ("image", "mask")]
+    has_mask = films.column("has_mask")
+    wanted = [f"{row} {member}" for row in ahead for member in ("image", *["mask"] * int(has_mask[row]))]
     assert reads == wanted[: len(reads)]
-    assert 2 * 2 <= len(reads) <= 2 * 2 * 5, "the batch itself, and what is prefetched"
+    assert 2 <= len(reads) <= 2 * 2 * 5, "the batch itself, and what is prefetched"
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -214,17 +215,18 @@ def test_corrupt_film_after_a_restart_is_named_with_its_position(damaged: tuple[
 @pytest.mark.parametrize("member", ["image", "mask"])
 @pytest.mark.parametrize("name", LOADERS)
 def test_film_that_is_not_an_image_ends_the_training_stream_and_is_named(
-    rewritten: Callable[[int, str, Callable[[bytes], bytes]], Shards], name: str, member: str
+    films: Shards, rewritten: Callable[[int, str, Callable[[bytes], bytes]], Shards], name: str, member: str
 ) -> None:
     garbage = np.random.default_rng(0)
-    shards = rewritten(7, member, lambda content: garbage.bytes(len(content)))
+    row = int(np.flatnonzero(films.column("has_mask"))[0])
+    shards = rewritten(row, member, lambda content: garbage.bytes(len(content)))
     plan = plan_of(shards)
-    epoch, step = named_place(plan, 7)
+    epoch, step = named_place(plan, row)
     stream = train_batches(shards, plan, input_spec_of(name), 0, 0, 0)
     with pytest.raises(InputError) as caught:
         list(stream)
     assert not isinstance(caught.value, CorruptSample)
-    for part in (str(shards.column("shard")[7]), str(shards.column("key")[7]), f"epoch {epoch}, step {step}"):
+    for part in (str(shards.column("shard")[row]), str(shards.column("key")[row]), f"epoch {epoch}, step {step}"):
         assert part in str(caught.value)
     assert next(stream, None) is None
 

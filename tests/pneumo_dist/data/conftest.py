@@ -1,0 +1,11 @@
+"""One server forks the workers of both loaders."""
+
+import pytest
+
+from pneumo_dist.data.servers import start_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _server() -> None:
+    """Start the torch loader's server first: workers forked from one without torch would import it, one by one."""
+    start_server("torch")
