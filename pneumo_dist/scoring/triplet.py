@@ -1,14 +1,20 @@
 """Triplets of thresholds and the exact search for the best one."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from pneumo_dist.config.schema import Area, Probability
+from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import LEVELS, Histograms, counts_above
 from shards.arrays import Floats
+
+# Bottom levels of a strip of running sums.
+_STRIP = 32
 
 
 @dataclass(frozen=True)
@@ -37,30 +43,80 @@ def best_triplet(
     Returns:
         The triplet and its mean Dice.
     """
-    assert len(histograms), "no films to tune on"
-    above = counts_above(histograms)
-    truth = histograms[:, 1].sum(-1)
-    shares = np.ones(len(histograms)) if weights is None else weights
-    hidden = (truth == 0).astype(np.float64)
-    gain = shares[:, None] * (dice(above[:, 1], above[:, 0], truth[:, None]) - hidden[:, None])
-    allowed = None if specificity is None else math.floor((1.0 - specificity) * hidden.sum() + 1e-9)
-    best, triplet = (-1, -math.inf), Triplet(0.0, 0, 0.0)
-    for top in range(LEVELS - 1):
-        counts = above[:, 0, top]
+    search = _Search(histograms, weights, specificity)
+    return search.best([search.best_of_top(top) for top in range(LEVELS - 1)])
+
+
+def shared_best_triplet(histograms: Histograms, ranks: Ranks) -> tuple[Triplet, float]:
+    """Return the result of `best_triplet`, to the bit, on every rank. The ranks share the top levels.
+
+    All ranks give the same histograms.
+    """
+    search = _Search(histograms)
+    mine = [search.best_of_top(top) for top in range(ranks.rank, LEVELS - 1, ranks.world)]
+    rows = np.concatenate(ranks.gather_array(np.array(mine, np.float64).reshape(-1, len(_TopBest._fields))))
+    return search.best([_TopBest(*row) for row in rows.tolist()])
+
+
+class _TopBest(NamedTuple):
+    """The best of a top level: positive films called (0 without a specificity), sum of gains, area, bottom level."""
+
+    top: float
+    called: float
+    value: float
+    area: float
+    bottom: float
+
+
+class _Search:
+    """The films of a search, prepared once for all top levels. The arguments are those of `best_triplet`."""
+
+    def __init__(self, histograms: Histograms, weights: Floats | None = None, specificity: float | None = None) -> None:
+        assert len(histograms), "no films to tune on"
+        above = counts_above(histograms)
+        truth = histograms[:, 1].sum(-1)
+        shares = np.ones(len(histograms)) if weights is None else weights
+        hidden = (truth == 0).astype(np.float64)
+        gain = shares[:, None] * (dice(above[:, 1], above[:, 0], truth[:, None]) - hidden[:, None])
+        self._counts = np.ascontiguousarray(above[:, 0].T)
+        self._is_positive = truth > 0
+        self._floor, self._total = float((shares * hidden).sum()), float(shares.sum())
+        self._allowed = None if specificity is None else math.floor((1.0 - specificity) * hidden.sum() + 1e-9)
+        # Running sums of all films and bottoms do not fit into a core's cache, those of a strip of bottoms do.
+        self._strips = [np.ascontiguousarray(gain[:, start : start + _STRIP]) for start in range(0, LEVELS, _STRIP)]
+        self._sums = np.empty((len(histograms), _STRIP))
+
+    def best_of_top(self, top: int) -> _TopBest:
+        """Return the best area and bottom of a top level."""
+        counts = self._counts[top]
         order = np.argsort(-counts, kind="stable")
         ranked = counts[order]
         # No area separates films with equal counts, so prefixes end where the count changes.
         ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        sums = np.vstack([np.zeros(LEVELS), gain[order].cumsum(0)[ends]])
-        called = 0
-        if allowed is not None:
-            wrong, right = (np.append(0, kind[order].cumsum()[ends]) for kind in (truth == 0, truth > 0))
-            called = int(right[wrong <= allowed].max())
-            sums[(wrong > allowed) | (right < called)] = -math.inf
-        kept, bottom = np.unravel_index(int(sums.argmax()), sums.shape)
-        value = float(sums[kept, bottom])
-        if called > best[0] or (called == best[0] and value > best[1] + 1e-12):
-            best = (called, value)
-            area = int(ranked[0]) + 1 if kept == 0 else int(ranked[ends[kept - 1]])
-            triplet = Triplet(top / 255, area, int(bottom) / 255)
-    return triplet, float((best[1] + (shares * hidden).sum()) / shares.sum())
+        called, has_empty = 0, True
+        if self._allowed is not None:
+            is_positive = self._is_positive[order]
+            wrong, right = (kind.cumsum()[ends] for kind in (~is_positive, is_positive))
+            called = int(right[wrong <= self._allowed].max(initial=0))
+            ends = ends[(wrong <= self._allowed) & (right == called)]
+            has_empty = called == 0
+        # Compared in the order of prefixes, then of bottoms. The empty prefix keeps no film and gains nothing.
+        found = [(0.0, -1, 0)] if has_empty else []
+        for number, strip in enumerate(self._strips):
+            np.take(strip, order, axis=0, out=self._sums, mode="clip")
+            sums = np.cumsum(self._sums, axis=0, out=self._sums)[ends]
+            if sums.size:
+                kept, bottom = divmod(int(sums.argmax()), _STRIP)
+                found.append((float(sums[kept, bottom]), kept, number * _STRIP + bottom))
+        value, kept, bottom = min(found, key=lambda each: (-each[0], each[1], each[2]))
+        area = int(ranked[0]) + 1 if kept < 0 else int(ranked[ends[kept]])
+        return _TopBest(top, called, value, area, bottom)
+
+    def best(self, found: Sequence[_TopBest]) -> tuple[Triplet, float]:
+        """Return the best triplet and its mean Dice from the best of every top level, in any order."""
+        best = _TopBest(0.0, -1.0, -math.inf, 0.0, 0.0)
+        for each in sorted(found):  # in the order of the tops: a small gain counts or not depending on the best so far
+            if each.called > best.called or (each.called == best.called and each.value > best.value + 1e-12):
+                best = each
+        triplet = Triplet(int(best.top) / 255, int(best.area), int(best.bottom) / 255)
+        return triplet, (best.value + self._floor) / self._total

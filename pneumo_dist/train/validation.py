@@ -19,7 +19,7 @@ from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import label_map, to_p8
-from pneumo_dist.scoring.triplet import Triplet, best_triplet
+from pneumo_dist.scoring.triplet import Triplet, shared_best_triplet
 from shards.dataset.table import Shards
 
 PLAIN = Triplet(top=0.5, area=0, bottom=0.5)
@@ -184,7 +184,7 @@ class _FilmScores:
         ]
         worst = sorted(_gather(self._worst, ranks), key=lambda each: each.order)[: len(self._shown)]
         overlays += [Overlay(f"worst/{number + 1}", *each.planes) for number, each in enumerate(worst)]
-        triplet, _ = best_triplet(histograms)
+        triplet, _ = shared_best_triplet(histograms, ranks)
         # Summed in table order. In rank order, the number of ranks would show in the last bits.
         losses = np.concatenate(ranks.gather_array(np.array(self._losses, np.float64).reshape(-1, 3)))
         total, films = losses[np.argsort(losses[:, 0])][:, 1:].sum(axis=0)

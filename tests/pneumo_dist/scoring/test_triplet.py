@@ -1,16 +1,21 @@
 """The exact triplet search, compared with brute force."""
 
 import math
+import random
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_dice import Film, film_of, naive_dice, stack
+from threaded_ranks import on_ranks
 
+from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.counts import triplet_counts
-from pneumo_dist.scoring.histograms import level
-from pneumo_dist.scoring.triplet import Triplet, best_triplet
+from pneumo_dist.scoring.dice import dice
+from pneumo_dist.scoring.histograms import Histograms, counts_above, level
+from pneumo_dist.scoring.triplet import Triplet, _Search, _TopBest, best_triplet, shared_best_triplet
+from shards.arrays import Floats
 
 LEVELS = (0, 40, 153, 255)
 
@@ -145,3 +150,88 @@ def test_specificity_is_not_missed_by_rounding() -> None:
     assert (1 - 0.9) * 10 < 1
     triplet, _ = best_triplet(stack([positive, loud, *[quiet] * 9]), specificity=0.9)
     assert triplet.area == 1
+
+
+# Equal to the bit, for any number of ranks
+
+
+def simple_search(
+    histograms: Histograms, weights: Floats | None = None, specificity: float | None = None
+) -> tuple[Triplet, float]:
+    """The search over whole matrices, one top after the other."""
+    above = counts_above(histograms)
+    truth = histograms[:, 1].sum(-1)
+    shares = np.ones(len(histograms)) if weights is None else weights
+    hidden = (truth == 0).astype(np.float64)
+    gain = shares[:, None] * (dice(above[:, 1], above[:, 0], truth[:, None]) - hidden[:, None])
+    allowed = None if specificity is None else math.floor((1.0 - specificity) * hidden.sum() + 1e-9)
+    best, triplet = (-1, -math.inf), Triplet(0.0, 0, 0.0)
+    for top in range(255):
+        counts = above[:, 0, top]
+        order = np.argsort(-counts, kind="stable")
+        ranked = counts[order]
+        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+        sums = np.vstack([np.zeros(256), gain[order].cumsum(0)[ends]])
+        called = 0
+        if allowed is not None:
+            wrong, right = (np.append(0, kind[order].cumsum()[ends]) for kind in (truth == 0, truth > 0))
+            called = int(right[wrong <= allowed].max())
+            sums[(wrong > allowed) | (right < called)] = -math.inf
+        kept, bottom = np.unravel_index(int(sums.argmax()), sums.shape)
+        value = float(sums[kept, bottom])
+        if called > best[0] or (called == best[0] and value > best[1] + 1e-12):
+            best = (called, value)
+            area = int(ranked[0]) + 1 if kept == 0 else int(ranked[ends[kept - 1]])
+            triplet = Triplet(top / 255, area, int(bottom) / 255)
+    return triplet, float((best[1] + (shares * hidden).sum()) / shares.sum())
+
+
+def random_films(seed: int, films: int) -> Histograms:
+    """Histograms with many equal counts: a third of the films is as the one before."""
+    chance = np.random.default_rng(seed)
+    everywhere = (chance.gamma(0.3, 40.0, (films, 256)) * (chance.random((films, 256)) < 0.3)).astype(np.int64)
+    for film in np.flatnonzero(chance.random(films) < 1 / 3):
+        everywhere[film] = everywhere[film - 1]
+    shares = chance.random((films, 256)) * (chance.random((films, 1)) < 0.4) * np.linspace(0, 1, 256)
+    return np.stack([everywhere, np.floor(everywhere * shares).astype(np.int64)], axis=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.integers(1, 40),
+    st.sampled_from([None, 0.0, 0.5, 0.9, 1.0]),
+    st.sampled_from([None, 1.0, 1e-13]),
+)
+def test_search_equals_the_simple_one_to_the_bit(
+    seed: int, films: int, specificity: float | None, scale: float | None
+) -> None:
+    histograms = random_films(seed, films)
+    weights = None if scale is None else scale * np.random.default_rng(seed).choice([0.5, 1.0, 3.0], films)
+    assert best_triplet(histograms, weights, specificity) == simple_search(histograms, weights, specificity)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 3, 8, 300]))
+def test_ranks_find_what_one_rank_finds_to_the_bit(seed: int, world: int) -> None:
+    histograms = random_films(seed, 12)
+
+    def work(ranks: Ranks) -> tuple[Triplet, float]:
+        return shared_best_triplet(histograms, ranks)
+
+    found, exchange = on_ranks(world, work)
+    assert found == [simple_search(histograms)] * world
+    assert max(exchange.received) < 255 * 5 * 8 + world * 200, "the best of every top alone"
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6)), min_size=1, max_size=30), st.randoms())
+def test_small_gains_count_in_the_order_of_the_tops(rows: list[tuple[int, int]], order: random.Random) -> None:
+    """Each step of 0.4e-12 is too small to count, and three of them count."""
+    found = [_TopBest(top, called, 1 + steps * 4e-13, top + 5, 9) for top, (called, steps) in enumerate(rows)]
+    best = found[0]
+    for each in found[1:]:
+        if each.called > best.called or (each.called == best.called and each.value > best.value + 1e-12):
+            best = each
+    order.shuffle(found)
+    triplet, _ = _Search(random_films(0, 2)).best(found)
+    assert (level(triplet.top), triplet.area) == (best.top, best.area)
