@@ -5,11 +5,10 @@ import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -58,20 +57,9 @@ samplings: st.SearchStrategy[dict[str, Any]] = st.one_of(
 
 
 def fake_shards(**columns: list[object]) -> Shards:
-    arrays = {name: np.array(values) for name, values in columns.items()}
-
-    def indices(*splits: str) -> npt.NDArray[np.int64]:
-        return np.flatnonzero(np.isin(arrays["split"], splits))
-
-    fake = cast(Shards, SimpleNamespace(folder=Path("shards"), column=arrays.__getitem__, indices=indices))
-    return cast(
-        Shards,
-        SimpleNamespace(
-            **vars(fake),
-            folds=lambda: Shards.folds(fake),
-            fold_rows=lambda fold, always_train: Shards.fold_rows(fake, fold, always_train),
-        ),
-    )
+    shards = object.__new__(Shards)
+    shards.folder, shards.table, shards._columns = Path("shards"), pa.table(columns), {}
+    return shards
 
 
 def test_fold_without_a_positive_film_is_refused_for_validation() -> None:
