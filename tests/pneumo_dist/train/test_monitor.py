@@ -178,6 +178,7 @@ def test_pictures_are_drawn_by_a_thread_in_order_and_are_complete_at_the_end(
     images = board.Images("validation/worst/1")
     assert [(image.step, image.width, image.height) for image in images] == [(3, 8, 8), (6, 8, 8)]
     picture = cv2.imdecode(np.frombuffer(images[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
     expected = draw_overlay(RESULT.overlays[0], RESULT.triplet.bottom)
     np.testing.assert_array_equal(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), expected)
 
