@@ -21,9 +21,12 @@ def level(threshold: float) -> int:
     return math.floor(threshold * 255 + 1e-6)
 
 
-def film_histograms(label_map: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8]) -> Histograms:
-    """Return int64 (2, 256): the histogram of a map over all pixels, and over the pixels where `truth` is not 0."""
-    has_label = cv2.countNonZero(truth) > 0
+def film_histograms(label_map: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint8] | None) -> Histograms:
+    """Return int64 (2, 256): the histogram of a map over all pixels, and over the pixels where `truth` is not 0.
+
+    `truth` is None for a film without a pneumothorax.
+    """
+    has_label = truth is not None and cv2.countNonZero(truth) > 0
     labelled = _counts(label_map, truth) if has_label else np.zeros(LEVELS, np.int64)
     return np.stack([_counts(label_map, None), labelled])
 

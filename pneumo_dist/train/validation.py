@@ -15,6 +15,7 @@ from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import GATHER, VALIDATION
+from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.device_histograms import device_histograms
 from pneumo_dist.scoring.dice import Score
@@ -156,10 +157,11 @@ def _predict(
     p8 = to_levels(torch.sigmoid(logits[:count].float()))
     histograms = None
     if _counts_on(ranks.device):
-        histograms = torch.stack(
-            [_histograms(each, shards, int(row)) for each, row in zip(p8, batch.indices, strict=True)]
-        )
-        histograms = histograms.to("cpu", non_blocking=True)
+        found = [
+            device_histograms(each, shards.grid(row), _truth(shards, row))
+            for each, row in zip(p8, batch.indices.tolist(), strict=True)
+        ]
+        histograms = torch.stack(found).to("cpu", non_blocking=True)
     loss, p8 = (each.to("cpu", non_blocking=True) for each in (loss, p8))
     ready = None
     if ranks.device.type == "cuda":
@@ -173,8 +175,9 @@ def _counts_on(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _histograms(p8: torch.Tensor, shards: Shards, row: int) -> torch.Tensor:
-    return device_histograms(p8, shards.grid(row), shards.label(row) if shards.column("has_mask")[row] else None)
+def _truth(shards: Shards, row: int) -> Map | None:
+    """Return a film's label on its grid; None without a pneumothorax, as for most films."""
+    return shards.label(row) if shards.column("has_mask")[row] else None
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ class _FilmScores:
             if predicted.histograms is not None:
                 histograms = predicted.histograms[position].numpy()
             else:
-                histograms = film_histograms(label_map(p8, self._shards.grid(index)), self._shards.label(index))
+                histograms = film_histograms(label_map(p8, self._shards.grid(index)), _truth(self._shards, index))
             self._histograms.append(np.concatenate([[index], histograms.reshape(-1)]))
             dice = float(triplet_counts(histograms[None], PLAIN).dice[0])
             is_worst = bool(histograms[1].any()) and self._is_among_worst((dice, index))
