@@ -151,10 +151,10 @@ def test_only_rank_0_receives_pictures_and_only_those_that_are_shown(films: Shar
     rows = split_fold(films, 0, always_train=False).validation
     shown = frozenset(rows[films.column("has_mask")[rows].astype(bool)][:1].tolist())
     alone = validate(model_of(), ValidationFilms(films, loader_of(films), 2, shown), STAGE.loss, ALONE, "float32")
-    loaders = [loader_of(films, rank, 2) for rank in range(2)]
+    parts = [(model_of(), ValidationFilms(films, loader_of(films, rank, 2), 1, shown)) for rank in range(2)]
 
     def work(ranks: Ranks) -> Validation:
-        return validate(model_of(), ValidationFilms(films, loaders[ranks.rank], 1, shown), STAGE.loss, ranks, "float32")
+        return validate(*parts[ranks.rank], STAGE.loss, ranks, "float32")
 
     (first, second), exchange = on_ranks(2, work)
     assert same(first, alone) and same(second, alone)
