@@ -103,9 +103,7 @@ class Ranks:
 
     def gather_array(self, array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Return every rank's array, in rank order; shapes may differ."""
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        return [np.load(io.BytesIO(p), allow_pickle=False) for p in self.gather_bytes(buffer.getvalue())]
+        return [_array_of(payload) for payload in self.gather_bytes(_bytes_of(array))]
 
     def to_rank_0(self, payload: bytes) -> list[bytes]:
         """Return every rank's bytes, in rank order, on rank 0, and nothing on the other ranks."""
@@ -129,6 +127,10 @@ class Ranks:
             each.wait()
         return [payload, *(buffer.numpy().tobytes() for buffer in received[1:])]
 
+    def arrays_to_rank_0(self, array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Return every rank's array, in rank order, on rank 0, and nothing on the other ranks; shapes may differ."""
+        return [_array_of(payload) for payload in self.to_rank_0(_bytes_of(array))]
+
     def sum(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Return the sum over all ranks, added in rank order."""
         return np.asarray(np.sum(self.gather_array(values), axis=0), np.float64)
@@ -142,6 +144,16 @@ class Ranks:
         if self.control is not None:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
+
+
+def _bytes_of(array: npt.NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _array_of(payload: bytes) -> npt.NDArray[Any]:
+    return np.asarray(np.load(io.BytesIO(payload), allow_pickle=False))
 
 
 def check_agreement(ranks: Ranks, facts: Mapping[str, str]) -> None:

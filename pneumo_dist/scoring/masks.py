@@ -25,10 +25,15 @@ class Rule:
     gate: float = 0.0
 
 
-def to_p8(probability: torch.Tensor) -> Map:
+def to_levels(probability: torch.Tensor) -> torch.Tensor:
     """Round averaged probabilities once, from float (n, 1, h, w) in [0, 1] to levels 0..255, uint8 (n, h, w)."""
     scaled = probability.detach().float().mul(255).round().clamp(0, 255)
-    return np.asarray(scaled.to(torch.uint8).squeeze(1).cpu().numpy(), np.uint8)
+    return scaled.to(torch.uint8).squeeze(1)
+
+
+def to_p8(probability: torch.Tensor) -> Map:
+    """Return the result of `to_levels` on the host."""
+    return np.asarray(to_levels(probability).cpu().numpy(), np.uint8)
 
 
 def label_map(p8: Map, grid: LabelGrid) -> Map:

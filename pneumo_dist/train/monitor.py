@@ -3,11 +3,13 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -15,7 +17,7 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.runs.logs import METRICS, logged_bytes
 from pneumo_dist.train.validation import Overlay, Validation
 from shards import console
-from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, outline_pixels
+from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, encode_image, outline_pixels
 from shards.errors import InputError
 from shards.stored import open_append
 
@@ -29,6 +31,9 @@ class Monitor:
 
     Training resumes after `step` optimizer steps and `epochs` validated epochs. Lines that a killed run wrote to
     metrics.jsonl after that are cut off, so that no line appears twice.
+
+    A thread draws the pictures of an epoch while the next one trains. Its errors are raised by the next `epoch` or by
+    `close`. A killed run may lose the pictures of its last epoch, and nothing else.
     """
 
     def __init__(self, folder: Path, active: bool, step: int, epochs: int, first_step: bool) -> None:
@@ -43,6 +48,8 @@ class Monitor:
         self._metrics = open_append(folder / METRICS)
         self._metrics.truncate(logged_bytes(folder / METRICS, step, epochs))
         self._board = SummaryWriter(folder / BOARD, purge_step=None if first_step else step + 1)
+        self._painter = ThreadPoolExecutor(1, "pictures")
+        self._pictures: Future[None] | None = None
 
     def sync(self) -> None:
         """Flush metrics.jsonl to disk. Call it before saving a checkpoint, so that no line of its epochs is lost."""
@@ -96,9 +103,8 @@ class Monitor:
         for name, value in record.items():
             if name not in EPOCH_KEYS:
                 self._board.add_scalar(f"epoch/{name}", value, step)
-        for overlay in result.overlays:
-            picture = draw_overlay(overlay, result.triplet.bottom)
-            self._board.add_image(f"validation/{overlay.name}", picture, step, dataformats="HWC")
+        self._finish_pictures()
+        self._pictures = self._painter.submit(self._draw, result, step)
         true, false, rest, miss, precision, recall = (values[::2][:127] for values in pr_curve(result.pixels))
         # TensorBoard draws at most 127 thresholds.
         self._board.add_pr_curve_raw("validation/pixels", true, false, rest, miss, precision, recall, step, 127)
@@ -108,9 +114,30 @@ class Monitor:
             f"positive Dice {record['positive_dice']:.4f}, {record['images_per_s']:.1f} images/s"
         )
 
+    def _draw(self, result: Validation, step: int) -> None:
+        """Log the overlays of an epoch. OpenCV encodes them without Python's lock, which SummaryWriter would hold."""
+        for overlay in result.overlays:
+            picture = draw_overlay(overlay, result.triplet.bottom)
+            height, width, _ = picture.shape
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encode_image(picture))
+            summary = Summary(value=[Summary.Value(tag=f"validation/{overlay.name}", image=image)])
+            self._board._get_file_writer().add_summary(summary, step)
+        self._board.flush()
+
+    def _finish_pictures(self) -> None:
+        """Wait for the pictures of the last epoch. Raises their error."""
+        pictures, self._pictures = self._pictures, None
+        if pictures is not None:
+            pictures.result()
+
     def close(self) -> None:
-        """Flush and close everything."""
-        if self._active:
+        """Finish the pictures, flush and close everything."""
+        if not self._active:
+            return
+        try:
+            self._finish_pictures()
+        finally:
+            self._painter.shutdown()
             if self._bar is not None:
                 self._bar.close()
             self._metrics.close()

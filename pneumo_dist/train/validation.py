@@ -15,10 +15,12 @@ from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import GATHER, VALIDATION
+from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.counts import triplet_counts
+from pneumo_dist.scoring.device_histograms import device_histograms
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import film_histograms, gather_histograms
-from pneumo_dist.scoring.masks import label_map, to_p8
+from pneumo_dist.scoring.masks import label_map, to_levels
 from pneumo_dist.scoring.triplet import Triplet, shared_best_triplet
 from shards.dataset.table import Shards
 
@@ -47,7 +49,7 @@ class Validation:
         best: Scores with that triplet.
         plain: Scores with a threshold of 0.5.
         loss: Mean loss over the films.
-        overlays: Films to draw.
+        overlays: Films to draw, on rank 0 only.
         pixels: int64 (2, 256), counts of p8 values over all label-grid pixels, and over those with a pneumothorax.
     """
 
@@ -97,7 +99,7 @@ def validate(
     amp: Resolved,
     check: Callable[[], object] = lambda: None,
 ) -> Validation:
-    """Score a model on a fold's validation films. All ranks return the same.
+    """Score a model on a fold's validation films. All ranks return the same, except that only rank 0 has overlays.
 
     `check` is called before every round, equally often on every rank; it may raise on all of them to stop. The films
     with the lowest Dice at 0.5 come back as overlays after the films that are always shown.
@@ -105,41 +107,97 @@ def validate(
     model.eval()
     scores = _FilmScores(films.shards, films.shown)
     batches = iter(films.loader)
+    predicted: _Predicted | None = None
     for _ in range(films.rounds):
         ranks.beat(VALIDATION)
         check()
         batch = next(batches, None)
+        # A GPU computes this batch while the host scores the one before.
+        earlier, predicted = predicted, None
         if batch is not None:
-            scores.add(batch, *_predict(model, batch, loss_config, ranks, amp))
+            predicted = _predict(model, batch, films.shards, loss_config, ranks, amp)
+        if earlier is not None:
+            scores.add(earlier)
+    if predicted is not None:
+        scores.add(predicted)
     model.train()
     ranks.beat(GATHER)
     return scores.gather(ranks)
 
 
+@dataclass(frozen=True)
+class _Predicted:
+    """A predicted batch, which a GPU may still be computing.
+
+    Attributes:
+        batch: The films.
+        loss: Their mean loss.
+        p8: Their maps, uint8 (n, size, size), on the host.
+        histograms: Their histograms on the label grid, int64 (n, 2, 256), on the host; None if OpenCV computes them.
+        ready: Set by the GPU once all of it has arrived on the host; None on a CPU.
+    """
+
+    batch: Batch
+    loss: torch.Tensor
+    p8: torch.Tensor
+    histograms: torch.Tensor | None
+    ready: torch.cuda.Event | None
+
+
 def _predict(
-    model: torch.nn.Module, batch: Batch, loss_config: LossConfig, ranks: Ranks, amp: Resolved
-) -> tuple[npt.NDArray[np.uint8], float]:
-    """Return the p8 maps of a batch's films, uint8 (n, size, size), and their mean loss."""
+    model: torch.nn.Module, batch: Batch, shards: Shards, loss_config: LossConfig, ranks: Ranks, amp: Resolved
+) -> _Predicted:
+    """Predict a batch. A GPU also computes the histograms; the host waits for none of it."""
     count = len(batch.indices)
     with torch.no_grad(), autocast(amp, ranks.device):
         logits, class_logits = split_outputs(model(batch.images.to(ranks.device, torch.float32, non_blocking=True)))
-    masks = batch.masks.to(ranks.device)
+    masks = batch.masks.to(ranks.device, non_blocking=True)
     classes = None if class_logits is None else class_logits[:count]
-    loss = float(combo_loss(logits[:count], masks[:count], loss_config, classes)["loss"])
-    return to_p8(torch.sigmoid(logits[:count].float())), loss
+    loss = combo_loss(logits[:count], masks[:count], loss_config, classes)["loss"]
+    p8 = to_levels(torch.sigmoid(logits[:count].float()))
+    histograms = None
+    if _counts_on(ranks.device):
+        found = [
+            device_histograms(each, shards.grid(row), _truth(shards, row))
+            for each, row in zip(p8, batch.indices.tolist(), strict=True)
+        ]
+        histograms = torch.stack(found).to("cpu", non_blocking=True)
+    loss, p8 = (each.to("cpu", non_blocking=True) for each in (loss, p8))
+    ready = None
+    if ranks.device.type == "cuda":
+        ready = torch.cuda.Event()
+        ready.record()
+    return _Predicted(batch, loss, p8, histograms, ready)
+
+
+def _counts_on(device: torch.device) -> bool:
+    """Return whether the device that predicts also computes the histograms. On a CPU, OpenCV takes half the time."""
+    return device.type == "cuda"
+
+
+def _truth(shards: Shards, row: int) -> Map | None:
+    """Return a film's label on its grid; None without a pneumothorax, as for most films."""
+    return shards.label(row) if shards.column("has_mask")[row] else None
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A film that may be drawn: its Dice at 0.5, table row, and image, label and p8 map, uint8 (3, size, size)."""
+    """A film that may be drawn: its Dice at 0.5, table row, image and mask on the device, and p8 map."""
 
     dice: float
     index: int
-    planes: npt.NDArray[np.uint8]
+    image: torch.Tensor
+    mask: torch.Tensor
+    p8: npt.NDArray[np.uint8]
 
     @property
     def order(self) -> tuple[float, int]:
         return self.dice, self.index
+
+    @property
+    def planes(self) -> npt.NDArray[np.uint8]:
+        """Grey image, label and p8 map, uint8 (3, size, size)."""
+        return np.stack([_grey(self.image), np.asarray(self.mask.to(torch.uint8).cpu().numpy()), self.p8])
 
 
 class _FilmScores:
@@ -152,19 +210,26 @@ class _FilmScores:
         self._fixed: list[_Candidate] = []
         self._worst: list[_Candidate] = []
 
-    def add(self, batch: Batch, maps: npt.NDArray[np.uint8], loss: float) -> None:
-        """Add a batch with its p8 maps and mean loss."""
-        count = len(batch.indices)
-        self._losses.append((float(batch.indices[0]), loss * count, float(count)))
+    def add(self, predicted: _Predicted) -> None:
+        """Add a predicted batch."""
+        if predicted.ready is not None:
+            predicted.ready.synchronize()
+        batch = predicted.batch
+        count, maps = len(batch.indices), predicted.p8.numpy()
+        self._losses.append((float(batch.indices[0]), float(predicted.loss) * count, float(count)))
         for position, p8 in enumerate(maps):
             index = int(batch.indices[position])
-            histograms = film_histograms(label_map(p8, self._shards.grid(index)), self._shards.label(index))
+            if predicted.histograms is not None:
+                histograms = predicted.histograms[position].numpy()
+            else:
+                histograms = film_histograms(label_map(p8, self._shards.grid(index)), _truth(self._shards, index))
             self._histograms.append(np.concatenate([[index], histograms.reshape(-1)]))
             dice = float(triplet_counts(histograms[None], PLAIN).dice[0])
             is_worst = bool(histograms[1].any()) and self._is_among_worst((dice, index))
             if index in self._shown or is_worst:
-                planes = np.stack([_grey(batch.images[position]), _binary(batch.masks[position]), p8])
-                self._keep(_Candidate(dice, index, planes), is_worst)
+                # Copies, because views would keep the whole batch in memory.
+                image, mask = batch.images[position][0].clone(), batch.masks[position][0].clone()
+                self._keep(_Candidate(dice, index, image, mask, p8.copy()), is_worst)
 
     def _is_among_worst(self, order: tuple[float, int]) -> bool:
         return len(self._worst) < len(self._shown) or any(order < last.order for last in self._worst[-1:])
@@ -178,36 +243,41 @@ class _FilmScores:
     def gather(self, ranks: Ranks) -> Validation:
         """Return the result over the films of all ranks."""
         histograms = gather_histograms(self._histograms, ranks)
-        overlays = [
-            Overlay(f"fixed/{self._shards.text(each.index, 'key')}", *each.planes)
-            for each in _gather(self._fixed, ranks)
-        ]
-        worst = sorted(_gather(self._worst, ranks), key=lambda each: each.order)[: len(self._shown)]
-        overlays += [Overlay(f"worst/{number + 1}", *each.planes) for number, each in enumerate(worst)]
         triplet, _ = shared_best_triplet(histograms, ranks)
         # Summed in table order. In rank order, the number of ranks would show in the last bits.
         losses = np.concatenate(ranks.gather_array(np.array(self._losses, np.float64).reshape(-1, 3)))
         total, films = losses[np.argsort(losses[:, 0])][:, 1:].sum(axis=0)
         best, plain = triplet_counts(histograms, triplet).score(), triplet_counts(histograms, PLAIN).score()
-        return Validation(triplet, best, plain, float(total / films), tuple(overlays), histograms.sum(axis=0))
+        overlays = self._overlays(ranks)
+        return Validation(triplet, best, plain, float(total / films), overlays, histograms.sum(axis=0))
 
+    def _overlays(self, ranks: Ranks) -> tuple[Overlay, ...]:
+        """Return the overlays on rank 0, and none on the other ranks.
 
-def _gather(candidates: list[_Candidate], ranks: Ranks) -> list[_Candidate]:
-    """Return every rank's candidates in table order."""
-    facts = np.concatenate(ranks.gather_array(np.array([each.order for each in candidates], np.float64).reshape(-1, 2)))
-    stacks = ranks.gather_array(
-        np.stack([each.planes for each in candidates]) if candidates else np.zeros((0, 3, 0, 0), np.uint8)
-    )
-    planes = [plane for stack in stacks for plane in stack]
-    gathered = [_Candidate(float(dice), int(index), plane) for (dice, index), plane in zip(facts, planes, strict=True)]
-    return sorted(gathered, key=lambda each: each.index)
+        The ranks agree on the worst films first, so that no picture is sent that is not shown.
+        """
+        facts = ranks.gather_array(np.array([each.order for each in self._worst], np.float64).reshape(-1, 2))
+        worst = [int(index) for _, index in sorted(map(tuple, np.concatenate(facts).tolist()))[: len(self._shown)]]
+        drawn = {each.index: each for each in (*self._fixed, *self._worst) if each.index in {*self._shown, *worst}}
+        found = ranks.arrays_to_rank_0(np.array([*drawn], np.int64))
+        stacks = ranks.arrays_to_rank_0(
+            np.stack([each.planes for each in drawn.values()]) if drawn else np.zeros((0, 3, 0, 0), np.uint8)
+        )
+        planes = {
+            int(index): plane
+            for rows, stack in zip(found, stacks, strict=True)
+            for index, plane in zip(rows, stack, strict=True)
+        }
+        if not ranks.is_main:
+            return ()
+        fixed = [
+            Overlay(f"fixed/{self._shards.text(index, 'key')}", *planes[index])
+            for index in sorted(planes.keys() & self._shown)
+        ]
+        return *fixed, *(Overlay(f"worst/{number + 1}", *planes[index]) for number, index in enumerate(worst))
 
 
 def _grey(image: torch.Tensor) -> npt.NDArray[np.uint8]:
-    plane = image[0].float()
+    plane = image.float()
     low, high = plane.min(), plane.max()
     return np.asarray(((plane - low) / (high - low).clamp(min=1e-6) * 255).to(torch.uint8).cpu().numpy())
-
-
-def _binary(mask: torch.Tensor) -> npt.NDArray[np.uint8]:
-    return np.asarray(mask[0].to(torch.uint8).cpu().numpy())

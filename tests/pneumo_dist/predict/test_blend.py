@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from images import decode
 from tiny_runs import MIXED, Trained, direct, row_of, stored
 
 from pneumo_dist.cli.app import app
+from pneumo_dist.data.films import Batch, FilmReader
+from pneumo_dist.data.loader import eval_batches
+from pneumo_dist.data.plan import Indices
+from pneumo_dist.predict import predict as predict_module
 from pneumo_dist.predict.bundle import read_bundle, write_bundle
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
@@ -75,13 +80,15 @@ def test_films_are_read_once_for_each_distinct_input(
 ) -> None:
     members = [{"experiment": name} for name in names]
     ensemble = trained.ensemble(members=members, loader="dali", eval_batch=5)
-    read, counts = Shards.read, Counter[int]()
+    counts = Counter[int]()
 
-    def counted(shards: Shards, index: int, member: str) -> Any:
-        counts[int(index)] += 1
-        return read(shards, index, member)
+    def counted(reader: FilmReader, batches: Iterable[Indices], batch: int) -> Iterator[Batch]:
+        # The films are read in another process.
+        listed = list(batches)
+        counts.update(int(row) for rows in listed for row in rows)
+        return eval_batches(reader, listed, batch)
 
-    monkeypatch.setattr(Shards, "read", counted)
+    monkeypatch.setattr(predict_module, "eval_batches", counted)
     assert len(stored(trained, ensemble, tmp_path)) == 5
     assert counts == dict.fromkeys(trained.shards.indices("test").tolist(), reads)
 

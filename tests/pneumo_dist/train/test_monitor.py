@@ -2,15 +2,19 @@
 
 import csv
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pneumo_dist.runs.logs import METRICS, SUMMARY, logged_bytes, read_epochs, write_summary
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.triplet import Triplet
+from pneumo_dist.train import monitor as logs
 from pneumo_dist.train.monitor import Monitor, draw_overlay, pr_curve
 from pneumo_dist.train.validation import Overlay, Validation
 from shards.errors import InputError
@@ -145,3 +149,54 @@ def test_logs_are_not_written_through_a_link(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"{name}: is a symbolic link"):
         Monitor(folder, True, 0, 0, True)
     assert other.read_text() == "kept" if name == METRICS else not list(other.iterdir())
+
+
+# Pictures
+
+
+def test_pictures_are_drawn_by_a_thread_in_order_and_are_complete_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[str, bool]] = []
+    may_draw = threading.Event()
+
+    def slow(overlay: Overlay, threshold: float) -> Any:
+        assert may_draw.wait(60)
+        drawn.append((overlay.name, threading.current_thread() is threading.main_thread()))
+        return draw_overlay(overlay, threshold)
+
+    monkeypatch.setattr(logs, "draw_overlay", slow)
+    monitor = Monitor(tmp_path, True, 0, 0, True)
+    write_epochs(monitor, 0)
+    monitor.sync()
+    assert drawn == [], "neither the epoch nor its save waits for the pictures"
+    may_draw.set()
+    write_epochs(monitor, 1)
+    monitor.close()
+    assert drawn == [("worst/1", False)] * 2
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
+    images = board.Images("validation/worst/1")
+    assert [(image.step, image.width, image.height) for image in images] == [(3, 8, 8), (6, 8, 8)]
+    picture = cv2.imdecode(np.frombuffer(images[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    expected = draw_overlay(RESULT.overlays[0], RESULT.triplet.bottom)
+    np.testing.assert_array_equal(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), expected)
+
+
+def test_error_of_a_picture_is_raised_by_the_next_epoch_or_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(logs, "draw_overlay", broken)
+    monitor = Monitor(tmp_path, True, 0, 0, True)
+    write_epochs(monitor, 0)
+    with pytest.raises(OSError, match="No space left"):
+        write_epochs(monitor, 1)
+    monitor.close()
+    again = Monitor(tmp_path, True, 3, 1, False)
+    write_epochs(again, 1)
+    with pytest.raises(OSError, match="No space left"):
+        again.close()
+    assert len(read_epochs(tmp_path / METRICS)) == 2

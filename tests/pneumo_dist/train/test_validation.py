@@ -1,11 +1,13 @@
 """A validation, compared with a film-by-film loop on the label grid; its overlays; a stop in the middle."""
 
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from threaded_ranks import on_ranks
 
 from pneumo_dist.config.experiment import DataConfig, StageConfig
 from pneumo_dist.config.model import ModelConfig
@@ -16,6 +18,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import StopRequested
+from pneumo_dist.train import validation
 from pneumo_dist.train.validation import Validation, ValidationFilms, validate
 from shards.dataset.table import Shards
 
@@ -34,12 +37,14 @@ def model_of() -> torch.nn.Module:
     return model
 
 
-def loader_of(films: Shards) -> EvalLoader:
+def loader_of(films: Shards, rank: int = 0, world: int = 1) -> EvalLoader:
     rows = split_fold(films, 0, always_train=False).validation
-    return eval_loader(films, rows, STAGE, InputSpec(64, 1, DataConfig(loader="torch")), 0, 1, with_mask=True)
+    return eval_loader(films, rows, STAGE, InputSpec(64, 1, DataConfig(loader="torch")), rank, world, with_mask=True)
 
 
-def test_validation_equals_a_loop_over_films(films: Shards) -> None:
+@pytest.mark.parametrize("on_device", [False, True])
+def test_validation_equals_a_loop_over_films(films: Shards, monkeypatch: pytest.MonkeyPatch, on_device: bool) -> None:
+    monkeypatch.setattr(validation, "_counts_on", lambda _: on_device)
     model, loader = model_of(), loader_of(films)
     rows = split_fold(films, 0, always_train=False).validation
     dices: dict[int, float] = {}
@@ -99,3 +104,62 @@ def test_stopped_validation_returns_nothing_and_the_next_is_complete(films: Shar
     again, whole = validated(loader), validated(loader_of(films))
     assert again.figures() == whole.figures() and again.overlays == ()
     np.testing.assert_array_equal(again.pixels, whole.pixels)
+
+
+def same(one: Validation, other: Validation) -> bool:
+    """Whether two validations are equal to the bit, apart from their overlays."""
+    facts = [(each.triplet, each.best, each.plain, each.loss, each.pixels.tolist()) for each in (one, other)]
+    return facts[0] == facts[1]
+
+
+def test_histograms_of_the_device_give_the_same_result_to_the_bit(
+    films: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, shown = model_of(), frozenset(split_fold(films, 0, always_train=False).validation[:2].tolist())
+    results = []
+    for on_device in (False, True):
+        monkeypatch.setattr(validation, "_counts_on", lambda _, on_device=on_device: on_device)
+        results.append(
+            validate(model, ValidationFilms(films, loader_of(films), 2, shown), STAGE.loss, ALONE, "float32")
+        )
+    assert same(*results)
+    assert repr(results[0].overlays) == repr(results[1].overlays) and len(results[0].overlays) == 4
+
+
+def test_next_batch_is_launched_before_a_batch_is_scored(films: Shards, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = STAGE.model_copy(update={"eval_batch": 2})
+    rows = split_fold(films, 0, always_train=False).validation
+    loader = eval_loader(films, rows, stage, InputSpec(64, 1, DataConfig(loader="torch")), 0, 1, with_mask=True)
+    events: list[str] = []
+    predict, score = validation._predict, validation._FilmScores.add
+
+    def noted_predict(*arguments: Any) -> Any:
+        events.append("launch")
+        return predict(*arguments)
+
+    def noted_score(scores: Any, predicted: Any) -> None:
+        events.append("score")
+        score(scores, predicted)
+
+    monkeypatch.setattr(validation, "_predict", noted_predict)
+    monkeypatch.setattr(validation._FilmScores, "add", noted_score)
+    validate(model_of(), ValidationFilms(films, loader, 4, frozenset()), stage.loss, ALONE, "float32")
+    assert events == ["launch", "launch", "score", "launch", "score", "score"], "the fourth round has no batch"
+
+
+def test_only_rank_0_receives_pictures_and_only_those_that_are_shown(films: Shards) -> None:
+    rows = split_fold(films, 0, always_train=False).validation
+    shown = frozenset(rows[films.column("has_mask")[rows].astype(bool)][:1].tolist())
+    alone = validate(model_of(), ValidationFilms(films, loader_of(films), 2, shown), STAGE.loss, ALONE, "float32")
+    parts = [(model_of(), ValidationFilms(films, loader_of(films, rank, 2), 1, shown)) for rank in range(2)]
+
+    def work(ranks: Ranks) -> Validation:
+        return validate(*parts[ranks.rank], STAGE.loss, ranks, "float32")
+
+    (first, second), exchange = on_ranks(2, work)
+    assert same(first, alone) and same(second, alone)
+    assert repr(first.overlays) == repr(alone.overlays) and second.overlays == ()
+    assert [overlay.name.split("/")[0] for overlay in first.overlays] == ["fixed", "worst"]
+    few = 2_000 + len(rows) * 513 * 4 + 255 * 5 * 8
+    assert exchange.received[1] < few
+    assert exchange.received[0] < few + 3 * 64 * 64, "at most one film of the other rank is shown"
