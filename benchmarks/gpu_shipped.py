@@ -21,7 +21,7 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.load import load_config
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
-from pneumo_dist.ranks.ddp import restore_buffers
+from pneumo_dist.ranks.buffers import KeptBuffers
 from pneumo_dist.ranks.precision import configure, resolve_amp
 from pneumo_dist.train.optim import make_optimizer
 from pneumo_dist.train.step import Learner
@@ -136,10 +136,10 @@ def parts(learner: Learner, stage: StageConfig, warm: int, count: int) -> dict[s
     average = learner.average
     calls: dict[str, Callable[[], object]] = {}
     if average is not None:
-        calls["ema"] = lambda: average.update(model)
-    calls["copies of buffers"] = lambda: [buffer.clone() for buffer in model.buffers()]
-    copies = [buffer.clone() for buffer in model.buffers()]
-    calls["buffers put back"] = lambda: restore_buffers(model, copies)
+        calls["ema"] = average.update
+    buffers = KeptBuffers(model)
+    calls["copies of buffers"] = buffers.keep
+    calls["buffers put back"] = buffers.restore
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.randn_like(parameter) * 1e-3

@@ -166,8 +166,8 @@ class RuntimeConfig(Schema):
     """Compile the network with torch.compile."""
     tf32: bool = True
     """Allow TF32 in float32 convolutions and matrix products on GPUs."""
-    fused: bool = False
-    """Use the fused kernels of the optimizer."""
+    fused: bool | None = None
+    """Use the fused kernels of the optimizer; null means on GPUs only."""
     deterministic: bool = False
     """Use only deterministic operations, and fail on one that has no deterministic version."""
     start_minutes: Minutes = 30.0

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from pneumo_dist.ranks.buffers import KeptBuffers
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
 
@@ -40,16 +41,10 @@ def _discarded_pass(
     network: Callable[[torch.Tensor], Any], model: torch.nn.Module, ranks: Ranks, example: torch.Tensor, amp: Resolved
 ) -> None:
     """Run forward and backward for the gradients only; restore the buffers."""
-    buffers = [buffer.clone() for buffer in model.buffers()]
+    buffers = KeptBuffers(model)
+    buffers.keep()
     with autocast(amp, ranks.device):
         outputs = network(example)
     parts = outputs if isinstance(outputs, tuple) else (outputs,)
     torch.autograd.backward(torch.stack([part.float().sum() for part in parts]).sum())
-    restore_buffers(model, buffers)
-
-
-@torch.no_grad()
-def restore_buffers(model: torch.nn.Module, buffers: list[torch.Tensor]) -> None:
-    """Restore a model's buffers from copies."""
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
+    buffers.restore()

@@ -138,6 +138,8 @@ def check_same_run(
         harmless -= {"epochs", "eval_batch"}  # they set which epochs are averaged, and the batch-norm statistics
     if stage.schedule.name == "plateau" and stage.schedule.watch == "loss":
         harmless -= {"eval_batch"}  # the Dice loss of a batch depends on it
+    if "runtime.fused" in different and (saved["runtime"].get("fused"), wanted["runtime"]["fused"]) == (False, None):
+        harmless |= {"runtime.fused"}  # the default before 0.6.0 was false
     different = [key for key in different if key not in harmless]
     if different:
         raise InputError(

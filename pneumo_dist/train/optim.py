@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, assert_never
 
@@ -30,9 +30,51 @@ def make_optimizer(
         case "adamw":
             return torch.optim.AdamW(parameters, **options)
         case "sgd":
-            return torch.optim.SGD(parameters, momentum=config.momentum, **options)
+            sgd = torch.optim.SGD(parameters, momentum=config.momentum, **options)
+            _fill_momentum(sgd)
+            return sgd
         case _:
             assert_never(config.name)
+
+
+def step_if(optimizer: torch.optim.Optimizer, is_good: torch.Tensor) -> None:
+    """Take an optimizer step if `is_good`, a single bool on the device, is true.
+
+    Fused kernels read it on the device, as they do for torch.amp.GradScaler. Other optimizers wait for it.
+    """
+    if not optimizer.defaults["fused"]:
+        if is_good:
+            optimizer.step()
+        return
+    optimizer.found_inf = (~is_good).float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Load an optimizer's saved state, but compute steps as the present config says, fused or not."""
+    groups = [
+        {**group, "fused": present["fused"]}
+        for group, present in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    _fill_momentum(optimizer)
+
+
+def _fill_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give each parameter of a fused SGD its momentum before the first step.
+
+    The kernel would leave it uninitialized in a first step that is skipped, and does not accept that some parameters
+    have one and others, which were frozen until now, have none. From zero, the first step has the same bits.
+    """
+    if not isinstance(optimizer, torch.optim.SGD) or not optimizer.defaults["fused"]:
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, stage: StageConfig) -> Schedule:
@@ -96,19 +138,22 @@ def warmed_up(optimizer: torch.optim.Optimizer, config: ScheduleConfig, done: in
 class MovingAverage:
     """Exponential moving average of a model's parameters and floating-point buffers. Integer buffers are copied.
 
-    It starts at the model's weights. torch's AveragedModel replaces those by the weights after the first step.
+    It starts at the model's weights. torch's AveragedModel replaces those by the weights after the first step. The
+    tensors of both models are gathered once: load values into them, but do not replace them, as moving a model would.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False)
         self._average = get_ema_multi_avg_fn(decay)
-
-    @torch.no_grad()
-    def update(self, model: torch.nn.Module) -> None:
-        """Average in the weights after an optimizer step."""
         pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._average([mean for mean, _ in floating], [value for _, value in floating], None)
-        for mean, value in pairs:
-            if not mean.is_floating_point():
-                mean.copy_(value)
+        whole = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._means, self._values = [mean for mean, _ in floating], [value for _, value in floating]
+        self._counts, self._counted = [count for count, _ in whole], [value for _, value in whole]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Average in the model's weights after an optimizer step."""
+        self._average(self._means, self._values, None)
+        if self._counts:
+            torch._foreach_copy_(self._counts, self._counted)

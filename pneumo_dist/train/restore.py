@@ -18,6 +18,8 @@ FIX = "restore it or train again"
 MOVING = frozenset(
     {"lr", "best", "num_bad_epochs", "cooldown_counter", "last_epoch", "T_cur", "T_i", "scale", "growth_tracker"}
 )
+# How a step is computed. The present config decides it.
+_COMPUTING = frozenset({"fused"})
 _MOMENTS = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}}
 
 
@@ -66,8 +68,8 @@ def _is_moment(name: str, value: Any, parameter: torch.Tensor, needed: bool) -> 
 def check_settings(initial: Mapping[str, Any], saved: object, where: object, name: str) -> None:
     """Raise InputError if the saved state of a schedule, a scaler or a parameter group does not fit this stage.
 
-    All keys must equal the initial ones, except those in MOVING: they must keep their type, and be finite or as
-    initially.
+    All keys must equal the initial ones, except `fused`, which the config decides, and those in MOVING: they must keep
+    their type, and be finite or as initially.
     """
     if not isinstance(saved, dict):
         raise _refusal(where, name)
@@ -77,6 +79,8 @@ def check_settings(initial: Mapping[str, Any], saved: object, where: object, nam
 
 def _differing(initial: Mapping[str, Any], saved: Mapping[str, Any]) -> Iterator[str]:
     for key, value in initial.items():
+        if key in _COMPUTING:
+            continue
         is_private = key.startswith("_")
         if key not in saved:
             # Flags that this version of torch added are off, and it rebuilds its private keys.

@@ -172,7 +172,7 @@ class StageRun:
     def _note(self, step: Step) -> None:
         """Log a step and count bad ones in a row. All ranks saw the same gradient, so they agree on them."""
         terms = dict(zip(self.learner.terms, step.losses, strict=True))
-        scalars = {**terms, "lr": step.lr, "grad_norm": step.grad_norm, "scale": self.learner.scaler.get_scale()}
+        scalars = {**terms, "lr": step.lr, "grad_norm": step.grad_norm, "scale": step.scale}
         self.monitor.step(self.position.total, scalars)
         self.log.add(step)
         self.position.bad_steps = self.position.bad_steps + 1 if step.is_bad else 0

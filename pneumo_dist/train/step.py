@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
 from pneumo_dist.config.experiment import Experiment, StageConfig
@@ -15,10 +16,19 @@ from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import freeze_encoder, split_outputs
 from pneumo_dist.network.losses import combo_loss, loss_terms
 from pneumo_dist.network.tensors import load_weights
-from pneumo_dist.ranks.ddp import restore_buffers, wrap_ddp
+from pneumo_dist.ranks.buffers import KeptBuffers
+from pneumo_dist.ranks.ddp import wrap_ddp
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.train.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
+from pneumo_dist.train.optim import (
+    MovingAverage,
+    make_optimizer,
+    make_schedule,
+    restore_optimizer,
+    step_if,
+    step_schedule,
+    warmed_up,
+)
 from pneumo_dist.train.restore import check_optimizer, check_settings
 from shards.errors import InputError
 
@@ -36,6 +46,7 @@ class Step:
         pixels: Number of predicted pixels plus number of labelled pixels.
         grad_norm: Norm of the reduced gradient before clipping.
         lr: Learning rate of the first parameter group.
+        scale: Scale of the loss after this step; 1 without fp16.
         films: Table rows of the films in this step.
         is_bad: Whether the step was skipped because the reduced gradient was not finite.
         overflowed: Whether the step was skipped because of fp16's range, which the scaler adapts to.
@@ -46,6 +57,7 @@ class Step:
     pixels: float
     grad_norm: float
     lr: float
+    scale: float
     films: tuple[int, ...]
     is_bad: bool = False
     overflowed: bool = False
@@ -68,12 +80,15 @@ class Learner:
             self.model.compile()  # unlike torch.compile(model), this keeps the names of the weights
         self.average = MovingAverage(self.model, stage.optim.ema_decay) if stage.optim.ema_decay else None
         self._swa = AveragedModel(self.model).requires_grad_(False) if stage.optim.swa_epochs else None
-        self.optimizer = make_optimizer(self.model.parameters(), stage, experiment.runtime.fused)
+        is_fused = ranks.device.type == "cuda" if experiment.runtime.fused is None else experiment.runtime.fused
+        self.optimizer = make_optimizer(self.model.parameters(), stage, is_fused)
         self.schedule = make_schedule(self.optimizer, stage)
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=amp == "fp16")
         shape = (stage.micro_batch, experiment.model.in_channels, stage.image_size, stage.image_size)
         example = torch.zeros(shape, device=ranks.device)
         self._example = example.contiguous(memory_format=self._memory_format)
+        self._buffers = KeptBuffers(self.model)
+        self._one = torch.ones((), device=ranks.device)
         self._network: torch.nn.Module | None = None
         self._is_frozen = False
 
@@ -103,7 +118,7 @@ class Learner:
         self._is_frozen = is_frozen
 
     def step(self, batches: Iterable[Batch], count: int, done: int, seed: Callable[[int], None]) -> Step:
-        """Take one optimizer step.
+        """Take one optimizer step. With a fused optimizer, the host waits for the device once, at the end.
 
         Args:
             batches: The micro-batches.
@@ -114,7 +129,7 @@ class Learner:
         assert self._network is not None, "start_epoch comes first"
         network, ranks = self._network, self._ranks
         sums = torch.zeros(len(self.terms) + 2, device=ranks.device)
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        self._buffers.keep()
         films: list[int] = []
         for micro, batch in enumerate(batches):
             seed(micro)
@@ -132,29 +147,32 @@ class Learner:
             predicted = logits.detach() > 0
             counts = [(predicted * masks).sum(), predicted.sum() + masks.sum()]
             sums += torch.stack([*(terms[name].detach() / count for name in self.terms), *counts])
-        scale = self.scaler.get_scale()
+        before = self.scaler.scale(self._one)
         with warmed_up(self.optimizer, self._stage.schedule, done):
             lr = float(self.optimizer.param_groups[0]["lr"])
             norm = self._update()
-        if not math.isfinite(norm):
+        found = torch.cat([sums, torch.stack([norm, before, self.scaler.scale(self._one)])])
+        *losses, overlap, pixels, grad_norm, scale, next_scale = found.tolist()
+        is_good = math.isfinite(grad_norm)
+        if not is_good:
             # A single such batch would leave batch norm's running statistics non-finite forever.
-            restore_buffers(self.model, buffers)
+            self._buffers.restore()
         elif self.average:
-            self.average.update(self.model)
-        *losses, overlap, pixels = sums.tolist()
-        overflowed = not math.isfinite(norm) and self.scaler.is_enabled() and scale > SMALLEST_SCALE
-        is_bad = not math.isfinite(norm) and not overflowed
-        return Step(tuple(losses), overlap, pixels, norm, lr, tuple(films), is_bad, overflowed)
+            self.average.update()
+        overflowed = not is_good and self.scaler.is_enabled() and scale > SMALLEST_SCALE
+        is_bad = not is_good and not overflowed
+        return Step(tuple(losses), overlap, pixels, grad_norm, lr, next_scale, tuple(films), is_bad, overflowed)
 
-    def _update(self) -> float:
+    def _update(self) -> torch.Tensor:
         """Clip the reduced gradient, apply it if it is finite, and return its norm."""
         self.scaler.unscale_(self.optimizer)
-        optim = self._stage.optim
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_norm or math.inf))
+        optim, parameters = self._stage.optim, list(self.model.parameters())
+        norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
+        if optim.clip_norm is not None:
+            clip_grads_with_norm_(parameters, optim.clip_norm, norm)
         if optim.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(self.model.parameters(), optim.clip_value)
-        if math.isfinite(norm) or self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
+            torch.nn.utils.clip_grad_value_(parameters, optim.clip_value)
+        step_if(self.optimizer, torch.isfinite(norm))
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -210,6 +228,6 @@ class Learner:
         check_optimizer(self.optimizer, state["optimizer"], where)
         check_settings(self.schedule.state_dict(), state["schedule"], where, "schedule")
         check_settings(self.scaler.state_dict(), state["scaler"], where, "scaler")
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.scaler.load_state_dict(state["scaler"])

@@ -68,6 +68,7 @@ def test_unchanged_run_resumes(films: Shards) -> None:
         ({"model": {"sync_batch_norm": True}}, "model.sync_batch_norm"),
         ({"amp": "float32"}, "amp"),
         ({"runtime": {"compile": True, "tf32": False}}, "runtime.compile, runtime.tf32"),
+        ({"runtime": {"fused": True}}, "runtime.fused"),
         ({"init": {"experiment": "x", "stage": "y"}}, "init"),
         ({"first": {"optim": {"ema_decay": 0.9}}}, "optim.ema_decay"),
         ({"first": {"schedule": {"warmup_steps": 9}}}, "schedule.warmup_steps"),
@@ -94,6 +95,13 @@ def test_changed_key_is_named(films: Shards, values: dict[str, Any], key: str) -
 )
 def test_harmless_keys_and_other_stages_may_change(films: Shards, values: dict[str, Any]) -> None:
     check(films, two_stages(**values))
+
+
+def test_optimizer_that_was_not_fused_by_an_earlier_default_may_be_fused(films: Shards) -> None:
+    check(films, two_stages(), saved=two_stages(runtime={"fused": False}))
+    for saved, wanted in ((False, True), (True, None), (True, False), (None, False)):
+        with pytest.raises(InputError, match=r"trained with another runtime\.fused;"):
+            check(films, two_stages(runtime={"fused": wanted}), saved=two_stages(runtime={"fused": saved}))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Told(Ranks):
 
 
 def step_of(loss: float, overlap: float, pixels: float, norm: float, **values: bool) -> Step:
-    return Step((loss, loss / 2), overlap, pixels, norm, 0.1, (0, 1), **values)
+    return Step((loss, loss / 2), overlap, pixels, norm, 0.1, 1.0, (0, 1), **values)
 
 
 STEPS = [step_of(3.0, 10, 30, 0.5), step_of(1.0, 0, 10, 1.5), step_of(0.5, 20, 60, 4.0)]

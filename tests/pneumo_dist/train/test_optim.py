@@ -1,14 +1,25 @@
 """Learning rates compared with closed forms, the moving average with a naive loop, and optimizers by name."""
 
+import copy
 import math
 import random
 from typing import Any
 
 import pytest
 import torch
+from tools.equality import same_bits
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pneumo_dist.config.experiment import StageConfig
-from pneumo_dist.train.optim import MovingAverage, make_optimizer, make_schedule, step_schedule, warmed_up
+from pneumo_dist.train.optim import (
+    MovingAverage,
+    make_optimizer,
+    make_schedule,
+    restore_optimizer,
+    step_if,
+    step_schedule,
+    warmed_up,
+)
 
 LR = 0.1
 EPOCHS = 30
@@ -165,7 +176,7 @@ def test_moving_average_equals_a_naive_loop() -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        average.update(model)
+        average.update()
         for name, value in model.state_dict().items():
             is_whole = not value.is_floating_point()
             naive[name] = value.double() if is_whole else decay * naive[name] + (1 - decay) * value.double()
@@ -174,6 +185,30 @@ def test_moving_average_equals_a_naive_loop() -> None:
     for name, value in naive.items():
         torch.testing.assert_close(found[name].double(), value, rtol=1e-5, atol=1e-5)
         assert name.endswith("tracked") or not torch.allclose(found[name], model.state_dict()[name], atol=1e-3)
+
+
+def test_moving_average_has_the_bits_of_one_over_state_dicts() -> None:
+    torch.manual_seed(0)
+    model, decay = small_model(), 0.99
+    average, naive = MovingAverage(model, decay), copy.deepcopy(model)
+    lerp = get_ema_multi_avg_fn(decay)
+    other = {name: value.clone() for name, value in small_model().state_dict().items()}
+    for step in range(6):
+        model(torch.randn(2, 1, 5, 5))
+        if step == 3:
+            # As on a resume: values are loaded into the tensors that were gathered.
+            for loaded in (model, average.model, naive):
+                loaded.load_state_dict(other)
+        average.update()
+        pairs = list(zip(naive.state_dict().values(), model.state_dict().values(), strict=True))
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        with torch.no_grad():
+            lerp([mean for mean, _ in floating], [value for _, value in floating], None)
+        for mean, value in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(value)
+        assert same_bits(average.model.state_dict(), naive.state_dict())
+    assert not same_bits(naive.state_dict(), other)
 
 
 def test_moving_average_is_separate_from_the_model_and_never_trains() -> None:
@@ -218,3 +253,66 @@ def test_weight_decay_is_coupled_in_adam_and_sgd_and_decoupled_in_adamw(name: st
     parameter.grad = torch.full((1,), 2.0, dtype=torch.float64)
     optimizer.step()
     assert float(parameter.detach()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_step_is_taken_if_it_is_good_and_skipped_otherwise(name: str, fused: bool) -> None:
+    """Also if the first step is skipped: the next one is then the first."""
+    stage = stage_of(optim={"name": name, "lr": 0.1, "weight_decay": 0.1, "momentum": 0.9})
+    made = [torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2)]
+    skipping, plain = (make_optimizer([parameter], stage, fused) for parameter in made)
+    bad = 0
+    for step, is_good in enumerate([False, True, False, True, True]):
+        before = [made[0].detach().clone(), copy.deepcopy(skipping.state_dict()["state"])]
+        for parameter in made:
+            parameter.grad = torch.full_like(parameter, 1.0 + step) if is_good else torch.full_like(parameter, math.nan)
+        step_if(skipping, torch.tensor(is_good))
+        if is_good:
+            plain.step()
+        elif bad:
+            assert same_bits([made[0].detach(), skipping.state_dict()["state"]], before)
+        bad += not is_good
+        assert same_bits(made[0].detach(), made[1].detach())
+    assert bad == 2 and not torch.equal(made[0].detach(), torch.linspace(-1, 1, 5))
+    assert same_bits(skipping.state_dict()["state"], plain.state_dict()["state"])
+    assert not hasattr(skipping, "found_inf")
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_fused_optimizer_is_the_plain_one_and_trains_parameters_that_were_frozen(name: str) -> None:
+    stage = stage_of(optim={"name": name, "lr": 0.1, "weight_decay": 0.1, "momentum": 0.9})
+    made = [[torch.nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2)] for _ in range(2)]
+    optimizers = [
+        make_optimizer(parameters, stage, fused) for parameters, fused in zip(made, (False, True), strict=True)
+    ]
+    for step in range(4):
+        for parameters, optimizer in zip(made, optimizers, strict=True):
+            for parameter in parameters if step > 1 else parameters[:1]:
+                parameter.grad = torch.full_like(parameter, 1.0 + step)
+            optimizer.step()
+    for plain, fused in zip(*made, strict=True):
+        torch.testing.assert_close(fused, plain, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("saved_fused", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_restored_optimizer_is_fused_as_configured(name: str, fused: bool, saved_fused: bool) -> None:
+    """A checkpoint of an earlier version was not fused on a GPU, where the default now is."""
+    stage = stage_of(optim={"name": name, "lr": 0.1, "momentum": 0.9})
+    made = [[torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))] for _ in range(2)]
+    saved, fresh = (
+        make_optimizer(each, stage, is_fused) for each, is_fused in zip(made, (saved_fused, fused), strict=True)
+    )
+    made[0][0].grad = torch.ones(3)
+    saved.step()
+    state = copy.deepcopy(saved.state_dict())
+    restore_optimizer(fresh, state)
+    assert bool(fresh.param_groups[0]["fused"]) == fused
+    for parameter in (*made[0], *made[1]):
+        parameter.grad = torch.ones_like(parameter)
+    made[1][0].data.copy_(made[0][0].data)
+    saved.step(), fresh.step()
+    for expected, found in zip(*made, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)

@@ -13,6 +13,7 @@ from builders import experiment_of
 from gpu.learners import parts_of
 from tools.equality import same_bits
 
+from benchmarks.host_waits import counted_waits
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.precision import Resolved
@@ -27,9 +28,15 @@ UNET = {"arch": "unet", "encoder": "tu-mobilenetv3_small_050", "in_channels": 1,
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0}
 
 
-def learner_of(model: dict[str, Any] | None = None, amp: Resolved = "float32", seed: int = 0, **stage: Any) -> Learner:
+def learner_of(
+    model: dict[str, Any] | None = None,
+    amp: Resolved = "float32",
+    seed: int = 0,
+    fused: bool | None = None,
+    **stage: Any,
+) -> Learner:
     plain = {"image_size": SIZE, "global_batch": 4, "micro_batch": 2, "epochs": 6, **stage}
-    experiment = experiment_of(plain, model=model or FCN)
+    experiment = experiment_of(plain, model=model or FCN, runtime={"fused": fused})
     torch.manual_seed(seed)
     made = Learner(experiment, experiment.stages[0], ALONE, amp, build_model(experiment.model, pretrained=False))
     made.start_epoch(0)
@@ -128,10 +135,11 @@ def test_each_micro_step_is_seeded_before_it_computes() -> None:
 # Skipped steps
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("place", [0, 1])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_step_without_a_finite_gradient_changes_nothing(place: int, value: float) -> None:
-    learner = learner_of(FCN_NORM, optim={"name": "adam", "lr": 0.1, "ema_decay": 0.5})
+def test_step_without_a_finite_gradient_changes_nothing(place: int, value: float, fused: bool) -> None:
+    learner = learner_of(FCN_NORM, fused=fused, optim={"name": "adam", "lr": 0.1, "ema_decay": 0.5})
     take(learner, parts_of(batch_of(4), 2))
     batches = parts_of(batch_of(4, seed=1), 2)
     batches[place].images[0, 0, 3, 3] = value
@@ -145,8 +153,9 @@ def test_step_without_a_finite_gradient_changes_nothing(place: int, value: float
         assert not same_bits(learner.state()[part], before[part])
 
 
-def test_overflow_of_the_scaler_is_no_bad_step_until_the_scale_is_low() -> None:
-    learner = learner_of(FCN_NORM, amp="fp16", optim={"name": "adam", "lr": 0.1, "ema_decay": 0.5})
+@pytest.mark.parametrize("fused", [False, True])
+def test_overflow_of_the_scaler_is_no_bad_step_until_the_scale_is_low(fused: bool) -> None:
+    learner = learner_of(FCN_NORM, amp="fp16", fused=fused, optim={"name": "adam", "lr": 0.1, "ema_decay": 0.5})
     batch = batch_of(4)
     batch.images[0, 0, 3, 3] = math.inf
     before = {name: copied(part) for name, part in learner.state().items() if name != "scaler"}
@@ -155,11 +164,36 @@ def test_overflow_of_the_scaler_is_no_bad_step_until_the_scale_is_low() -> None:
         scales.append(learner.scaler.get_scale())
         step = take(learner, parts_of(batch, 2), done)
         assert step.overflowed == (scales[-1] > 1.0) and step.is_bad == (not step.overflowed)
+        assert step.scale == learner.scaler.get_scale() == scales[-1] / 2
         if step.is_bad:
             break
     assert scales[0] > 1.0 and scales[-1] <= 1.0
     after = learner.state()
-    assert all(same_bits(after[name], before[name]) for name in before)
+    # The moments exist, and are zero: a fused optimizer makes them also for a step that the device skips.
+    assert all(same_bits(after[name], before[name]) for name in before if name != "optimizer" or not fused)
+    assert all(not bool(value.any()) for moments in after["optimizer"]["state"].values() for value in moments.values())
+
+
+@pytest.mark.parametrize("amp", ["float32", "bf16", "fp16"])
+@pytest.mark.parametrize("optim", ["adam", "adamw", "sgd"])
+def test_host_waits_once_in_a_step(optim: str, amp: Resolved) -> None:
+    """Counted on the CPU, with what a GPU does by default: a fused optimizer."""
+    settings = {"name": optim, "lr": 0.01, "ema_decay": 0.9, "clip_norm": 1.0, "clip_value": 0.5}
+    loss = {"bce": 3, "dice": 1, "focal": 4, "lovasz": 0.5}
+    learner = learner_of(FCN_NORM, amp, fused=True, optim=settings, loss=loss)
+    for done in range(3):
+        batches = parts_of(batch_of(4, seed=done), 2)
+        with counted_waits() as waits:
+            step = take(learner, batches, done)
+        assert waits.count == 1 and not step.is_bad
+
+
+def test_waits_of_an_optimizer_that_is_not_fused_are_counted() -> None:
+    learner = learner_of(FCN_NORM, fused=False, optim={"name": "adam", "lr": 0.01})
+    parameters = len(list(learner.model.parameters()))
+    with counted_waits() as waits:
+        take(learner, parts_of(batch_of(4), 2))
+    assert waits.count >= 2 + parameters
 
 
 # Clipping and the learning rate
@@ -354,15 +388,16 @@ def run(learner: Learner, first: int, last: int) -> list[Step]:
     return steps
 
 
+@pytest.mark.parametrize("fused", [None, True])
 @pytest.mark.parametrize("stopped", [2, PER_EPOCH, 5])
 @pytest.mark.parametrize("name", RESUMED)
-def test_resumed_learner_ends_with_the_same_bits(name: str, stopped: int) -> None:
+def test_resumed_learner_ends_with_the_same_bits(name: str, stopped: int, fused: bool | None) -> None:
     model, stage = RESUMED[name]
-    straight = learner_of(model, **stage)
+    straight = learner_of(model, fused=fused, **stage)
     expected = run(straight, 0, STEPS)
-    before = learner_of(model, **stage)
+    before = learner_of(model, fused=fused, **stage)
     taken = run(before, 0, stopped)
-    after = learner_of(model, seed=99, **stage)  # other initial weights, which the state replaces
+    after = learner_of(model, seed=99, fused=fused, **stage)  # other initial weights, which the state replaces
     after.restore(copied(before.state()))
     taken += run(after, stopped, STEPS)
     assert [repr(step) for step in taken] == [repr(step) for step in expected]
