@@ -57,13 +57,12 @@ def check_norms(
     model: torch.nn.Module, experiment: Experiment, path: object, world: int, on_gpu: bool
 ) -> list[Finding]:
     """Warn if batch norms take the statistics of one film, although a step has several films on several ranks."""
-    is_shared = experiment.model.sync_batch_norm and on_gpu
     stages = [stage.name for stage in experiment.stages if stage.micro_batch == 1 and stage.global_batch > 1]
     has_norms = any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if world < 2 or is_shared or not stages or not has_norms:
+    if world < 2 or experiment.model.sync_batch_norm or not stages or not has_norms:
         return []
     message = f"{path}: with micro_batch 1 on {world} ranks, batch norms see one film at a time, not the whole batch"
-    fix = "set model.sync_batch_norm: true, or train on one GPU" if on_gpu else "train with a larger micro_batch"
+    fix = f"set model.sync_batch_norm: true, or train on one {'GPU' if on_gpu else 'rank'}"
     return [warning(CHECK, f"{message} (stages {', '.join(stages)})", fix)]
 
 

@@ -162,7 +162,7 @@ def _network(plan: TrainingPlan) -> list[Finding]:
     except InputError as exception:
         raise InputError(f"{plan.path}: {exception}") from None
     # With an unknown world size, only report what fails for any number of ranks.
-    shared_norm = (plan.world or 2) if plan.on_gpu else 1
+    shared_norm = plan.world or 2
     findings = check_network(model, experiment, plan.path, shared_norm)
     findings += check_norms(model, experiment, plan.path, plan.world or 1, plan.on_gpu)
     if plan.runs is not None:

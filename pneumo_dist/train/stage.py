@@ -18,6 +18,7 @@ from pneumo_dist.data.plan import EpochPlan, Indices, split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.fit import check_weights
+from pneumo_dist.network.sync_batch_norm import norm_statistics
 from pneumo_dist.network.weights import load_network_file
 from pneumo_dist.ranks.precision import resolve_amp
 from pneumo_dist.ranks.stop import Preempted, StopRequested, write_marker
@@ -72,6 +73,9 @@ class StageRun:
             console.say(f"{stage.name} resumes after step {self.position.total}")
         run.ranks.beat(START)
         self.learner = self._learner(start)
+        norms = norm_statistics(self.learner.model, stage.micro_batch, run.ranks.world)
+        if norms is not None and run.ranks.is_main:
+            console.say(f"{stage.name}: batch norm takes its statistics over {norms}")
         self.log = EpochLog(self.learner.terms, stage.global_batch, run.ranks)
         if start.state is not None:
             check_position(start.state, self.plan, stage, run.checkpoints(stage.name))

@@ -15,6 +15,7 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import freeze_encoder, split_outputs
 from pneumo_dist.network.losses import combo_loss, loss_terms
+from pneumo_dist.network.sync_batch_norm import synchronised
 from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.ranks.buffers import KeptBuffers
 from pneumo_dist.ranks.ddp import wrap_ddp
@@ -73,8 +74,8 @@ class Learner:
         self.terms = loss_terms(stage.loss)
         data = experiment.data
         self._memory_format = torch.channels_last if data.channels_last else torch.contiguous_format
-        if experiment.model.sync_batch_norm and ranks.device.type == "cuda" and ranks.world > 1:
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if experiment.model.sync_batch_norm and ranks.world > 1:
+            model = synchronised(model)
         self.model = model.to(ranks.device).to(memory_format=self._memory_format)
         if experiment.runtime.compile:
             self.model.compile()  # unlike torch.compile(model), this keeps the names of the weights

@@ -19,7 +19,6 @@ from pneumo_dist.train.step import Learner, Step
 
 ROOT = Path(__file__).parents[2]
 SIZE = 64
-FCN = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 8, 16)}}
 FCN_NORM = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 8, 16), "norm": True}}
 UNET = {"arch": "unet", "encoder": "resnet18", "in_channels": 1, "decoder_channels": (16, 16, 8, 8, 8)}
 # Grouped convolutions, squeeze and excitation: the parts of the heavy encoders.

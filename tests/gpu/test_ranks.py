@@ -8,12 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from gpu.learners import FCN, FCN_NORM, ROOT, SGD, batch_of, child_environment, learner_of, parts_of, take
+from gpu.learners import FCN_NORM, ROOT, SGD, batch_of, child_environment, learner_of, parts_of, take
 
 from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.ranks.precision import configure
@@ -21,12 +20,8 @@ from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, pick_device, process_group
 
 WORLD = 2
-# Torch's synchronized batch norm needs GPUs. A mean over pixels does not depend on the distribution of films.
+# A mean over pixels does not depend on the distribution of films.
 LOSS = {"bce": 1, "dice": 0, "focal": 0}
-
-
-def model_of(device: torch.device) -> dict[str, Any]:
-    return {**FCN_NORM, "sync_batch_norm": True} if device.type == "cuda" else FCN
 
 
 @contextmanager
@@ -52,7 +47,7 @@ def stepped(ranks: Ranks, compile: bool) -> dict[str, list[float]]:
     micro = 4 // ranks.world
     learner = learner_of(
         ranks,
-        model_of(ranks.device),
+        {**FCN_NORM, "sync_batch_norm": True},
         data={"channels_last": True},
         runtime={"compile": compile},
         micro_batch=micro,
@@ -88,7 +83,7 @@ def main(kind: str, compile: bool, folder: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 def test_two_ranks_make_the_step_of_one(ranks: Ranks, tmp_path: Path, compile: bool) -> None:
-    """On GPUs, batch-norm statistics are over all films."""
+    """Batch-norm statistics are over the films of both."""
     kind = "CPU" if ranks.device.type == "cpu" else "GPUs" if torch.cuda.device_count() >= WORLD else "one GPU"
     command = [sys.executable, "-m", "gpu.test_ranks", kind, str(int(compile)), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, env=child_environment(), capture_output=True, text=True, timeout=500)

@@ -112,8 +112,8 @@ UNET: dict[str, Any] = {"arch": "unet", "encoder": "resnet18", "decoder_channels
     ("world", "on_gpu", "micro_batch", "model", "words"),
     [
         (2, True, 1, UNET, "with micro_batch 1 on 2 ranks, batch norms see one film at a time, not the whole batch"),
-        (2, False, 1, UNET, "train with a larger micro_batch"),
-        (2, False, 1, {**UNET, "sync_batch_norm": True}, "train with a larger micro_batch"),
+        (2, False, 1, UNET, "set model.sync_batch_norm: true, or train on one rank"),
+        (2, False, 1, {**UNET, "sync_batch_norm": True}, None),
         (2, True, 1, {**UNET, "sync_batch_norm": True}, None),
         (2, True, 2, UNET, None),
         (1, True, 1, UNET, None),
