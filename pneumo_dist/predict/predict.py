@@ -19,7 +19,7 @@ from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.predict.blocks import Block, Span, join_blocks, plan_blocks
 from pneumo_dist.predict.encoded import EncodedFilm, encode_films, films_on_rank_0
 from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, distinct_inputs, shares
-from pneumo_dist.predict.forward import NetworkCache, predict_films
+from pneumo_dist.predict.forward import LaunchedFilms, NetworkCache, predict_films
 from pneumo_dist.predict.memory import Held, batch_bytes, free_bytes, held_in_memory, network_bytes
 from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_block, write_table
 from pneumo_dist.predict.store_content import BlockModel
@@ -145,7 +145,7 @@ def _predict_spans(
             for start in range(0, len(batches), together):
                 ranks.beat(PREDICTION)
                 predicted = predict_films(batches[start : start + together], films, span.networks, cache)
-                encoded.append(pool.submit(encode_films, predicted))
+                encoded.append(pool.submit(_encoded, predicted))
             found = films_on_rank_0([film for each in encoded for film in each.result()], ranks)
             if stored is not None:
                 stored.result()
@@ -154,6 +154,11 @@ def _predict_spans(
             on_films(sum(len(block.films) for block in span.blocks))
         if stored is not None:
             stored.result()
+
+
+def _encoded(films: LaunchedFilms) -> list[EncodedFilm]:
+    """Wait for the device, which computes the next batch meanwhile, and encode the maps."""
+    return encode_films(films.on_host())
 
 
 @dataclass(frozen=True)
