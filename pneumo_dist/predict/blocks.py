@@ -1,7 +1,7 @@
-"""Which films are predicted and stored together, by which networks: blocks, and groups of blocks.
+"""Which films are predicted and stored together, by which networks.
 
-A block is a stored tar and the unit of resuming. It is independent of the number of ranks. A group is what the ranks
-work on before they send their maps to rank 0.
+A block is a stored tar and the unit of resuming. It is independent of the number of ranks. A span of blocks is what the
+ranks work on before they send their maps to rank 0.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Group:
+class Span:
     """Consecutive blocks of the same networks."""
 
     blocks: tuple[Block, ...]
@@ -85,16 +85,16 @@ def _unseen(ensemble: Ensemble, fold: int) -> tuple[EnsembleNetwork, ...]:
     return networks
 
 
-def group_blocks(blocks: Sequence[Block], eval_batch: int, most: int) -> list[Group]:
-    """Return the blocks in groups of at most `most` batches, or of a single block if that has more."""
-    groups: list[list[Block]] = []
+def join_blocks(blocks: Sequence[Block], eval_batch: int, most: int) -> list[Span]:
+    """Return the blocks in spans of at most `most` batches, or of a single block that has more."""
+    spans: list[list[Block]] = []
     batches = 0
     for block in blocks:
         count = len(fixed_batches(block.films, eval_batch))
-        if groups and groups[-1][0].networks is block.networks and batches + count <= most:
-            groups[-1].append(block)
+        if spans and spans[-1][0].networks is block.networks and batches + count <= most:
+            spans[-1].append(block)
             batches += count
         else:
-            groups.append([block])
+            spans.append([block])
             batches = count
-    return [Group(tuple(group), eval_batch) for group in groups]
+    return [Span(tuple(span), eval_batch) for span in spans]

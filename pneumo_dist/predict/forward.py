@@ -16,7 +16,7 @@ from pneumo_dist.ranks.precision import Resolved, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import PREDICTION
 from pneumo_dist.runs.lineage import check_unseen
-from pneumo_dist.scoring.masks import to_p8
+from pneumo_dist.scoring.masks import to_levels
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -28,6 +28,40 @@ class PredictedFilms:
     rows: Indices
     maps: npt.NDArray[np.uint8]
     classes: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LaunchedFilms:
+    """Predicted films that a GPU may still be computing.
+
+    Attributes:
+        rows: Table rows, int64 (n,).
+        maps: Maps of each batch, uint8 (count, size, size), on the device.
+        classes: Class probabilities of each batch, float64 (count,), on the device; nan without a head.
+        are_finite: Whether the sums that maps and classes come from are finite, bool () each, on the device.
+        names: Names of the networks.
+    """
+
+    rows: Indices
+    maps: list[torch.Tensor]
+    classes: list[torch.Tensor]
+    are_finite: list[torch.Tensor]
+    names: tuple[str, ...]
+
+    def on_host(self) -> PredictedFilms:
+        """Wait for the device and return the films.
+
+        Raises InputError for values that are not finite: they would be rounded to 'no pneumothorax'.
+        """
+        if not all(map(bool, self.are_finite)):
+            more = f" or one of {len(self.names) - 1} more" if len(self.names) > 1 else ""
+            raise InputError(
+                f"{self.names[0]}{more}: gives values that are not finite numbers; its weights are damaged or too "
+                "large for its precision (amp: float32)"
+            )
+        maps = np.concatenate([each.cpu().numpy() for each in self.maps])
+        classes = np.concatenate([np.zeros(0), *(each.cpu().numpy() for each in self.classes)])
+        return PredictedFilms(self.rows, maps, classes)
 
 
 @dataclass
@@ -44,11 +78,11 @@ def predict_films(
     films: Mapping[NetworkInput, Iterator[Batch]],
     networks: Sequence[EnsembleNetwork],
     cache: "NetworkCache",
-) -> PredictedFilms:
+) -> LaunchedFilms:
     """Predict batches of films, which are held in memory until all networks have predicted them.
 
     The inputs take turns, so that the films of only one are in memory, and for each input its networks take turns. A
-    map has the same bits however many batches are predicted together.
+    map has the same bits however many batches are predicted together. The host does not wait for the device.
 
     Args:
         batches: The table rows of each batch.
@@ -68,12 +102,12 @@ def predict_films(
             if network.input == network_input
         ]
         _add(sums, _next_images(films[network_input], batches, device), chosen, cache)
-    _check_finite([*sums.maps, *sums.classes], networks)
-    classes = [each.double() / sums.heads if sums.heads else each * np.nan for each in sums.classes]
-    return PredictedFilms(
-        np.concatenate([np.zeros(0, np.int64), *batches]),
-        np.concatenate([np.zeros((0, size, size), np.uint8), *map(to_p8, sums.maps)]),
-        np.concatenate([np.zeros(0), *(each.cpu().numpy() for each in classes)]),
+    return LaunchedFilms(
+        rows=np.concatenate([np.zeros(0, np.int64), *batches]),
+        maps=[torch.zeros(0, size, size, dtype=torch.uint8), *map(to_levels, sums.maps)],
+        classes=[each.double() / sums.heads if sums.heads else each * np.nan for each in sums.classes],
+        are_finite=[torch.isfinite(each).all() for each in (*sums.maps, *sums.classes)],
+        names=tuple(network.name for network in networks),
     )
 
 
@@ -110,16 +144,6 @@ def _add(
             if head is not None:
                 sums.classes[number] += share * head[:count]
         sums.heads += share if head is not None else 0.0
-
-
-def _check_finite(sums: Sequence[torch.Tensor], networks: Sequence[EnsembleNetwork]) -> None:
-    """Raise InputError for values that are not finite: they would be rounded to 'no pneumothorax'."""
-    if not all(bool(torch.isfinite(each).all()) for each in sums):
-        more = f" or one of {len(networks) - 1} more" if len(networks) > 1 else ""
-        raise InputError(
-            f"{networks[0].name}{more}: gives values that are not finite numbers; its weights are damaged or too large "
-            "for its precision (amp: float32)"
-        )
 
 
 class NetworkCache:

@@ -16,10 +16,10 @@ import numpy as np
 
 from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
-from pneumo_dist.predict.blocks import Block, Group, group_blocks, plan_blocks
+from pneumo_dist.predict.blocks import Block, Span, join_blocks, plan_blocks
 from pneumo_dist.predict.encoded import EncodedFilm, encode_films, films_on_rank_0
 from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, distinct_inputs, shares
-from pneumo_dist.predict.forward import NetworkCache, predict_films
+from pneumo_dist.predict.forward import LaunchedFilms, NetworkCache, predict_films
 from pneumo_dist.predict.memory import Held, batch_bytes, free_bytes, held_in_memory, network_bytes
 from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_block, write_table
 from pneumo_dist.predict.store_content import BlockModel
@@ -33,7 +33,7 @@ from shards.stored import read_json
 
 PARTS = ".parts"
 # Batches of each rank between two messages to rank 0. The ranks wait for each other there, and the last batches of a
-# group may leave some of them idle, so a few batches would cost more. A killed run predicts its last group again.
+# span may leave some of them idle, so a few batches would cost more. A killed run predicts its last span again.
 ROUNDS = 8
 
 
@@ -89,11 +89,11 @@ def predict(
     on_films(sum(len(block.films) for block in blocks) - sum(len(block.films) for block in pending))
     if pending:
         held = _held(ensemble, pending, ranks, options)
-        groups = group_blocks(pending, ensemble.eval_batch, ranks.world * max(held.batches, ROUNDS))
+        spans = join_blocks(pending, ensemble.eval_batch, ranks.world * max(held.batches, ROUNDS))
         unseen = None if options.split == "test" else shards
         cache = NetworkCache(ensemble, ranks, held.networks, unseen)
-        films = {each: _films(ensemble, each, shards, ranks, groups) for each in ensemble.inputs}
-        _predict_groups(groups, films, cache, held.batches, _Store(out, shards), on_films)
+        films = {each: _films(ensemble, each, shards, ranks, spans) for each in ensemble.inputs}
+        _predict_spans(spans, films, cache, held.batches, _Store(out, shards), on_films)
     if ranks.is_main:
         parts = [
             {"name": network.name, "fold": network.fold, "weight": share}
@@ -118,42 +118,47 @@ def _held(ensemble: Ensemble, blocks: Sequence[Block], ranks: Ranks, options: Pr
 
 
 def _films(
-    ensemble: Ensemble, network_input: NetworkInput, shards: Shards, ranks: Ranks, groups: Sequence[Group]
+    ensemble: Ensemble, network_input: NetworkInput, shards: Shards, ranks: Ranks, spans: Sequence[Span]
 ) -> Iterator[Batch]:
-    """Return this rank's batches of all groups whose networks take an input, from one pipeline."""
-    chosen = (group for group in groups if network_input in distinct_inputs(group.networks))
-    batches = (rows for group in chosen for rows in group.batches(ranks.rank, ranks.world))
+    """Return this rank's batches of all spans whose networks take an input, from one pipeline."""
+    chosen = (span for span in spans if network_input in distinct_inputs(span.networks))
+    batches = (rows for span in chosen for rows in span.batches(ranks.rank, ranks.world))
     reader = FilmReader(shards, ensemble.input_spec(network_input, ranks), with_mask=False)
     return eval_batches(reader, batches, ensemble.eval_batch)
 
 
-def _predict_groups(
-    groups: Sequence[Group],
+def _predict_spans(
+    spans: Sequence[Span],
     films: Mapping[NetworkInput, Iterator[Batch]],
     cache: NetworkCache,
     together: int,
     store: "_Store",
     on_films: Callable[[int], None],
 ) -> None:
-    """Predict groups of blocks, `together` batches at a time. Rank 0 stores them while the next group is predicted."""
+    """Predict spans of blocks, `together` batches at a time. Rank 0 stores them while the next span is predicted."""
     ranks = cache.ranks
     stored: Future[None] | None = None
     with ThreadPoolExecutor(2, "maps") as pool:
-        for group in groups:
-            batches = group.batches(ranks.rank, ranks.world)
+        for span in spans:
+            batches = span.batches(ranks.rank, ranks.world)
             encoded: list[Future[list[EncodedFilm]]] = []
             for start in range(0, len(batches), together):
                 ranks.beat(PREDICTION)
-                predicted = predict_films(batches[start : start + together], films, group.networks, cache)
-                encoded.append(pool.submit(encode_films, predicted))
+                predicted = predict_films(batches[start : start + together], films, span.networks, cache)
+                encoded.append(pool.submit(_encoded, predicted))
             found = films_on_rank_0([film for each in encoded for film in each.result()], ranks)
             if stored is not None:
                 stored.result()
             if ranks.is_main:
-                stored = pool.submit(store.write, group, found)
-            on_films(sum(len(block.films) for block in group.blocks))
+                stored = pool.submit(store.write, span, found)
+            on_films(sum(len(block.films) for block in span.blocks))
         if stored is not None:
             stored.result()
+
+
+def _encoded(films: LaunchedFilms) -> list[EncodedFilm]:
+    """Wait for the device, which computes the next batch meanwhile, and encode the maps."""
+    return encode_films(films.on_host())
 
 
 @dataclass(frozen=True)
@@ -163,10 +168,10 @@ class _Store:
     out: Path
     shards: Shards
 
-    def write(self, group: Group, films: Mapping[int, EncodedFilm]) -> None:
-        """Write the blocks of a group, one after the other."""
+    def write(self, span: Span, films: Mapping[int, EncodedFilm]) -> None:
+        """Write the blocks of a span, one after the other."""
         (self.out / MANIFEST).unlink(missing_ok=True)  # the predictions in this folder are being replaced
-        for block in group.blocks:
+        for block in span.blocks:
             content = [(self._facts(films[row]), films[row].content) for row in block.films.tolist()]
             rows = write_block(self.out / f"{block.name}.tar", content)
             atomic_write(_record(self.out, block), json.dumps({"digest": block.digest, "rows": rows}))

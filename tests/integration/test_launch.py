@@ -107,6 +107,7 @@ def test_signal_before_the_training_starts_is_75_and_leaves_no_run(dataset: Path
         ),
         (["pipeline.sh", "--folds"], "--folds needs a value"),
         (["predict.sh", "--config"], "--config needs a value"),
+        (["predict.sh", "--models-in-memory", "0"], "--models-in-memory 0: give a whole number of at least 1"),
         (["predict.sh", "--cpu"], "--config, --shards and --runs are needed"),
         (["pipeline.sh", "--config", "configs/demo.yaml"], "--config, --shards and --runs are needed"),
         (["pipeline.sh", "--cnofig", "configs/demo.yaml"], "unknown argument --cnofig"),

@@ -188,9 +188,12 @@ def blend_figures(shards: Shards, ranks: Ranks, folder: Path) -> dict[str, Any]:
     networks = network(0, 64, 1, 0.0), network(1, 96, 3, 0.2), network(2, 96, 3, 0.0), network(3, 64, 1, 0.0)
     tta = TtaConfig(scales=(1.0, 1.5), scale_weights=(2.0, 1.0))
     ensemble = Ensemble("blend", networks, 96, EXPERIMENT.data, 2, tta)
-    predict(ensemble, shards, folder, ranks, PredictOptions("oof", (0,), block=4, models=2))
-    table = Predictions(folder)
-    return {"inputs": len(ensemble.inputs), "films": len(table), "predictions": table.digest}
+    digests = []
+    for models in (2, None):  # one network at a time, and all together
+        predict(ensemble, shards, folder / str(models), ranks, PredictOptions("oof", (0,), block=4, models=models))
+        digests.append(Predictions(folder / str(models)).digest)
+    films = len(Predictions(folder / "None"))
+    return {"inputs": len(ensemble.inputs), "films": films, "predictions": digests}
 
 
 def attention_figures(ranks: Ranks) -> dict[str, Any]:
@@ -311,6 +314,7 @@ def test_averaged_weights_and_their_predictions_do_not_depend_on_the_number_of_r
 def test_predictions_of_a_mixed_blend_do_not_depend_on_the_number_of_ranks(folder: Path) -> None:
     (alone,) = noted(folder, 1, "blend")
     assert (alone["inputs"], alone["films"]) == (3, 7)
+    assert len({*alone["predictions"]}) == 1
     for world in WORLDS[1:]:
         assert noted(folder, world, "blend") == [alone] * world
 

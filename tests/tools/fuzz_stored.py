@@ -180,7 +180,8 @@ def bundle(case: Case) -> tuple[Edit, Callable[[], Answer]]:
             return (Batch(torch.from_numpy(np.repeat(stack, len(rows), 0)), torch.zeros(0), rows) for rows in batches)
 
         cache = NetworkCache(ensemble, ALONE, size=4, unseen=None)
-        found = predict_films(batches, {each: read(each) for each in ensemble.inputs}, ensemble.networks, cache)
+        films = {each: read(each) for each in ensemble.inputs}
+        found = predict_films(batches, films, ensemble.networks, cache).on_host()
         if len(found.rows) != 3 or found.maps.shape != (3, ensemble.image_size, ensemble.image_size):
             raise Wrong("films are missing")
         return found.maps.tobytes(), rule

@@ -1,4 +1,4 @@
-"""Blocks and groups: every film once, whole batches in one block, and work for every rank."""
+"""Blocks and spans: every film once, whole batches in one block, and work for every rank."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_runs import Trained
 
 from pneumo_dist.data.plan import fixed_batches
-from pneumo_dist.predict.blocks import Block, Group, group_blocks, plan_blocks
+from pneumo_dist.predict.blocks import Block, Span, join_blocks, plan_blocks
 from pneumo_dist.predict.predict import ROUNDS
 
 
@@ -20,32 +20,32 @@ def blocks_of(films: int, size: int, networks: Any = ()) -> list[Block]:
 
 
 @given(st.integers(1, 400), st.integers(1, 70), st.integers(1, 20), st.integers(1, 9), st.integers(1, 40))
-def test_groups_hold_every_block_once_in_order(films: int, size: int, batch: int, world: int, most: int) -> None:
+def test_spans_hold_every_block_once_in_order(films: int, size: int, batch: int, world: int, most: int) -> None:
     blocks = blocks_of(films, size)
-    groups = group_blocks(blocks, batch, most)
-    assert [block for group in groups for block in group.blocks] == blocks
-    for group in groups:
-        dealt = [group.batches(rank, world) for rank in range(world)]
-        assert len(group.blocks) == 1 or sum(map(len, dealt)) <= most
+    spans = join_blocks(blocks, batch, most)
+    assert [block for span in spans for block in span.blocks] == blocks
+    for span in spans:
+        dealt = [span.batches(rank, world) for rank in range(world)]
+        assert len(span.blocks) == 1 or sum(map(len, dealt)) <= most
         assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
         rows = np.sort(np.concatenate([row for batches in dealt for row in batches]))
-        assert rows.tolist() == [row for block in group.blocks for row in block.films.tolist()]
+        assert rows.tolist() == [row for block in span.blocks for row in block.films.tolist()]
         for batches in dealt:
             assert all(len({row // size for row in rows.tolist()}) == 1 for rows in batches)
 
 
 @pytest.mark.parametrize("batch", range(1, 65))
 def test_eight_ranks_work_at_every_eval_batch(batch: int) -> None:
-    """No round of a group but its last leaves a rank idle, and of the time at least four fifths are work."""
-    groups = group_blocks(blocks_of(64 * 100, 64), batch, 8 * ROUNDS)
-    for group in groups[:-1]:
-        counts = [len(group.batches(rank, 8)) for rank in range(8)]
+    """No round of a span but its last leaves a rank idle, and of the time at least four fifths are work."""
+    spans = join_blocks(blocks_of(64 * 100, 64), batch, 8 * ROUNDS)
+    for span in spans[:-1]:
+        counts = [len(span.batches(rank, 8)) for rank in range(8)]
         assert min(counts) >= 1 and sum(counts) >= 0.8 * 8 * max(counts)
 
 
-def test_blocks_of_other_networks_are_another_group() -> None:
+def test_blocks_of_other_networks_are_another_span() -> None:
     one, other = blocks_of(4, 2, ("one",)), blocks_of(4, 2, ("other",))
-    assert [len(group.blocks) for group in group_blocks([*one, *other], 1, 100)] == [2, 2]
+    assert [len(span.blocks) for span in join_blocks([*one, *other], 1, 100)] == [2, 2]
 
 
 def test_blocks_do_not_depend_on_anything_but_films_networks_and_recipe(trained: Trained) -> None:
@@ -63,6 +63,6 @@ def test_blocks_do_not_depend_on_anything_but_films_networks_and_recipe(trained:
     assert [block.digest for block in plan_blocks(rest, trained.shards, "test", (), 2, {"a": 1})] == digests()
 
 
-def test_group_of_a_single_large_block() -> None:
+def test_span_of_a_single_large_block() -> None:
     (block,) = blocks_of(64, 64)
-    assert group_blocks([block], 4, 3) == [Group((block,), 4)]
+    assert join_blocks([block], 4, 3) == [Span((block,), 4)]

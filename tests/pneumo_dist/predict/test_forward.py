@@ -59,7 +59,7 @@ def predicted(trained: Trained, ensemble: Ensemble, batch: int) -> PredictedFilm
     (only,) = ensemble.inputs
     reader = FilmReader(trained.shards, ensemble.input_spec(only, ALONE), with_mask=False)
     films = {only: eval_batches(reader, batches, batch)}
-    return predict_films(batches, films, ensemble.networks, NetworkCache(ensemble, ALONE, 2, None))
+    return predict_films(batches, films, ensemble.networks, NetworkCache(ensemble, ALONE, 2, None)).on_host()
 
 
 def test_films_that_fill_up_a_batch_do_not_count(trained: Trained) -> None:
@@ -72,7 +72,7 @@ def test_films_that_fill_up_a_batch_do_not_count(trained: Trained) -> None:
 
 def test_no_batches_and_no_head_are_empty_arrays_and_nan(trained: Trained) -> None:
     ensemble = trained.ensemble()
-    none = predict_films([], {}, ensemble.networks, NetworkCache(ensemble, ALONE, 1, None))
+    none = predict_films([], {}, ensemble.networks, NetworkCache(ensemble, ALONE, 1, None)).on_host()
     assert (none.rows.shape, none.maps.shape, none.classes.shape) == ((0,), (0, 64, 64), (0,))
     assert np.isnan(predicted(trained, ensemble, 5).classes).all()
 
@@ -97,7 +97,8 @@ def test_films_of_an_input_are_read_when_its_networks_have_their_turn(
     monkeypatch.setattr(NetworkCache, "_load", noted)
     batches = [np.array([4, 6]), np.array([5])]
     cache = NetworkCache(ensemble, ALONE, 4, None)
-    predicted = predict_films(batches, {each: films(each) for each in ensemble.inputs}, ensemble.networks, cache)
+    launched = predict_films(batches, {each: films(each) for each in ensemble.inputs}, ensemble.networks, cache)
+    predicted = launched.on_host()
     assert events == ["64 px", "64 px", "plain", "head", "32 px", "32 px", "other"]
     assert predicted.rows.tolist() == [4, 6, 5]
     assert (predicted.maps.shape, predicted.classes.shape) == ((3, 64, 64), (3,))

@@ -121,9 +121,9 @@ def test_files_are_equal_on_any_number_of_ranks(many: Shards, tmp_path: Path, mo
         assert max(exchange.received[1:]) <= world * 200, "free memory alone"
 
 
-@pytest.mark.parametrize(("world", "groups"), [(1, 3), (2, 3), (4, 2), (8, 1)])
-def test_networks_that_do_not_fit_are_loaded_once_for_each_group(
-    many: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: int, groups: int
+@pytest.mark.parametrize(("world", "spans"), [(1, 3), (2, 3), (4, 2), (8, 1)])
+def test_networks_that_do_not_fit_are_loaded_once_for_each_span(
+    many: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: int, spans: int
 ) -> None:
     counts = Counts(monkeypatch)
     _, alone = predicted(many, tmp_path / "fits", 1)
@@ -134,8 +134,8 @@ def test_networks_that_do_not_fit_are_loaded_once_for_each_group(
     monkeypatch.setattr(prediction, "ROUNDS", 2)
     _, files = predicted(many, tmp_path / "small", world)
     assert files == alone
-    assert [counts.loads[0, f"n{number}"] for number in range(NETWORKS)] == [groups] * NETWORKS
-    assert max(counts.loads.values()) == groups
+    assert [counts.loads[0, f"n{number}"] for number in range(NETWORKS)] == [spans] * NETWORKS
+    assert max(counts.loads.values()) == spans
     _, limited = predicted(many, tmp_path / "limited", world, models=1)
     assert limited == alone
 
