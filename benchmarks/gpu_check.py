@@ -64,6 +64,7 @@ CHECKS: Mapping[str, Check] = {
     "prediction": Check(
         "predictions match the CPU's", ("test_runs.py::test_prediction_equals_plain_forward_passes_on_the_cpu",)
     ),
+    "scoring": Check("counts of the pixels of validated films match OpenCV's", ("test_scoring.py",)),
     "ranks": Check("two ranks take the step of one, over NCCL if there are two GPUs", ("test_ranks.py",)),
 }
 
