@@ -1,6 +1,7 @@
 """A blend of networks whose inputs differ in side, channels and normalisation, from runs and from a bundle."""
 
 import json
+import multiprocessing
 import zipfile
 from collections import Counter
 from dataclasses import asdict, replace
@@ -75,14 +76,18 @@ def test_films_are_read_once_for_each_distinct_input(
 ) -> None:
     members = [{"experiment": name} for name in names]
     ensemble = trained.ensemble(members=members, loader="dali", eval_batch=5)
-    read, counts = Shards.read, Counter[int]()
+    read, log = Shards.read, tmp_path / "reads"
 
-    def counted(shards: Shards, index: int, member: str) -> Any:
-        counts[int(index)] += 1
+    def logged(shards: Shards, index: int, member: str) -> Any:
+        with log.open("a") as stream:  # the process that reads films is another one
+            stream.write(f"{index}\n")
         return read(shards, index, member)
 
-    monkeypatch.setattr(Shards, "read", counted)
+    monkeypatch.setattr(Shards, "read", logged)
+    forked = multiprocessing.get_context("fork")  # it inherits the change
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: forked)
     assert len(stored(trained, ensemble, tmp_path)) == 5
+    counts = Counter(map(int, log.read_text().split()))
     assert counts == dict.fromkeys(trained.shards.indices("test").tolist(), reads)
 
 
