@@ -90,7 +90,7 @@ def _graph(reader: FilmReader, table: Sequence[GraphInput], source: Source, cpu_
     images = _resample_on_gpu(stored, inputs, reader) if on_gpu else _resample_on_cpu(stored, inputs, cpu_resample)
     image = images[0]
     if augment is not None:
-        image = _shade(image, stored[0], inputs["tone"], inputs["noise"], augment, on_gpu)
+        image = _shade(image, stored[0], inputs["tone"], inputs.get("noise"), augment, on_gpu)
     normalised = fn.crop_mirror_normalize(
         image if input_spec.channels == 1 else fn.cat(image, image, image, axis=2),
         dtype=types.FLOAT16 if input_spec.data.image_dtype == "float16" else types.FLOAT,

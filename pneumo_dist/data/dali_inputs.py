@@ -56,6 +56,7 @@ def input_table(reader: FilmReader) -> list[GraphInput]:
     table = [GraphInput("warp", "float32", 2, "", _warp)]
     if reader.augment is not None:
         table.append(GraphInput("tone", "float32", 1, "", _tone))
+    if reader.augment is not None and reader.augment.noise.p > 0:
         table.append(GraphInput("noise", "int8", 3, "HWC", _noise))
     if _has_coarse_map(reader):
         table.append(GraphInput("coarse_map", "float32", 3, "HWC", _coarse_map))

@@ -119,7 +119,7 @@ class FilmInputs:
         self._asked.append(slot)
         # If the process has ended, `recv` tells.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._connection.send(slot)
+            self._connection.send_bytes(bytes([slot]))
 
     def release(self) -> list[int]:
         """Return the rows of the oldest batch that DALI has taken; its memory is used again."""
@@ -160,7 +160,7 @@ def _prepare(
         os.close(descriptor)
         table, writer = input_table(reader), _Writer(memory)
         for films in requests:
-            start = slot_bytes * connection.recv()
+            start = slot_bytes * connection.recv_bytes()[0]
             inputs = [graph_inputs(table, reader, film) for film in films]
             places = writer.write(table, list(zip(*inputs, strict=True)), start)
             connection.send(([(film.index, film.epoch, film.step) for film in films], places))
@@ -176,7 +176,7 @@ def _prepare(
     # The rank closes its end. If this process ended first, the rank could not send to it.
     while connection.poll(None):
         try:
-            connection.recv()
+            connection.recv_bytes()
         except (EOFError, ConnectionResetError):
             return
 
