@@ -41,23 +41,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, default=ROOT / "docs" / "gpu-rows.jsonl", help="file of the rows")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="folder of performance.md (default docs)")
-    parser.add_argument("--device", help="card whose rows to show (default: that of the newest row)")
+    parser.add_argument("--device", help="card whose rows to show (default: all)")
     arguments = parser.parse_args()
-    measured = of_device(read_rows(arguments.rows), arguments.device)
+    cards = by_card(read_rows(arguments.rows), arguments.device)
     page: Path = arguments.docs / "performance.md"
-    atomic_write(page, replaced(page.read_text(), tables(measured)))
-    print(f"{page}: {len(measured)} rows")
-    if measured:
-        draw(measured, arguments.docs / PLOT)
+    atomic_write(page, replaced(page.read_text(), page_tables(cards)))
+    print(f"{page}: {sum(map(len, cards))} rows")
+    if cards:
+        draw(max(cards, key=len), arguments.docs / PLOT)
         print(arguments.docs / PLOT)
     return 0
 
 
-def of_device(rows: Sequence[Row], device: str | None) -> list[Row]:
-    """Return the rows of one GPU, by default that of the newest row."""
-    gpu_rows = [row for row in rows if row["device_type"] == "cuda"]
-    name = device or (gpu_rows[-1]["device"] if gpu_rows else None)
-    return [row for row in gpu_rows if row["device"] == name]
+def by_card(rows: Sequence[Row], device: str | None = None) -> list[list[Row]]:
+    """Return the rows of each GPU, that of the newest row first; of one GPU only if its name is given."""
+    names = dict.fromkeys(row["device"] for row in reversed(rows) if row["device_type"] == "cuda")
+    chosen = [name for name in names if device in (None, name)]
+    return [[row for row in rows if row["device"] == name] for name in chosen]
+
+
+def page_tables(cards: Sequence[Sequence[Row]]) -> str:
+    """Return the tables of each card and the plot of the card with the most rows, as Markdown."""
+    if not cards:
+        return "No GPU has been measured yet.\n"
+    plot = f"![Images per second of each network and way on the {max(cards, key=len)[0]['device']}]({PLOT})\n"
+    return "\n".join([*map(tables, cards), plot])
 
 
 def replaced(text: str, content: str) -> str:
@@ -71,11 +79,9 @@ def replaced(text: str, content: str) -> str:
 
 def tables(rows: Sequence[Row]) -> str:
     """Return all tables as Markdown, for the rows of one GPU."""
-    if not rows:
-        return "No GPU has been measured yet.\n"
     parts = [heading(rows), not_measured(rows), targets_table(rows)]
     parts += [network_table(rows, network, size) for network, size in NETWORKS]
-    parts += [loader_table(rows), shipped_tables(rows), f"![Images per second of each network and way]({PLOT})\n"]
+    parts += [loader_table(rows), shipped_tables(rows)]
     return "\n".join(part for part in parts if part)
 
 

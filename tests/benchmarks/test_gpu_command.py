@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_report import of_device
+from benchmarks.gpu_report import by_card
 from benchmarks.gpu_store import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_interrupted_quick_run_on_the_cpu_resumes(tmp_path: Path) -> None:
     # A step's products do not depend on layout and precision.
     assert rows[0]["gflop_per_image"] == rows[1]["gflop_per_image"] == rows[2]["gflop_per_image"] > 1
     assert rows[0]["gb_per_image"] < rows[2]["gb_per_image"]
-    assert of_device(rows, None) == []
+    assert by_card(rows) == []
     path.write_bytes(path.read_bytes()[:-100])
     again = run(*options)
     assert again.returncode == 0 and "2 of 3 rows exist" in again.stdout

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu_report import BEGIN, END, Rates, draw, not_measured, of_device, replaced, tables
+from benchmarks.gpu_report import BEGIN, END, Rates, by_card, draw, not_measured, page_tables, replaced, tables
 from benchmarks.gpu_store import LOADER, NETWORKS, SHIPPED_WAYS, WAYS, Row, read_rows, tasks
 from benchmarks.tables import idle
 
@@ -40,7 +40,7 @@ def lines_of(text: str, start: str) -> list[list[str]]:
 
 
 def test_missing_rows_have_no_line_in_the_tables_and_are_listed_in_one_sentence(rows: list[Row]) -> None:
-    assert tables([]) == "No GPU has been measured yet.\n"
+    assert page_tables([]) == "No GPU has been measured yet.\n"
     text = tables(rows)
     body = [line for line in lines_of(text, "") if line[0] != "---"]
     targets = [line for line in body if "at least" in line[3]]
@@ -56,9 +56,9 @@ def test_missing_rows_have_no_line_in_the_tables_and_are_listed_in_one_sentence(
 
 
 def test_page_holds_the_tables_of_the_rows_in_the_repository() -> None:
-    measured = of_device(read_rows(DOCS / "gpu-rows.jsonl"), None)
+    measured = by_card(read_rows(DOCS / "gpu-rows.jsonl"))
     page = (DOCS / "performance.md").read_text()
-    assert replaced(page, tables(measured)) == page, "run python -m benchmarks.gpu_report"
+    assert replaced(page, page_tables(measured)) == page, "run python -m benchmarks.gpu_report"
 
 
 def test_tables_show_shares_of_peak_roofline_and_synthetic_rate(rows: list[Row]) -> None:
@@ -71,7 +71,7 @@ def test_tables_show_shares_of_peak_roofline_and_synthetic_rate(rows: list[Row])
     assert jpeg[1:6] == ["147.0", "12", "1.5 %", "73.5 %", "98.0 %"]
     (loader,) = lines_of(text, "png, 512 px")
     assert loader[1:] == ["3000.0", "1000.0", "3.00 x"]
-    assert CARD in text and "2027-01-02" in text and "gpu-rates.png" in text
+    assert CARD in text and "2027-01-02" in text and "gpu-rates.png" in page_tables([rows])
 
 
 def test_targets_are_met_or_missed(rows: list[Row]) -> None:
@@ -106,13 +106,15 @@ def test_faster_layout_is_way_c(rows: list[Row]) -> None:
     assert Rates(rows[:2], NETWORK, SIZE).layout is None
 
 
-def test_rows_of_a_cpu_or_of_another_card_are_not_shown(rows: list[Row]) -> None:
+def test_each_card_has_its_tables_and_a_cpu_has_none(rows: list[Row]) -> None:
     other = {**rows[0], "device": "NVIDIA H200"}
     cpu = {**rows[0], "device": "CPU (x86_64)", "device_type": "cpu"}
-    assert of_device([cpu], None) == []
-    assert of_device([*rows, other, cpu], None) == [other]
-    assert of_device([*rows, other, cpu], CARD) == rows
-    assert of_device([*rows, cpu], "CPU (x86_64)") == []
+    assert by_card([cpu]) == []
+    assert by_card([*rows, other, cpu]) == [[other], rows]
+    assert by_card([*rows, other, cpu], CARD) == [rows]
+    assert by_card([*rows, cpu], "CPU (x86_64)") == []
+    text = page_tables([[other], rows])
+    assert text.index("NVIDIA H200, ") < text.index(f"{CARD}, ") and f"on the {CARD}]" in text
 
 
 def test_card_without_known_peaks_has_rates_but_no_shares(rows: list[Row]) -> None:
