@@ -12,27 +12,45 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+class NamedLater:
+    """A temporary file that is renamed once its content is known."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.name: str | None = None
+
+
 @contextmanager
 def atomic_open(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     """Open a temporary file next to `path`. On success it is fsynced and renamed to `path`, on failure removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    with atomic_named_later(path.parent, path.name, mode) as file:
+        file.name = path.name
+        yield file.stream
+
+
+@contextmanager
+def atomic_named_later(folder: Path, prefix: str, mode: int = 0o666) -> Iterator[NamedLater]:
+    """Like `atomic_open`, for a file in `folder` whose name the caller sets before the end. Errors name `prefix`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{prefix}.", suffix=".tmp", dir=folder)
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as stream:
-            yield stream
+            file = NamedLater(stream)
+            yield file
             stream.flush()
             os.fsync(stream.fileno())
-        temporary = Path(name)
+        assert file.name is not None, "the file was not named"
         temporary.chmod(mode & ~current_umask())
-        temporary.replace(path)
+        temporary.replace(folder / file.name)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         # A failed write (a full disk) does not name its file.
-        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
+        raise OSError(error.errno, error.strerror, error.filename or str(folder / prefix)) from error
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    sync_directory(folder)
 
 
 def atomic_write(path: Path, content: bytes | memoryview | str, mode: int = 0o666) -> None:

@@ -22,6 +22,12 @@ def check_tensors(value: Any, where: object) -> None:
         raise InputError(f"{where}: is nested too deeply; restore it or create it again") from None
 
 
+def tensor_bytes(value: Any) -> int:
+    """Return the bytes that a file of a nested state needs for its tensors. Those that share memory are stored once."""
+    storages = [tensor.untyped_storage() for tensor in _tensors(value) if tensor.layout is torch.strided]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value

@@ -34,9 +34,9 @@ class CheckpointFile:
     digest: str
 
     @classmethod
-    def named(cls, step: int, content: bytes | memoryview, folder: Path) -> "CheckpointFile":
-        """Return the file that holds `content` after `step` optimizer steps; nothing is written."""
-        digest = hashlib.sha256(content).hexdigest()[:DIGEST_LENGTH]
+    def named(cls, step: int, sha256: str, folder: Path) -> "CheckpointFile":
+        """Return the file of `step` optimizer steps whose content has this SHA-256, in hexadecimal."""
+        digest = sha256[:DIGEST_LENGTH]
         return cls(folder / f"step-{step:08d}-{digest}.pt", step, digest)
 
     @classmethod
@@ -72,10 +72,14 @@ def load_checkpoint(path: Path) -> State:
         return _load(stream, resolved)
 
 
-def read_checkpoint(path: Path) -> State:
-    """Load a checkpoint onto the CPU without verifying its digest. Raises InputError like `load_checkpoint`."""
+def map_checkpoint(path: Path) -> State:
+    """Map a checkpoint's tensors from its file, without verifying its digest, to copy them to where they are used.
+
+    The ranks of a machine share the memory. The state must not outlive the file, which training removes later. Raises
+    InputError like `load_checkpoint`.
+    """
     with path.open("rb") as stream:
-        return _load(stream, path)
+        return _load(stream, path, mapped=True)
 
 
 def read_header(path: Path) -> State:
@@ -107,15 +111,17 @@ def top_steps(history: Sequence[Mapping[str, Any]], count: int) -> list[int]:
     return [int(epoch["step"]) for epoch in ranked[:count]]
 
 
-def _load(stream: BufferedReader, path: Path, with_tensors: bool = True) -> State:
+def _load(stream: BufferedReader, path: Path, with_tensors: bool = True, mapped: bool = False) -> State:
     stream.seek(0)
     try:
         with zipfile.ZipFile(stream) as archive:
             if not stored_plainly(archive, path.stat().st_size):
                 raise InputError(f"{path}: its members are compressed, which no checkpoint's are; restore it")
         stream.seek(0)
+        # torch maps files by their name only. This name is that of the open file, which `path` may no longer be.
+        source = f"/proc/self/fd/{stream.fileno()}" if mapped else stream
         with nullcontext() if with_tensors else skip_data():
-            state = torch.load(stream, map_location="cpu", weights_only=True)
+            state = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except InputError:
         raise
     except Exception as error:  # the zip reader and the restricted unpickler raise many kinds

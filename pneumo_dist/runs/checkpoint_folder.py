@@ -1,17 +1,18 @@
 """The checkpoints of one stage: which files exist, which is the newest, which scored best, which are kept."""
 
 import errno
-import io
+import hashlib
 import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+from pneumo_dist.network.tensors import tensor_bytes
 from pneumo_dist.runs.checkpoint import (
     FORMAT_VERSION,
     CheckpointFile,
@@ -21,10 +22,25 @@ from pneumo_dist.runs.checkpoint import (
     top_steps,
 )
 from shards.errors import InputError
-from shards.files import atomic_symlink, atomic_write
+from shards.files import atomic_named_later, atomic_symlink
 
 # Kept in addition to the top-k, so that one damaged file never leaves a run without a checkpoint.
 NEWEST_KEPT = 2
+
+
+class _HashedStream:
+    """Hashes what torch writes to a file. Large writes, and their hashing, let other threads run."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+
+    def write(self, content: memoryview) -> int:
+        self.sha256.update(content)
+        return self._stream.write(content)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 class CheckpointFolder:
@@ -47,14 +63,14 @@ class CheckpointFolder:
 
         Raises OSError if it cannot be written, for example on a full disk. Existing files are left alone then.
         """
-        buffer = io.BytesIO()
-        torch.save({"format_version": FORMAT_VERSION, **state}, buffer)
-        content = buffer.getbuffer()
-        if shutil.disk_usage(self.path).free < len(content):
+        if shutil.disk_usage(self.path).free < tensor_bytes(state):
             # An attempt would fill the disk, and the logs need that space.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        file = CheckpointFile.named(step, content, self.path)
-        atomic_write(file.path, content)
+        with atomic_named_later(self.path, f"step-{step:08d}") as later:
+            stream = _HashedStream(later.stream)
+            torch.save({"format_version": FORMAT_VERSION, **state}, stream)  # type: ignore[arg-type]
+            file = CheckpointFile.named(step, stream.sha256.hexdigest(), self.path)
+            later.name = file.path.name
         # A step can be saved before and after its validation: the later state replaces the earlier one.
         for older in self.files():
             if older.step == step and older.path != file.path:

@@ -12,7 +12,10 @@ from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 
 
 class CheckpointWriter:
-    """Writes checkpoints from a thread, one at a time and in order.
+    """Writes checkpoints from threads, one at a time and in order.
+
+    While one is written, the next one waits with its copy of the state, and the one after that waits at the call. So
+    memory never holds more than two copies, and none is left out: each could be the best.
 
     A failed save, for example on a full disk, becomes a warning and leaves existing files alone; `wait` returns the
     error of the last save.
@@ -20,26 +23,38 @@ class CheckpointWriter:
 
     def __init__(self, folder: CheckpointFolder) -> None:
         self._folder = folder
-        self._thread: threading.Thread | None = None
+        self._written: threading.Thread | None = None
+        self._newest: threading.Thread | None = None
         self._error: Exception | None = None
 
     def save(self, step: int, state: State, after: Callable[[], None]) -> None:
-        """Copy a state, then write it in the thread, which calls `after` once the file exists."""
-        self.wait()
-        copied = _copied(state)
-        self._thread = threading.Thread(target=self._write, args=(step, copied, after), name="checkpoint")
-        self._thread.start()
+        """Copy a state, then write it in a thread, which calls `after` once the file exists."""
+        if self._written is not None:
+            self._written.join()
+        self._raise_fault()
+        self._written = self._newest
+        arguments = (self._written, step, _copied(state), after)
+        self._newest = threading.Thread(target=self._write, args=arguments, name="checkpoint")
+        self._newest.start()
 
     def wait(self) -> OSError | None:
         """Wait for the last save and return its error, None on success. Raises anything that is not an OSError."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None and not isinstance(self._error, OSError):
-            raise self._error
+        if self._newest is not None:
+            self._newest.join()
+            self._written = self._newest = None
+        self._raise_fault()
+        assert self._error is None or isinstance(self._error, OSError)
         return self._error
 
-    def _write(self, step: int, state: State, after: Callable[[], None]) -> None:
+    def _raise_fault(self) -> None:
+        if self._error is not None and not isinstance(self._error, OSError):
+            raise self._error
+
+    def _write(self, before: threading.Thread | None, step: int, state: State, after: Callable[[], None]) -> None:
+        if before is not None:
+            before.join()
+        if self._error is not None and not isinstance(self._error, OSError):
+            return  # a fault of the program, which the next call raises
         self._error = None
         outcome = "is not saved"
         try:

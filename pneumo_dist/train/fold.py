@@ -59,9 +59,13 @@ def check_resume(run: FoldRun) -> None:
     """Raise InputError if `train_fold` could neither start nor resume; nothing is written."""
 
     def look(repetition: StageConfig, start: Start) -> Sequence[State] | None:
-        if start.weights is not None:
-            check_weights(start.weights, meta_model(run.experiment.model), repetition.name)
-        return start.state["history"] if start.state is not None and start.is_finished else None
+        if start.state is not None and start.is_finished:
+            return list(start.state["history"])
+        weights = start.map_weights()
+        if weights is not None:
+            check_weights(weights, meta_model(run.experiment.model), repetition.name)
+        start.map_state()  # its tensors must be finite
+        return None
 
     _each_stage(run, CheckpointFolder.newest, look)
 

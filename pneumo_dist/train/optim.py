@@ -60,6 +60,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]
         for group, present in zip(saved["param_groups"], optimizer.param_groups, strict=True)
     ]
     optimizer.load_state_dict({**saved, "param_groups": groups})
+    for values in optimizer.state.values():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.device.type == "cpu":
+                values[name] = value.clone()  # torch keeps the tensors of `saved`, which may be mapped from a file
     _fill_momentum(optimizer)
 
 

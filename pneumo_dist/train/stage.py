@@ -77,10 +77,11 @@ class StageRun:
         if norms is not None and run.ranks.is_main:
             console.say(f"{stage.name}: batch norm takes its statistics over {norms}")
         self.log = EpochLog(self.learner.terms, stage.global_batch, run.ranks)
-        if start.state is not None:
-            check_position(start.state, self.plan, stage, run.checkpoints(stage.name))
-            self.learner.restore(start.state, run.checkpoints(stage.name))
-            self.log.restore(start.state["sums"])
+        state = start.map_state()
+        if state is not None:
+            check_position(state, self.plan, stage, run.checkpoints(stage.name))
+            self.learner.restore(state, run.checkpoints(stage.name))
+            self.log.restore(state["sums"])
         folder, is_new = run.folder / stage.name, start.state is None
         self.monitor = Monitor(folder, run.ranks.is_main, self.position.total, len(self.history), is_new)
         if is_new:
@@ -93,14 +94,15 @@ class StageRun:
         experiment, ranks = self.run.experiment, self.run.ranks
         torch.manual_seed(experiment.seed)
         # A checkpoint replaces pretrained weights, and the other ranks receive those of rank 0 through DDP.
-        reads_weights = start.state is None and start.weights is None and ranks.is_main
+        reads_weights = start.checkpoint is None and ranks.is_main
         has_file = experiment.init is not None and experiment.init.file is not None
         model = build_model(experiment.model, pretrained=reads_weights and not has_file)
         if reads_weights and has_file:
             load_network_file(model, experiment)
-        if start.weights is not None:
-            check_weights(start.weights, model, self.stage.name)
-            model.load_state_dict(start.weights)
+        weights = start.map_weights()
+        if weights is not None:
+            check_weights(weights, model, self.stage.name)
+            model.load_state_dict(weights)
         amp = start.state["amp"] if start.state else resolve_amp(experiment.amp, ranks.device)
         return Learner(experiment, self.stage, ranks, amp, model)
 

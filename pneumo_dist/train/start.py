@@ -9,7 +9,7 @@ from typing import Any
 from pneumo_dist import __version__
 from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.ranks.ranks import on_rank_0
-from pneumo_dist.runs.checkpoint import State, from_training, read_checkpoint, read_header, top_steps, weights_of
+from pneumo_dist.runs.checkpoint import State, from_training, map_checkpoint, read_header, top_steps, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from pneumo_dist.runs.fold_run import FoldRun, checkpoints_of
 from pneumo_dist.runs.lineage import Ancestor, Lineage, check_same_run, file_lineage, stage_lineage
@@ -46,15 +46,15 @@ class Start:
 
     Attributes:
         lineage: The lineage of the stage.
-        state: State of the stage's own checkpoint. Tensors of a finished stage are not read.
-        weights: Weights of another stage, if the stage starts from those.
+        state: State of the stage's own checkpoint, without its tensors.
+        checkpoint: That checkpoint, or the one whose weights the stage starts from; None if it starts from neither.
         recorded: Settings of the stage if it was finished before.
         to_beat: Score that an epoch must exceed to count as better, for early stopping.
     """
 
     lineage: Lineage
     state: State | None = None
-    weights: State | None = None
+    checkpoint: Path | None = None
     recorded: StageConfig | None = None
     to_beat: float = NOTHING_TO_BEAT
 
@@ -62,6 +62,18 @@ class Start:
     def is_finished(self) -> bool:
         """Whether no epoch is left to train."""
         return self.state is not None and bool(self.state["position"]["finished"])
+
+    def map_state(self) -> State | None:
+        """Map the whole state of the stage's own checkpoint. It is large: drop it once it is restored."""
+        if self.state is None or self.checkpoint is None:
+            return None
+        return {**map_checkpoint(self.checkpoint), "position": self.state["position"]}
+
+    def map_weights(self) -> State | None:
+        """Map the weights of another stage, if the stage starts from those. Copy them, and drop them."""
+        if self.state is not None or self.checkpoint is None:
+            return None
+        return weights_of(map_checkpoint(self.checkpoint))
 
 
 @dataclass(frozen=True)
@@ -134,29 +146,29 @@ def find_start(
     lineage = stage_lineage(run, repetition, before.lineage if before else file_lineage(run))
     to_beat = before.score if before and stage.init_from == "best_so_far" else NOTHING_TO_BEAT
     if newest is None:
-        return Start(lineage, weights=_best_weights(run, before), to_beat=to_beat)
+        return Start(lineage, checkpoint=_best_checkpoint(run, before), to_beat=to_beat)
     header = from_training(read_header(newest), newest)
     check_same_run(run.experiment, header, newest, stage, lineage)
     was_finished = header["position"]["finished"]
     recorded = experiment_of(header, newest).stage(stage.name) if was_finished else None
     if is_finished(repetition, header["position"]["epoch"], header["history"], to_beat):
-        return Start(lineage, _with_finished(header, True), recorded=recorded)
+        return Start(lineage, _at(header, True), newest, recorded)
     _warn_of_other_code(header, newest)
     if recorded is not None:
         _check_no_follower(run, recorded, header, followers, newest)
-    return Start(lineage, _with_finished(read_checkpoint(newest), False), recorded=recorded, to_beat=to_beat)
+    return Start(lineage, _at(header, False), newest, recorded, to_beat)
 
 
-def _best_weights(run: FoldRun, before: Trained | None) -> State | None:
+def _best_checkpoint(run: FoldRun, before: Trained | None) -> Path | None:
     if before is None:
         return None
-    best = on_rank_0(run.ranks, lambda: str(before.checkpoints.best_whole(before.history).path))
-    return weights_of(read_checkpoint(Path(best)))
+    return Path(on_rank_0(run.ranks, lambda: str(before.checkpoints.best_whole(before.history).path)))
 
 
-def _with_finished(state: State, finished: bool) -> State:
-    """Return a state that is finished, or not, by the stage's present epochs and early_stop."""
-    return {**state, "position": {**state["position"], "finished": finished}}
+def _at(header: State, finished: bool) -> State:
+    """Return what a header says, without its empty tensors, finished or not by the present epochs and early_stop."""
+    plain = {name: value for name, value in header.items() if name not in ("model", "averaged", "optimizer")}
+    return {**plain, "position": {**header["position"], "finished": finished}}
 
 
 def _warn_of_other_code(state: State, path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from pneumo_dist.network.tensors import check_tensors, is_weights, load_weights
+from pneumo_dist.network.tensors import check_tensors, is_weights, load_weights, tensor_bytes
 from shards.errors import InputError
 
 
@@ -73,3 +73,9 @@ def test_weights_are_loaded_only_if_names_shapes_and_types_are_the_networks() ->
         with pytest.raises(InputError, match=r"^x\.pt: its weights do not fit its model"):
             load_weights(model, other, "x.pt")
     assert model(torch.ones(1, 2)).item() == 12
+
+
+def test_bytes_of_tensors_that_share_memory_count_once() -> None:
+    whole = torch.zeros(10)
+    state = {"a": [whole[:4], whole[4:]], "b": (torch.ones(3, dtype=torch.int64), torch.zeros(1).expand(10**9)), "c": 5}
+    assert tensor_bytes(state) == 40 + 24 + 4

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import os
 import shutil
 import warnings
@@ -35,6 +36,15 @@ def test_newest_complete_file_is_chosen_without_a_warning(tmp_path: Path) -> Non
         warnings.simplefilter("error")
         found = CheckpointFolder(tmp_path).newest()
     assert found == files[1]
+
+
+def test_file_has_the_bytes_that_torch_writes_to_memory(tmp_path: Path) -> None:
+    """It is hashed and written in parts, and not held in memory."""
+    shared = torch.rand(3000)
+    state = state_of(7, model={"weight": torch.rand(400, 300), "a": shared[:10], "b": shared[10:]})
+    expected = io.BytesIO()
+    torch.save({"format_version": 1, **state}, expected)
+    assert CheckpointFolder(tmp_path).save(7, state).path.read_bytes() == expected.getvalue()
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_bit, empty])
@@ -168,9 +178,9 @@ def test_top_files_before_the_first_validation_is_an_input_error(tmp_path: Path)
 
 
 def test_save_that_does_not_fit_removes_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (before,) = save(tmp_path, 1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-    monkeypatch.setattr(checkpoint_folder, "atomic_write", None)
+    (before,) = save(tmp_path, 1)  # its tensor has 64 bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=63))
+    monkeypatch.setattr(checkpoint_folder, "atomic_named_later", None)
     with pytest.raises(OSError, match="No space left") as caught:
         save(tmp_path, 2)
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(tmp_path)

@@ -79,6 +79,42 @@ def test_saves_are_written_in_order_and_each_calls_its_callback(tmp_path: Path, 
     assert gate.events == [f"{what} {step}" for step in (1, 2, 3) for what in ("begin", "end", "after")]
 
 
+def test_one_save_waits_with_its_copy_and_the_next_one_at_the_call(tmp_path: Path, gate: Gate) -> None:
+    weight = torch.ones(2)
+    writer = CheckpointWriter(CheckpointFolder(tmp_path))
+    for step in (1, 2):
+        weight.fill_(step)
+        writer.save(step, state_of(step, model={"weight": weight}), nothing)  # returns, although none is written yet
+    weight.fill_(3)
+    third = threading.Thread(target=writer.save, args=(3, state_of(3, model={"weight": weight}), nothing))
+    third.start()
+    third.join(0.2)
+    assert third.is_alive() and gate.events == []
+    gate.opened.set()
+    third.join()
+    assert writer.wait() is None
+    assert gate.events == [f"{what} {step}" for step in (1, 2, 3) for what in ("begin", "end")]
+    for file in CheckpointFolder(tmp_path).files():
+        assert load_checkpoint(file.path)["model"]["weight"].tolist() == [file.step] * 2
+
+
+def test_fault_of_the_program_is_raised_by_the_next_call_and_nothing_more_is_written(
+    tmp_path: Path, gate: Gate
+) -> None:
+    def fault() -> None:
+        raise ZeroDivisionError
+
+    writer = CheckpointWriter(CheckpointFolder(tmp_path))
+    writer.save(1, state_of(1), fault)
+    writer.save(2, state_of(2), nothing)
+    gate.opened.set()
+    with pytest.raises(ZeroDivisionError):
+        writer.wait()
+    with pytest.raises(ZeroDivisionError):
+        writer.save(3, state_of(3), nothing)
+    assert [file.step for file in CheckpointFolder(tmp_path).files()] == [1]
+
+
 def test_save_returns_before_the_file_exists_and_wait_after(tmp_path: Path, gate: Gate) -> None:
     writer = CheckpointWriter(CheckpointFolder(tmp_path))
     writer.save(1, state_of(1), nothing)
@@ -99,11 +135,11 @@ def test_save_to_a_full_disk_warns_once_and_keeps_the_files(tmp_path: Path, monk
     before = sorted(path.name for path in tmp_path.iterdir())
     called: list[int] = []
 
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(folder: Path, prefix: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / prefix))
 
     with monkeypatch.context() as disk, pytest.warns(UserWarning) as caught:
-        disk.setattr(checkpoint_folder, "atomic_write", full)
+        disk.setattr(checkpoint_folder, "atomic_named_later", full)
         writer.save(2, state_of(2), lambda: called.append(2))
         error = writer.wait()
     assert isinstance(error, OSError) and error.errno == errno.ENOSPC

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,13 @@ from pneumo_dist.runs.repetitions import best_repetition, best_score
 from pneumo_dist.train import fold as stages
 from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import check_resume, train_fold
+from pneumo_dist.train.stage import StageRun
 from pneumo_dist.train.start import Start, Trained, find_start
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, validate
 from shards.dataset.table import Shards
 from shards.errors import InputError
-from shards.files import atomic_write, sha256_file
+from shards.files import NamedLater, atomic_named_later, sha256_file
 
 ALONE = Ranks.alone()
 
@@ -188,12 +190,12 @@ def test_stage_repeats_until_it_no_longer_improves(
     folder = train(experiment, films, tmp_path)
     assert script.scores == []
     assert {path.name for path in folder.iterdir()} == {"part1", "part1-2", "part1-3", "last", "config.yaml"}
-    assert script.starts["part1"].weights is None
+    assert script.starts["part1"].map_weights() is None
     best = {name: best_weights(folder / name) for name in ("part1", "part1-2", "part1-3")}
     assert not same(best["part1"], best["part1-2"]) and not same(best["part1-2"], best["part1-3"])
-    assert same(best["part1"], script.starts["part1-2"].weights)
-    assert same(best["part1-2"], script.starts["part1-3"].weights)
-    assert same(best["part1-2"], script.starts["last"].weights), "the repetition that lost must not go on"
+    assert same(best["part1"], script.starts["part1-2"].map_weights())
+    assert same(best["part1-2"], script.starts["part1-3"].map_weights())
+    assert same(best["part1-2"], script.starts["last"].map_weights()), "the repetition that lost must not go on"
     steps = {path.parent.parent.name: load_checkpoint(path)["position"]["total"] for path in folder.glob("*/*/best")}
     last = {path.parent.parent.name: load_checkpoint(path)["position"]["total"] for path in folder.glob("*/*/last")}
     assert steps["part1"] == last["part1"] and steps["part1-2"] < last["part1-2"], "the best epochs are as scripted"
@@ -208,7 +210,7 @@ def test_first_repetition_without_a_gain_is_the_last(films: Shards, tmp_path: Pa
     script.scores = [0.6, 0.5, 0.59, 0.59, 0.1]
     folder = train(experiment, films, tmp_path)
     assert script.scores == [] and not (folder / "part1-3").exists()
-    assert same(best_weights(folder / "part1"), script.starts["last"].weights)
+    assert same(best_weights(folder / "part1"), script.starts["last"].map_weights())
     assert best_repetition(experiment.stages[0], folder).path == folder / "part1/checkpoints"
 
 
@@ -219,7 +221,7 @@ def test_stage_that_gains_nothing_is_not_repeated(films: Shards, tmp_path: Path,
     folder = train(tiny_experiment(before, repeated, last), films, tmp_path)
     assert script.scores == []
     assert {path.name for path in folder.iterdir()} == {"part0", "part1", "last", "config.yaml"}
-    assert same(best_weights(folder / "part1"), script.starts["last"].weights)
+    assert same(best_weights(folder / "part1"), script.starts["last"].map_weights())
 
 
 def test_stage_that_an_earlier_version_repeated_without_gain_resumes_as_it_began(
@@ -237,7 +239,7 @@ def test_stage_that_an_earlier_version_repeated_without_gain_resumes_as_it_began
         )
         folder = train(experiment, films, tmp_path)
     assert script.scores == [] and (folder / "part1-3").exists()
-    assert same(best_weights(folder / "part1-2"), script.starts["last"].weights)
+    assert same(best_weights(folder / "part1-2"), script.starts["last"].map_weights())
     files = files_of(folder)
     check_resume(FoldRun(experiment, 0, films, folder, ALONE))
     train(experiment, films, tmp_path)
@@ -263,9 +265,9 @@ def test_stage_without_gain_is_not_carried_on(
     )
     script.scores = list(scores)
     folder = train(experiment, films, tmp_path)
-    assert script.starts["a"].weights is None
+    assert script.starts["a"].map_weights() is None
     for stage, start in starts.items():
-        assert same(best_weights(folder / start), script.starts[stage].weights), stage
+        assert same(best_weights(folder / start), script.starts[stage].map_weights()), stage
     ancestors = [stage["stage"] for stage in load_checkpoint(folder / "d/checkpoints/last")["lineage"]]
     line = ["d"]
     while line[0] in starts:
@@ -309,7 +311,7 @@ def test_best_so_far_and_previous_can_be_mixed(films: Shards, tmp_path: Path, sc
     given = [{"name": name, "epochs": 1, "init_from": way} for name, way in ways.items()]
     folder = train(tiny_experiment(*given), films, tmp_path)
     for stage, start in {"b": "a", "c": "b", "d": "a"}.items():
-        assert same(best_weights(folder / start), script.starts[stage].weights), stage
+        assert same(best_weights(folder / start), script.starts[stage].map_weights()), stage
 
 
 def test_best_so_far_includes_the_checkpoint_of_init(films: Shards, tmp_path: Path, script: Script) -> None:
@@ -318,7 +320,7 @@ def test_best_so_far_includes_the_checkpoint_of_init(films: Shards, tmp_path: Pa
     given = [{"name": name, "epochs": 1, "init_from": "best_so_far"} for name in ("a", "b")]
     train(tiny_experiment(*given, name="second", init={"experiment": "first", "stage": "main"}), films, tmp_path)
     for stage in ("a", "b"):
-        assert same(best_weights(first / "main"), script.starts[stage].weights)
+        assert same(best_weights(first / "main"), script.starts[stage].map_weights())
 
 
 def test_best_so_far_of_a_repeated_stage_is_its_best_repetition(films: Shards, tmp_path: Path, script: Script) -> None:
@@ -332,7 +334,7 @@ def test_best_so_far_of_a_repeated_stage_is_its_best_repetition(films: Shards, t
     folder = train(tiny_experiment(*given), films, tmp_path)
     assert script.scores == []
     for stage, start in {"b": "a", "b-2": "b", "b-3": "b-2", "c": "b-2", "d": "b-2"}.items():
-        assert same(best_weights(folder / start), script.starts[stage].weights), stage
+        assert same(best_weights(folder / start), script.starts[stage].map_weights()), stage
 
 
 def test_stage_without_repeat_runs_once_from_the_best_checkpoint_before(
@@ -341,7 +343,7 @@ def test_stage_without_repeat_runs_once_from_the_best_checkpoint_before(
     script.scores = [0.6, 0.5, 0.1, 0.2]
     folder = train(tiny_experiment({"name": "a"}, {"name": "b"}), films, tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "config.yaml"]
-    start = script.starts["b"].weights
+    start = script.starts["b"].map_weights()
     assert same(best_weights(folder / "a"), start)
     assert not same(weights_of(load_checkpoint(folder / "a/checkpoints/last")), start)
 
@@ -419,7 +421,7 @@ def test_experiment_starts_from_the_best_of_another_in_the_same_fold(
 ) -> None:
     script.scores = [0.1, 0.2]
     folder = train(second_of(), films, first)
-    assert same(best_weights(first / "first/fold0/fine"), script.starts["main"].weights)
+    assert same(best_weights(first / "first/fold0/fine"), script.starts["main"].map_weights())
     lineage = load_checkpoint(folder / "main/checkpoints/last")["lineage"]
     named = [(ancestor["experiment"], ancestor["stage"], ancestor["fold"]) for ancestor in lineage]
     assert named == [("first", "coarse", 0), ("first", "fine", 0), ("second", "main", 0)]
@@ -571,9 +573,11 @@ class Reads:
             self.verified.append(self._name(Path(stream.name)))
             return digest(stream)
 
-        def noting_load(stream: BufferedReader, path: Path, with_tensors: bool = True) -> dict[str, Any]:
+        def noting_load(
+            stream: BufferedReader, path: Path, with_tensors: bool = True, mapped: bool = False
+        ) -> dict[str, Any]:
             (self.loaded if with_tensors else self.headers).append(self._name(path))
-            return load(stream, path, with_tensors)
+            return load(stream, path, with_tensors, mapped)
 
         monkeypatch.setattr(checkpoint, "_digest", noting_digest)
         monkeypatch.setattr(checkpoint, "_load", noting_load)
@@ -588,6 +592,39 @@ class Reads:
 
 
 TWO = ({"name": "a", "save_every": 1}, {"name": "b", "save_every": 1})
+
+
+def test_stage_keeps_nothing_of_the_checkpoint_that_it_started_from(
+    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of its own nor of that of the stage before, which are mapped from their files."""
+    mapped: list[tuple[bool, bool]] = []
+    real, train_epochs = checkpoint._load, StageRun._train_epochs
+
+    def is_mapped() -> bool:
+        return str(tmp_path) in Path("/proc/self/maps").read_text()
+
+    def noting_load(*arguments: Any, **named: Any) -> dict[str, Any]:
+        state = real(*arguments, **named)
+        mapped.append((bool(named.get("mapped")), is_mapped()))
+        return state
+
+    def noting_train(stage: StageRun) -> None:
+        assert not is_mapped()
+        if stage.stage.name == "b" and stage.position.total == 0:
+            stage._save()
+            stage.saver.finish()
+            raise RuntimeError("the machine is gone")
+        train_epochs(stage)
+
+    monkeypatch.setattr(checkpoint, "_load", noting_load)
+    monkeypatch.setattr(StageRun, "_train_epochs", noting_train)
+    with pytest.raises(RuntimeError, match="is gone"):
+        train(tiny_experiment(*TWO), films, tmp_path)
+    assert mapped == [(True, True)]
+    with pytest.raises(RuntimeError, match="is gone"):
+        train(tiny_experiment(*TWO), films, tmp_path)
+    assert mapped[-1] == (True, True) and len(mapped) > 2
 
 
 def test_file_is_verified_and_loaded_once_and_weights_of_a_finished_stage_never(
@@ -676,12 +713,12 @@ class FullDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: set[int] = set()
 
-        def refusing(path: Path, content: memoryview) -> None:
-            if path.parent.parent.name == "b" and int(path.name.split("-")[1]) in self.steps:
-                raise OSError(errno.ENOSPC, "No space left on device", str(path))
-            atomic_write(path, content)
+        def refusing(folder: Path, prefix: str) -> AbstractContextManager[NamedLater]:
+            if folder.parent.name == "b" and int(prefix.split("-")[1]) in self.steps:
+                raise OSError(errno.ENOSPC, "No space left on device", str(folder / prefix))
+            return atomic_named_later(folder, prefix)
 
-        monkeypatch.setattr(checkpoint_folder, "atomic_write", refusing)
+        monkeypatch.setattr(checkpoint_folder, "atomic_named_later", refusing)
 
 
 def test_run_continues_while_the_disk_is_full(
