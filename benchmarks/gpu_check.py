@@ -30,6 +30,7 @@ from benchmarks.common import in_fresh_process, run_limited
 from benchmarks.gpu import dali_version
 from benchmarks.gpu_store import read_rows
 from pneumo_dist import __version__
+from pneumo_dist.doctor.driver import query_smi
 from pneumo_dist.source import source_digest
 from shards.files import atomic_write
 
@@ -121,7 +122,7 @@ def machine() -> dict[str, Any]:
         "source": source_digest(),
         "date": datetime.date.today().isoformat(),
         "devices": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
-        "driver": driver() if is_cuda else None,
+        "driver": query_smi().driver or None,
         "nccl": ".".join(map(str, torch.cuda.nccl.version())) if is_cuda else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -129,12 +130,6 @@ def machine() -> dict[str, Any]:
         "dali": dali_version(),
         "cores": len(os.sched_getaffinity(0)),
     }
-
-
-def driver() -> str:
-    """Return the version of NVIDIA's driver."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[0]
 
 
 def run_check(check: Check, cpu: bool, seconds: float) -> Result:

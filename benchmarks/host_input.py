@@ -26,6 +26,7 @@ from nvidia.dali import fn, pipeline_def, types
 from benchmarks.common import FilmSet, cpu_seconds
 from benchmarks.host_cost import HostCost
 from benchmarks.reference_films import RECIPE_A
+from benchmarks.scaling import RATES
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.data.dali import _input_nodes
 from pneumo_dist.data.dali_inputs import input_table
@@ -35,8 +36,7 @@ from shards.dataset.table import Shards
 
 FILMS, POSITIVE_RATE = 48, 0.22
 SIZE, BATCH = 512, 16
-# Images/s of a U-Net on se_resnext50 at 512 px on an H100, by the roofline.
-RATE = 654.0
+RATE = RATES["se_resnext50_32x4d"]
 RUNS, TURNS = 40, 5
 START = "from pathlib import Path; from benchmarks.host_input import start; print(start(Path({folder!r})))"
 

@@ -49,13 +49,12 @@ from pneumo_dist.runs.lineage import training_digest
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from shards.dataset.manifest import MANIFEST
+from shards.dataset.mapped import tables_folder
 from shards.dataset.table import TABLE, Shards, save_table
 from shards.files import sha256_file
 
 WORLDS, FILMS = (8, 128, 1024), 250_000
 TEST_SHARE, FOLDS, SIZE = 26, 5, 64
-# Where large tables are mapped from (shards/dataset/mapped.py).
-TABLES = Path(tempfile.gettempdir()) / f"pneumo_dist-tables-{os.getuid()}"
 HEAVY = ("heavy_se_resnext50", "heavy_se_resnext101", "heavy_senet154")
 
 
@@ -161,7 +160,7 @@ def rehearsed(world: int, dataset: str, folder: str) -> Rehearsed:
     """Train, validate, save and predict as rank 0 of `world` ranks. It runs in its own process."""
     torch.set_num_threads(1)
     out, experiment = Path(folder), experiment_of(world)
-    with rehearsal(world) as ranks, opened_below((Path(dataset), TABLES)) as opened:
+    with rehearsal(world) as ranks, opened_below((Path(dataset), tables_folder())) as opened:
         start: list[Opened] = []
 
         def noted(phase: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.network.fit import checkpoint_bytes, meta_model
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork
-from pneumo_dist.ranks.environment import launched_rank
+from pneumo_dist.ranks.cpus import ranks_here
 from pneumo_dist.ranks.processes import available_memory
 from pneumo_dist.ranks.ranks import Ranks
 
@@ -51,9 +51,7 @@ def free_bytes(ranks: Ranks) -> int:
     """Return the free bytes of this rank's GPU, or its share of the host's on the CPU."""
     if ranks.device.type == "cuda":
         return int(torch.cuda.mem_get_info(ranks.device)[0])
-    launched = launched_rank(os.environ)
-    on_node = max(launched.local_world, 1) if launched is not None else 1
-    return available_memory() // on_node
+    return available_memory() // ranks_here(os.environ)
 
 
 def network_bytes(networks: Sequence[EnsembleNetwork]) -> list[int]:

@@ -67,7 +67,7 @@ def stage_lineage(run: FoldRun, stage: StageConfig, previous: Lineage | None) ->
         stage.name,
         run.fold,
         stage.always_train,
-        keys_sha256=keys_digest(shards.texts(split.train, "key")),
+        keys_sha256=keys_digest(keys[: len(split.train)]),
         films_sha256=keys_digest(keys),
         labels_sha256=keys_digest(f"{key} {label}" for key, label in zip(keys, labels, strict=True)),
     )

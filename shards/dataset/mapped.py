@@ -50,9 +50,14 @@ def _opened(path: Path) -> pa.Table:
     return table
 
 
+def tables_folder() -> Path:
+    """Return the path of this user's folder of decoded tables."""
+    return Path(tempfile.gettempdir()) / f"pneumo_dist-tables-{os.getuid()}"
+
+
 def _own_folder() -> Path:
     """Return the folder of this user's tables. Raises PermissionError if other users can write to it."""
-    folder = Path(tempfile.gettempdir()) / f"pneumo_dist-tables-{os.getuid()}"
+    folder = tables_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     facts = folder.lstat()
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid() or facts.st_mode & 0o022:
