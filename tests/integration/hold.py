@@ -9,7 +9,8 @@ imports nothing slow.
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,19 +22,27 @@ IS_LAST_RANK = RANK == WORLD - 1
 
 
 def during_a_write(hold: Hold) -> None:
-    """Hold when half of the first epoch's last checkpoint is written."""
+    """Hold after the first 100 kB of the first epoch's last checkpoint."""
     from pneumo_dist.runs import checkpoint_folder
-    from shards.files import atomic_open, atomic_write
+    from shards.files import NamedLater, atomic_named_later
 
-    def write(path: Path, content: memoryview) -> None:
-        if not path.name.startswith("step-00000002-"):
-            return atomic_write(path, content)
-        with atomic_open(path) as stream:
-            stream.write(content[: len(content) // 2])
-            stream.flush()
-            hold()
+    @contextmanager
+    def held(folder: Path, prefix: str) -> Iterator[NamedLater]:
+        with atomic_named_later(folder, prefix) as later:
+            stream = later.stream
 
-    mock.patch.object(checkpoint_folder, "atomic_write", write).start()
+            def write(content: memoryview) -> int:
+                written = stream.write(content)
+                if stream.tell() > 100_000:
+                    stream.flush()
+                    hold()
+                return written
+
+            if prefix == "step-00000002":
+                later.stream = mock.Mock(wraps=stream, write=write)
+            yield later
+
+    mock.patch.object(checkpoint_folder, "atomic_named_later", held).start()
 
 
 def in_mid_epoch(hold: Hold) -> None:

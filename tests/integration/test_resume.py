@@ -114,7 +114,7 @@ def test_killed_at_each_kind_of_moment_ends_with_the_same_bits(
 
     kill_at("during_a_write", ranks, config, dataset, runs)
     steps = [path.name[:13] for path in (first / "checkpoints").glob("step-*.pt")]
-    assert steps == ["step-00000001"] and len(list((first / "checkpoints").glob(".step-00000002-*.tmp"))) == 1
+    assert steps == ["step-00000001"] and len(list((first / "checkpoints").glob(".step-00000002.*.tmp"))) == 1
     kill_at("in_mid_epoch", ranks, config, dataset, runs)
     assert len((first / "metrics.jsonl").read_text().splitlines()) == 1
     kill_at("during_validation", ranks, config, dataset, runs)
