@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import yaml
+from pydicom.errors import InvalidDicomError
 
 from pneumo_dist.train.epoch_log import MEASURED
 
@@ -163,7 +165,8 @@ def prepare(folder: Path) -> list[list[str]]:
 def inventory(folder: Path) -> dict[str, str]:
     """Return the digest of each file below a folder, by its relative path.
 
-    A link counts with its target, and an empty folder as itself. Of a log, only what does not depend on speed counts.
+    A link counts with its target, and an empty folder as itself. Of a log, what does not depend on speed counts, and
+    of a DICOM segmentation its pixels.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -181,14 +184,20 @@ def inventory(folder: Path) -> dict[str, str]:
 
 def _digest(path: Path) -> str:
     try:
-        content = json.dumps(_comparable(path)).encode() if path.name in _LOGS else path.read_bytes()
-    except (ValueError, KeyError) as error:
+        if path.name in _LOGS:
+            content = json.dumps(_LOGS[path.name](path.read_text().splitlines())).encode()
+        else:
+            content = _mask(path) if path.name.endswith(".seg.dcm") else path.read_bytes()
+    except (ValueError, KeyError, InvalidDicomError) as error:
         return f"unreadable: {error}"
     return hashlib.sha256(content).hexdigest()
 
 
-def _comparable(path: Path) -> Any:
-    return _LOGS[path.name](path.read_text().splitlines())
+def _mask(path: Path) -> bytes:
+    """Return the pixels and the source of a DICOM segmentation. Its own identifiers and dates are new in every run."""
+    found = pydicom.dcmread(path)
+    source = found.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID
+    return bytes(found.PixelData) + str(source).encode()
 
 
 def _summary(lines: Sequence[str]) -> Any:
