@@ -3,10 +3,9 @@
 import difflib
 import inspect
 import io
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import torch
 
 from pneumo_dist.config.model import FcnConfig, ModelConfig
@@ -64,6 +63,9 @@ def encoder_state(config: ModelConfig) -> bytes:
 
 
 def _create(config: ModelConfig, weights: str | None, in_channels: int) -> torch.nn.Module:
+    # Its import takes longer than torch's, and the other architectures do not need it.
+    import segmentation_models_pytorch as smp
+
     norm = config.decoder_use_norm
     options: dict[str, Any] = {
         "decoder_channels": config.decoder_channels,
@@ -74,7 +76,7 @@ def _create(config: ModelConfig, weights: str | None, in_channels: int) -> torch
         "aux_params": config.classification and {"classes": 1, "dropout": config.classification.dropout or None},
     }
     options = {name: value for name, value in options.items() if value is not None}
-    _check_options(config.arch, options)
+    _check_options(config.arch, options, smp.MODEL_ARCHITECTURES_MAPPING)
     is_first_place = config.arch in DECODER_WIDTHS
     widths = options.pop("decoder_channels", None) if is_first_place else None
     try:
@@ -115,14 +117,14 @@ def _load_encoder(model: torch.nn.Module, config: ModelConfig) -> None:
         encoder.set_in_channels(config.in_channels, pretrained=True)
 
 
-def _check_options(arch: str, options: dict[str, Any]) -> None:
+def _check_options(arch: str, options: dict[str, Any], architectures: Mapping[str, type]) -> None:
     """Raise InputError for options that the architecture lacks; the library would ignore them."""
     if arch in DECODER_WIDTHS:
         supported: Container[str] = ("decoder_channels", "aux_params")
-    elif arch.lower() in smp.MODEL_ARCHITECTURES_MAPPING:
-        supported = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[arch.lower()].__init__).parameters
+    elif arch.lower() in architectures:
+        supported = inspect.signature(architectures[arch.lower()]).parameters
     else:
-        names = ", ".join([*smp.MODEL_ARCHITECTURES_MAPPING, *DECODER_WIDTHS, "fcn"])
+        names = ", ".join([*architectures, *DECODER_WIDTHS, "fcn"])
         raise InputError(f"model.arch {arch}: unknown; choose from {names}")
     unknown = [name for name in options if name not in supported]
     if unknown:

@@ -16,12 +16,8 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 TINY = {
     "name": "tiny",
-    "model": {
-        "arch": "unet",
-        "encoder": "tu-mobilenetv3_small_050",
-        "in_channels": 1,
-        "decoder_channels": [16, 16, 8, 8, 8],
-    },
+    # Without the library of U-Nets, each process starts in half the time. `UNET` has it.
+    "model": {"arch": "fcn", "in_channels": 1, "fcn": {"widths": [8, 16, 32], "norm": True}},
     "image_size": 64,
     "global_batch": 4,
     "micro_batch": 1,
@@ -33,6 +29,13 @@ TINY = {
         {"name": "first", "epochs": 2, "sample_rate": 0.6, "schedule": {"name": "plateau", "patience": 0}},
         {"name": "second", "epochs": 1, "schedule": {"name": "cosine", "warmup_steps": 2}},
     ],
+}
+
+UNET = {
+    "arch": "unet",
+    "encoder": "tu-mobilenetv3_small_050",
+    "in_channels": 1,
+    "decoder_channels": [16, 16, 8, 8, 8],
 }
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from images import decode
-from integration.conftest import ROOT, environment, must, run_module, write_config
+from integration.conftest import ROOT, UNET, environment, must, run_module, write_config
 
 from pneumo_dist.output.submission import submission_rows
 from pneumo_dist.predict.store import Predictions
@@ -29,7 +29,8 @@ REAL = Path(os.environ.get("PNEUMO_REAL_DATA", ROOT.parent / "shared" / "data"))
 def chain(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
     """A run of launch/pipeline.sh on two ranks: its config, runs folder and output."""
     folder = tmp_path_factory.mktemp("trained")
-    config = write_config(folder / "tiny.yaml", stages=[{"name": "only", "epochs": 2}], global_batch=4, micro_batch=2)
+    stages = [{"name": "only", "epochs": 2}]
+    config = write_config(folder / "tiny.yaml", model=UNET, stages=stages, global_batch=4, micro_batch=2)
     command = ["bash", "launch/pipeline.sh", "--cpu", "2", "--folds", "2"]
     options: list[str | Path] = ["--config", config, "--shards", dataset, "--runs", folder / "runs"]
     done = subprocess.run(
