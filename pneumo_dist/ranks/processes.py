@@ -31,6 +31,9 @@ def fork_server(module: str) -> Any:
     once for all workers. This returns before the server is ready. Call it from the main thread: the server ends with
     the thread that started it.
     """
+    # After an error, the resource tracker removes this process's semaphores. Its warning would be the last line.
+    ignored = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), ignored]))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([module])
     forkserver.ensure_running()

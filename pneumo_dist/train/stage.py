@@ -53,7 +53,8 @@ def train_stage(run: FoldRun, services: Services, stage: StageConfig, start: Sta
         tidy(run, stage, start.state["history"])
     if start.state is not None and start.is_finished:
         position = start.state["position"]
-        services.heartbeat.note(stage.name, position["epoch"], stage.epochs, position["total"])
+        # Like a run that has just trained its last epoch.
+        services.heartbeat.note(stage.name, position["epoch"] - 1, stage.epochs, position["total"])
         return list(start.state["history"])
     return StageRun(run, services, stage, start).train()
 

@@ -18,7 +18,7 @@ from .processes import Running, resize, shared_memory, small_disk
 from .snapshots import Snapshots
 
 FILMS = Path(__file__).with_name("films.py")
-TRIES = 5
+TRIES, SHORTER = 6, 0.7
 # Faults that are more than a signal, and whether a command can have them.
 FULL_DISK = "full disk"
 OTHERS: dict[str, Callable[[Step], bool]] = {
@@ -108,11 +108,12 @@ class Judge:
 
     def _strike(self, step: Step, fault: Fault, chance: random.Random, verdict: Verdict) -> None:
         """Run a command, strike at a random moment and wait for the end of all its processes."""
-        for _ in range(TRIES):
+        for tried in range(TRIES):
             self.snapshots.restore(step)
             verdict.codes.clear()
             running = self._start(step.command())
-            verdict.moment = chance.uniform(0.02, 1.0) * self.snapshots.seconds(step)
+            # The undisturbed command may have been slower, when the machine was busy.
+            verdict.moment = chance.uniform(0.02, 1.0) * self.snapshots.seconds(step) * SHORTER**tried
             running.sleep_until(verdict.moment)
             struck = running.is_running and fault.strike(running, chance)
             self._end(running, fault.limit if struck else self._patience(step), verdict)
