@@ -20,14 +20,13 @@ ENDS_WITHIN = 15.0
 LIMIT = 12.0
 # As with NCCL, a rank that leaves the group waits for the others.
 TRAIN = """
-import sys
-import torch.distributed as dist
-leave = dist.destroy_process_group
-def destroy():
-    dist.barrier()
-    leave()
-dist.destroy_process_group = destroy
 if __name__ == "__main__":
+    import torch.distributed as dist
+    leave = dist.destroy_process_group
+    def destroy():
+        dist.barrier()
+        leave()
+    dist.destroy_process_group = destroy
     from pneumo_dist.cli.app import main
     main()
 """

@@ -13,6 +13,8 @@ from unittest import mock
 
 import pytest
 import torch
+from builders import phantom_shards
+from integration.conftest import ROOT, environment
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
 from pneumo_dist.config.experiment import Experiment
@@ -242,20 +244,18 @@ def main(shards: Path, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """Fourteen phantom films, seven in each of two folds."""
-    # Imported here, because the ranks run this file as a program, without pytest's paths.
-    from builders import phantom_shards
-
     return phantom_shards(tmp_path_factory.mktemp("fourteen"), films=14, size=64)
 
 
 @pytest.fixture(scope="module")
 def folder(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the figures of every rank, and the runs of two ranks."""
-    from integration.conftest import ROOT, environment
-
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, __file__, str(shards.folder), str(folder)]
-    result = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=900)
+    # Not as a script: each process that reads films would import it again, with torch.
+    code = "import sys; from pathlib import Path; from integration.test_ranks_agree import main; "
+    command = [sys.executable, "-c", f"{code}main(*map(Path, sys.argv[1:]))", str(shards.folder), str(folder)]
+    variables = {**environment(), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    result = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
     return folder
 
@@ -337,7 +337,3 @@ def test_parameters_without_an_effect_do_not_block_the_ranks(folder: Path) -> No
     assert one == other
     assert one["silent"] and all(name.startswith("decoder.blocks.4.attention1") for name in one["silent"])
     assert one["trained"] == one["count"] > 60
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
