@@ -1,4 +1,4 @@
-"""Comparison of two runs of one fold, bit by bit, for the soak and the tests of resuming."""
+"""Comparison of two runs of one fold, bit by bit."""
 
 import csv
 import json
