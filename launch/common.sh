@@ -1,8 +1,7 @@
-# Sourced by the launchers: the environment, and a wrapper that forwards signals to a command.
+# Sourced by the launchers after launch/shell.sh: the environment, and a wrapper that forwards signals to a command.
 # shellcheck shell=bash
 bash launch/setup.sh || exit $?
 source .venv/bin/activate
-source launch/shell.sh
 source launch/gpus.sh
 leave_other_launchers
 # Each rank has its own threads; without a limit they would compete for the cores.

@@ -5,6 +5,8 @@
 #   bash launch/demo.sh FOLDER      works in FOLDER
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help launch/demo.sh "$@"
 source launch/common.sh
 out=${1:-demo-run}
 

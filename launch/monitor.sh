@@ -5,9 +5,10 @@
 # From another machine:  ssh -L 6006:localhost:6006 THIS_MACHINE    and the same address in a browser there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help launch/monitor.sh "$@"
 if [[ ! -d ${1:-} ]]; then
-  echo "error: ${1:-RUNS}: no such folder; give the folder of the runs (bash launch/monitor.sh RUNS)" >&2
-  exit 2
+  refuse "${1:-RUNS}: no such folder; give the folder of the runs (bash launch/monitor.sh RUNS)"
 fi
 source launch/common.sh
 need_number PORT "${2:-6006}" 1

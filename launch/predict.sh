@@ -3,9 +3,18 @@
 # report.html. Without test films there is no submission.
 #   bash launch/predict.sh --config seunet --shards SHARDS --runs RUNS
 #   bash launch/predict.sh --cpu 2 --config demo --shards SHARDS --runs RUNS
-# --models-in-memory N limits the networks that each rank holds; by default it holds all that fit.
+# Options:
+#   --config CONFIG          a YAML file, or the name of a shipped config; an experiment or an ensemble
+#   --shards SHARDS          folder that 'shards build' made
+#   --runs RUNS              folder of all runs
+#   --set KEY=VALUE          override a config key, as in the training; may be repeated
+#   --ranks N                number of GPUs (all)
+#   --cpu [N]                predict on the CPU with N ranks (1)
+#   --models-in-memory N     largest number of networks that each rank holds (all that fit)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help launch/predict.sh "$@"
 source launch/common.sh
 source launch/chain.sh
 
@@ -18,18 +27,19 @@ while (($#)); do
     --config) need_value "$@"; config=$2; shift ;;
     --shards) need_value "$@"; shards=$2; shift ;;
     --runs) need_value "$@"; runs=$2; shift ;;
+    --set) need_value "$@"; options+=("$1" "$2"); shift ;;
     --models-in-memory) need_value "$@"; need_number "$1" "$2" 1; options+=("$1" "$2"); shift ;;
     --cpu)
       options+=(--cpu)
       [[ ${2:-} =~ ^[0-9]+$ ]] && { ranks=$2; shift; }
       ;;
-    *) refuse "unknown argument $1 (see the first lines of launch/predict.sh)" ;;
+    *) refuse "unknown argument $1 (see bash launch/predict.sh --help)" ;;
   esac
   shift
 done
 need_number --ranks "$ranks" 1
 if [[ -z $config || -z $shards || -z $runs ]]; then
-  refuse "--config, --shards and --runs are needed (see the first lines of launch/predict.sh)"
+  refuse "--config, --shards and --runs are needed (see bash launch/predict.sh --help)"
 fi
 
 on_ranks() {

@@ -4,6 +4,8 @@
 #   PYTHON=python3.12 bash launch/setup.sh      choose the interpreter
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help launch/setup.sh "$@"
 
 stamp=.venv/setup.sha256
 current=$(cat pyproject.toml constraints.txt launch/setup.sh launch/driver.sh | sha256sum | cut -d' ' -f1)

@@ -1,6 +1,21 @@
 # Sourced by the launchers and the batch scripts: shared shell functions.
 # shellcheck shell=bash
 
+# Print the comment at the top of a script, without its marks, and exit, if an argument before -- is -h or --help.
+#   show_help SCRIPT ARGUMENT…
+show_help() {
+  local script=$1 each
+  for each in "${@:2}"; do
+    case $each in
+      --) return ;;
+      -h | --help)
+        sed -n '2,/^[^#]/{/^#/!q; s/^# \{0,1\}//p}' "$script"
+        exit 0
+        ;;
+    esac
+  done
+}
+
 # Print an error on one line and exit with code 2.
 refuse() {
   printf 'error: %s\n' "$1" >&2
@@ -10,7 +25,7 @@ refuse() {
 # Exit unless an option has a value.
 #   need_value OPTION [VALUE …]
 need_value() {
-  (($# > 1)) || refuse "$1 needs a value (see the first lines of $0)"
+  (($# > 1)) || refuse "$1 needs a value (see --help)"
 }
 
 # Exit unless the value of an option is a whole number of at least MINIMUM. Shell arithmetic would run other texts as
@@ -40,16 +55,20 @@ leave_other_launchers() {
 # Run a command where python is. In a job, slurm/job.sh replaces this function, and the command runs on one node.
 on_one_node() { "$@"; }
 
-# Print values from a line of JSON on stdin, one per line. A key is a path such as folds.0.folder.
+# Print values from a line of JSON on stdin, one per line. A key is a path such as folds.0.folder; folds.*.folder has a value
+# for each fold.
 #   json_values KEY…
 json_values() {
   on_one_node python -c 'import json, sys
 content = json.loads([line for line in sys.stdin if line.startswith("{")][-1])
 for path in sys.argv[1:]:
-    value = content
+    values = [content]
     for key in path.split("."):
-        value = value[int(key) if isinstance(value, list) else key]
-    print(value)' "$@"
+        if key == "*":
+            values = [each for value in values for each in value]
+        else:
+            values = [value[int(key) if isinstance(value, list) else key] for value in values]
+    print(*values, sep="\n")' "$@"
 }
 
 # Wait for a background command, also through trapped signals, and return its exit code.
@@ -58,8 +77,8 @@ wait_for() {
   wait "$1"
 }
 
-# Set folder and marker of a fold from the JSON of a dry run of train, and exit if the fold is trained. The marker is the
-# file that a run writes when a signal stops it; the marker of an earlier run is removed.
+# Set folder and marker of a fold from the JSON of a dry run of train; return 1 if the fold is trained. The marker is the file
+# that a run writes when a signal stops it; the marker of an earlier run is removed.
 #   begin_fold PLAN [INDEX]
 begin_fold() {
   local values
@@ -67,7 +86,7 @@ begin_fold() {
   folder=${values%$'\n'*}
   if [[ ${values##*$'\n'} == True ]]; then
     echo "already trained: $folder"
-    exit 0
+    return 1
   fi
   marker=$folder/preempted.json
   rm -f "$marker"

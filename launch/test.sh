@@ -4,6 +4,8 @@
 #   bash launch/test.sh -k rle      arguments go to pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help launch/test.sh "$@"
 bash launch/setup.sh
 source .venv/bin/activate
 ruff format --check .

@@ -40,7 +40,7 @@ def app() -> None:
     raise_open_files()
 
 
-@app.command()
+@app.command(short_help="Write synthetic chest films (DICOM) and their label CSV.")
 @click.argument("out", type=FOLDER)
 @click.option("--images", type=int, default=240, show_default=True, help="Number of films.")
 @click.option("--size", type=int, default=512, show_default=True, help="Height and width of the films, in pixels.")
@@ -138,7 +138,7 @@ def build_command(
         print(*summary_lines(out, summary), sep="\n")
 
 
-@app.command("finalize")
+@app.command("finalize", short_help="Join the tasks of a build, or split a dataset again.")
 @click.argument("out", type=FOLDER)
 @split_options
 @click.pass_context
@@ -199,7 +199,7 @@ def export_command(folder: Path, png: Path | None, nnunet: Path | None) -> None:
     print(f"exported: {png or nnunet}")
 
 
-@app.command("verify")
+@app.command("verify", short_help="Check every byte of the shards.")
 @click.argument("folder", type=FOLDER)
 def verify_command(folder: Path) -> int:
     """Check every byte of the shards in FOLDER against its table and manifest."""

@@ -4,19 +4,29 @@
 # skipped, and queued jobs are not submitted twice.
 #   bash slurm/pipeline.sh --config seunet --shards SHARDS --runs RUNS --folds 5 -- \
 #     --dicom FILMS --rle LABELS.csv --test-dicom TEST_FILMS --image-size 1024 --holdout 0.1
-# Arguments after -- go to 'python -m shards build'. Without them, the shards must exist.
-#   --at-a-time K      number of folds trained at a time (all)   --nodes N      nodes for each fold (1)
-#   --build-tasks N    number of build tasks (4)                 --cpu          train and predict without GPUs
+# Options:
+#   --config CONFIG          a YAML file, or the name of a shipped config
+#   --shards SHARDS          folder of the shards
+#   --runs RUNS              folder of all runs
+#   --folds N                number of folds (5)
+#   --set KEY=VALUE          override a config key; may be repeated
+#   --at-a-time K            number of folds that train at a time (all)
+#   --nodes N                nodes for each fold (1)
+#   --build-tasks N          number of build tasks (4)
+#   --cpu                    train and predict without GPUs
+#   -- OPTIONS…              build the shards with these options of 'python -m shards build'. Without them, the shards
+#                            must exist
 # Set partition, account, GPUs, modules and containers in slurm/site.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source launch/shell.sh
+show_help slurm/pipeline.sh "$@"
 export PNEUMO_HOME=${PNEUMO_HOME:-$PWD}
 source slurm/site.sh
-source launch/shell.sh
 
 need_lines "$@"
 config="" shards="" runs="" folds=5 at_a_time="" nodes=1 tasks=4
-device=()
+device=() sets=()
 while (($#)); do
   case $1 in
     --config) need_value "$@"; config=$2; shift ;;
@@ -26,14 +36,15 @@ while (($#)); do
     --at-a-time) need_value "$@"; at_a_time=$2; shift ;;
     --nodes) need_value "$@"; nodes=$2; shift ;;
     --build-tasks) need_value "$@"; tasks=$2; shift ;;
+    --set) need_value "$@"; sets+=("$1" "$2"); shift ;;
     --cpu) device=(--cpu) ;;
     --) shift; break ;;
-    *) refuse "unknown argument $1 (see the first lines of slurm/pipeline.sh)" ;;
+    *) refuse "unknown argument $1 (see bash slurm/pipeline.sh --help)" ;;
   esac
   shift
 done
 if [[ -z $config || -z $shards || -z $runs ]]; then
-  refuse "--config, --shards and --runs are needed (see the first lines of slurm/pipeline.sh)"
+  refuse "--config, --shards and --runs are needed (see bash slurm/pipeline.sh --help)"
 fi
 if [[ ! -e $shards/manifest.json ]] && (($# == 0)); then
   refuse "$shards: no shards there; give the films after --, or the folder of the shards"
@@ -51,7 +62,7 @@ read -ra with_gpus <<<"$PNEUMO_GPU_SBATCH"
 trained=""
 if [[ -z $PNEUMO_SRUN$PNEUMO_EXEC ]]; then
   eval "$PNEUMO_SETUP"
-  look=(--config "$config" --runs "$runs" "${device[@]}")
+  look=(--config "$config" "${sets[@]}" --runs "$runs" "${device[@]}")
   keys=(experiment config)
   if [[ -e $shards/manifest.json ]]; then
     look+=(--shards "$shards")
@@ -70,7 +81,7 @@ else
   file=$config
   [[ -e $file ]] || file=configs/$config.yaml
   [[ -r $file ]] || refuse "$config: no such config"
-  name=$(basename "${file%.*}") digest=$(sha256sum "$file")
+  name=$(basename "${file%.*}") digest=$({ cat "$file"; printf '%s\n' "${sets[@]}"; } | sha256sum)
 fi
 mkdir -p "$runs/slurm"
 
@@ -118,7 +129,7 @@ if ((${#missing[@]})); then
   array=$(IFS=,; echo "${missing[*]}")${at_a_time:+%$at_a_time}
   job=$(submit "$train" "$before" --array="$array" --nodes="$nodes" "${with_gpus[@]}" \
     --output="$runs/slurm/train-%A_%a.out" \
-    slurm/train_folds.sbatch --config "$config" --shards "$shards" --runs "$runs" "${device[@]}")
+    slurm/train_folds.sbatch --config "$config" "${sets[@]}" --shards "$shards" --runs "$runs" "${device[@]}")
   echo "training      job $job, folds ${missing[*]}"
   training="$training $job"
 fi
@@ -129,7 +140,7 @@ if [[ $job ]]; then
   echo "prediction    job $job, already in the queue"
 else
   job=$(submit "$predict" "$training" --nodes="$nodes" "${with_gpus[@]}" --output="$runs/slurm/predict-%j.out" \
-    slurm/predict.sbatch "$config" "$shards" "$runs" "${device[@]}")
+    slurm/predict.sbatch "$config" "$shards" "$runs" "${device[@]}" "${sets[@]}")
   echo "prediction    job $job, which ends with submission.csv and report.html"
 fi
 

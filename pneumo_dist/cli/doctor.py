@@ -10,7 +10,7 @@ from pneumo_dist.ranks.environment import launched_rank
 from shards import console
 
 
-@click.command()
+@click.command(short_help="Check that this node can train, and print fixes.")
 @click.option(
     "--config",
     "config_path",

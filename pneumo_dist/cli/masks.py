@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumo_dist.cli.options import CONFIG, FOLDER, RULE, RUNS, SHARDS, check_folder
+from pneumo_dist.cli.options import CONFIG, FOLDER, OVERRIDES, RULE, RUNS, SHARDS, check_folder
 from pneumo_dist.config.rules import RuleName
 from pneumo_dist.ranks.environment import is_first
 from shards import console
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from pneumo_dist.scoring.masks import Rule
 
 
-@click.command()
+@click.command(short_help="Find the exact best thresholds on out-of-fold films.")
 @CONFIG
+@OVERRIDES
 @RUNS
 @click.option(
     "--objective",
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Threshold at which the size of the smallest component is tuned.",
 )
-def tune(config_path: Path, runs: Path, objective_text: str, component_threshold: float) -> None:
+def tune(
+    config_path: Path, overrides: tuple[str, ...], runs: Path, objective_text: str, component_threshold: float
+) -> None:
     """Find the exact best thresholds on the out-of-fold predictions."""
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.predict.store import open_predictions
@@ -54,7 +57,7 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
     objective = Objective.parse(objective_text)
     if not 0 <= component_threshold <= 1:  # click's range accepts nan
         raise InputError(f"--component-threshold {component_threshold}: give a number from 0 to 1")
-    folder = runs / load_either(config_path).name / "oof"
+    folder = runs / load_either(config_path, overrides).name / "oof"
     predictions = open_predictions(folder / "predictions")
     with process_group(cpu=True) as ranks:
         with console.progress(len(predictions) // ranks.world if ranks.is_main else 0, "film", "tune") as bar:
@@ -74,8 +77,9 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
         print(f"thresholds: {folder / THRESHOLDS}, plotted in {folder / SURFACE} and {folder / CURVE}")
 
 
-@click.command()
+@click.command(short_help="Write submission.csv from the test predictions.")
 @CONFIG
+@OVERRIDES
 @RUNS
 @RULE
 @click.option("--triplet", type=(float, int, float), metavar="TOP AREA BOTTOM", help="Thresholds set by hand.")
@@ -90,6 +94,7 @@ def tune(config_path: Path, runs: Path, objective_text: str, component_threshold
 @click.option("--out", type=FOLDER, help="File to write.  [default: RUNS/NAME/test/submission.csv]")
 def submit(  # noqa: PLR0913  # one parameter per option
     config_path: Path,
+    overrides: tuple[str, ...],
     runs: Path,
     rule_name: RuleName | None,
     triplet: tuple[float, int, float] | None,
@@ -111,7 +116,7 @@ def submit(  # noqa: PLR0913  # one parameter per option
     from pneumo_dist.scoring.triplet import Triplet
     from pneumo_dist.thresholds.choose import choose_rule, run_thresholds
 
-    config = load_either(config_path)
+    config = load_either(config_path, overrides)
     run = runs / config.name
     if triplet is not None:
         if rule_name is not None:
@@ -159,8 +164,9 @@ def _called_out_of_fold(run: Path, rule: "Rule") -> float | None:
         return None
 
 
-@click.command()
+@click.command(short_help="Write report.html and overlays.png for stored predictions.")
 @CONFIG
+@OVERRIDES
 @SHARDS
 @RUNS
 @RULE
@@ -175,6 +181,7 @@ def _called_out_of_fold(run: Path, rule: "Rule") -> float | None:
 )
 def report(
     config_path: Path,
+    overrides: tuple[str, ...],
     shards_path: Path,
     runs: Path,
     rule_name: RuleName | None,
@@ -187,7 +194,7 @@ def report(
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.report.page import ReportOptions, write_report
 
-    config, shards = load_either(config_path), Shards(shards_path)
+    config, shards = load_either(config_path, overrides), Shards(shards_path)
     options = ReportOptions(against, by, rule_name, config)
     with console.progress(len(shards.indices("train", "holdout")), "film", "report") as bar:
         written = write_report(shards, runs, config.name, options, lambda: bar.update(1))

@@ -190,7 +190,7 @@ def _new_films(
     return Shards(scratch)
 
 
-@click.command()
+@click.command(short_help="Average weights as an ensemble's config asks; write a bundle.")
 @ENSEMBLE
 @OVERRIDES
 @click.option("--shards", "shards_path", type=FOLDER, help="Folder with the training films, for batch-norm statistics.")
@@ -242,7 +242,7 @@ def average(  # noqa: PLR0913  # one parameter per option
             print(f"bundle of {len(ensemble.networks)} networks: {bundle}")
 
 
-@click.command()
+@click.command(short_help="Segment new DICOM films.")
 @click.argument("films", nargs=-1, required=True, type=FOLDER)
 @click.option("--bundle", type=FOLDER, required=True, help="Bundle written by 'average --bundle'.")
 @click.option("--out", type=FOLDER, required=True, help="Folder of the masks, overlays and DICOM objects.")

@@ -11,7 +11,7 @@ from pneumo_dist.cli.options import FOLDER
 from pneumo_dist.runs.status import read_status, table
 
 
-@click.command()
+@click.command(short_help="Show the state of each fold in RUNS.")
 @click.argument("runs", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON per fold.")
 def status(runs: Path, as_json: bool) -> None:

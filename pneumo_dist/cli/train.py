@@ -1,6 +1,8 @@
 """The commands train, fetch-weights and show-batch."""
 
 import os
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 @click.option("--shards", "shards_path", type=FOLDER, help="Folder that 'shards build' made.")
 @RUNS
 @CPU
-@click.option("--fold", "folds", type=int, multiple=True, help="Fold to validate on.")
+@click.option("--fold", "single", type=int, multiple=True, help="Fold to validate on; may be repeated.")
+@click.option("--folds", "listed", metavar="LIST", help="Folds to validate on: 0,2 or all.")
 @click.option("--allow-empty-fold", is_flag=True, help="Train even if no film of the fold has a pneumothorax.")
 @click.option("--profile", is_flag=True, help="Trace six steps of each stage on rank 0, for TensorBoard or perfetto.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the config and the steps, and train nothing.")
@@ -41,7 +44,8 @@ def train(  # noqa: PLR0913  # one parameter per option
     shards_path: Path | None,
     runs: Path,
     cpu: bool,
-    folds: tuple[int, ...],
+    single: tuple[int, ...],
+    listed: str | None,
     allow_empty_fold: bool,
     profile: bool,
     dry_run: bool,
@@ -52,11 +56,12 @@ def train(  # noqa: PLR0913  # one parameter per option
     rate: float | None,
     as_json: bool,
 ) -> int:
-    """Train one fold of an experiment, stage by stage. Run the same command again to resume.
+    """Train folds of an experiment, one after the other. Run the same command again to resume.
 
-    With --dry-run, --fold may be repeated. Without --shards only the config is checked.
+    With --dry-run and without --shards only the config is checked.
     """
     config, launched = load_config(config_path, overrides), launched_rank(os.environ)
+    folds = chosen_folds(single, listed, shards_path)
     if not dry_run:
         start_server(config.experiment.data.loader)  # before the imports that take seconds
 
@@ -70,8 +75,8 @@ def train(  # noqa: PLR0913  # one parameter per option
         return console.EXIT_DONE
     if any(option is not None for option in (world_size, node_ranks, head, node, rate)) or as_json:
         raise click.UsageError("--world-size, --ranks, --head, --node, --rate and --json go with --dry-run")
-    if shards_path is None or len(folds) != 1:
-        raise click.UsageError("give --shards and one --fold")
+    if shards_path is None or not folds:
+        raise click.UsageError("give --shards, and --fold or --folds")
     world, local_world = (launched.world, launched.local_world or 1) if launched else (1, 1)
     training = Training(config, shards_path, runs, folds, cpu, allow_empty_fold, world, local_world)
     if launched is None:
@@ -85,15 +90,11 @@ def train(  # noqa: PLR0913  # one parameter per option
     from pneumo_dist.runs.fold_run import FoldRun, checkpoints_of
     from pneumo_dist.train.fold import train_fold
 
-    shards, fold = Shards(shards_path), folds[0]
-    folder, facts = training.folder(fold), facts_of(config, shards)
-    runtime = config.experiment.runtime
-    with process_group(cpu, Limits(runtime.start_minutes, runtime.watchdog_minutes)) as ranks:
-        configure(runtime)
-        check_agreement(ranks, facts)
-        if launched is not None:
-            messages = on_rank_0(ranks, lambda: check_training(training, resumes=False))
-            warn(messages if ranks.is_main else ())
+    shards = Shards(shards_path)
+    facts, runtime = facts_of(config, shards), config.experiment.runtime
+
+    def train_one(fold: int, ranks: "Ranks") -> None:
+        folder = training.folder(fold)
         try:
             with hold_run_folder(folder, ranks, facts) as heartbeat:
                 if ranks.is_main:
@@ -106,10 +107,41 @@ def train(  # noqa: PLR0913  # one parameter per option
         except Preempted:
             if ranks.is_main:
                 console.say(f"stopped by a signal, checkpoint written in {folder}; run the same command to resume")
-            return exit_code()
+            raise
         if ranks.is_main:
             console.say(f"fold {fold} of {config.experiment.name} is trained: {folder}")
+
+    with process_group(cpu, Limits(runtime.start_minutes, runtime.watchdog_minutes)) as ranks:
+        configure(runtime)
+        check_agreement(ranks, facts)
+        if launched is not None:
+            messages = on_rank_0(ranks, lambda: check_training(training, resumes=False))
+            warn(messages if ranks.is_main else ())
+        try:
+            for fold in folds:
+                train_one(fold, ranks)
+        except Preempted:
+            return exit_code()
     return console.EXIT_DONE
+
+
+def chosen_folds(single: Sequence[int], listed: str | None, shards_path: Path | None) -> tuple[int, ...]:
+    """Return the folds of --fold and --folds, each once, in the order given. `all` is every fold of the shards.
+
+    Raises InputError if the list is neither `all` nor numbers with commas, or `all` is given without shards.
+    """
+    if listed is None:
+        return tuple(dict.fromkeys(single))
+    if listed == "all":
+        if shards_path is None:
+            raise InputError("--folds all needs --shards")
+        with closing(Shards(shards_path)) as shards:
+            return tuple(dict.fromkeys([*single, *shards.folds()]))
+    names = listed.split(",")
+    # `int` also reads digits of other alphabets, signs, spaces and underscores.
+    if not all(name.isascii() and name.isdigit() for name in names):
+        raise InputError(f"--folds {listed}: give all, or numbers with commas, such as 0,2")
+    return tuple(dict.fromkeys([*single, *map(int, names)]))
 
 
 def _local_shards(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks") -> Shards:
@@ -134,7 +166,7 @@ def _local_shards(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks
         return copy_shards_locally(shards, rows, Path(cache_dir), copied)
 
 
-@click.command("fetch-weights")
+@click.command("fetch-weights", short_help="Fetch a config's pretrained encoder weights into a file.")
 @CONFIG
 @OVERRIDES
 @click.option("--out", type=FOLDER, required=True, help="Path of the file to write.")
@@ -156,7 +188,7 @@ def fetch_weights(config_path: Path, overrides: tuple[str, ...], out: Path) -> N
     )
 
 
-@click.command("show-batch")
+@click.command("show-batch", short_help="Draw the network's input: films with their masks.")
 @CONFIG
 @OVERRIDES
 @SHARDS

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -91,6 +92,12 @@ def test_signal_before_the_training_starts_is_75_and_leaves_no_run(dataset: Path
     ("command", "names"),
     [
         (["train.sh", "--nodes", "2"], "--head HOST:PORT"),
+        (["train.sh", "--config", "demo"], "give --fold N or --folds LIST"),
+        (["train.sh", "--folds"], "--folds needs a value"),
+        (["train.sh", "--folds=all"], "--folds=all: write the value after a space"),
+        (["train.sh", "--fold-per-gpu", "--fold", "1"], "--fold-per-gpu chooses the folds"),
+        (["predict.sh", "--set"], "--set needs a value"),
+        (["pipeline.sh", "--set"], "--set needs a value"),
         (["train.sh", "--nodes", "2", "--node", "2", "--head", "a:1"], "--node 2: nodes are numbered from 0 to 1"),
         (["train.sh", "--nodes"], "--nodes needs a value"),
         (["train.sh", "--ranks=2"], "--ranks=2: write the value after a space"),
@@ -123,6 +130,28 @@ def test_bad_usage_is_one_line(command: list[str], names: str) -> None:
     )
     assert done.returncode == 2
     assert names in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+LAUNCHERS = [
+    f"launch/{name}.sh" for name in ("demo", "gpu-check", "monitor", "pipeline", "predict", "setup", "test", "train")
+]
+
+
+@pytest.mark.parametrize("script", [*LAUNCHERS, "slurm/pipeline.sh"])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_launchers_describe_all_of_their_options(script: str, option: str, tmp_path: Path) -> None:
+    done = subprocess.run(["bash", ROOT / script, "--cpu", option], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "" and not list(tmp_path.iterdir())
+    assert f"bash {script}" in done.stdout and "#" not in done.stdout
+    text = (ROOT / script).read_text()
+    for known in re.findall(r"^    (?:-\S+ \| )?(--[a-z-]+)\)", text, re.MULTILINE):
+        assert f"{known} " in done.stdout, known
+
+
+def test_help_after_the_arguments_of_another_command_is_not_the_launchers() -> None:
+    command = ["bash", "launch/pipeline.sh", "--config", "c", "--cnofig", "x", "--", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 2 and "unknown argument --cnofig" in done.stderr
 
 
 HARM = "a[$(touch harmed)]"

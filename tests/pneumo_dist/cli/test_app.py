@@ -41,6 +41,17 @@ def test_every_command_has_help_for_each_option(name: str) -> None:
             assert option.help and option.opts[0] in result.output, option.name
 
 
+@pytest.mark.parametrize("module", ["pneumo_dist", "shards"])
+def test_the_list_of_commands_fits_a_terminal(module: str) -> None:
+    variables = {**environment(), "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", module, "-h"], env=variables, capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines[1:] if line.endswith("...")]
+
+
 def test_help_does_not_import_torch() -> None:
     call = "app(['tune', '-h'], standalone_mode=False)"
     code = f"import sys; from pneumo_dist.cli.app import app; {call}; print(sys.modules)"

@@ -89,6 +89,17 @@ def test_damaged_predictions_are_named_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("command", ["tune", "submit", "report"])
+def test_config_keys_are_overridden(
+    films: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    config_of(tmp_path, "thresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    line = refused(capsys, tmp_path, command_line(command, films, tmp_path, "--set", "name=other"))
+    assert "/other/" in line
+    line = refused(capsys, tmp_path, command_line(command, films, tmp_path, "--set", "nmae=other"))
+    assert line.endswith("--set: nmae: unknown key; did you mean name?")
+
+
+@pytest.mark.parametrize("command", ["tune", "submit", "report"])
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -1,13 +1,16 @@
 """The command train: errors before it starts, and folds without a pneumothorax to validate on."""
 
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pneumo_dist.cli.app import app
+from pneumo_dist.cli.train import chosen_folds
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 from shards.dataset.table import Shards
+from shards.errors import InputError
 
 
 def train(config: Path, shards: Path, fold: int, *more: object) -> int:
@@ -56,9 +59,46 @@ def test_training_says_which_weights_it_starts_from_and_raises_its_limit(
     assert "random weights" not in capsys.readouterr().out
 
 
-def test_training_has_one_fold(films: Shards, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train(config, films.folder, 0, "--fold", 1) == EXIT_USAGE
-    assert "give --shards and one --fold" in capsys.readouterr().err
+def test_training_needs_a_fold(films: Shards, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--cpu", "--config", str(config), "--shards", str(films.folder), "--runs", str(config.parent)]
+    assert run(app, "pneumo_dist", words) == EXIT_USAGE
+    assert "give --shards, and --fold or --folds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("single", "listed", "expected"),
+    [((1,), None, (1,)), ((1, 1, 0), None, (1, 0)), ((), "1,0", (1, 0)), ((), "all", (0, 1)), ((1,), "all", (1, 0))],
+)
+def test_folds_are_chosen_one_by_one_or_as_a_list(
+    films: Shards, single: tuple[int, ...], listed: str | None, expected: tuple[int, ...]
+) -> None:
+    assert chosen_folds(single, listed, films.folder) == expected
+
+
+@pytest.mark.parametrize("listed", ["", "0,", "0-2", "0, 1", "ALL", "-1", "1_0", "²"])
+def test_other_lists_of_folds_are_refused(films: Shards, listed: str) -> None:
+    with pytest.raises(InputError, match="give all, or numbers with commas, such as 0,2"):
+        chosen_folds((), listed, films.folder)
+    with pytest.raises(InputError, match="--folds all needs --shards"):
+        chosen_folds((), "all", None)
+
+
+def test_several_folds_are_trained_one_after_the_other(
+    films: Shards, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They end with the bits of folds that are trained alone."""
+    runs = config.parent / "runs"
+    assert train(config, films.folder, 1, "--folds", "0,1", "--set", "epochs=1") == EXIT_DONE
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines() if "is trained" in line] == [
+        ["fold", "1"],
+        ["fold", "0"],
+    ]
+    together = {path.name for path in runs.glob("*/fold*/*/checkpoints/step-*.pt")}
+    shutil.rmtree(runs)
+    for fold in (0, 1):
+        assert train(config, films.folder, fold, "--set", "epochs=1") == EXIT_DONE
+    # The name holds the digest of the content.
+    assert {path.name for path in runs.glob("*/fold*/*/checkpoints/step-*.pt")} == together and len(together) == 4
 
 
 def test_a_run_with_such_a_fold_can_be_reported(
