@@ -125,10 +125,6 @@ def server_of(workers: set[int]) -> set[int]:
     return {parent for parent in map(parent_of, workers) if parent is not None}
 
 
-def semaphores() -> set[str]:
-    return {path.name for path in SHM.glob("sem.*")}
-
-
 def until(done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not done():
@@ -190,17 +186,16 @@ def test_workers_ignore_the_ranks_signals_and_the_stream_continues(start: Callab
 @EACH_LOADER
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_die_when_their_rank_is_killed(start: Callable[..., Rank], number: int, name: str) -> None:
-    before = semaphores()
     rank = start(name)
     rank.line("batch")
-    workers = rank.workers()
-    assert len(workers) == WORKERS[name]
+    workers, memory = rank.workers(), rank.shared_memory()
+    assert len(workers) == WORKERS[name] and any(path.name.startswith("sem.") for path in memory) == (name == "torch")
     workers |= rank.children()
     os.kill(rank.process.pid, number)
     rank.output()
     assert rank.process.returncode == -number
     assert_nothing_left(workers, {rank.process.pid, *workers}, set())
-    until(lambda: semaphores() <= before, "semaphores are left")
+    until(lambda: not any(path.exists() for path in memory), "shared memory or semaphores are left")
 
 
 @pytest.mark.slow
