@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from pneumo_dist import __version__
+from pneumo_dist.cli.config import config, init_config
 from pneumo_dist.cli.doctor import doctor
 from pneumo_dist.cli.masks import report, submit, tune
 from pneumo_dist.cli.predict import average, predict, segment
@@ -39,6 +40,8 @@ for command in (
     segment,
     status,
     doctor,
+    config,
+    init_config,
 ):
     app.add_command(command)
 

@@ -13,6 +13,7 @@ from pneumo_dist.config.optim import OptimConfig, ScheduleConfig
 from pneumo_dist.config.schema import (
     Batch,
     Count,
+    Epochs,
     FilePath,
     Mean,
     Name,
@@ -20,12 +21,14 @@ from pneumo_dist.config.schema import (
     Sha256,
     Side,
     Std,
+    Steps,
+    Unit,
     Whole,
 )
 from shards.errors import InputError
 
 # A year at most.
-Minutes = Annotated[float, Field(gt=0, le=525_600)]
+Minutes = Annotated[float, Field(gt=0, le=525_600), Unit("min")]
 
 
 # Name of the torch loader up to version 0.4.0. Configs and checkpoints with that name still load.
@@ -66,12 +69,12 @@ class StageConfig(Schema):
     """Name of the stage and of its folder."""
     image_size: Side = 512
     """Side of the network's square input, in pixels."""
-    epochs: Count = 10
+    epochs: Epochs = 10
     """Maximum number of epochs."""
-    early_stop: Count | None = None
+    early_stop: Epochs | None = None
     """Number of epochs without a better score after which the stage ends; null disables early stopping. With init_from
     best_so_far, a better score is one above that of the checkpoint that the stage started from."""
-    global_batch: Annotated[int, Field(ge=1, le=2**20)] = 8
+    global_batch: Annotated[int, Field(ge=1, le=2**20), Unit("films")] = 8
     """Number of films per optimizer step, over all ranks."""
     micro_batch: Batch = 2
     """Number of films per rank and forward pass; gradients accumulate until global_batch is reached."""
@@ -88,7 +91,7 @@ class StageConfig(Schema):
     draws each positive once per epoch."""
     always_train: bool = False
     """Also train on the films marked always_train."""
-    freeze_encoder_epochs: Whole = 0
+    freeze_encoder_epochs: Annotated[Whole, Unit("epochs")] = 0
     """Number of first epochs in which the encoder, including its batch norms, is frozen."""
     init_from: Literal["previous", "best_so_far"] = "previous"
     """Checkpoint that the stage starts from: the best of the previous stage, or the best of all earlier stages, which
@@ -104,9 +107,9 @@ class StageConfig(Schema):
     """Loss."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation of training films."""
-    top_k: Count = 3
+    top_k: Annotated[Count, Unit("files")] = 3
     """Number of checkpoints to keep, those with the best validation scores."""
-    save_every: Count | None = None
+    save_every: Steps | None = None
     """Number of optimizer steps between checkpoints within an epoch; null saves only by save_minutes."""
     save_minutes: Minutes = 10.0
     """Maximum minutes between checkpoints."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.config.schema import Count, NotNegative, Positive, Schema, Whole
+from pneumo_dist.config.schema import Count, Epochs, NotNegative, Positive, Schema, Steps, Unit, Whole
 
 
 class OptimConfig(Schema):
@@ -16,7 +16,7 @@ class OptimConfig(Schema):
     """Initial learning rate of the stage."""
     lr_scale: Literal["none", "linear", "sqrt"] = "none"
     """Scale lr when global_batch differs from lr_batch: none, in proportion, or by the square root of the ratio."""
-    lr_batch: Count | None = None
+    lr_batch: Annotated[Count, Unit("films")] | None = None
     """Global batch that lr was chosen for; required unless lr_scale is none."""
     weight_decay: NotNegative = 0.0
     """Weight decay, coupled with the gradient in adam and sgd, decoupled in adamw."""
@@ -26,12 +26,12 @@ class OptimConfig(Schema):
     """Maximum norm of the whole gradient; null does not limit it."""
     clip_value: Positive | None = None
     """Maximum absolute value of each element of the gradient, after clip_norm; null does not limit it."""
-    max_bad_steps: Count = 20
+    max_bad_steps: Steps = 20
     """Number of consecutive steps with a non-finite gradient after which the run fails."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an exponential moving average of the weights; null is no average. The average is validated,
     ranked and used to predict."""
-    swa_epochs: Count | None = None
+    swa_epochs: Epochs | None = None
     """Number of last epochs whose final weights are averaged equally (stochastic weight averaging); null is no average.
     From the first of these epochs on, the average is validated, ranked and used to predict, with batch-norm statistics
     recomputed on the training films."""
@@ -62,20 +62,20 @@ class ScheduleConfig(Schema):
     name: Literal["constant", "plateau", "cosine", "restarts", "multistep", "poly"] = "constant"
     """constant, or a scheduler of torch: plateau is ReduceLROnPlateau, cosine CosineAnnealingLR, restarts
     CosineAnnealingWarmRestarts, multistep MultiStepLR and poly PolynomialLR."""
-    warmup_steps: Whole = 0
+    warmup_steps: Annotated[Whole, Unit("steps")] = 0
     """Number of optimizer steps at the start of the stage over which the learning rate rises linearly from 0 to
     the schedule's."""
     watch: Literal["score", "loss"] = "score"
     """plateau: validation metric that must improve."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """plateau and multistep: factor that reduces the learning rate."""
-    patience: Whole = 2
+    patience: Annotated[Whole, Unit("epochs")] = 2
     """plateau: number of epochs without improvement before a reduction."""
     threshold: NotNegative = 1e-7
     """plateau: minimum relative improvement."""
     min_lr: NotNegative = 1e-7
     """plateau, cosine and restarts: minimum learning rate."""
-    t_max: Count | None = None
+    t_max: Epochs | None = None
     """cosine: number of epochs of half a period; restarts: epochs until the first restart; poly: epochs until the
     learning rate is 0. null is the stage's epochs."""
     t_mult: Count = 1

@@ -1,8 +1,17 @@
 """Base class and value types of the configuration schemas."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The unit of a number, for the reference of the config's keys."""
+
+    name: str
+
 
 # Far above any useful value. A larger one is a typing error that would overflow or exhaust memory.
 LARGEST = 1e9
@@ -16,9 +25,11 @@ Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Count = Annotated[int, Field(ge=1, le=int(LARGEST))]
 Whole = Annotated[int, Field(ge=0, le=int(LARGEST))]
-Side = Annotated[int, Field(ge=32, le=LARGEST_SIDE, multiple_of=32)]
-Batch = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
-Area = Annotated[int, Field(ge=0, le=LARGEST_AREA)]
+Epochs = Annotated[Count, Unit("epochs")]
+Steps = Annotated[Count, Unit("steps")]
+Side = Annotated[int, Field(ge=32, le=LARGEST_SIDE, multiple_of=32), Unit("px")]
+Batch = Annotated[int, Field(ge=1, le=LARGEST_BATCH), Unit("films")]
+Area = Annotated[int, Field(ge=0, le=LARGEST_AREA), Unit("px")]
 Fold = Annotated[int, Field(ge=0, lt=10_000)]
 Channels = Annotated[int, Field(ge=1, le=2048)]
 Mean = tuple[Probability, Probability, Probability]

@@ -57,3 +57,20 @@ def checkpoint_bytes(model: torch.nn.Module, copies: int) -> int:
     """Return the size in bytes of a checkpoint with `copies` values for each weight."""
     values: Mapping[str, torch.Tensor] = model.state_dict()
     return copies * sum(value.numel() * value.element_size() for value in values.values())
+
+
+def activation_bytes(model: torch.nn.Module, channels: int, size: int) -> int:
+    """Return the bytes of float32 values that a network of `meta_model` keeps of one film for the backward pass."""
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        # The storages stay alive until they are counted, because an address may be used again.
+        kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    model.train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(torch.empty(1, channels, size, size, device="meta"))
+    assert output is not None
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in parameters)

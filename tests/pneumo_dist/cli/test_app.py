@@ -14,8 +14,10 @@ from pneumo_dist.cli.app import _show_warning, app
 
 COMMANDS = [
     "average",
+    "config",
     "doctor",
     "fetch-weights",
+    "init-config",
     "predict",
     "report",
     "segment",
