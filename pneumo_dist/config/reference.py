@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
-import annotated_types
 from pydantic.fields import FieldInfo
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
@@ -113,8 +112,6 @@ def _flat(metadata: list[Any]) -> Iterator[Any]:
     for each in metadata:
         if isinstance(each, FieldInfo):
             yield from each.metadata
-        elif isinstance(each, annotated_types.GroupedMetadata):
-            yield from each
         else:
             yield each
 
@@ -164,8 +161,8 @@ def _value(tree: Any, name: str) -> Any:
 def json_schema() -> Json:
     """Return the JSON schema of a config file: an ensemble if it has a key that only ensembles have, or an experiment.
 
-    A file may leave out what its `base` has. An experiment may have a stage's keys at its top, and may change the stages
-    of its base by their names.
+    A file may leave out what its `base` has. An experiment may have a stage's keys at its top, and may change the
+    stages of its base by their names.
     """
     experiment, ensemble = Experiment.model_json_schema(), EnsembleConfig.model_json_schema()
     shared = {**ensemble.pop("$defs", {}), **experiment.pop("$defs")}
