@@ -3,7 +3,8 @@
 import multiprocessing
 import os
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from multiprocessing import forkserver, util
 from pathlib import Path
@@ -16,6 +17,7 @@ from shards.temporaries import scratch_folder
 _LONGEST_FOLDER = 70
 # multiprocessing removes its own folder with priority -100.
 _AFTER_ITS_OWN = -101
+_QUIET = "ignore:resource_tracker:UserWarning"
 
 
 def fork_server(module: str) -> Any:
@@ -28,9 +30,25 @@ def fork_server(module: str) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["shards.bound_server", module])
     _own_socket_folder()
-    with announced():
+    with announced(), _quiet_tracker():
         forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _quiet_tracker() -> Iterator[None]:
+    """Have Python's tracker, which starts with the server, clean up after a kill without a report of its own.
+
+    The report would follow the line that explains the end.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = f"{before},{_QUIET}" if before else _QUIET
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 @cache
