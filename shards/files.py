@@ -89,7 +89,8 @@ def sync_directory(folder: Path) -> None:
     """Flush the entries of a folder, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named_errors(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
