@@ -271,8 +271,8 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
     check_distinct(paths)
     check_folder(out)
     ensemble, rule = read_bundle(bundle)
-    # The decoded films never leave the disk that the user chose for them.
-    parent = out.parent if os.access(out.parent, os.W_OK) else out
+    # The decoded films never leave the disk that the user chose. A mounted OUT may be all that is writable.
+    parent = out if out.exists() and not os.access(out.parent, os.W_OK) else out.parent
     with process_group(cpu) as ranks, scratch_folder(parent, f"{out.name}.films") as scratch:
         film_options = NewFilmOptions(ensemble.film_size, film_rules, strict)
         shards, refused = film_shards(paths, scratch / "films", film_options)
