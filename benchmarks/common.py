@@ -32,6 +32,7 @@ from shards.build.labels import load_labels
 from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset.table import Shards
+from shards.parent import die_with_parent
 from shards.phantom.dataset import synthesize
 
 SALT = b"a salt for benchmarks only"
@@ -167,8 +168,13 @@ def in_fresh_process(
 ) -> Value:
     """Return the result of a call in a new process, which runs `setup` first."""
     # Unlike the workers of a multiprocessing.Pool, those of an executor may have child processes.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), setup) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _begin, (setup,)) as pool:
         return pool.submit(call, *arguments).result()
+
+
+def _begin(setup: Callable[[], None]) -> None:
+    die_with_parent()
+    setup()
 
 
 def cpu_environment(threads: int = 1) -> dict[str, str]:

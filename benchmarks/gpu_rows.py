@@ -36,8 +36,8 @@ from benchmarks.gpu_steps import (
 from benchmarks.gpu_store import LOADER, LOADERS, SHIPPED_WAYS, WAYS
 from benchmarks.reference_films import ReferenceFilms, recipe_a
 from pneumo_dist.config.experiment import DataConfig
-from pneumo_dist.ranks.processes import die_with_parent
 from shards.dataset.table import Shards
+from shards.parent import die_with_parent
 
 LOADER_BATCH = 16
 # Enough batches that those which workers have prefetched do not count as work done in the time measured.

@@ -56,6 +56,7 @@ from shards.build.build import build
 from shards.build.options import BuildOptions, Execution, Task
 from shards.dataset import rle
 from shards.dataset.table import Shards
+from shards.parent import die_with_parent
 
 HAS_REFERENCE = importlib.util.find_spec("skimage") is not None
 
@@ -111,7 +112,7 @@ def measure_builds(report: Report, films: Path, real: Path | None, arguments: ar
         ways["reference"] = lambda pool: _spread(pool, workers, reference_share, films, out / "ref", arguments.size)
     turns: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, cv2.setNumThreads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, context, _begin) as pool:
         for round_ in range(arguments.repeats + 1):  # the first one warms up
             for way, run in ways.items():
                 shutil.rmtree(out / way, ignore_errors=True)
@@ -246,11 +247,16 @@ def measure_reads(report: Report, work: Path) -> None:
         report.row(codec, f"{rate:,.0f} samples/s", ">= 2,000", rate >= 2000)
 
 
+def _begin() -> None:
+    die_with_parent()
+    cv2.setNumThreads(1)
+
+
 def measure_memory(report: Report, films: Path, work: Path) -> None:
     """Print the peak memory of a process that builds few films, and of one that builds many."""
     report.title("Peak memory (VmHWM) of one build worker, png")
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1, maxtasksperchild=1) as pool:
+    with context.Pool(1, die_with_parent, maxtasksperchild=1) as pool:
         for count in (50, 400):
             folder, out = link_films(films, work / f"links-{count}", count), work / "built" / f"memory-{count}"
             shutil.rmtree(out, ignore_errors=True)

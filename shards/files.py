@@ -1,15 +1,19 @@
-"""Atomic writes: a file appears whole or not at all."""
+"""Atomic writes: a file appears whole or not at all. Temporaries are removed by the next writer of the same name."""
 
 import contextlib
 import hashlib
 import json
 import os
 import resource
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from shards.temporaries import claimed
+
+_ATTEMPTS = 100
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class NamedLater:
@@ -18,6 +22,15 @@ class NamedLater:
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
         self.name: str | None = None
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Name a file in errors of the system that name none, as those of a full disk do."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
 
 
 @contextmanager
@@ -31,25 +44,20 @@ def atomic_open(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
 @contextmanager
 def atomic_named_later(folder: Path, prefix: str, mode: int = 0o666) -> Iterator[NamedLater]:
     """Like `atomic_open`, for a file in `folder` whose name the caller sets before the end. Errors name `prefix`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{prefix}.", suffix=".tmp", dir=folder)
-    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            file = NamedLater(stream)
-            yield file
-            stream.flush()
-            os.fsync(stream.fileno())
-        assert file.name is not None, "the file was not named"
-        temporary.chmod(mode & ~current_umask())
-        temporary.replace(folder / file.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with claimed(folder, prefix, lambda path: os.open(path, _NEW_FILE, mode)) as (temporary, descriptor):
+            # The descriptor stays open, and the lock held, until the file has its name.
+            with os.fdopen(descriptor, "wb", closefd=False) as stream:
+                file = NamedLater(stream)
+                yield file
+            os.fsync(descriptor)
+            assert file.name is not None, "the file was not named"
+            temporary.replace(folder / file.name)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        # A failed write (a full disk) does not name its file.
-        raise OSError(error.errno, error.strerror, error.filename or str(folder / prefix)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        # A failed write (a full disk) does not name its file, others name the temporary.
+        is_named = error.filename and not Path(error.filename).name.startswith(f".{prefix}.")
+        raise OSError(error.errno, error.strerror, error.filename if is_named else str(folder / prefix)) from error
     sync_directory(folder)
 
 
@@ -66,10 +74,14 @@ def write_json(path: Path, value: object) -> None:
 
 def atomic_symlink(link: Path, target_name: str) -> None:
     """Point `link` at a file in the same folder, replacing an existing link atomically."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target_name)
-    temporary.replace(link)
+    temporary = link.with_name(f".{link.name}.0.tmp")
+    for _ in range(_ATTEMPTS):
+        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):  # another process points the link elsewhere at this moment
+            temporary.symlink_to(target_name)
+            with contextlib.suppress(FileNotFoundError):
+                temporary.replace(link)
+                break
     sync_directory(link.parent)
 
 
@@ -77,7 +89,8 @@ def sync_directory(folder: Path) -> None:
     """Flush the entries of a folder, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named_errors(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -87,13 +100,6 @@ def raise_open_files() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # some systems refuse their own hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def current_umask() -> int:
-    """Return the umask of this process. mkstemp ignores it, but shared files must respect it."""
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 def sha256_file(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Reads stored files as untrusted input: JSON through strict models, tables and images of bounded size."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -138,17 +137,3 @@ def open_append(path: Path) -> BinaryIO:
         raise InputError(f"{path}: is a symbolic link, which could point to any file; remove it")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.fdopen(os.open(path, flags, 0o666), "ab")
-
-
-def try_lock(stream: BinaryIO, shared: bool = False) -> bool:
-    """Lock an open file and return whether that succeeded; False if another process holds a lock that excludes it.
-
-    The lock lasts until the file is closed or the process ends, however it ends. Raises OSError on a file system
-    without locks.
-    """
-    # The library filelock has no shared locks, which the tasks of an array need.
-    try:
-        fcntl.flock(stream, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pneumo_dist.network.sync_batch_norm import synchronised
-from pneumo_dist.ranks.processes import die_with_parent
+from shards.parent import die_with_parent
 
 FILMS, CHANNELS = 8, 3
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}

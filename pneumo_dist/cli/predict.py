@@ -256,7 +256,6 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
     if launched_rank(os.environ) is not None:
         raise InputError("segment runs as one process; for many films on several ranks use predict --bundle --dicom")
     import json
-    import tempfile
 
     from pneumo_dist import __version__
     from pneumo_dist.output.dicom_seg import Algorithm
@@ -266,20 +265,23 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
     from pneumo_dist.predict.predict import PredictOptions, predict
     from pneumo_dist.predict.store import Predictions
     from pneumo_dist.ranks.ranks import process_group
+    from shards.temporaries import scratch_folder
 
     paths, film_rules = film_paths(films), FilmRules(**rules)
     check_distinct(paths)
     check_folder(out)
     ensemble, rule = read_bundle(bundle)
-    with process_group(cpu) as ranks, tempfile.TemporaryDirectory() as scratch:
+    # The decoded films never leave the disk that the user chose. A mounted OUT may be all that is writable.
+    parent = out if out.exists() and not os.access(out.parent, os.W_OK) else out.parent
+    with process_group(cpu) as ranks, scratch_folder(parent, f"{out.name}.films") as scratch:
         film_options = NewFilmOptions(ensemble.film_size, film_rules, strict)
-        shards, refused = film_shards(paths, Path(scratch) / "films", film_options)
+        shards, refused = film_shards(paths, scratch / "films", film_options)
         for film in refused:
             print(f"error: {film.path}: refused, {film.reason}", file=sys.stderr)
         is_complete = not refused
         if shards is not None:
-            predict(ensemble, shards, Path(scratch) / "predictions", ranks, PredictOptions())
-            predictions = Predictions(Path(scratch) / "predictions")
+            predict(ensemble, shards, scratch / "predictions", ranks, PredictOptions())
+            predictions = Predictions(scratch / "predictions")
             path_of = dict(zip(shards.column("key").tolist(), row_paths(shards, paths), strict=True))
             out.mkdir(parents=True, exist_ok=True)
             algorithm = Algorithm(ensemble.name, __version__)

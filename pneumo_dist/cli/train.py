@@ -1,6 +1,7 @@
 """The commands train, fetch-weights and show-batch."""
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -163,7 +164,11 @@ def _local_shards(config: LoadedConfig, shards: Shards, fold: int, ranks: "Ranks
             ranks.beat(START)
             bar.update(count)
 
-        return copy_shards_locally(shards, rows, Path(cache_dir), copied)
+        def waits(who: str) -> None:
+            if ranks.local_rank == 0:
+                print(f"waiting for {who}, which copies shards to {cache_dir}", file=sys.stderr, flush=True)
+
+        return copy_shards_locally(shards, rows, Path(cache_dir), copied, waits)
 
 
 @click.command("fetch-weights", short_help="Fetch a config's pretrained encoder weights into a file.")

@@ -21,7 +21,9 @@ from shards.dataset.manifest import local_copy_name
 from shards.dataset.table import Shards
 from shards.errors import InputError
 from shards.files import atomic_open
-from shards.stored import open_append, try_lock
+from shards.locks import Wait, try_signed_lock
+from shards.stored import open_append
+from shards.temporaries import remove_all_unused
 
 BLOCK = 8 * 2**20
 LOCK = ".pneumo_dist.lock"
@@ -39,7 +41,11 @@ def needed_bytes(shards: Shards, rows: npt.NDArray[np.int64]) -> int:
 
 
 def copy_shards_locally(
-    shards: Shards, rows: npt.NDArray[np.int64], cache_dir: Path, on_bytes: _OnBytes | None = None
+    shards: Shards,
+    rows: npt.NDArray[np.int64],
+    cache_dir: Path,
+    on_bytes: _OnBytes | None = None,
+    on_wait: Callable[[str], None] = lambda who: None,
 ) -> Shards:
     """Copy the tars that hold the given rows into `cache_dir` and return a dataset that reads them there.
 
@@ -48,6 +54,7 @@ def copy_shards_locally(
     Args:
         on_bytes: Called with the number of bytes copied here, copied by another process or already present,
             `needed_bytes` in total, and with 0 from time to time while this process waits. An exception stops the copy.
+        on_wait: Called with a description of the process that copies, after a few seconds of waiting and then rarely.
 
     Raises:
         InputError: `cache_dir` cannot be written to or is too small, or a tar is missing or differs from the manifest.
@@ -57,6 +64,7 @@ def copy_shards_locally(
     try:
         # Without the lock: a complete cache may belong to another user, or be locked by one who copies other tars.
         missing = _missing(missing, cache_dir, report)
+        wait = Wait(cache_dir / LOCK, on_wait)
         while missing:
             with _try_lock(cache_dir) as held:
                 missing = _missing(missing, cache_dir, report)
@@ -64,6 +72,7 @@ def copy_shards_locally(
                     _copy_all(missing, shards.folder, cache_dir, report)
                     missing = []
             if missing:
+                wait.go_on()
                 time.sleep(POLL_SECONDS)
     except OSError as error:
         raise _input_error(error, shards.folder, cache_dir) from error
@@ -100,13 +109,12 @@ def _try_lock(cache_dir: Path) -> Iterator[bool]:
     """Try to lock the folder and yield whether it succeeded. The system releases the lock when this process ends."""
     cache_dir.mkdir(parents=True, exist_ok=True)
     with open_append(cache_dir / LOCK) as stream:
-        yield try_lock(stream)
+        yield try_signed_lock(stream)
 
 
 def _copy_all(tars: Sequence[_Tar], folder: Path, cache_dir: Path, report: _OnBytes) -> None:
-    """Copy missing tars. The caller holds the lock, so any temporary belongs to a dead process."""
-    for stale in cache_dir.glob(_TEMPORARIES):
-        stale.unlink()
+    """Copy missing tars, and remove what killed processes left of others. The caller holds the lock."""
+    remove_all_unused(cache_dir, _TEMPORARIES)
     needed, free = sum(tar["bytes"] for tar in tars), shutil.disk_usage(cache_dir).free
     if needed > free:
         raise InputError(

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pneumo_dist.ranks.processes import fork_server
+from shards.workers import fork_server
 
 _MODULES = {"dali": "pneumo_dist.data.input_server", "torch": "pneumo_dist.data.worker_server"}
 

@@ -26,9 +26,6 @@ from shards.errors import InputError
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations.augmentations.pixel.functional as tone
 
-# Python's tracker cleans up after a killed rank, and would report it after the line that explains the end.
-_QUIET = "ignore:resource_tracker:UserWarning"
-
 Sample = tuple[torch.Tensor, torch.Tensor, int]
 Collated = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -92,9 +89,6 @@ def torch_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]]) -> I
     """Yield the requested batches; `data.threads` worker processes prefetch them."""
     data = reader.input_spec.data
     kill_workers_at_exit()
-    filters = os.environ.get("PYTHONWARNINGS", "")
-    if _QUIET not in filters:
-        os.environ["PYTHONWARNINGS"] = f"{filters},{_QUIET}".lstrip(",")
     loader: Any = iter(
         DataLoader(
             Films(reader),

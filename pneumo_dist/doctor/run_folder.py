@@ -2,13 +2,13 @@
 
 import os
 import secrets
-import tempfile
 import time
 from pathlib import Path
 
 from pneumo_dist.doctor.findings import Finding, error, ok, readable_size, warning
 from shards.errors import os_fix
 from shards.files import atomic_symlink, atomic_write
+from shards.temporaries import scratch_folder
 
 CONTENT_BYTES = 4 * 2**20
 SKEW_SECONDS = 2.0
@@ -24,8 +24,8 @@ def check_run_folder(runs: Path, nodes: int, mounts: str) -> list[Finding]:
     """
     try:
         folder = nearest_existing(runs)
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder, ignore_cleanup_errors=True) as scratch:
-            findings = [*check_writes(Path(scratch), runs), *check_clock(*clock_readings(Path(scratch)))]
+        with scratch_folder(folder, "doctor") as scratch:
+            findings = [*check_writes(scratch, runs), *check_clock(*clock_readings(scratch))]
     except OSError as exception:
         return [_os_error(exception, runs)]
     return [*findings, *check_sharing(folder, nodes, mounts)]

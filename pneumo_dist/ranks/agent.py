@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shards import console
+from shards.parent import announced
 
 _POLL_SECONDS, _PATIENCE_SECONDS = 1.0, 3.0
 
@@ -39,7 +40,8 @@ def _run(arguments: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed").setLevel(level)
     try:
-        run(parse_args(list(arguments)))
+        with announced():
+            run(parse_args(list(arguments)))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:  # the rank has printed the reason

@@ -1,43 +1,24 @@
 """Child processes that never outlive their parent, and the memory and control groups of this process."""
 
 import atexit
-import ctypes
 import multiprocessing
 import os
 import resource
 import signal
-import sys
-from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
 
-PR_SET_PDEATHSIG = 1
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies. Does nothing on systems other than Linux."""
-    if not sys.platform.startswith("linux"):
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent died before the call
-        os.kill(os.getpid(), signal.SIGKILL)
+from pneumo_dist.ranks.environment import TORCHRUN
+from shards.parent import STARTER, die_with_parent
 
 
-def fork_server(module: str) -> Any:
-    """Start this process's server of workers, unless it runs, and return the context whose workers it forks.
+def die_with_agent() -> None:
+    """Have a rank die with torchrun's agent, or end now if the agent is dead. Other processes outlive their parents.
 
-    The rank has threads; a worker forked from it could inherit a lock held by one of them. The server imports `module`
-    once for all workers. This returns before the server is ready. Call it from the main thread: the server ends with
-    the thread that started it.
+    torchrun starts ranks in their own sessions. If the agent were killed, they would keep writing into a run that the
+    next attempt resumes.
     """
-    # After an error, the resource tracker removes this process's semaphores. Its warning would be the last line.
-    ignored = "ignore:resource_tracker:UserWarning"
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), ignored]))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
-    forkserver.ensure_running()
-    return context
+    if STARTER in os.environ or TORCHRUN in os.environ:
+        die_with_parent()
 
 
 def kill_workers_at_exit() -> None:

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from pneumo_dist.ranks.ending import FailedElsewhere
-from pneumo_dist.ranks.environment import TORCHRUN, launched_rank
-from pneumo_dist.ranks.processes import die_with_parent
+from pneumo_dist.ranks.environment import launched_rank
+from pneumo_dist.ranks.processes import die_with_agent
 from pneumo_dist.ranks.watchdog import END, Limits, Watchdog
 from shards.errors import InputError
 
@@ -256,10 +256,7 @@ def process_group(cpu: bool, limits: Limits | None = None) -> Iterator[Ranks]:
         return
     rank, world, local = launched.rank, launched.world, launched.local_rank
     device = pick_device(local, cpu)
-    if TORCHRUN in os.environ:
-        # torchrun starts ranks in their own sessions. If the agent were killed, they would keep writing into a run that
-        # the next attempt resumes.
-        die_with_parent()
+    die_with_agent()
     limits = limits or Limits()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store = _attempt_store(limits.longest)

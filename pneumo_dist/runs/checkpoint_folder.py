@@ -23,6 +23,7 @@ from pneumo_dist.runs.checkpoint import (
 )
 from shards.errors import InputError
 from shards.files import atomic_named_later, atomic_symlink
+from shards.temporaries import remove_all_unused
 
 # Kept in addition to the top-k, so that one damaged file never leaves a run without a checkpoint.
 NEWEST_KEPT = 2
@@ -128,8 +129,7 @@ class CheckpointFolder:
 
     def remove_temporaries(self) -> None:
         """Remove temporary files that a killed writer left behind."""
-        for path in self.path.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+        remove_all_unused(self.path)
 
     def header(self) -> State:
         """Return the newest checkpoint that training wrote, without the values of its tensors.

@@ -16,7 +16,8 @@ from pydantic import Field
 from pneumo_dist.config.schema import Name
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.stored import Strict, open_append, read_json, try_lock
+from shards.locks import try_lock
+from shards.stored import Strict, open_append, read_json
 
 if TYPE_CHECKING:
     from pneumo_dist.ranks.ranks import Ranks

@@ -2,11 +2,11 @@
 
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch.profiler import profile, schedule
 
 from shards.files import atomic_write
+from shards.temporaries import scratch_folder
 
 WAIT, WARM_UP, ACTIVE = 2, 2, 6
 # TensorBoard's profiler recognizes a trace by this suffix.
@@ -55,8 +55,8 @@ class StepTrace:
         path, self._path = self._path, None
         try:
             # The profiler writes to a path, and the file must appear whole.
-            with TemporaryDirectory() as folder:
-                made = Path(folder) / TRACE
+            with scratch_folder(path.parent, f"{path.name}.scratch") as folder:
+                made = folder / TRACE
                 profiler.export_chrome_trace(str(made))
                 atomic_write(path, made.read_bytes())
         except OSError as error:

@@ -4,11 +4,11 @@ The plan is a list of shards. Each is a pure function of its sources and argumen
 So a build that was killed resumes with the missing shards, on one machine or as the tasks of an array.
 """
 
-import multiprocessing
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from shards.dataset.table import MEMBERS, Shards
 from shards.dataset.tar import index_tar, write_tar
 from shards.errors import InputError, RejectedFilm
 from shards.files import atomic_write, sha256_file
+from shards.workers import fork_server
 
 _DEFAULT_EXECUTION = Execution()
 
@@ -194,15 +195,20 @@ def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[_ShardJob]:
             build_shard(job)
             yield job
         return
-    context = multiprocessing.get_context("spawn")
+    context = fork_server(__name__)
     with ProcessPoolExecutor(
         min(workers, len(jobs)), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
-        futures = {pool.submit(build_shard, job): job for job in jobs}
         try:
+            futures = {pool.submit(build_shard, job): job for job in jobs}
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker of the build was killed; out of memory? check dmesg, then run the same command again with "
+                "fewer --workers"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

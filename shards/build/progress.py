@@ -17,7 +17,9 @@ from shards.console import counted
 from shards.dataset.manifest import BUILD_STATE, MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
-from shards.stored import open_append, try_lock
+from shards.locks import holder, try_signed_lock
+from shards.stored import open_append
+from shards.temporaries import remove_all_unused
 
 PLAN, LOCK = "plan.json", "lock"
 REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"
@@ -108,11 +110,14 @@ def locked(out: Path, shared: bool = False) -> Iterator[None]:
     """
     (out / BUILD_STATE).mkdir(parents=True, exist_ok=True)
     with open_append(out / BUILD_STATE / LOCK) as stream:
-        if not try_lock(stream, shared):
-            raise InputError(f"{out}: another build is writing here; wait for it or give another --out")
+        if not try_signed_lock(stream, shared):
+            raise InputError(
+                f"{out}: another build is writing here ({holder(out / BUILD_STATE / LOCK)}); wait for it or give "
+                "another --out"
+            )
         if not shared:
-            for stale in [*out.glob(".*.tmp"), *(out / BUILD_STATE).glob(".*.tmp")]:
-                stale.unlink()
+            for folder in (out, out / BUILD_STATE):
+                remove_all_unused(folder)
         yield
 
 

@@ -1,5 +1,6 @@
 """Names that may leave the hospital: sample keys, pseudonyms, and keyed hashes of patients."""
 
+import contextlib
 import csv
 import hashlib
 import io
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from shards.errors import InputError
 from shards.files import atomic_write
+from shards.temporaries import scratch_folder
 
 # A USTAR name has at most 100 bytes, ten of them for `.image.jpg`.
 LONGEST_KEY = 80
@@ -39,10 +41,10 @@ def load_salt(path: Path, create: bool) -> bytes:
     Raises InputError for a file that is missing, too short, or readable by others.
     """
     if create and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(secrets.token_hex(SALT_BYTES) + "\n")
+        # Tasks that start at once share the salt of the first: unlike a rename, a link replaces nothing.
+        with scratch_folder(path.parent, f"{path.name}.new") as folder, contextlib.suppress(FileExistsError):
+            atomic_write(folder / "salt", secrets.token_hex(SALT_BYTES) + "\n", mode=0o600)
+            os.link(folder / "salt", path)
     if not path.is_file():
         raise InputError(f"{path}: no such patient salt; give the file of the first build with --patient-salt-file")
     if stat.S_IMODE(path.stat().st_mode) & 0o077:

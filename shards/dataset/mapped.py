@@ -7,16 +7,20 @@ stored table, so it cannot be stale. A file that nobody has mapped for two weeks
 import contextlib
 import os
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 
 from shards.files import atomic_open
-from shards.stored import open_append, try_lock
+from shards.locks import Wait, try_signed_lock
+from shards.stored import open_append
+from shards.temporaries import remove_all_unused
 
 KEPT_SECONDS = 14 * 86_400.0
 _LOCK = ".lock"
@@ -68,9 +72,15 @@ def _own_folder() -> Path:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     with open_append(folder / _LOCK) as stream:
-        while not try_lock(stream):
+        wait = Wait(folder / _LOCK, partial(_say_wait, folder))
+        while not try_signed_lock(stream):
+            wait.go_on()
             time.sleep(_POLL_SECONDS)
         yield
+
+
+def _say_wait(folder: Path, who: str) -> None:
+    print(f"waiting for {who}, which decodes a table into {folder}", file=sys.stderr, flush=True)
 
 
 def _remove_unused(folder: Path) -> None:
@@ -79,5 +89,4 @@ def _remove_unused(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > KEPT_SECONDS:
                 path.unlink()
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+    remove_all_unused(folder)

@@ -22,7 +22,7 @@ from shards.arrays import Image
 from shards.dataset import rle
 from shards.drawing import encode_image
 from shards.errors import InputError
-from shards.files import atomic_write
+from shards.files import atomic_write, named_errors
 from shards.phantom.film import Film, render_film
 
 __all__ = ["Film", "SynthSummary", "render_film", "synthesize"]
@@ -85,10 +85,12 @@ def synthesize(
         film = render_film(np.random.default_rng([seed, index]), size, bool(positive[index]))
         study, series, instance = (_uid(kind, seed, index) for kind in ("study", "series", "instance"))
         folder = dicom_dir / study / series
-        folder.mkdir(parents=True)
         patient = _patient(seed, owners[index])
         dataset = _dataset(film.image, patient, (study, series, instance), _view(seed, index))
-        dcmwrite(folder / f"{instance}.dcm", dataset, enforce_file_format=True)
+        path = folder / f"{instance}.dcm"
+        with named_errors(path):
+            folder.mkdir(parents=True)
+            dcmwrite(path, dataset, enforce_file_format=True)
         rows += [f"{instance}, {rle.encode(row)}" for row in film.label_rows] or [f"{instance}, {rle.EMPTY}"]
         if on_film is not None:
             on_film()

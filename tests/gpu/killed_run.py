@@ -13,12 +13,12 @@ import pytest
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.ranks.precision import configure
-from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, pick_device
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from shards.dataset.table import Shards
+from shards.parent import die_with_parent
 
 
 def main(experiment: Path, shards: Path, folder: Path, device: str, steps: int) -> None:

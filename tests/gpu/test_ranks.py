@@ -16,8 +16,8 @@ from gpu.learners import FCN_NORM, ROOT, SGD, batch_of, child_environment, learn
 
 from pneumo_dist.config.experiment import RuntimeConfig
 from pneumo_dist.ranks.precision import configure
-from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, pick_device, process_group
+from shards.parent import die_with_parent
 
 WORLD = 2
 # A mean over pixels does not depend on the distribution of films.

@@ -127,6 +127,36 @@ def test_corrupt_film_on_one_rank_ends_both_with_one_line(
     assert gone(ranks)
 
 
+def test_agent_killed_while_its_ranks_import_torch_leaves_no_process(dataset: Path, tmp_path: Path) -> None:
+    config, mark = write_config(tmp_path / "tiny.yaml"), f"run-{os.getpid()}"
+    command = ["-m", "pneumo_dist.ranks.agent", "--standalone", "--nproc-per-node", "2", "-m", "pneumo_dist", "train"]
+    options = ["--cpu", "--config", config, "--fold", 0, "--shards", dataset, "--runs", tmp_path / "runs"]
+    agent = subprocess.Popen([sys.executable, *command, *map(str, options)], env={**environment(), "MARK": mark})
+    deadline = time.monotonic() + 60
+    while len(ranks := processes_with(b"RANK=", mark)) < 2:
+        assert time.monotonic() < deadline and agent.poll() is None
+        time.sleep(0.01)
+    agent.kill()
+    agent.wait()
+    deadline = time.monotonic() + ENDS_WITHIN
+    while left := processes_with(b"MARK=", mark):
+        assert time.monotonic() < deadline, f"{left} of {ranks} are left"
+        time.sleep(0.05)
+
+
+def processes_with(name: bytes, mark: str) -> list[int]:
+    """Return the processes of the run `mark` that have an environment variable."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            names = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"MARK={mark}".encode() in names and any(each.startswith(name) for each in names):
+            found.append(int(path.parent.name))
+    return found
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_rank_stopped_between_epochs_ends_the_run_within_its_limit(
     dataset: Path, tmp_path: Path, started: list[Run], rank: int

@@ -37,7 +37,6 @@ from pneumo_dist.predict.ensemble import (
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ddp import wrap_ddp
-from pneumo_dist.ranks.processes import die_with_parent
 from pneumo_dist.ranks.ranks import Ranks, process_group
 from pneumo_dist.runs.checkpoint import load_checkpoint, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
@@ -47,6 +46,7 @@ from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.step import Learner
 from pneumo_dist.train.validation import Validation, ValidationFilms, validate
 from shards.dataset.table import Shards
+from shards.parent import die_with_parent
 
 pytestmark = pytest.mark.slow
 

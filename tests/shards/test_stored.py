@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.errors import InputError
-from shards.stored import Strict, open_append, parse_json, picture_size, read_parquet, try_lock
+from shards.stored import Strict, open_append, parse_json, picture_size, read_parquet
 
 
 class Model(Strict):
@@ -97,15 +97,3 @@ def test_a_link_is_not_opened_to_append_to(tmp_path: Path) -> None:
             open_append(link)
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "log").read_bytes() == b"onetwo"
-
-
-def test_a_lock_excludes_all_others_and_a_shared_one_those_that_do_not_share(tmp_path: Path) -> None:
-    with open_append(tmp_path / "lock") as first, open_append(tmp_path / "lock") as second:
-        assert try_lock(first, shared=True)
-        assert try_lock(second, shared=True)
-        with open_append(tmp_path / "lock") as third:
-            assert not try_lock(third)
-    with open_append(tmp_path / "lock") as first, open_append(tmp_path / "lock") as second:
-        assert try_lock(first), "closing the file releases the lock"
-        assert not try_lock(second)
-        assert not try_lock(second, shared=True)

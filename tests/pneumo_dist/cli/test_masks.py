@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 from damage import flip_bit
+from full_disk import FullDisk, moments
 from report_runs import log_epochs, store, tune_run
 
 from pneumo_dist.cli.app import app
 from pneumo_dist.predict.store import MANIFEST, Predictions, write_table
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 from shards.dataset.table import Shards
+
+SLOW = pytest.mark.slow
 
 
 def config_of(folder: Path, more: str = "") -> Path:
@@ -226,3 +229,35 @@ def test_share_of_positive_films_is_also_compared_for_rules_set_by_hand(
     assert run(app, "pneumo_dist", command_line("submit", films, tmp_path, *options)) == EXIT_DONE
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: not compared with the out-of-fold films: ") and "pred-00000.tar" in line
+
+
+@pytest.mark.parametrize("command", [pytest.param("tune", marks=SLOW), "submit", pytest.param("report", marks=SLOW)])
+def test_a_full_disk_is_one_line_and_the_same_command_finishes(
+    films: Shards, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    config_of(tmp_path)
+    tune_run(store(films, tmp_path / "exp"))
+    store(films, tmp_path / "exp", split="test")
+    log_epochs(tmp_path / "exp")
+    before, arguments = files_of(tmp_path), command_line(command, films, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        disk = FullDisk(patch)
+        assert run(app, "pneumo_dist", arguments) == EXIT_DONE
+    whole = files_of(tmp_path)
+    for moment in moments(disk.writes)[-1 if command == "report" else 0 :]:  # a report takes seconds
+        for path in whole:
+            if path in before:
+                path.write_bytes(before[path])
+            else:
+                path.unlink()
+        capsys.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            FullDisk(patch, moment)
+            assert run(app, "pneumo_dist", arguments) == EXIT_USAGE
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {tmp_path}/exp") and "No space left on device; free some space" in line
+        left = files_of(tmp_path)
+        assert before.keys() <= left.keys() <= whole.keys(), "no file is lost, and no temporary is left"
+        assert all(content in (before.get(path), whole[path]) for path, content in left.items())
+        assert run(app, "pneumo_dist", arguments) == EXIT_DONE
+        assert files_of(tmp_path) == whole

@@ -1,13 +1,17 @@
 """Bad input to predict, average and segment gives one line with the fix."""
 
 import json
+import stat
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from film_files import noise, write_film
 from tiny_runs import PLAIN, Trained
 
 from pneumo_dist.cli.app import app
+from pneumo_dist.predict import new_films
 from pneumo_dist.predict.store import Predictions
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 
@@ -132,6 +136,33 @@ def test_unreadable_films_are_named_and_the_others_segmented(
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and printed.out.count("\n") == 1
     assert sorted(path.name for path in out.iterdir()) == ["film.mask.png", "film.overlay.png", "film.seg.dcm"]
+
+
+def test_segment_keeps_films_beside_its_output_and_removes_those_of_a_killed_run(
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blend, bundle, out = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "results/masks"
+    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    film = write_film(tmp_path / "film.dcm", noise(64, 64))
+    average = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
+    assert run(app, "pneumo_dist", list(map(str, average))) == EXIT_DONE
+    killed, other = out.with_name(".masks.films.0.tmp"), out.with_name(".other.films.0.tmp")
+    for folder in (killed, other):
+        (folder / "films").mkdir(parents=True)
+        (folder / "films/test-00000.tar").write_bytes(b"pixels")
+    real, used = new_films.film_shards, list[tuple[Path, int, bool]]()
+
+    def noted(paths: Any, folder: Path, *more: Any) -> Any:
+        scratch = folder.parent
+        used.append((scratch, stat.S_IMODE(scratch.stat().st_mode), (scratch / "films").exists()))
+        return real(paths, folder, *more)
+
+    monkeypatch.setattr(new_films, "film_shards", noted)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    segment = ["segment", "--cpu", film, "--bundle", bundle, "--out", out]
+    assert run(app, "pneumo_dist", list(map(str, segment))) == EXIT_DONE
+    assert used == [(killed, 0o700, False)]
+    assert sorted(path.name for path in out.parent.iterdir()) == [other.name, "masks"]
 
 
 def test_changed_or_empty_folder_of_new_films_is_named(

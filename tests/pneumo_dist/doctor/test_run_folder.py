@@ -2,7 +2,6 @@
 
 import errno
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +74,7 @@ def test_write_that_fails(
 def test_folder_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse(code))
+    monkeypatch.setattr(run_folder, "scratch_folder", refuse(code))
     only(check_run_folder(tmp_path, 1, ""), Status.ERROR, words, "give another --runs")
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import subprocess
 import sys
 import tarfile
@@ -381,6 +382,21 @@ def test_an_interrupted_build_resumes_and_ends_with_the_same_bytes(
     assert summary.reused_shards == 2
     assert sum(counted) == 33
     assert {name: (out / name).stat().st_mtime_ns for name in written} == written
+    assert tree_of(out) == tree_of(dataset)
+
+
+def test_a_killed_worker_is_one_line_and_the_build_resumes(
+    film_set: Any, dataset: Path, tmp_path: Path, tree_of: TreeOf
+) -> None:
+    inputs, out = film_set.inputs(), tmp_path / "out"
+
+    def kill_the_workers(films: int) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    with pytest.raises(InputError, match=r"a worker of the build was killed; out of memory.*fewer --workers"):
+        inputs.build(out, workers=2, on_film=kill_the_workers)
+    inputs.build(out)
     assert tree_of(out) == tree_of(dataset)
 
 

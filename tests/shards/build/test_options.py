@@ -3,7 +3,6 @@
 import csv
 import errno
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from images import decode
 from pydicom.pixels import pixel_array
 from shard_builds import build_line, good, part_of, tars, write_salt
 
+from shards import files as file_module
 from shards.build import build as build_module
 from shards.build.sample import build_sample
 from shards.dataset import rle
@@ -181,7 +181,7 @@ def test_an_output_that_cannot_be_written_is_one_line(
     def read_only(*arguments: Any, **more: Any) -> Any:
         raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "out/train-00000.tar"))
 
-    monkeypatch.setattr(tempfile, "mkstemp", read_only)
+    monkeypatch.setattr(file_module, "claimed", read_only)
     line = cli(*build_line(films, tmp_path / "out", "--patient-salt-file", write_salt(tmp_path))).only_line()
     assert "Read-only file system" in line
     assert "it is mounted read-only: give another folder" in line

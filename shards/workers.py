@@ -1,0 +1,67 @@
+"""Worker processes, forked by a server without threads that has imported their modules once."""
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from multiprocessing import forkserver, util
+from pathlib import Path
+from typing import Any
+
+from shards.parent import announced
+from shards.temporaries import scratch_folder
+
+# Room for the names of multiprocessing's folder and socket below ours, in the 107 bytes of a socket's path.
+_LONGEST_FOLDER = 70
+# multiprocessing removes its own folder with priority -100.
+_AFTER_ITS_OWN = -101
+_QUIET = "ignore:resource_tracker:UserWarning"
+
+
+def fork_server(module: str) -> Any:
+    """Start this process's server of workers, unless it runs, and return the context whose workers it forks.
+
+    This process has threads; a worker forked from it could inherit a lock held by one of them. The server imports
+    `module` once for all workers. This returns before the server is ready. Call it from the main thread: the server
+    ends with the thread that started it, and the workers end with the server.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["shards.bound_server", module])
+    _own_socket_folder()
+    with announced(), _quiet_tracker():
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _quiet_tracker() -> Iterator[None]:
+    """Have Python's tracker, which starts with the server, clean up after a kill without a report of its own.
+
+    The report would follow the line that explains the end.
+    """
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = f"{before},{_QUIET}" if before else _QUIET
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONWARNINGS"]
+        if before is not None:
+            os.environ["PYTHONWARNINGS"] = before
+
+
+@cache
+def _own_socket_folder() -> None:
+    """Put the server's socket into a folder that the next process removes if this one is killed."""
+    stack = ExitStack()
+    folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()), f"pneumo_dist-{os.getuid()}"))
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+        stack.close()
+        return
+    util.Finalize(None, stack.close, exitpriority=_AFTER_ITS_OWN)
+    usual, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        util.get_temp_dir()
+    finally:
+        tempfile.tempdir = usual

@@ -1,0 +1,93 @@
+"""Workers and their server end with the process that started them, and leave nothing in the folder for sockets."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells children of a death")
+
+# Prints its server and its workers, which then wait.
+STARTER = """
+import os, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
+from shards.workers import fork_server
+
+if __name__ == "__main__":
+    context = fork_server("shards.locks")
+    with ProcessPoolExecutor(2, context) as pool:
+        workers = {pool.submit(os.getpid).result() for _ in range(4)}
+        waits = [pool.submit(time.sleep, float(sys.argv[1])) for _ in range(2)]
+        print(forkserver._forkserver._forkserver_pid, *pool._processes, flush=True)
+        print(*[wait.result() for wait in waits], end="")
+"""
+
+
+class Started:
+    """A process with a server and two workers, and an own folder for temporary files."""
+
+    def __init__(self, temporary: Path, seconds: float) -> None:
+        path = os.pathsep.join(filter(None, sys.path))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", STARTER, str(seconds)],
+            env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.server, *self.workers = map(int, self.process.stdout.readline().split())
+
+    def is_gone(self) -> bool:
+        """Wait until server and workers have ended; False if they do not."""
+        deadline = time.monotonic() + 20
+        while any(is_running(pid) for pid in (self.server, *self.workers)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder with a name short enough for sockets."""
+    folder = Path(f"/tmp/sockets-{os.getpid()}")
+    folder.mkdir()
+    yield folder
+    for path in folder.rglob("*"):
+        assert not path.exists(), f"{path} is left"
+    folder.rmdir()
+
+
+def test_workers_end_with_the_process_and_the_next_removes_its_socket(temporary: Path) -> None:
+    killed = Started(temporary, 60)
+    assert len(killed.workers) == 2
+    killed.process.kill()
+    assert killed.is_gone()
+    assert killed.process.communicate() == ("", ""), "Python's tracker reports what it cleans up"
+    assert len(list(temporary.iterdir())) == 1
+    done = Started(temporary, 0)
+    assert done.process.communicate(timeout=20) == ("None None", "")
+    assert done.process.returncode == 0
+    assert list(temporary.iterdir()) == []
+
+
+def test_workers_end_with_their_server(temporary: Path) -> None:
+    started = Started(temporary, 60)
+    os.kill(started.server, signal.SIGKILL)
+    assert started.is_gone()
+    started.process.communicate(timeout=20)
+    assert started.process.returncode == 1, "the process learns of it"
