@@ -42,7 +42,9 @@ if [[ -z $config || -z $shards || -z $runs ]]; then
   refuse "--config, --shards and --runs are needed (see bash launch/predict.sh --help)"
 fi
 
+# The ranks end if this script is killed.
 on_ranks() {
+  local -x PNEUMO_DIST_STARTER=$BASHPID
   if ((ranks == 1)); then
     python -m pneumo_dist "$@"
   else

@@ -123,8 +123,9 @@ run_fold() {
     --signals-to-handle SIGQUIT "${options[@]}" "${train[@]:1}")
 
   # SIGUSR1 kills torchrun, and other signals make it kill its workers after 30 s. So it ignores them, and the workers get
-  # SIGUSR1 from here.
-  (trap '' USR1 TERM INT HUP; exec "${train[@]}") &
+  # SIGUSR1 from here. They end if this script is killed.
+  local starter=$BASHPID
+  (trap '' USR1 TERM INT HUP; PNEUMO_DIST_STARTER=$starter exec "${train[@]}") &
   agent=$!
   while kill -0 "$agent" 2>/dev/null; do
     if ((stopping)); then

@@ -10,18 +10,22 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from shards import console
-from shards.parent import announced
+from shards.parent import STARTER, announced, die_with_parent
+from shards.temporaries import scratch_folder
 
 _POLL_SECONDS, _PATIENCE_SECONDS = 1.0, 3.0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the ranks of this node, restarting them if the options allow it, and return their exit code."""
+    if STARTER in os.environ:  # by a launcher, which forwards signals and may be killed
+        die_with_parent()
     threading.Thread(target=_end_with_the_ranks, name="ranks", daemon=True).start()
     try:
         return _run(arguments)
@@ -40,8 +44,10 @@ def _run(arguments: Sequence[str]) -> int:
 
     logging.getLogger("torch.distributed").setLevel(level)
     try:
-        with announced():
-            run(parse_args(list(arguments)))
+        # torchrun would leave its folder, which is empty, in the folder for temporary files.
+        logs = scratch_folder(Path(tempfile.gettempdir()), f"pneumo_dist-torchrun-{os.getuid()}")
+        with announced(), logs as folder:
+            run(parse_args(["--log-dir", str(folder), *arguments]))
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode > 0:  # the rank has printed the reason
