@@ -12,8 +12,9 @@ import yaml
 
 from pneumo_dist.config.experiment import OLD_LOADER, Experiment, StageConfig
 from pneumo_dist.config.record import without_dropped
-from pneumo_dist.config.yaml_text import BadYaml, parse_yaml
+from pneumo_dist.config.yaml_text import MAX_CHARACTERS, BadYaml, parse_yaml
 from shards.errors import InputError, InputErrors
+from shards.stored import read_limited
 
 STAGE_KEYS = frozenset(StageConfig.model_fields) - {"name"}
 OVERRIDE = "--set"
@@ -75,7 +76,8 @@ def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
     if resolved in chain:
         raise InputError(f"{path}: 'base' is circular ({' -> '.join(p.name for p in (*chain, resolved))})")
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"))
+        # A character takes up to four bytes.
+        tree = parse_yaml(read_limited(path, 4 * MAX_CHARACTERS, "give a config").decode())
     except FileNotFoundError:
         raise InputError(f"{path}: no such config{_near_file(path)}") from None
     except BadYaml as error:

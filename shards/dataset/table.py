@@ -216,11 +216,11 @@ class Shards:
         content = self._members.read(shard, offset, size, crc, f"{member} of {key}")
         if member != "json":
             expected = tuple(int(self.column(f"image_{side}")[index]) for side in ("height", "width"))
-            # A decoder allocates the size in the header, however few bytes there are.
-            if picture_size(content) not in (None, expected):
+            # A decoder allocates the size in the header, however few bytes there are, and takes many other formats.
+            if picture_size(content) != expected:
                 raise CorruptSample(
-                    f"{self.folder / shard}: the {member} of {key} is not {expected[1]}x{expected[0]} pixels; "
-                    "build the shards again"
+                    f"{self.folder / shard}: the {member} of {key} is not a PNG or JPEG image of "
+                    f"{expected[1]}x{expected[0]} pixels; build the shards again"
                 )
         return content
 
