@@ -23,10 +23,13 @@ CALLED_DRIFT = 0.03
 def submission_rows(predictions: Predictions, rule: Rule, on_film: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Return the run-length mask of each image id on its film's label grid, in table order.
 
-    Raises InputError if the rule has a gate and the predictions have no class probabilities.
+    Raises InputError for an image id of two films, and if the rule has a gate and the predictions have no class
+    probabilities.
     """
-    rows = {}
+    rows: dict[str, str] = {}
     for image_id, mask in _masks(predictions, rule):
+        if image_id in rows:
+            raise InputError(f"{predictions.folder}: two films have the image id {image_id}; predict again")
         text = rle.encode(mask)
         # A wrong string would only show on the leaderboard, so each one is decoded again before anything is written.
         assert (rle.decode(text, *mask.shape) == mask).all()

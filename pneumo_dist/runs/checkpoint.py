@@ -159,7 +159,8 @@ def _check_names(archive: zipfile.ZipFile, path: Path) -> None:
             raise InputError(f"{path}: describes more than a checkpoint holds; {FIX}")
         for opcode, name, _ in pickletools.genops(archive.read(member)):
             if opcode.name == "STACK_GLOBAL" or (opcode.name == "GLOBAL" and not _NAMES.fullmatch(str(name))):
-                raise InputError(f"{path}: holds more than tensors and plain values; {FIX}")
+                what = f"holds {str(name)[:60]!r}, not a plain array or value"
+                raise InputError(f"{path}: not a readable checkpoint ({what}); {FIX}")
 
 
 def _digest(stream: BufferedReader) -> str:

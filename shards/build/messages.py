@@ -8,7 +8,7 @@ from shards.build.films import NO_MASK, Sources
 from shards.build.folders import DANGLING
 from shards.build.leaks import known_test_films
 from shards.build.progress import REJECTED, UNLABELLED
-from shards.console import counted
+from shards.console import counted, printable
 from shards.dataset.table import read_table
 
 MOST_LISTED = 20
@@ -25,7 +25,7 @@ def skipped_lines(sources: Sources) -> Iterator[tuple[str, bool]]:
         yield f"warning: {counted(len(sources.unlabelled), 'film')}: {NO_MASK}", False
     dangling = [str(item.path) for item in sources.skipped if item.reason == DANGLING]
     for path in dangling[:MOST_LISTED]:
-        yield f"warning: {path}: a broken link; restore its target or remove it", True
+        yield f"warning: {printable(path)}: a broken link; restore its target or remove it", True
     if len(dangling) > MOST_LISTED:
         more = len(dangling) - MOST_LISTED
         yield f"warning: {more} more broken links; list them with: find FOLDER -xtype l", True

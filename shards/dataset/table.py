@@ -217,10 +217,12 @@ class Shards:
         if member != "json":
             expected = tuple(int(self.column(f"image_{side}")[index]) for side in ("height", "width"))
             # A decoder allocates the size in the header, however few bytes there are, and takes many other formats.
-            if picture_size(content) != expected:
+            actual = picture_size(content)
+            if actual != expected:
+                what = "" if actual else "an image of "
                 raise CorruptSample(
-                    f"{self.folder / shard}: the {member} of {key} is not a PNG or JPEG image of "
-                    f"{expected[1]}x{expected[0]} pixels; build the shards again"
+                    f"{self.folder / shard}: the {member} of {key} is not {what}{expected[1]}x{expected[0]} pixels; "
+                    "build the shards again"
                 )
         return content
 

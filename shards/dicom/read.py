@@ -3,12 +3,13 @@
 import io
 import re
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
 import pydicom
 from pydicom import uid
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import DicomDictionary, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset as read_elements
@@ -34,7 +35,8 @@ _MOST_ITEMS = 5_000
 _TOO_MANY = "it has more elements and items than a film; export it again"
 # A film of 16 bits, and its other elements.
 _BYTES_A_PIXEL, _OTHER_BYTES = 2, 16 << 20
-_QUOTED = re.compile(r"['\"].*['\"]", re.DOTALL)
+_QUOTED = re.compile(r"(['\"])(.*?)\1", re.DOTALL)
+_ALL_QUOTED = re.compile(r"['\"].*['\"]", re.DOTALL)
 # Inflated in chunks, each of which becomes at most 67 MB.
 _DEFLATED_CHUNK = 64 << 10
 
@@ -196,5 +198,16 @@ def _guess_transfer_syntax(dataset: Dataset) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """Return the text of an error on one line, without quoted values, which may identify a patient."""
-    return " ".join(_QUOTED.sub("…", str(error)).split())
+    """Return the text of an error on one line, without quoted values, which may identify a patient.
+
+    Names of elements are kept.
+    """
+    text = str(error)
+    if not all(quoted in _element_names() for _, quoted in _QUOTED.findall(text)):
+        text = _ALL_QUOTED.sub("…", text)
+    return " ".join(text.split())
+
+
+@lru_cache
+def _element_names() -> frozenset[str]:
+    return frozenset(text for entry in DicomDictionary.values() for text in (entry[2], entry[4]))

@@ -209,7 +209,7 @@ def test_a_stopped_export_has_no_description_and_no_half_file(
     assert all(path.endswith(".png") and whole[path] == digest for path, digest in part.items())
 
 
-@pytest.mark.parametrize("image_id", ["../up", "a/b", "..", "", "a\nb", "x" * 250])
+@pytest.mark.parametrize("image_id", ["../up", "a/b", "..", "", "x" * 250])
 def test_an_image_id_that_is_no_file_name_is_refused(own_dataset: Path, tmp_path: Path, image_id: str) -> None:
     shards = edit(own_dataset, lambda number, row: {"image_id": image_id} if number == 4 else {})
     with pytest.raises(InputError, match="cannot name a file"):
