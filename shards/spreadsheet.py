@@ -23,7 +23,10 @@ def inert(text: str) -> str:
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
     """Return rows as CSV. Texts that a spreadsheet would run get an apostrophe where the formula begins."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(
-        [inert(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
-    )
+    csv.writer(text, lineterminator="\n").writerows(map(_cell, row) for row in rows)
     return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    # The writer does not quote a lone carriage return, at which readers end the row.
+    return inert(value.replace("\r", " ")) if isinstance(value, str) else value

@@ -111,14 +111,13 @@ def found(
     folder: Path, secrets: set[bytes], skip: Callable[[Path], bool] = lambda path: False
 ) -> list[tuple[str, bytes]]:
     """Return the files below a folder that hold a secret, and the secret; names of files count too."""
-    hits = []
+    hits: list[tuple[str, bytes]] = []
     pattern = re.compile(b"|".join(map(re.escape, sorted(secrets))))
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         parts = contents(path.name, path.read_bytes()) if path.is_file() and not skip(path) else iter(())
-        for content in (name.encode("utf-8", "surrogateescape"), *parts):
-            if (match := pattern.search(content.lower())) is not None:
-                hits.append((name, match[0]))
+        matches = (pattern.search(each.lower()) for each in (name.encode("utf-8", "surrogateescape"), *parts))
+        hits += [(name, match[0]) for match in matches if match]
     return hits
 
 
