@@ -326,6 +326,9 @@ NUMBERS = (
 )
 
 
+CODES = ("PhotometricInterpretation", "Modality", "BodyPartExamined", "ViewPosition")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("keyword", [*NUMBERS, *CODES])
 @pytest.mark.parametrize("value", ["MUELLER^HANS", "MUELLER'S", "HAND MUELLER;=1"])
