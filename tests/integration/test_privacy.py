@@ -156,7 +156,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (root / "plain.yaml").write_text(PLAIN.model_dump_json())
     made = synthesize(root / "synth", images=12, size=96, positive_rate=0.5, seed=3)
     test = synthesize(root / "test", images=3, size=96, positive_rate=0.5, seed=4)
-    odd = {"ViewPosition": "PA OELZWEIGMANN", "BodyPartExamined": "CHEST QUITTENBAUM", "PatientSex": "PFENNIGMAIER"}
+    odd = {"ViewPosition": "PA QUITTENBAUM", "BodyPartExamined": "CHEST KORNBLUM", "PatientSex": "PFENNIGMAIER"}
     for number, path in enumerate(sorted(made.dicom_dir.rglob("*.dcm"))):
         own = {"PatientID": f"{ID}-{number // 2}", **(odd if number % 2 else {})}
         fill_with_names(path, films / "train" / path.name, **own)
