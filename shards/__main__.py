@@ -123,7 +123,7 @@ def build_command(
         known = replace(known, salt=_salt(out, patient_salt_file, create=False))
     sources = find_sources(folders, labels, known if append else KnownIds(), id_kind=options.id, out=out)
     for line, is_error in skipped_lines(sources):
-        print(line, file=sys.stderr if is_error else sys.stdout)
+        print(console.printable(line), file=sys.stderr if is_error else sys.stdout)
     # Only now, so that a refused build makes no salt. An unfinished build keeps the salt that it began with.
     has_begun = is_finished or (out / BUILD_STATE / PLAN).exists()
     salt = _salt(out, patient_salt_file, create=patient_salt_file is None and not has_begun)
@@ -135,7 +135,7 @@ def build_command(
     if summary is None:
         print(f"{out}: task {task} is built; when all are, run: python -m shards finalize {out}")
     else:
-        print(*summary_lines(out, summary), sep="\n")
+        print(*map(console.printable, summary_lines(out, summary)), sep="\n")
 
 
 @app.command("finalize", short_help="Join the tasks of a build, or split a dataset again.")
@@ -157,7 +157,7 @@ def finalize_command(
     # Without --groups, the salt only finds patient ids that name nobody.
     is_needed = changes.get("groups_csv") or patient_salt_file
     salt = _salt(out, patient_salt_file, create=False) if is_needed else _salt_if_readable(_next_to(out, ".salt"))
-    print(*summary_lines(out, finalize(out, changes, salt, max_rejects)), sep="\n")
+    print(*map(console.printable, summary_lines(out, finalize(out, changes, salt, max_rejects))), sep="\n")
 
 
 @app.command("show")
@@ -175,7 +175,7 @@ def show_command(folder: Path, out: Path, count: int, seed: int, positives: bool
     films = choose(shards, count, seed, positives)
     for film in films:
         for text in shards.warnings(film):
-            print(f"warning: {shards.column('image_id')[film]}: {text}", file=sys.stderr)
+            console.warn(f"{shards.column('image_id')[film]}: {text}")
     atomic_write(out, encode_image(contact_sheet(shards, films)))
     print(f"contact sheet: {out}")
 
@@ -208,7 +208,7 @@ def verify_command(folder: Path) -> int:
         print(f"{folder}: good")
         return console.EXIT_DONE
     for fault in faults[:MOST_FAULTS]:
-        print(fault, file=sys.stderr)
+        print(console.printable(fault), file=sys.stderr)
     print(
         f"error: {folder}: {console.counted(len(faults), 'fault')}; restore the files from a copy or build again",
         file=sys.stderr,

@@ -108,6 +108,11 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else _escaped(character) for character in text)
 
 
+def is_one_line(text: str) -> bool:
+    """Return whether a text has no line break and no control character, which a terminal would execute."""
+    return text.isprintable() or not any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in text)
+
+
 def _escaped(character: str) -> str:
     # Python decodes a byte that is not UTF-8 as one of these code points.
     byte = ord(character) - 0xDC00
@@ -120,6 +125,11 @@ def say(text: str) -> None:
         print(text, flush=True)
     except BrokenPipeError:
         _forget_output()
+
+
+def warn(text: str) -> None:
+    """Print a warning as one line on stderr. Names in it may come from strangers' files."""
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def progress(total: int, unit: str, label: str) -> "tqdm[None]":

@@ -1,8 +1,11 @@
 """Reads stored files as untrusted input: JSON through strict models, tables and images of bounded size."""
 
+import errno
 import hashlib
+import io
 import json
 import os
+import stat
 import zipfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,8 +17,8 @@ import simplejpeg
 
 from shards.errors import InputError
 
-# A manifest takes 200 bytes per tar, a block of predictions 1 kB per film.
-MOST_JSON = 256 << 20
+# A manifest takes 200 bytes per tar, a block of predictions 1 kB per film. Parsed JSON takes up to 25 times its size.
+MOST_JSON = 64 << 20
 # Every row of our tables has at least a checksum, which does not compress.
 BYTES_A_ROW = 4
 # Run lengths compress to a fifth, constant columns to nothing. A higher ratio is a decompression bomb.
@@ -62,15 +65,42 @@ def first_fault(error: pydantic.ValidationError) -> str:
     return f"damaged{f' at {key}' if key else ''} ({reason})"
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file to read, without waiting for a writer if it is a pipe.
+
+    Raises InputError for a pipe, a socket and a device, which may have no end; OSError for a missing file and a folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        kind = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(kind):
+            raise InputError(f"{path}: is a pipe, a socket or a device, not a file; remove it")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_limited(path: Path, most: int, fix: str) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    Raises InputError for a larger file, with `fix`, and otherwise as `open_regular` does.
+    """
+    with open_regular(path) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path}: larger than {most >> 20} MiB; {fix}")
+    return content
+
+
 def read_json(path: Path, model: type[pydantic.BaseModel], fix: str, kind: str = "") -> dict[str, Any]:
     """Return the mapping of a JSON file, as `parse_json` does. `kind` describes the file in errors.
 
     Raises FileNotFoundError if it is missing.
     """
-    where = f"{path}: {kind}" if kind else path
-    if path.stat().st_size > MOST_JSON:
-        raise InputError(f"{where}: larger than {MOST_JSON >> 20} MiB; {fix}")
-    return parse_json(path.read_bytes(), model, where, fix)
+    return parse_json(read_limited(path, MOST_JSON, fix), model, f"{path}: {kind}" if kind else path, fix)
 
 
 def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, fix: str) -> pa.Table:
@@ -80,6 +110,7 @@ def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, fix: str) ->
     or a decompression bomb.
     """
     try:
+        open_regular(path).close()
         with pa.memory_map(str(path)) as source:
             content = source.read_buffer()
             if sha256 is not None and hashlib.sha256(memoryview(content)).hexdigest() != sha256:
@@ -90,6 +121,9 @@ def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, fix: str) ->
             room = ANY_SIZE + INFLATION * content.size
             if file.metadata.num_rows > content.size // BYTES_A_ROW:
                 raise InputError(f"{path}: {file.metadata.num_rows} rows in {content.size} bytes; {fix}")
+            # A page is decompressed as a whole, before its batches can be counted.
+            if _declared_bytes(file.metadata) > room:
+                raise InputError(f"{path}: holds far more than {content.size} bytes can; {fix}")
             batches = []
             for batch in file.iter_batches(batch_size=_ROWS):
                 room -= batch.nbytes
@@ -108,6 +142,11 @@ def read_parquet(path: Path, schema: pa.Schema, sha256: str | None, fix: str) ->
     return table
 
 
+def _declared_bytes(metadata: pq.FileMetaData) -> int:
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    return sum(group.column(number).total_uncompressed_size for group in groups for number in range(group.num_columns))
+
+
 def picture_size(content: bytes) -> tuple[int, int] | None:
     """Return (height, width) from the header of a PNG or JPEG, without decoding it; None for other bytes."""
     if content[:8] == b"\x89PNG\r\n\x1a\n" and len(content) >= 24:
@@ -122,10 +161,12 @@ def picture_size(content: bytes) -> tuple[int, int] | None:
 
 
 def stored_plainly(archive: zipfile.ZipFile, size: int) -> bool:
-    """Return whether all members of an archive are uncompressed and fit its `size` bytes."""
+    """Return whether all members of an archive are uncompressed, have different names, and fit its `size` bytes."""
     members = archive.infolist()
     plain = all(each.compress_type == zipfile.ZIP_STORED and each.compress_size == each.file_size for each in members)
-    return plain and sum(each.file_size for each in members) <= size
+    # Some readers ignore case.
+    are_distinct = len({each.filename.casefold() for each in members}) == len(members)
+    return plain and are_distinct and sum(each.file_size for each in members) <= size
 
 
 def open_append(path: Path) -> BinaryIO:

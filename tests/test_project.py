@@ -85,13 +85,14 @@ def test_wheel_holds_configs_and_types_and_runs_without_a_checkout(tmp_path: Pat
     assert "name: demo" in done.stdout
 
 
-def test_recipe_page_names_tests_that_exist() -> None:
-    """docs/reproduce.md says which test checks each trait of a recipe."""
-    named = set(re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / "docs/reproduce.md").read_text()))
+@pytest.mark.parametrize(("page", "least"), [("reproduce", 11), ("security", 60)])
+def test_pages_name_tests_that_exist(page: str, least: int) -> None:
+    """docs/reproduce.md says which test checks each trait of a recipe, docs/security.md each promise."""
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", (ROOT / f"docs/{page}.md").read_text()))
     defined = {
         node.name
         for path in (ROOT / "tests").rglob("test_*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.FunctionDef)
     }
-    assert len(named) > 10 and named <= defined
+    assert len(named) >= least and sorted(named - defined) == []

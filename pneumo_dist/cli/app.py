@@ -1,7 +1,6 @@
 """The command line `pneumo-dist`, or `python -m pneumo_dist`. Only segment does not run under torchrun."""
 
 import os
-import sys
 import warnings
 from typing import NoReturn
 
@@ -53,7 +52,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: object, *
     except InputError:  # the command reports a contradictory environment itself
         prints = True
     if prints and issubclass(category, UserWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        console.warn(str(message))
 
 
 def main() -> NoReturn:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pneumo_dist.doctor.network import check_meeting, local_address
 from pneumo_dist.doctor.preflight import TrainingPlan, check_device, preflight
 from pneumo_dist.runs.heartbeat import is_finished
 from pneumo_dist.source import source_digest
+from shards import console
 from shards.dataset.table import Shards
 from shards.errors import InputError, InputErrors
 
@@ -106,7 +106,7 @@ def warnings_or_raise(findings: Sequence[Finding]) -> list[str]:
 def warn(messages: Sequence[str]) -> None:
     """Print warnings, one line each."""
     for message in messages:
-        print(f"warning: {message}", file=sys.stderr)
+        console.warn(message)
 
 
 def print_training(training: Training, warnings: Sequence[str], rate: float | None, as_json: bool) -> None:

@@ -4,7 +4,6 @@ Heavy modules are imported when a command runs.
 """
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,7 +142,7 @@ def submit(  # noqa: PLR0913  # one parameter per option
     ids = order or list(rows)
     warning = drift_warning(rows, _called_out_of_fold(run, rule) if tuned is None else tuned.called)
     if warning is not None:
-        print(f"warning: {warning}", file=sys.stderr)
+        console.warn(warning)
     print(f"{path}: {len(ids)} films, {sum(rows[i] != '-1' for i in ids)} with a pneumothorax")
 
 
@@ -160,7 +159,7 @@ def _called_out_of_fold(run: Path, rule: "Rule") -> float | None:
         with console.progress(len(predictions), "film", "out-of-fold films") as bar:
             return called_share(predictions, rule, lambda: bar.update(1))
     except InputError as error:  # the submission is already written and does not depend on these films
-        print(f"warning: not compared with the out-of-fold films: {error}", file=sys.stderr)
+        console.warn(f"not compared with the out-of-fold films: {error}")
         return None
 
 
@@ -199,7 +198,7 @@ def report(
     with console.progress(len(shards.indices("train", "holdout")), "film", "report") as bar:
         written = write_report(shards, runs, config.name, options, lambda: bar.update(1))
     if written.retuned is not None:
-        print(f"warning: the rules were tuned again for this report, as {written.retuned}", file=sys.stderr)
+        console.warn(f"the rules were tuned again for this report, as {written.retuned}")
     figures, score = written.figures, written.score
     print(f"out-of-fold mean Dice   {score.dice:.4f}  ({score.dice - score.always_empty:+.4f} over always empty)")
     print(f"Dice on positive films  {score.positive_dice:.4f}  ({score.positives} of {score.films} films)")

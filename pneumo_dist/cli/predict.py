@@ -177,12 +177,12 @@ def _new_films(
                 raise
             raise InputError(f"{scratch}: was built from other films; remove it, or give another --out") from None
         for film in refused:
-            print(f"warning: {film.path}: refused, {film.reason}", file=sys.stderr)
+            console.warn(f"{film.path}: refused, {film.reason}")
         if shards is None:
             return False
         for row, path in enumerate(row_paths(shards, paths)):
             for text in shards.warnings(row):
-                print(f"warning: {path}: {text}", file=sys.stderr)
+                console.warn(f"{path}: {text}")
         return True
 
     if not on_rank_0(ranks, build):
@@ -230,7 +230,7 @@ def average(  # noqa: PLR0913  # one parameter per option
         if not ranks.is_main:
             return
         for network in ensemble.networks:
-            print(network.name)
+            print(console.printable(network.name))
         if bundle is not None and rule is not None:
             from pneumo_dist.predict.bundle import write_bundle
             from pneumo_dist.thresholds.file import read_scores
@@ -277,7 +277,7 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
         film_options = NewFilmOptions(ensemble.film_size, film_rules, strict)
         shards, refused = film_shards(paths, scratch / "films", film_options)
         for film in refused:
-            print(f"error: {film.path}: refused, {film.reason}", file=sys.stderr)
+            print(f"error: {console.printable(str(film.path))}: refused, {film.reason}", file=sys.stderr)
         is_complete = not refused
         if shards is not None:
             predict(ensemble, shards, scratch / "predictions", ranks, PredictOptions())
@@ -291,11 +291,11 @@ def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu:
                 try:
                     findings = segment_film(path, prediction, rule, algorithm, out, film_rules)
                 except InputError as error:  # the other films are still segmented
-                    print(f"error: {error}", file=sys.stderr)
+                    print(f"error: {console.printable(str(error))}", file=sys.stderr)
                     is_complete = False
                 else:
                     for text in findings["warnings"]:
-                        print(f"warning: {path}: {text}", file=sys.stderr)
+                        console.warn(f"{path}: {text}")
                     print(json.dumps(findings))
             shards.close()
     return console.EXIT_DONE if is_complete else console.EXIT_USAGE

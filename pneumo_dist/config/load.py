@@ -12,8 +12,9 @@ import yaml
 
 from pneumo_dist.config.experiment import OLD_LOADER, Experiment, StageConfig
 from pneumo_dist.config.record import without_dropped
-from pneumo_dist.config.yaml_text import BadYaml, parse_yaml
+from pneumo_dist.config.yaml_text import MAX_CHARACTERS, BadYaml, parse_yaml
 from shards.errors import InputError, InputErrors
+from shards.stored import read_limited
 
 STAGE_KEYS = frozenset(StageConfig.model_fields) - {"name"}
 OVERRIDE = "--set"
@@ -37,13 +38,13 @@ def load_config(path: Path, overrides: Sequence[str] = (), is_record: bool = Fal
         path: The YAML file.
         overrides: `dotted.key=value` with the value in YAML. A key of a stage (`optim.lr`) applies to every stage,
             `stages.NAME.optim.lr` to one.
-        is_record: Whether the file is the record of a run, whose deprecated values cause no warning.
+        is_record: Whether the file is the record of a run. Its deprecated values cause no warning, and it has no base.
 
     Raises:
         InputErrors: One error or several, each naming the file, the key and, for an unknown key, the nearest valid one.
     """
     origins: dict[str, str] = {}
-    tree = _read(path, (), origins)
+    tree = _read(path, (), origins, is_record)
     stages = tree.pop("stages", None)
     if not isinstance(stages, list) or not all(isinstance(stage, dict) and "name" in stage for stage in stages):
         raise InputError(f"{path}: 'stages' must be a list of mappings, each with a name")
@@ -67,7 +68,7 @@ def warn_of_old_loader(value: object, where: str) -> None:
         warnings.warn(f"{where}: {OLD_LOADER} is now called torch; write torch", stacklevel=3)
 
 
-def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
+def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str], is_record: bool = False) -> Tree:
     try:
         resolved = path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # circular links; a NUL in a name
@@ -75,7 +76,8 @@ def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
     if resolved in chain:
         raise InputError(f"{path}: 'base' is circular ({' -> '.join(p.name for p in (*chain, resolved))})")
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"))
+        # A character takes up to four bytes.
+        tree = parse_yaml(read_limited(path, 4 * MAX_CHARACTERS, "give a config").decode())
     except FileNotFoundError:
         raise InputError(f"{path}: no such config{_near_file(path)}") from None
     except BadYaml as error:
@@ -87,6 +89,8 @@ def _read(path: Path, chain: tuple[Path, ...], origins: dict[str, str]) -> Tree:
     base = tree.pop("base", None)
     inherited: Tree = {}
     if base is not None:
+        if is_record:
+            raise InputError(f"{path}: has a 'base', which the record of a run never has; restore it from a copy")
         if not isinstance(base, str):
             raise InputError(f"{path}: 'base' must be the name of a YAML file in the same folder")
         inherited = _read(path.parent / base, (*chain, resolved), origins)
@@ -137,9 +141,12 @@ def _leaves(tree: Any, prefix: str = "") -> list[str]:
     return [prefix.rstrip(".")]
 
 
-def read_tree(path: Path) -> Tree:
-    """Return a config's mapping merged with its bases. Raises InputError if the file is missing or not a mapping."""
-    return _read(path, (), {})
+def read_tree(path: Path, is_record: bool = False) -> Tree:
+    """Return a config's mapping merged with its bases; the record of a run has none.
+
+    Raises InputError if the file is missing or not a mapping.
+    """
+    return _read(path, (), {}, is_record)
 
 
 def parse_override(override: str) -> tuple[list[str], Any]:

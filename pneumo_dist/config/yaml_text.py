@@ -15,8 +15,36 @@ MAX_LEVELS = 50
 MAX_CHARACTERS = 4 << 20
 
 
+# Numbers that every reader of YAML and JSON takes. Python does not print one of more than 4300 digits.
+LARGEST_INTEGER = 2**63
+_TOO_MANY = f"expands to more than {MAX_VALUES:,} values; use fewer aliases"
+
+
 class BadYaml(InputError):
     """A text that is not YAML or is too large. The message is the reason in one line."""
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which stops at the first value too many."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise BadYaml(_TOO_MANY)
+        return super().compose_node(parent, index)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = super().construct_yaml_int(node)
+        if abs(number) > LARGEST_INTEGER:
+            raise BadYaml("holds a number of more than 64 bits")
+        return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str) -> Any:
@@ -24,13 +52,13 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise BadYaml(f"longer than {MAX_CHARACTERS:,} characters")
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             if node is None:
                 return None
             if _extent(node, {}, MAX_LEVELS)[0] > MAX_VALUES:
-                raise BadYaml(f"expands to more than {MAX_VALUES:,} values; use fewer aliases")
+                raise BadYaml(_TOO_MANY)
             return loader.construct_document(node)
         finally:
             loader.dispose()

@@ -22,7 +22,7 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 from shards.files import atomic_open
 from shards.locks import Wait, try_signed_lock
-from shards.stored import open_append
+from shards.stored import open_append, open_regular
 from shards.temporaries import remove_all_unused
 
 BLOCK = 8 * 2**20
@@ -133,6 +133,8 @@ def _copy(tar: _Tar, source: Path, target: Path, report: _OnBytes) -> None:
             digest.update(block)
             stream.write(block)
             report(len(block))
+            if stream.tell() > tar["bytes"]:
+                break
         if digest.hexdigest() != tar["sha256"] or stream.tell() != tar["bytes"]:
             raise InputError(f"{source}: differs from the manifest's digest; restore it from a copy or build again")
 
@@ -141,7 +143,7 @@ def _blocks(source: Path) -> Iterator[memoryview]:
     """Yield the content of a file in blocks, each valid until the next."""
     block = memoryview(bytearray(BLOCK))
     try:
-        with source.open("rb", buffering=0) as stream:
+        with open_regular(source) as stream:
             while count := stream.readinto(block):
                 yield block[:count]
     except OSError as error:

@@ -29,13 +29,19 @@ def tensor_bytes(value: Any) -> int:
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of a nested state, each object once: lists that hold a list twice may be endless to walk."""
+    yield from _new_tensors(value, set())
+
+
+def _new_tensors(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    if not isinstance(value, torch.Tensor | dict | list | tuple) or id(value) in seen:
+        return
+    seen.add(id(value))
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _tensors(inner)
+        return
+    for inner in value.values() if isinstance(value, dict) else value:
+        yield from _new_tensors(inner, seen)
 
 
 def is_weights(value: object) -> bool:

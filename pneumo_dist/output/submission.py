@@ -11,8 +11,11 @@ from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from shards.dataset import rle
 from shards.errors import InputError
 from shards.files import atomic_write
+from shards.spreadsheet import csv_text, is_formula
+from shards.stored import read_limited
 
 HEADER = ("ImageId", "EncodedPixels")
+MOST_SAMPLE = 64 << 20
 # A larger difference between test and out-of-fold films suggests that the test films differ in kind.
 CALLED_DRIFT = 0.03
 
@@ -20,10 +23,13 @@ CALLED_DRIFT = 0.03
 def submission_rows(predictions: Predictions, rule: Rule, on_film: Callable[[], None] = lambda: None) -> dict[str, str]:
     """Return the run-length mask of each image id on its film's label grid, in table order.
 
-    Raises InputError if the rule has a gate and the predictions have no class probabilities.
+    Raises InputError for an image id of two films, and if the rule has a gate and the predictions have no class
+    probabilities.
     """
-    rows = {}
+    rows: dict[str, str] = {}
     for image_id, mask in _masks(predictions, rule):
+        if image_id in rows:
+            raise InputError(f"{predictions.folder}: two films have the image id {image_id}; predict again")
         text = rle.encode(mask)
         # A wrong string would only show on the leaderboard, so each one is decoded again before anything is written.
         assert (rle.decode(text, *mask.shape) == mask).all()
@@ -69,8 +75,9 @@ def sample_order(path: Path, keep_repeats: bool = False) -> list[str]:
     Raises InputError if the file is unreadable or has no ids.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            ids = [cells[0].strip() for cells in csv.reader(stream) if cells and cells[0].strip()]
+        content = read_limited(path, MOST_SAMPLE, "give the sample submission of the competition")
+        rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+        ids = [cells[0].strip() for cells in rows if cells and cells[0].strip()]
     except OSError as error:
         raise InputError(f"{path}: unreadable sample submission ({error.strerror})") from None
     except (UnicodeDecodeError, csv.Error):
@@ -83,7 +90,10 @@ def sample_order(path: Path, keep_repeats: bool = False) -> list[str]:
 
 
 def write_submission(path: Path, rows: Mapping[str, str], order: Sequence[str] | None) -> None:
-    """Write the submission. Raises InputError and writes nothing if an id of `order` has no prediction."""
+    """Write the submission, with the ids unchanged.
+
+    Raises InputError and writes nothing if an id of `order` has no prediction, or if a spreadsheet would run an id.
+    """
     ids = list(order) if order is not None else list(rows)
     missing = [image_id for image_id in ids if image_id not in rows]
     if missing:
@@ -91,8 +101,10 @@ def write_submission(path: Path, rows: Mapping[str, str], order: Sequence[str] |
             f"{path} is not written: {len(missing)} ids of the sample submission have no prediction, first "
             f"{missing[0]}; build the shards with all test films and predict again"
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows((image_id, rows[image_id]) for image_id in ids)
-    atomic_write(path, text.getvalue())
+    formula = next((image_id for image_id in ids if is_formula(image_id)), None)
+    if formula is not None:
+        raise InputError(
+            f"{path} is not written: a spreadsheet would run the image id {formula!r} as a formula; rename the film, "
+            "build the shards and predict again"
+        )
+    atomic_write(path, csv_text([HEADER, *((image_id, rows[image_id]) for image_id in ids)]))

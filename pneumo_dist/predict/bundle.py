@@ -5,8 +5,8 @@ checked on reading.
 """
 
 import errno
-import io
 import json
+import os
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput
 from pneumo_dist.scoring.masks import Rule
 from shards.errors import InputError
 from shards.files import atomic_open
-from shards.stored import KindModel, parse_json, stored_plainly
+from shards.stored import KindModel, open_regular, parse_json, stored_plainly
 
 CONTENT, CARD = "bundle.json", "MODEL_CARD.md"
 # A fixed date, so that the same content gives the same bytes.
@@ -145,8 +145,8 @@ def _member(path: Path, name: str) -> bytes:
     """Return a member's bytes. Raises InputError if they are not the bytes that were written."""
     fix = "restore it or write it again"
     try:
-        with zipfile.ZipFile(io.BytesIO() if path.is_dir() else path) as archive:
-            if not stored_plainly(archive, path.stat().st_size):
+        with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+            if not stored_plainly(archive, os.fstat(stream.fileno()).st_size):
                 raise InputError(f"{path}: its members are compressed, as no bundle's are; {fix}")
             return archive.read(name)
     except FileNotFoundError:
@@ -157,7 +157,7 @@ def _member(path: Path, name: str) -> bytes:
         # RuntimeError for a member marked as encrypted, the others for offsets outside the file.
         raise InputError(f"{path}: damaged or not a bundle ({error}); {fix}") from None
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.EISDIR):
             raise
         raise InputError(f"{path}: damaged or not a bundle ({error.strerror}); {fix}") from None
 

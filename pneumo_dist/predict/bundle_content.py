@@ -15,7 +15,7 @@ from pneumo_dist.scoring.stored import RuleModel
 from shards.stored import Strict
 
 FORMAT, FORMAT_VERSION = "pneumo_dist-bundle", 2
-_Text = Annotated[str, Field(min_length=1, max_length=1000)]
+_Text = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$", max_length=1000)]
 _MOST_PARTS = 10_000
 
 

@@ -3,16 +3,23 @@
 from typing import Annotated, Literal, Self
 
 import pydantic
-from pydantic import Field, TypeAdapter
+from pydantic import AfterValidator, Field, TypeAdapter
 
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.schema import LARGEST_SIDE, Fold, Probability
 from pneumo_dist.scoring.stored import ClassProbability, Digest
-from shards.dataset.check import LARGEST_TAR, LONGEST_SIDE, MOST_BYTES, MOST_PIXELS
+from shards.dataset.check import LARGEST_TAR, LONGEST_SIDE, LONGEST_TEXT, MOST_BYTES, MOST_PIXELS, is_plain
 from shards.dataset.keys import LONGEST_KEY
 from shards.stored import Strict
 
-_Text = Annotated[str, Field(max_length=1000)]
+
+def _plain(text: str) -> str:
+    if not is_plain(text):
+        raise ValueError("has a line break or a control character")
+    return text
+
+
+_Text = Annotated[str, Field(max_length=LONGEST_TEXT), AfterValidator(_plain)]
 _Length = Annotated[int, Field(ge=1, le=LONGEST_SIDE)]
 _Padding = Annotated[int, Field(ge=0, le=LONGEST_SIDE)]
 

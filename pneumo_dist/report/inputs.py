@@ -2,6 +2,7 @@
 
 import math
 import platform
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -170,6 +171,8 @@ def read_history(run: Path) -> dict[str, dict[str, Epochs]]:
     """
     history: dict[str, dict[str, Epochs]] = {}
     for path in sorted(run.glob(f"fold*/*/{METRICS}")):
+        if re.fullmatch("fold[0-9]+", path.parent.parent.name) is None:
+            continue  # a plot would take some names for mathematics
         epochs = read_epochs(path, model=EpochLineModel)
         if epochs:
             history.setdefault(path.parent.name, {})[path.parent.parent.name] = epochs
@@ -187,7 +190,7 @@ def read_history(run: Path) -> dict[str, dict[str, Epochs]]:
 
 def _stage_names(run: Path) -> list[str]:
     for path in sorted(run.glob("fold*/config.yaml")):
-        stages = read_tree(path).get("stages")
+        stages = read_tree(path, is_record=True).get("stages")
         named = stages if isinstance(stages, list) else []
         return [str(stage["name"]) for stage in named if isinstance(stage, dict) and "name" in stage]
     return []

@@ -1,6 +1,8 @@
 """Checkpoint files: the step and a digest are in the name, the digest is verified before use, nothing is unpickled."""
 
 import hashlib
+import os
+import pickletools
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,12 +17,17 @@ from torch.serialization import skip_data
 
 from pneumo_dist.runs.state import FIX, check_header, check_state
 from shards.errors import InputError
-from shards.stored import stored_plainly
+from shards.stored import open_regular, stored_plainly
 
 # Checkpoints written before 0.2.0 have no version. They count as version 1.
 FORMAT_VERSION = 1
 DIGEST_LENGTH = 16
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.pt")
+
+# What a state of tensors and plain types names. torch allows more, such as a bytearray of any size.
+_NAMES = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
+# The description of a state, without its tensors. An opcode of one byte may make an object of 64.
+_MOST_DESCRIPTION = 16 << 20
 
 State = dict[str, Any]
 
@@ -47,7 +54,7 @@ class CheckpointFile:
 
     def is_whole(self) -> bool:
         """Return whether the content matches the digest in the name."""
-        with self.path.open("rb") as stream:
+        with open_regular(self.path) as stream:
             return _digest(stream).startswith(self.digest)
 
     def damaged(self) -> InputError:
@@ -66,7 +73,7 @@ def load_checkpoint(path: Path) -> State:
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint; train that fold first") from None
     file = CheckpointFile.parse(resolved)
-    with resolved.open("rb") as stream:
+    with open_regular(resolved) as stream:
         if file is not None and not _digest(stream).startswith(file.digest):
             raise file.damaged()
         return _load(stream, resolved)
@@ -78,7 +85,7 @@ def map_checkpoint(path: Path) -> State:
     The ranks of a machine share the memory. The state must not outlive the file, which training removes later. Raises
     InputError like `load_checkpoint`.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return _load(stream, path, mapped=True)
 
 
@@ -88,7 +95,7 @@ def read_header(path: Path) -> State:
     The history and the position of a run cost a few kilobytes this way, not the weights and the optimizer. Raises
     InputError like `load_checkpoint`.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return _load(stream, path, with_tensors=False)
 
 
@@ -115,8 +122,9 @@ def _load(stream: BufferedReader, path: Path, with_tensors: bool = True, mapped:
     stream.seek(0)
     try:
         with zipfile.ZipFile(stream) as archive:
-            if not stored_plainly(archive, path.stat().st_size):
+            if not stored_plainly(archive, os.fstat(stream.fileno()).st_size):
                 raise InputError(f"{path}: its members are compressed, which no checkpoint's are; restore it")
+            _check_names(archive, path)
         stream.seek(0)
         # torch maps files by their name only. This name is that of the open file, which `path` may no longer be.
         source = f"/proc/self/fd/{stream.fileno()}" if mapped else stream
@@ -140,6 +148,19 @@ def _load(stream: BufferedReader, path: Path, with_tensors: bool = True, mapped:
     else:
         check_header(state, path)
     return state
+
+
+def _check_names(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise InputError for a state that names anything but tensors and plain types. Nothing is unpickled."""
+    for member in archive.infolist():
+        if not member.filename.casefold().endswith(".pkl"):  # torch's reader ignores case
+            continue
+        if member.file_size > _MOST_DESCRIPTION:
+            raise InputError(f"{path}: describes more than a checkpoint holds; {FIX}")
+        for opcode, name, _ in pickletools.genops(archive.read(member)):
+            if opcode.name == "STACK_GLOBAL" or (opcode.name == "GLOBAL" and not _NAMES.fullmatch(str(name))):
+                what = f"holds {str(name)[:60]!r}, not a plain array or value"
+                raise InputError(f"{path}: not a readable checkpoint ({what}); {FIX}")
 
 
 def _digest(stream: BufferedReader) -> str:

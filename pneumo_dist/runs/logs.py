@@ -1,7 +1,5 @@
 """metrics.jsonl and summary.csv of a stage: reading them, and truncating them to a checkpoint."""
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,9 +7,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from shards.files import atomic_write
-from shards.stored import Strict, parse_json
+from shards.spreadsheet import csv_text
+from shards.stored import Strict, parse_json, read_limited
 
 METRICS, SUMMARY = "metrics.jsonl", "summary.csv"
+# An epoch takes half a kilobyte.
+MOST_LOG = 64 << 20
+_FIX = "restore it from a copy or remove it"
 
 
 class LineModel(Strict):
@@ -39,11 +41,11 @@ def logged_bytes(path: Path, step: int, epochs: int) -> int:
     Checkpoints do not store this length, because lines contain speeds and differ between equal runs.
     """
     length = 0
-    for line in path.read_bytes().splitlines(keepends=True):
+    for line in _lines(path):
         try:
             record = json.loads(line)
             is_before = record["epoch"] < epochs if "score" in record else record["step"] <= step
-        except (ValueError, KeyError, TypeError):  # a line that was cut off by a crash
+        except (ValueError, KeyError, TypeError, RecursionError):  # a line that was cut off by a crash
             is_before = False
         if not is_before or not line.endswith(b"\n"):
             break
@@ -56,14 +58,17 @@ def read_epochs(path: Path, epochs: int | None = None, model: type[Strict] = Lin
 
     Raises InputError for a line that training does not write, and for an epoch that does not fit `model`.
     """
-    fix = "restore it from a copy or remove it"
     records: list[dict[str, Any]] = []
-    for line in path.read_bytes().splitlines():
+    for line in _lines(path):
         if epochs is not None and len(records) == epochs:
             break  # a crash may have cut off the next line
-        if "score" in parse_json(line, LineModel, path, fix):
-            records.append(parse_json(line, model, path, fix))
+        if "score" in parse_json(line, LineModel, path, _FIX):
+            records.append(parse_json(line, model, path, _FIX))
     return records
+
+
+def _lines(path: Path) -> list[bytes]:
+    return read_limited(path, MOST_LOG, _FIX).splitlines(keepends=True)
 
 
 def write_summary(folder: Path, count: int) -> None:
@@ -71,10 +76,7 @@ def write_summary(folder: Path, count: int) -> None:
     epochs = read_epochs(folder / METRICS, count) if (folder / METRICS).exists() else []
     if not epochs:
         return
-    text = io.StringIO()
     # The run may have started with an older version that logged fewer columns.
     names = dict.fromkeys(name for record in epochs for name in record)
-    writer = csv.DictWriter(text, fieldnames=list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(epochs)
-    atomic_write(folder / SUMMARY, text.getvalue())
+    rows = [[record.get(name, "") for name in names] for record in epochs]
+    atomic_write(folder / SUMMARY, csv_text([names, *rows]))

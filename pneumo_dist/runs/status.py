@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pneumo_dist.runs.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
-from pneumo_dist.runs.logs import METRICS, LineModel
+from pneumo_dist.runs.logs import METRICS, MOST_LOG, LineModel
+from shards.console import printable
 from shards.errors import InputError
-from shards.stored import parse_json
+from shards.stored import parse_json, read_limited
 
 # A run without a heartbeat for longer than this was killed, or its node is lost.
 LOST_SECONDS = 4 * BEAT_SECONDS
@@ -95,8 +96,8 @@ def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:
 def _last_epoch(stage: Path) -> dict[str, Any]:
     """Return a stage's last validated epoch in metrics.jsonl, with the best score so far; empty if there is none."""
     try:
-        lines = (stage / METRICS).read_bytes().splitlines()
-    except OSError:
+        lines = read_limited(stage / METRICS, MOST_LOG, "none").splitlines()
+    except (OSError, InputError):
         return {}
     epochs: list[dict[str, Any]] = []
     for line in lines:
@@ -112,7 +113,7 @@ def _last_epoch(stage: Path) -> dict[str, Any]:
 def table(folds: Sequence[FoldStatus]) -> list[str]:
     """Return the lines of a table, the header first."""
     head = ("experiment", "fold", "state", "stage", "epoch", "step", "score", "images/s", "heartbeat", "job")
-    rows = [head, *(_cells(each) for each in folds)]
+    rows = [head, *(tuple(map(printable, _cells(each))) for each in folds)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -37,6 +37,7 @@ from shards.dataset.table import MEMBERS, Shards
 from shards.dataset.tar import index_tar, write_tar
 from shards.errors import InputError, RejectedFilm
 from shards.files import atomic_write, sha256_file
+from shards.spreadsheet import inert
 from shards.workers import fork_server
 
 _DEFAULT_EXECUTION = Execution()
@@ -226,7 +227,7 @@ def build_shard(job: _ShardJob) -> ShardRecord:
             try:
                 sample = build_sample(source, job.options, job.salt)
             except RejectedFilm as reason:
-                rejected.append((source.image_id, source.listed_path, str(reason)))
+                rejected.append((source.image_id, source.listed_path, inert(str(reason))))
                 continue
             writer.write({"__key__": source.key, **sample.members})
             row = {**sample.row, "shard": tar_path.name}

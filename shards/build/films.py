@@ -9,6 +9,7 @@ from shards.build.folders import IMAGES, Skipped
 from shards.build.labels import LabelRow
 from shards.console import printable
 from shards.dataset.keys import image_pseudonym
+from shards.spreadsheet import inert, is_formula
 
 ABSENT_MASKS = ("unlabelled", "negative")
 # These reasons and those of SetAside count in a build's digest: with other words, a finished dataset is another one.
@@ -74,7 +75,7 @@ class SourceFilm:
         if self.pseudonymous:
             return ""
         path = printable(str(self.path.relative_to(self.root)))
-        return f"./{path}" if path[0] in "=+-@＝＋－＠" else path
+        return inert(f"./{path}" if is_formula(path[0]) else path)
 
 
 @dataclass(frozen=True)

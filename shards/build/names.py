@@ -6,17 +6,14 @@ import warnings
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-import pydicom
-
 from shards.build.folders import IMAGE_SUFFIXES
-from shards.console import printable
+from shards.console import is_one_line, printable
 from shards.dicom.film import SUFFIXES as DICOM_SUFFIXES
+from shards.dicom.read import read_uid
+from shards.spreadsheet import is_formula
 
 ID_KINDS = ("name", "sop")
 
-# A cell that begins like this is a formula. With semicolons as separators, a cell also begins after each of them.
-# A minus before digits only is a number.
-_FORMULA = re.compile(r"(?:^|;)\s*(?:[=+@＝＋＠]|[-－](?![0-9.]+(?:;|$)))")
 _UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -30,8 +27,7 @@ def sop_id(path: Path) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"], force=True)
-            uid = str(header.get("SOPInstanceUID", "")).strip("\0 ")
+            uid = read_uid(path)
         except Exception:  # other files, parsed as DICOM, raise errors of any kind
             return None
     return uid if _UID.fullmatch(uid) else None
@@ -46,9 +42,9 @@ def objection(image_id: str) -> str | None:
             "its name is not UTF-8; rename it, as with 'convmv -f latin1 -t utf8', or unpack its archive again with "
             "'unzip -O latin1'"
         )
-    if not image_id.isprintable() and any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in image_id):
+    if not is_one_line(image_id):
         return "its name contains a line break or another control character; rename it"
-    if _FORMULA.search(image_id):
+    if is_formula(image_id):
         return f"a spreadsheet would run its name, {printable(image_id)}, as a formula; rename it"
     return None
 

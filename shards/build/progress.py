@@ -18,12 +18,15 @@ from shards.dataset.manifest import BUILD_STATE, MANIFEST
 from shards.errors import InputError
 from shards.files import atomic_write
 from shards.locks import holder, try_signed_lock
-from shards.stored import open_append
+from shards.spreadsheet import csv_text
+from shards.stored import open_append, read_limited
 from shards.temporaries import remove_all_unused
 
 PLAN, LOCK = "plan.json", "lock"
 REJECTED, UNLABELLED = "rejected.csv", "unlabelled.csv"
 _DIGEST = "record_sha256"
+# A film takes a few kilobytes of a record.
+MOST_RECORD = 1 << 30
 
 Row = tuple[str, ...]
 ShardRecord = dict[str, Any]
@@ -93,7 +96,7 @@ def _write_record(path: Path, content: dict[str, Any]) -> None:
 def _read_record(path: Path) -> dict[str, Any]:
     """Return a record. Raises ValueError or TypeError if it is damaged, FileNotFoundError if it is missing."""
     try:
-        content = dict(json.loads(path.read_bytes()))
+        content = dict(json.loads(read_limited(path, MOST_RECORD, "build again")))
     except RecursionError:
         raise ValueError(path) from None
     if content.pop(_DIGEST, None) not in (None, digest_of(content)):  # 0.2.0 wrote none
@@ -141,11 +144,7 @@ def check_rejects(out: Path, count: int, most: int, rejected: Sequence[Row] = ()
 
 def write_list(path: Path, rows: Sequence[Row]) -> None:
     """Write rejected.csv or unlabelled.csv: image id, file, reason."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image_id", "file", "reason"])
-    writer.writerows(rows)
-    atomic_write(path, text.getvalue())
+    atomic_write(path, csv_text([("image_id", "file", "reason"), *rows]))
 
 
 def read_list(path: Path) -> list[Row]:
@@ -154,8 +153,8 @@ def read_list(path: Path) -> list[Row]:
     if not path.exists():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = [tuple(row) for row in csv.reader(stream)][1:]
+        text = read_limited(path, MOST_RECORD, fix).decode()
+        rows = [tuple(row) for row in csv.reader(io.StringIO(text, newline=""))][1:]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a list that a build wrote ({error}); {fix}") from None
     if any(len(row) != 3 for row in rows):

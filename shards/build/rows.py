@@ -12,6 +12,7 @@ from shards.errors import InputError
 
 # A mask of 4096 x 4096 pixels that changes at every third one needs this many. Python's default is 131,072.
 LONGEST_CELL = 16 << 20
+MOST_BYTES, MOST_ROWS = 512 << 20, 5_000_000
 IMAGE_FILE_SUFFIXES = (".dicom", ".dcm", ".jpeg", ".jpg", ".png")
 # Names of id columns, the unambiguous ones first; letters and digits only.
 ID_NAMES = (
@@ -20,6 +21,7 @@ ID_NAMES = (
 )
 
 _SAVE = "save it as CSV in UTF-8"
+_PARTS = "build the films in parts, with --append"
 _FOREIGN = (
     (b"\xff\xfe\x00\x00", f"UTF-32 text; {_SAVE}"),
     (b"\xff\xfe", f"UTF-16 text, as spreadsheets save 'Unicode text'; {_SAVE}"),
@@ -64,6 +66,8 @@ def read_rows(path: Path, option: str) -> list[Row]:
                     stripped.pop()
                 if any(stripped):
                     rows.append(Row(line, tuple(stripped)))
+                if len(rows) > MOST_ROWS:
+                    raise InputError(f"{path}: has more than {MOST_ROWS:,} rows; {_PARTS}")
                 line = reader.line_num + 1
         except csv.Error as error:
             raise InputError(f"{path} line {line}: {_csv_fault(error)}") from None
@@ -76,9 +80,12 @@ def _text(path: Path, option: str) -> str:
         what = "is a folder" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}; give the CSV file with {option}")
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: unreadable ({error.strerror}); check {option}") from None
+    if len(content) > MOST_BYTES:
+        raise InputError(f"{path}: larger than {MOST_BYTES >> 20} MiB; {_PARTS}")
     for beginning, what in _FOREIGN:
         if content.startswith(beginning):
             raise InputError(f"{path}: is {what}")

@@ -89,7 +89,7 @@ def build_sample(source: SourceFilm, options: BuildOptions, salt: bytes) -> Samp
         warnings.append(f"its mask covers more than {LARGEST_SHARE:.0%} of the film: is it inverted?")
     about = {"key": source.key, "image_id": source.image_id, **label, **facts}
     if warnings and options.strict:
-        raise RejectedFilm(f"{'; '.join(warnings)}; --strict rejects films with a warning")
+        raise RejectedFilm(f"{'; '.join(warnings)}; a film with a warning is rejected by --strict")
     if warnings:
         about["warnings"] = warnings
     image = (

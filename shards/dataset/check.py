@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.arrays import Booleans, Integers
+from shards.console import is_one_line
 from shards.dataset.keys import LONGEST_KEY
 
 SPLITS = ("train", "always_train", "holdout", "test")
@@ -14,6 +15,8 @@ LABELS = ("has_mask", "mask_area", "rle", "mask_offset", "mask_size", "mask_crc3
 LONGEST_SIDE = 65_535
 MOST_PIXELS = 2**30
 MOST_FOLDS = 10_000
+_TEXTS = ("image_id", "group", "film_group", "view", "sex", "spacing_tag")
+LONGEST_TEXT = 1000
 # Maximum size of a member, and of a tar.
 MOST_BYTES, LARGEST_TAR = 2**31, 2**60
 _RANGES = {
@@ -39,6 +42,10 @@ def table_faults(table: pa.Table, tars: Collection[str], optional: Collection[st
             yield f"{key!r} is not a safe key (letters, digits, _ and - only)"
     if len(set(keys)) != len(keys):
         yield "a key occurs twice"
+    for name in _TEXTS:
+        # `unique`: few different values, except for ids
+        if not all(text is None or is_plain(text) for text in pc.unique(table[name]).to_pylist()):
+            yield f"{name} has a line break, a control character or more than {LONGEST_TEXT} characters"
     if pc.all(pc.match_substring_regex(table["perceptual_hash"], "^[0-9a-f]{64}$")).as_py() is False:
         yield "a perceptual_hash does not have 64 hexadecimal digits"
     for name, (least, most) in _RANGES.items():
@@ -55,6 +62,11 @@ def table_faults(table: pa.Table, tars: Collection[str], optional: Collection[st
 def is_safe_key(key: str) -> bool:
     """Return whether a key can name the files of a sample: letters, digits, _ and - only."""
     return key.isascii() and 0 < len(key) <= LONGEST_KEY and key.replace("_", "a").replace("-", "a").isalnum()
+
+
+def is_plain(text: str) -> bool:
+    """Return whether a text can be printed and written to a table: one line of limited length."""
+    return len(text) <= LONGEST_TEXT and is_one_line(text)
 
 
 def _faulty_rows(table: pa.Table, tars: Collection[str]) -> Iterator[tuple[Booleans, str]]:
@@ -82,6 +94,10 @@ def _faulty_rows(table: pa.Table, tars: Collection[str]) -> Iterator[tuple[Boole
     yield labelled & (positive != (area > 0)), "a has_mask that contradicts its mask_area"
     empty = np.asarray(pc.equal(table["rle"], "-1").fill_null(True).to_numpy())
     yield labelled & (empty != (area == 0)), "an RLE that contradicts its mask_area"
+    yield (
+        integers("image_height") * integers("image_width") > MOST_PIXELS,
+        f"an image of more than {MOST_PIXELS} pixels",
+    )
     side = np.maximum(integers("image_height"), integers("image_width"))
     for first, second in (("top", "bottom"), ("left", "right")):
         padding = integers(f"pad_{first}") + integers(f"pad_{second}")

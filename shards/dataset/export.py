@@ -1,7 +1,5 @@
 """Exports films, labels and folds for other tools: as PNG folders, or in nnU-Net's raw format."""
 
-import csv
-import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from shards.dataset.table import Shards
 from shards.drawing import encode_image
 from shards.errors import InputError
 from shards.files import atomic_write, write_json
+from shards.spreadsheet import csv_text
 
 FACTS = ("group", "split", "fold", "has_mask", "mask_area", "view", "sex", "age")
 _PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3)
@@ -125,6 +124,8 @@ def _refuse_used_folder(out: Path) -> None:
 
 
 def _write_png(path: Path, image: Image) -> None:
+    if path.exists():  # the folder was empty: two ids are one name, on this file system or in the table
+        raise InputError(f"{path}: is the name of two films here; export to a file system that tells their ids apart")
     atomic_write(path, encode_image(image, settings=_PNG))
 
 
@@ -134,9 +135,8 @@ def _write_films_csv(path: Path, shards: Shards, names: Sequence[str]) -> None:
     A film without a fold has its split; --folds-csv reads both columns.
     """
     columns: list[list[Any]] = [shards.table[name].to_pylist() for name in (*names, *FACTS)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*names, *FACTS])
-    for row in zip(*columns, strict=True):
-        writer.writerow([int(value) if isinstance(value, bool) else "" if value is None else value for value in row])
-    atomic_write(path, text.getvalue())
+    rows = [
+        [int(value) if isinstance(value, bool) else "" if value is None else value for value in row]
+        for row in zip(*columns, strict=True)
+    ]
+    atomic_write(path, csv_text([[*names, *FACTS], *rows]))

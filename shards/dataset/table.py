@@ -216,10 +216,12 @@ class Shards:
         content = self._members.read(shard, offset, size, crc, f"{member} of {key}")
         if member != "json":
             expected = tuple(int(self.column(f"image_{side}")[index]) for side in ("height", "width"))
-            # A decoder allocates the size in the header, however few bytes there are.
-            if picture_size(content) not in (None, expected):
+            # A decoder allocates the size in the header, however few bytes there are, and takes many other formats.
+            actual = picture_size(content)
+            if actual != expected:
+                what = "" if actual else "an image of "
                 raise CorruptSample(
-                    f"{self.folder / shard}: the {member} of {key} is not {expected[1]}x{expected[0]} pixels; "
+                    f"{self.folder / shard}: the {member} of {key} is not {what}{expected[1]}x{expected[0]} pixels; "
                     "build the shards again"
                 )
         return content

@@ -13,6 +13,7 @@ from typing import Any
 
 from shards.errors import InputError
 from shards.files import atomic_open
+from shards.stored import open_regular
 
 
 class CorruptSample(InputError):
@@ -22,16 +23,35 @@ class CorruptSample(InputError):
 def index_tar(path: Path) -> tuple[dict[tuple[str, str], int], str]:
     """Return (key, member) -> data offset of a tar, and its `.idx` text in DALI's format v1.2.
 
-    A member is the first part of the extension: `image` of `{key}.image.png`.
+    A member is the first part of the extension: `image` of `{key}.image.png`. Nothing is extracted. Raises
+    tarfile.TarError or ValueError for a tar with anything but the regular files that a build writes.
     """
     offsets: dict[tuple[str, str], int] = {}
     samples: dict[str, list[str]] = {}
-    with tarfile.open(path, "r:") as archive:  # no build writes a compressed tar
-        for member in archive:
-            key, extension = member.name.split(".", 1)
-            offsets[key, extension.split(".")[0]] = member.offset_data
-            samples.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
+    for member in _members(path):
+        key, extension = member.name.split(".", 1)
+        if (key, extension.split(".")[0]) in offsets:
+            raise tarfile.TarError(f"{member.name} occurs twice")
+        offsets[key, extension.split(".")[0]] = member.offset_data
+        samples.setdefault(key, []).append(f"{extension} {member.offset_data} {member.size} {member.name}")
     return offsets, "".join([f"v1.2 {len(samples)}\n", *(" ".join(members) + "\n" for members in samples.values())])
+
+
+def _members(path: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a plain USTAR file.
+
+    tarfile follows extended headers, and sizes below zero without end.
+    """
+    with open_regular(path) as stream:
+        length, position = os.fstat(stream.fileno()).st_size, 0
+        while (header := stream.read(tarfile.BLOCKSIZE)).strip(tarfile.NUL):
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+            member.offset_data = position + tarfile.BLOCKSIZE
+            if member.type != tarfile.REGTYPE or not 0 <= member.size <= length - member.offset_data:
+                raise tarfile.TarError(f"{member.name} is not a file of {path}")
+            yield member
+            position = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            stream.seek(position)
 
 
 @contextmanager
@@ -89,7 +109,8 @@ class MemberReader:
             if tar not in self._opened:
                 for path in ([self.copies[tar]] if tar in self.copies else []) + [self.folder / tar]:
                     try:
-                        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                        with open_regular(path) as stream:
+                            descriptor = os.dup(stream.fileno())
                         self._opened[tar] = descriptor, path, os.fstat(descriptor).st_size
                         break
                     except FileNotFoundError:

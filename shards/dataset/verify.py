@@ -16,6 +16,7 @@ from shards.dataset.table import TABLE, Shards
 from shards.dataset.tar import index_tar
 from shards.errors import InputError
 from shards.files import sha256_file
+from shards.stored import read_limited
 
 
 def verify(folder: Path, on_sample: Callable[[], None] | None = None) -> list[str]:
@@ -47,7 +48,7 @@ def _files(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
         index = path.with_suffix(".idx")
         if not index.exists():
             yield f"{index}: missing"
-        elif path.exists() and index.read_text(errors="replace") != _index_text(path):
+        elif path.exists() and not _describes(index, path):
             yield f"{index}: does not describe its tar"
     listed = {shard["name"] for shard in manifest["shards"]}
     for path in sorted(folder.glob("*.tar")):
@@ -66,11 +67,12 @@ def _counts(shards: Shards) -> Iterator[str]:
             yield f"{folder / TABLE}: {count} {split} samples, the manifest counts {manifest['counts'][split]}"
 
 
-def _index_text(path: Path) -> str | None:
+def _describes(index: Path, tar: Path) -> bool:
     try:
-        return index_tar(path)[1]
-    except (tarfile.TarError, OSError, ValueError):
-        return None
+        text = index_tar(tar)[1].encode()
+        return read_limited(index, len(text), "remove it") == text
+    except (tarfile.TarError, OSError, ValueError, InputError):
+        return False
 
 
 def _leaks(shards: Shards) -> Iterator[str]:

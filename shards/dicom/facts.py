@@ -8,9 +8,11 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from shards.dicom.rules import text
+from shards.dicom.words import known_words
 
 # Ages from 90 identify people, and are pooled under HIPAA's safe harbour.
 OLDEST_AGE = 90
+_SEXES = frozenset({"M", "F", "O", "MALE", "FEMALE", "OTHER"})
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing")
 _SQUARE = 0.01
 # No detector or scanner has pixels more oblong than this. Such a spacing lost its decimal point or is a placeholder.
@@ -37,8 +39,9 @@ def film_info(dataset: Dataset) -> FilmInfo:
     tag, spacing = next(((tag, pair) for tag, pair in spacings if pair), ("", None))
     return FilmInfo(
         patient_id=text(dataset, "PatientID"),
-        view=text(dataset, "ViewPosition").upper(),
-        sex=text(dataset, "PatientSex").upper(),
+        # Both may hold anything. What is not a code could be a name.
+        view=known_words(text(dataset, "ViewPosition")),
+        sex=sex if (sex := text(dataset, "PatientSex").upper()) in _SEXES else "",
         age=parse_age(text(dataset, "PatientAge")),
         spacing_row=spacing[0] if spacing else None,
         spacing_column=spacing[1] if spacing else None,

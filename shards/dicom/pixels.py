@@ -19,6 +19,7 @@ from shards.dicom.stream import jpeg_header
 from shards.errors import RejectedFilm
 
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
+_PHOTOMETRIC = GREY | {"PALETTE COLOR", "RGB", "HSV", "ARGB", "CMYK", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"}
 # Decoders differ by a grey level, so each lossy syntax has a fixed one. The baseline decoders of Pillow, OpenCV and
 # simplejpeg are all libjpeg-turbo, so a stream decoded later gives the same image. pyjpegls refuses damaged streams,
 # pylibjpeg does not.
@@ -163,7 +164,6 @@ def _grey(values: PixelValues, photometric: str, dataset: Dataset) -> tuple[Pixe
     if photometric == "RGB" and values.ndim == 3 and values.shape[2] == 3:
         return luma(values), photometric
     if photometric not in GREY or values.ndim != 2:
-        raise RejectedFilm(
-            f"{photometric or 'unknown'} pixels of shape {values.shape} are not a grey film; export it as MONOCHROME2"
-        )
+        kind = photometric if photometric in _PHOTOMETRIC else "unknown"
+        raise RejectedFilm(f"{kind} pixels of shape {values.shape} are not a grey film; export it as MONOCHROME2")
     return values, photometric

@@ -1,21 +1,24 @@
 """Reads a DICOM file as a data set, with limits on what a small file may expand to."""
 
 import io
+import re
 import zlib
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
 import pydicom
 from pydicom import uid
-from pydicom.datadict import dictionary_VR
+from pydicom.datadict import DicomDictionary, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset as read_elements
+from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag
 
 from shards.errors import RejectedFilm
 
-PIXEL_DATA = BaseTag(0x7FE00010)
+PIXEL_DATA, _SOP_INSTANCE = BaseTag(0x7FE00010), BaseTag(0x00080018)
 # Elements of a DICOM image, which identify one without a DICM prefix.
 _SIGNS = ("SOPClassUID", "Rows", "Columns", "PixelData")
 # Larger values are read on access, so that a cine loop is refused before a gigabyte is in memory.
@@ -32,6 +35,8 @@ _MOST_ITEMS = 5_000
 _TOO_MANY = "it has more elements and items than a film; export it again"
 # A film of 16 bits, and its other elements.
 _BYTES_A_PIXEL, _OTHER_BYTES = 2, 16 << 20
+_QUOTED = re.compile(r"(['\"])(.*?)\1", re.DOTALL)
+_ALL_QUOTED = re.compile(r"['\"].*['\"]", re.DOTALL)
 # Inflated in chunks, each of which becomes at most 67 MB.
 _DEFLATED_CHUNK = 64 << 10
 
@@ -79,6 +84,26 @@ def read_dataset(path: Path, max_pixels: int) -> Dataset:
     if not getattr(dataset, "file_meta", FileMetaDataset()).get("TransferSyntaxUID"):
         _guess_transfer_syntax(dataset)
     return dataset
+
+
+def read_uid(path: Path) -> str:
+    """Return the SOPInstanceUID of a file, empty without one. Elements after it are neither read nor inflated.
+
+    Raises errors of any kind for a file that is not DICOM.
+    """
+    with _Stream(io.FileIO(path)) as stream:
+        meta = _deflated_meta(stream, 132 if stream.read(132)[128:] == b"DICM" else 0)
+        if meta is None:
+            stream.seek(0)
+            dataset: Dataset = read_partial(stream, _is_after_uid, force=True)
+        else:
+            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_DEFLATED_CHUNK), _LONGEST)
+            dataset = read_elements(io.BytesIO(inflated), False, True, stop_when=_is_after_uid)
+    return str(dataset.get("SOPInstanceUID", "")).strip("\0 ")
+
+
+def _is_after_uid(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return bool(tag > _SOP_INSTANCE)
 
 
 def _parse(stream: io.BufferedReader, max_pixels: int) -> Dataset:
@@ -173,5 +198,16 @@ def _guess_transfer_syntax(dataset: Dataset) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """Return the text of an error on one line."""
-    return " ".join(str(error).split())
+    """Return the text of an error on one line, without quoted values, which may identify a patient.
+
+    Names of elements are kept.
+    """
+    text = str(error)
+    if not all(quoted in _element_names() for _, quoted in _QUOTED.findall(text)):
+        text = _ALL_QUOTED.sub("…", text)
+    return " ".join(text.split())
+
+
+@lru_cache
+def _element_names() -> frozenset[str]:
+    return frozenset(text for entry in DicomDictionary.values() for text in (entry[2], entry[4]))

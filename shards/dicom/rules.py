@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shards.dicom.words import Meaning, modality_meaning, part_meaning, view_meaning
+from shards.dicom.words import Meaning, known_words, modality_meaning, part_meaning, view_meaning
 from shards.errors import RejectedFilm
 
 if TYPE_CHECKING:  # command lines import this module, and pydicom takes 0.1 s to import
@@ -75,9 +75,9 @@ def _objections(dataset: "Dataset") -> Iterator[str]:
         yield f"its modality is {modality}, not a radiograph"
     view, part = _view(dataset), _body_part(dataset)
     if view and view_meaning(view) is Meaning.NO:
-        yield f"its view is {view}: lateral, oblique or decubitus, not a frontal film"
+        yield f"its view is {known_words(view)}: lateral, oblique or decubitus, not a frontal film"
     if part and part_meaning(part) is Meaning.NO:
-        yield f"its body part is {part}, not the chest"
+        yield f"its body part is {known_words(part)}, not the chest"
     if _is_for_processing(dataset):
         yield "its pixels are FOR PROCESSING, not for display: send the FOR PRESENTATION image"
 

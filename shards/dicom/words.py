@@ -20,6 +20,9 @@ class Meaning(Enum):
     UNKNOWN = "unknown"
 
 
+# The form of a code in DICOM, less what begins a formula or breaks a table.
+_CODE = re.compile(r"[A-Z][A-Z0-9 _/-]{0,15}")
+
 # Lateral, oblique and decubitus: the defined terms, the spellings of vendors, and words of other languages.
 _NOT_FRONTAL = re.compile(
     r"^(L|R|LT|RT|LEFT|RIGHT)$|\b[LR][ /]?L[OD]?\b|\b[LR][AP]O\b|(?<!BI)LAT|OBL|DECUB"
@@ -102,6 +105,26 @@ def part_meaning(part: str) -> Meaning:
     if _CHEST.search(word):
         return Meaning.YES
     return Meaning.NO if _OTHER.search(word) else Meaning.UNKNOWN
+
+
+def known_words(text: str) -> str:
+    """Return the words of a view or body part that this module knows, empty if there are none.
+
+    Other words may be anything, a patient's name too. Nothing that cannot be in a table or on a terminal is left.
+    """
+    word = plain(text)
+    spans = [
+        match.span()
+        for pattern in (_NOT_FRONTAL, _FRONTAL, _CHEST, _SPINE, _NO_CHEST, _OTHER)
+        for match in pattern.finditer(word)
+    ]
+    known = [
+        each[0]
+        for each in re.finditer(r"\S+", word)
+        if any(start < each.end() and end > each.start() for start, end in spans)
+    ]
+    own = text.strip().upper()
+    return own if len(known) == len(word.split()) and _CODE.fullmatch(own) else " ".join(known)
 
 
 def modality_meaning(modality: str) -> Meaning:

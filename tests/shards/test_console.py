@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 from integration.conftest import ROOT, environment
+
+from shards import console
 
 
 def ended_without_a_reader(code: str) -> tuple[int, str]:
@@ -35,3 +38,21 @@ def test_a_command_whose_output_nobody_reads_ends_with_a_line() -> None:
 def test_work_goes_on_without_a_reader_of_its_progress() -> None:
     code = "from shards import console\nconsole.say('one')\nconsole.say('two')\nprint('three')"
     assert ended_without_a_reader(code) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[31mred", "\x1b]0;title\x07", "a\rb", "a\nb", "\x9b2J", "\u202eevil", "\u2028", "\x00", "\x7f"]
+)
+def test_a_terminal_executes_nothing_that_is_printed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.printable(text).isprintable()
+    console.warn(f"film {text}")
+    printed = capsys.readouterr().err
+    assert printed.startswith("warning: film ") and printed.count("\n") == 1 and printed[:-1].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("plain", True), ("ä é", True), ("\u202e", True), ("\x1b", False), ("\x85", False), ("\n", False)],
+)
+def test_line_breaks_and_control_characters_are_more_than_one_line(text: str, expected: bool) -> None:
+    assert console.is_one_line(text) == expected

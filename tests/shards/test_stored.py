@@ -1,6 +1,9 @@
 """Stored files: bounded sizes, strict JSON, locks, and links that are not written through."""
 
+import io
 import json
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shards import stored
 from shards.errors import InputError
-from shards.stored import Strict, open_append, parse_json, picture_size, read_parquet
+from shards.stored import (
+    KindModel,
+    Strict,
+    open_append,
+    parse_json,
+    picture_size,
+    read_json,
+    read_limited,
+    read_parquet,
+    stored_plainly,
+)
 
 
 class Model(Strict):
@@ -97,3 +111,57 @@ def test_a_link_is_not_opened_to_append_to(tmp_path: Path) -> None:
             open_append(link)
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "log").read_bytes() == b"onetwo"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large"])
+def test_what_has_no_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    path = tmp_path / "manifest.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        monkeypatch.setattr(stored, "MOST_JSON", 1 << 20)
+        path.write_bytes(b" " * (1 << 20) + b"{}")
+    error = IsADirectoryError if kind == "folder" else InputError
+    with pytest.raises(error, match=r"manifest\.json"):
+        read_json(path, KindModel, "fix")
+    with pytest.raises(error, match=r"manifest\.json"):
+        read_limited(path, 1, "fix")
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        read_parquet(path, SCHEMA, None, "fix")
+
+
+def test_a_file_of_the_largest_size_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1234")
+    assert read_limited(tmp_path / "a", 4, "fix") == b"1234"
+
+
+def test_a_page_that_inflates_is_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table([pa.array(["\0" * (100 << 20)]), pa.array([0])], schema=SCHEMA)
+    pq.write_table(table, tmp_path / "page", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "page").stat().st_size < 100_000
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("a page was decoded"))
+    with pytest.raises(InputError, match=r"page: holds far more than \d+ bytes can; fix"):
+        read_parquet(tmp_path / "page", SCHEMA, None, "fix")
+
+
+@pytest.mark.parametrize(
+    ("names", "kind", "is_plain"),
+    [
+        (("a", "b"), zipfile.ZIP_STORED, True),
+        (("a", "A"), zipfile.ZIP_STORED, False),
+        (("a", "b"), zipfile.ZIP_DEFLATED, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_archives_are_plain_with_each_member_once(names: tuple[str, ...], kind: int, is_plain: bool) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", kind) as archive:
+        for name in names:
+            archive.writestr(name, b"0" * 1000)
+    with zipfile.ZipFile(stream) as archive:
+        assert stored_plainly(archive, len(stream.getvalue())) == is_plain
+        assert not stored_plainly(archive, 1999)

@@ -1,5 +1,6 @@
 """Experiments from YAML: inheritance, overrides, origins, and errors with a fix."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import StageConfig, accumulation
-from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config
+from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config, read_tree
 from pneumo_dist.config.model import FcnConfig
 from shards.errors import InputError, InputErrors
 
@@ -530,4 +531,26 @@ def test_file_that_is_not_yaml_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "exp.yaml"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"exp\.yaml: not valid YAML"):
+        load_config(path)
+
+
+def test_record_of_a_run_reads_no_other_file(tmp_path: Path) -> None:
+    """A run folder comes from anybody; a base would let its config.yaml name any file of this machine."""
+    path = tmp_path / "config.yaml"
+    path.write_text("base: ../secret.yaml\nname: x\nstages: [{name: a}]\n")
+    for read in (lambda: load_config(path, is_record=True), lambda: read_tree(path, is_record=True)):
+        with pytest.raises(InputError, match=r"config\.yaml: has a 'base', which the record of a run never has"):
+            read()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_config_without_an_end_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "config.yaml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(b"#" * (17 << 20))
+    with pytest.raises(InputError, match=r"config\.yaml: (is a pipe|larger than 16 MiB)"):
         load_config(path)

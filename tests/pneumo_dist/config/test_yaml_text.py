@@ -36,11 +36,22 @@ def test_values_and_aliases_are_those_of_yaml() -> None:
         ("a: !!int x", "not valid YAML"),
         ("a: !!python/object/apply:os.getcwd []", "not valid YAML"),
         ("a: [", "not valid YAML"),
+        ("[" + "a," * 1_900_000 + "]", "100,000 values"),
+        ("a: 0x" + "f" * 5000, "more than 64 bits"),
+        ("a: " + ":".join(["1"] * 5000), "more than 64 bits"),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_other_texts_are_refused_quickly(text: str, reason: str) -> None:
     start = time.monotonic()
     with pytest.raises(BadYaml, match=reason):
         parse_yaml(text)
     assert time.monotonic() - start < 60, "expanded before it was refused"
+
+
+def test_large_numbers_of_64_bits_are_read() -> None:
+    assert parse_yaml("[9223372036854775807, -9223372036854775808, 0x7fffffffffffffff]") == [
+        2**63 - 1,
+        -(2**63),
+        2**63 - 1,
+    ]

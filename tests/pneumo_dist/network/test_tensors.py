@@ -79,3 +79,13 @@ def test_bytes_of_tensors_that_share_memory_count_once() -> None:
     whole = torch.zeros(10)
     state = {"a": [whole[:4], whole[4:]], "b": (torch.ones(3, dtype=torch.int64), torch.zeros(1).expand(10**9)), "c": 5}
     assert tensor_bytes(state) == 40 + 24 + 4
+
+
+def test_every_tensor_is_checked_once() -> None:
+    shared: list[Any] = [torch.ones(2)]
+    for _ in range(60):
+        shared = [shared, shared]
+    check_tensors(shared, "x.pt")
+    assert tensor_bytes(shared) == 8
+    with pytest.raises(InputError, match="not finite"):
+        check_tensors([shared, {"a": [torch.tensor([float("nan")])]}], "x.pt")

@@ -125,3 +125,22 @@ def test_share_of_called_films_is_that_of_the_rows(films: Shards, tmp_path: Path
         texts = submission_rows(predictions, rule).values()
         assert share == sum(text != "-1" for text in texts) / 12
     assert drift_warning({"a": "3 4"}, None) is None
+
+
+@pytest.mark.parametrize("image_id", ["=1+1", "@x", "+a", "-a", "x;=1"])
+def test_id_that_a_spreadsheet_runs_is_refused_as_it_cannot_be_changed(tmp_path: Path, image_id: str) -> None:
+    with pytest.raises(InputError, match=r"submission\.csv is not written: a spreadsheet would run the image id"):
+        write_submission(tmp_path / "submission.csv", {"a": "-1", image_id: "-1"}, None)
+    assert not (tmp_path / "submission.csv").exists()
+
+
+def test_two_films_of_one_id_are_refused(films: Shards, tmp_path: Path) -> None:
+    predictions = store(films, tmp_path / "exp", image_id="same")
+    with pytest.raises(InputError, match="two films have the image id same"):
+        submission_rows(predictions, Rule(Triplet(0.5, 0, 0.5)))
+
+
+def test_sample_submission_without_an_end_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sample.csv").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"sample\.csv: is a pipe, a socket or a device"):
+        sample_order(tmp_path / "sample.csv")

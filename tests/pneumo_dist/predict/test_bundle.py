@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -208,3 +209,22 @@ def test_members_that_inflate_are_not_read(trained: Trained, tmp_path: Path) -> 
 def test_ensemble_without_a_network_is_refused(trained: Trained) -> None:
     with pytest.raises(InputError, match="has no network"):
         replace(trained.ensemble(), networks=())
+
+
+def test_pipe_is_no_bundle(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.bundle")
+    with pytest.raises(InputError, match=r"x\.bundle: is a pipe, a socket or a device"):
+        read_bundle(tmp_path / "x.bundle")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a\x1b[2J", "<b>", "a|b", ""])
+def test_names_of_networks_are_plain(trained: Trained, tmp_path: Path, name: str) -> None:
+    def change(members: dict[str, bytes]) -> None:
+        content = json.loads(members["bundle.json"])
+        content["parts"][0]["name"] = name
+        members["bundle.json"] = json.dumps(content).encode()
+
+    write_bundle(tmp_path / "edited", trained.ensemble(), RULE_WITHOUT_GATE, SCORES)
+    path = rewritten(tmp_path / "edited", change)
+    with pytest.raises(InputError, match=r"parts\.0\.name"):
+        read_bundle(path)

@@ -104,3 +104,12 @@ def test_value_of_a_manifest_that_no_prediction_writes_is_refused(key: str, valu
 def test_block_without_rows_is_refused() -> None:
     with pytest.raises(pydantic.ValidationError, match="rows"):
         BlockModel.model_validate({"digest": "0" * 64, "rows": []})
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "a\nb", "\x00", "x" * 1001])
+def test_text_that_a_terminal_or_a_table_cannot_hold_is_refused(text: str) -> None:
+    for name in ("image_id", "group"):
+        with pytest.raises(pydantic.ValidationError):
+            ROWS.validate_python([{**ROW, name: text}])
+    with pytest.raises(pydantic.ValidationError):
+        ManifestModel.model_validate({**MANIFEST, **FULL, "parts": [{"name": text}]})

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from edited_dataset import edit_rows
 from images import decode
 from report_runs import Page, log_epochs, naive_dices, store, tune_run
 
@@ -400,3 +401,26 @@ def test_an_ensembles_curves_are_those_of_its_experiments(films: Shards, tmp_pat
     text = write_report(films, tmp_path, "both").page.read_text()
     assert "one, stage only" in text and "two, stage late" in text
     assert Page(text).row("two/fold0/step-00000020-def.pt") == ["–", "0.250"]
+
+
+def test_no_column_name_or_value_is_markup(films: Shards, tmp_path: Path) -> None:
+    """Texts of a table, of the networks and of another run: markup, attributes, templates and mathematics."""
+    bad = "\"'><script>alert(1)</script>{{ 7*7 }}${7*7}$\\frac{"
+    folder = Path(shutil.copytree(films.folder, tmp_path / "shards"))
+    edit_rows(folder, lambda rows: [row.update(view=f"{bad}{number % 2}", sex=bad) for number, row in enumerate(rows)])
+    shards, rival = Shards(folder), "rival<script>"
+    for name in ("exp", rival):
+        store(shards, tmp_path / name, image_id=bad[:60])
+    manifest = tmp_path / "exp/oof/predictions/manifest.json"
+    content = json.loads(manifest.read_text())
+    content["parts"] = [{"name": f"{bad}/fold0/step-1.pt", "weight": 1.0, "fold": 0}]
+    manifest.write_text(json.dumps(content))
+    log_epochs(tmp_path / "exp", stage="stage $\\frac{")
+    (tmp_path / "exp/fold0").rename(tmp_path / "exp/fold$\\frac{")
+    written = write_report(shards, tmp_path, "exp", ReportOptions(against=rival, by=("view", "sex")))
+    text = written.page.read_text()
+    page = Page(text)
+    assert page.wrong == [] and "script" not in page.tags
+    assert text.count("&lt;script&gt;alert(1)&lt;/script&gt;{{ 7*7 }}") >= 4 and "49" not in text.split("<body>")[0]
+    assert all(set(picture) == {"src", "alt"} for picture in page.pictures)
+    assert "on" not in {name[:2] for picture in page.pictures for name in picture}

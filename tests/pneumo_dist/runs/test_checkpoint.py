@@ -1,13 +1,17 @@
 """A checkpoint file: nothing is unpickled, and its header can be read without its tensors."""
 
+import os
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from damage import Harm
 from tiny_state import save, state_of
 
-from pneumo_dist.runs.checkpoint import load_checkpoint, read_header, top_steps, weights_of
+from pneumo_dist.runs import checkpoint
+from pneumo_dist.runs.checkpoint import load_checkpoint, map_checkpoint, read_header, top_steps, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from shards.errors import InputError
 
@@ -87,3 +91,50 @@ def test_damaged_header_is_refused_like_the_whole_file(tmp_path: Path) -> None:
     for read in (read_header, load_checkpoint):
         with pytest.raises(InputError, match="damaged at lineage"):
             read(path)
+
+
+class Bytes:
+    """Many bytes in a few of a file: torch lets a state name them."""
+
+    def __reduce__(self) -> tuple[type[bytearray], tuple[int]]:
+        return bytearray, (1 << 40,)
+
+
+def renamed(path: Path, old: str, new: str) -> None:
+    """Rename a member of an archive."""
+    with zipfile.ZipFile(path) as archive:
+        members = {each.filename.replace(old, new): archive.read(each) for each in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize("case", ["data.pkl", "DATA.PKL"])
+@pytest.mark.parametrize("read", [load_checkpoint, read_header, map_checkpoint])
+def test_state_names_nothing_but_tensors_and_plain_types(tmp_path: Path, read: Any, case: str) -> None:
+    torch.save({**state_of(1), "optimizer": {"x": Bytes()}}, tmp_path / "x.pt")
+    renamed(tmp_path / "x.pt", "data.pkl", case)
+    with pytest.raises(InputError, match=r"x\.pt: not a readable checkpoint \(holds '\w+ bytearray', not a plain"):
+        read(tmp_path / "x.pt")
+
+
+def test_state_that_takes_forever_to_walk_is_read_at_once(tmp_path: Path) -> None:
+    endless: list[Any] = [torch.ones(1)]
+    for _ in range(60):
+        endless = [endless, endless]
+    torch.save({**state_of(1), "optimizer": {"x": endless}}, tmp_path / "x.pt")
+    assert load_checkpoint(tmp_path / "x.pt")["position"]["total"] == 1
+
+
+def test_description_of_a_state_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = save(tmp_path, 3)
+    monkeypatch.setattr(checkpoint, "_MOST_DESCRIPTION", 100)
+    with pytest.raises(InputError, match="describes more than a checkpoint holds"):
+        load_checkpoint(file.path)
+
+
+@pytest.mark.parametrize("read", [load_checkpoint, read_header, map_checkpoint])
+def test_pipe_is_no_checkpoint(tmp_path: Path, read: Any) -> None:
+    os.mkfifo(tmp_path / "x.pt")
+    with pytest.raises(InputError, match="is a pipe, a socket or a device"):
+        read(tmp_path / "x.pt")

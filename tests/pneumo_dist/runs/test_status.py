@@ -1,6 +1,7 @@
 """The table of runs, read from heartbeats and logs at any moment of a run."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,23 @@ def test_table_is_aligned_and_shows_ages(heard: float, shown: str) -> None:
 def test_missing_folder_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         read_status(tmp_path / "none", NOW)
+
+
+def test_names_of_strangers_control_no_terminal(tmp_path: Path) -> None:
+    fold(tmp_path, "\x1b]0;title\x07/fold0", state="\x1b[2J", job_id="\u202e12\n34", host="h")
+    lines = table(read_status(tmp_path, NOW))
+    assert len(lines) == 2 and all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("name", ["heartbeat.json", "main/metrics.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_file_without_an_end_does_not_hold_the_table_up(tmp_path: Path, name: str, kind: str) -> None:
+    folder = fold(tmp_path, "a/fold0")
+    epochs(folder, 0.5)
+    (folder / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero")
+    (found,) = read_status(tmp_path, NOW)
+    assert found.score is None

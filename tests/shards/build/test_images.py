@@ -300,4 +300,4 @@ def test_strict_build_rejects_films_with_warnings(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="1 film"):
         built(tmp_path, "png", strict=True)
     (row,) = read_list(tmp_path / "out" / REJECTED)
-    assert row[0] == "film1" and row[2].endswith("is it inverted?; --strict rejects films with a warning")
+    assert row[0] == "film1" and row[2].endswith("is it inverted?; a film with a warning is rejected by --strict")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shards.build import rows
 from shards.build.film_values import Films, read_folds, read_groups
 from shards.build.labels import load_labels, match_labels
 from shards.build.rows import LONGEST_CELL, Row, explain_stray, plain, read_rows, without_suffix
@@ -151,3 +152,14 @@ def test_an_id_that_a_spreadsheet_changed_is_explained(image_id: str, film: str,
 
 def test_an_unknown_id_is_not_a_changed_one() -> None:
     assert explain_stray(["124", "1.2.4", "999999999999999000"], ["000123", "1.2.3", "123456789012345678"]) is None
+
+
+def test_a_csv_of_endless_bytes_or_rows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,-1\n" * 100)
+    monkeypatch.setattr(rows, "MOST_ROWS", 99)
+    with pytest.raises(InputError, match=r"a\.csv: has more than 99 rows; build the films in parts"):
+        read_rows(path, "--rle")
+    monkeypatch.setattr(rows, "MOST_BYTES", 1 << 8)
+    with pytest.raises(InputError, match=r"a\.csv: larger than 0 MiB"):
+        read_rows(path, "--rle")

@@ -1,14 +1,18 @@
 """Readers refuse tables that no build writes, with a valid digest or without one."""
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from edited_dataset import edit_rows, resign, write_rows
 
+from shards.dataset.show import stored_content
 from shards.dataset.table import TABLE, Shards, save_table
 from shards.dataset.verify import verify
 from shards.errors import InputError
@@ -56,6 +60,16 @@ def test_verify_tells_of_a_table_that_it_cannot_read_and_goes_on_with_the_tars(
         (lambda rows: rows[3].update(label_height=2**31 - 1), "label_height is outside"),
         (lambda rows: rows[3].update(label_height=65_535, label_width=65_535), "more than 1073741824 pixels"),
         (lambda rows: rows[3].update(pad_left=-1), "pad_left is outside"),
+        (
+            lambda rows: rows[3].update(image_height=65_535, image_width=65_535),
+            "image of more than 1073741824 pixels",
+        ),
+        (lambda rows: rows[3].update(image_id="\x1b]0;title\x07"), "image_id has a line break, a control character"),
+        (lambda rows: rows[3].update(view="PA\nAP"), "view has a line break"),
+        (
+            lambda rows: rows[3].update(group="x" * 1001),
+            "group has a line break, a control",
+        ),
         (lambda rows: rows[3].update(pad_left=40, pad_right=40), "no pixel between its paddings"),
         (lambda rows: rows[3].update(image_offset=-512), "image_offset is outside"),
         (lambda rows: rows[3].update(image_size=2**40), "image_size is outside"),
@@ -103,3 +117,20 @@ def test_members_are_read_within_their_tar_and_at_the_size_of_the_table(own_data
     edit_rows(own_dataset, lambda rows: rows[4].update(image_height=128, image_width=128))
     with pytest.raises(InputError, match="is not 128x128 pixels"):
         Shards(own_dataset).read(4, "image")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tiff", ".webp", ".jp2"])
+def test_a_member_in_another_format_is_not_decoded(
+    own_dataset: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Decoders take many formats, whose size only they know."""
+    done, content = cv2.imencode(suffix, np.zeros((900, 900), np.uint8))
+    assert done
+    tar = own_dataset / "train-00000.tar"
+    offset, picture = tar.stat().st_size, content.tobytes()
+    tar.write_bytes(tar.read_bytes() + picture)
+    place = {"image_offset": offset, "image_size": len(picture), "image_crc32": zlib.crc32(picture)}
+    edit_rows(own_dataset, lambda rows: rows[0].update(place))
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("was decoded"))
+    with pytest.raises(InputError, match="is not an image of 64x64 pixels"):
+        stored_content(Shards(own_dataset), 0)

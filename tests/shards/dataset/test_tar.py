@@ -4,6 +4,8 @@ import hashlib
 import os
 import pickle
 import shutil
+import struct
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from edited_dataset import change_manifest
 
 from shards.dataset.manifest import local_copy_name
 from shards.dataset.table import Shards
-from shards.dataset.tar import CorruptSample
+from shards.dataset.tar import CorruptSample, index_tar
+from shards.dataset.verify import verify
 from shards.errors import InputError
 
 
@@ -134,3 +137,75 @@ def test_a_copy_of_other_content_is_not_read(own_dataset: Path, tmp_path: Path) 
     for path in (tmp_path / "tars").iterdir():
         path.write_bytes(b"of the dataset that stood here before")
     assert digest_of(Shards(own_dataset, tmp_path / "tars")) == digest_of(Shards(own_dataset))
+
+
+def header(name: str, size: bytes | int = 0, kind: bytes = tarfile.REGTYPE, link: str = "") -> bytes:
+    """Return the header of a member, whose size may be anything that fits the field."""
+    block = bytearray(512)
+    block[: len(name)] = name.encode()
+    block[100:108] = b"0000644\0"
+    block[124:136] = size if isinstance(size, bytes) else b"%011o\0" % size
+    block[156:157] = kind
+    block[157 : 157 + len(link)] = link.encode()
+    block[257:265] = b"ustar\00000"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+END = bytes(1024)
+FILM = header("a.image.png", 4) + b"film".ljust(512, b"\0")
+BELOW_ZERO = b"\xff" * 8 + struct.pack(">i", -512)
+TARS = {
+    "a size below zero, whose next member is itself": FILM + header("b.image.png", BELOW_ZERO) + END,
+    "a size beyond the end": header("a.image.png", b"\x80" + b"\x7f" * 11) + END,
+    "a size of the whole disk": header("a.image.png", 0o77777777777) + END,
+    "a link": header("a.image.png", 0, tarfile.SYMTYPE, "/etc/passwd") + END,
+    "a hard link": header("a.image.png", 0, tarfile.LNKTYPE, "../../secret") + END,
+    "a device": header("a.image.png", 0, tarfile.CHRTYPE) + END,
+    "a folder": header("a.image.png", 0, tarfile.DIRTYPE) + END,
+    "a sparse file": header("a.image.png", 0, tarfile.GNUTYPE_SPARSE) + END,
+    "endless extended headers": header("a.x", 0, tarfile.XHDTYPE) * 5000 + FILM + END,
+    "endless long names": header("a.x", 0, tarfile.GNUTYPE_LONGNAME) * 5000 + FILM + END,
+    "a member twice": FILM + FILM + END,
+    "no member at all": b"not a tar" * 100,
+}
+
+
+@pytest.mark.parametrize("name", TARS)
+def test_a_tar_of_anything_but_plain_files_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.tar").write_bytes(TARS[name])
+    with pytest.raises((tarfile.TarError, ValueError)):
+        index_tar(tmp_path / "a.tar")
+
+
+def test_a_plain_tar_is_indexed(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(FILM + END)
+    assert index_tar(tmp_path / "a.tar") == ({("a", "image"): 512}, "v1.2 1\nimage.png 512 4 a.image.png\n")
+
+
+@pytest.mark.parametrize("name", ["../../out.image.png", "/tmp/out.image.png", "a.image.png"])
+def test_members_are_found_by_offset_and_never_extracted(
+    own_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    tar = own_dataset / "train-00000.tar"
+    content = tar.read_bytes()
+    tar.write_bytes(header(name, len(Shards(own_dataset).read(0, "image"))) + content[512:])
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.parent.rglob("*"))
+    assert any("train-00000.tar" in fault for fault in verify(own_dataset))
+    assert Shards(own_dataset).read(0, "image")
+    assert sorted(tmp_path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ["tar", "index"])
+def test_a_pipe_and_an_endless_device_are_no_dataset(own_dataset: Path, kind: str) -> None:
+    path = own_dataset / ("train-00000.tar" if kind == "tar" else "train-00000.idx")
+    path.unlink()
+    if kind == "tar":
+        os.mkfifo(path)
+        with pytest.raises(InputError, match="is a pipe, a socket or a device"):
+            Shards(own_dataset).read(0, "image")
+    else:
+        path.symlink_to("/dev/zero")
+        assert any("does not describe its tar" in fault for fault in verify(own_dataset))

@@ -108,3 +108,20 @@ def test_no_aspect_is_beyond_belief(row: float, column: float) -> None:
     aspect, warnings = pixel_aspect(dataset)
     assert 0.25 <= aspect <= 4.0
     assert bool(warnings) == (aspect == 1.0 and not 0.25 <= row / column <= 4.0) or row / column == pytest.approx(4.0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("view", "sex", "kept"),
+    [
+        ("PA MUELLER", "F", ("PA", "F")),
+        ("MUELLER^HANS", "MUELLER^HANS", ("", "")),
+        ("=1+1", "=1+1", ("", "")),
+        ("AP \x1b[31m", "male", ("AP", "MALE")),
+    ],
+)
+def test_a_name_in_a_code_is_not_kept(
+    tmp_path: Path, write_film: WriteFilm, view: str, sex: str, kept: tuple[str, str]
+) -> None:
+    info = read(write_film(tmp_path / "a.dcm", np.eye(8, dtype=np.uint8), ViewPosition=view, PatientSex=sex)).info
+    assert (info.view, info.sex) == kept

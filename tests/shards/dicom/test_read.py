@@ -22,7 +22,9 @@ from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
 
+from shards.build.names import sop_id
 from shards.dicom.film import FilmRules, read_film
+from shards.dicom.read import one_line
 from shards.errors import RejectedFilm
 
 PIXELS = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
@@ -260,3 +262,84 @@ def test_compressed_pixels_without_a_transfer_syntax_are_rejected(tmp_path: Path
     pydicom.dcmwrite(film, content, implicit_vr=False, little_endian=True)
     with pytest.raises(RejectedFilm, match="no transfer syntax"):
         read(film)
+
+
+UID = """
+import resource, sys, time
+from pathlib import Path
+from shards.build.names import sop_id
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+start = time.process_time()
+print(sop_id(Path(sys.argv[1])))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) // 1024, time.process_time() - start)
+"""
+
+
+@pytest.mark.parametrize(("name", "is_read"), [("deflate", True), ("wide", True), ("deep", True), ("elements", False)])
+def test_the_uid_of_a_bomb_costs_little_memory_and_time(tmp_path: Path, name: str, is_read: bool) -> None:
+    (tmp_path / "a.dcm").write_bytes(BOMBS[name][0]())
+    done = subprocess.run(
+        [sys.executable, "-c", UID, str(tmp_path / "a.dcm")], capture_output=True, text=True, check=True
+    )
+    uid_read, measured = done.stdout.splitlines()
+    megabytes, seconds = (float(number) for number in measured.split())
+    assert megabytes < 100 and seconds < 5
+    assert (uid_read != "None") == is_read
+
+
+def test_the_uid_of_a_deflated_film_is_read(tmp_path: Path) -> None:
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
+    content = body()
+    (tmp_path / "a.dcm").write_bytes(head(DEFLATED) + deflater.compress(content) + deflater.flush())
+    assert sop_id(tmp_path / "a.dcm") == pydicom.dcmread(tmp_path / "a.dcm").SOPInstanceUID
+
+
+def test_a_million_frames_are_refused_early(tmp_path: Path) -> None:
+    for frames in ("1000000", "2147483647"):
+        path = write_film(tmp_path / "a.dcm", PIXELS, NumberOfFrames=frames)
+        with pytest.raises(RejectedFilm, match="4096 bytes long, Columns x Rows of"):
+            read_film(path, FilmRules(any_film=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("could not convert string to float: 'MUELLER^HANS'", "could not convert string to float: …"),
+        ('value "O\'Brien" is wrong', "value … is wrong"),
+        ("value 'O'Brien' is wrong", "value … is wrong"),
+        ("Missing required element: (0028,0004) 'Photometric Interpretation'",) * 2,
+        ("two\nlines", "two lines"),
+    ],
+)
+def test_values_in_errors_are_left_out_and_names_of_elements_are_not(text: str, shown: str) -> None:
+    assert one_line(ValueError(text)) == shown
+
+
+NUMBERS = (
+    "WindowCenter",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "NumberOfFrames",
+    "PixelSpacing",
+    "PixelAspectRatio",
+    "Rows",
+)
+
+
+CODES = ("PhotometricInterpretation", "Modality", "BodyPartExamined", "ViewPosition")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("keyword", [*NUMBERS, *CODES])
+@pytest.mark.parametrize("value", ["MUELLER^HANS", "MUELLER'S", "HAND MUELLER;=1"])
+def test_a_name_in_any_element_is_in_no_reason_and_no_warning(tmp_path: Path, keyword: str, value: str) -> None:
+    film = film_dataset(PIXELS, WindowWidth="80")
+    tag = pydicom.tag.Tag(pydicom.datadict.tag_for_keyword(keyword) or 0)
+    film[tag] = pydicom.dataelem.RawDataElement(tag, "LO", len(value), value.encode(), 0, False, True)
+    pydicom.dcmwrite(tmp_path / "a.dcm", film, enforce_file_format=True)
+    for rules in (FilmRules(), FilmRules(any_film=True)):
+        try:
+            said = repr(read_film(tmp_path / "a.dcm", rules))
+        except RejectedFilm as reason:
+            said = str(reason)
+        assert "MUELLER" not in said.upper() and ";=" not in said

@@ -8,7 +8,7 @@ import pytest
 from film_files import write_film
 
 from shards.dicom.film import FilmRules, read_film
-from shards.dicom.words import Meaning, modality_meaning, part_meaning, plain, view_meaning
+from shards.dicom.words import Meaning, known_words, modality_meaning, part_meaning, plain, view_meaning
 from shards.errors import RejectedFilm
 
 PIXELS = np.tile(np.arange(64, dtype=np.uint8), (64, 1))
@@ -122,3 +122,23 @@ def test_a_picture_of_less_than_64_pixels_a_side_is_no_chest_film(
     else:
         with pytest.raises(RejectedFilm, match=f"it is {shape[1]}x{shape[0]} pixels, .*; pass --any-film to accept it"):
             read_film(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("pa", "PA"),
+        ("AP", "AP"),
+        ("CHEST PA", "CHEST PA"),
+        ("P/A", "P/A"),
+        ("PA MÜLLER", "PA"),
+        ("MÜLLER^HANS", ""),
+        ("LATERAL QUITTENBAUM", "LATERAL"),
+        ("HAND;=1+1", "HAND"),
+        ("=PA", "PA"),
+        ("SEITLICH\x1b[31m", "SEITLICH"),
+        ("", ""),
+    ],
+)
+def test_only_known_words_of_a_view_or_body_part_are_kept(text: str, known: str) -> None:
+    assert known_words(text) == known
