@@ -31,7 +31,7 @@ import cv2
 import numpy as np
 
 from benchmarks import ROOT
-from benchmarks.common import FilmSet, cpu_environment, label_file, machine, parser_of, run_on_cpu
+from benchmarks.common import FilmSet, cpu_environment, machine, parser_of, run_on_cpu
 from benchmarks.load_inputs import (
     FILMS,
     GRID,
@@ -41,6 +41,7 @@ from benchmarks.load_inputs import (
     labelled_shards,
     run_folders,
     runs_with_predictions,
+    small_films,
 )
 from benchmarks.tables import table
 from shards.files import sha256_file
@@ -81,8 +82,8 @@ class Usage:
 def commands(part: str, work: Path, count: int) -> list[Command]:
     """Return the commands of a part, after its inputs are made."""
     if part == "build":
-        films, out = FilmSet(count, 64, POSITIVE).folder(work), work / "built"
-        options = ["--dicom", films, "--rle", label_file(films), "--out", out, "--image-size", 64]
+        films, out = small_films(work, count), work / "built"
+        options = ["--dicom", films / "films", "--rle", films / "labels.csv", "--out", out, "--image-size", 64]
         salt = out.with_name(f"{out.name}.salt")
         salt.write_text("00" * 32 + "\n")
         salt.chmod(0o600)
@@ -201,11 +202,11 @@ def compared(before: Mapping[Path, str], after: Mapping[Path, str]) -> str:
     return f"{len(after)} files equal" if not different else f"DIFFERENT: {', '.join(different[:5])}"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__, "load", list(DEFAULTS))
     parser.add_argument("--films", type=int, help="number of films, or of folds for status (default: those above)")
     parser.add_argument("--before", type=Path, help="another checkout, to compare with")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     checkouts = {"now": ROOT} if arguments.before is None else {"before": arguments.before.resolve(), "now": ROOT}

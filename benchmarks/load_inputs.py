@@ -13,8 +13,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pydicom
+from pydicom.encaps import encapsulate
 
-from benchmarks.common import SALT, link_films, write_config
+from benchmarks.common import SALT, FilmSet, label_file, link_films, write_config
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
@@ -24,11 +26,13 @@ from pneumo_dist.runs.logs import METRICS
 from pneumo_dist.scoring.arrays import Map
 from shards.build.build import build
 from shards.build.films import FilmFolders, LabelFiles
+from shards.build.labels import load_labels
 from shards.build.options import BuildOptions, Execution
 from shards.build.sources import find_sources
 from shards.dataset import manifest, rle
 from shards.dataset.table import Shards
 from shards.drawing import encode_image
+from shards.phantom.dataset import JPEG_QUALITY
 from shards.phantom.film import render_film
 
 # Films of SIIM-ACR's second stage with rows, and the share of them with a pneumothorax.
@@ -49,6 +53,34 @@ def once(folder: Path, last: str, make: Callable[[], object]) -> Path:
         print(f"making {folder}, once", flush=True)
         make()
     return folder
+
+
+def small_films(work: Path, films: int, side: int = 64) -> Path:
+    """Return a folder of DICOM films and labels.csv. Each film is a phantom at another place, so no two are alike."""
+    folder = work / f"dicom-{films}-{side}"
+
+    def make() -> None:
+        phantoms = FilmSet(min(DISTINCT, films), side, POSITIVE).folder(work)
+        labels = load_labels(label_file(phantoms))
+        read = [(path, pydicom.dcmread(path)) for path in sorted(phantoms.rglob("*.dcm"))]
+        bases = [(path, film, film.pixel_array) for path, film in read]
+        rows = ["ImageId,EncodedPixels"]
+        for number in range(films):
+            path, film, original = bases[number % len(bases)]
+            chance = np.random.default_rng([9, number])
+            shift = tuple(chance.integers(0, side, 2).tolist())
+            truth = rle.decode_union([row.rle for row in labels[path.stem]], side, side)
+            pixels = np.roll(original, shift, (0, 1))
+            film.PixelData = encapsulate([encode_image(pixels, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))])
+            film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = f"{film.StudyInstanceUID}.{number}"
+            film.PatientName = film.PatientID = f"patient-{number}"
+            place = folder / "films" / f"{number // 1000}"
+            place.mkdir(parents=True, exist_ok=True)
+            film.save_as(place / f"film{number}.dcm")
+            rows.append(f"film{number},{rle.encode(np.roll(truth, shift, (0, 1)))}")
+        (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+
+    return once(folder, "labels.csv", make)
 
 
 def labelled_shards(work: Path, films: int) -> Path:
