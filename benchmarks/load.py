@@ -6,7 +6,7 @@
 
 The inputs are made once in the --work folder, and an interrupted run continues with those that are missing. With
 --before, each command also runs from another checkout of this repository, and the files that both write are compared
-by SHA-256. Memory is sampled every 50 ms: the resident size of the command's process, of its largest child, and the
+by SHA-256. Memory is sampled ten times a second: the resident size of the command's process, of its largest child, and the
 proportional size (shared pages count once) of all processes together.
 
     build     `shards build` of 20,000 films of 64 px
@@ -48,7 +48,7 @@ from shards.files import sha256_file
 
 DEFAULTS = {"build": 20_000, "tune": FILMS, "report": FILMS, "submit": FILMS, "segment": 500, "status": 1_000}
 HEAD = ("command", "code", "seconds", "of them of a core", "main, MiB", "largest child, MiB", "together, MiB")
-_SAMPLE_SECONDS = 0.05
+_SAMPLE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)

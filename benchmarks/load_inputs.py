@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pydicom
 from pydicom.encaps import encapsulate
+from pydicom.uid import UID
 
 from benchmarks.common import SALT, FilmSet, label_file, link_films, write_config
 from pneumo_dist.config.ensemble import TtaConfig
@@ -72,7 +73,7 @@ def small_films(work: Path, films: int, side: int = 64) -> Path:
             truth = rle.decode_union([row.rle for row in labels[path.stem]], side, side)
             pixels = np.roll(original, shift, (0, 1))
             film.PixelData = encapsulate([encode_image(pixels, ".jpg", (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))])
-            film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = f"{film.StudyInstanceUID}.{number}"
+            film.SOPInstanceUID = film.file_meta.MediaStorageSOPInstanceUID = UID(f"{film.StudyInstanceUID}.{number}")
             film.PatientName = film.PatientID = f"patient-{number}"
             place = folder / "films" / f"{number // 1000}"
             place.mkdir(parents=True, exist_ok=True)
