@@ -26,7 +26,8 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import film_histograms
-from pneumo_dist.scoring.masks import label_map, to_p8
+from pneumo_dist.scoring.masks import label_map
+from pneumo_dist.scoring.rounding import to_p8
 from pneumo_dist.scoring.triplet import best_triplet
 from shards.dataset.table import Shards
 

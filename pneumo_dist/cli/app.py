@@ -2,17 +2,14 @@
 
 import os
 import warnings
-from typing import NoReturn
+from collections import UserDict
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import NoReturn, cast
 
 import click
 
 from pneumo_dist import __version__
-from pneumo_dist.cli.config import config, init_config
-from pneumo_dist.cli.doctor import doctor
-from pneumo_dist.cli.masks import report, submit, tune
-from pneumo_dist.cli.predict import average, predict, segment
-from pneumo_dist.cli.status import status
-from pneumo_dist.cli.train import fetch_weights, show_batch_command, train
 from pneumo_dist.ranks.ending import end_after
 from pneumo_dist.ranks.environment import is_first
 from shards import console
@@ -20,29 +17,56 @@ from shards.errors import InputError
 from shards.files import raise_open_files
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(UserDict[str, click.Command]):
+    """The commands by name. A command's module is imported when the command is used, so that short ones start quickly.
+
+    `places` maps names to `module.function`, in this folder.
+    """
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        super().__init__()
+        self._places = dict(places)
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self.data:
+            module, function = self._places[name].split(".")
+            self.data[name] = cast(click.Command, getattr(import_module(f"pneumo_dist.cli.{module}"), function))
+        return self.data[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+COMMANDS = _Commands(
+    {
+        "train": "train.train",
+        "fetch-weights": "train.fetch_weights",
+        "show-batch": "train.show_batch_command",
+        "predict": "predict.predict",
+        "average": "predict.average",
+        "tune": "masks.tune",
+        "submit": "masks.submit",
+        "report": "masks.report",
+        "segment": "predict.segment",
+        "status": "status.status",
+        "doctor": "doctor.doctor",
+        "config": "config.config",
+        "init-config": "config.init_config",
+    }
+)
+
+
+@click.group(commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="pneumo_dist", message="%(prog)s %(version)s")
 def app() -> None:
     """Distributed training and inference for pneumothorax segmentation on chest radiographs."""
     raise_open_files()
-
-
-for command in (
-    train,
-    fetch_weights,
-    show_batch_command,
-    predict,
-    average,
-    tune,
-    submit,
-    report,
-    segment,
-    status,
-    doctor,
-    config,
-    init_config,
-):
-    app.add_command(command)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

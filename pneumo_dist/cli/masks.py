@@ -4,6 +4,7 @@ Heavy modules are imported when a command runs.
 """
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,13 @@ import click
 
 from pneumo_dist.cli.options import CONFIG, FOLDER, OVERRIDES, RULE, RUNS, SHARDS, check_folder
 from pneumo_dist.config.rules import RuleName
-from pneumo_dist.ranks.environment import is_first
+from pneumo_dist.ranks.environment import is_first, launched_rank
 from shards import console
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
 if TYPE_CHECKING:
+    from pneumo_dist.ranks.ranks import Ranks
     from pneumo_dist.scoring.masks import Rule
 
 
@@ -44,7 +46,6 @@ def tune(
     """Find the exact best thresholds on the out-of-fold predictions."""
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.predict.store import open_predictions
-    from pneumo_dist.ranks.ranks import process_group
     from pneumo_dist.report.plots import draw_curve, draw_surface
     from pneumo_dist.thresholds.file import CURVE, SURFACE, summary_lines, write_thresholds
     from pneumo_dist.thresholds.objective import Objective
@@ -58,10 +59,12 @@ def tune(
         raise InputError(f"--component-threshold {component_threshold}: give a number from 0 to 1")
     folder = runs / load_either(config_path, overrides).name / "oof"
     predictions = open_predictions(folder / "predictions")
-    with process_group(cpu=True) as ranks:
-        with console.progress(len(predictions) // ranks.world if ranks.is_main else 0, "film", "tune") as bar:
+    with _ranks() as ranks:
+        share = len(predictions) // (ranks.world if ranks else 1)
+        is_main = ranks is None or ranks.is_main
+        with console.progress(share if is_main else 0, "film", "tune") as bar:
             histograms, components = film_measures(predictions, ranks, component_threshold, lambda: bar.update(1))
-        if not ranks.is_main:
+        if not is_main:
             return
         result = tune(predictions, histograms, objective, components, component_threshold)
         thresholds = result.thresholds
@@ -74,6 +77,15 @@ def tune(
         write_thresholds(folder / THRESHOLDS, result, predictions)
         print("\n".join(summary_lines(result)))
         print(f"thresholds: {folder / THRESHOLDS}, plotted in {folder / SURFACE} and {folder / CURVE}")
+
+
+def _ranks() -> "AbstractContextManager[Ranks | None]":
+    """Join the process group that a launcher asks for; without one, work alone and without torch."""
+    if launched_rank(os.environ) is None:
+        return nullcontext()
+    from pneumo_dist.ranks.ranks import process_group
+
+    return process_group(cpu=True)
 
 
 @click.command(short_help="Write submission.csv from the test predictions.")

@@ -2,12 +2,13 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pneumo_dist.predict.store import Predictions, check_gate
 from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
+from pneumo_dist.scoring.threads import in_order
 from shards.dataset import rle
 from shards.errors import InputError
 from shards.files import atomic_write
@@ -20,19 +21,30 @@ MOST_SAMPLE = 64 << 20
 CALLED_DRIFT = 0.03
 
 
-def submission_rows(predictions: Predictions, rule: Rule, on_film: Callable[[], None] = lambda: None) -> dict[str, str]:
+def submission_rows(
+    predictions: Predictions, rule: Rule, on_film: Callable[[], None] = lambda: None, threads: int | None = None
+) -> dict[str, str]:
     """Return the run-length mask of each image id on its film's label grid, in table order.
+
+    The result does not depend on `threads`, by default one for each CPU.
 
     Raises InputError for an image id of two films, and if the rule has a gate and the predictions have no class
     probabilities.
     """
-    rows: dict[str, str] = {}
-    for image_id, mask in _masks(predictions, rule):
-        if image_id in rows:
-            raise InputError(f"{predictions.folder}: two films have the image id {image_id}; predict again")
+
+    def encoded(index: int) -> str:
+        mask = _mask(predictions, index, rule)
         text = rle.encode(mask)
         # A wrong string would only show on the leaderboard, so each one is decoded again before anything is written.
         assert (rle.decode(text, *mask.shape) == mask).all()
+        return text
+
+    check_gate(predictions, rule)
+    ids = [str(row["image_id"]) for row in predictions.rows]
+    rows: dict[str, str] = {}
+    for image_id, text in zip(ids, in_order(encoded, range(len(predictions)), threads), strict=True):
+        if image_id in rows:
+            raise InputError(f"{predictions.folder}: two films have the image id {image_id}; predict again")
         rows[image_id] = text
         on_film()
     return rows
@@ -40,17 +52,21 @@ def submission_rows(predictions: Predictions, rule: Rule, on_film: Callable[[], 
 
 def called_share(predictions: Predictions, rule: Rule, on_film: Callable[[], None] = lambda: None) -> float:
     """Return the share of films with a non-empty mask. Raises InputError as `submission_rows` does."""
+
+    def is_called(index: int) -> bool:
+        return bool(_mask(predictions, index, rule).any())
+
+    check_gate(predictions, rule)
     called = 0
-    for _, mask in _masks(predictions, rule):
-        called += bool(mask.any())
+    for each in in_order(is_called, range(len(predictions))):
+        called += each
         on_film()
     return called / len(predictions)
 
 
-def _masks(predictions: Predictions, rule: Rule) -> Iterator[tuple[str, Map]]:
-    check_gate(predictions, rule)
-    for index, (row, p8) in enumerate(predictions):
-        yield str(row["image_id"]), apply_rule(label_map(p8, predictions.grid(index)), rule, row["class_probability"])
+def _mask(predictions: Predictions, index: int, rule: Rule) -> Map:
+    film = label_map(predictions.p8(index), predictions.grid(index))
+    return apply_rule(film, rule, predictions.rows[index]["class_probability"])
 
 
 def drift_warning(rows: Mapping[str, str], expected: float | None) -> str | None:

@@ -16,7 +16,7 @@ from pneumo_dist.ranks.precision import Resolved, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.watchdog import PREDICTION
 from pneumo_dist.runs.lineage import check_unseen
-from pneumo_dist.scoring.masks import to_levels
+from pneumo_dist.scoring.rounding import to_levels
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

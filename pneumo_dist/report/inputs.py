@@ -14,13 +14,13 @@ import numpy as np
 from pneumo_dist import __version__
 from pneumo_dist.config.load import read_tree
 from pneumo_dist.predict.store import Predictions, check_gate
-from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.report.measures import image_scores, touched_lesions
 from pneumo_dist.runs.logs import METRICS, EpochLineModel, read_epochs
 from pneumo_dist.scoring.arrays import Counts, Flags, Names
 from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
+from pneumo_dist.scoring.threads import in_order
 from pneumo_dist.thresholds.file import read_thresholds
 from pneumo_dist.thresholds.rules import THRESHOLDS, ThresholdsFile
 from pneumo_dist.thresholds.tune import film_measures, prediction_histograms, tune
@@ -31,7 +31,6 @@ from shards.errors import InputError
 
 Epochs = list[dict[str, Any]]
 PACKAGES = ("torch", "torchvision", "segmentation-models-pytorch", "numpy", "scikit-learn", "scipy", "webdataset")
-ALONE = Ranks.alone()
 
 
 @dataclass(frozen=True)
@@ -102,16 +101,19 @@ def current_thresholds(
     path = predictions.folder.parent / THRESHOLDS
     thresholds = read_thresholds(path) if path.exists() else None
     if thresholds is not None and thresholds.digest == predictions.digest:
-        return prediction_histograms(predictions, ALONE, on_film), thresholds, None
-    histograms, components = film_measures(predictions, ALONE, 0.5, on_film)
+        return prediction_histograms(predictions, None, on_film), thresholds, None
+    histograms, components = film_measures(predictions, None, 0.5, on_film)
     result = tune(predictions, histograms, None, components, 0.5)
     return histograms, result.thresholds, f"{THRESHOLDS} is {'missing' if thresholds is None else 'out of date'}"
 
 
-def evaluate(predictions: Predictions, histograms: Histograms, rule: Rule) -> EvaluatedFilms:
+def evaluate(
+    predictions: Predictions, histograms: Histograms, rule: Rule, threads: int | None = None
+) -> EvaluatedFilms:
     """Evaluate labelled predictions under a rule.
 
-    Masks are only made for films with lesions to count, and for films that may lose small components.
+    Masks are only made for films with lesions to count, and for films that may lose small components. The result does
+    not depend on `threads`, by default one for each CPU.
 
     Raises:
         InputError: The rule has a gate and the predictions have no class probabilities.
@@ -124,22 +126,33 @@ def evaluate(predictions: Predictions, histograms: Histograms, rule: Rule) -> Ev
     predicted, hits = counts.predicted.copy(), counts.hits.copy()
     touched: list[Flags] = [np.zeros(0, np.bool_)]
     owners: list[Names] = [np.zeros(0, np.str_)]
-    for index in np.flatnonzero(needs_mask).tolist():
-        truth, film = predictions.label(index), label_map(predictions.p8(index), predictions.grid(index))
-        mask = apply_rule(film, rule, predictions.rows[index]["class_probability"])
-        predicted[index], hits[index] = np.count_nonzero(mask), np.count_nonzero(mask & truth)
-        touched.append(touched_lesions(truth, mask))
-        owners.append(np.repeat(predictions.groups[index], len(touched[-1])))
-    lesions = np.concatenate(touched)
+    films = np.flatnonzero(needs_mask).tolist()
+    groups = predictions.groups
+
+    def masked(index: int) -> tuple[int, int, Flags]:
+        return _masked(predictions, index, rule)
+
+    for index, (pixels, right, lesions) in zip(films, in_order(masked, films, threads), strict=True):
+        predicted[index], hits[index] = pixels, right
+        touched.append(lesions)
+        owners.append(np.repeat(groups[index], len(lesions)))
+    every = np.concatenate(touched)
     return EvaluatedFilms(
         predictions=predictions,
         histograms=histograms,
         rule=rule,
         counts=PixelCounts(predicted, hits, counts.truth),
         scores=image_scores(histograms, rule.triplet.area),
-        lesions=len(lesions),
-        lesion_sensitivity=estimate(lesions.astype(np.float64), np.concatenate(owners)),
+        lesions=len(every),
+        lesion_sensitivity=estimate(every.astype(np.float64), np.concatenate(owners)),
     )
+
+
+def _masked(predictions: Predictions, index: int, rule: Rule) -> tuple[int, int, Flags]:
+    """Return the pixels of a film's mask, those of them on its label, and whether the mask touches each lesion."""
+    truth, film = predictions.label(index), label_map(predictions.p8(index), predictions.grid(index))
+    mask = apply_rule(film, rule, predictions.rows[index]["class_probability"])
+    return int(np.count_nonzero(mask)), int(np.count_nonzero(mask & truth)), touched_lesions(truth, mask)
 
 
 def shard_rows(shards: Shards, predictions: Predictions) -> Counts:

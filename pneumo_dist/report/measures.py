@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pneumo_dist.scoring.arrays import Flags, Map, Names
 from pneumo_dist.scoring.counts import PixelCounts
+from pneumo_dist.scoring.crop import occupied
 from pneumo_dist.scoring.histograms import LEVELS, Histograms
 from pneumo_dist.thresholds.worth import Estimate, estimate
 from shards.arrays import Floats
@@ -146,5 +147,8 @@ def false_positives(counts: PixelCounts) -> FalsePositives:
 
 def touched_lesions(truth: Map, mask: Map) -> Flags:
     """Return for each 8-connected component of a 0/1 label whether any of its pixels is predicted, bool (k,)."""
-    count, components = cv2.connectedComponents(truth, connectivity=8)
-    return np.asarray(np.bincount(components[mask != 0], minlength=count)[1:] > 0)
+    box = occupied(truth)
+    if box is None:
+        return np.zeros(0, np.bool_)
+    count, components = cv2.connectedComponents(truth[box], connectivity=8)
+    return np.asarray(np.bincount(components[mask[box] != 0], minlength=count)[1:] > 0)

@@ -16,7 +16,6 @@ from pneumo_dist.config.rules import RULES, RuleName
 from pneumo_dist.predict.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.report import plots
 from pneumo_dist.report.inputs import (
-    ALONE,
     EvaluatedFilms,
     RunFigures,
     current_thresholds,
@@ -196,7 +195,7 @@ def _evaluate_run(
     held_out, folder = None, predictions.folder.parents[1] / "holdout" / "predictions"
     if (folder / MANIFEST).exists():
         holdout = open_predictions(folder)
-        held_out = evaluate(holdout, prediction_histograms(holdout, ALONE, on_film), rule)
+        held_out = evaluate(holdout, prediction_histograms(holdout, None, on_film), rule)
     return _EvaluatedRun(thresholds, retuned, tuned, evaluate(predictions, histograms, rule), held_out)
 
 

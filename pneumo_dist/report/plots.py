@@ -2,19 +2,20 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.figure
 import numpy as np
-from sklearn.metrics import precision_recall_curve, roc_curve
 
-from pneumo_dist.report.calibration import Calibration
 from pneumo_dist.scoring.arrays import Flags
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.refine import SizeCurve
 from pneumo_dist.thresholds.worth import PLATEAU, SizeRow, Surface
 from shards.arrays import Floats
+
+if TYPE_CHECKING:
+    from pneumo_dist.report.calibration import Calibration
 
 WIDTH = 9.0
 
@@ -40,6 +41,8 @@ def draw_curves(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 
 def draw_ranking(curves: Mapping[str, tuple[Flags, Floats]]) -> bytes:
     """Draw ROC and precision-recall curves. `curves` holds (positive, image score) pairs (n,) with both classes."""
+    from sklearn.metrics import precision_recall_curve, roc_curve  # takes a second, and tune does not need it
+
     figure, (left, right) = _panels()
     for name, (positive, scores) in curves.items():
         false, true, _ = roc_curve(positive, scores)
@@ -70,7 +73,7 @@ def draw_sizes(rows: Sequence[SizeRow]) -> bytes:
     return _png(figure)
 
 
-def draw_reliability(calibration: Calibration) -> bytes:
+def draw_reliability(calibration: "Calibration") -> bytes:
     """Draw the share of positives over the score, before and after calibration, and the number of films per bin."""
     figure, (left, right) = _panels()
     for side, (name, bins) in enumerate({"uncalibrated": calibration.before, "calibrated": calibration.after}.items()):

@@ -4,13 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import pydantic
 
 from pneumo_dist.runs.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
 from pneumo_dist.runs.logs import METRICS, MOST_LOG, LineModel
 from shards.console import printable
 from shards.errors import InputError
-from shards.stored import parse_json, read_limited
+from shards.stored import read_limited
 
 # A run without a heartbeat for longer than this was killed, or its node is lost.
 LOST_SECONDS = 4 * BEAT_SECONDS
@@ -75,7 +76,7 @@ def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:
     if idle is not None and idle > STALLED_SECONDS:
         state = STALLED
     stage = beat.get("stage")
-    scores = _last_epoch(folder / stage) if stage else {}
+    best, speed = _last_epoch(folder / stage) if stage else (None, None)
     epoch = beat.get("epoch")
     return FoldStatus(
         experiment,
@@ -85,29 +86,30 @@ def _fold_status(folder: Path, fold: int, now: float) -> FoldStatus:
         None if epoch is None else epoch + 1,
         beat.get("epochs"),
         beat.get("step"),
-        scores.get("best"),
-        scores.get("images_per_s"),
+        best,
+        speed,
         heard,
         beat.get("job_id"),
         idle,
     )
 
 
-def _last_epoch(stage: Path) -> dict[str, Any]:
-    """Return a stage's last validated epoch in metrics.jsonl, with the best score so far; empty if there is none."""
+def _last_epoch(stage: Path) -> tuple[float | None, float | None]:
+    """Return the best score of a stage so far and the speed of its last validated epoch; None for what is not known."""
     try:
         lines = read_limited(stage / METRICS, MOST_LOG, "none").splitlines()
     except (OSError, InputError):
-        return {}
-    epochs: list[dict[str, Any]] = []
+        return None, None
+    best, speed = None, None
     for line in lines:
         try:
-            record = parse_json(line, LineModel, METRICS, "none")
-        except InputError:
+            epoch = LineModel.model_validate_json(line)
+        except pydantic.ValidationError:
             continue  # a line that is still being written, or a damaged one
-        if record.get("score") is not None:
-            epochs.append(record)
-    return {**epochs[-1], "best": max(each["score"] for each in epochs)} if epochs else {}
+        if epoch.score is not None:
+            best = epoch.score if best is None else max(best, epoch.score)
+            speed = epoch.images_per_s
+    return best, speed
 
 
 def table(folds: Sequence[FoldStatus]) -> list[str]:

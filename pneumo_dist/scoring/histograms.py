@@ -4,13 +4,18 @@ Each film is read once. The search over triplets then works on histograms alone.
 """
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.arrays import Counts
+from pneumo_dist.scoring.crop import occupied
+
+if TYPE_CHECKING:
+    from pneumo_dist.ranks.ranks import Ranks
 
 LEVELS = 256
 Histograms = npt.NDArray[np.int64]
@@ -26,8 +31,10 @@ def film_histograms(label_map: npt.NDArray[np.uint8], truth: npt.NDArray[np.uint
 
     `truth` is None for a film without a pneumothorax.
     """
-    has_label = truth is not None and cv2.countNonZero(truth) > 0
-    labelled = _counts(label_map, truth) if has_label else np.zeros(LEVELS, np.int64)
+    box = None if truth is None else occupied(truth)
+    labelled = np.zeros(LEVELS, np.int64)
+    if truth is not None and box is not None:
+        labelled = _counts(label_map[box], truth[box])
     return np.stack([_counts(label_map, None), labelled])
 
 
@@ -48,16 +55,16 @@ def counts_above(histograms: Histograms) -> Histograms:
     return histograms[..., ::-1].cumsum(-1)[..., ::-1] - histograms
 
 
-def gather_histograms(rows: list[Counts], ranks: Ranks) -> Histograms:
+def gather_histograms(rows: Sequence[npt.NDArray[np.integer]], ranks: "Ranks | None") -> Histograms:
     """Gather the histograms of all ranks, int64 (n, 2, 256), in table order.
 
     Args:
         rows: This rank's films, each as the film's row number followed by its 512 counts.
-        ranks: The ranks that share the work. All of them must call.
+        ranks: The ranks that share the work; all of them must call. None for a process that works alone.
     """
-    mine = np.stack(rows) if rows else np.zeros((0, 513), np.int64)
     # No label grid has 2^31 pixels, and every rank receives the counts of all films.
-    gathered = np.concatenate(ranks.gather_array(mine.astype(np.int32))).astype(np.int64)
-    gathered = gathered[np.argsort(gathered[:, 0], kind="stable")]
+    mine = np.array(rows, np.int32).reshape(-1, 1 + 2 * LEVELS)
+    gathered = mine if ranks is None else np.concatenate(ranks.gather_array(mine))
+    order = np.argsort(gathered[:, 0], kind="stable")
     assert len(np.unique(gathered[:, 0])) == len(gathered), "a film was scored twice"
-    return np.asarray(gathered[:, 1:].reshape(-1, 2, 256))
+    return gathered[order, 1:].astype(np.int64).reshape(-1, 2, LEVELS)

@@ -1,12 +1,12 @@
-"""The path from a stored prediction to a mask, shared by validation, tune, submit and report."""
+"""The path from a stored prediction to a mask, shared by validation, tune, submit and report. Imports no torch."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 
 from pneumo_dist.scoring.arrays import Map
+from pneumo_dist.scoring.crop import occupied
 from pneumo_dist.scoring.histograms import level
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset.grid import content_box
@@ -25,17 +25,6 @@ class Rule:
     gate: float = 0.0
 
 
-def to_levels(probability: torch.Tensor) -> torch.Tensor:
-    """Round averaged probabilities once, from float (n, 1, h, w) in [0, 1] to levels 0..255, uint8 (n, h, w)."""
-    scaled = probability.detach().float().mul(255).round().clamp(0, 255)
-    return scaled.to(torch.uint8).squeeze(1)
-
-
-def to_p8(probability: torch.Tensor) -> Map:
-    """Return the result of `to_levels` on the host."""
-    return np.asarray(to_levels(probability).cpu().numpy(), np.uint8)
-
-
 def label_map(p8: Map, grid: LabelGrid) -> Map:
     """Crop the padding of a stored prediction and resize it to the film's label grid, uint8 (height, width)."""
     top, bottom, left, right = content_box(grid.padding, grid.stored, p8.shape[0])
@@ -47,17 +36,22 @@ def label_map(p8: Map, grid: LabelGrid) -> Map:
 
 def apply_triplet(film: Map, triplet: Triplet) -> Map:
     """Return the 0/1 mask of a label-grid map: empty if fewer than `area` pixels exceed `top`, else p > bottom."""
-    if int((film > level(triplet.top)).sum()) < triplet.area:
+    if np.count_nonzero(film > level(triplet.top)) < triplet.area:
         return np.zeros_like(film)
     return (film > level(triplet.bottom)).astype(np.uint8)
 
 
 def remove_small(mask: Map, smallest: int) -> Map:
     """Remove the 8-connected components of fewer than `smallest` pixels from a 0/1 mask. Holes stay holes."""
-    count, components, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    box = occupied(mask)
+    if box is None:
+        return mask
+    _, components, stats, _ = cv2.connectedComponentsWithStats(mask[box], connectivity=8)
     is_kept = stats[:, cv2.CC_STAT_AREA] >= smallest
     is_kept[0] = False  # the background
-    return np.asarray(is_kept[components] if count > 1 else mask, np.uint8)
+    kept = np.zeros_like(mask)
+    kept[box] = is_kept[components]
+    return kept
 
 
 def apply_rule(film: Map, rule: Rule, class_probability: float | None = None) -> Map:

@@ -1,17 +1,21 @@
 """Triplets of thresholds and the exact search for the best one."""
 
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pneumo_dist.config.schema import Area, Probability
-from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import LEVELS, Histograms, counts_above
+from pneumo_dist.scoring.threads import in_order
 from shards.arrays import Floats
+
+if TYPE_CHECKING:
+    from pneumo_dist.ranks.ranks import Ranks
 
 # Bottom levels of a strip of running sums.
 _STRIP = 32
@@ -27,7 +31,10 @@ class Triplet:
 
 
 def best_triplet(
-    histograms: Histograms, weights: Floats | None = None, specificity: float | None = None
+    histograms: Histograms,
+    weights: Floats | None = None,
+    specificity: float | None = None,
+    threads: int | None = None,
 ) -> tuple[Triplet, float]:
     """Find the triplet with the highest mean Dice over every top level, bottom level and area.
 
@@ -39,15 +46,16 @@ def best_triplet(
         weights: How much each film counts, float64 (n,). None counts all films alike.
         specificity: If set, consider only triplets that leave at least this share of the films without a pneumothorax
             empty. Of these, the triplets that call the most positive films win, and Dice decides between them.
+        threads: Number of threads, by default one for each CPU of this process. The result does not depend on it.
 
     Returns:
         The triplet and its mean Dice.
     """
     search = _Search(histograms, weights, specificity)
-    return search.best([search.best_of_top(top) for top in range(LEVELS - 1)])
+    return search.best(list(in_order(search.best_of_top, range(LEVELS - 1), threads)))
 
 
-def shared_best_triplet(histograms: Histograms, ranks: Ranks) -> tuple[Triplet, float]:
+def shared_best_triplet(histograms: Histograms, ranks: "Ranks") -> tuple[Triplet, float]:
     """Return the result of `best_triplet`, to the bit, on every rank. The ranks share the top levels.
 
     All ranks give the same histograms.
@@ -84,7 +92,14 @@ class _Search:
         self._allowed = None if specificity is None else math.floor((1.0 - specificity) * hidden.sum() + 1e-9)
         # Running sums of all films and bottoms do not fit into a core's cache, those of a strip of bottoms do.
         self._strips = [np.ascontiguousarray(gain[:, start : start + _STRIP]) for start in range(0, LEVELS, _STRIP)]
-        self._sums = np.empty((len(histograms), _STRIP))
+        self._own = threading.local()
+
+    def _sums(self) -> Floats:
+        """Return the memory of this thread for running sums. Fresh memory for each strip would have to be zeroed."""
+        if not hasattr(self._own, "sums"):
+            self._own.sums = np.empty((self._counts.shape[1], _STRIP))
+        sums: Floats = self._own.sums
+        return sums
 
     def best_of_top(self, top: int) -> _TopBest:
         """Return the best area and bottom of a top level."""
@@ -102,9 +117,10 @@ class _Search:
             has_empty = called == 0
         # Compared in the order of prefixes, then of bottoms. The empty prefix keeps no film and gains nothing.
         found = [(0.0, -1, 0)] if has_empty else []
+        running = self._sums()
         for number, strip in enumerate(self._strips):
-            np.take(strip, order, axis=0, out=self._sums, mode="clip")
-            sums = np.cumsum(self._sums, axis=0, out=self._sums)[ends]
+            np.take(strip, order, axis=0, out=running, mode="clip")
+            sums = np.cumsum(running, axis=0, out=running)[ends]
             if sums.size:
                 kept, bottom = divmod(int(sums.argmax()), _STRIP)
                 found.append((float(sums[kept, bottom]), kept, number * _STRIP + bottom))

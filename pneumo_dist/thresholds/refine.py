@@ -12,6 +12,7 @@ import numpy as np
 
 from pneumo_dist.scoring.arrays import Counts, Flags, Map
 from pneumo_dist.scoring.counts import PixelCounts
+from pneumo_dist.scoring.crop import occupied
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import level
 from shards.arrays import Floats
@@ -61,12 +62,13 @@ class SizeCurve:
 
 def film_components(film: Map, truth: Map, threshold: float) -> FilmComponents:
     """Return the components of a label-grid map with p > threshold, compared with its label."""
-    above = (film > level(threshold)).astype(np.uint8)
-    count, components, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
-    hits = np.bincount(components[truth != 0], minlength=count)
-    return FilmComponents(
-        stats[1:, cv2.CC_STAT_AREA].astype(np.int64), hits[1:].astype(np.int64), int((truth != 0).sum())
-    )
+    above, pixels = (film > level(threshold)).view(np.uint8), cv2.countNonZero(truth)
+    box = occupied(above)
+    if box is None:
+        return FilmComponents(np.zeros(0, np.int64), np.zeros(0, np.int64), pixels)
+    count, components, stats, _ = cv2.connectedComponentsWithStats(above[box], connectivity=8)
+    hits = np.bincount(components[truth[box] != 0], minlength=count)
+    return FilmComponents(stats[1:, cv2.CC_STAT_AREA].astype(np.int64), hits[1:].astype(np.int64), pixels)
 
 
 def best_size(curve: SizeCurve, films: Sequence[FilmComponents], specificity: float | None = None) -> int:

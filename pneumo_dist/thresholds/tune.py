@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from pneumo_dist.config.rules import RuleName
 from pneumo_dist.predict.store import Predictions
-from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.ranks.watchdog import SCORING
 from pneumo_dist.scoring.arrays import Counts
 from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import Histograms, film_histograms, gather_histograms
 from pneumo_dist.scoring.masks import Rule, label_map
+from pneumo_dist.scoring.threads import in_order
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.refine import (
@@ -38,6 +39,10 @@ from pneumo_dist.thresholds.worth import (
 )
 from shards.errors import InputError
 
+if TYPE_CHECKING:
+    from pneumo_dist.ranks.ranks import Ranks
+
+_Row = npt.NDArray[np.int32]
 # Points of the stored curve: one for every component size of ten thousand films would take megabytes.
 CURVE_POINTS = 200
 
@@ -72,18 +77,23 @@ class TuningResult:
 
 
 def prediction_histograms(
-    predictions: Predictions, ranks: Ranks, on_film: Callable[[], None] | None = None
+    predictions: Predictions, ranks: "Ranks | None" = None, on_film: Callable[[], None] | None = None
 ) -> Histograms:
     """Return the histograms of labelled predictions, int64 (n, 2, 256), as `film_measures` does."""
     return film_measures(predictions, ranks, None, on_film)[0]
 
 
 def film_measures(
-    predictions: Predictions, ranks: Ranks, threshold: float | None, on_film: Callable[[], None] | None = None
+    predictions: Predictions,
+    ranks: "Ranks | None",
+    threshold: float | None,
+    on_film: Callable[[], None] | None = None,
+    threads: int | None = None,
 ) -> tuple[Histograms, list[FilmComponents]]:
     """Read each labelled film once and return everything that tuning needs of it.
 
-    The ranks share the films. Every rank gets the result for all of them, in table order.
+    The ranks share the films. Every rank gets the result for all of them, in table order. Without ranks, this process
+    reads all films. The result does not depend on `threads`, by default one for each CPU.
 
     Returns:
         The histograms, int64 (n, 2, 256), and the components above `threshold`: an empty list if it is None.
@@ -91,32 +101,55 @@ def film_measures(
     Raises:
         InputError: A film has no label.
     """
-    histogram_rows: list[Counts] = []
-    component_rows: list[Counts] = []
-    for index in range(ranks.rank, len(predictions), ranks.world):
-        ranks.beat(SCORING)
-        if predictions.rows[index]["rle"] is None:
-            raise InputError(
-                f"{predictions.folder}: {predictions.rows[index]['key']} has no label to tune on; use --split oof"
-            )
-        truth, film = predictions.label(index), label_map(predictions.p8(index), predictions.grid(index))
-        histogram_rows.append(np.concatenate([[index], film_histograms(film, truth).reshape(-1)]))
-        if threshold is not None:
-            components = film_components(film, truth, threshold)
-            owner = np.full_like(components.sizes, index)
-            component_rows.append(np.stack([owner, components.sizes, components.hits], axis=1))
+
+    def measured(index: int) -> tuple[_Row, Counts]:
+        return _measured(predictions, index, threshold)
+
+    beat = _heartbeat(ranks)
+    histogram_rows: list[_Row] = []
+    component_rows: list[Counts] = [np.zeros((0, 3), np.int64)]
+    films = range(len(predictions)) if ranks is None else range(ranks.rank, len(predictions), ranks.world)
+    for histogram_row, components in in_order(measured, films, threads):
+        histogram_rows.append(histogram_row)
+        component_rows.append(components)
+        beat()
         if on_film:
             on_film()
     histograms = gather_histograms(histogram_rows, ranks)
     if threshold is None:
         return histograms, []
-    rows = np.concatenate(ranks.gather_array(np.concatenate([np.zeros((0, 3), np.int64), *component_rows])))
+    rows = np.concatenate(component_rows)
+    if ranks is not None:
+        rows = np.concatenate(ranks.gather_array(rows))
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     starts = np.searchsorted(rows[:, 0], np.arange(len(histograms) + 1))
     return histograms, [
         FilmComponents(rows[start:end, 1], rows[start:end, 2], int(truth))
         for start, end, truth in zip(starts[:-1], starts[1:], histograms[:, 1].sum(-1), strict=True)
     ]
+
+
+def _heartbeat(ranks: "Ranks | None") -> Callable[[], None]:
+    """Return a function that reports progress to the watchdog of the ranks."""
+    if ranks is None:
+        return lambda: None
+    from pneumo_dist.ranks.watchdog import SCORING  # imports torch
+
+    return lambda: ranks.beat(SCORING)
+
+
+def _measured(predictions: Predictions, index: int, threshold: float | None) -> tuple[_Row, Counts]:
+    """Return a film's row for `gather_histograms`, and for each component above `threshold` its film, size and hits."""
+    if predictions.rows[index]["rle"] is None:
+        raise InputError(
+            f"{predictions.folder}: {predictions.rows[index]['key']} has no label to tune on; use --split oof"
+        )
+    truth, film = predictions.label(index), label_map(predictions.p8(index), predictions.grid(index))
+    row = np.concatenate([[index], film_histograms(film, truth).reshape(-1)]).astype(np.int32)
+    if threshold is None:
+        return row, np.zeros((0, 3), np.int64)
+    found = film_components(film, truth, threshold)
+    return row, np.stack([np.full_like(found.sizes, index), found.sizes, found.hits], axis=1)
 
 
 def tune(

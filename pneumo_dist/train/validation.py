@@ -20,7 +20,8 @@ from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.device_histograms import device_histograms
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import film_histograms, gather_histograms
-from pneumo_dist.scoring.masks import label_map, to_levels
+from pneumo_dist.scoring.masks import label_map
+from pneumo_dist.scoring.rounding import to_levels
 from pneumo_dist.scoring.triplet import Triplet, shared_best_triplet
 from shards.dataset.table import Shards
 

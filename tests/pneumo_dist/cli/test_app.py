@@ -62,6 +62,20 @@ def test_help_does_not_import_torch() -> None:
 
 
 @pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("cli.app, pneumo_dist.cli.status", "cv2 torch matplotlib"),
+        ("thresholds.file, pneumo_dist.output.submission, pneumo_dist.report.plots", "torch sklearn"),
+        ("report.page", "torch"),
+    ],
+)
+def test_commands_import_only_what_they_need(modules: str, absent: str) -> None:
+    code = f"import sys, pneumo_dist.{modules}; sys.exit(' '.join(set({absent.split()}) & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
     ("script", "module", "words", "expected"),
     [
         ("pneumo-dist", "pneumo_dist.cli.app", "pneumo-dist fetch", "fetch-weights"),

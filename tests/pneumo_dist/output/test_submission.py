@@ -122,7 +122,10 @@ def test_share_of_called_films_is_that_of_the_rows(films: Shards, tmp_path: Path
     predictions = store(films, tmp_path / "exp", noise=40, specks=0.003)
     for rule in (Rule(Triplet(0.5, 30, 0.3)), Rule(Triplet(0.5, 0, 0.5), smallest_part=10)):
         share = called_share(predictions, rule)
-        texts = submission_rows(predictions, rule).values()
+        rows = submission_rows(predictions, rule, threads=1)
+        again = submission_rows(predictions, rule, threads=3)
+        assert list(again.items()) == list(rows.items())
+        texts = rows.values()
         assert share == sum(text != "-1" for text in texts) / 12
     assert drift_warning({"a": "3 4"}, None) is None
 

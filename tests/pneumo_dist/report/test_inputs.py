@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from report_runs import ALONE, log_epochs, naive_dices, store, tune_run
 
@@ -91,6 +92,10 @@ def test_evaluated_films_have_the_dice_of_their_masks(films: Shards, tmp_path: P
     evaluated = evaluate(predictions, prediction_histograms(predictions, ALONE), rule)
     assert evaluated.counts.dice.tolist() == pytest.approx(list(naive_dices(predictions, rule).values()), abs=1e-12)
     assert len(evaluated) == len(predictions) and evaluated.rule == rule
+    again = evaluate(predictions, evaluated.histograms, rule, threads=1)
+    for name in ("predicted", "hits", "truth"):
+        np.testing.assert_array_equal(getattr(again.counts, name), getattr(evaluated.counts, name))
+    assert (again.lesions, again.lesion_sensitivity) == (evaluated.lesions, evaluated.lesion_sensitivity)
     without = store(films, tmp_path / "other")
     if rule.gate:
         with pytest.raises(InputError, match="no class probability for the gate"):

@@ -11,7 +11,8 @@ from hypothesis.extra import numpy as hnp
 from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import film_histograms
-from pneumo_dist.scoring.masks import apply_triplet, image_score, label_map, to_p8
+from pneumo_dist.scoring.masks import apply_triplet, image_score, label_map
+from pneumo_dist.scoring.rounding import to_p8
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset.grid import Padding, fit_square
 from shards.dataset.table import LabelGrid

@@ -208,7 +208,9 @@ def test_search_equals_the_simple_one_to_the_bit(
 ) -> None:
     histograms = random_films(seed, films)
     weights = None if scale is None else scale * np.random.default_rng(seed).choice([0.5, 1.0, 3.0], films)
-    assert best_triplet(histograms, weights, specificity) == simple_search(histograms, weights, specificity)
+    expected = simple_search(histograms, weights, specificity)
+    for threads in (1, 2):
+        assert best_triplet(histograms, weights, specificity, threads) == expected
 
 
 @settings(max_examples=10, deadline=None)

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from report_runs import ALONE, naive_dices, store, tune_run, worth_of
 
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.masks import Rule, label_map
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.file import summary_lines
 from pneumo_dist.thresholds.objective import Objective
@@ -55,6 +56,31 @@ def test_two_ranks_read_each_film_once(films: Shards, tmp_path: Path) -> None:
     assert [len(part) for part in parts] == [6, 6]
     np.testing.assert_array_equal(whole[0::2], parts[0])
     np.testing.assert_array_equal(whole[1::2], parts[1])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_measure_what_one_film_after_the_other_gives(films: Shards, tmp_path: Path, threads: int) -> None:
+    predictions = store(films, tmp_path / "exp", specks=0.002)
+    histograms, components = film_measures(predictions, None, 0.5, threads=threads)
+    assert sum(len(each.sizes) for each in components) > 20
+    for index, (histogram, found) in enumerate(zip(histograms, components, strict=True)):
+        film, truth = label_map(predictions.p8(index), predictions.grid(index)), predictions.label(index)
+        expected = [np.bincount(each.reshape(-1), minlength=256) for each in (film, film[truth != 0])]
+        np.testing.assert_array_equal(histogram, expected)
+        above = (film > 127).astype(np.uint8)
+        count, numbers, stats, _ = cv2.connectedComponentsWithStats(above, connectivity=8)
+        np.testing.assert_array_equal(found.sizes, stats[1:, cv2.CC_STAT_AREA])
+        np.testing.assert_array_equal(found.hits, np.bincount(numbers[truth != 0], minlength=count)[1:])
+        assert found.truth == np.count_nonzero(truth)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_first_film_without_a_label_is_named(films: Shards, tmp_path: Path, threads: int) -> None:
+    predictions = store(films, tmp_path / "exp")
+    for index in (5, 6, 9):
+        predictions.rows[index]["rle"] = None
+    with pytest.raises(InputError, match=f"{predictions.rows[5]['key']} has no label to tune on"):
+        film_measures(predictions, None, None, threads=threads)
 
 
 def test_film_without_a_label_is_an_input_error(films: Shards, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ CONFIG: dict[str, Any] = {
 }
 # Logs contain speeds and times, and the events of a resumed run are in several files.
 EVENTS = "tensorboard"
+LOCKS = ("lock", ".pneumo_dist.lock")
 # The tables that processes share (shards.dataset.mapped) stay for the next command.
 TABLES = f"pneumo_dist-tables-{os.getuid()}"
 
@@ -176,7 +177,7 @@ def inventory(folder: Path) -> dict[str, str]:
         if path.is_symlink():
             found[name] = f"link to {path.readlink()}"
         elif path.is_file():
-            found[name] = _digest(path)
+            found[name] = "a lock, which names its holder" if path.name in LOCKS else _digest(path)
         elif path.is_dir() and not any(path.iterdir()):
             found[f"{name}/"] = "an empty folder"
     return found
