@@ -25,7 +25,7 @@ def claimed(folder: Path, name: str, create: Callable[[Path], int]) -> Iterator[
 
     `create` creates a path, raises FileExistsError if it exists, and returns an open descriptor. Yields both.
     """
-    numbers = itertools.count()
+    numbers, owner = itertools.count(), os.getpid()
     descriptor = None
     while descriptor is None:
         path = folder / f".{name}.{next(numbers)}.tmp"
@@ -40,8 +40,9 @@ def claimed(folder: Path, name: str, create: Callable[[Path], int]) -> Iterator[
             remove_unused(other)
         yield path, descriptor
     finally:
-        # The file is another one if this process has renamed its own.
-        if _is_at(path, descriptor):
+        # A fork of this process, which drops what it inherited, removes nothing. There may be another file at the path
+        # if this process has renamed its own.
+        if os.getpid() == owner and _is_at(path, descriptor):
             _remove(path)
         os.close(descriptor)
 
@@ -70,8 +71,8 @@ def remove_all_unused(folder: Path, pattern: str = ".*.tmp") -> None:
 
 
 def remove_unused(path: Path) -> None:
-    """Remove a temporary unless a process uses it, or it belongs to another user."""
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+    """Remove a temporary unless a process uses it, or this one may not remove it."""
+    with contextlib.suppress(OSError):
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):  # exists for an instant only
             path.unlink()

@@ -2,11 +2,11 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
-from shards import locks
 from shards.locks import Wait, holder, try_lock, try_signed_lock
 from shards.stored import open_append
 
@@ -57,7 +57,7 @@ def test_a_full_disk_does_not_refuse_a_lock(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_wait_is_told_after_a_few_seconds_and_then_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, told = [100.0], list[tuple[float, str]]()
-    monkeypatch.setattr(locks.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     (tmp_path / "lock").write_text("process 7")
     wait = Wait(tmp_path / "lock", lambda who: told.append((now[0] - 100, who)))
     while now[0] < 100 + 1000:

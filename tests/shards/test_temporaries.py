@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from shards import temporaries
 from shards.files import atomic_open, atomic_write
 from shards.temporaries import UNUSED_SECONDS, remove_all_unused, scratch_folder
 
@@ -105,7 +104,7 @@ def test_a_new_temporary_that_another_process_took_for_an_old_one_is_made_again(
             remove_all_unused(tmp_path)
         real(descriptor, operation)
 
-    monkeypatch.setattr(temporaries.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     atomic_write(tmp_path / "a", "content")
     assert calls and names(tmp_path) == {"a"}
     assert (tmp_path / "a").read_text() == "content"
@@ -115,7 +114,7 @@ def test_without_locks_only_old_temporaries_are_removed(tmp_path: Path, monkeypa
     def none(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(temporaries.fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     (tmp_path / ".a.0.tmp").touch()
     (tmp_path / ".a.1.tmp").touch()
     old = time.time() - UNUSED_SECONDS - 10
@@ -149,3 +148,17 @@ def test_a_scratch_folder_is_private_and_removed_by_the_next_after_a_kill(tmp_pa
         with scratch_folder(tmp_path / "new", "films") as other:
             assert names(tmp_path / "new") == {folder.name, other.name}
     assert names(tmp_path / "new") == set()
+
+
+def test_a_fork_removes_nothing_of_its_parent(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path, "films") as folder:
+        held = scratch_folder(tmp_path, "more")
+        other = held.__enter__()
+        child = os.fork()
+        if child == 0:
+            held.__exit__(None, None, None)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert names(tmp_path) == {folder.name, other.name}
+        held.__exit__(None, None, None)
+    assert names(tmp_path) == set()

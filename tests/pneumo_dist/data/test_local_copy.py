@@ -21,6 +21,7 @@ from damage import flip_bit
 
 from pneumo_dist.data import local_copy
 from pneumo_dist.data.local_copy import LOCK, copy_shards_locally, needed_bytes
+from shards import locks
 from shards.build.assemble import finalize
 from shards.build.build import build
 from shards.build.films import FilmFolders, LabelFiles
@@ -31,7 +32,9 @@ from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
 from shards.errors import InputError
 from shards.files import atomic_open
+from shards.locks import try_signed_lock
 from shards.phantom.dataset import synthesize
+from shards.stored import open_append
 
 BLOCK = 4096
 
@@ -279,6 +282,25 @@ def test_a_waiting_process_copies_nothing_and_can_be_stopped(films: Shards, tmp_
             copy_shards_locally(films, all_rows(films), tmp_path, stop)
     assert calls == [0] * 5
     assert state(tmp_path) == {}
+
+
+def test_a_waiting_process_says_whom_it_waits_for(
+    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "FIRST_SECONDS", 0.0)
+    told, calls = list[str](), list[int]()
+
+    def stop(count: int) -> None:
+        calls.append(count)
+        if len(calls) == 10:
+            raise Stop
+
+    with open_append(tmp_path / LOCK) as stream:
+        assert try_signed_lock(stream)
+        with pytest.raises(Stop):
+            copy_shards_locally(films, all_rows(films), tmp_path, stop, told.append)
+    (line,) = told
+    assert line.startswith(f"process {os.getpid()} on ")
 
 
 def test_waiting_process_continues_as_soon_as_its_tars_exist(films: Shards, tmp_path: Path) -> None:
