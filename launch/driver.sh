@@ -18,6 +18,12 @@ dali_extra() {
   if [[ -n $1 ]] && (($1 < CUDA13_DRIVER)); then echo dali-cuda12; else echo dali-cuda13; fi
 }
 
+# Exit unless an extra is empty or names a DALI.
+#   check_extra EXTRA
+check_extra() {
+  [[ $1 =~ ^(dali-cuda1[23])?$ ]] || { echo "error: EXTRA=$1: give dali-cuda12 or dali-cuda13" >&2; exit 2; }
+}
+
 # Return whether a Python has torch 2.11 or newer, with torchvision, that finds this machine's GPU.
 #   has_site_torch PYTHON
 has_site_torch() {

@@ -2,6 +2,7 @@
 # Set up a virtual environment in .venv with the pins of constraints.txt. An up-to-date one is reused.
 #   bash launch/setup.sh                        needs Python >= 3.11, on Debian or Ubuntu; the other scripts call it
 #   PYTHON=python3.12 bash launch/setup.sh      choose the interpreter
+#   EXTRA=dali-cuda12 bash launch/setup.sh      choose the DALI on a login node without a GPU: dali-cuda12 or dali-cuda13
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/shell.sh
@@ -9,7 +10,10 @@ show_help launch/setup.sh "$@"
 
 stamp=.venv/setup.sha256
 current=$(cat pyproject.toml constraints.txt launch/setup.sh launch/driver.sh | sha256sum | cut -d' ' -f1)
-if [[ -x .venv/bin/python && "$(cat "$stamp" 2>/dev/null)" == "$current" ]]; then
+read -r installed installed_extra < <(cat "$stamp" 2>/dev/null) || true
+source launch/driver.sh
+check_extra "${EXTRA:-}"
+if [[ -x .venv/bin/python && $installed == "$current" && ${EXTRA:-$installed_extra} == "$installed_extra" ]]; then
   exit 0
 fi
 
@@ -36,24 +40,25 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   apt-get update -q && apt-get install -q -y --no-install-recommends "$package"
 fi
 
-source launch/driver.sh
 driver=$(driver_version)
-extra=$(dali_extra "$driver")
+extra=${EXTRA:-$(dali_extra "$driver")}
 pins=constraints.txt
 site=()
 if [[ -n $driver ]] && has_site_torch "$python"; then
   # The torch of a GPU machine fits its driver. It is kept, and its libraries are not pinned.
   site=(--system-site-packages)
   pins=.venv/constraints.txt
-elif [[ $extra == dali-cuda12 ]]; then
+elif [[ -n $driver && $extra == dali-cuda12 ]]; then
   echo "warning: driver $driver runs CUDA 12, the pinned torch needs CUDA 13 and will not see the GPU; install a torch >= 2.11" \
     "for CUDA 12 into a Python and run: PYTHON=THAT_PYTHON bash launch/setup.sh (see docs/gpu.md)" >&2
 fi
 
 echo "setting up .venv with $("$python" --version), $extra${site[0]:+, the torch of this machine} (several GB, some minutes) ..."
+# Two DALIs in one environment would overwrite each other's files.
+[[ ${installed_extra:-$extra} == "$extra" ]] || rm -rf .venv
 if [[ ! -x .venv/bin/python || ${#site[@]} -gt 0 ]]; then
   "$python" -m venv "${site[@]}" .venv
 fi
 [[ $pins == constraints.txt ]] || without_torch constraints.txt >"$pins"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$pins" -e ".[dev,$extra]"
-echo "$current" >"$stamp"
+echo "$current $extra" >"$stamp"

@@ -1,6 +1,7 @@
 """The packages that setup.sh installs for each driver, and when it keeps a machine's torch."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,24 @@ def test_driver_decides_which_dali_is_installed(tmp_path: Path, says: str, versi
     program.chmod(0o755)
     assert driver_sh("driver_version", path=tmp_path) == (0, version)
     assert driver_sh("dali_extra", version) == (0, extra)
+
+
+@pytest.mark.parametrize("extra", ["", "dali-cuda12", "dali-cuda13"])
+def test_extra_of_the_caller_is_a_dali(extra: str) -> None:
+    assert driver_sh("check_extra", extra) == (0, "")
+
+
+@pytest.mark.parametrize("extra", ["cuda12", "dali-cuda14", "dali-cuda12 x", "dev"])
+def test_other_extras_are_refused_before_anything_is_installed(extra: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    command = ["bash", "launch/setup.sh"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "EXTRA": extra}, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr == f"error: EXTRA={extra}: give dali-cuda12 or dali-cuda13\n"
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_machine_without_a_driver_gets_the_newer_one() -> None:
@@ -107,15 +126,15 @@ esac
 def test_setup_installs_for_the_driver_once(
     tmp_path: Path, driver: str, has_torch: bool, extra: str, takes_site: bool, warns: bool
 ) -> None:
-    for name in ("pyproject.toml", "constraints.txt", "launch/setup.sh", "launch/driver.sh"):
+    for name in ("pyproject.toml", "constraints.txt", "launch/setup.sh", "launch/driver.sh", "launch/shell.sh"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     for name, content in (("python", FAKE_PYTHON), ("nvidia-smi", f"#!/bin/sh\necho {driver}\n")):
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(0o755)
 
-    def setup() -> "subprocess.CompletedProcess[str]":
-        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": "python", "SITE": str(int(not has_torch))}
+    def setup(**more: str) -> "subprocess.CompletedProcess[str]":
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHON": "python", "SITE": str(int(not has_torch)), **more}
         command: list[str | Path] = ["bash", tmp_path / "launch/setup.sh"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
@@ -127,3 +146,9 @@ def test_setup_installs_for_the_driver_once(
     assert (tmp_path / ".venv/constraints.txt").exists() == takes_site
     assert ("warning: driver 570 runs CUDA 12" in done.stderr) == warns == bool(done.stderr)
     assert setup().stdout == "" and len((tmp_path / "log").read_text().splitlines()) == 2, "it is ready"
+    other = {"dali-cuda12": "dali-cuda13", "dali-cuda13": "dali-cuda12"}[extra]
+    assert setup(EXTRA=extra).stdout == "", "it is that one"
+    assert other in setup(EXTRA=other).stdout
+    made, installed = (tmp_path / "log").read_text().splitlines()[2:]
+    assert made.startswith("-m venv") and installed.endswith(f"-e .[dev,{other}]")
+    assert setup().stdout == "", "the choice is kept"
