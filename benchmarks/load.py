@@ -6,8 +6,8 @@
 
 The inputs are made once in the --work folder, and an interrupted run continues with those that are missing. With
 --before, each command also runs from another checkout of this repository, and the files that both write are compared
-by SHA-256. Memory is sampled ten times a second: the resident size of the command's process, of its largest child, and the
-proportional size (shared pages count once) of all processes together.
+by SHA-256. Memory is sampled ten times a second: the resident size of the command's process, of its largest child, and
+the proportional size (shared pages count once) of all processes together.
 
     build     `shards build` of 20,000 films of 64 px
     tune      `tune` on out-of-fold predictions of 512 px, with labels on a grid of 1024 px

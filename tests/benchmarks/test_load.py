@@ -56,8 +56,8 @@ def test_another_checkout_is_measured_too(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.slow
 def test_commands_run_on_the_made_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert load.main(["--only", "build,submit,segment", "--films", "6", "--work", str(tmp_path)]) == 0
+    assert load.main(["--only", "build,submit,segment", "--films", "10", "--work", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    for name in ("build, 6 films", "submit, 6 films", "segment, 1 films", "segment, 6 films"):
+    for name in ("build, 10 films", "submit, 10 films", "segment, 2 films", "segment, 10 films"):
         assert f"| {name} | now |" in printed
-    assert len(list((tmp_path / "segmented").glob("*.mask.png"))) == 6
+    assert len(list((tmp_path / "segmented").glob("*.mask.png"))) == 10
