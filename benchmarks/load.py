@@ -44,6 +44,7 @@ from benchmarks.load_inputs import (
     small_films,
 )
 from benchmarks.tables import table
+from shards.console import counted
 from shards.files import sha256_file
 
 DEFAULTS = {"build": 20_000, "tune": FILMS, "report": FILMS, "submit": FILMS, "segment": 500, "status": 1_000}
@@ -89,7 +90,7 @@ def commands(part: str, work: Path, count: int) -> list[Command]:
         salt.chmod(0o600)
         return [Command(f"build, {count:,} films", ["shards", "build", *options], [out], [out])]
     if part == "segment":
-        phantoms, out = FilmSet(25, GRID, POSITIVE).folder(work), work / "segmented"
+        phantoms, out = FilmSet(min(25, count), GRID, POSITIVE).folder(work), work / "segmented"
         options = ["--bundle", bundle(work), "--out", out, "--cpu"]
         few = max(count // 5, 1)
         return [
@@ -186,9 +187,9 @@ def _kilobytes(text: str) -> dict[str, int]:
 
 
 def digests(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return the SHA-256 of files, and of all files below folders."""
+    """Return the SHA-256 of files, and of all files below folders, but for DICOM objects: their UIDs are always new."""
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    return {file: sha256_file(file) for file in files if file.is_file()}
+    return {file: sha256_file(file) for file in files if file.is_file() and file.suffix != ".dcm"}
 
 
 def row(command: Command, code: str, usage: Usage) -> list[str]:
@@ -199,7 +200,7 @@ def row(command: Command, code: str, usage: Usage) -> list[str]:
 def compared(before: Mapping[Path, str], after: Mapping[Path, str]) -> str:
     """Say whether two runs of a command wrote the same files."""
     different = sorted(str(path) for path in before.keys() | after.keys() if before.get(path) != after.get(path))
-    return f"{len(after)} files equal" if not different else f"DIFFERENT: {', '.join(different[:5])}"
+    return f"{counted(len(after), 'file')} equal" if not different else f"DIFFERENT: {', '.join(different[:5])}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
