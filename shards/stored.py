@@ -1,6 +1,5 @@
 """Reads stored files as untrusted input: JSON through strict models, tables and images of bounded size."""
 
-import errno
 import hashlib
 import io
 import json
@@ -70,17 +69,11 @@ def open_regular(path: Path) -> io.BufferedReader:
 
     Raises InputError for a pipe, a socket and a device, which may have no end; OSError for a missing file and a folder.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        kind = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(kind):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(kind):
-            raise InputError(f"{path}: is a pipe, a socket or a device, not a file; remove it")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+    stream = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise InputError(f"{path}: is a pipe, a socket or a device, not a file; remove it")
+    return stream
 
 
 def read_limited(path: Path, most: int, fix: str) -> bytes:

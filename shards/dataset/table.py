@@ -208,7 +208,8 @@ class Shards:
     def read(self, index: int, member: str) -> bytes:
         """Return the encoded bytes of a sample's `image`, `mask` or `json` member.
 
-        Raises CorruptSample, with the file and the key, if they are missing or their CRC32 differs from the table's.
+        Raises CorruptSample, with the file and the key, if they are missing, differ from the table's CRC32, or
+        are not an image of the table's size.
         """
         shard, key = self.text(index, "shard"), self.text(index, "key")
         offset, size, crc = (int(self.column(f"{member}_{what}")[index]) for what in ("offset", "size", "crc32"))

@@ -17,7 +17,7 @@ from shards.stored import open_regular
 
 
 class CorruptSample(InputError):
-    """A member whose bytes do not match the CRC32 in the table."""
+    """A member whose bytes are not those that the table describes: by CRC32, or by the size of the image."""
 
 
 def index_tar(path: Path) -> tuple[dict[tuple[str, str], int], str]:
