@@ -13,7 +13,7 @@ STARTER = "PNEUMO_DIST_STARTER"
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent(starter: int | None = None) -> None:
+def die_with_parent(starter: int | None = None, number: signal.Signals = signal.SIGKILL) -> None:
     """Have the kernel kill this process when its parent dies, and end it now if its parent is already dead.
 
     Call it before any heavy import. Does nothing on systems other than Linux.
@@ -21,16 +21,17 @@ def die_with_parent(starter: int | None = None) -> None:
     Args:
         starter: The process that is expected to live: the parent, or its parent if a script lies between. Read from
             the environment if the starter has announced itself there.
+        number: The signal that this process then gets.
     """
     announced = os.environ.pop(STARTER, "")
     if not sys.platform.startswith("linux"):
         return
     starter = starter or (int(announced) if announced.isdecimal() else None)
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     # The parent may have died before the call, or before this process looked for it.
     if os.getppid() != parent or (starter not in (None, parent) and not _is_running(starter)):
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
 
 
 def _is_running(pid: int | None) -> bool:

@@ -19,7 +19,7 @@ from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from pneumo_dist.data.geometry import coarse_map, matrix
 from pneumo_dist.data.resample import Image, add_noise, by_coarse_map, by_matrix
 from pneumo_dist.data.servers import start_server
-from pneumo_dist.ranks.processes import become_worker, kill_workers_at_exit
+from pneumo_dist.ranks.processes import become_worker, end_between_calls, kill_workers_at_exit
 from shards.errors import InputError
 
 # Set before the import, which would otherwise check online for a newer version.
@@ -112,6 +112,7 @@ def torch_batches(reader: FilmReader, batches: Iterable[list[FilmRequest]]) -> I
 
 def _begin(number: int) -> None:
     become_worker(number)
+    end_between_calls()
     cv2.setNumThreads(0)
 
 

@@ -46,6 +46,15 @@ def become_worker(_: int = 0) -> None:
     die_with_parent()
 
 
+def end_between_calls() -> None:
+    """Have this worker end between two calls of Python when its parent dies, and not within one.
+
+    torch creates shared memory and removes its name in one call. A worker that is killed between the two leaves it.
+    """
+    signal.signal(signal.SIGUSR2, lambda *_: os._exit(1))
+    die_with_parent(number=signal.SIGUSR2)
+
+
 def peak_memory_mb() -> float:
     """Return the largest resident size of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
