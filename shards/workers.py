@@ -4,17 +4,20 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
 
+from shards.errors import InputError
 from shards.parent import announced
 from shards.temporaries import scratch_folder
 
 # Room for the names of multiprocessing's folder and socket below ours, in the 107 bytes of a socket's path.
 _LONGEST_FOLDER = 70
+# Tried if TMPDIR is too long, as it may be in a job.
+_SHORT_FOLDERS = ("/tmp", "/dev/shm")
 # multiprocessing removes its own folder with priority -100.
 _AFTER_ITS_OWN = -101
 _QUIET = "ignore:resource_tracker:UserWarning"
@@ -53,12 +56,20 @@ def _quiet_tracker() -> Iterator[None]:
 
 @cache
 def _own_socket_folder() -> None:
-    """Put the server's socket into a folder that the next process removes if this one is killed."""
-    stack = ExitStack()
-    folder = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()), f"pneumo_dist-{os.getuid()}"))
-    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+    """Put the server's socket into a folder that the next process removes if this one is killed.
+
+    Raises InputError if no folder has a path that is short enough for a socket.
+    """
+    name = f"pneumo_dist-{os.getuid()}"
+    for parent in dict.fromkeys([tempfile.gettempdir(), *_SHORT_FOLDERS]):
+        stack = ExitStack()
+        with suppress(OSError):
+            folder = stack.enter_context(scratch_folder(Path(parent), name))
+            if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
+                break
         stack.close()
-        return
+    else:
+        raise InputError(f"{tempfile.gettempdir()}: its path is too long for a socket; set TMPDIR to a shorter one")
     util.Finalize(None, stack.close, exitpriority=_AFTER_ITS_OWN)
     usual, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:

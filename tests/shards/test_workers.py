@@ -99,3 +99,12 @@ def test_workers_end_with_their_server(temporary: Path) -> None:
     assert started.is_gone()
     assert "BrokenProcessPool" in started.rest()[1]
     assert started.process.returncode == 1, "the process learns of it"
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket_is_not_used(tmp_path: Path) -> None:
+    temporary = tmp_path / ("long" * 25)
+    temporary.mkdir()
+    started = Started(temporary, 0.0)
+    assert started.workers
+    assert started.rest() == ("None None", "")
+    assert started.is_gone() and not list(temporary.iterdir())
