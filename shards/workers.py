@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -33,7 +35,7 @@ def fork_server(module: str) -> Any:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["shards.bound_server", module])
     _own_socket_folder()
-    with announced(), _quiet_tracker():
+    with announced(), _quiet_tracker(), _deaf_to_hangups():
         forkserver.ensure_running()
     return context
 
@@ -52,6 +54,19 @@ def _quiet_tracker() -> Iterator[None]:
         del os.environ["PYTHONWARNINGS"]
         if before is not None:
             os.environ["PYTHONWARNINGS"] = before
+
+
+@contextmanager
+def _deaf_to_hangups() -> Iterator[None]:
+    """Have Python's tracker survive a terminal that closes, as it survives Ctrl-C, to remove semaphores afterwards."""
+    if threading.current_thread() is not threading.main_thread():  # the server runs already
+        yield
+        return
+    usual = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, usual)
 
 
 @cache

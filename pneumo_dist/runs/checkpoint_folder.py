@@ -114,6 +114,12 @@ class CheckpointFolder:
             )
         return None
 
+    def check_newest(self) -> None:
+        """Raise InputError if the newest file is damaged. An older one would be without the epochs since then."""
+        for file in self.files()[:1]:
+            if not self._is_whole(file):
+                raise file.damaged()
+
     def recover(self) -> CheckpointFile | None:
         """Return the newest whole file after removing what a killed run left: temporary files and damaged newer ones.
 

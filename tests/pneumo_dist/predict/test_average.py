@@ -104,6 +104,20 @@ def test_other_or_missing_training_films_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("checkpoints", ["best", "top-k", "last"])
+def test_no_older_checkpoint_passes_for_a_damaged_newest_one(
+    trained: Trained, tmp_path: Path, checkpoints: str
+) -> None:
+    shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)
+    (trained_fold,) = find_trained_folds(MEMBER, tmp_path / "runs", [])
+    member = MEMBER.model_copy(update={"checkpoints": checkpoints})
+    newest = max(trained_fold.files(MEMBER), key=lambda file: file.step)
+    assert trained_fold.files(member)
+    flip_bit(newest.path)
+    with pytest.raises(InputError, match=f"{newest.path.name}: damaged"):
+        trained_fold.files(member)
+
+
 def test_damaged_part_is_an_input_error(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.runs, tmp_path / "runs", symlinks=True)
     (trained_fold,) = find_trained_folds(MEMBER, tmp_path / "runs", [])
