@@ -59,6 +59,11 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
         yield path
 
 
+def scratch_name() -> str:
+    """Return the name of this user's scratch folders among the system's temporary files; any process cleans them up."""
+    return f"pneumo_dist-{os.getuid()}"
+
+
 def _new_folder(path: Path) -> int:
     path.mkdir(mode=0o700)
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -14,7 +14,7 @@ from typing import Any
 
 from shards.errors import InputError
 from shards.parent import announced
-from shards.temporaries import scratch_folder
+from shards.temporaries import scratch_folder, scratch_name
 
 # Room for the names of multiprocessing's folder and socket below ours, in the 107 bytes of a socket's path.
 _LONGEST_FOLDER = 70
@@ -57,6 +57,19 @@ def _quiet_tracker() -> Iterator[None]:
 
 
 @contextmanager
+def temporaries_of_workers() -> Iterator[None]:
+    """Put temporary files that a library leaves if it is killed into the folder of this process's server.
+
+    The next process removes that folder. Call `fork_server` first.
+    """
+    usual, tempfile.tempdir = tempfile.tempdir, util.get_temp_dir()
+    try:
+        yield
+    finally:
+        tempfile.tempdir = usual
+
+
+@contextmanager
 def _deaf_to_hangups() -> Iterator[None]:
     """Have Python's tracker survive a terminal that closes, as it survives Ctrl-C, to remove semaphores afterwards."""
     if threading.current_thread() is not threading.main_thread():  # the server runs already
@@ -75,11 +88,10 @@ def _own_socket_folder() -> None:
 
     Raises InputError if no folder has a path that is short enough for a socket.
     """
-    name = f"pneumo_dist-{os.getuid()}"
     for parent in dict.fromkeys([tempfile.gettempdir(), *_SHORT_FOLDERS]):
         stack = ExitStack()
         with suppress(OSError):
-            folder = stack.enter_context(scratch_folder(Path(parent), name))
+            folder = stack.enter_context(scratch_folder(Path(parent), scratch_name()))
             if len(os.fsencode(folder)) <= _LONGEST_FOLDER:
                 break
         stack.close()
@@ -88,6 +100,6 @@ def _own_socket_folder() -> None:
     util.Finalize(None, stack.close, exitpriority=_AFTER_ITS_OWN)
     usual, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
-        util.get_temp_dir()
+        util.get_temp_dir()  # creates it, once
     finally:
         tempfile.tempdir = usual

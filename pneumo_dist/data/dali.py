@@ -25,6 +25,7 @@ from pneumo_dist.data.dali_inputs import NO_COARSE_MAP, Array, GraphInput, input
 from pneumo_dist.data.film_inputs import FilmInputs
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from pneumo_dist.data.resample import Image, by_coarse_map, by_matrix
+from shards.workers import temporaries_of_workers
 
 # Returns for each input of the graph one array for a batch, or a list with one for each film.
 Source = Callable[[], list[Array | list[Array]]]
@@ -61,7 +62,7 @@ def _computed(reader: FilmReader, inputs: FilmInputs, batch: int) -> Iterator[Ba
 
 def _pipeline(reader: FilmReader, table: Sequence[GraphInput], source: Source, batch: int) -> Any:
     data, device_id = reader.input_spec.data, reader.input_spec.device_id
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), temporaries_of_workers():
         # DALI warns that it cannot serialise Python functions; this pipeline runs where it is built.
         warnings.simplefilter("ignore")
         pipeline = _graph(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shards import console
 from shards.parent import STARTER, announced, die_with_parent
-from shards.temporaries import scratch_folder
+from shards.temporaries import scratch_folder, scratch_name
 
 _POLL_SECONDS, _PATIENCE_SECONDS = 1.0, 3.0
 
@@ -45,7 +45,7 @@ def _run(arguments: Sequence[str]) -> int:
     logging.getLogger("torch.distributed").setLevel(level)
     try:
         # torchrun would leave its folder, which is empty, in the folder for temporary files.
-        logs = scratch_folder(Path(tempfile.gettempdir()), f"pneumo_dist-torchrun-{os.getuid()}")
+        logs = scratch_folder(Path(tempfile.gettempdir()), scratch_name())
         with announced(), logs as folder:
             run(parse_args(["--log-dir", str(folder), *arguments]))
     except ChildFailedError as error:
