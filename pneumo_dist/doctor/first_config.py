@@ -29,10 +29,9 @@ USEFUL_BATCH = 4
 
 @dataclass(frozen=True)
 class Fit:
-    """A network, the side of its input and the films of a forward pass, with the bytes that training them takes."""
+    """A network and the films of a forward pass, with the bytes that training them takes."""
 
     model: ModelConfig
-    side: int
     batch: int
     bytes: int
 
@@ -52,7 +51,7 @@ def fit(device: str, memory: int, side: int, is_half: bool) -> Fit:
         if films < 1:
             continue
         batch = min(LARGEST_BATCH, 2 ** (films.bit_length() - 1))
-        found = Fit(config, side, batch, state + batch * film)
+        found = Fit(config, batch, state + batch * film)
         if batch >= USEFUL_BATCH:
             return found
     if found is None:

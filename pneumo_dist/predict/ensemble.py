@@ -19,8 +19,7 @@ from pneumo_dist.predict.trained import check_trained_alike, trained_experiment
 from pneumo_dist.ranks.precision import Resolved
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.runs.checkpoint import CheckpointFile, load_checkpoint, weights_of
-from pneumo_dist.runs.fold_run import checkpoints_of
-from pneumo_dist.runs.repetitions import best_repetition, repetitions
+from pneumo_dist.runs.repetitions import best_repetition
 from pneumo_dist.runs.state import experiment_of
 from shards.errors import InputError
 
@@ -140,12 +139,8 @@ class TrainedFold:
         Raises InputError where there are none, or the newest is damaged: training falls back to an older one, but the
         mean of other networks than those that were trained must not pass for theirs.
         """
-        for repetition in repetitions(self.stage):
-            written = checkpoints_of(self.folder, repetition.name)
-            if not written.files():
-                break
-            written.check_newest()
         checkpoints = best_repetition(self.stage, self.folder)
+        checkpoints.check_newest()
         if member.checkpoints == "last":
             newest = checkpoints.newest()
             if newest is None:

@@ -29,11 +29,13 @@ def repetitions(stage: StageConfig) -> Iterator[StageConfig]:
 def best_repetition(stage: StageConfig, fold: Path) -> CheckpointFolder:
     """Return the checkpoints of the repetition that the next stage starts from: the last one that improved.
 
-    `fold` is the fold's folder.
+    `fold` is the fold's folder. Raises InputError if the newest checkpoint of a repetition is damaged: an older one may
+    choose another repetition.
     """
     best, score = checkpoints_of(fold, stage.name), -1.0
     for repetition in repetitions(stage) if stage.repeat else ():
         checkpoints = checkpoints_of(fold, repetition.name)
+        checkpoints.check_newest()
         if checkpoints.newest() is None:
             break
         history = checkpoints.header()["history"]

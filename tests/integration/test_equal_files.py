@@ -1,21 +1,18 @@
 """Two runs without interruptions write equal files, as docs/files.md says."""
 
-import hashlib
 from pathlib import Path
 
 import pytest
 from integration.conftest import must, run_module, write_config
+from tools.chaos.chain import inventory
 
 pytestmark = pytest.mark.slow
-
-# Logs hold speed, memory, hosts and times.
-MEASURED = {"metrics.jsonl", "summary.csv", "heartbeat.json"}
 
 
 def test_two_runs_of_two_ranks_give_equal_files(dataset: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "tiny.yaml")
     digests = [
-        digests_of(whole_job(config, dataset, tmp_path / name, folds))
+        inventory(whole_job(config, dataset, tmp_path / name, folds))
         for name, folds in (("one", ["--fold", "0", "--fold", "1"]), ("other", ["--folds", "all"]))
     ]
     assert digests[0] == digests[1]
@@ -35,13 +32,3 @@ def whole_job(config: Path, shards: Path, runs: Path, folds: list[str]) -> Path:
     bundle = runs / "tiny" / "tiny.bundle"
     must(run_module("pneumo_dist", "average", *common, "--shards", shards, "--cpu", "--bundle", bundle))
     return runs
-
-
-def digests_of(runs: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file except logs and TensorBoard's. A link counts as its target."""
-    files = [path for path in runs.rglob("*") if path.is_file() and path.name not in MEASURED]
-    return {
-        str(path.relative_to(runs)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(files)
-        if "tensorboard" not in path.parts
-    }

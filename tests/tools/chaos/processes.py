@@ -77,10 +77,6 @@ class Running:
         """Return the command's process and all that it started, directly or not."""
         return marked(self.mark)
 
-    def descendants(self) -> list[Process]:
-        """Return all processes that the command started."""
-        return [each for each in self.all() if each.pid != self.process.pid]
-
     def leaves(self) -> list[Process]:
         """Return the processes that have started no other."""
         found = self.all()
@@ -89,14 +85,15 @@ class Running:
 
     def rank(self, number: int) -> list[Process]:
         """Return the process of one rank; none before it is started or after it has ended."""
-        found = [each for each in self.descendants() if each.rank == number]
-        pids = {each.pid for each in found}
-        return [each for each in found if each.parent not in pids]
+        return [each for each in _ranks(self.all()) if each.rank == number]
 
     def workers(self) -> list[Process]:
-        """Return the processes that a rank, or a command without ranks, started."""
-        heads = {self.process.pid} if not self._has_ranks() else {each.pid for each in self._ranks()}
-        return [each for each in self.descendants() if each.pid not in heads and not self._is_agent(each)]
+        """Return the processes that the ranks, or a command without ranks, started."""
+        found = self.all()
+        ranks = {each.pid for each in _ranks(found)}
+        if ranks:  # the agent has no rank
+            return [each for each in found if each.rank is not None and each.pid not in ranks]
+        return [each for each in found if each.pid != self.process.pid]
 
     def wait_for_all(self, seconds: float) -> list[Process]:
         """Wait until no process is left, at most for some seconds; return those that are left."""
@@ -115,16 +112,12 @@ class Running:
         self.process.poll()
         return self.all()
 
-    def _has_ranks(self) -> bool:
-        return any(each.rank is not None for each in self.all())
 
-    def _ranks(self) -> list[Process]:
-        found = [each for each in self.descendants() if each.rank is not None]
-        pids = {each.pid for each in found}
-        return [each for each in found if each.parent not in pids]
-
-    def _is_agent(self, process: Process) -> bool:
-        return process.rank is None and self._has_ranks()
+def _ranks(processes: Sequence[Process]) -> list[Process]:
+    """Return the ranks themselves. What a rank starts inherits its variables."""
+    found = [each for each in processes if each.rank is not None]
+    pids = {each.pid for each in found}
+    return [each for each in found if each.parent not in pids]
 
 
 def environment(folder: Path, mark: str) -> dict[str, str]:
