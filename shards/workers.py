@@ -23,6 +23,8 @@ _SHORT_FOLDERS = ("/tmp", "/dev/shm")
 # multiprocessing removes its own folder with priority -100.
 _AFTER_ITS_OWN = -101
 _QUIET = "ignore:resource_tracker:UserWarning"
+# The environment and the folder for temporary files belong to the whole process, and its threads change them in turn.
+_IN_TURN = threading.RLock()
 
 
 def fork_server(module: str) -> Any:
@@ -34,9 +36,10 @@ def fork_server(module: str) -> Any:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["shards.bound_server", module])
-    _own_socket_folder()
-    with announced(), _quiet_tracker(), _deaf_to_hangups():
-        forkserver.ensure_running()
+    with _IN_TURN:
+        _own_socket_folder()
+        with announced(), _quiet_tracker(), _deaf_to_hangups():
+            forkserver.ensure_running()
     return context
 
 
@@ -60,13 +63,14 @@ def _quiet_tracker() -> Iterator[None]:
 def temporaries_of_workers() -> Iterator[None]:
     """Put temporary files that a library leaves if it is killed into the folder of this process's server.
 
-    The next process removes that folder. Call `fork_server` first.
+    The next process removes that folder. Call `fork_server` first. One thread at a time is let in.
     """
-    usual, tempfile.tempdir = tempfile.tempdir, util.get_temp_dir()
-    try:
-        yield
-    finally:
-        tempfile.tempdir = usual
+    with _IN_TURN:
+        usual, tempfile.tempdir = tempfile.tempdir, util.get_temp_dir()
+        try:
+            yield
+        finally:
+            tempfile.tempdir = usual
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def _computed(reader: FilmReader, inputs: FilmInputs, batch: int) -> Iterator[Ba
 def _pipeline(reader: FilmReader, table: Sequence[GraphInput], source: Source, batch: int) -> Any:
     data, device_id = reader.input_spec.data, reader.input_spec.device_id
     with warnings.catch_warnings(), temporaries_of_workers():
+        # One thread at a time: DALI parses the graph's source, and Python 3.11.7's parser may fail in two threads.
         # DALI warns that it cannot serialise Python functions; this pipeline runs where it is built.
         warnings.simplefilter("ignore")
         pipeline = _graph(

@@ -4,11 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from shards.workers import fork_server, temporaries_of_workers
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells children of a death")
 
@@ -108,3 +112,22 @@ def test_a_folder_whose_path_is_too_long_for_a_socket_is_not_used(tmp_path: Path
     assert started.workers
     assert started.rest() == ("None None", "")
     assert started.is_gone() and not list(temporary.iterdir())
+
+
+def test_threads_change_the_environment_and_the_temporary_folder_in_turn() -> None:
+    fork_server("shards.locks")  # the server ends with the thread that starts it
+    before, folder = dict(os.environ), tempfile.tempdir
+
+    def ask(number: int) -> None:
+        fork_server("shards.locks")
+        with temporaries_of_workers():
+            time.sleep(1e-5)
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(400)))
+    finally:
+        sys.setswitchinterval(usual)
+    assert dict(os.environ) == before and tempfile.tempdir == folder
