@@ -1,5 +1,6 @@
 """Checkpoints written by a thread, so that training does not wait for the disk."""
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -73,11 +74,17 @@ class CheckpointWriter:
 
 
 def _copied(value: Any) -> Any:
-    """Return a nested state with all tensors copied to the CPU."""
+    """Return a nested state with all tensors copied to the CPU.
+
+    Equal strings become one object: pickle writes an object once, and a loaded state has its own strings, so the file
+    of a resumed run would otherwise have other bytes.
+    """
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
+    if isinstance(value, str):
+        return sys.intern(value)
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
+        return {_copied(key): _copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_copied(item) for item in value)
     return value

@@ -7,8 +7,6 @@ So a build that was killed resumes with the missing shards, on one machine or as
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +35,7 @@ from shards.dataset.table import MEMBERS, Shards
 from shards.dataset.tar import index_tar, write_tar
 from shards.errors import InputError, RejectedFilm
 from shards.files import atomic_write, sha256_file
+from shards.pool import WorkerDied, each_done
 from shards.spreadsheet import inert
 from shards.workers import fork_server
 
@@ -196,23 +195,18 @@ def _run(jobs: Sequence[_ShardJob], workers: int) -> Iterator[_ShardJob]:
             build_shard(job)
             yield job
         return
-    context = fork_server(__name__)
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        try:
-            futures = {pool.submit(build_shard, job): job for job in jobs}
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker of the build was killed; out of memory? check dmesg, then run the same command again with "
-                "fewer --workers"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    try:
+        yield from each_done(fork_server(__name__), _build_on_one_core, jobs, workers)
+    except WorkerDied:
+        raise InputError(
+            "a worker of the build was killed; out of memory? check dmesg, then run the same command again with fewer "
+            "--workers"
+        ) from None
+
+
+def _build_on_one_core(job: _ShardJob) -> None:
+    cv2.setNumThreads(1)
+    build_shard(job)
 
 
 def build_shard(job: _ShardJob) -> ShardRecord:

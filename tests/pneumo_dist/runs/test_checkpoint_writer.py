@@ -164,3 +164,18 @@ def test_warning_says_that_only_the_callback_failed(tmp_path: Path) -> None:
         writer.save(3, state_of(3), after)
         assert isinstance(writer.wait(), OSError)
     assert [file.step for file in CheckpointFolder(tmp_path).files()] == [3]
+
+
+def test_equal_states_give_equal_bytes_whichever_strings_they_share(tmp_path: Path) -> None:
+    # Strings of a loaded state are objects of their own, such as the key that `position` and the optimizer both have.
+    state = state_of(1, [{"step": 1, "score": 0.5}])
+    own = {**state, "position": {"".join(list(name)): value for name, value in state["position"].items()}}
+    assert own == state and any(a is not b for a, b in zip(own["position"], state["position"], strict=True))
+    files = []
+    for folder, each in (("shared", state), ("own", own)):
+        writer = CheckpointWriter(CheckpointFolder(tmp_path / folder))
+        (tmp_path / folder).mkdir()
+        writer.save(1, each, after=lambda: None)
+        assert writer.wait() is None
+        files.append(next((tmp_path / folder).glob("step-*.pt")).read_bytes())
+    assert files[0] == files[1]
