@@ -18,17 +18,15 @@ from shards.errors import InputError
 from shards.film_options import film_options
 
 
-class _Formats(click.ParamType[frozenset[str]]):
-    """Names of formats with commas between them."""
-
-    name = "FORMAT,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> frozenset[str]:
-        names = [name.strip() for name in str(value).split(",")]
-        for name in names:
-            if name not in FORMATS:
-                self.fail(f"{name!r} is not one of {', '.join(FORMATS)}", param, context)
-        return frozenset(names)
+def _formats(context: click.Context, param: click.Parameter, value: str | None) -> frozenset[str] | None:
+    """Return the formats of a list with commas, None without one."""
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in FORMATS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(FORMATS)}", context, param)
+    return frozenset(names)
 
 
 @click.command(short_help="Segment new DICOM, PNG or JPEG films.")
@@ -38,7 +36,8 @@ class _Formats(click.ParamType[frozenset[str]]):
 @click.option(
     "--format",
     "formats",
-    type=_Formats(),
+    callback=_formats,
+    metavar="FORMAT,...",
     help="What to write besides the findings, with commas: mask (PNG), rle (text), seg (DICOM Segmentation object of a "
     "DICOM film), overlay (PNG).  [default: mask,seg,overlay]",
 )
@@ -63,14 +62,13 @@ def segment(
         raise InputError("segment runs as one process; for many films on several ranks use predict --bundle --dicom")
     from pneumo_dist import __version__
     from pneumo_dist.output.dicom_seg import Algorithm
-    from pneumo_dist.output.segment import Outputs, check_formats, write_film
+    from pneumo_dist.output.segment import Outputs, check_formats, write_results
     from pneumo_dist.output.segmenter import Segmenter
     from pneumo_dist.predict.new_films import RefusedFilm, check_distinct, find_films
     from shards.temporaries import scratch_folder
 
     found = find_films(films, keep_folders=keep_folders, leave_out=[out])
-    fix = "segment them into two folders, or rename one"
-    check_distinct(found, fix if keep_folders else f"pass --keep-folders for the films of a folder, {fix}")
+    check_distinct(found, keep_folders)
     check_formats([film.path for film in found], formats or frozenset())
     check_folder(out)
     segmenter = Segmenter.load(bundle, cpu, FilmRules(**rules))
@@ -90,7 +88,7 @@ def segment(
             try:
                 if isinstance(result, RefusedFilm):
                     raise InputError(f"{result.path}: refused, {result.reason}")
-                findings = write_film(result, outputs)
+                findings = write_results(result, outputs)
             except InputError as error:  # the other films are still segmented
                 console.beside_bars(f"error: {console.printable(str(error))}", sys.stderr)
                 is_complete = False

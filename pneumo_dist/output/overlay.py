@@ -38,11 +38,20 @@ def _margin(width: int, lines: Sequence[str], more: Sequence[str]) -> Map:
     sizes = [cv2.getTextSize(line, _FONT, 1.0, 1) for line in lines]
     scale = TEXT_SHARE * width / max(size[0] for size, _ in sizes)
     step = max(4, round(scale * 1.3 * max(size[1] + below for size, below in sizes)))
-    letter = max(size[0] / len(line) for line, (size, _) in zip(lines, sizes, strict=True))
-    columns = max(1, int((width - step) / (letter * scale)))
-    wrapped = [line for text in more for line in textwrap.wrap(text, columns, subsequent_indent="  ")]
+    wrapped = [line for text in more for line in _wrapped(text, scale, width - step)]
     strip = np.zeros((step * (len(lines) + len(wrapped)) + step // 2, width, 3), np.uint8)
     for number, line in enumerate([*lines, *wrapped], 1):
         origin = (step // 2, number * step)
         cv2.putText(strip, line, origin, _FONT, scale, (255, 255, 255), max(1, round(scale)), cv2.LINE_AA)
     return strip
+
+
+def _wrapped(text: str, scale: float, width: int) -> list[str]:
+    """Break a text into lines of at most `width` pixels, if a letter is not wider."""
+    columns = len(text)
+    while True:
+        lines = textwrap.wrap(text, columns, subsequent_indent="  " if columns > 2 else "")
+        widest = max((cv2.getTextSize(line, _FONT, scale, max(1, round(scale)))[0][0] for line in lines), default=0)
+        if widest <= width or columns <= 1:
+            return lines
+        columns = max(1, min(columns - 1, columns * width // widest))

@@ -45,7 +45,7 @@ class Outputs:
     formats: frozenset[str] = DEFAULT_FORMATS
 
 
-def write_film(segmented: SegmentedFile, outputs: Outputs) -> dict[str, Any]:
+def write_results(segmented: SegmentedFile, outputs: Outputs) -> dict[str, Any]:
     """Write the files of one film, and return its findings as JSON types.
 
     The findings and the pictures name the film and its SOP instance UID, but never the patient. The segmentation object

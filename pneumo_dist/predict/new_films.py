@@ -56,15 +56,17 @@ class RefusedFilm:
     reason: str
 
 
-def check_distinct(films: Sequence[NewFilm], fix: str) -> None:
+def check_distinct(films: Sequence[NewFilm], keep_folders: bool = False) -> None:
     """Raise InputError, naming both and the fix, for two films whose outputs would have the same name."""
     first: dict[str, Path] = {}
     for film in films:
-        if film.name in first:
+        other = first.setdefault(film.name, film.path)
+        if other is not film.path:
+            keep = "" if keep_folders or other.parent == film.path.parent else "pass --keep-folders, "
             raise InputError(
-                f"{first[film.name]} and {film.path}: their outputs would both be called {film.name}; {fix}"
+                f"{other} and {film.path}: their outputs would both be called {film.name}; {keep}segment them into two "
+                "folders, or rename one"
             )
-        first[film.name] = film.path
 
 
 def find_films(
