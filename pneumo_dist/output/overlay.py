@@ -48,7 +48,7 @@ def _margin(width: int, lines: Sequence[str], more: Sequence[str]) -> Map:
 
 def _wrapped(text: str, scale: float, width: int) -> list[str]:
     """Break a text into lines of at most `width` pixels, if a letter is not wider."""
-    columns = len(text)
+    columns = max(1, len(text))
     while True:
         lines = textwrap.wrap(text, columns, subsequent_indent="  " if columns > 2 else "")
         widest = max((cv2.getTextSize(line, _FONT, scale, max(1, round(scale)))[0][0] for line in lines), default=0)
