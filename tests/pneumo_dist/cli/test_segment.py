@@ -2,6 +2,9 @@
 
 import io
 import json
+import re
+import shlex
+import shutil
 import stat
 import sys
 import tempfile
@@ -234,3 +237,23 @@ def test_a_terminal_shows_progress_and_whole_lines(
     for name in ("read", "predict", "write"):
         assert f"{name}: 100%" in shown and "3/3" in shown
     assert len([json.loads(line) for line in capsys.readouterr().out.splitlines()]) == 3
+
+
+def test_the_commands_and_the_program_of_the_page_run(
+    bundle: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[3] / "docs/segment.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(bundle, "blend.bundle")
+    write_film(Path("film.dcm"), noise(64, 64), PixelSpacing=[5, 5])
+    for place in ("a", "b"):
+        save(Path("pictures") / place / "film.png", noise(70, 64))
+    commands = re.findall(r"^    pneumo-dist (segment .*)$", page, re.MULTILINE)
+    for command in commands:
+        assert run(app, "pneumo_dist", [*shlex.split(command), "--cpu"]) == EXIT_DONE
+    assert len(commands) == 3 and len(capsys.readouterr().out.splitlines()) == 4
+    assert Path("masks/film.seg.dcm").exists() and Path("results/b/film.overlay.png").exists()
+    assert Path("results/film.rle.txt").exists()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(program, {})
+    assert capsys.readouterr().out.endswith("(64, 64) uint8\n")
