@@ -137,6 +137,11 @@ def progress(total: int, unit: str, label: str) -> "tqdm[None]":
     return tqdm(total=total, unit=unit, desc=label, disable=None, dynamic_ncols=True, leave=False)
 
 
+def beside_bars(text: str, stream: TextIO) -> None:
+    """Print a line above the progress bars that a terminal shows."""
+    tqdm.write(text, file=stream)
+
+
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: `1 film`, `8 films`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -53,7 +53,7 @@ COMMANDS = _Commands(
         "tune": "masks.tune",
         "submit": "masks.submit",
         "report": "masks.report",
-        "segment": "predict.segment",
+        "segment": "segment.segment",
         "status": "status.status",
         "doctor": "doctor.doctor",
         "config": "config.config",

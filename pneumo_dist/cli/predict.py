@@ -1,7 +1,7 @@
-"""The commands predict, average and segment, which run networks. Heavy modules are imported when a command runs."""
+"""The commands predict and average, which run networks. Heavy modules are imported when a command runs."""
 
-import os
-import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,6 @@ import click
 
 from pneumo_dist.cli.options import CONFIG_FILE, CPU, FOLDER, OVERRIDES, RULE, RUNS, check_folder
 from pneumo_dist.config.rules import RuleName
-from pneumo_dist.ranks.environment import launched_rank
 from shards import console
 from shards.dataset.table import Shards
 from shards.dicom.rules import FilmRules
@@ -34,6 +33,7 @@ ENSEMBLE = click.option(
 @click.option("--bundle", type=FOLDER, help="Bundle written by 'average --bundle', instead of --config and --runs.")
 @click.option("--shards", "shards_path", type=FOLDER, help="Folder written by 'shards build'.")
 @click.option("--dicom", "dicom_dir", type=FOLDER, help="Folder with new DICOM films, instead of --shards.")
+@click.option("--images", "image_dir", type=FOLDER, help="Folder with new PNG or JPEG films, instead of --shards.")
 @film_options
 @click.option("--runs", type=FOLDER, help="Folder of all runs.")
 @CPU
@@ -78,6 +78,7 @@ def predict(  # noqa: PLR0913  # one parameter per option
     bundle: Path | None,
     shards_path: Path | None,
     dicom_dir: Path | None,
+    image_dir: Path | None,
     strict: bool,
     runs: Path | None,
     cpu: bool,
@@ -101,14 +102,19 @@ def predict(  # noqa: PLR0913  # one parameter per option
     from pneumo_dist.predict.predict import PredictOptions, predict
     from pneumo_dist.ranks.ranks import process_group
 
-    _one_of("--config", config_path, "--bundle", bundle)
-    _one_of("--shards", shards_path, "--dicom", dicom_dir)
-    if dicom_dir is not None and split != "test":
-        raise InputError(f"--dicom {dicom_dir}: its films have no folds; predict them with --split test")
+    _one_of({"--config": config_path, "--bundle": bundle})
+    _one_of({"--shards": shards_path, "--dicom": dicom_dir, "--images": image_dir})
+    new = None
     film_rules = FilmRules(**rules)
-    if dicom_dir is None and (strict or film_rules != FilmRules()):
+    if dicom_dir is not None or image_dir is not None:
+        name, films_dir = ("dicom", dicom_dir) if dicom_dir is not None else ("images", image_dir)
+        assert films_dir is not None
+        new = _NewFilms(name, films_dir, film_rules, strict)
+        if split != "test":
+            raise InputError(f"{new}: its films have no folds; predict them with --split test")
+    elif strict or film_rules != FilmRules():
         raise InputError(
-            "--strict, --any-film, --allow-burned-in and --max-pixels go with --dicom; "
+            "--strict, --any-film, --allow-burned-in and --max-pixels go with --dicom or --images; "
             "the films of --shards were accepted by their build"
         )
     options = PredictOptions(split, folds, block, models)
@@ -138,12 +144,12 @@ def predict(  # noqa: PLR0913  # one parameter per option
             ensemble = find_networks(chosen, runs, shards, ranks)
         if out is None and runs is None:
             raise InputError("give --out, the folder of the predictions, or --runs")
-        name = "dicom" if dicom_dir is not None else split
+        name = split if new is None else new.kind
         folder = out if out is not None else Path(str(runs)) / ensemble.name / name / "predictions"
         check_folder(folder)
         if shards is None:
-            assert dicom_dir is not None
-            shards = _new_films(dicom_dir, folder.parent / "films", ensemble, ranks, film_rules, strict)
+            assert new is not None
+            shards = new.shards(folder.parent / "films", ensemble, ranks)
         total = len(shards.indices("train" if split == "oof" else split))
         with console.progress(total if ranks.is_main else 0, "film", f"predict {name}") as bar:
             predict(ensemble, shards, folder, ranks, options, on_films=bar.update)
@@ -151,43 +157,60 @@ def predict(  # noqa: PLR0913  # one parameter per option
             print(f"{name} predictions of {len(ensemble.networks)} networks: {folder}")
 
 
-def _one_of(first: str, one: object, second: str, other: object) -> None:
-    if (one is None) == (other is None):
-        raise InputError(f"give {first} or {second}{'' if one is None else ', not both'}")
+def _one_of(given: Mapping[str, object]) -> None:
+    """Raise InputError unless exactly one of some options has a value."""
+    count = sum(value is not None for value in given.values())
+    if count != 1:
+        *others, last = given
+        raise InputError(
+            f"give {', '.join(others)} or {last}{', not both' if count == 2 else ', only one' if count else ''}"
+        )
 
 
-def _new_films(
-    dicom_dir: Path, scratch: Path, ensemble: "Ensemble", ranks: "Ranks", rules: FilmRules, strict: bool
-) -> Shards:
-    """Build the films of a folder into a dataset in `scratch`, and print refusals and warnings with their reasons."""
-    from pneumo_dist.predict.new_films import NewFilmOptions, film_paths, film_shards, row_paths
-    from pneumo_dist.ranks.ranks import on_rank_0
-    from pneumo_dist.ranks.watchdog import FILMS
-    from shards.dataset.keys import load_salt
+@dataclass(frozen=True)
+class _NewFilms:
+    """A folder of new films. `kind` is the name of its option, dicom or images."""
 
-    film_options = NewFilmOptions(ensemble.film_size, rules, strict)
+    kind: str
+    folder: Path
+    rules: FilmRules
+    strict: bool
 
-    def build() -> bool:
-        paths, is_begun = film_paths([dicom_dir]), scratch.exists()
-        salt = load_salt(scratch.with_name("films.salt"), create=True)
-        try:
-            shards, refused = film_shards(paths, scratch, film_options, on_film=lambda _: ranks.beat(FILMS), salt=salt)
-        except InputError:
-            if not is_begun:
-                raise
-            raise InputError(f"{scratch}: was built from other films; remove it, or give another --out") from None
-        for film in refused:
-            console.warn(f"{film.path}: refused, {film.reason}")
-        if shards is None:
-            return False
-        for row, path in enumerate(row_paths(shards, paths)):
-            for text in shards.warnings(row):
-                console.warn(f"{path}: {text}")
-        return True
+    def __str__(self) -> str:
+        return f"--{self.kind} {self.folder}"
 
-    if not on_rank_0(ranks, build):
-        raise InputError(f"--dicom {dicom_dir}: all its films were refused")
-    return Shards(scratch)
+    def shards(self, scratch: Path, ensemble: "Ensemble", ranks: "Ranks") -> Shards:
+        """Build the films into a dataset in `scratch`, and print refusals and warnings with their reasons."""
+        from pneumo_dist.predict.new_films import NewFilmOptions, film_shards, find_films, row_films
+        from pneumo_dist.ranks.ranks import on_rank_0
+        from pneumo_dist.ranks.watchdog import FILMS
+        from shards.build.folders import DICOM, IMAGES
+        from shards.dataset.keys import load_salt
+
+        options = NewFilmOptions(ensemble.film_size, self.rules, self.strict)
+
+        def build() -> bool:
+            films = find_films([self.folder], DICOM if self.kind == "dicom" else IMAGES)
+            is_begun = scratch.exists()
+            salt = load_salt(scratch.with_name("films.salt"), create=True)
+            try:
+                shards, refused = film_shards(films, scratch, options, on_film=lambda _: ranks.beat(FILMS), salt=salt)
+            except InputError:
+                if not is_begun:
+                    raise
+                raise InputError(f"{scratch}: was built from other films; remove it, or give another --out") from None
+            for film in refused:
+                console.warn(f"{film.path}: refused, {film.reason}")
+            if shards is None:
+                return False
+            for row, new_film in enumerate(row_films(shards, films)):
+                for text in shards.warnings(row):
+                    console.warn(f"{new_film.path}: {text}")
+            return True
+
+        if not on_rank_0(ranks, build):
+            raise InputError(f"{self}: all its films were refused")
+        return Shards(scratch)
 
 
 @click.command(short_help="Average weights as an ensemble's config asks; write a bundle.")
@@ -240,62 +263,3 @@ def average(  # noqa: PLR0913  # one parameter per option
             scores = None if tuned is None else {**read_scores(thresholds), "rule": tuned.name}
             write_bundle(bundle, ensemble, rule, scores)
             print(f"bundle of {len(ensemble.networks)} networks: {bundle}")
-
-
-@click.command(short_help="Segment new DICOM films.")
-@click.argument("films", nargs=-1, required=True, type=FOLDER)
-@click.option("--bundle", type=FOLDER, required=True, help="Bundle written by 'average --bundle'.")
-@click.option("--out", type=FOLDER, required=True, help="Folder of the masks, overlays and DICOM objects.")
-@film_options
-@CPU
-def segment(films: tuple[Path, ...], bundle: Path, out: Path, strict: bool, cpu: bool, **rules: Any) -> int:
-    """Segment new DICOM films, or folders of them, and print a line of JSON per film.
-
-    For research, not for diagnosis.
-    """
-    if launched_rank(os.environ) is not None:
-        raise InputError("segment runs as one process; for many films on several ranks use predict --bundle --dicom")
-    import json
-
-    from pneumo_dist import __version__
-    from pneumo_dist.output.dicom_seg import Algorithm
-    from pneumo_dist.output.segment import FilmPrediction, segment_film
-    from pneumo_dist.predict.bundle import read_bundle
-    from pneumo_dist.predict.new_films import NewFilmOptions, check_distinct, film_paths, film_shards, row_paths
-    from pneumo_dist.predict.predict import PredictOptions, predict
-    from pneumo_dist.predict.store import Predictions
-    from pneumo_dist.ranks.ranks import process_group
-    from shards.temporaries import scratch_folder
-
-    paths, film_rules = film_paths(films), FilmRules(**rules)
-    check_distinct(paths)
-    check_folder(out)
-    ensemble, rule = read_bundle(bundle)
-    # The decoded films never leave the disk that the user chose. A mounted OUT may be all that is writable.
-    parent = out if out.exists() and not os.access(out.parent, os.W_OK) else out.parent
-    with process_group(cpu) as ranks, scratch_folder(parent, f"{out.name}.films") as scratch:
-        film_options = NewFilmOptions(ensemble.film_size, film_rules, strict)
-        shards, refused = film_shards(paths, scratch / "films", film_options)
-        for film in refused:
-            print(f"error: {console.printable(str(film.path))}: refused, {film.reason}", file=sys.stderr)
-        is_complete = not refused
-        if shards is not None:
-            predict(ensemble, shards, scratch / "predictions", ranks, PredictOptions())
-            predictions = Predictions(scratch / "predictions")
-            path_of = dict(zip(shards.column("key").tolist(), row_paths(shards, paths), strict=True))
-            out.mkdir(parents=True, exist_ok=True)
-            algorithm = Algorithm(ensemble.name, __version__)
-            for number, (row, p8) in enumerate(predictions):
-                path = path_of[row["key"]]
-                prediction = FilmPrediction(p8, predictions.grid(number), row["class_probability"])
-                try:
-                    findings = segment_film(path, prediction, rule, algorithm, out, film_rules)
-                except InputError as error:  # the other films are still segmented
-                    print(f"error: {console.printable(str(error))}", file=sys.stderr)
-                    is_complete = False
-                else:
-                    for text in findings["warnings"]:
-                        console.warn(f"{path}: {text}")
-                    print(json.dumps(findings))
-            shards.close()
-    return console.EXIT_DONE if is_complete else console.EXIT_USAGE

@@ -17,6 +17,7 @@ from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from pneumo_dist.data.geometry import coarse_map, matrix
+from pneumo_dist.data.normalise import normalised
 from pneumo_dist.data.resample import Image, add_noise, by_coarse_map, by_matrix
 from pneumo_dist.data.servers import start_server
 from pneumo_dist.ranks.processes import become_worker, end_between_calls, kill_workers_at_exit
@@ -43,10 +44,8 @@ class Films(Dataset[Sample]):
         image, *masks = resampled(stored, reader, request, parameters)
         if reader.augment is not None:
             image = shade(image, stored[0], parameters, reader.augment)
-        channels, data = reader.input_spec.channels, reader.input_spec.data
-        mean, std = (np.array(values[:channels], np.float32) * 255.0 for values in (data.mean, data.std))
-        pixels = torch.from_numpy((image[..., None].astype(np.float32) - mean) / std)
-        pixels = pixels.to(getattr(torch, data.image_dtype))
+        data = reader.input_spec.data
+        pixels = torch.from_numpy(normalised(image, reader.input_spec)).to(getattr(torch, data.image_dtype))
         mask = torch.from_numpy((masks[0] > 127).astype(np.uint8))[None] if masks else torch.empty(0, dtype=torch.uint8)
         return pixels if data.channels_last else pixels.permute(2, 0, 1).contiguous(), mask, request.index
 

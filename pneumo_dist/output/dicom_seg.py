@@ -1,11 +1,12 @@
 """Writes a mask as a DICOM Segmentation object, which a PACS archives with the film that it refers to."""
 
-import warnings
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from highdicom import AlgorithmIdentificationSequence
+from highdicom import AlgorithmIdentificationSequence, PixelMeasuresSequence, PlaneOrientationSequence
 from highdicom.seg import SegmentAlgorithmTypeValues, Segmentation, SegmentationTypeValues, SegmentDescription
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
@@ -14,6 +15,7 @@ from pydicom.uid import generate_uid
 from pydicom.valuerep import DA, TM
 
 from pneumo_dist.scoring.arrays import Map
+from shards.caught import caught_warnings
 from shards.dicom.rules import frame_count
 from shards.errors import InputError
 
@@ -26,8 +28,13 @@ SERIES_DESCRIPTION = "Pneumothorax segmentation, research use only"
 CONTENT_LABEL = "PNEUMOTHORAX"
 # Scanners and viewers number series from 1, so a high number avoids theirs. The UID identifies the series.
 SERIES_NUMBER = 9100
-# The limit of the DICOM value representation LO.
-LONGEST_TEXT = 64
+# Characters that a value may have by its value representation (PS3.5 6.2), of a name in each of its spellings.
+LONGEST = {"SH": 16, "LO": 64, "PN": 64}
+LONGEST_TEXT = LONGEST["LO"]
+# A projection has no slices. Readers require a thickness beside a pixel spacing: highdicom reads no object without it.
+NO_THICKNESS_MM = 1.0
+# Deviation from unit length and from a right angle that writers round to.
+_TOLERANCE = 1e-3
 
 _REQUIRED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _OR_EMPTY = (
@@ -60,25 +67,30 @@ class Algorithm:
 
 
 def segmentation_object(
-    source: Dataset, mask: Map, algorithm: Algorithm, image_score: float | None = None
+    source: Dataset,
+    mask: Map,
+    algorithm: Algorithm,
+    image_score: float | None = None,
+    spacing: tuple[float, float] | None = None,
 ) -> Segmentation:
     """Return a binary segmentation with one segment, Pneumothorax, on the stored grid of the film.
 
-    The object has the patient and study of its film, so that an archive keeps them together, and a new UID.
+    The object has the patient and study of its film, so that an archive keeps them together, and a new UID. Texts that
+    are longer than the standard allows are cut, as `length_warnings` says.
 
     Args:
         source: Data set of the film, with or without its pixels. It is not changed.
         mask: uint8 of 0 and 1, (rows, columns) of the film. An empty mask gives one frame of zeros.
         algorithm: Name and version to record.
         image_score: Score to add to the content description.
+        spacing: Distances of rows and of columns in mm, if they are known. `ImageOrientationPatient` is the film's own.
 
     Raises:
         InputError: The film lacks an identifier that a reference needs, has several frames, or has a SOP class that
             highdicom does not know. The message names the film and the tag.
     """
-    with warnings.catch_warnings():
+    with caught_warnings():
         # Films in real archives often violate value representations. The values that are written are checked below.
-        warnings.simplefilter("ignore")
         film = _reference(source)
         assert mask.dtype == np.uint8 and mask.shape == (film.Rows, film.Columns), (mask.dtype, mask.shape)
         try:
@@ -107,9 +119,26 @@ def segmentation_object(
         except (KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{_name(source)}: a segmentation object cannot refer to this film ({reason})") from None
-    # Required for an image without a plane in the patient, but not copied by highdicom.
-    segmentation.add(film["PatientOrientation"])
+        # Required for an image without a plane in the patient, but not copied by highdicom.
+        segmentation.add(film["PatientOrientation"])
+        shared = segmentation.SharedFunctionalGroupsSequence[0]
+        if spacing is not None:
+            shared.PixelMeasuresSequence = PixelMeasuresSequence(spacing, NO_THICKNESS_MM)
+        orientation = _plane_orientation(source)
+        if orientation is not None:
+            shared.PlaneOrientationSequence = PlaneOrientationSequence("PATIENT", orientation)
     return segmentation
+
+
+def length_warnings(source: Dataset) -> tuple[str, ...]:
+    """Return a line for each element of a film that is cut in its segmentation object. Values are not repeated."""
+    with caught_warnings():
+        return tuple(
+            f"its {element.keyword} is longer than the {LONGEST[element.VR]} characters of the standard: cut in the "
+            "segmentation object"
+            for element in _copied(source)
+            if _shortened(element) is not element
+        )
 
 
 def _segment(algorithm: Algorithm) -> SegmentDescription:
@@ -128,8 +157,7 @@ def _segment(algorithm: Algorithm) -> SegmentDescription:
 def _reference(source: Dataset) -> Dataset:
     """Return the elements that a segmentation copies from its film, including all that highdicom requires.
 
-    Position, orientation and pixel spacing are not copied. A projection has no plane in its frame of reference, and
-    highdicom cannot read a spacing without the slice thickness that a projection lacks. The pixel grid is the film's.
+    Position, orientation and pixel spacing are left out, or highdicom would require all of them together.
     """
     if frame_count(source) > 1:
         raise InputError(f"{_name(source)}: has several frames; a segmentation object is written for single films only")
@@ -141,14 +169,51 @@ def _reference(source: Dataset) -> Dataset:
                 f"{_name(source)}: has no {keyword}, which a segmentation object needs to refer to it; export it again"
             )
         film.add(element)
+    for keyword in _OR_EMPTY:
+        setattr(film, keyword, "")
+    for element in _copied(source):
+        film.add(_shortened(element))
+    film.Rows, film.Columns = source.Rows, source.Columns
+    return film
+
+
+def _copied(source: Dataset) -> Iterator[DataElement]:
+    """Yield the elements that a segmentation copies besides the identifiers that a reference needs."""
     for keyword in (*_OR_EMPTY, *_IF_THERE):
         element = _element(source, keyword)
         if element is not None and _is_usable(keyword, element.value):
-            film.add(element)
-        elif keyword in _OR_EMPTY:
-            setattr(film, keyword, "")
-    film.Rows, film.Columns = source.Rows, source.Columns
-    return film
+            yield element
+
+
+def _shortened(element: DataElement) -> DataElement:
+    """Return an element whose texts have the length of the standard: the same one if none is longer."""
+    longest = LONGEST.get(element.VR)
+    if longest is None:
+        return element
+    values = [str(value) for value in (element.value if element.VM > 1 else [element.value])]
+    separator = "=" if element.VR == "PN" else None  # the spellings of a name
+    cut = [_cut(value, longest, separator) for value in values]
+    return element if cut == values else DataElement(element.tag, element.VR, cut if len(cut) > 1 else cut[0])
+
+
+def _cut(text: str, longest: int, separator: str | None) -> str:
+    if separator is None:
+        return text if len(text) <= longest else text[:longest].rstrip()
+    return separator.join(_cut(part, longest, None) for part in text.split(separator))
+
+
+def _plane_orientation(source: Dataset) -> list[float] | None:
+    """Return a film's ImageOrientationPatient, None if it has none or its directions are not perpendicular units."""
+    element = _element(source, "ImageOrientationPatient")
+    try:
+        values = [] if element is None else [float(value) for value in element.value]
+    except (TypeError, ValueError):
+        return None
+    if len(values) != 6 or not all(map(math.isfinite, values)):
+        return None
+    row, column = np.array(values[:3]), np.array(values[3:])
+    deviations = (row @ row - 1, column @ column - 1, row @ column)
+    return values if max(map(abs, deviations)) <= _TOLERANCE else None
 
 
 def _element(source: Dataset, keyword: str) -> DataElement | None:

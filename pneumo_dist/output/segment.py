@@ -1,156 +1,138 @@
-"""Turns the prediction of a new film into a mask, an overlay, a DICOM Segmentation object and a line of findings."""
+"""Writes what was found on a new film: mask, RLE, overlay, DICOM Segmentation object, and findings as JSON."""
 
-import textwrap
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import cv2
-import numpy as np
 import pydicom
+from pydicom.dataset import Dataset
 
-from pneumo_dist.output.dicom_seg import Algorithm, segmentation_object
-from pneumo_dist.predict.new_films import film_name
-from pneumo_dist.scoring.arrays import Map
-from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
-from shards.dataset.table import LabelGrid
-from shards.dicom.film import FilmInfo, FilmRules, read_film
-from shards.drawing import encode_image, outline_pixels
-from shards.files import atomic_open, atomic_write
+from pneumo_dist.output.dicom_seg import Algorithm, length_warnings, segmentation_object
+from pneumo_dist.output.formats import DEFAULT_FORMATS
+from pneumo_dist.output.found import Area, Found
+from pneumo_dist.output.overlay import draw_film
+from pneumo_dist.output.segmenter import SegmentedFile
+from pneumo_dist.predict.new_films import MASK, OVERLAY, SEGMENTATION
+from shards.build.folders import is_image
+from shards.caught import caught_warnings
+from shards.dataset import rle
+from shards.drawing import encode_image
+from shards.errors import InputError
+from shards.files import atomic_open, write_json
 
-# A chest film shows 25 to 50 cm. A width outside this range means that the spacing belongs to another grid.
-NARROWEST_MM, WIDEST_MM = 250.0, 500.0
-NOTE = "For research use only, not for diagnosis"
-FOUND, EMPTY = "pneumothorax: outlined in red", "no pneumothorax found"
-RED = (255, 0, 0)
-FILL = 0.2
-# Width of the longest line in the margin, as a share of the film's width.
-TEXT_SHARE = 0.4
+RLE, FINDINGS = ".rle.txt", ".findings.json"
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_DEFAULT_RULES = FilmRules()
+Write = Callable[[BinaryIO], Any]
 
 
 @dataclass(frozen=True)
-class FilmPrediction:
-    """The stored prediction of a film: its map, uint8 (size, size), its own label grid, and its class probability."""
+class Outputs:
+    """Where and how results are written.
 
-    p8: Map
-    grid: LabelGrid
-    class_probability: float | None = None
+    Attributes:
+        folder: Folder to write to. It is created.
+        algorithm: Name and version of the model.
+        day: Day of the segmentation, for overlays and findings.
+        formats: What to write besides the findings, of `FORMATS`. A PNG or JPEG gets no `seg`.
+    """
+
+    folder: Path
+    algorithm: Algorithm
+    day: date
+    formats: frozenset[str] = DEFAULT_FORMATS
 
 
-def segment_film(
-    path: Path,
-    prediction: FilmPrediction,
-    rule: Rule,
-    algorithm: Algorithm,
-    out: Path,
-    film_rules: FilmRules = _DEFAULT_RULES,
-) -> dict[str, Any]:
-    """Write OUT/<name>.mask.png, .overlay.png and .seg.dcm for one film, and return its findings as JSON types.
+def write_results(segmented: SegmentedFile, outputs: Outputs) -> dict[str, Any]:
+    """Write the files of one film, and return its findings as JSON types.
 
     The findings and the pictures name the film and its SOP instance UID, but never the patient. The segmentation object
-    belongs to the patient's study and names the patient.
+    belongs to the patient's study and names the patient. The findings come last, so they say that a film is complete.
 
-    Args:
-        path: The DICOM file.
-        prediction: Its prediction.
-        rule: The rule for masks.
-        algorithm: Name and version for the segmentation object.
-        out: Existing folder to write to.
-        film_rules: The rules that the film was accepted with.
-
-    Raises:
-        RejectedFilm: The rules refuse the film. Nothing is written.
-        InputError: A segmentation object cannot refer to the film. Nothing is written.
+    Raises InputError if a segmentation object cannot refer to the film. Nothing is written then.
     """
-    film, source, grid = read_film(path, film_rules), _read_header(path), prediction.grid
-    assert film.image.shape == (grid.height, grid.width), (film.image.shape, grid)
-    probabilities = label_map(prediction.p8, grid)
-    mask = apply_rule(probabilities, rule, prediction.class_probability)
-    score = image_score(probabilities, rule.triplet.area)
-    segmentation = segmentation_object(source, mask, algorithm, score)
-    name = film_name(path)
-    files = {"mask": f"{name}.mask.png", "overlay": f"{name}.overlay.png", "segmentation": f"{name}.seg.dcm"}
-    atomic_write(out / files["mask"], encode_image(mask * np.uint8(255)))
-    atomic_write(out / files["overlay"], encode_image(draw_film(film.image, mask, film.warnings)))
-    with atomic_open(out / files["segmentation"]) as stream:
-        segmentation.save_as(stream)
-    return {
-        "film": path.name,
-        "sop_instance_uid": str(source.SOPInstanceUID),
-        "called": bool(mask.any()),
-        "image_score": score,
-        "class_probability": prediction.class_probability,
-        "warnings": list(film.warnings),
-        **measured_area(mask, film.info),
+    source, found = segmented.source, segmented.found
+    header = None if is_image(source.path) else _read_header(source.path)
+    warnings, writers, files = list(found.warnings), list[tuple[Path, Write]](), dict[str, str]()
+
+    def add(kind: str, suffix: str, write: Write) -> None:
+        files[kind] = f"{source.name}{suffix}"
+        writers.append((outputs.folder / files[kind], write))
+
+    if "mask" in outputs.formats:
+        add("mask", MASK, partial(_write_bytes, encode_image(found.mask * found.mask.dtype.type(255))))
+    if "overlay" in outputs.formats:
+        picture = draw_film(segmented.film.image, found.mask, found.warnings, caption(found, outputs))
+        add("overlay", OVERLAY, partial(_write_bytes, encode_image(picture)))
+    if "rle" in outputs.formats:
+        add("rle", RLE, partial(_write_bytes, f"{rle.encode(found.mask)}\n".encode()))
+    if "seg" in outputs.formats and header is not None:
+        spacing = found.area.spacing_mm if found.area.mm2 is not None else None
+        segmentation = segmentation_object(header, found.mask, outputs.algorithm, found.score, spacing)
+        warnings += length_warnings(header)
+        add("segmentation", SEGMENTATION, segmentation.save_as)
+    files["findings"] = f"{source.name}{FINDINGS}"
+    findings = {
+        "film": source.file,
+        "sop_instance_uid": None if header is None else str(header.get("SOPInstanceUID", "")) or None,
+        "called": found.called,
+        "image_score": found.score,
+        "class_probability": found.class_probability,
+        "warnings": warnings,
+        **_area_fields(found.area),
+        "model": outputs.algorithm.name,
+        "version": outputs.algorithm.version,
+        "date": outputs.day.isoformat(),
         "files": files,
         "for_research_use_only": True,
     }
+    (outputs.folder / source.name).parent.mkdir(parents=True, exist_ok=True)
+    for path, write in writers:
+        with atomic_open(path) as stream:
+            write(stream)
+    write_json(outputs.folder / files["findings"], findings)
+    return findings
 
 
-def measured_area(mask: Map, info: FilmInfo) -> dict[str, Any]:
-    """Return the projected area of a 0/1 mask in pixels and mm², with the spacing and the tag used for it.
+def caption(found: Found, outputs: Outputs) -> list[str]:
+    """Return the lines under an overlay: area, score, model and day."""
+    area = found.area
+    size = f"not known in mm2, as {area.missing_because}" if area.mm2 is None else f"{area.mm2:,.0f} mm2"
+    name = outputs.algorithm.name.encode("ascii", "replace").decode()
+    return [
+        f"area: {area.pixels:,} px, {size}",
+        f"score: {found.score:.3f}",
+        f"model: {name}, pneumo_dist {outputs.algorithm.version}, {outputs.day.isoformat()}",
+    ]
 
-    `area_mm2` is None, and the reason is stated, if the film has no spacing or its width is not 25 to 50 cm by it.
-    """
-    pixels, columns = int(np.count_nonzero(mask)), mask.shape[1]
-    missing, area = None, None
-    spacing = None
-    if info.spacing_row is None or info.spacing_column is None:
-        missing = "the film has neither a PixelSpacing nor an ImagerPixelSpacing of two positive numbers"
-    else:
-        spacing = [info.spacing_row, info.spacing_column]
-        width = columns * info.spacing_column
-        if NARROWEST_MM <= width <= WIDEST_MM:
-            area = round(pixels * info.spacing_row * info.spacing_column, 2)
-        else:
-            missing = (
-                f"{columns} columns of {info.spacing_column:g} mm ({info.spacing_tag}) make a film {width / 10:.1f} cm "
-                f"wide, outside {NARROWEST_MM / 10:g} to {WIDEST_MM / 10:g} cm: the spacing belongs to another grid"
-            )
+
+def check_formats(paths: list[Path], formats: frozenset[str]) -> None:
+    """Raise InputError, naming the first picture, if a segmentation object is asked for and there are pictures."""
+    picture = next((path for path in paths if is_image(path)), None)
+    if "seg" in formats and picture is not None:
+        raise InputError(
+            f"{picture}: a PNG or JPEG has no study that a DICOM Segmentation object could belong to; give the DICOM "
+            "file, or leave seg out of --format"
+        )
+
+
+def _area_fields(area: Area) -> dict[str, Any]:
     return {
-        "area_px": pixels,
-        "area_mm2": area,
-        "area_mm2_missing_because": missing,
-        "spacing_mm": spacing,
-        "spacing_tag": info.spacing_tag or None,
+        "area_px": area.pixels,
+        "area_mm2": area.mm2,
+        "area_mm2_missing_because": area.missing_because,
+        "spacing_mm": None if area.spacing_mm is None else list(area.spacing_mm),
+        "spacing_tag": area.spacing_tag,
     }
 
 
-def draw_film(image: Map, mask: Map, warnings: Sequence[str] = ()) -> Map:
-    """Draw a film with its mask outlined in red and lightly filled, above a margin with the finding and the warnings.
-
-    Film and 0/1 mask are uint8 (height, width). The picture is RGB, uint8 (height + margin, width, 3).
-    """
-    picture = np.repeat(image[:, :, None], 3, axis=2)
-    inside = mask != 0
-    picture[inside] = np.rint(picture[inside] * (1 - FILL) + np.array(RED) * FILL).astype(np.uint8)
-    outline_pixels(picture, mask, RED, max(1, round(max(image.shape) / 600)))
-    lines = [FOUND if inside.any() else EMPTY, NOTE]
-    return np.vstack([picture, _margin(image.shape[1], lines, [f"warning: {text}" for text in warnings])])
+def _write_bytes(content: bytes, stream: BinaryIO) -> None:
+    stream.write(content)
 
 
-def _margin(width: int, lines: Sequence[str], warnings: Sequence[str]) -> Map:
-    """Return a dark strip with text scaled to the width, uint8 (height, width, 3). Warnings are wrapped."""
-    sizes = [cv2.getTextSize(line, _FONT, 1.0, 1) for line in lines]
-    scale = TEXT_SHARE * width / max(size[0] for size, _ in sizes)
-    step = max(4, round(scale * 1.3 * max(size[1] + below for size, below in sizes)))
-    letter = max(size[0] / len(line) for line, (size, _) in zip(lines, sizes, strict=True))
-    columns = max(1, int((width - step) / (letter * scale)))
-    wrapped = [line for text in warnings for line in textwrap.wrap(text, columns, subsequent_indent="  ")]
-    strip = np.zeros((step * (len(lines) + len(wrapped)) + step // 2, width, 3), np.uint8)
-    for number, line in enumerate([*lines, *wrapped], 1):
-        origin = (step // 2, number * step)
-        cv2.putText(strip, line, origin, _FONT, scale, (255, 255, 255), max(1, round(scale)), cv2.LINE_AA)
-    return strip
-
-
-def _read_header(path: Path) -> pydicom.Dataset:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+def _read_header(path: Path) -> Dataset:
+    with caught_warnings():
         # The build also accepts films without file meta information.
         return pydicom.dcmread(path, stop_before_pixels=True, force=True)

@@ -142,16 +142,19 @@ def _predict_spans(
         for span in spans:
             batches = span.batches(ranks.rank, ranks.world)
             encoded: list[Future[list[EncodedFilm]]] = []
+            own = 0
             for start in range(0, len(batches), together):
                 ranks.beat(PREDICTION)
                 predicted = predict_films(batches[start : start + together], films, span.networks, cache)
                 encoded.append(pool.submit(_encoded, predicted))
+                on_films(len(predicted.rows))
+                own += len(predicted.rows)
             found = films_on_rank_0([film for each in encoded for film in each.result()], ranks)
             if stored is not None:
                 stored.result()
             if ranks.is_main:
                 stored = pool.submit(store.write, span, found)
-            on_films(sum(len(block.films) for block in span.blocks))
+            on_films(sum(len(block.films) for block in span.blocks) - own)  # those of the other ranks
         if stored is not None:
             stored.result()
 

@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shards.build.folders import IMAGES, Skipped
+from shards.build.folders import Skipped, is_image
 from shards.build.labels import LabelRow
 from shards.console import printable
 from shards.dataset.keys import image_pseudonym
@@ -64,7 +64,7 @@ class SourceFilm:
 
     @property
     def is_dicom(self) -> bool:
-        return bool(IMAGES.judge(self.path))
+        return not is_image(self.path)
 
     @property
     def listed_path(self) -> str:

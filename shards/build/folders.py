@@ -158,10 +158,15 @@ def _reason_by_name(name: str) -> str:
     return HIDDEN if name.startswith(".") else ""
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a file is called like a PNG or JPEG image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def _not_image(path: Path) -> str:
-    suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
+    if is_image(path):
         return ""
+    suffix = path.suffix.lower()
     if suffix in DICOM_SUFFIXES:
         return "DICOM among images; give them with --dicom or --test-dicom"
     return _other_kind(path)

@@ -26,6 +26,8 @@ _LABEL_SHARE = 0.01
 _EXPECTED = "masks hold 0 and 1, or 0 and 255"
 _EXIF_ORIENTATION = 0x112
 _JPEG_START = b"\xff\xd8"
+# The last chunk of a PNG, with its checksum.
+_PNG_END = b"IEND\xaeB`\x82"
 TURNED = "its EXIF orientation is not applied: film and mask are taken as they are stored"
 
 
@@ -50,7 +52,33 @@ def read_image_film(path: Path, max_pixels: int) -> tuple[Image, tuple[str, ...]
 
     8-bit values are kept; 16-bit values are scaled by their range. Raises RejectedFilm for an image that is not a film.
     """
-    image = _read(path, max_pixels)
+    return _film_of(_read(path, max_pixels))
+
+
+def film_of_array(values: PixelValues, max_pixels: int) -> tuple[Image, tuple[str, ...]]:
+    """Return a film (height, width) from an array in memory, and its warnings, as from an image file of these pixels.
+
+    Args:
+        values: uint8 or uint16, (height, width) or (height, width, channels) with 1, 3 (RGB) or 4 (RGBA) channels.
+        max_pixels: Largest number of values.
+
+    Raises:
+        RejectedFilm: The array has another shape or type, or is not a film.
+    """
+    if values.dtype not in (np.uint8, np.uint16):
+        raise RejectedFilm(f"its values are {values.dtype}; give grey values as uint8 or uint16")
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[..., 0]
+    if values.size == 0 or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (3, 4))):
+        raise RejectedFilm(f"its shape is {values.shape}; give (height, width), or (height, width, 3 or 4) for colours")
+    if values.size > max_pixels:
+        raise RejectedFilm(f"its {values.size} values are more than {max_pixels}; allow more with max_pixels")
+    if values.ndim == 2:
+        return _film_of(ImageFile(values, None, ()))
+    return _film_of(_image_of(np.ascontiguousarray(values[..., [2, 1, 0, 3][: values.shape[2]]]), ()))
+
+
+def _film_of(image: ImageFile) -> tuple[Image, tuple[str, ...]]:
     if image.alpha is not None:
         raise RejectedFilm("its alpha channel varies; save it as a grey image without transparency")
     warnings = list(image.warnings)
@@ -131,6 +159,11 @@ def _read(path: Path, max_pixels: int) -> ImageFile:
         raise RejectedFilm("damaged image file; export it again")
     if image.dtype not in (np.uint8, np.uint16):
         raise RejectedFilm(f"its pixels are {image.dtype}; save 8 or 16 bits of grey")
+    return _image_of(np.asarray(image), warnings)
+
+
+def _image_of(image: PixelValues, warnings: tuple[str, ...]) -> ImageFile:
+    """Split grey, BGR or BGRA pixels as OpenCV decodes them into grey or RGB pixels and an alpha channel."""
     alpha: PixelValues | None = None
     if image.ndim == 3 and image.shape[2] == 4:
         varies = image[..., 3].min() != image[..., 3].max()
@@ -141,6 +174,8 @@ def _read(path: Path, max_pixels: int) -> ImageFile:
 
 def _screened(content: bytes, max_pixels: int) -> tuple[str, ...]:
     """Check the header of a file, before its pixels take memory, and return warnings."""
+    if not content:
+        raise RejectedFilm("the image file is empty; export it again")
     # Image.open has another limit of pixels.
     reader = JpegImageFile if content.startswith(_JPEG_START) else PngImageFile
     try:
@@ -153,7 +188,20 @@ def _screened(content: bytes, max_pixels: int) -> tuple[str, ...]:
     if width * height * channels > max_pixels:
         size = f"{width}x{height}" + (f" pixels of {channels} channels" if channels > 1 else " pixels")
         raise RejectedFilm(f"its {size} are more than {max_pixels}; pass --max-pixels to accept it")
+    if isinstance(image, PngImageFile):
+        _check_png(image, content)
     return (TURNED,) if turned else ()
+
+
+def _check_png(image: PngImageFile, content: bytes) -> None:
+    """Refuse a PNG that stops early or has a wrong checksum. OpenCV would too, with lines of its own on stderr."""
+    try:
+        image.verify()
+        is_whole = _PNG_END in content
+    except Exception:  # SyntaxError, OSError, struct.error …
+        is_whole = False
+    if not is_whole:
+        raise RejectedFilm("damaged image file; export it again")
 
 
 def _grey_where_equal(bgr: PixelValues) -> PixelValues:

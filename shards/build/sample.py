@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 from shards.arrays import Image, Mask
 from shards.build.duplicates import perceptual_hash
 from shards.build.films import SourceFilm
+from shards.build.folders import is_image
 from shards.build.images import read_image_film, read_image_mask
 from shards.build.options import BuildOptions
 from shards.dataset import rle
@@ -32,6 +34,7 @@ _MASK_PNG = (
 )
 # No pneumothorax is known that fills more of a film. An inverted mask does.
 LARGEST_SHARE = 0.6
+NOT_SQUARE = "its pixels are not square: resampled to square ones"
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, 97)
 
 
@@ -71,7 +74,7 @@ def build_sample(source: SourceFilm, options: BuildOptions, salt: bytes) -> Samp
     picture = square_pixels(film.image, film.aspect)
     jpeg = film.jpeg if film.aspect == 1 else None
     if film.aspect != 1:
-        warnings.append("its pixels are not square: resampled to square ones")
+        warnings.append(NOT_SQUARE)
     height, width = picture.shape
     padding = fit_square(height, width, max(height, width) if native else options.image_size)
     facts = {
@@ -117,10 +120,17 @@ def build_sample(source: SourceFilm, options: BuildOptions, salt: bytes) -> Samp
 
 
 def _read_film(source: SourceFilm, options: BuildOptions) -> dicom.Film:
-    if source.is_dicom:
-        rules = dicom.FilmRules(options.any_film, options.allow_burned_in, options.max_pixels)
-        return dicom.read_film(source.path, rules)
-    image, warnings = read_image_film(source.path, options.max_pixels)
+    return read_film_file(source.path, dicom.FilmRules(options.any_film, options.allow_burned_in, options.max_pixels))
+
+
+def read_film_file(path: Path, rules: dicom.FilmRules) -> dicom.Film:
+    """Read a film from a PNG or JPEG file, which its suffix tells, or else from a DICOM file.
+
+    Raises RejectedFilm, with the reason and the fix, for a film that the rules refuse or that cannot be read.
+    """
+    if not is_image(path):
+        return dicom.read_film(path, rules)
+    image, warnings = read_image_film(path, rules.max_pixels)
     return dicom.Film(image, dicom.FilmInfo(), warnings)
 
 

@@ -11,6 +11,7 @@ from shards.build.folders import (
     FILMS,
     IMAGES,
     TWICE,
+    FileKind,
     Skipped,
     kinds,
     list_folders,
@@ -75,13 +76,13 @@ def find_sources(
     )
 
 
-def dicom_files(folder: Path) -> tuple[list[Path], str]:
-    """Return the DICOM files below a folder in order, and a description of its other files (empty if there are none).
+def film_files(folder: Path, kind: FileKind, leave_out: Iterable[Path] = ()) -> tuple[list[Path], str]:
+    """Return the films of a kind below a folder in order, and a description of its other files (empty without any).
 
-    The files include broken links with the name of a DICOM file.
+    The films include broken links with the name of a film. Folders in `leave_out` are not searched.
     """
-    (listing,) = list_folders([folder], DICOM)
-    broken = [item.path for item in listing.skipped if item.reason == DANGLING and not DICOM.judge(item.path)]
+    (listing,) = list_folders([folder], kind, leave_out)
+    broken = [item.path for item in listing.skipped if item.reason == DANGLING and not kind.judge(item.path)]
     return sorted([*listing.files, *broken]), f" but {kinds(listing.skipped)}" if listing.skipped else ""
 
 

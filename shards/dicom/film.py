@@ -1,23 +1,34 @@
 """Reads a DICOM file as an 8-bit grey image, with the few facts that training may use."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
 from shards.arrays import Image
+from shards.caught import caught_warnings
 from shards.dicom.complaints import complaints, rle_excess
 from shards.dicom.facts import FilmInfo, film_info, parse_age, pixel_aspect
 from shards.dicom.frame import layout_of, longer_rle
 from shards.dicom.grey import to_grey8
 from shards.dicom.jpeg import strip_jpeg_metadata
 from shards.dicom.pixels import GREY, read_pixels
-from shards.dicom.read import one_line, read_dataset
+from shards.dicom.read import held_dataset, one_line, read_dataset
 from shards.dicom.rules import FilmRules, check_side, screen
 from shards.errors import RejectedFilm
 
-__all__ = ["SUFFIXES", "Film", "FilmInfo", "FilmRules", "parse_age", "read_film", "strip_jpeg_metadata"]
+__all__ = [
+    "SUFFIXES",
+    "Film",
+    "FilmInfo",
+    "FilmRules",
+    "film_of",
+    "parse_age",
+    "read_film",
+    "strip_jpeg_metadata",
+]
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
 _DEFAULT_RULES = FilmRules()
@@ -44,10 +55,21 @@ def read_film(path: Path, rules: FilmRules = _DEFAULT_RULES) -> Film:
 
     Raises RejectedFilm, with the reason and the fix, for a film that the rules refuse or that cannot be read.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    return _decoded(lambda: read_dataset(path, rules.max_pixels), rules)
+
+
+def film_of(dataset: Dataset, rules: FilmRules = _DEFAULT_RULES) -> Film:
+    """Decode a film that pydicom has read, as `read_film` does. The data set is not changed.
+
+    One without a transfer syntax holds plain pixels, as a data set made in Python does.
+    """
+    return _decoded(lambda: held_dataset(dataset), rules)
+
+
+def _decoded(read: Callable[[], Dataset], rules: FilmRules) -> Film:
+    with caught_warnings() as caught:
         try:
-            return _film(read_dataset(path, rules.max_pixels), rules, caught)
+            return _film(read(), rules, caught)
         except RejectedFilm:
             raise
         except Exception as error:  # pydicom parses values on access, and damaged ones raise errors of any kind

@@ -1,5 +1,6 @@
 """Reads a DICOM file as a data set, with limits on what a small file may expand to."""
 
+import copy
 import io
 import re
 import zlib
@@ -78,12 +79,37 @@ def read_dataset(path: Path, max_pixels: int) -> Dataset:
         raise RejectedFilm(f"unreadable: {one_line(error)}") from None
     except RecursionError:
         raise RejectedFilm("its sequences are nested deeper than a film's; export it again") from None
-    if "PixelData" not in dataset:
-        raise RejectedFilm("it has no pixel data (a report or a truncated file?); export it again")
+    _check_pixels(dataset)
     _check_lengths(dataset, size)
-    if not getattr(dataset, "file_meta", FileMetaDataset()).get("TransferSyntaxUID"):
+    if not _has_transfer_syntax(dataset):
         _guess_transfer_syntax(dataset)
     return dataset
+
+
+def held_dataset(dataset: Dataset) -> Dataset:
+    """Return a data set that is in memory with a transfer syntax, which only the copy gets if it has none.
+
+    Raises RejectedFilm for one without pixels.
+    """
+    _check_pixels(dataset)
+    if _has_transfer_syntax(dataset):
+        return dataset
+    known = copy.copy(dataset)
+    known.file_meta = FileMetaDataset(getattr(dataset, "file_meta", {}))
+    if None in dataset.original_encoding:  # made in Python, where values are little-endian
+        known.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    else:
+        _guess_transfer_syntax(known)
+    return known
+
+
+def _check_pixels(dataset: Dataset) -> None:
+    if "PixelData" not in dataset:
+        raise RejectedFilm("it has no pixel data (a report or a truncated file?); export it again")
+
+
+def _has_transfer_syntax(dataset: Dataset) -> bool:
+    return bool(getattr(dataset, "file_meta", FileMetaDataset()).get("TransferSyntaxUID"))
 
 
 def read_uid(path: Path) -> str:

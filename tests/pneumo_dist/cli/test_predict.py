@@ -1,18 +1,21 @@
-"""Bad input to predict, average and segment gives one line with the fix."""
+"""Bad input to predict, average and segment gives one line with the fix; new films of every kind are predicted."""
 
 import json
-import stat
-import tempfile
 from pathlib import Path
-from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+from builders import SALT
 from film_files import noise, write_film
 from tiny_runs import PLAIN, Trained
 
 from pneumo_dist.cli.app import app
-from pneumo_dist.predict import new_films
 from pneumo_dist.predict.store import Predictions
+from shards.build.build import build
+from shards.build.films import FilmFolders
+from shards.build.options import BuildOptions
+from shards.build.sources import find_sources
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 
 
@@ -28,7 +31,12 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     [
         (["predict", "--shards", "s", "--runs", "r"], "give --config or --bundle"),
         (["predict", "--config", "c.yaml", "--bundle", "b", "--shards", "s"], "give --config or --bundle, not both"),
-        (["predict", "--bundle", "b", "--out", "o"], "give --shards or --dicom"),
+        (["predict", "--bundle", "b", "--out", "o"], "give --shards, --dicom or --images"),
+        (["predict", "--bundle", "b", "--dicom", "d", "--images", "i", "--out", "o"], "or --images, not both"),
+        (
+            ["predict", "--bundle", "b", "--images", "d", "--split", "oof", "--out", "o"],
+            "--images d: its films have no",
+        ),
         (["predict", "--bundle", "b", "--dicom", "d", "--split", "oof", "--out", "o"], "its films have no folds"),
         (["predict", "--config", "c.yaml", "--dicom", "d"], "give --runs"),
         (["predict", "--bundle", "b", "--dicom", "d", "--block", "0"], "--block 0"),
@@ -119,52 +127,6 @@ def test_damaged_bundle_writes_nothing(trained: Trained, capsys: pytest.CaptureF
             assert not list(out.rglob("*.tar")) + list(out.rglob("*.png")) + list(out.rglob("*.dcm"))
 
 
-def test_unreadable_films_are_named_and_the_others_segmented(
-    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    blend, bundle, out = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "out"
-    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
-    film, text = write_film(tmp_path / "film.dcm", noise(64, 64)), tmp_path / "text.dcm"
-    text.write_text("no film")
-    arguments = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
-    assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_DONE
-    capsys.readouterr()
-    line = line_of(capsys, "segment", "--cpu", text, "--bundle", bundle, "--out", out)
-    assert line.startswith(f"error: {text}: refused, ") and not out.exists()
-    arguments = ["segment", "--cpu", film, text, "--bundle", bundle, "--out", out]
-    assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_USAGE
-    printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1 and printed.out.count("\n") == 1
-    assert sorted(path.name for path in out.iterdir()) == ["film.mask.png", "film.overlay.png", "film.seg.dcm"]
-
-
-def test_segment_keeps_films_beside_its_output_and_removes_those_of_a_killed_run(
-    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    blend, bundle, out = tmp_path / "blend.yaml", tmp_path / "b", tmp_path / "results/masks"
-    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
-    film = write_film(tmp_path / "film.dcm", noise(64, 64))
-    average = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
-    assert run(app, "pneumo_dist", list(map(str, average))) == EXIT_DONE
-    killed, other = out.with_name(".masks.films.0.tmp"), out.with_name(".other.films.0.tmp")
-    for folder in (killed, other):
-        (folder / "films").mkdir(parents=True)
-        (folder / "films/test-00000.tar").write_bytes(b"pixels")
-    real, used = new_films.film_shards, list[tuple[Path, int, bool]]()
-
-    def noted(paths: Any, folder: Path, *more: Any) -> Any:
-        scratch = folder.parent
-        used.append((scratch, stat.S_IMODE(scratch.stat().st_mode), (scratch / "films").exists()))
-        return real(paths, folder, *more)
-
-    monkeypatch.setattr(new_films, "film_shards", noted)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    segment = ["segment", "--cpu", film, "--bundle", bundle, "--out", out]
-    assert run(app, "pneumo_dist", list(map(str, segment))) == EXIT_DONE
-    assert used == [(killed, 0o700, False)]
-    assert sorted(path.name for path in out.parent.iterdir()) == [other.name, "masks"]
-
-
 def test_changed_or_empty_folder_of_new_films_is_named(
     trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -213,8 +175,8 @@ def test_warnings_of_new_films_are_printed_and_strict_refuses_them(
     assert "unsure.dcm: refused, no BodyPartExamined" in capsys.readouterr().err
     assert len(Predictions(tmp_path / "strict/maps")) == 1
     shards = ("predict", "--cpu", "--bundle", bundle, "--shards", trained.shards.folder, "--out", tmp_path / "s")
-    assert "go with --dicom" in line_of(capsys, *shards, "--strict")
-    assert "go with --dicom" in line_of(capsys, *shards, "--max-pixels", 5000)
+    assert "go with --dicom or --images" in line_of(capsys, *shards, "--strict")
+    assert "go with --dicom or --images" in line_of(capsys, *shards, "--max-pixels", 5000)
 
 
 @pytest.mark.parametrize(
@@ -243,3 +205,33 @@ def test_the_option_named_by_a_refusal_admits_the_film(
         assert run(app, "pneumo_dist", [*arguments, *stricter]) == EXIT_USAGE
         assert f"pass {' '.join(option)} to accept it" in capsys.readouterr().err
         assert run(app, "pneumo_dist", [*arguments, *option]) == EXIT_DONE
+
+
+def test_pictures_are_predicted_like_the_films_of_a_build(
+    trained: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    blend, bundle, folder, out = (tmp_path / name for name in ("blend.yaml", "b", "pictures", "new/maps"))
+    blend.write_text("name: x\nmembers: [{experiment: plain}]\nthresholds: {top: 0.5, area: 9, bottom: 0.4}\n")
+    average = ["average", "--cpu", "--config", blend, "--runs", trained.runs, "--bundle", bundle]
+    assert run(app, "pneumo_dist", list(map(str, average))) == EXIT_DONE
+    folder.mkdir()
+    for number, name in enumerate(("a.png", "b.jpg")):
+        assert cv2.imwrite(str(folder / name), noise(70, 64, seed=number))
+    (folder / "empty.png").write_bytes(b"")
+    write_film(folder / "film.dcm", noise(64, 64))
+    capsys.readouterr()
+    predict = ["predict", "--cpu", "--bundle", bundle, "--images", folder, "--out", out]
+    assert run(app, "pneumo_dist", list(map(str, predict))) == EXIT_DONE
+    printed = capsys.readouterr()
+    assert printed.err == f"warning: {folder}/empty.png: refused, the image file is empty; export it again\n"
+    new = Predictions(out)
+    assert sorted(row["image_id"] for row in new.rows) == ["a", "b"]
+    (folder / "empty.png").unlink()
+    sources = find_sources(FilmFolders(test_images=[folder]))
+    build(sources, tmp_path / "shards", BuildOptions(image_size=64, duplicate_distance=None), SALT)
+    same = ["predict", "--cpu", "--bundle", bundle, "--shards", tmp_path / "shards", "--out", tmp_path / "same"]
+    assert run(app, "pneumo_dist", list(map(str, same))) == EXIT_DONE
+    built = Predictions(tmp_path / "same")
+    assert [row["image_id"] for row in built.rows] == [row["image_id"] for row in new.rows]
+    for row in range(2):
+        np.testing.assert_array_equal(built.p8(row), new.p8(row))

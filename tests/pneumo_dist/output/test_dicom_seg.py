@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import DigitalXRayImageStorageForPresentation, SegmentationStorage, generate_uid
 
-from pneumo_dist.output.dicom_seg import LONGEST_TEXT, Algorithm, segmentation_object
+from pneumo_dist.output.dicom_seg import LONGEST_TEXT, Algorithm, length_warnings, segmentation_object
 from shards.dicom.film import read_film
 from shards.errors import InputError, RejectedFilm
 from shards.phantom.dataset import synthesize
@@ -187,6 +187,66 @@ def test_values_that_break_the_standard_are_left_empty(tag: str, value: str) -> 
     with pytest.warns(UserWarning) if tag != "PatientSex" else contextlib.nullcontext():
         setattr(source, tag, value)
     assert not read_back(written(source, make_mask("full", 8, 8)))[tag].value
+
+
+@pytest.mark.parametrize("spacing", [None, (0.2, 0.3)])
+@pytest.mark.parametrize("frame", [{}, {"FrameOfReferenceUID": "1.2.3"}])
+@pytest.mark.parametrize("plane", [None, [1, 0, 0, 0, 0, -1], [0.6, 0.8, 0, -0.8, 0.6, 0]])
+def test_spacing_and_orientation_are_written_where_they_are_known(
+    spacing: tuple[float, float] | None, frame: dict[str, str], plane: list[float] | None
+) -> None:
+    more = frame if plane is None else {**frame, "ImageOrientationPatient": plane}
+    source, mask = film_dataset(noise(8, 9), **more), make_mask("random", 8, 9)
+    stream = io.BytesIO()
+    segmentation_object(source, mask, ALGORITHM, spacing=spacing).save_as(stream)
+    check_pixels(stream.getvalue(), source, mask)
+    (shared,) = read_back(stream.getvalue()).SharedFunctionalGroupsSequence
+    assert ("PixelMeasuresSequence" in shared) == (spacing is not None)
+    if spacing is not None:
+        assert tuple(shared.PixelMeasuresSequence[0].PixelSpacing) == spacing
+    assert ("PlaneOrientationSequence" in shared) == (plane is not None)
+    if plane is not None:
+        assert shared.PlaneOrientationSequence[0].ImageOrientationPatient == plane
+
+
+@pytest.mark.parametrize(
+    "plane", ["", [1, 0, 0], [1, 0, 0, 1, 0, 0], [0] * 6, [2, 0, 0, 0, 2, 0], [1, 0, 0, 0, float("nan"), 0]]
+)
+def test_an_orientation_that_is_none_is_left_out(plane: Any) -> None:
+    source = film_dataset(noise(8, 8))
+    with contextlib.suppress(OverflowError):
+        source.ImageOrientationPatient = plane
+    (shared,) = read_back(written(source, make_mask("full", 8, 8))).SharedFunctionalGroupsSequence
+    assert "PlaneOrientationSequence" not in shared
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("tag", "value", "cut"),
+    [
+        ("AccessionNumber", "A" * 16, None),
+        ("AccessionNumber", "A" * 17, "A" * 16),
+        ("AccessionNumber", "A" * 15 + " B", "A" * 15),
+        ("StudyID", "Ä" * 16, None),
+        ("StudyID", "Ä" * 30, "Ä" * 16),
+        ("PatientID", "1" * 64, None),
+        ("PatientID", "1" * 65, "1" * 64),
+        ("StudyDescription", "d" * 70, "d" * 64),
+        ("PatientName", "N" * 64 + "=" + "M" * 64, None),
+        ("PatientName", "N" * 60 + "^First=" + "M" * 66, "N" * 60 + "^Fir=" + "M" * 64),
+        ("DeidentificationMethod", ["x" * 65, "y"], ["x" * 64, "y"]),
+    ],
+)
+def test_texts_are_cut_to_the_length_of_the_standard_with_a_warning(tag: str, value: Any, cut: Any) -> None:
+    source, mask = film_dataset(noise(8, 8), SpecificCharacterSet="ISO_IR 192"), make_mask("full", 8, 8)
+    setattr(source, tag, value)
+    before = copy.deepcopy(source)
+    lines = length_warnings(source)
+    made = read_back(written(source, mask))
+    assert made[tag].value == (value if cut is None else cut)
+    assert len(lines) == (cut is not None) and all(f"its {tag} is longer than the" in line for line in lines)
+    assert not any(str(value)[:5] in line for line in lines)
+    assert source == before
 
 
 @pytest.mark.parametrize("tag", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])

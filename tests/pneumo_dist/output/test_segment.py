@@ -2,6 +2,7 @@
 
 import io
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,30 @@ import pytest
 from film_files import PATIENT_ID, PATIENT_NAME, noise, write_film
 
 from pneumo_dist.output.dicom_seg import Algorithm
-from pneumo_dist.output.segment import EMPTY, FOUND, FilmPrediction, draw_film, measured_area, segment_film
-from pneumo_dist.predict.new_films import NewFilmOptions, film_shards
+from pneumo_dist.output.found import FilmPrediction, find
+from pneumo_dist.output.overlay import draw_film
+from pneumo_dist.output.segment import Outputs, caption, check_formats, write_results
+from pneumo_dist.output.segmenter import SegmentedFile
+from pneumo_dist.predict.new_films import NewFilm, NewFilmOptions, film_shards
 from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
 from pneumo_dist.scoring.triplet import Triplet
+from shards.build.names import name_id
+from shards.build.sample import read_film_file
+from shards.dataset import rle
 from shards.dataset.table import LabelGrid
-from shards.dicom.film import FilmInfo, FilmRules, read_film
+from shards.dicom.film import FilmRules, read_film
 from shards.errors import InputError, RejectedFilm
 from shards.phantom.dataset import synthesize
 
 SIZE = 64
 RULE = Rule(Triplet(0.8, 20, 0.4))
 ALGORITHM = Algorithm("seunet ensemble", "1.2.3")
+DAY = date(2024, 2, 29)
 
 
 def grid_of(path: Path, scratch: Path, rules: FilmRules = FilmRules()) -> LabelGrid:  # noqa: B008
-    shards, refused = film_shards([path], scratch, NewFilmOptions(SIZE, rules))
+    shards, refused = film_shards([NewFilm(path, name_id(path))], scratch, NewFilmOptions(SIZE, rules))
     assert shards is not None, refused
     return shards.grid(0)
 
@@ -46,6 +54,20 @@ def picture(path: Path) -> Map:
     stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert stored is not None
     return np.asarray(stored if stored.ndim == 2 else stored[:, :, ::-1])
+
+
+def segment_film(
+    path: Path,
+    prediction: FilmPrediction,
+    rule: Rule,
+    algorithm: Algorithm,
+    out: Path,
+    film_rules: FilmRules = FilmRules(),  # noqa: B008
+) -> dict[str, Any]:
+    """Read one film, and write what its prediction says."""
+    film = read_film_file(path, film_rules)
+    segmented_file = SegmentedFile(NewFilm(path, name_id(path)), film, find(film, prediction, rule))
+    return write_results(segmented_file, Outputs(out, algorithm, DAY))
 
 
 def segmented(
@@ -71,7 +93,7 @@ def test_mask_segmentation_and_findings_are_those_of_the_rule(
     assert expected.shape == shape and 0 < expected.sum() < expected.size
     np.testing.assert_array_equal(picture(out / "1.2.3.mask.png"), expected * 255)
     np.testing.assert_array_equal(pydicom.dcmread(out / "1.2.3.seg.dcm").pixel_array, expected)
-    np.testing.assert_array_equal(picture(out / "1.2.3.overlay.png"), draw_film(read_film(film).image, expected))
+    np.testing.assert_array_equal(picture(out / "1.2.3.overlay.png"), overlay(film, expected, line))
     seg, source = highdicom.seg.segread(out / "1.2.3.seg.dcm"), pydicom.dcmread(film)
     found = seg.get_pixels_by_source_instance([source.SOPInstanceUID], ignore_spatial_locations=True)
     np.testing.assert_array_equal(found[0, :, :, 0], expected)
@@ -88,10 +110,31 @@ def test_mask_segmentation_and_findings_are_those_of_the_rule(
         "area_mm2_missing_because": None,
         "spacing_mm": stored_spacing,
         "spacing_tag": "PixelSpacing",
-        "files": {"mask": "1.2.3.mask.png", "overlay": "1.2.3.overlay.png", "segmentation": "1.2.3.seg.dcm"},
+        "model": "seunet ensemble",
+        "version": "1.2.3",
+        "date": "2024-02-29",
+        "files": {
+            "mask": "1.2.3.mask.png",
+            "overlay": "1.2.3.overlay.png",
+            "segmentation": "1.2.3.seg.dcm",
+            "findings": "1.2.3.findings.json",
+        },
         "for_research_use_only": True,
     }
     assert sorted(path.name for path in out.iterdir()) == sorted(line["files"].values())
+    assert json.loads((out / "1.2.3.findings.json").read_text()) == json.loads(json.dumps(line))
+
+
+def overlay(path: Path, mask: Map, line: dict[str, Any]) -> Map:
+    """Return the overlay of a film by its findings."""
+    reason = line["area_mm2_missing_because"]
+    size = f"not known in mm2, as {reason}" if line["area_mm2"] is None else f"{line['area_mm2']:,.0f} mm2"
+    lines = [
+        f"area: {line['area_px']:,} px, {size}",
+        f"score: {line['image_score']:.3f}",
+        "model: seunet ensemble, pneumo_dist 1.2.3, 2024-02-29",
+    ]
+    return draw_film(read_film(path).image, mask, line["warnings"], lines)
 
 
 def test_a_film_without_a_finding_has_all_its_files(tmp_path: Path) -> None:
@@ -101,9 +144,7 @@ def test_a_film_without_a_finding_has_all_its_files(tmp_path: Path) -> None:
     assert (line["called"], line["area_px"], line["image_score"]) == (False, 0, 150 / 255)
     assert picture(out / "film.mask.png").max() == 0
     assert pydicom.dcmread(out / "film.seg.dcm").pixel_array.max() == 0
-    np.testing.assert_array_equal(
-        picture(out / "film.overlay.png"), draw_film(read_film(film).image, np.zeros((70, 90), np.uint8))
-    )
+    np.testing.assert_array_equal(picture(out / "film.overlay.png"), overlay(film, np.zeros((70, 90), np.uint8), line))
 
 
 def test_the_whole_rule_decides(tmp_path: Path) -> None:
@@ -128,86 +169,6 @@ def test_the_patient_is_named_in_the_segmentation_object_only(tmp_path: Path) ->
         *((out / line["files"][kind]).read_bytes() for kind in ("mask", "overlay")),
     ):
         assert not any(text in content for text in private if len(text) > 2)
-
-
-def test_the_overlay_shows_film_outline_fill_and_margin() -> None:
-    image, mask = noise(200, 160), np.zeros((200, 160), np.uint8)
-    mask[50:100, 30:80] = 1
-    drawn = draw_film(image, mask)
-    assert drawn.dtype == np.uint8 and drawn.shape[0] > 200 and drawn.shape[1:] == (160, 3)
-    outside = drawn[:200][mask == 0]
-    np.testing.assert_array_equal(outside, np.repeat(image[mask == 0][:, None], 3, axis=1))
-    np.testing.assert_array_equal(drawn[50, 30:80], np.tile([255, 0, 0], (50, 1)))
-    inner = drawn[55:95, 35:75].astype(int)
-    np.testing.assert_array_equal(inner[..., 0], np.rint(image[55:95, 35:75] * 0.8 + 51))
-    np.testing.assert_array_equal(inner[..., 1], np.rint(image[55:95, 35:75] * 0.8))
-
-
-def list_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that gets every text that OpenCV draws from now on."""
-    texts: list[str] = []
-    draw = cv2.putText
-
-    def noted(strip: Any, text: str, *more: Any) -> Any:
-        texts.append(text)
-        return draw(strip, text, *more)
-
-    monkeypatch.setattr(cv2, "putText", noted)
-    return texts
-
-
-def test_the_margin_says_whether_there_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn_texts = list_texts(monkeypatch)
-    image, mask = noise(400, 300), np.zeros((400, 300), np.uint8)
-    empty = draw_film(image, mask)
-    np.testing.assert_array_equal(empty[:400], np.repeat(image[:, :, None], 3, axis=2))
-    assert empty[400:].max() > 100, "the margin has no text"
-    assert not empty[400:, 290:].any(), "the text runs out of the margin"
-    mask[9:50, 9:50] = 1
-    draw_film(image, mask)
-    assert drawn_texts[::2] == [EMPTY, FOUND] and EMPTY == "no pneumothorax found"
-    assert all("research use only" in text for text in drawn_texts[1::2])
-
-
-@pytest.mark.parametrize("width", [64, 300, 2000])
-def test_the_margin_shows_every_warning_in_full(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    drawn_texts = list_texts(monkeypatch)
-    image, mask = noise(90, width), np.zeros((90, width), np.uint8)
-    texts = ["no BodyPartExamined: taken as a chest film", "its pixels are not square: " + "resampled " * 9]
-    drawn = draw_film(image, mask, texts)
-    assert " ".join(" ".join(drawn_texts[2:]).split()) == " ".join(f"warning: {text}".strip() for text in texts)
-    assert drawn.shape[0] > draw_film(image, mask).shape[0]
-    assert drawn[-12 * len(drawn_texts[2:]) :].any() and not drawn[90:, -1].any(), "a line runs out of the margin"
-
-
-@pytest.mark.parametrize(
-    ("spacing", "area", "reason"),
-    [
-        ((0.25, 0.25), 100 * 0.25 * 0.25, None),
-        ((0.4, 0.5), 100 * 0.4 * 0.5, None),
-        ((0.25, 0.249), None, "24.9 cm wide"),
-        ((0.25, 0.501), None, "50.1 cm wide"),
-        ((0.143, 0.143), None, "1000 columns of 0.143 mm (ImagerPixelSpacing) make a film 14.3 cm wide"),
-    ],
-)
-def test_the_area_is_measured_if_the_width_can_be_that_of_a_chest(
-    spacing: tuple[float, float], area: float | None, reason: str | None
-) -> None:
-    mask = np.zeros((2000, 1000), np.uint8)
-    mask[10:20, 10:20] = 1
-    found = measured_area(
-        mask, FilmInfo(spacing_row=spacing[0], spacing_column=spacing[1], spacing_tag="ImagerPixelSpacing")
-    )
-    assert found["area_px"] == 100 and found["area_mm2"] == area
-    assert found["spacing_mm"] == list(spacing) and found["spacing_tag"] == "ImagerPixelSpacing"
-    assert (found["area_mm2_missing_because"] is None) == (reason is None)
-    assert (reason or "") in (found["area_mm2_missing_because"] or "")
-
-
-def test_no_spacing_is_no_area() -> None:
-    found = measured_area(np.ones((4, 5), np.uint8), FilmInfo())
-    assert (found["area_px"], found["area_mm2"], found["spacing_mm"], found["spacing_tag"]) == (20, None, None, None)
-    assert "neither a PixelSpacing nor an ImagerPixelSpacing" in found["area_mm2_missing_because"]
 
 
 def test_an_imager_spacing_is_named(tmp_path: Path) -> None:
@@ -277,3 +238,84 @@ def test_phantom_films_are_segmented(tmp_path: Path) -> None:
         np.testing.assert_array_equal(
             pydicom.dcmread(out / line["files"]["segmentation"]).pixel_array * 255, picture(out / line["files"]["mask"])
         )
+
+
+def test_only_the_named_formats_are_written(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.dcm", noise(64, 64))
+    read, prediction = read_film_file(film, FilmRules()), FilmPrediction(blob(), grid_of(film, tmp_path / "scratch"))
+    found = find(read, prediction, RULE)
+    kinds = {"mask": "film.mask.png", "rle": "film.rle.txt", "seg": "film.seg.dcm", "overlay": "film.overlay.png"}
+    for kind, name in kinds.items():
+        outputs = Outputs(tmp_path / kind, ALGORITHM, DAY, frozenset({kind}))
+        line = write_results(SegmentedFile(NewFilm(film, "film"), read, found), outputs)
+        assert sorted(path.name for path in (tmp_path / kind).iterdir()) == sorted(["film.findings.json", name])
+        assert sorted(line["files"].values()) == sorted(["film.findings.json", name])
+    text = (tmp_path / "rle/film.rle.txt").read_text()
+    np.testing.assert_array_equal(rle.decode(text.removesuffix("\n"), 64, 64), found.mask)
+    empty = find(read, FilmPrediction(np.zeros((SIZE, SIZE), np.uint8), prediction.grid), RULE)
+    write_results(
+        SegmentedFile(NewFilm(film, "film"), read, empty), Outputs(tmp_path / "rle", ALGORITHM, DAY, frozenset({"rle"}))
+    )
+    assert (tmp_path / "rle/film.rle.txt").read_text() == "-1\n"
+
+
+def test_a_picture_has_its_results_on_its_own_grid_and_no_segmentation_object(tmp_path: Path) -> None:
+    path = tmp_path / "in/sub/film.png"
+    path.parent.mkdir(parents=True)
+    assert cv2.imwrite(str(path), noise(70, 90))
+    read = read_film_file(path, FilmRules())
+    found = find(read, FilmPrediction(blob(), grid_of(path, tmp_path / "scratch")), RULE)
+    line = write_results(
+        SegmentedFile(NewFilm(path, "sub/film"), read, found), Outputs(tmp_path / "out", ALGORITHM, DAY)
+    )
+    assert line["film"] == "sub/film.png" and line["sop_instance_uid"] is None and line["called"]
+    assert line["area_mm2"] is None and "pictures have none" in line["area_mm2_missing_because"]
+    assert set(line["files"]) == {"mask", "overlay", "findings"}
+    np.testing.assert_array_equal(picture(tmp_path / "out/sub/film.mask.png"), found.mask * 255)
+    assert picture(tmp_path / "out/sub/film.overlay.png").shape[1:] == (90, 3)
+    assert {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")} == set(
+        line["files"].values()
+    )
+
+
+def test_a_segmentation_object_of_a_picture_is_refused_by_name() -> None:
+    paths = [Path("a.dcm"), Path("b.jpg"), Path("c.png")]
+    check_formats(paths[:1], frozenset({"seg"}))
+    check_formats(paths, frozenset({"mask", "overlay", "rle"}))
+    with pytest.raises(InputError, match=r"^b\.jpg: a PNG or JPEG has no study .* leave seg out of --format$"):
+        check_formats(paths, frozenset({"mask", "seg"}))
+
+
+def test_the_caption_has_area_score_model_and_day(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.dcm", noise(64, 64), PixelSpacing=[5, 5])
+    prediction = FilmPrediction(blob(), grid_of(film, tmp_path / "scratch"))
+    found = find(read_film(film), prediction, RULE)
+    outputs = Outputs(tmp_path, Algorithm("Röntgen", "0.6.0"), DAY)
+    area = int(found.mask.sum())
+    assert caption(found, outputs) == [
+        f"area: {area:,} px, {area * 25:,} mm2",
+        f"score: {found.score:.3f}",
+        "model: R?ntgen, pneumo_dist 0.6.0, 2024-02-29",
+    ]
+
+
+def test_a_spacing_that_the_area_is_measured_with_is_that_of_the_object(tmp_path: Path) -> None:
+    measured: dict[float, Any] = {}
+    for spacing in (5.0, 0.1):
+        film = write_film(tmp_path / str(spacing) / "film.dcm", noise(64, 64), PixelSpacing=[spacing, spacing])
+        line, out = segmented(film, tmp_path / str(spacing))
+        measured[spacing] = line["area_mm2"]
+        shared = pydicom.dcmread(out / "film.seg.dcm").SharedFunctionalGroupsSequence[0]
+        assert ("PixelMeasuresSequence" in shared) == (measured[spacing] is not None)
+    assert measured[5.0] and measured[0.1] is None
+
+
+def test_a_cut_id_is_a_warning_in_the_findings_and_not_on_the_overlay(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.dcm", noise(64, 64), AccessionNumber="A" * 20)
+    line, out = segmented(film, tmp_path)
+    assert line["warnings"] == [
+        "its AccessionNumber is longer than the 16 characters of the standard: cut in the segmentation object"
+    ]
+    assert pydicom.dcmread(out / "film.seg.dcm").AccessionNumber == "A" * 16
+    mask = picture(out / "film.mask.png") // 255
+    np.testing.assert_array_equal(picture(out / "film.overlay.png"), overlay(film, mask, {**line, "warnings": []}))

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from damage import flip_bit
-from tiny_runs import MIXED, Trained, direct, image, row_of, stored
+from tiny_runs import ALONE, MIXED, Trained, direct, image, row_of, stored
 
 from pneumo_dist.predict import predict as prediction
 from pneumo_dist.predict.ensemble import shares
@@ -223,3 +223,12 @@ def test_block_with_a_damaged_record_is_predicted_again(trained: Trained, tmp_pa
     digest = stored(trained, ensemble, tmp_path).digest
     (tmp_path / ".parts/pred-00000.json").write_text(text)
     assert stored(trained, ensemble, tmp_path).digest == digest
+
+
+def test_progress_is_told_batch_by_batch_and_adds_up(trained: Trained, tmp_path: Path) -> None:
+    told = list[int]()
+    ensemble = trained.ensemble(eval_batch=2)
+    for again in ([0, 2, 2, 1, 0], [5]):
+        prediction.predict(ensemble, trained.shards, tmp_path, ALONE, PredictOptions("test"), on_films=told.append)
+        assert told == again
+        told.clear()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from shards.build.build import build
 from shards.build.films import FilmFolders, LabelFiles
-from shards.build.images import TURNED, read_image_film, read_image_mask
+from shards.build.images import TURNED, film_of_array, read_image_film, read_image_mask
 from shards.build.options import BuildOptions
 from shards.build.progress import REJECTED, read_list
 from shards.build.sources import find_sources
@@ -247,8 +247,53 @@ def test_size_is_judged_before_decoding(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"not an image"])
 def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(RejectedFilm, match="not a readable PNG or JPEG image"):
+    reason = "not a readable PNG or JPEG image" if content else "the image file is empty"
+    with pytest.raises(RejectedFilm, match=reason):
         film(tmp_path / "a.png")
+
+
+def test_a_damaged_png_is_refused_without_a_word_of_the_decoder(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = saved(tmp_path, noise()).read_bytes()
+    for content in (*(whole[:-left] for left in (1, 4, 12, 20, 700)), whole[:900] + b"?" + whole[901:]):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(RejectedFilm, match="damaged image file; export it again"):
+            film(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes(whole + b"behind the end")
+    assert np.array_equal(film(tmp_path / "a.png")[0], noise())
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("channels", [0, 1, 3, 4])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_an_array_is_a_film_like_a_file_of_its_pixels(
+    tmp_path: Path, channels: int, depth: type[np.unsignedinteger]
+) -> None:
+    values = np.random.default_rng(3).integers(0, np.iinfo(depth).max, (40, 50, 3), endpoint=True).astype(depth)
+    opaque = np.full((40, 50, 1), np.iinfo(depth).max, depth)
+    array = {0: values[..., 0], 1: values[..., :1], 3: values, 4: np.concatenate([values, opaque], axis=2)}[channels]
+    in_file = array if channels < 3 else np.ascontiguousarray(array[..., [2, 1, 0, 3][:channels]])  # OpenCV writes BGR
+    expected, warnings = film(saved(tmp_path, in_file))
+    found, said = film_of_array(array, LIMIT)
+    assert np.array_equal(found, expected) and said == warnings and bool(said) == (channels > 1)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((9, 9), np.int16), "its values are int16; give grey values as uint8 or uint16"),
+        (np.zeros((9, 9, 2), np.uint8), r"its shape is \(9, 9, 2\); give"),
+        (np.zeros(9, np.uint8), r"its shape is \(9,\)"),
+        (np.zeros((9, 0), np.uint8), r"its shape is \(9, 0\)"),
+        (np.zeros((101, 100), np.uint8), "its 10100 values are more than 10000"),
+        (np.ones((9, 9), np.uint8), "all its pixels have one value"),
+        (np.random.default_rng(0).integers(0, 9, (9, 9, 4), np.uint8), "its alpha channel varies"),
+    ],
+)
+def test_an_array_that_is_no_film_is_refused(array: Pixels, reason: str) -> None:
+    with pytest.raises(RejectedFilm, match=reason):
+        film_of_array(array, LIMIT)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

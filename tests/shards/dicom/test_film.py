@@ -12,10 +12,10 @@ import pytest
 from dicom_films import ANY_FILM, CHEST, SECRET, naive_unit, read, secret
 from dicom_streams import encode_jpeg, recode
 from images import decode
-from pydicom import uid
+from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
 
-from shards.dicom.film import Film, read_film, strip_jpeg_metadata
+from shards.dicom.film import Film, film_of, read_film, strip_jpeg_metadata
 from shards.errors import RejectedFilm
 
 WriteFilm = Callable[..., Path]
@@ -272,3 +272,21 @@ def test_the_competitions_films_hand_out_their_own_streams(real_data: Path) -> N
         assert film.warnings == ()
         assert film.jpeg is not None
         np.testing.assert_array_equal(decode(film.jpeg), film.image)
+
+
+@pytest.mark.parametrize("frames", [None, "0"])
+def test_a_data_set_in_memory_is_the_film_of_its_file(
+    tmp_path: Path, write_film: WriteFilm, phantom: Pixels, frames: str | None
+) -> None:
+    more = {} if frames is None else {"NumberOfFrames": frames}
+    path = write_film(tmp_path / "a.dcm", phantom, **{**CHEST, **more})
+    expected, dataset = read_film(path), dcmread(path)
+    found = film_of(dataset)
+    np.testing.assert_array_equal(found.image, expected.image)
+    assert (found.info, found.warnings, found.aspect) == (expected.info, expected.warnings, expected.aspect)
+    del dataset.file_meta  # as in a data set of a network
+    np.testing.assert_array_equal(film_of(dataset).image, expected.image)
+    assert not hasattr(dataset, "file_meta")
+    del dataset.PixelData
+    with pytest.raises(RejectedFilm, match="it has no pixel data"):
+        film_of(dataset)
