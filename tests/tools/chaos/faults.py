@@ -75,7 +75,7 @@ def _has_ranks(step: Step) -> bool:
 
 
 def _has_workers(step: Step) -> bool:
-    return step.kind in ("build", "append")
+    return step.kind == "build"  # append adds one shard, which needs no worker
 
 
 KILL, TERM, INT, HUP, STOP = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGSTOP
