@@ -54,6 +54,7 @@ COMMANDS = _Commands(
         "submit": "masks.submit",
         "report": "masks.report",
         "segment": "predict.segment",
+        "export": "export.export",
         "status": "status.status",
         "doctor": "doctor.doctor",
         "config": "config.config",
