@@ -53,6 +53,7 @@ COMMANDS = _Commands(
         "tune": "masks.tune",
         "submit": "masks.submit",
         "report": "masks.report",
+        "compare": "compare.compare",
         "segment": "predict.segment",
         "export": "export.export",
         "status": "status.status",
