@@ -58,13 +58,19 @@ def cells(runs: Sequence[ComparedRun]) -> list[Cells]:
 
 
 def lines(runs: Sequence[ComparedRun]) -> list[str]:
-    """Return the lines of the table for a terminal, and the notes below it."""
+    """Return the lines for a terminal: figures, differences if there are any, and notes."""
     found = cells(runs)
-    rows = [(*TITLES, *DIFFERENCES), *((each.name, *each.figures, *each.differences) for each in found)]
-    rows = [tuple(map(printable, row)) for row in rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [*table, *(f"{printable(each.name)}: {printable(note)}" for each in found for note in each.notes)]
+    notes = [f"{printable(each.name)}: {printable(note)}" for each in found for note in each.notes]
+    compared = [each for each in found if set(each.differences) != {NOTHING}]
+    figures = _table([TITLES, *((each.name, *each.figures) for each in found)])
+    differences = _table([("run", *DIFFERENCES), *((each.name, *each.differences) for each in compared)])
+    return [*figures, *(["", *differences] if compared else []), *(["", *notes] if notes else [])]
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    shown = [tuple(map(printable, row)) for row in rows]
+    widths = [max(len(row[column]) for row in shown) for column in range(len(shown[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
 
 
 def as_csv(runs: Sequence[ComparedRun]) -> str:

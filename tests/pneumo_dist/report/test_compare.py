@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,13 @@ def test_table_says_the_same_in_every_form(
     runs: Path, rows: dict[str, ComparedRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("young", "good", "worse", "part", "other")
-    folders = [str(runs / name) for name in names]
-    files = ["--csv", str(tmp_path / "c.csv"), "--html", str(tmp_path / "c.html")]
-    assert run(app, "pneumo_dist", ["compare", *folders, *files]) == EXIT_DONE
+    page = (Path(__file__).parents[3] / "docs/report.md").read_text()
+    (line,) = re.findall(r"^    python -m pneumo_dist (compare .*)$", page, re.MULTILINE)
+    command, options = line.split(" --csv ", 1)
+    assert command.startswith("compare RUNS/")
+    files = {"runs.csv": str(tmp_path / "c.csv"), "runs.html": str(tmp_path / "c.html")}
+    words = [files.get(word, word) for word in f"--csv {options}".split()]
+    assert run(app, "pneumo_dist", ["compare", *(str(runs / name) for name in names), *words]) == EXIT_DONE
     printed = capsys.readouterr().out.splitlines()
     every = list(rows.values())
     assert printed[: len(lines(every))] == lines(every)
@@ -146,12 +151,12 @@ def test_table_says_the_same_in_every_form(
     assert float(table["worse"]["score"]) == worse.score
     assert float(table["worse"]["difference_low"]) == worse.differences.films.difference.low
     assert table["good"]["difference"] == "" and "unfinished" in table["young"]["notes"]
-    page = Page((tmp_path / "c.html").read_text())
-    assert not page.wrong
-    cells = page.row("worse")
+    written = Page((tmp_path / "c.html").read_text())
+    assert not written.wrong
+    cells = written.row("worse")
     assert cells[:2] == ["12", f"{worse.score:.4f}"]
     assert cells[7].startswith(f"{worse.differences.films.difference.mean:+.4f} (")
-    assert cells[7] in printed[3]
+    assert cells[7] in printed[8] and printed[8].startswith("worse")
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
