@@ -32,13 +32,15 @@ PLAIN = Triplet(top=0.5, area=0, bottom=0.5)
 class Overlay:
     """A film to draw: grey image, label and p8 map, all uint8 (size, size) at network resolution.
 
-    `name` is `fixed/KEY`, or `worst/N` for the film with a mask and the N-th lowest Dice.
+    `name` is `fixed/KEY`, or `worst/N` for the film with a mask and the N-th lowest Dice. `dice` is its Dice at 0.5 on
+    the label grid.
     """
 
     name: str
     image: npt.NDArray[np.uint8]
     label: npt.NDArray[np.uint8]
     p8: npt.NDArray[np.uint8]
+    dice: float
 
 
 @dataclass(frozen=True)
@@ -264,18 +266,19 @@ class _FilmScores:
         stacks = ranks.arrays_to_rank_0(
             np.stack([each.planes for each in drawn.values()]) if drawn else np.zeros((0, 3, 0, 0), np.uint8)
         )
-        planes = {
-            int(index): plane
-            for rows, stack in zip(found, stacks, strict=True)
-            for index, plane in zip(rows, stack, strict=True)
+        dices = ranks.arrays_to_rank_0(np.array([each.dice for each in drawn.values()], np.float64))
+        films = {
+            int(index): (*plane, float(dice))
+            for rows, stack, values in zip(found, stacks, dices, strict=True)
+            for index, plane, dice in zip(rows, stack, values, strict=True)
         }
         if not ranks.is_main:
             return ()
         fixed = [
-            Overlay(f"fixed/{self._shards.text(index, 'key')}", *planes[index])
-            for index in sorted(planes.keys() & self._shown)
+            Overlay(f"fixed/{self._shards.text(index, 'key')}", *films[index])
+            for index in sorted(films.keys() & self._shown)
         ]
-        return *fixed, *(Overlay(f"worst/{number + 1}", *planes[index]) for number, index in enumerate(worst))
+        return *fixed, *(Overlay(f"worst/{number + 1}", *films[index]) for number, index in enumerate(worst))
 
 
 def _grey(image: torch.Tensor) -> npt.NDArray[np.uint8]:
