@@ -55,6 +55,7 @@ COMMANDS = _Commands(
         "report": "masks.report",
         "segment": "segment.segment",
         "status": "status.status",
+        "prune": "prune.prune",
         "doctor": "doctor.doctor",
         "config": "config.config",
         "init-config": "config.init_config",
