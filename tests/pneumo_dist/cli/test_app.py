@@ -19,6 +19,7 @@ COMMANDS = [
     "fetch-weights",
     "init-config",
     "predict",
+    "prune",
     "report",
     "segment",
     "show-batch",
