@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -199,6 +201,23 @@ def test_members_of_ensembles_keep_theirs(runs: Path, tmp_path: Path, capsys: py
     assert call("prune", runs, "--config", blend) == EXIT_DONE
     assert "removed 5 checkpoints" in capsys.readouterr().out
     assert [len(names_in(runs / "plain" / fold, "early")) for fold in ("fold0", "fold1")] == [2, 3]
+
+
+@pytest.mark.parametrize(("page", "count"), [("files", 3), ("cluster", 2)])
+def test_the_commands_of_the_pages_run(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, count: int
+) -> None:
+    text = (Path(__file__).parents[3] / f"docs/{page}.md").read_text()
+    commands = re.findall(r"^    pneumo-dist (prune .*)$", text, re.MULTILINE)
+    assert len(commands) == count
+    monkeypatch.chdir(tmp_path)
+    runs.rename("RUNS")
+    Path("blend.yaml").write_text('{"name": "blend", "members": [{"experiment": "plain"}]}')
+    for command in commands:
+        before = len(list(Path("RUNS").rglob("*.pt")))
+        assert call(*shlex.split(command.replace("/data/runs", "RUNS"))) == EXIT_DONE
+        assert before - len(list(Path("RUNS").rglob("*.pt"))) in ([0] if "--dry-run" in command else [0, 6])
+    assert len(list(Path("RUNS").rglob("*.pt"))) == 10
 
 
 @pytest.fixture
