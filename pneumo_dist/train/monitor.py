@@ -17,7 +17,8 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.runs.logs import METRICS, logged_bytes
 from pneumo_dist.train.validation import Overlay, Validation
 from shards import console
-from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, encode_image, outline_pixels
+from shards import overlay as films
+from shards.drawing import Picture, encode_image
 from shards.errors import InputError
 from shards.stored import open_append
 
@@ -173,12 +174,10 @@ def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str,
 
 
 def draw_overlay(overlay: Overlay, threshold: float) -> Picture:
-    """Return an RGB uint8 (size, size, 3) picture with the label outlined in green and the prediction in red.
+    """Return an RGB uint8 (size + margin, size, 3) picture with label, prediction, legend and caption.
 
     Pixels above `threshold`, from 0 to 1, are predicted.
     """
-    picture = np.repeat(overlay.image[:, :, None], 3, axis=2)
     predicted = (overlay.p8 > threshold * 255).astype(np.uint8)
-    for mask, colour in ((overlay.label, LABEL_COLOUR), (predicted, PREDICTION_COLOUR)):
-        outline_pixels(picture, mask, colour)
-    return picture
+    label, call = ("positive" if mask.any() else "negative" for mask in (overlay.label, predicted))
+    return films.draw_overlay(overlay.image, overlay.label, predicted, [overlay.name, f"label {label}, call {call}"])

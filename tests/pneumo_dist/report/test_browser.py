@@ -13,7 +13,7 @@ from report_runs import Page, log_epochs, store
 
 from pneumo_dist.report.page import ReportOptions, write_report
 from shards.dataset.table import Shards
-from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR
+from shards.palette import LABEL, PREDICTION
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PDFTOTEXT = shutil.which("pdftotext")
@@ -122,7 +122,7 @@ def test_wide_screen_shows_films_and_plots(page: Path, scripts: bool) -> None:
     picture = screenshot(page, 1200, 12000, scripts)
     rows = (picture.reshape(12000, -1).std(1) > 3).mean()
     assert rows > 0.4, "most of the page is blank"
-    for colour in (LABEL_COLOUR, PREDICTION_COLOUR):
+    for colour in (LABEL, PREDICTION):
         near = np.abs(picture.astype(int) - colour[::-1]).max(-1) < 40
         assert near.sum() > 100, "no outlines are visible"
 
