@@ -1,6 +1,6 @@
 """What the host does beside the GPU: steps, the end of an epoch, prediction and input. It runs on a CPU.
 
-    python -m benchmarks.host_costs                 all parts, on one core
+    python -m benchmarks.host_costs                 all parts
     python -m benchmarks.host_costs --part step     one part
 
 The values before are those of commit e2bae37. They are from another run, so compare only their order of magnitude.

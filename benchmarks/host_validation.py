@@ -86,7 +86,9 @@ def _picture_ms() -> tuple[float, float]:
     """Return how long the main thread works for a picture, and the thread that draws it, in milliseconds."""
     image, label = noise_film(4)
     score = Score(0.5, 0.4, 0.3, 4, 2)
-    overlays = tuple(Overlay(f"worst/{number}", image, label, image) for number in range(PICTURES))
+    overlays = tuple(
+        Overlay(f"worst/{number}", "film", image, label, image, 0.5, 0.5, True) for number in range(PICTURES)
+    )
     record = {
         "stage": "main",
         "epoch": 0,
@@ -103,7 +105,7 @@ def _picture_ms() -> tuple[float, float]:
         def epoch(shown: tuple[Overlay, ...]) -> tuple[float, float]:
             monitor.start_epoch("epoch", 1, 0)
             started = time.perf_counter()
-            monitor.epoch(1, record, Validation(Triplet(0.5, 3, 0.25), score, score, 0.7, shown, pixels))
+            monitor.epoch(1, record, Validation(Triplet(0.5, 3, 0.25), score, score, 0.7, shown, pixels), 0.5)
             returned = time.perf_counter()
             monitor._finish_pictures()
             return returned - started, time.perf_counter() - started

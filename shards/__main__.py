@@ -40,20 +40,24 @@ def app() -> None:
     raise_open_files()
 
 
-@app.command(short_help="Write synthetic chest films (DICOM) and their label CSV.")
+@app.command(short_help="Write synthetic chest films and their labels.")
 @click.argument("out", type=FOLDER)
 @click.option("--images", type=int, default=240, show_default=True, help="Number of films.")
 @click.option("--size", type=int, default=512, show_default=True, help="Height and width of the films, in pixels.")
 @click.option("--positive-rate", type=float, default=0.25, show_default=True, help="Share of films with a mask.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the films.")
-def synth(out: Path, images: int, size: int, positive_rate: float, seed: int) -> None:
+@click.option("--pictures", is_flag=True, help="Write PNGs: OUT/images, OUT/masks and OUT/patients.csv.")
+def synth(out: Path, images: int, size: int, positive_rate: float, seed: int, pictures: bool) -> None:
     """Write synthetic chest films (DICOM) and their label CSV to OUT, in the SIIM layout."""
-    from shards.phantom.dataset import synthesize
+    from shards.phantom.dataset import synthesize, synthesize_pictures
 
     with console.progress(images, "film", "synth") as bar:
-        summary = synthesize(
-            out, images=images, size=size, positive_rate=positive_rate, seed=seed, on_film=_one_more(bar)
-        )
+        options: Any = {"images": images, "size": size, "positive_rate": positive_rate, "seed": seed}
+        if pictures:
+            made = synthesize_pictures(out, **options, on_film=_one_more(bar))
+            print(f"{made.films} films ({made.positives} positive, {made.patients} patients) in {out}")
+            return
+        summary = synthesize(out, **options, on_film=_one_more(bar))
     print(
         f"{summary.films} films ({summary.positives} positive, {summary.patients} patients) in {summary.dicom_dir}\n"
         f"{summary.rle_rows} label rows in {summary.labels_csv}"

@@ -1,5 +1,6 @@
 """Finds the networks that predict and average use, and averages weights if the ensemble asks for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from pneumo_dist.doctor.prediction import check_sizes
 from pneumo_dist.predict.average import averaged_checkpoint
 from pneumo_dist.predict.ensemble import Ensemble, TrainedFold, resolve
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
+from pneumo_dist.ranks.watchdog import Limits
 from shards.dataset.table import Shards
-from shards.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,20 @@ class NetworkOptions:
 
     config_path: Path
     overrides: tuple[str, ...]
-    folds: tuple[int, ...]
     stage: str | None = None
     top_k: int | None = None
     hflip: bool = True
 
 
-def find_networks(options: NetworkOptions, runs: Path | None, shards: Shards | None, ranks: Ranks) -> Ensemble:
-    """Return the networks that the options select, with averaged weights if the ensemble asks for them."""
-    if runs is None:
-        raise InputError("give --runs, the folder of all runs")
-    ensemble, experiment = load_ensemble(options)
+def find_networks(
+    loaded: tuple[EnsembleConfig, Experiment | None],
+    folds: Sequence[int],
+    runs: Path,
+    shards: Shards | None,
+    ranks: Ranks,
+) -> Ensemble:
+    """Return the networks of what `load_ensemble` returned, with averaged weights if the ensemble asks for them."""
+    ensemble, experiment = loaded
 
     def averaged(member: MemberConfig, trained_fold: TrainedFold) -> Path:
         # Members that average different checkpoints must not overwrite each other's result.
@@ -41,7 +45,7 @@ def find_networks(options: NetworkOptions, runs: Path | None, shards: Shards | N
         folder = runs / ensemble.name / "averaged" / member.experiment / f"fold{trained_fold.number}" / kind
         return averaged_checkpoint(member, trained_fold, folder, shards, ranks)
 
-    folds = options.folds or (shards.folds() if shards else [])
+    folds = folds or (shards.folds() if shards else [])
     networks = resolve(ensemble, runs, folds, ranks, averaged, experiment)
     on_rank_0(ranks, lambda: warnings_or_raise(check_sizes(networks, ensemble, runs, folds, experiment)))
     return networks
@@ -53,3 +57,10 @@ def load_ensemble(options: NetworkOptions) -> tuple[EnsembleConfig, Experiment |
     if isinstance(config, Experiment):
         return alone(config, options.stage, options.top_k, options.hflip), config
     return config, None
+
+
+def limits_of(experiment: Experiment | None) -> Limits | None:
+    """Return the minutes without progress after which a prediction ends: an experiment's own, or the usual ones."""
+    if experiment is None:
+        return None
+    return Limits(experiment.runtime.start_minutes, experiment.runtime.watchdog_minutes)

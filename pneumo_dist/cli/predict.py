@@ -99,6 +99,7 @@ def predict(  # noqa: PLR0913  # one parameter per option
 
     Out-of-fold films are predicted by the networks of their own fold only, holdout and test films by all networks.
     """
+    from pneumo_dist.cli.networks import NetworkOptions, find_networks, limits_of, load_ensemble
     from pneumo_dist.predict.predict import PredictOptions, predict
     from pneumo_dist.ranks.ranks import process_group
 
@@ -122,13 +123,17 @@ def predict(  # noqa: PLR0913  # one parameter per option
         if config_path is None or shards_path is None or runs is None:
             raise InputError("--dry-run: give --config, --shards and --runs")
         from pneumo_dist.cli.dry_run import print_prediction
-        from pneumo_dist.cli.networks import NetworkOptions, load_ensemble
         from pneumo_dist.doctor.prediction import PredictionPlan
 
-        config, experiment = load_ensemble(NetworkOptions(config_path, overrides, folds, stage, top_k, hflip))
+        config, experiment = load_ensemble(NetworkOptions(config_path, overrides, stage, top_k, hflip))
         print_prediction(PredictionPlan(config, experiment, shards_path, runs, folds, node_ranks, cpu), as_json)
         return
-    with process_group(cpu) as ranks:
+    loaded = None
+    if config_path is not None:
+        if runs is None:
+            raise InputError("give --runs, the folder of all runs")
+        loaded = load_ensemble(NetworkOptions(config_path, overrides, stage, top_k, hflip))
+    with process_group(cpu, limits_of(loaded[1]) if loaded else None) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
         if bundle is not None:
             from pneumo_dist.predict.bundle import read_bundle
@@ -137,11 +142,8 @@ def predict(  # noqa: PLR0913  # one parameter per option
                 raise InputError(f"--bundle {bundle}: out-of-fold predictions are made with --config and --runs")
             ensemble, _ = read_bundle(bundle)
         else:
-            from pneumo_dist.cli.networks import NetworkOptions, find_networks
-
-            assert config_path is not None
-            chosen = NetworkOptions(config_path, overrides, folds, stage, top_k, hflip)
-            ensemble = find_networks(chosen, runs, shards, ranks)
+            assert loaded is not None and runs is not None
+            ensemble = find_networks(loaded, folds, runs, shards, ranks)
         if out is None and runs is None:
             raise InputError("give --out, the folder of the predictions, or --runs")
         name = split if new is None else new.kind
@@ -233,7 +235,7 @@ def average(  # noqa: PLR0913  # one parameter per option
     rule_name: RuleName | None,
 ) -> None:
     """Average the weights of an ensemble as its config asks, and write it as one file for predict and segment."""
-    from pneumo_dist.cli.networks import NetworkOptions, find_networks
+    from pneumo_dist.cli.networks import NetworkOptions, find_networks, limits_of, load_ensemble
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.ranks.ranks import process_group
     from pneumo_dist.thresholds.choose import choose_rule, run_thresholds
@@ -247,9 +249,10 @@ def average(  # noqa: PLR0913  # one parameter per option
         # Chosen first: averaging takes hours and would be wasted without a rule.
         config = load_either(config_path, overrides)
         rule, tuned = choose_rule(config, rule_name, lambda: run_thresholds(runs / config.name))
-    with process_group(cpu) as ranks:
+    loaded = load_ensemble(NetworkOptions(config_path, overrides))
+    with process_group(cpu, limits_of(loaded[1])) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
-        ensemble = find_networks(NetworkOptions(config_path, overrides, folds), runs, shards, ranks)
+        ensemble = find_networks(loaded, folds, runs, shards, ranks)
         if not ranks.is_main:
             return
         for network in ensemble.networks:

@@ -96,8 +96,8 @@ def first_config(shards: Shards, name: str, cpu: bool) -> str:
     body = "\n".join(f"{text:<36}# {comment}" if comment else text for text, comment in lines)
     needed = f"{found.bytes / 2**30:.1f} GiB at micro_batch {found.batch}"
     return (
-        f"# Written by init-config for {where} with {memory / 2**30:.1f} GiB of free memory. A step takes about\n"
-        f"# {needed}. The smallest fold trains on {films} films.\n"
+        f"# Written by init-config for {ranks} rank{'s' * (ranks > 1)} on {where} with {memory / 2**30:.1f} GiB free.\n"
+        f"# A step takes about {needed}. The smallest fold trains on {films} films.\n"
         f"# docs/config.md explains all keys.\n{body}\n"
     )
 

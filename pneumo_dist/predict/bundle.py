@@ -128,6 +128,11 @@ def read_bundle(path: Path) -> tuple[Ensemble, Rule]:
     return ensemble, content.rule.rule()
 
 
+def read_card(path: Path) -> str:
+    """Return a bundle's model card, as Markdown. Raises InputError if the file is damaged."""
+    return _member(path, CARD).decode(errors="replace")
+
+
 def _network(path: Path, part: PartModel) -> TrainedNetwork:
     where, content = f"{path}: {part.file}", _member(path, part.file)
     try:

@@ -21,6 +21,13 @@ def scaled_side(side: int, scale: float) -> int:
 def mean_view(
     model: torch.nn.Module, images: torch.Tensor, tta: TtaConfig, amp: Resolved, side: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the result of `mean_of_views`, without a graph for gradients."""
+    return mean_of_views(model, images, tta, amp, side)
+
+
+def mean_of_views(
+    model: torch.nn.Module, images: torch.Tensor, tta: TtaConfig, amp: Resolved, side: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the probabilities averaged over views: float32 (n, 1, side, side), and class probabilities (n,) if any.
 
     `images` are float32 (n, channels, h, w) with h = w. The map of each view is resized linearly to `side`, once.

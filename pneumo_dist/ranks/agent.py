@@ -16,10 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shards import console
+from shards.console import counted
 from shards.parent import STARTER, announced, die_with_parent
 from shards.temporaries import scratch_folder, scratch_name
 
 _POLL_SECONDS, _PATIENCE_SECONDS = 1.0, 3.0
+# After a failure, torchrun gives the other ranks half of this before it kills them.
+_EXIT_SECONDS = 60.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -76,22 +79,35 @@ def _likely(number: int) -> str:
 
 
 def _end_with_the_ranks() -> None:
-    """End this process if its ranks have failed and torchrun does not notice, because it waits for a lost network."""
-    ended = 0.0
+    """End this process where torchrun would wait for ever: for a lost network, or for a rank that cannot end.
+
+    All ranks end together. So a rank that is still there long after another has ended hangs in its exit, or is stopped,
+    and its own watchdog has ended. It dies with this process.
+    """
+    failed = outlived = 0.0
+    known: set[int] = set()
     while True:
         threading.Event().wait(_POLL_SECONDS)
         codes = _codes_of_children()
-        worst = max((code for code in codes if code is not None), default=0)
+        running = {pid for pid, code in codes.items() if code is None}
+        worst = max((code for code in codes.values() if code is not None), default=0)
         # torchrun notices ranks that succeeded, however busy the machine is.
-        ended = ended + _POLL_SECONDS if worst and None not in codes else 0.0
-        if ended > _PATIENCE_SECONDS:
+        failed = failed + _POLL_SECONDS if worst and not running else 0.0
+        if failed > _PATIENCE_SECONDS:
             os._exit(worst)
+        # The ranks of a restart are others, and none of the earlier ones is left then.
+        known = (known | running) if known & running else running
+        outlived = outlived + _POLL_SECONDS if running and known != running else 0.0
+        if outlived > _EXIT_SECONDS:
+            left = counted(len(running), "rank")
+            print(f"error: {left} did not end within {_EXIT_SECONDS:.0f} s of the others", file=sys.stderr, flush=True)
+            os._exit(console.EXIT_FAULT)
 
 
-def _codes_of_children() -> list[int | None]:
-    """Return the exit code of every child, None for a running one; empty without /proc."""
+def _codes_of_children() -> dict[int, int | None]:
+    """Return the exit code of every rank on this node, None for a running one; empty without /proc."""
     children = [int(pid) for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()]
-    return [code_of(pid) for pid in children]
+    return {pid: code_of(pid) for pid in children}
 
 
 def code_of(pid: int) -> int | None:

@@ -266,11 +266,12 @@ def process_group(cpu: bool, limits: Limits | None = None) -> Iterator[Ranks]:
         control = dist.new_group(backend="gloo", timeout=limits.longest)
         assert isinstance(control, dist.ProcessGroup)
         yield Ranks(rank, world, local, device, control, dist.PrefixStore("answers", store), watchdog)
+        # Rank 0 may have written a file meanwhile. Ranks end together, so that the agent can tell one that hangs.
+        watchdog.beat(END)
+        dist.barrier(control)
     except BaseException as error:
         if watchdog.claim():
             raise
         raise FailedElsewhere from error
-    # All ranks reach this point together, so none of them waits in a collective.
-    watchdog.beat(END)
     dist.destroy_process_group()
     watchdog.close()

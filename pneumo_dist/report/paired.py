@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from pneumo_dist.predict.store import Predictions
 from pneumo_dist.report.evaluate import EvaluatedFilms
-from pneumo_dist.scoring.arrays import Names
+from pneumo_dist.scoring.arrays import Counts, Names
 from pneumo_dist.thresholds.worth import Estimate, estimate
 from shards.arrays import Floats
 from shards.errors import InputError
@@ -41,26 +42,34 @@ def paired(name: str, mine: Floats, other: Floats, groups: Names) -> Paired:
     )
 
 
+def aligned(mine: Predictions, other: Predictions) -> tuple[Counts, Counts]:
+    """Return the positions of the films that two predictions share, int64 (n,) each.
+
+    Raises InputError if they share no film, or if the labels of a film differ.
+    """
+    index_of = {row["key"]: index for index, row in enumerate(other.rows)}
+    pairs = [(i, index_of[row["key"]]) for i, row in enumerate(mine.rows) if row["key"] in index_of]
+    if not pairs:
+        raise InputError(
+            f"{other.folder}: has no film in common with {mine.folder}; compare ensembles of the same shards"
+        )
+    for i, j in pairs:
+        row, other_row = mine.rows[i], other.rows[j]
+        if any(row[column] != other_row[column] for column in ("rle", "label_height", "label_width")):
+            raise InputError(
+                f"{other.folder}: {row['key']} has a different label than in {mine.folder}; predict both with the same "
+                "shards"
+            )
+    in_mine, in_other = np.array(pairs, np.int64).T
+    return in_mine, in_other
+
+
 def differences(split: str, mine: EvaluatedFilms, other: EvaluatedFilms) -> list[Paired]:
     """Return the paired differences over all films that both have, and over the positive films among them.
 
     Raises InputError if they share no film, or if the labels of a film differ.
     """
-    index_of = {row["key"]: index for index, row in enumerate(other.predictions.rows)}
-    pairs = [(i, index_of[row["key"]]) for i, row in enumerate(mine.predictions.rows) if row["key"] in index_of]
-    if not pairs:
-        raise InputError(
-            f"{other.predictions.folder}: has no film in common with {mine.predictions.folder}; compare ensembles of "
-            "the same shards"
-        )
-    in_mine, in_other = np.array(pairs).T
-    for i, j in pairs:
-        row, other_row = mine.predictions.rows[i], other.predictions.rows[j]
-        if any(row[column] != other_row[column] for column in ("rle", "label_height", "label_width")):
-            raise InputError(
-                f"{other.predictions.folder}: {row['key']} has a different label than in {mine.predictions.folder}; "
-                "predict both with the same shards"
-            )
+    in_mine, in_other = aligned(mine.predictions, other.predictions)
     dices = mine.counts.dice[in_mine], other.counts.dice[in_other]
     groups, positive = mine.groups[in_mine], mine.counts.positive[in_mine]
     rows = [paired(f"{split}, all films", dices[0], dices[1], groups)]

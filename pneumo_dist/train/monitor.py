@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.loss import TERMS
 from pneumo_dist.runs.logs import METRICS, logged_bytes
 from pneumo_dist.train.validation import Overlay, Validation
 from shards import console
@@ -23,6 +24,26 @@ from shards.errors import InputError
 from shards.stored import open_append
 
 BOARD = "tensorboard"
+BEST_SCORE = "best_score"
+# Tags of an epoch's figures that are not epoch/NAME, so that related ones are side by side.
+TAGS = {
+    "loss": "loss/training",
+    "validation_loss": "loss/validation",
+    "training_dice": "pixel_dice/training",
+    "score": "film_dice/score",
+    "positive_dice": "film_dice/positives",
+    "dice_at_half": "film_dice/at_half",
+    "always_empty": "film_dice/always_empty",
+}
+PIXEL_DICE = "pixel_dice/validation"
+# TensorBoard's tab Custom Scalars draws each chart's tags into one picture.
+CHARTS = {
+    "training and validation": {
+        "loss": ["Multiline", ["loss/training", "loss/validation"]],
+        "Dice of all pixels at 0.5": ["Multiline", ["pixel_dice/training", "pixel_dice/validation"]],
+        "mean Dice over validation films": ["Multiline", list(TAGS.values())[3:]],
+    }
+}
 # Keys that identify a record's epoch.
 EPOCH_KEYS = ("stage", "epoch", "step")
 
@@ -58,18 +79,26 @@ class Monitor:
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
 
-    def describe(self, config: str) -> None:
-        """Log the resolved config as text."""
+    def describe(self, config: str, settings: Mapping[str, str | float | bool]) -> None:
+        """Log the resolved config as text, the charts, and the settings for TensorBoard's table of runs (HPARAMS).
+
+        The table shows the scalar `best_score` of every run, also while it trains.
+        """
         if self._active:
             self._board.add_text("config", f"```\n{config}\n```", 0)
+            self._board.add_custom_scalars(CHARTS)
+            experiment, start, _ = hparams(dict(settings), {BEST_SCORE: 0.0})
+            self._add(experiment)
+            self._add(start)
 
-    def outcome(self, settings: Mapping[str, str | float | bool], score: float) -> None:
-        """Log the stage's settings and its best score for TensorBoard's table of runs."""
+    def outcome(self) -> None:
+        """Log that the stage has reached its end, for the same table."""
         if self._active:
-            # SummaryWriter.add_hparams would open a second events file.
-            writer = self._board._get_file_writer()
-            for summary in hparams(dict(settings), {"best_score": score}):
-                writer.add_summary(summary)
+            self._add(hparams({}, {})[2])
+
+    def _add(self, summary: Any, step: int | None = None) -> None:
+        # SummaryWriter.add_hparams would open a second events file.
+        self._board._get_file_writer().add_summary(summary, step)
 
     def start_epoch(self, label: str, steps: int, done: int) -> None:
         """Open the epoch's progress bar."""
@@ -82,7 +111,7 @@ class Monitor:
         if not self._active:
             return
         for name, value in scalars.items():
-            self._board.add_scalar(f"train_step/{name}", value, step)
+            self._board.add_scalar(f"train_step/{_loss_name(name)}", value, step)
         self._bar.set_postfix(loss=f"{scalars['loss']:.4f}", lr=f"{scalars['lr']:.2e}", refresh=False)
         self._bar.update(1)
 
@@ -95,15 +124,20 @@ class Monitor:
         self._board.add_scalar("train_step/bad", 1.0, step)
         self._bar.write(f"step {step} of {stage} is skipped: its gradient is not finite; films {', '.join(films)}")
 
-    def epoch(self, step: int, record: Mapping[str, Any], result: Validation) -> None:
-        """Log a validated epoch: a line in metrics.jsonl and on stdout, scalars and pictures in TensorBoard."""
+    def epoch(self, step: int, record: Mapping[str, Any], result: Validation, best: float) -> None:
+        """Log a validated epoch: a line in metrics.jsonl and on stdout, scalars and pictures in TensorBoard.
+
+        `best` is the best score of the stage so far.
+        """
         if not self._active:
             return
         self._bar.close()
         self._metrics.write(json.dumps(record).encode() + b"\n")
         for name, value in record.items():
             if name not in EPOCH_KEYS:
-                self._board.add_scalar(f"epoch/{name}", value, step)
+                self._board.add_scalar(epoch_tag(name), value, step)
+        self._board.add_scalar(PIXEL_DICE, pixel_dice(result.pixels), step)
+        self._board.add_scalar(BEST_SCORE, best, step)
         self._finish_pictures()
         self._pictures = self._painter.submit(self._draw, result, step)
         true, false, rest, miss, precision, recall = (values[::2][:127] for values in pr_curve(result.pixels))
@@ -121,8 +155,8 @@ class Monitor:
             picture = draw_overlay(overlay, result.triplet.bottom)
             height, width, _ = picture.shape
             image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encode_image(picture))
-            summary = Summary(value=[Summary.Value(tag=f"validation/{overlay.name}", image=image)])
-            self._board._get_file_writer().add_summary(summary, step)
+            summary = Summary(value=[Summary.Value(tag=overlay_tag(overlay), image=image)])
+            self._add(summary, step)
         self._board.flush()
 
     def _finish_pictures(self) -> None:
@@ -159,25 +193,60 @@ def pr_curve(pixels: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], ..
     return hit, false, everything - called - miss, miss, precision, recall
 
 
+def pixel_dice(pixels: npt.NDArray[np.int64]) -> float:
+    """Return the Dice of all pixels at 0.5, for counts as in `pr_curve`; 1 if there are none in masks or labels."""
+    called, hit, truth = int(pixels[0, 128:].sum()), int(pixels[1, 128:].sum()), int(pixels[1].sum())
+    return 2 * hit / (called + truth) if called + truth else 1.0
+
+
+def overlay_tag(overlay: Overlay) -> str:
+    """Return the tag of an overlay, with its Dice to a tenth: with more digits, every epoch would have its own tag."""
+    return f"validation/{overlay.name} Dice {overlay.dice:.1f}"
+
+
+def epoch_tag(name: str) -> str:
+    """Return the tag of an epoch's figure of metrics.jsonl."""
+    return TAGS.get(name, f"epoch/{_loss_name(name)}")
+
+
+def _loss_name(name: str) -> str:
+    """Return a figure's name, in which a term of the loss says that it is one: the Dice loss is no Dice."""
+    return f"{name}_loss" if name in TERMS else name
+
+
 def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str, str | float | bool]:
-    """Return the settings that distinguish a stage in TensorBoard's table of runs."""
+    """Return what people vary between runs, by the keys of the config, for TensorBoard's table of runs."""
+    model, optim = experiment.model, stage.optim
     return {
-        "arch": experiment.model.arch,
-        "encoder": experiment.model.encoder,
-        "image_size": stage.image_size,
-        "global_batch": stage.global_batch,
-        "lr": stage.optim.lr,
-        "schedule": stage.schedule.name,
-        "sample_rate": stage.sample_rate or 0.0,
+        "experiment": experiment.name,
+        "stage": stage.name,
         "fold": fold,
+        "seed": experiment.seed,
+        "amp": experiment.amp,
+        "model.arch": model.arch,
+        "model.encoder": model.encoder if model.arch != "fcn" else "none",
+        "model.encoder_weights": model.encoder_weights or ("file" if model.encoder_weights_file else "none"),
+        "image_size": stage.image_size,
+        "epochs": stage.epochs,
+        "global_batch": stage.global_batch,
+        "sample_rate": stage.sample_rate or 0.0,
+        "optim.name": optim.name,
+        "optim.lr": optim.lr,
+        "optim.weight_decay": optim.weight_decay,
+        "optim.ema_decay": optim.ema_decay or 0.0,
+        "schedule.name": stage.schedule.name,
+        **{f"loss.{name}": float(getattr(stage.loss, name)) for name in TERMS},
+        "loss.dice_over": stage.loss.dice_over,
+        "loss.dice_form": stage.loss.dice_form,
     }
 
 
 def draw_overlay(overlay: Overlay, threshold: float) -> Picture:
     """Return an RGB uint8 (size + margin, size, 3) picture with label, prediction, legend and caption.
 
-    Pixels above `threshold`, from 0 to 1, are predicted.
+    Pixels above `threshold`, from 0 to 1, are predicted on a film that is called positive.
     """
-    predicted = (overlay.p8 > threshold * 255).astype(np.uint8)
-    label, call = ("positive" if mask.any() else "negative" for mask in (overlay.label, predicted))
-    return films.draw_overlay(overlay.image, overlay.label, predicted, [overlay.name, f"label {label}, call {call}"])
+    predicted = ((overlay.p8 > threshold * 255) & overlay.called).astype(np.uint8)
+    label, call = ("positive" if each else "negative" for each in (overlay.label.any(), overlay.called))
+    caption = [overlay.key, f"Dice {overlay.best_dice:.2f}, label {label}, call {call}"]
+    return films.draw_overlay(overlay.image, overlay.label, predicted, caption)

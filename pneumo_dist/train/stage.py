@@ -86,7 +86,7 @@ class StageRun:
         folder, is_new = run.folder / stage.name, start.state is None
         self.monitor = Monitor(folder, run.ranks.is_main, self.position.total, len(self.history), is_new)
         if is_new:
-            self.monitor.describe(run.experiment.model_dump_json(indent=1))
+            self.monitor.describe(run.experiment.model_dump_json(indent=1), settings(run.experiment, stage, run.fold))
         self.saver = Saver(run, stage, start.lineage)
         self.trace = StepTrace(folder / BOARD / TRACE if services.profile and run.ranks.is_main else None)
 
@@ -112,8 +112,7 @@ class StageRun:
         try:
             self._train_epochs()
             self.saver.finish()
-            outcome = settings(self.run.experiment, self.stage, self.run.fold)
-            self.monitor.outcome(outcome, best_score(self.history))
+            self.monitor.outcome()
         except StopRequested:
             self._save()
             self.saver.finish()
@@ -216,8 +215,8 @@ class StageRun:
             "scale": self.learner.scaler.get_scale(),
             "sample_rate": self.plan.effective_rate(self.position.epoch),
         }
-        self.monitor.epoch(self.position.total, {**record, **self.log.speed()}, result)
         self.history.append(record)
+        self.monitor.epoch(self.position.total, {**record, **self.log.speed()}, result, best_score(self.history))
         self.learner.end_epoch(result.best.dice, result.loss)
         self.log.clear()
         self.position.epoch, self.position.step = self.position.epoch + 1, 0

@@ -18,14 +18,14 @@ from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from shards.arrays import Image
+from shards.arrays import Image, Mask
 from shards.dataset import rle
 from shards.drawing import encode_image
 from shards.errors import InputError
 from shards.files import atomic_write, named_errors
 from shards.phantom.film import Film, render_film
 
-__all__ = ["Film", "SynthSummary", "render_film", "synthesize"]
+__all__ = ["Film", "PictureSummary", "SynthSummary", "render_film", "synthesize", "synthesize_pictures"]
 
 SMALLEST_SIZE = 64
 JPEG_QUALITY = 92
@@ -46,6 +46,15 @@ class SynthSummary:
     rle_rows: int
     dicom_dir: Path
     labels_csv: Path
+
+
+@dataclass(frozen=True)
+class PictureSummary:
+    """Numbers of films, positive films and patients that `synthesize_pictures` wrote."""
+
+    films: int
+    positives: int
+    patients: int
 
 
 @dataclass(frozen=True)
@@ -74,11 +83,7 @@ def synthesize(
     size < 64, a positive_rate outside [0, 1], and a negative seed.
     """
     _check(out, images, size, positive_rate, seed)
-    positives = round(images * positive_rate)
-    order = np.random.default_rng([seed, 0, 1]).permutation(images)
-    positive = np.zeros(images, bool)
-    positive[order[:positives]] = True
-    owners = _owners(images, seed)
+    positive, owners = _positives(images, positive_rate, seed), _owners(images, seed)
     dicom_dir, labels_csv = out / "dicom-images", out / "train-rle.csv"
     rows: list[str] = []
     for index in range(images):
@@ -95,7 +100,44 @@ def synthesize(
         if on_film is not None:
             on_film()
     atomic_write(labels_csv, "\n".join([CSV_HEADER, *rows]) + "\n")
-    return SynthSummary(images, positives, len(set(owners)), len(rows), dicom_dir, labels_csv)
+    return SynthSummary(images, int(positive.sum()), len(set(owners)), len(rows), dicom_dir, labels_csv)
+
+
+def synthesize_pictures(
+    out: Path,
+    *,
+    images: int,
+    size: int,
+    positive_rate: float,
+    seed: int,
+    on_film: Callable[[], None] | None = None,
+) -> PictureSummary:
+    """Write the films of `synthesize` as PNGs: OUT/images, a mask of the same name in OUT/masks, OUT/patients.csv.
+
+    The masks have the values 0 and 255. The CSV lists each film's patient, and is written last. Raises InputError like
+    `synthesize`.
+    """
+    _check(out, images, size, positive_rate, seed)
+    positive, owners = _positives(images, positive_rate, seed), _owners(images, seed)
+    rows = []
+    for index in range(images):
+        film = render_film(np.random.default_rng([seed, index]), size, bool(positive[index]))
+        name = f"film-{index + 1:0{len(str(images))}d}"
+        for folder, pixels in (("images", film.image), ("masks", film.mask * np.uint8(255))):
+            (out / folder).mkdir(parents=True, exist_ok=True)
+            atomic_write(out / folder / f"{name}.png", encode_image(pixels))
+        rows.append(f"{name},{_patient(seed, owners[index]).pseudonym}")
+        if on_film is not None:
+            on_film()
+    atomic_write(out / "patients.csv", "\n".join(["image_id,group", *rows]) + "\n")
+    return PictureSummary(images, int(positive.sum()), len(set(owners)))
+
+
+def _positives(images: int, positive_rate: float, seed: int) -> Mask:
+    order = np.random.default_rng([seed, 0, 1]).permutation(images)
+    positive = np.zeros(images, np.uint8)
+    positive[order[: round(images * positive_rate)]] = 1
+    return positive
 
 
 def _check(out: Path, images: int, size: int, positive_rate: float, seed: int) -> None:

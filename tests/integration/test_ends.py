@@ -175,3 +175,35 @@ def test_rank_stopped_between_epochs_ends_the_run_within_its_limit(
     (line,) = [line for line in lines if line.startswith("error: rank") and "no progress" in line]
     assert f"check rank {rank} on" in line
     assert gone(ranks)
+
+
+def test_rank_that_hangs_in_its_exit_is_ended_by_the_agent(tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import os, time\n"
+        "from shards.parent import die_with_parent\n"
+        "die_with_parent()\n"
+        "rank = os.environ['RANK']\n"
+        "open(rank + '.pid', 'w').write(str(os.getpid()))\n"
+        "time.sleep(60 if rank == '1' else 3)\n"
+    )
+    start = (
+        "import sys; from pneumo_dist.ranks import agent; agent._EXIT_SECONDS = 2.0; sys.exit(agent.main(sys.argv[1:]))"
+    )
+    options = ["--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(
+        [sys.executable, "-c", start, *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "error: 1 rank did not end within 2 s of the others"
+    ranks = [int((tmp_path / f"{rank}.pid").read_text()) for rank in (0, 1)]
+    deadline = time.monotonic() + ENDS_WITHIN
+    while not gone(ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

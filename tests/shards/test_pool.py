@@ -18,16 +18,18 @@ def write_name(path: Path) -> None:
 
 def fail_on_b(path: Path) -> None:
     if path.name == "b":
+        while len(list(path.parent.iterdir())) < 2:
+            time.sleep(0.01)
         raise InputError(f"{path.name}: is refused")
     wait_with_a_temporary(path)
 
 
 def wait_with_a_temporary(path: Path) -> None:
-    path.touch()
     try:
+        path.touch()
         time.sleep(60)
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def kill_itself(path: Path) -> None:
@@ -75,5 +77,5 @@ def test_a_killed_worker_is_noticed(tmp_path: Path) -> None:
 def test_jobs_that_are_no_longer_wanted_are_ended(tmp_path: Path) -> None:
     running = each_done(fork_server("shards.locks"), write_name, [tmp_path / str(number) for number in range(9)], 2)
     next(running)
-    running.close()
+    del running  # closes the generator
     assert len(list(tmp_path.iterdir())) < 9

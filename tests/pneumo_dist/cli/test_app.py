@@ -14,8 +14,10 @@ from pneumo_dist.cli.app import _show_warning, app
 
 COMMANDS = [
     "average",
+    "compare",
     "config",
     "doctor",
+    "export",
     "fetch-weights",
     "init-config",
     "predict",

@@ -46,7 +46,7 @@ def line_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["submit", "--config", "c.yaml", "--runs", "r", "--rule", "best"], "'best' is not one of"),
         (["average", "--config", "c.yaml", "--runs", "r", "--rule", "best"], "'best' is not one of"),
         (["predict", "--config", "c.yaml", "--runs", "r", "--shards", "s", "--top-k", "0"], "0 is not in the range"),
-        (["predict", "--config", "c.yaml", "--runs", "r", "--shards", "s"], "s: no such shards folder"),
+        (["predict", "--config", "c.yaml", "--runs", "r", "--shards", "s"], "c.yaml: no such config"),
     ],
 )
 def test_missing_and_contradictory_options_are_named(

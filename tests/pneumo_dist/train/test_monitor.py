@@ -3,19 +3,27 @@
 import csv
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from builders import experiment_of
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams.hparams_plugin import HParamsPlugin
+from werkzeug.test import Client
 
 from pneumo_dist.runs.logs import METRICS, SUMMARY, logged_bytes, read_epochs, write_summary
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.train import monitor as logs
-from pneumo_dist.train.monitor import Monitor, draw_overlay, pr_curve
+from pneumo_dist.train.monitor import Monitor, draw_overlay, pixel_dice, pr_curve, settings
 from pneumo_dist.train.validation import Overlay, Validation
 from shards.errors import InputError
 from shards.palette import LABEL, PREDICTION
@@ -23,7 +31,12 @@ from shards.palette import LABEL, PREDICTION
 SCORE = Score(0.5, 0.4, 0.3, 4, 2)
 PLANES = np.arange(64, dtype=np.uint8).reshape(8, 8)
 RESULT = Validation(
-    Triplet(0.5, 3, 0.25), SCORE, SCORE, 0.7, (Overlay("worst/1", PLANES, PLANES % 2, PLANES),), np.ones((2, 256), int)
+    Triplet(0.5, 3, 0.25),
+    SCORE,
+    SCORE,
+    0.7,
+    (Overlay("worst/1", "film7", PLANES, PLANES % 2, PLANES, 0.26, 0.31, True),),
+    np.ones((2, 256), int),
 )
 
 
@@ -37,7 +50,7 @@ def write_epochs(monitor: Monitor, *epochs: int) -> None:
         monitor.start_epoch("epoch", 3, 0)
         monitor.step(3 * epoch + 1, {"loss": 2.0, "lr": 0.1})
         monitor.bad_step("main", epoch, 3 * epoch + 2, ["a", "b"])
-        monitor.epoch(3 * (epoch + 1), record_of(epoch), RESULT)
+        monitor.epoch(3 * (epoch + 1), record_of(epoch), RESULT, 0.5)
 
 
 def test_lines_after_the_checkpoint_of_a_killed_run_are_removed(tmp_path: Path) -> None:
@@ -82,9 +95,9 @@ def test_line_cut_short_by_a_crash_is_removed(tmp_path: Path, end: str) -> None:
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     monitor = Monitor(tmp_path / "stage", False, 0, 0, True)
-    monitor.describe("config")
+    monitor.describe("config", {"lr": 0.1})
     write_epochs(monitor, 0)
-    monitor.outcome({"lr": 0.1}, 0.5)
+    monitor.outcome()
     monitor.close()
     monitor.sync()
     assert list(tmp_path.iterdir()) == []
@@ -131,7 +144,8 @@ def test_overlay_shows_outlines_of_label_and_prediction_on_the_film() -> None:
     image = np.full((64, 64), 50, np.uint8)
     label, p8 = np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8)
     label[8:28, 8:28], p8[36:56, 36:56] = 1, 200
-    picture = draw_overlay(Overlay("x", image, label, p8), 0.5)
+    overlay = Overlay("x", "film7", image, label, p8, 0.5, 0.6, True)
+    picture = draw_overlay(overlay, 0.5)
     # Anti-aliased outlines have the hue of their colour, not all of it.
     hue = picture[..., 2].astype(int) - picture[..., 0]
     blue, orange = hue > (LABEL[2] - LABEL[0]) / 4, hue < (PREDICTION[2] - PREDICTION[0]) / 4
@@ -139,8 +153,20 @@ def test_overlay_shows_outlines_of_label_and_prediction_on_the_film() -> None:
     assert 0.4 < orange[36, 36:56].mean() < 0.9 and 0.4 < orange[36:56, 55].mean() < 0.9 and not orange[:32].any()
     assert (picture[18, 18] == 50).all() and (picture[46, 46] == 50).all()
     assert picture.shape[0] > 100 and blue[64:].any() and orange[64:].any(), "a caption with a legend"
-    above = draw_overlay(Overlay("x", image, label, p8), 0.9)
-    assert (above[32:64] == 50).all(), "nothing is predicted above 0.9"
+    for nothing in (draw_overlay(overlay, 0.9), draw_overlay(replace(overlay, called=False), 0.5)):
+        assert (nothing[32:64] == 50).all(), "nothing is above 0.9, and a film that is not called has no mask"
+
+
+def test_overlay_names_film_dice_and_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions: list[Any] = []
+    monkeypatch.setattr("shards.overlay.draw_overlay", lambda *given: captions.append(given[3]))
+    nothing = np.zeros((8, 8), np.uint8)
+    draw_overlay(Overlay("worst/1", "film7", nothing, nothing + 1, nothing, 0.26, 0.314, False), 0.5)
+    draw_overlay(Overlay("fixed/a", "a", nothing, nothing, nothing, 0.0, 0.0, True), 0.5)
+    assert captions == [
+        ["film7", "Dice 0.31, label positive, call negative"],
+        ["a", "Dice 0.00, label negative, call positive"],
+    ]
 
 
 @pytest.mark.parametrize("name", [METRICS, "tensorboard"])
@@ -155,6 +181,99 @@ def test_logs_are_not_written_through_a_link(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"{name}: is a symbolic link"):
         Monitor(folder, True, 0, 0, True)
     assert other.read_text() == "kept" if name == METRICS else not list(other.iterdir())
+
+
+# TensorBoard
+
+
+def board_of(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder / "tensorboard"), size_guidance={"images": 0, "tensors": 0}).Reload()
+
+
+def test_losses_are_no_dice_and_related_figures_have_related_tags(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, True, 0, 0, True)
+    monitor.start_epoch("epoch", 3, 0)
+    monitor.step(1, {"loss": 2.0, "dice": 0.9, "bce": 0.3, "lr": 0.1})
+    record = record_of(0, dice=0.8, bce=0.2, training_dice=0.6)
+    monitor.epoch(3, record, RESULT, 0.75)
+    monitor.close()
+    board = board_of(tmp_path)
+    scalars: dict[str, Any] = {
+        tag: [(each.step, pytest.approx(each.value)) for each in board.Scalars(tag)] for tag in board.Tags()["scalars"]
+    }
+    stepped = {"train_step/loss": 2.0, "train_step/dice_loss": 0.9, "train_step/bce_loss": 0.3, "train_step/lr": 0.1}
+    assert {tag for tag in scalars if tag.startswith("train_step/")} == set(stepped)
+    assert {tag: scalars[tag] for tag in stepped} == {tag: [(1, value)] for tag, value in stepped.items()}
+    ended = {
+        **{"epoch/dice_loss": 0.8, "epoch/bce_loss": 0.2, "loss/training": 1.5, "loss/validation": 0.7},
+        **{"pixel_dice/training": 0.6, "pixel_dice/validation": pixel_dice(RESULT.pixels), "best_score": 0.75},
+        **{"film_dice/score": 0.5, "film_dice/positives": 0.4, "film_dice/at_half": 0.5, "film_dice/always_empty": 0.3},
+    }
+    assert {tag: scalars[tag] for tag in ended} == {tag: [(3, value)] for tag, value in ended.items()}
+    assert not [tag for tag in scalars if tag.rpartition("/")[2] == "dice"]
+    assert json.loads((tmp_path / METRICS).read_text()) == record, "the files keep their names"
+
+
+def test_charts_show_figures_that_every_run_has(tmp_path: Path) -> None:
+    monitor = Monitor(tmp_path, True, 0, 0, True)
+    monitor.describe("config", {"optim.lr": 0.1})
+    monitor.start_epoch("epoch", 3, 0)
+    monitor.epoch(3, record_of(0, training_dice=0.6), RESULT, 0.5)
+    monitor.close()
+    board = board_of(tmp_path)
+    (event,) = board.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for category in layout.category for chart in category.chart}
+    assert charts["loss"] == ["loss/training", "loss/validation"] and len(charts) == 3
+    assert {tag for tags in charts.values() for tag in tags} <= set(board.Tags()["scalars"])
+
+
+def test_table_of_runs_shows_settings_and_score_while_a_run_trains(tmp_path: Path) -> None:
+    """Read as TensorBoard's server reads it."""
+    for name, lr, score in (("a", 0.1, 0.25), ("b", 0.2, 0.75)):
+        monitor = Monitor(tmp_path / name, True, 0, 0, True)
+        experiment = experiment_of({"optim": {"lr": lr}}, seed=7)
+        monitor.describe("config", settings(experiment, experiment.stages[0], 1))
+        for epoch in range(2):
+            monitor.start_epoch("epoch", 3, 0)
+            monitor.epoch(3 * (epoch + 1), record_of(epoch), RESULT, score * (epoch + 1) / 2)
+        if name == "b":
+            monitor.outcome()
+        monitor.close()
+    events = EventMultiplexer()
+    events.AddRunsFromDirectory(str(tmp_path))
+    events.Reload()
+    data = MultiplexerDataProvider(events, str(tmp_path))
+    plugin = HParamsPlugin(TBContext(logdir=str(tmp_path), data_provider=data))
+    apps = plugin.get_plugin_apps()
+
+    def answer(route: str, **request: Any) -> Any:
+        response = Client(apps[route]).post(json={"experimentName": "", **request})
+        return json.loads(response.get_data())
+
+    known = answer("/experiment")
+    assert {info["name"] for info in known["hparamInfos"]} == set(settings(experiment, experiment.stages[0], 1))
+    assert [info["name"]["tag"] for info in known["metricInfos"]] == ["best_score"]
+    statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    columns = [{"metric": {"tag": "best_score"}}]
+    found = answer("/session_groups", allowedStatuses=statuses, colParams=columns, startIndex=0, sliceSize=9)
+    rows = {
+        group["hparams"]["optim.lr"]: (group["metricValues"][0]["value"], group["sessions"][0]["status"])
+        for group in found["sessionGroups"]
+    }
+    assert rows == {0.1: (0.25, "STATUS_UNKNOWN"), 0.2: (0.75, "STATUS_SUCCESS")}
+
+
+def test_dice_of_all_pixels_equals_counting_them() -> None:
+    chance = np.random.default_rng(1)
+    levels, truth = chance.integers(0, 256, 4000), chance.random(4000) < 0.3
+    mask = levels > 127.5
+    expected = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+    counts = np.stack([np.bincount(part, minlength=256) for part in (levels, levels[truth])])
+    assert pixel_dice(counts) == pytest.approx(expected)
+    nothing = np.zeros((2, 256), np.int64)
+    nothing[0, 0] = 50
+    assert pixel_dice(nothing) == 1.0
 
 
 # Pictures
@@ -181,7 +300,7 @@ def test_pictures_are_drawn_by_a_thread_in_order_and_are_complete_at_the_end(
     monitor.close()
     assert drawn == [("worst/1", False)] * 2
     board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
-    images = board.Images("validation/worst/1")
+    images = board.Images("validation/worst/1 Dice 0.3")
     assert [(image.step, image.width) for image in images] == [(3, 8), (6, 8)]
     picture = cv2.imdecode(np.frombuffer(images[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None

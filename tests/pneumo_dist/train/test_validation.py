@@ -81,6 +81,7 @@ def test_validation_equals_a_loop_over_films(films: Shards, monkeypatch: pytest.
     assert [overlay.name for overlay in worst] == ["worst/1", "worst/2"]
     for overlay, index in zip(worst, lowest, strict=True):
         truth = cv2.resize(films.label(index), (64, 64), interpolation=cv2.INTER_NEAREST) > 0
+        assert overlay.dice == pytest.approx(dices[index])
         assert (overlay.label > 0).sum() == pytest.approx(truth.sum(), rel=0.1, abs=8)
 
 

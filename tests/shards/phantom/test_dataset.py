@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pydicom
@@ -13,7 +14,7 @@ import pytest
 
 from shards.dataset import rle
 from shards.errors import InputError
-from shards.phantom.dataset import SynthSummary, render_film, synthesize
+from shards.phantom.dataset import PictureSummary, SynthSummary, render_film, synthesize, synthesize_pictures
 
 IMAGES, SIZE, SEED = 60, 128, 7
 
@@ -220,3 +221,24 @@ def test_the_csv_is_written_after_the_last_film(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         synthesize(tmp_path / "out", images=2, size=64, positive_rate=0.0, seed=0, on_film=stop)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["dicom-images"]
+
+
+def test_pictures_are_the_same_films_with_a_mask_each_and_their_patients(film_set: FilmSet, tmp_path: Path) -> None:
+    out = tmp_path / "my"
+    made = synthesize_pictures(out, images=IMAGES, size=SIZE, positive_rate=0.7, seed=SEED)
+    assert made == PictureSummary(IMAGES, film_set.summary.positives, film_set.summary.patients)
+    names = [f"film-{number:02d}.png" for number in range(1, IMAGES + 1)]
+    assert sorted(path.name for path in (out / "images").iterdir()) == names
+    rows = [line.split(",") for line in (out / "patients.csv").read_text().splitlines()]
+    assert rows[0] == ["image_id", "group"] and [f"{row[0]}.png" for row in rows[1:]] == names
+    assert len({row[1] for row in rows[1:]}) == made.patients
+    positives = 0
+    for index, name in enumerate(names):
+        image, mask = (cv2.imread(str(out / kind / name), cv2.IMREAD_UNCHANGED) for kind in ("images", "masks"))
+        assert image is not None and mask is not None
+        film = render_film(np.random.default_rng([SEED, index]), SIZE, bool(mask.any()))
+        assert np.array_equal(image, film.image) and np.array_equal(mask, film.mask * 255)
+        positives += bool(mask.any())
+    assert positives == made.positives
+    with pytest.raises(InputError, match="is not an empty folder"):
+        synthesize_pictures(out, images=1, size=SIZE, positive_rate=0, seed=SEED)

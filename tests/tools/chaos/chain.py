@@ -21,7 +21,7 @@ from pneumo_dist.train.epoch_log import MEASURED
 
 ROOT = Path(__file__).parents[3]
 RANKS = 2
-WATCHDOG_SECONDS, START_SECONDS = 30.0, 120.0
+WATCHDOG_SECONDS, START_SECONDS = 30.0, 60.0
 CONFIG: dict[str, Any] = {
     "name": "chain",
     "model": {"arch": "fcn", "in_channels": 1, "fcn": {"widths": [4, 8, 8], "norm": True}},

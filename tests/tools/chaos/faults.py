@@ -12,7 +12,9 @@ from .processes import Process, Running
 # Longest wait for the end of all processes. A signal waits for a step, a save and the loader; a kill for the kernel,
 # and for ranks that notice that another is gone.
 KILL_SECONDS, SIGNAL_SECONDS = 45.0, 90.0
-STOP_SECONDS = max(WATCHDOG_SECONDS, START_SECONDS) + 30.0
+# Ranks that have not met yet wait for a minute more than the limit (`Limits.longest`). Then torchrun sends TERM to the
+# stopped rank, which cannot hear it, and KILL after 30 seconds.
+STOP_SECONDS = max(WATCHDOG_SECONDS, START_SECONDS) + 60.0 + 30.0 + 20.0
 REPEAT_SECONDS = 0.4
 
 Strike = Callable[[Running, random.Random], bool]
@@ -73,7 +75,7 @@ def _has_ranks(step: Step) -> bool:
 
 
 def _has_workers(step: Step) -> bool:
-    return step.kind in ("build", "append")
+    return step.kind == "build"  # append adds one shard, which needs no worker
 
 
 KILL, TERM, INT, HUP, STOP = signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGSTOP

@@ -18,7 +18,8 @@ from .processes import Running, resize, shared_memory, small_disk
 from .snapshots import Snapshots
 
 FILMS = Path(__file__).with_name("films.py")
-TRIES, SHORTER = 6, 0.7
+# Tries of one fault, each earlier in the command, and faults that are chosen if none strikes.
+TRIES, SHORTER, CHOICES = 6, 0.7, 5
 # Faults that are more than a signal, and whether a command can have them.
 FULL_DISK = "full disk"
 OTHERS: dict[str, Callable[[Step], bool]] = {
@@ -86,28 +87,39 @@ class Judge:
         ]
         steps = sorted({step.name for step, _ in choices})
         assert choices, f"no command can have the fault {only}"
-        name = chance.choice(steps)
-        step, fault = chance.choice([each for each in choices if each[0].name == name])
-        verdict = Verdict(seed, step.name, fault)
         before = shared_memory()
-        with self._disk() if fault == FULL_DISK else nullcontext():
-            self._disturb(step, fault, chance, verdict)
-            different, verdict.leftovers = self.snapshots.compare(step)
-            verdict.different += different
+        for _ in range(CHOICES):
+            name = chance.choice(steps)
+            step, fault = chance.choice([each for each in choices if each[0].name == name])
+            verdict = Verdict(seed, step.name, fault)
+            with self._disk() if fault == FULL_DISK else nullcontext():
+                if not self._disturb(step, fault, chance, verdict):
+                    continue  # nobody was there to be struck
+                different, verdict.leftovers = self.snapshots.compare(step)
+                verdict.different += different
+            break
+        else:
+            verdict.problems.append(f"nothing could be disturbed in {CHOICES} choices")
         verdict.shared = sorted(shared_memory() - before)
         return verdict
 
     # --- the parts of a round
 
-    def _disturb(self, step: Step, fault: str, chance: random.Random, verdict: Verdict) -> None:
+    def _disturb(self, step: Step, fault: str, chance: random.Random, verdict: Verdict) -> bool:
+        """Disturb a command and run it again; return False if there was nobody to strike."""
         if fault in self._ways:
             self._ways[fault](step, chance, verdict)
-        else:
-            self._strike(step, next(each for each in STRIKES if each.name == fault), chance, verdict)
-            self._again(step, verdict)
+            return True
+        if not self._strike(step, next(each for each in STRIKES if each.name == fault), chance, verdict):
+            return False
+        self._again(step, verdict)
+        return True
 
-    def _strike(self, step: Step, fault: Fault, chance: random.Random, verdict: Verdict) -> None:
-        """Run a command, strike at a random moment and wait for the end of all its processes."""
+    def _strike(self, step: Step, fault: Fault, chance: random.Random, verdict: Verdict) -> bool:
+        """Run a command, strike at a random moment and wait for the end of all its processes.
+
+        Returns False if the process to strike never existed at that moment.
+        """
         for tried in range(TRIES):
             self.snapshots.restore(step)
             verdict.codes.clear()
@@ -118,8 +130,8 @@ class Judge:
             struck = running.is_running and fault.strike(running, chance)
             self._end(running, fault.limit if struck else self._patience(step), verdict)
             if struck:
-                return
-        verdict.problems.append(f"{fault.name} found nobody to strike in {TRIES} tries")
+                return True
+        return False
 
     def _full_disk(self, step: Step, chance: random.Random, verdict: Verdict) -> None:
         """Run a command with less space than it writes; then with enough."""
