@@ -86,7 +86,9 @@ def _picture_ms() -> tuple[float, float]:
     """Return how long the main thread works for a picture, and the thread that draws it, in milliseconds."""
     image, label = noise_film(4)
     score = Score(0.5, 0.4, 0.3, 4, 2)
-    overlays = tuple(Overlay(f"worst/{number}", image, label, image, 0.5) for number in range(PICTURES))
+    overlays = tuple(
+        Overlay(f"worst/{number}", "film", image, label, image, 0.5, 0.5, True) for number in range(PICTURES)
+    )
     record = {
         "stage": "main",
         "epoch": 0,

@@ -1,4 +1,4 @@
-"""Drawing films: mask outlines, contact sheets, colours, and PNG and JPEG files. Pictures are RGB uint8."""
+"""Drawing films: mask outlines, contact sheets, and PNG and JPEG files. Pictures are RGB uint8."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from shards.arrays import Image, Mask
+from shards.palette import Colour
 
 Picture = Image
-Colour = tuple[int, int, int]
 
-LABEL_COLOUR, PREDICTION_COLOUR = (80, 220, 80), (235, 80, 60)
-OUTLINE_COLOUR, TEXT_COLOUR = (255, 200, 0), (225, 225, 225)
-BACKGROUND = 24
+Points = npt.NDArray[np.float64]
+
+# Lengths of a dash and of a gap, in widths of the line.
+DASH, GAP = 6.0, 4.0
 # Fixed-point coordinates of polylines, in 1/16 pixel.
 _SHIFT = 4
 
@@ -26,19 +27,46 @@ def encode_image(image: Image, extension: str = ".png", settings: Sequence[int] 
     return bytes(encoded.tobytes())
 
 
-def fitted(film: Image, width: int, height: int) -> Picture:
-    """Resize a grey film to a picture: by area averaging to shrink it, by cubic interpolation to enlarge it."""
-    kind = cv2.INTER_AREA if film.shape[0] > height else cv2.INTER_CUBIC
-    grey = cv2.resize(film, (width, height), interpolation=kind)
-    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
+def fitted(film: Image, side: int) -> Image:
+    """Resize a grey film to `side` pixels along its longer edge, by area averaging or cubic interpolation."""
+    scale = side / max(film.shape)
+    height, width = (max(1, round(edge * scale)) for edge in film.shape)
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(film, (width, height), interpolation=kind), np.uint8)
 
 
-def outline(picture: Picture, mask: Mask, colour: Colour, width: int) -> None:
-    """Draw the outlines of a mask on a picture of any size, anti-aliased. The mask covers the whole picture."""
+def outline(picture: Picture, mask: Mask, colour: Colour, width: int, is_dashed: bool = False) -> None:
+    """Draw the outlines of a mask on a picture of any size, anti-aliased. The mask covers the whole picture.
+
+    Outlines of less than a pixel, which OpenCV would hardly draw, become circles.
+    """
     # Contours run through pixel centres.
     factor = np.array([picture.shape[1] / mask.shape[1], picture.shape[0] / mask.shape[0]])
-    points = [np.rint(((contour + 0.5) * factor - 0.5) * 2**_SHIFT).astype(np.int32) for contour in _contours(mask)]
-    cv2.polylines(picture, points, True, colour, width, cv2.LINE_AA, _SHIFT)
+    lines = [(contour[:, 0] + 0.5) * factor - 0.5 for contour in _contours(mask)]
+    for dot in (line for line in lines if np.ptp(line, axis=0).max() < 1):
+        centre = np.rint(dot.mean(0) * 2**_SHIFT).astype(int).tolist()
+        cv2.circle(picture, centre, round((1.5 + width) * 2**_SHIFT), colour, width, cv2.LINE_AA, _SHIFT)
+    if is_dashed:
+        lines = [dash for line in lines for dash in dashes(line, DASH * width, GAP * width)]
+    points = [np.rint(line[:, None] * 2**_SHIFT).astype(np.int32) for line in lines]
+    cv2.polylines(picture, points, not is_dashed, colour, width, cv2.LINE_AA, _SHIFT)
+
+
+def dashes(line: Points, dash: float, gap: float) -> list[Points]:
+    """Cut a closed line of points (n, 2) into dashes, each float64 (k, 2) with points at most a pixel apart.
+
+    Gaps are stretched so that the line ends with one. A line too short for two dashes is one dash all around.
+    """
+    closed = np.concatenate([line, line[:1]])
+    along = np.concatenate([[0.0], np.hypot(*np.diff(closed, axis=0).T).cumsum()])
+    length = float(along[-1])
+    count = int(length // (dash + gap))
+    ends = [(0.0, length)] if count < 2 else [(k * length / count, k * length / count + dash) for k in range(count)]
+    found = []
+    for start, end in ends:
+        places = np.linspace(start, end, int(np.ceil(end - start)) + 1)
+        found.append(np.stack([np.interp(places, along, closed[:, axis]) for axis in (0, 1)], axis=1))
+    return found
 
 
 def outline_pixels(picture: Picture, mask: Mask, colour: Colour, width: int = 1) -> None:
@@ -49,6 +77,15 @@ def outline_pixels(picture: Picture, mask: Mask, colour: Colour, width: int = 1)
 def _contours(mask: Mask) -> Sequence[npt.NDArray[np.int32]]:
     contours, _ = cv2.findContours(np.ascontiguousarray(mask), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     return contours  # type: ignore[return-value]
+
+
+def below(pictures: Sequence[Picture], strips: Sequence[Picture], background: int) -> list[Picture]:
+    """Put a strip of the same width below each picture, and fill the strips up to one height."""
+    tallest = max((len(strip) for strip in strips), default=0)
+    return [
+        np.vstack([picture, strip, np.full((tallest - len(strip), *strip.shape[1:]), background, np.uint8)])
+        for picture, strip in zip(pictures, strips, strict=True)
+    ]
 
 
 def centred(picture: Picture, side: int, background: int) -> Picture:

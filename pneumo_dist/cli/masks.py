@@ -175,7 +175,7 @@ def _called_out_of_fold(run: Path, rule: "Rule") -> float | None:
         return None
 
 
-@click.command(short_help="Write report.html and overlays.png for stored predictions.")
+@click.command(short_help="Write report.html, overlays.png and films.csv for stored predictions.")
 @CONFIG
 @OVERRIDES
 @SHARDS
@@ -190,7 +190,13 @@ def _called_out_of_fold(run: Path, rule: "Rule") -> float | None:
     metavar="COLUMN",
     help="Column of the sample table to score subgroups by; may be repeated.",
 )
-def report(
+@click.option(
+    "--table",
+    type=FOLDER,
+    metavar="CSV",
+    help="CSV file with a column image_id. Its other columns (site, scanner, ...) are subgroups, too.",
+)
+def report(  # noqa: PLR0913  # one parameter per option
     config_path: Path,
     overrides: tuple[str, ...],
     shards_path: Path,
@@ -198,15 +204,19 @@ def report(
     rule_name: RuleName | None,
     against: str | None,
     by: tuple[str, ...],
+    table: Path | None,
 ) -> None:
-    """Write report.html and overlays.png for the out-of-fold and holdout predictions and print the main figures."""
+    """Write a report of the out-of-fold and holdout predictions and print the main figures.
+
+    report.html is the page, overlays.png shows films, and films.csv lists all of them by their image ids.
+    """
     if not is_first(os.environ):
         return
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.report.page import ReportOptions, write_report
 
     config, shards = load_either(config_path, overrides), Shards(shards_path)
-    options = ReportOptions(against, by, rule_name, config)
+    options = ReportOptions(against, by, table, rule_name, config)
     with console.progress(len(shards.indices("train", "holdout")), "film", "report") as bar:
         written = write_report(shards, runs, config.name, options, lambda: bar.update(1))
     if written.retuned is not None:
@@ -216,4 +226,4 @@ def report(
     print(f"Dice on positive films  {score.positive_dice:.4f}  ({score.positives} of {score.films} films)")
     print(f"training speed          {figures.images_per_s:.1f} films/s (median over epochs)")
     print(f"peak memory of a rank   {figures.peak_memory_mb:.0f} MiB")
-    print(f"report: {written.page}\noverlays: {written.overlays}")
+    print(f"report: {written.page}\noverlays: {written.overlays}\nfilms: {written.films}")

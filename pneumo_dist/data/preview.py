@@ -10,8 +10,9 @@ from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.loader import make_batches
 from pneumo_dist.data.plan import Indices, split_fold
 from shards.dataset.table import Shards
-from shards.drawing import BACKGROUND, OUTLINE_COLOUR, TEXT_COLOUR, Picture, outline_pixels
+from shards.drawing import Picture, outline_pixels
 from shards.errors import InputError
+from shards.palette import BACKGROUND, LABEL, TEXT
 
 GAP, CAPTION = 4, 16
 
@@ -51,12 +52,12 @@ def _column(batch: Batch, data: DataConfig) -> Iterator[Picture]:
     for image, mask in zip(images, masks, strict=True):
         grey = np.clip(np.rint((image * data.std[0] + data.mean[0]) * 255.0), 0, 255).astype(np.uint8)
         picture = np.repeat(grey[:, :, None], 3, axis=2)
-        outline_pixels(picture, (mask > 0.5).astype(np.uint8), OUTLINE_COLOUR, max(1, len(grey) // 256))
+        outline_pixels(picture, (mask > 0.5).astype(np.uint8), LABEL, max(1, len(grey) // 256))
         yield picture
 
 
 def _captioned(column: Iterator[Picture], text: str) -> Picture:
     framed = [cv2.copyMakeBorder(p, GAP, 0, GAP, 0, cv2.BORDER_CONSTANT, value=(BACKGROUND,) * 3) for p in column]
     strip = np.full((CAPTION, framed[0].shape[1], 3), BACKGROUND, np.uint8)
-    cv2.putText(strip, text, (GAP, CAPTION - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, TEXT_COLOUR, 1, cv2.LINE_AA)
+    cv2.putText(strip, text, (GAP, CAPTION - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.4, TEXT, 1, cv2.LINE_AA)
     return np.concatenate([strip, *(np.asarray(picture, np.uint8) for picture in framed)])

@@ -6,12 +6,10 @@ import numpy as np
 
 from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
+from pneumo_dist.scoring.spacing import NARROWEST_MM, WIDEST_MM, is_plausible
 from shards.build.sample import NOT_SQUARE
 from shards.dataset.table import LabelGrid
 from shards.dicom.film import Film, FilmInfo
-
-# A chest film shows 25 to 50 cm. A width outside this range means that the spacing belongs to another grid.
-NARROWEST_MM, WIDEST_MM = 250.0, 500.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def measured_area(mask: Map, info: FilmInfo) -> Area:
         return Area(pixels, None, missing, None, None)
     spacing = (info.spacing_row, info.spacing_column)
     width = columns * info.spacing_column
-    if NARROWEST_MM <= width <= WIDEST_MM:
+    if is_plausible(columns, info.spacing_column):
         return Area(pixels, round(pixels * spacing[0] * spacing[1], 2), None, spacing, info.spacing_tag)
     missing = (
         f"{columns} columns of {info.spacing_column:g} mm ({info.spacing_tag}) make a film {width / 10:.1f} cm "

@@ -22,20 +22,34 @@ AVERAGED = ("dice", "positive_dice", "sensitivity", "specificity", "auroc", "aup
 
 
 @dataclass(frozen=True)
+class Calls:
+    """Numbers of films that are rightly or wrongly called positive (`tp`, `fp`) or not called positive (`tn`, `fn`)."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+
+@dataclass(frozen=True)
 class Measures:
     """Scores of a set of films. A score is nan if the films it averages over are missing.
 
     `dice` and `positive_dice` are means over all films and over positive films. `always_empty` is the mean Dice of
-    empty masks everywhere. `auroc` and `auprc` (average precision) rank films by `image_scores`.
+    empty masks everywhere. `ppv` and `npv` are the shares of right calls among the films called positive, and among the
+    others. `auroc` and `auprc` (average precision) rank films by `image_scores`.
     """
 
     films: int
     positives: int
+    calls: Calls
     always_empty: float
     dice: Estimate
     positive_dice: Estimate
     sensitivity: Estimate
     specificity: Estimate
+    ppv: Estimate
+    npv: Estimate
     auroc: Estimate
     auprc: Estimate
 
@@ -54,19 +68,30 @@ class FalsePositives:
 
 def measure(counts: PixelCounts, scores: Floats, groups: Names) -> Measures:
     """Return the measures of films with image `scores` (n,). Intervals draw from `groups` (n,)."""
-    positive, dices, shown = counts.positive, counts.dice, counts.called.astype(np.float64)
+    positive, dices, called = counts.positive, counts.dice, counts.called
+    shown, is_right = called.astype(np.float64), (called == positive).astype(np.float64)
     ranking = ranked_estimates(positive, scores, groups)
     return Measures(
         films=len(counts),
         positives=int(positive.sum()),
+        calls=count_calls(counts),
         always_empty=float((~positive).mean()),
         dice=estimate(dices, groups),
         positive_dice=estimate(dices[positive], groups[positive]),
         sensitivity=estimate(shown[positive], groups[positive]),
         specificity=estimate(1.0 - shown[~positive], groups[~positive]),
+        ppv=estimate(is_right[called], groups[called]),
+        npv=estimate(is_right[~called], groups[~called]),
         auroc=ranking[0],
         auprc=ranking[1],
     )
+
+
+def count_calls(counts: PixelCounts) -> Calls:
+    """Count the films by label and call."""
+    positive, called = counts.positive, counts.called
+    cells = (positive & called, ~positive & called, positive & ~called, ~positive & ~called)
+    return Calls(*(int(np.count_nonzero(films)) for films in cells))
 
 
 def image_scores(histograms: Histograms, area: int) -> Floats:

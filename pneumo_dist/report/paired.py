@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from pneumo_dist.predict.store import Predictions
-from pneumo_dist.report.inputs import EvaluatedFilms
+from pneumo_dist.report.evaluate import EvaluatedFilms
 from pneumo_dist.scoring.arrays import Counts, Names
 from pneumo_dist.thresholds.worth import Estimate, estimate
 from shards.arrays import Floats

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.scoring.arrays import Flags
+from pneumo_dist.scoring.arrays import Flags, Names
 from pneumo_dist.scoring.counts import PixelCounts
+from pneumo_dist.thresholds.worth import Estimate, estimate
 from shards.arrays import Floats
 from shards.errors import InputError
 
@@ -34,14 +35,14 @@ class Cell:
     name: str
     films: int | None
     positives: int | None
-    dice: float | None
-    positive_dice: float | None
-    sensitivity: float | None
-    specificity: float | None
+    dice: Estimate | None
+    positive_dice: Estimate | None
+    sensitivity: Estimate | None
+    specificity: Estimate | None
 
 
 def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Subgroup]:
-    """Group films by their values (n,) of a column of the sample table. Films without a value come last.
+    """Group films by their values (n,) of a column. Films without a value come last.
 
     Ages are grouped into bands of twenty years and other numbers into quartiles. Each text or boolean is a subgroup.
     Negative integers, nan and empty texts count as unknown. Raises InputError for a column with too many texts.
@@ -58,7 +59,10 @@ def split_by(column: str, values: npt.NDArray[np.generic]) -> list[Subgroup]:
     names[names == ""] = UNKNOWN
     texts = sorted(set(names.tolist()) - {UNKNOWN})
     if len(texts) > MOST_CELLS:
-        raise InputError(f"--by {column}: has {len(texts)} different texts; give a column with at most {MOST_CELLS}")
+        raise InputError(
+            f"column {column} of --by or --table: has {len(texts)} different texts; give a column with at most "
+            f"{MOST_CELLS}"
+        )
     return _subgroups(names, texts)
 
 
@@ -88,18 +92,23 @@ def _subgroups(names: npt.NDArray[np.object_], order: Sequence[str]) -> list[Sub
     return [subgroup for subgroup in subgroups if subgroup.films.any()]
 
 
-def cells(subgroups: Sequence[Subgroup], counts: PixelCounts) -> list[Cell]:
-    """Return the scores of each subgroup."""
+def cells(subgroups: Sequence[Subgroup], counts: PixelCounts, groups: Names) -> list[Cell]:
+    """Return the scores of each subgroup. Intervals draw from `groups` (n,)."""
     positive, dices, shown = counts.positive, counts.dice, counts.called
+
+    def mean(values: npt.NDArray[np.generic], films: Flags) -> Estimate | None:
+        enough = np.count_nonzero(films) >= SMALLEST_CELL
+        return estimate(values[films].astype(np.float64), groups[films]) if enough else None
+
     return [
         Cell(
             name=each.name,
             films=_count(each.films),
             positives=_count(each.films & positive),
-            dice=_mean(dices[each.films]),
-            positive_dice=_mean(dices[each.films & positive]),
-            sensitivity=_mean(shown[each.films & positive]),
-            specificity=_mean(~shown[each.films & ~positive]),
+            dice=mean(dices, each.films),
+            positive_dice=mean(dices, each.films & positive),
+            sensitivity=mean(shown, each.films & positive),
+            specificity=mean(~shown, each.films & ~positive),
         )
         for each in subgroups
     ]
@@ -108,7 +117,3 @@ def cells(subgroups: Sequence[Subgroup], counts: PixelCounts) -> list[Cell]:
 def _count(films: Flags) -> int | None:
     count = int(films.sum())
     return count if count >= SMALLEST_CELL or count == 0 else None
-
-
-def _mean(values: npt.NDArray[np.generic]) -> float | None:
-    return float(values.astype(np.float64).mean()) if len(values) >= SMALLEST_CELL else None

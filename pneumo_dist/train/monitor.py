@@ -18,7 +18,8 @@ from pneumo_dist.config.loss import TERMS
 from pneumo_dist.runs.logs import METRICS, logged_bytes
 from pneumo_dist.train.validation import Overlay, Validation
 from shards import console
-from shards.drawing import LABEL_COLOUR, PREDICTION_COLOUR, Picture, encode_image, outline_pixels
+from shards import overlay as films
+from shards.drawing import Picture, encode_image
 from shards.errors import InputError
 from shards.stored import open_append
 
@@ -241,12 +242,11 @@ def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str,
 
 
 def draw_overlay(overlay: Overlay, threshold: float) -> Picture:
-    """Return an RGB uint8 (size, size, 3) picture with the label outlined in green and the prediction in red.
+    """Return an RGB uint8 (size + margin, size, 3) picture with label, prediction, legend and caption.
 
-    Pixels above `threshold`, from 0 to 1, are predicted.
+    Pixels above `threshold`, from 0 to 1, are predicted on a film that is called positive.
     """
-    picture = np.repeat(overlay.image[:, :, None], 3, axis=2)
-    predicted = (overlay.p8 > threshold * 255).astype(np.uint8)
-    for mask, colour in ((overlay.label, LABEL_COLOUR), (predicted, PREDICTION_COLOUR)):
-        outline_pixels(picture, mask, colour)
-    return picture
+    predicted = ((overlay.p8 > threshold * 255) & overlay.called).astype(np.uint8)
+    label, call = ("positive" if each else "negative" for each in (overlay.label.any(), overlay.called))
+    caption = [overlay.key, f"Dice {overlay.best_dice:.2f}, label {label}, call {call}"]
+    return films.draw_overlay(overlay.image, overlay.label, predicted, caption)

@@ -33,14 +33,17 @@ class Overlay:
     """A film to draw: grey image, label and p8 map, all uint8 (size, size) at network resolution.
 
     `name` is `fixed/KEY`, or `worst/N` for the film with a mask and the N-th lowest Dice. `dice` is its Dice at 0.5 on
-    the label grid.
+    the label grid, `best_dice` that under the best triplet, which calls it positive or not (`called`).
     """
 
     name: str
+    key: str
     image: npt.NDArray[np.uint8]
     label: npt.NDArray[np.uint8]
     p8: npt.NDArray[np.uint8]
     dice: float
+    best_dice: float
+    called: bool
 
 
 @dataclass(frozen=True)
@@ -251,10 +254,10 @@ class _FilmScores:
         losses = np.concatenate(ranks.gather_array(np.array(self._losses, np.float64).reshape(-1, 3)))
         total, films = losses[np.argsort(losses[:, 0])][:, 1:].sum(axis=0)
         best, plain = triplet_counts(histograms, triplet).score(), triplet_counts(histograms, PLAIN).score()
-        overlays = self._overlays(ranks)
+        overlays = self._overlays(ranks, triplet)
         return Validation(triplet, best, plain, float(total / films), overlays, histograms.sum(axis=0))
 
-    def _overlays(self, ranks: Ranks) -> tuple[Overlay, ...]:
+    def _overlays(self, ranks: Ranks, triplet: Triplet) -> tuple[Overlay, ...]:
         """Return the overlays on rank 0, and none on the other ranks.
 
         The ranks agree on the worst films first, so that no picture is sent that is not shown.
@@ -274,11 +277,16 @@ class _FilmScores:
         }
         if not ranks.is_main:
             return ()
-        fixed = [
-            Overlay(f"fixed/{self._shards.text(index, 'key')}", *films[index])
-            for index in sorted(films.keys() & self._shown)
-        ]
-        return *fixed, *(Overlay(f"worst/{number + 1}", *films[index]) for number, index in enumerate(worst))
+
+        def drawn_as(name: str, index: int) -> Overlay:
+            image, label, p8, dice = films[index]
+            histograms = film_histograms(label_map(p8, self._shards.grid(index)), _truth(self._shards, index))
+            counts = triplet_counts(histograms[None], triplet)
+            key = self._shards.text(index, "key")
+            return Overlay(name, key, image, label, p8, dice, float(counts.dice[0]), bool(counts.called[0]))
+
+        fixed = [drawn_as(f"fixed/{self._shards.text(i, 'key')}", i) for i in sorted(films.keys() & self._shown)]
+        return *fixed, *(drawn_as(f"worst/{number + 1}", index) for number, index in enumerate(worst))
 
 
 def _grey(image: torch.Tensor) -> npt.NDArray[np.uint8]:

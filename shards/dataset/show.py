@@ -7,11 +7,13 @@ import numpy as np
 
 from shards.arrays import Image
 from shards.dataset.table import Shards
-from shards.drawing import BACKGROUND, OUTLINE_COLOUR, TEXT_COLOUR, Picture, centred, fitted, outline, tiled
+from shards.drawing import Picture, below, centred, fitted, tiled
 from shards.errors import InputError
+from shards.overlay import LABEL_LINE, margin, outlined
+from shards.palette import BACKGROUND
 
 GAP = 4
-SMALLEST_CELL = 32
+SMALLEST_CELL, SMALLEST_WITH_ID = 32, 128
 
 
 def stored_content(shards: Shards, index: int) -> Image:
@@ -64,9 +66,9 @@ def choose(shards: Shards, count: int, seed: int, positives_only: bool = False) 
 def contact_sheet(shards: Shards, indices: Sequence[int], columns: int = 6, cell: int = 256) -> Picture:
     """Return a picture of films in rows of `columns`, each with the outline of its label and a caption.
 
-    A film is centred in a cell of `cell` pixels, without padding and with its aspect ratio. The caption has its fold or
-    split, its view, and the mask area in label-grid pixels. Raises InputError for no films, fewer than one column, and
-    cells below 32 pixels.
+    A film is centred in a cell of `cell` pixels, without padding and with its aspect ratio. The caption has its image
+    id (in cells of at least 128 pixels), its fold or split, its view, and the mask area in label-grid pixels. Raises
+    InputError for no films, fewer than one column, and cells below 32 pixels.
     """
     if not len(indices):
         raise InputError(f"{shards.folder}: no films to show")
@@ -74,17 +76,9 @@ def contact_sheet(shards: Shards, indices: Sequence[int], columns: int = 6, cell
         raise InputError(f"columns {columns}: give at least 1")
     if cell < SMALLEST_CELL:
         raise InputError(f"cell {cell}: give at least {SMALLEST_CELL} pixels")
-    cells = []
-    for index in indices:
-        strip = np.full((caption_height(cell), cell, 3), BACKGROUND, np.uint8)
-        _write(strip, caption(shards, index))
-        cells.append(np.vstack([centred(_outlined(shards, index, cell), cell, BACKGROUND), strip]))
-    return tiled(cells, min(columns, len(indices)), GAP, BACKGROUND)
-
-
-def caption_height(cell: int) -> int:
-    """Return the height of a caption, in pixels."""
-    return max(10, cell // 14)
+    pictures = [centred(_outlined(shards, index, cell), cell, BACKGROUND) for index in indices]
+    strips = [_strip(shards, index, cell) for index in indices]
+    return tiled(below(pictures, strips, BACKGROUND), min(columns, len(indices)), GAP, BACKGROUND)
 
 
 def caption(shards: Shards, index: int) -> str:
@@ -98,19 +92,11 @@ def caption(shards: Shards, index: int) -> str:
 
 
 def _outlined(shards: Shards, index: int, cell: int) -> Picture:
-    film = stored_content(shards, index)
-    scale = cell / max(film.shape)
-    width, height = (max(1, round(side * scale)) for side in (film.shape[1], film.shape[0]))
-    picture = fitted(film, width, height)
-    if shards.column("rle")[index] is not None:
-        outline(picture, shards.label(index), OUTLINE_COLOUR, max(1, cell // 256))
-    return picture
+    label = shards.label(index) if shards.column("rle")[index] is not None else None
+    return outlined(fitted(stored_content(shards, index), cell), label, None)
 
 
-def _write(strip: Picture, text: str) -> None:
-    """Write a line of text into a strip, in the largest size that fits."""
-    height, width = strip.shape[:2]
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    (wide, high), below = cv2.getTextSize(text, font, 1.0, 1)
-    scale = min((height - 2) / (high + below), (width - 2) / wide)
-    cv2.putText(strip, text, (1, round(1 + high * scale)), font, scale, TEXT_COLOUR, 1, cv2.LINE_AA)
+def _strip(shards: Shards, index: int, cell: int) -> Picture:
+    ids = [shards.text(index, "image_id")] if cell >= SMALLEST_WITH_ID else []
+    legend = [LABEL_LINE] if shards.column("mask_area")[index] > 0 else []
+    return margin(cell, [*ids, caption(shards, index)], legend)

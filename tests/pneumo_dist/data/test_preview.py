@@ -7,8 +7,8 @@ from builders import experiment_of
 
 from pneumo_dist.data.preview import CAPTION, GAP, show_batch
 from shards.dataset.table import Shards
-from shards.drawing import OUTLINE_COLOUR
 from shards.errors import InputError
+from shards.palette import LABEL
 
 STILL = {"hflip": 0, "shift_scale_rotate": {"p": 0}, "tone": {"p": 0}}
 
@@ -32,7 +32,7 @@ def test_epochs_differ_and_half_of_the_films_are_outlined(films: Shards) -> None
     experiment = experiment_of({"augment": {"shift_scale_rotate": {"p": 1}}})
     shown = cells(show_batch(experiment, experiment.stages[0], films, 0, films=4, epochs=2), 4, 3)
     assert all(len(np.unique(row.reshape(3, -1), axis=0)) == 3 for row in shown)
-    outlined = (shown[:, 0] == OUTLINE_COLOUR).all(axis=-1).any(axis=(1, 2))
+    outlined = (shown[:, 0] == LABEL).all(axis=-1).any(axis=(1, 2))
     assert outlined.tolist() == [True, True, False, False]
 
 

@@ -71,6 +71,15 @@ def test_measures_equal_those_of_the_masks(films: tuple[Maps, Maps, Histograms])
     assert 0 < sum(hits) < 20 and 0 < sum(empties) < 20
     assert (found.films, found.positives, found.always_empty) == (40, 20, 0.5)
     assert (found.sensitivity.mean, found.specificity.mean) == (sum(hits) / 20, sum(empties) / 20)
+    pairs = list(zip(called, positive, strict=True))
+    assert vars(found.calls) == {
+        "tp": pairs.count((True, True)),
+        "fp": pairs.count((True, False)),
+        "fn": pairs.count((False, True)),
+        "tn": pairs.count((False, False)),
+    }
+    assert found.ppv.mean == pytest.approx(sum(hits) / sum(called), abs=1e-12)
+    assert found.npv.mean == pytest.approx(sum(empties) / called.count(False), abs=1e-12)
     dices = []
     for mask, label in zip(masks, labels, strict=True):
         total = int(mask.sum()) + int(label.sum())
@@ -81,7 +90,7 @@ def test_measures_equal_those_of_the_masks(films: tuple[Maps, Maps, Histograms])
     wins = [(p > n) + (p == n) / 2 for p in scores[1::2] for n in scores[0::2]]
     assert found.auroc.mean == pytest.approx(np.mean(wins), abs=1e-12)
     assert found.auprc.mean == pytest.approx(naive_average_precision(positive, scores), abs=1e-12)
-    for each in (found.dice, found.sensitivity, found.auroc, found.auprc):
+    for each in (found.dice, found.sensitivity, found.ppv, found.npv, found.auroc, found.auprc):
         assert each.low < each.mean < each.high
 
 

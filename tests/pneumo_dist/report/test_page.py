@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from report_runs import Page, log_epochs, naive_dices, store, tune_run
 from pneumo_dist.cli.masks import report
 from pneumo_dist.config.rules import RuleName
 from pneumo_dist.predict.store import Predictions
+from pneumo_dist.report.boundaries import boundary_scores
 from pneumo_dist.report.page import ReportOptions, write_report
+from pneumo_dist.report.words import rule_sentences
 from pneumo_dist.scoring.masks import Rule, apply_rule, apply_triplet, label_map
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.choose import in_words
@@ -58,7 +62,7 @@ def written(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     fix_thresholds(store(films, runs / "rival", noise=70, rows=range(2, 12)))
     store(films, runs / "rival", split="holdout", rows=range(7))
     log_epochs(runs / "exp")
-    found = write_report(films, runs, "exp", ReportOptions(against="rival"))
+    found = write_report(films, runs, "exp", ReportOptions(against="rival", day=date(2026, 2, 28)))
     return runs, predictions, found.page.read_text()
 
 
@@ -111,6 +115,76 @@ def test_scores_are_those_of_the_masks(written: tuple[Path, Predictions, str]) -
         means.append(float(np.mean(own)))
     assert page.row("mean of folds")[1].startswith(f"{np.mean(means):.3f}")
     assert page.row("mean of folds")[1].endswith(f"± {np.std(means, ddof=1):.3f}")
+
+
+def test_calls_and_predictive_values_are_those_of_the_masks(written: tuple[Path, Predictions, str]) -> None:
+    page = Page(written[2])
+    for place, split in enumerate(("holdout", "oof")):
+        predictions = Predictions(written[0] / "exp" / split / "predictions")
+        pairs = []
+        for index, (row, p8) in enumerate(predictions):
+            mask = apply_triplet(label_map(p8, predictions.grid(index)), FIXED.triplet)
+            pairs.append((row["rle"] != "-1", bool(mask.any())))
+        tp, fn, fp, tn = (pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False)))
+        assert page.rows_of("with a pneumothorax")[place] == [f"{tp} TP", f"{fn} FN"]
+        assert page.rows_of("without")[place] == [f"{fp} FP", f"{tn} TN"]
+        for title, right, total in (("PPV", tp, tp + fp), ("NPV", tn, tn + fn)):
+            assert page.row(title)[place].startswith(f"{right / total:.3f}" if total else "–")
+
+
+def test_page_opens_with_title_date_data_set_and_contents(
+    written: tuple[Path, Predictions, str], films: Shards
+) -> None:
+    _, predictions, text = written
+    head = text.split("</header>")[0]
+    assert "<title>exp: report on pneumothorax segmentation, 2026-02-28</title>" in head
+    assert "<dt>Date</dt><dd>2026-02-28</dd>" in head and f"<dd>{films.folder.name}</dd>" in head
+    links = re.findall(r'<a href="#([^"]+)">([^<]+)</a>', head)
+    assert links == re.findall(r'<h2 id="([^"]+)">([^<]+)</h2>', text) and ("differences", "Against rival") in links
+    assert rule_sentences(FIXED) in text
+    assert "The image ids in\nthese files are those of the data set: SOP Instance UIDs or file names" in text
+    assert predictions.rows[0]["image_id"] in (written[0] / "exp/films.csv").read_text()
+
+
+def test_sizes_in_mm_are_not_guessed(written: tuple[Path, Predictions, str], films: Shards, tmp_path: Path) -> None:
+    page, words = Page(written[2]), " ".join(written[2].split())
+    assert page.row("HD95, mm") == page.row("NSD at 2 mm") == ["–", "–"]
+    assert "0 of 7 holdout, 0 of 12 out of fold." in words and "are not known, and not guessed" in words
+    folder = Path(shutil.copytree(films.folder, tmp_path / "spaced"))
+    edit_rows(folder, lambda rows: [row.update(spacing_row=3.0, spacing_column=3.0) for row in rows])
+    predictions = store(Shards(folder), tmp_path / "exp")
+    fix_thresholds(predictions)
+    text = write_report(Shards(folder), tmp_path, "exp").page.read_text()
+    distances = []
+    for index, (_, p8) in enumerate(predictions):
+        truth, mask = predictions.label(index), apply_triplet(label_map(p8, predictions.grid(index)), FIXED.triplet)
+        if truth.any() and mask.any():
+            distances.append(boundary_scores(truth, mask, np.array([3.0, 3.0])))
+    hd95, nsd = np.array(distances).T
+    assert Page(text).row("HD95, mm")[0].startswith(f"{hd95.mean():.1f}")
+    assert Page(text).row("HD95, mm")[0].endswith(f"({np.median(hd95):.1f})6 of 6 films")
+    assert Page(text).row("NSD at 2 mm")[0].startswith(f"{nsd.mean():.3f}")
+    assert "12 of 12 out of fold." in text and "not guessed" not in text
+    best = max(predictions.rows, key=lambda row: naive_dices(predictions, FIXED)[row["key"]] * (row["rle"] != "-1"))
+    pixels = int(predictions.label(predictions.rows.index(best)).sum())
+    assert f"label {pixels:,}&nbsp;px ({pixels * 0.09:.{1 if pixels * 0.09 >= 10 else 2}f}&nbsp;cm²)" in text
+
+
+def test_a_table_adds_subgroups(films: Shards, tmp_path: Path) -> None:
+    fix_thresholds(store(films, tmp_path / "demo"))
+    ids = films.column("image_id").tolist()
+    table = tmp_path / "sites.csv"
+    table.write_text(
+        "image_id,site\n" + "".join(f"{each},{'<b>one' if n < 11 else 'two'}\n" for n, each in enumerate(ids))
+    )
+    arguments = ["--config", ROOT / "configs/demo.yaml", "--shards", films.folder, "--runs", tmp_path, "--table", table]
+    result = CliRunner().invoke(report, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    text = (tmp_path / "demo/report.html").read_text()
+    page = Page(text)
+    assert page.row("Site") and page.row("View") and page.wrong == []
+    assert page.row("<b>one")[0] == "11" and page.row("two")[0] == "fewer than 10"
+    assert re.search(r"0\.\d{3} 0\.\d{3} to 0\.\d{3}", page.row("<b>one")[2]), "with an interval"
 
 
 def test_holdout_comes_first_and_the_rest_is_marked_as_biased(written: tuple[Path, Predictions, str]) -> None:
@@ -293,8 +367,11 @@ def test_command_prints_figures_for_scripts(films: Shards, tmp_path: Path) -> No
         "training speed          7.5 films/s (median over epochs)",
         "peak memory of a rank   512 MiB",
     ]
-    assert lines[4:] == [f"report: {tmp_path / 'demo/report.html'}", f"overlays: {tmp_path / 'demo/overlays.png'}"]
-    assert decode((tmp_path / "demo/overlays.png").read_bytes(), cv2.IMREAD_COLOR).shape == (512, 1024, 3)
+    names = {"report": "report.html", "overlays": "overlays.png", "films": "films.csv"}
+    assert lines[4:] == [f"{kind}: {tmp_path / 'demo' / name}" for kind, name in names.items()]
+    sheet = decode((tmp_path / "demo/overlays.png").read_bytes(), cv2.IMREAD_COLOR)
+    assert sheet.shape[0] > 512 and sheet.shape[1] > 1024, "rows of four films with captions"
+    assert (tmp_path / "demo/films.csv").read_text().count("\n") == 13
     page = Page((tmp_path / "demo/report.html").read_text())
     assert page.row("View") and not any(row and row[0] in ("Sex", "Age") for row in page.rows)
 
@@ -387,6 +464,8 @@ def test_bad_input_names_the_fix(films: Shards, shapes: Shards, tmp_path: Path) 
         write_report(films, tmp_path, "exp", ReportOptions(against="relabelled"))
     with pytest.raises(InputError, match=r"has no film in common"):
         write_report(films, tmp_path, "exp", ReportOptions(against="shapes"))
+    with pytest.raises(InputError, match=r"--table .*none\.csv: cannot be read"):
+        write_report(films, tmp_path, "exp", ReportOptions(table=tmp_path / "none.csv"))
     assert not (tmp_path / "exp/report.html").exists()
 
 

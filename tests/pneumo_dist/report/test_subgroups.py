@@ -7,6 +7,7 @@ from pneumo_dist.report.subgroups import Subgroup, cells, split_by
 from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import film_histograms
 from pneumo_dist.scoring.triplet import Triplet
+from pneumo_dist.thresholds.worth import estimate
 from shards.errors import InputError
 
 
@@ -41,7 +42,9 @@ def test_every_film_is_in_one_subgroup() -> None:
 
 
 def test_column_with_too_many_texts_is_an_input_error() -> None:
-    with pytest.raises(InputError, match=r"--by image_id: has 41 different texts; give a column with at most 40"):
+    with pytest.raises(
+        InputError, match=r"column image_id of --by or --table: has 41 different texts; give a .* at most 40"
+    ):
         split_by("image_id", np.array([f"film{i}" for i in range(41)], object))
 
 
@@ -55,14 +58,17 @@ def test_figures_over_fewer_than_ten_films_are_not_shown() -> None:
     )
     triplet = Triplet(0.9, 6, 0.5)
     names = np.repeat(np.array(["a", "b", "c"], object), [9, 10, 41])
-    small, ten, large = cells(split_by("view", names), triplet_counts(histograms, triplet))
+    people = np.array([f"patient{number // 2}" for number in range(60)])
+    small, ten, large = cells(split_by("view", names), triplet_counts(histograms, triplet), people)
     assert (small.films, small.positives, small.dice, small.sensitivity, small.specificity) == (None,) * 5
     assert (ten.films, ten.positives, ten.positive_dice, ten.specificity) == (10, None, None, None)
     dices = triplet_counts(histograms, triplet).dice
-    assert ten.dice == pytest.approx(dices[9:19].mean(), abs=1e-12)
+    assert ten.dice is not None and ten.dice.mean == pytest.approx(dices[9:19].mean(), abs=1e-12)
     inside = names == "c"
     assert (large.films, large.positives) == (41, int((positive & inside).sum()))
-    assert large.positive_dice == pytest.approx(dices[positive & inside].mean(), abs=1e-12)
     called = (histograms[:, 0, 230:].sum(-1) >= 6) & (histograms[:, 0, 128:].sum(-1) > 0)
-    assert large.sensitivity == called[positive & inside].mean()
-    assert large.specificity == (~called)[~positive & inside].mean()
+    assert large.dice == estimate(dices[inside], people[inside]), "intervals draw patients"
+    assert large.positive_dice == estimate(dices[positive & inside], people[positive & inside])
+    assert large.sensitivity == estimate(1.0 * called[positive & inside], people[positive & inside])
+    assert large.specificity == estimate(1.0 * ~called[~positive & inside], people[~positive & inside])
+    assert large.dice.low < large.dice.mean < large.dice.high

@@ -3,6 +3,7 @@
 import csv
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from pneumo_dist.train import monitor as logs
 from pneumo_dist.train.monitor import Monitor, draw_overlay, pixel_dice, pr_curve, settings
 from pneumo_dist.train.validation import Overlay, Validation
 from shards.errors import InputError
+from shards.palette import LABEL, PREDICTION
 
 SCORE = Score(0.5, 0.4, 0.3, 4, 2)
 PLANES = np.arange(64, dtype=np.uint8).reshape(8, 8)
@@ -33,7 +35,7 @@ RESULT = Validation(
     SCORE,
     SCORE,
     0.7,
-    (Overlay("worst/1", PLANES, PLANES % 2, PLANES, 0.26),),
+    (Overlay("worst/1", "film7", PLANES, PLANES % 2, PLANES, 0.26, 0.31, True),),
     np.ones((2, 256), int),
 )
 
@@ -139,14 +141,32 @@ def test_curve_without_positives_or_calls_is_finite() -> None:
 
 
 def test_overlay_shows_outlines_of_label_and_prediction_on_the_film() -> None:
-    image = np.full((16, 16), 50, np.uint8)
-    label, p8 = np.zeros((16, 16), np.uint8), np.zeros((16, 16), np.uint8)
-    label[2:7, 2:7], p8[9:14, 9:14] = 1, 200
-    picture = draw_overlay(Overlay("x", image, label, p8, 0.5), 0.5)
-    green, red = (picture.argmax(-1) == channel for channel in (1, 0))
-    assert green[2, 2:7].all() and green[2:7, 6].all() and not green[9:, 9:].any()
-    assert (picture[9, 9:14, 0] > 200).all() and (picture[9:14, 13, 0] > 200).all()
-    assert (picture[4, 4] == 50).all() and (picture[11, 11] == 50).all() and red[11, 9]
+    image = np.full((64, 64), 50, np.uint8)
+    label, p8 = np.zeros((64, 64), np.uint8), np.zeros((64, 64), np.uint8)
+    label[8:28, 8:28], p8[36:56, 36:56] = 1, 200
+    overlay = Overlay("x", "film7", image, label, p8, 0.5, 0.6, True)
+    picture = draw_overlay(overlay, 0.5)
+    # Anti-aliased outlines have the hue of their colour, not all of it.
+    hue = picture[..., 2].astype(int) - picture[..., 0]
+    blue, orange = hue > (LABEL[2] - LABEL[0]) / 4, hue < (PREDICTION[2] - PREDICTION[0]) / 4
+    assert blue[8, 8:28].all() and blue[8:28, 27].all() and not blue[32:64].any()
+    assert 0.4 < orange[36, 36:56].mean() < 0.9 and 0.4 < orange[36:56, 55].mean() < 0.9 and not orange[:32].any()
+    assert (picture[18, 18] == 50).all() and (picture[46, 46] == 50).all()
+    assert picture.shape[0] > 100 and blue[64:].any() and orange[64:].any(), "a caption with a legend"
+    for nothing in (draw_overlay(overlay, 0.9), draw_overlay(replace(overlay, called=False), 0.5)):
+        assert (nothing[32:64] == 50).all(), "nothing is above 0.9, and a film that is not called has no mask"
+
+
+def test_overlay_names_film_dice_and_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions: list[Any] = []
+    monkeypatch.setattr("shards.overlay.draw_overlay", lambda *given: captions.append(given[3]))
+    nothing = np.zeros((8, 8), np.uint8)
+    draw_overlay(Overlay("worst/1", "film7", nothing, nothing + 1, nothing, 0.26, 0.314, False), 0.5)
+    draw_overlay(Overlay("fixed/a", "a", nothing, nothing, nothing, 0.0, 0.0, True), 0.5)
+    assert captions == [
+        ["film7", "Dice 0.31, label positive, call negative"],
+        ["a", "Dice 0.00, label negative, call positive"],
+    ]
 
 
 @pytest.mark.parametrize("name", [METRICS, "tensorboard"])
@@ -281,7 +301,7 @@ def test_pictures_are_drawn_by_a_thread_in_order_and_are_complete_at_the_end(
     assert drawn == [("worst/1", False)] * 2
     board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"images": 0}).Reload()
     images = board.Images("validation/worst/1 Dice 0.3")
-    assert [(image.step, image.width, image.height) for image in images] == [(3, 8, 8), (6, 8, 8)]
+    assert [(image.step, image.width) for image in images] == [(3, 8), (6, 8)]
     picture = cv2.imdecode(np.frombuffer(images[0].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
     expected = draw_overlay(RESULT.overlays[0], RESULT.triplet.bottom)
