@@ -64,7 +64,8 @@ def write_results(segmented: SegmentedFile, outputs: Outputs) -> dict[str, Any]:
     if "mask" in outputs.formats:
         add("mask", MASK, partial(_write_bytes, encode_image(found.mask * found.mask.dtype.type(255))))
     if "overlay" in outputs.formats:
-        picture = draw_film(segmented.film.image, found.mask, found.warnings, caption(found, outputs))
+        lines = [f"film: {source.name}", *caption(found, outputs)]
+        picture = draw_film(segmented.film.image, found.mask, found.warnings, lines)
         add("overlay", OVERLAY, partial(_write_bytes, encode_image(picture)))
     if "rle" in outputs.formats:
         add("rle", RLE, partial(_write_bytes, f"{rle.encode(found.mask)}\n".encode()))

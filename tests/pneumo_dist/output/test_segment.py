@@ -130,6 +130,7 @@ def overlay(path: Path, mask: Map, line: dict[str, Any]) -> Map:
     reason = line["area_mm2_missing_because"]
     size = f"not known in mm2, as {reason}" if line["area_mm2"] is None else f"{line['area_mm2']:,.0f} mm2"
     lines = [
+        f"film: {line['files']['findings'].removesuffix('.findings.json')}",
         f"area: {line['area_px']:,} px, {size}",
         f"score: {line['image_score']:.3f}",
         "model: seunet ensemble, pneumo_dist 1.2.3, 2024-02-29",

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from pneumo_dist.report.boundaries import TOLERANCE_MM, boundary, boundary_distances, boundary_scores
 from pneumo_dist.scoring.arrays import Map
@@ -59,6 +60,17 @@ def test_scores_are_those_of_the_definition(seed: int) -> None:
     assert hd95 == pytest.approx(max(percentile(there, 0.95), percentile(back, 0.95)), rel=1e-12)
     near = sum(distance <= TOLERANCE_MM for distance in (*there, *back))
     assert nsd == near / (len(there) + len(back)) and 0 < nsd < 1
+
+
+@pytest.mark.parametrize("seed", range(20, 26))
+def test_distances_are_those_of_the_distance_transform(seed: int) -> None:
+    """Metrics Reloaded reads distances off the transform of the whole array."""
+    truth, mask, spacing = blobs(seed), blobs(seed + 100), np.array([0.35, 0.4])
+    edges = [each - ndimage.binary_erosion(each) for each in (truth, mask)]
+    away = [ndimage.distance_transform_edt(1 - edge, sampling=spacing) for edge in edges]
+    found = boundary_distances(truth, mask, spacing)
+    np.testing.assert_allclose(found[0], away[1][edges[0] > 0], rtol=1e-12)
+    np.testing.assert_allclose(found[1], away[0][edges[1] > 0], rtol=1e-12)
 
 
 def test_masks_in_a_large_empty_film_have_the_same_scores() -> None:

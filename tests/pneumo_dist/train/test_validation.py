@@ -18,6 +18,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import StopRequested
+from pneumo_dist.scoring.masks import apply_triplet, label_map
 from pneumo_dist.train import validation
 from pneumo_dist.train.validation import Validation, ValidationFilms, validate
 from shards.dataset.table import Shards
@@ -81,7 +82,11 @@ def test_validation_equals_a_loop_over_films(films: Shards, monkeypatch: pytest.
     assert [overlay.name for overlay in worst] == ["worst/1", "worst/2"]
     for overlay, index in zip(worst, lowest, strict=True):
         truth = cv2.resize(films.label(index), (64, 64), interpolation=cv2.INTER_NEAREST) > 0
-        assert overlay.dice == pytest.approx(dices[index])
+        assert overlay.dice == pytest.approx(dices[index]) and overlay.key == keys[index]
+        mask = apply_triplet(label_map(overlay.p8, films.grid(index)), result.triplet)
+        label = films.label(index)
+        assert overlay.best_dice == pytest.approx(2 * int((mask & label).sum()) / int(mask.sum() + label.sum()))
+        assert overlay.called == mask.any()
         assert (overlay.label > 0).sum() == pytest.approx(truth.sum(), rel=0.1, abs=8)
 
 
