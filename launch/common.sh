@@ -8,9 +8,11 @@ leave_other_launchers
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 # Run a command and return its exit code. A signal to this script reaches the command as USR1, on which training saves a
-# checkpoint and ends.
+# checkpoint and ends. The command is killed with this script, on systems that have setpriv.
 shielded() {
-  "$@" &
+  local bound=()
+  if command -v setpriv >/dev/null; then bound=(setpriv --pdeathsig KILL); fi
+  "${bound[@]}" "$@" &
   local child=$!
   trap 'kill -USR1 "$child" 2>/dev/null' USR1 TERM INT HUP
   local code=0

@@ -354,3 +354,19 @@ def test_monitor_listens_on_this_host_only(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def test_what_a_launcher_waits_for_is_killed_with_it(tmp_path: Path) -> None:
+    written = tmp_path / "pid"
+    line = f"source launch/shell.sh; source launch/common.sh; shielded bash -c 'echo $$ >{written}; exec sleep 60'"
+    with subprocess.Popen(["bash", "-c", line], cwd=ROOT) as outer:
+        deadline = time.monotonic() + 20
+        while not written.exists() or not written.read_text().endswith("\n"):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        inner = int(written.read_text())
+        assert Path(f"/proc/{inner}").exists()
+        outer.kill()
+    while (status := Path(f"/proc/{inner}/stat")).exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
