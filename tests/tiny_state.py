@@ -34,4 +34,5 @@ def state_of(step: int, history: list[dict[str, Any]] | None = None, **given: An
 
 def save(folder: Path, *steps: int) -> list[CheckpointFile]:
     """Save a checkpoint after each of these steps."""
+    folder.mkdir(parents=True, exist_ok=True)
     return [CheckpointFolder(folder).save(step, state_of(step)) for step in steps]

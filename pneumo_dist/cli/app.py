@@ -57,6 +57,7 @@ COMMANDS = _Commands(
         "segment": "segment.segment",
         "export": "export.export",
         "status": "status.status",
+        "prune": "prune.prune",
         "doctor": "doctor.doctor",
         "config": "config.config",
         "init-config": "config.init_config",

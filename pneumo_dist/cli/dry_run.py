@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pneumo_dist import __version__
 from pneumo_dist.config.load import LoadedConfig, dump_resolved
-from pneumo_dist.doctor.findings import Finding, Status, lines_of, run_check
+from pneumo_dist.doctor.findings import ROOM, Finding, Status, lines_of, run_check
 from pneumo_dist.doctor.network import check_meeting, local_address
 from pneumo_dist.doctor.preflight import TrainingPlan, check_device, preflight
 from pneumo_dist.runs.heartbeat import is_finished
@@ -65,14 +65,19 @@ def facts_of(config: LoadedConfig, shards: Shards | None) -> dict[str, str]:
     }
 
 
-def check_training(training: Training, resumes: bool = True) -> list[str]:
+def check_training(training: Training) -> list[str]:
     """Check everything that training could fail with, and return warnings, one line each.
 
-    Without `resumes`, existing checkpoints are not checked, because training checks them itself.
+    Existing checkpoints are not checked, because training checks them itself.
 
     Raises:
         InputErrors: Training would fail.
     """
+    return warnings_or_raise(training_findings(training, resumes=False))
+
+
+def training_findings(training: Training, resumes: bool = True) -> list[Finding]:
+    """Return the findings of all checks of a training; with `resumes`, also of its existing checkpoints."""
     trained = _trained(training)
     plan = TrainingPlan(
         training.config.experiment,
@@ -87,12 +92,14 @@ def check_training(training: Training, resumes: bool = True) -> list[str]:
         resumes,
     )
     findings = preflight(plan, os.environ)
+    if training.folds and not plan.folds:
+        findings = [finding for finding in findings if finding.check != ROOM]  # nothing is left to write
     if training.ranks is not None:
         findings += check_device(training.cpu, training.ranks, os.environ)
     if training.meeting is not None:
         head, node = training.meeting
         findings += run_check("head", lambda: check_meeting(head, node, socket.gethostname(), os.environ))
-    return warnings_or_raise(findings)
+    return findings
 
 
 def warnings_or_raise(findings: Sequence[Finding]) -> list[str]:
@@ -103,14 +110,23 @@ def warnings_or_raise(findings: Sequence[Finding]) -> list[str]:
     return lines_of(findings, Status.WARNING)
 
 
+def room_of(findings: Sequence[Finding]) -> str:
+    """Return what will be written against what is free, as the check of the disk says it; empty if it was not made."""
+    return next((finding.message for finding in findings if finding.check == ROOM), "")
+
+
 def warn(messages: Sequence[str]) -> None:
     """Print warnings, one line each."""
     for message in messages:
         console.warn(message)
 
 
-def print_training(training: Training, warnings: Sequence[str], rate: float | None, as_json: bool) -> None:
-    """Print the planned training as text or as one line of JSON. `rate` is in films/s, to estimate hours."""
+def print_training(training: Training, findings: Sequence[Finding], rate: float | None, as_json: bool) -> None:
+    """Print the planned training as text or as one line of JSON. `rate` is in films/s, to estimate hours.
+
+    Raises InputErrors if training would fail.
+    """
+    warnings, room = warnings_or_raise(findings), room_of(findings)
     config, trained = training.config, _trained(training)
     if as_json:
         folds = [
@@ -120,15 +136,21 @@ def print_training(training: Training, warnings: Sequence[str], rate: float | No
         facts = {"experiment": config.experiment.name, "config": facts_of(config, None)["config"]}
         if training.meeting is not None:
             facts["local_addr"] = local_address(training.meeting[0])
-        print(json.dumps({**facts, "folds": folds, "warnings": list(warnings)}))
+        print(json.dumps({**facts, "folds": folds, "room": room, "warnings": list(warnings)}))
         return
     warn(warnings)
     print(dump_resolved(config), end="")
-    if training.shards is None:
-        return
+    if training.shards is not None:
+        _print_folds(training, trained, rate)
+    if room:
+        print(f"\nroom: {room}")
+
+
+def _print_folds(training: Training, trained: Sequence[int], rate: float | None) -> None:
+    assert training.shards is not None
     with closing(Shards(training.shards)) as shards:
         for fold in training.folds:
-            print("", *_fold_lines(config, shards, fold, training.world or 1, rate), sep="\n")
+            print("", *_fold_lines(training.config, shards, fold, training.world or 1, rate), sep="\n")
             print(f"folder: {training.folder(fold)}")
             print(f"state: {'done' if fold in trained else 'to be trained'}")
 
@@ -137,13 +159,16 @@ def print_prediction(plan: "PredictionPlan", as_json: bool) -> None:
     """Check everything that a prediction could fail with, and print its number of films. Raises InputErrors."""
     from pneumo_dist.doctor.prediction import film_counts, prediction_findings
 
-    warnings = warnings_or_raise(prediction_findings(plan, os.environ))
+    findings = prediction_findings(plan, os.environ)
+    warnings, room = warnings_or_raise(findings), room_of(findings)
     films = film_counts(plan.shards)
     if as_json:
-        print(json.dumps({"name": plan.config.name, "films": films, "warnings": warnings}))
+        print(json.dumps({"name": plan.config.name, "films": films, "room": room, "warnings": warnings}))
         return
     warn(warnings)
     print(f"{plan.config.name}: {', '.join(f'{count} {split} films' for split, count in films.items())}")
+    if room:
+        print(f"room: {room}")
 
 
 def _fold_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rate: float | None) -> list[str]:

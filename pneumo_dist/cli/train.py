@@ -66,13 +66,13 @@ def train(  # noqa: PLR0913  # one parameter per option
     if not dry_run:
         start_server(config.experiment.data.loader)  # before the imports that take seconds
 
-    from pneumo_dist.cli.dry_run import Training, check_training, facts_of, print_training, warn
+    from pneumo_dist.cli.dry_run import Training, check_training, facts_of, print_training, training_findings, warn
 
     if dry_run:
         world = world_size or (launched.world if launched else None)
         meeting = (head, node or 0) if head is not None else None
         training = Training(config, shards_path, runs, folds, cpu, allow_empty_fold, world, node_ranks, meeting)
-        print_training(training, check_training(training), rate, as_json)
+        print_training(training, training_findings(training), rate, as_json)
         return console.EXIT_DONE
     if any(option is not None for option in (world_size, node_ranks, head, node, rate)) or as_json:
         raise click.UsageError("--world-size, --ranks, --head, --node, --rate and --json go with --dry-run")
@@ -81,7 +81,7 @@ def train(  # noqa: PLR0913  # one parameter per option
     world, local_world = (launched.world, launched.local_world or 1) if launched else (1, 1)
     training = Training(config, shards_path, runs, folds, cpu, allow_empty_fold, world, local_world)
     if launched is None:
-        warn(check_training(training, resumes=False))
+        warn(check_training(training))
 
     from pneumo_dist.network.weights import weights_line
     from pneumo_dist.ranks.precision import configure
@@ -116,7 +116,7 @@ def train(  # noqa: PLR0913  # one parameter per option
         configure(runtime)
         check_agreement(ranks, facts)
         if launched is not None:
-            messages = on_rank_0(ranks, lambda: check_training(training, resumes=False))
+            messages = on_rank_0(ranks, lambda: check_training(training))
             warn(messages if ranks.is_main else ())
         try:
             for fold in folds:

@@ -36,6 +36,8 @@ class Finding:
         assert self.status is Status.OK or self.fix, f"{self.check} has no fix"
 
 
+# The check of the disk, which dry runs print.
+ROOM = "room"
 # A check's name, and the function that runs it.
 Check = tuple[str, Callable[[], list[Finding]]]
 

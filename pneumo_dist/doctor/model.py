@@ -1,4 +1,4 @@
-"""Checks that the configured network can train on its stages' batches, and the size of its checkpoints."""
+"""Checks that the configured network can train on its stages' batches."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,7 @@ import torch
 
 from pneumo_dist.config.experiment import BatchError, Experiment, StageConfig, accumulation
 from pneumo_dist.doctor.findings import Finding, error, from_message, ok, warning
-from pneumo_dist.network.fit import OneValue, check_input, checkpoint_bytes
-from pneumo_dist.runs.checkpoint_folder import NEWEST_KEPT
+from pneumo_dist.network.fit import OneValue, check_input
 from shards.errors import InputError
 
 CHECK = "network"
@@ -80,17 +79,3 @@ def check_batches(experiment: Experiment, path: object, world: int) -> list[Find
         except BatchError as exception:
             findings.append(from_message("batches", f"{path}: {exception}"))
     return findings
-
-
-def stored_bytes(model: torch.nn.Module, experiment: Experiment) -> tuple[int, int]:
-    """Return the bytes of the largest checkpoint, and the most bytes of checkpoints that a fold stores at a time."""
-    sizes = [checkpoint_bytes(model, _copies(stage)) for stage in experiment.stages]
-    counts = [stage.top_k + NEWEST_KEPT for stage in experiment.stages]
-    # While a checkpoint is written, one more exists.
-    return max(sizes), sum(size * count for size, count in zip(sizes, counts, strict=True)) + max(sizes)
-
-
-def _copies(stage: StageConfig) -> int:
-    """Return how many values a checkpoint holds per weight: the weight, the optimizer's state, the average."""
-    is_averaged = stage.optim.ema_decay is not None or stage.optim.swa_epochs is not None
-    return 1 + (1 if stage.optim.name == "sgd" else 2) + is_averaged

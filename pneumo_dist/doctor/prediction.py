@@ -1,5 +1,6 @@
 """Checks of a planned prediction: that its networks exist and accept their inputs."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from pathlib import Path
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.doctor.findings import Check, Finding, error, ok, run_checks
+from pneumo_dist.doctor.findings import ROOM, Check, Finding, error, ok, run_checks
 from pneumo_dist.doctor.preflight import check_device, check_environment, check_writable, node_checks
-from pneumo_dist.network.fit import check_input, meta_model
+from pneumo_dist.doctor.room import check_prediction_room, map_bytes
+from pneumo_dist.network.fit import check_input, checkpoint_bytes, meta_model
 from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, find_trained_folds, resolve
 from pneumo_dist.predict.tta import scaled_side
 from pneumo_dist.ranks.ranks import Ranks
@@ -50,6 +52,7 @@ def prediction_findings(plan: PredictionPlan, env: Mapping[str, str]) -> list[Fi
         ("environment", lambda: check_environment(env)),
         (CHECK, lambda: check_networks(plan)),
         ("run folder", lambda: [ok("run folder", f"{check_writable(plan.runs)}: is writable")]),
+        (ROOM, lambda: _room(plan)),
     ]
     if plan.ranks is not None:
         ranks = plan.ranks
@@ -72,8 +75,7 @@ def film_counts(shards: Path) -> dict[str, int]:
 def check_networks(plan: PredictionPlan) -> list[Finding]:
     """Check that all networks exist, and that they accept their inputs at all scales."""
     single_rank = Ranks.alone()
-    with closing(Shards(plan.shards)) as shards:
-        folds = plan.folds or tuple(shards.folds())
+    folds = _folds(plan)
     ensemble = resolve(
         plan.config, plan.runs, folds, single_rank, lambda member, fold: fold.files(member)[0].path, plan.experiment
     )
@@ -81,6 +83,28 @@ def check_networks(plan: PredictionPlan) -> list[Finding]:
     errors = check_sizes(ensemble, plan.config, plan.runs, folds, plan.experiment)
     sides = ", ".join(f"{side} px" for side in sorted({each.image_size for each in ensemble.inputs}))
     return errors or [ok(CHECK, f"{len(ensemble.networks)} networks accept {sides}")]
+
+
+def _room(plan: PredictionPlan) -> list[Finding]:
+    """Check the room for the maps of all splits, and for averaged weights. Errors are those of the other checks."""
+    try:
+        pairs = [
+            (member, fold)
+            for member in plan.config.members
+            for fold in find_trained_folds(member, plan.runs, _folds(plan), plan.experiment)
+        ]
+        films, free = sum(film_counts(plan.shards).values()), shutil.disk_usage(check_writable(plan.runs)).free
+    except InputError:
+        return []
+    side = plan.config.image_size or max(fold.input(member).image_size for member, fold in pairs)
+    averaged = [fold.experiment.model for member, fold in pairs if member.average == "weights"]
+    weights = sum(checkpoint_bytes(meta_model(model), copies=1) for model in averaged)
+    return check_prediction_room(map_bytes(films, side), weights, plan.runs, free)
+
+
+def _folds(plan: PredictionPlan) -> tuple[int, ...]:
+    with closing(Shards(plan.shards)) as shards:
+        return plan.folds or tuple(shards.folds())
 
 
 def check_sizes(

@@ -8,11 +8,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.doctor import inputs, node, run_folder
 from pneumo_dist.doctor.driver import driver_files, is_hidden
 from pneumo_dist.doctor.findings import (
+    ROOM,
     Check,
     Finding,
     error,
@@ -28,6 +30,9 @@ from pneumo_dist.runs.fold_run import checkpoints_of
 from shards.console import counted
 from shards.dataset.table import Shards
 from shards.errors import InputError, InputErrors
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def _batches(plan: TrainingPlan) -> list[Finding]:
 
 def _network(plan: TrainingPlan) -> list[Finding]:
     """Check the network, and the disk space for its checkpoints, whose size depends on it."""
-    from pneumo_dist.doctor.model import check_network, check_norms, stored_bytes
+    from pneumo_dist.doctor.model import check_network, check_norms
     from pneumo_dist.network.fit import meta_model
 
     experiment = plan.experiment
@@ -166,7 +171,7 @@ def _network(plan: TrainingPlan) -> list[Finding]:
     findings = check_network(model, experiment, plan.path, shared_norm)
     findings += check_norms(model, experiment, plan.path, plan.world or 1, plan.on_gpu)
     if plan.runs is not None:
-        findings += run_check("room", lambda: _disk_space(plan, *stored_bytes(model, experiment)))
+        findings += run_check(ROOM, lambda: _room(plan, model))
     return findings
 
 
@@ -180,12 +185,13 @@ def check_writable(runs: Path) -> Path:
     return folder
 
 
-def _disk_space(plan: TrainingPlan, one: int, per_fold: int) -> list[Finding]:
+def _room(plan: TrainingPlan, model: "torch.nn.Module") -> list[Finding]:
+    from pneumo_dist.doctor.room import check_training_room, stage_files
+
     assert plan.runs is not None
-    folder = check_writable(plan.runs)
-    stored = sum(path.stat().st_size for fold in plan.folds for path in plan.folder(fold).rglob("step-*.pt"))
-    needed = per_fold * max(1, len(plan.folds)) - stored
-    return run_folder.check_disk_space(shutil.disk_usage(folder).free, one, needed, plan.runs)
+    free = shutil.disk_usage(check_writable(plan.runs)).free
+    folders = [plan.folder(fold) for fold in plan.folds]
+    return check_training_room(stage_files(model, plan.experiment), plan.runs, folders, free)
 
 
 def check_folds(plan: TrainingPlan) -> list[Finding]:

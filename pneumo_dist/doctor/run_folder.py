@@ -1,11 +1,11 @@
-"""Checks of the run folder: complete writes, links, disk space, an agreeing clock, and access from all nodes."""
+"""Checks of the run folder: complete writes, links, an agreeing clock, and access from all nodes."""
 
 import os
 import secrets
 import time
 from pathlib import Path
 
-from pneumo_dist.doctor.findings import Finding, error, ok, readable_size, warning
+from pneumo_dist.doctor.findings import Finding, error, ok, warning
 from shards.errors import os_fix
 from shards.files import atomic_symlink, atomic_write
 from shards.temporaries import scratch_folder
@@ -99,25 +99,6 @@ def check_clock(before: float, written: float, after: float, drift: float) -> li
         message = f"the run folder's clock is {abs(skew):.1f} s {side} this node's: heartbeats will mislead"
         return [warning("clock", message, fix)]
     return [ok("clock", f"agrees with the run folder's clock within {SKEW_SECONDS:.0f} s")]
-
-
-def check_disk_space(free: int, one: int, needed: int, runs: Path) -> list[Finding]:
-    """Check that there is disk space for checkpoints.
-
-    Args:
-        free: Free bytes of the file system.
-        one: Bytes of one checkpoint.
-        needed: Bytes that training will add to those already stored.
-        runs: Folder of all runs.
-    """
-    space = f"{readable_size(free)} free at {runs}"
-    message = f"{space}, checkpoints need {readable_size(max(needed, one))}"
-    fix = "free some space, or give another --runs; a stage keeps its top_k checkpoints and the newest two"
-    if free < one:
-        return [error("room", f"{space}, one checkpoint needs {readable_size(one)}", fix)]
-    if free < needed:
-        return [warning("room", message, fix)]
-    return [ok("room", message)]
 
 
 def check_sharing(folder: Path, nodes: int, mounts: str) -> list[Finding]:

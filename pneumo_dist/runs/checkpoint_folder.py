@@ -5,7 +5,7 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,7 +116,11 @@ class CheckpointFolder:
 
     def check_newest(self) -> None:
         """Raise InputError if the newest file is damaged. An older one would be without the epochs since then."""
-        for file in self.files()[:1]:
+        self.check_whole(self.files()[:1])
+
+    def check_whole(self, files: Iterable[CheckpointFile]) -> None:
+        """Raise InputError for the first of some files that is damaged."""
+        for file in files:
             if not self._is_whole(file):
                 raise file.damaged()
 
@@ -171,8 +175,7 @@ class CheckpointFolder:
     def best_whole(self, history: Sequence[Mapping[str, Any]]) -> CheckpointFile:
         """Return the file with the best score. Raises InputError if it is damaged."""
         (best,) = self.best(history, 1)
-        if not self._is_whole(best):
-            raise best.damaged()
+        self.check_whole([best])
         return best
 
     def _is_whole(self, file: CheckpointFile) -> bool:

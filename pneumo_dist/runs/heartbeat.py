@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 HEARTBEAT, LOCK = "heartbeat.json", "lock"
 RUNNING, PREEMPTED, FAILED, DONE = "running", "preempted", "failed", "done"
 BEAT_SECONDS = 15.0
+# A run without a heartbeat for longer than this was killed, or its node is lost.
+LOST_SECONDS = 4 * BEAT_SECONDS
 # The ranks of a killed run die with it, but not at the same instant.
 PATIENCE_SECONDS = 10.0
 
@@ -150,6 +152,28 @@ def hold_run_folder(folder: Path, ranks: "Ranks", facts: Mapping[str, Any]) -> I
             raise
         finally:
             heartbeat.end(state)
+
+
+@contextmanager
+def hold_idle_folder(folder: Path) -> Iterator[None]:
+    """Lock a fold's folder in which nobody trains, so that no run begins meanwhile.
+
+    Raises InputError if a run holds the lock, or has written a heartbeat within the last minute: on some file systems
+    other nodes do not see the lock.
+    """
+    with open_append(folder / LOCK) as stream:
+        try:
+            is_free = try_lock(stream)
+        except OSError:
+            is_free = True  # a file system without locks
+        if not is_free or _beats(folder):
+            raise InputError(f"{folder}: {_whose(folder)} is training here; wait for it, or stop it")
+        yield
+
+
+def _beats(folder: Path) -> bool:
+    beat = read_heartbeat(folder)
+    return beat is not None and beat.get("state") == RUNNING and time.time() - float(beat["time"]) < LOST_SECONDS
 
 
 def _hold(folder: Path, stream: BinaryIO | None) -> bool:

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pydantic
 
-from pneumo_dist.runs.heartbeat import BEAT_SECONDS, FAILED, RUNNING, read_heartbeat
+from pneumo_dist.runs.heartbeat import FAILED, LOST_SECONDS, RUNNING, read_heartbeat
 from pneumo_dist.runs.logs import METRICS, MOST_LOG, LineModel
 from shards.console import printable
 from shards.errors import InputError
 from shards.stored import read_limited
 
-# A run without a heartbeat for longer than this was killed, or its node is lost.
-LOST_SECONDS = 4 * BEAT_SECONDS
 # Longer than it takes to compile a network or to validate a batch.
 STALLED_SECONDS = 300.0
 STALLED, UNKNOWN = "stalled", "unknown"

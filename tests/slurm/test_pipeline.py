@@ -119,3 +119,65 @@ def test_bad_input_is_found_before_anything_is_submitted(
         "a line for each stage"
     )
     assert not cluster.queue()
+
+
+def several(cluster: Cluster, folder: Path, runs: Path, *more: object) -> str:
+    """Return the output of slurm/pipeline.sh for the experiments of a folder, on finished shards."""
+    configs = [word for path in sorted(runs.parent.glob("*.yaml")) for word in ("--config", path)]
+    return cluster.run(
+        *("bash", ROOT / "slurm/pipeline.sh", *configs, "--shards", folder / "shards", "--runs", runs),
+        *("--folds", FOLDS, "--at-a-time", 4, "--cpu", "--set", "epochs=1", *more),
+    )
+
+
+@pytest.fixture(scope="module")
+def two_experiments(
+    cluster: Cluster, submitted: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str], list[str]]:
+    """Two experiments in one go, submitted twice, then one alone: the runs, the jobs, the output."""
+    folder, _ = submitted
+    runs = tmp_path_factory.mktemp("two") / "runs"
+    for name in ("one", "two"):
+        write_config(runs.parent / f"{name}.yaml", name=name, stages=[{"name": "only"}], micro_batch=2)
+    first = several(cluster, folder, runs)
+    queue = cluster.queue()
+    again = several(cluster, folder, runs)
+    (runs.parent / "two.yaml").rename(runs.parent / "two.txt")
+    alone = several(cluster, folder, runs)
+    assert set(cluster.queue()) <= set(queue), "nothing is submitted twice"
+    until(lambda: not cluster.queue(), 400, f"both experiments have ended (logs in {runs}/slurm)")
+    return runs, jobs_of(first), [first, again, alone]
+
+
+def test_several_experiments_train_in_one_array(
+    cluster: Cluster, two_experiments: tuple[Path, list[str], list[str]]
+) -> None:
+    runs, jobs, (first, again, alone) = two_experiments
+    assert len(jobs) == 3, "training, and a prediction for each experiment"
+    assert [f"training      job {jobs[0]}, folds 0 1 2 of {name}\n" in first for name in ("one", "two")] == [True] * 2
+    for name, prediction in zip(("one", "two"), jobs[1:], strict=True):
+        assert (runs / name / "test/submission.csv").exists() and (runs / name / "report.html").exists(), logs(
+            runs / ".."
+        )
+        assert f"prediction    job {prediction} of {name}, already in the queue" in again
+        for fold in range(FOLDS):
+            (line,) = (runs / name / f"fold{fold}/only/metrics.jsonl").read_text().splitlines()
+            assert '"epoch": 0' in line, "--set reaches each experiment"
+    assert {cluster.state(f"{jobs[0]}_{task}") for task in range(2 * FOLDS)} == {"COMPLETED"}
+    assert "training      job " not in again + alone and "prediction    job " + jobs[1] + ", already" in alone
+
+
+def test_two_experiments_of_one_name_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    configs = [write_config(tmp_path / f"{name}.yaml") for name in ("a", "b")]
+    done = subprocess.run(
+        [
+            *("bash", ROOT / "slurm/pipeline.sh", "--config", configs[0], "--config", configs[1], "--shards", tmp_path),
+            *("--runs", tmp_path / "runs", "--cpu", "--", "--dicom", tmp_path),
+        ],
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: tiny: two configs have this name, and would train in one folder\n"
+    assert not cluster.queue() and not (tmp_path / "runs").exists()

@@ -21,6 +21,7 @@ COMMANDS = [
     "fetch-weights",
     "init-config",
     "predict",
+    "prune",
     "report",
     "segment",
     "show-batch",

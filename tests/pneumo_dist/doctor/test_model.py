@@ -6,8 +6,8 @@ from only_finding import only
 
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.doctor.findings import Finding, Status
-from pneumo_dist.doctor.model import check_batches, check_network, stored_bytes
-from pneumo_dist.network.fit import checkpoint_bytes, meta_model
+from pneumo_dist.doctor.model import check_batches, check_network
+from pneumo_dist.network.fit import meta_model
 
 FCN = {"arch": "fcn", "fcn": {"widths": [4, 6, 8]}}
 DEEPLAB = {"arch": "deeplabv3", "encoder": "resnet18"}
@@ -50,12 +50,3 @@ def test_batch_that_the_ranks_cannot_divide() -> None:
     experiment = experiment_of({"global_batch": 8, "micro_batch": 2}, {"global_batch": 12, "micro_batch": 4}, model=FCN)
     assert check_batches(experiment, "x.yaml", world=1) == []
     only(check_batches(experiment, "x.yaml", world=2), Status.ERROR, "x.yaml: stage s1: global_batch 12", "8 or 16")
-
-
-def test_size_of_checkpoints() -> None:
-    experiment = experiment_of(
-        {"top_k": 1, "optim": {"name": "sgd"}}, {"top_k": 3, "optim": {"name": "adam", "ema_decay": 0.9}}, model=FCN
-    )
-    model = network_of(experiment)
-    small, large = checkpoint_bytes(model, 2), checkpoint_bytes(model, 4)
-    assert stored_bytes(model, experiment) == (large, (1 + 2) * small + (3 + 2) * large + large)

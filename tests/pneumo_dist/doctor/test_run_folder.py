@@ -12,7 +12,7 @@ from only_finding import only
 
 from pneumo_dist.doctor import run_folder
 from pneumo_dist.doctor.findings import Status
-from pneumo_dist.doctor.run_folder import check_clock, check_disk_space, check_run_folder, check_sharing, file_system
+from pneumo_dist.doctor.run_folder import check_clock, check_run_folder, check_sharing, file_system
 
 MOUNTS = """\
 21 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
@@ -112,20 +112,6 @@ def test_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_clock(readings: tuple[float, float, float, float], status: Status, words: tuple[str, ...]) -> None:
     only(check_clock(*readings), status, *words)
-
-
-def test_disk_space() -> None:
-    runs, gib = Path("runs"), 2**30
-    only(check_disk_space(20 * gib, gib, 5 * gib, runs), Status.OK, "20.0 GiB free at runs, checkpoints need 5.0 GiB")
-    only(
-        check_disk_space(2 * gib, gib, 5 * gib, runs),
-        Status.WARNING,
-        "2.0 GiB free at runs",
-        "need 5.0",
-        "free some space",
-    )
-    only(check_disk_space(gib // 2, gib, 5 * gib, runs), Status.ERROR, "512 MiB free", "one checkpoint needs 1.0 GiB")
-    only(check_disk_space(2 * gib, gib, -gib, runs), Status.OK, "checkpoints need 1.0 GiB")
 
 
 @pytest.mark.parametrize(

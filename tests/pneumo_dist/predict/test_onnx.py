@@ -31,7 +31,7 @@ from pneumo_dist.network.build import build_model
 from pneumo_dist.predict import onnx_file
 from pneumo_dist.predict.bundle import read_bundle, write_bundle
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork
-from pneumo_dist.predict.new_films import NewFilmOptions, film_paths, film_shards
+from pneumo_dist.predict.new_films import NewFilmOptions, film_shards, find_films
 from pneumo_dist.predict.onnx_file import export_bundle
 from pneumo_dist.predict.onnx_graph import EnsembleGraph
 from pneumo_dist.predict.onnx_trace import onnx_model
@@ -52,7 +52,7 @@ SMALL: list[dict[str, Any]] = [{**member, "image_size": None} for member in MIXE
 
 def films_of(paths: Sequence[Path], folder: Path, side: int) -> Shards:
     """Build DICOM files as new films of a side."""
-    shards, refused = film_shards(paths, folder, NewFilmOptions(side, FilmRules(any_film=True)))
+    shards, refused = film_shards(find_films(paths), folder, NewFilmOptions(side, FilmRules(any_film=True)))
     assert shards is not None and not refused
     return shards
 
@@ -153,7 +153,7 @@ def test_program_of_the_page_makes_the_masks_of_segment(small: Path, tmp_path: P
     (maps,) = session_of(small / "b.onnx").run(None, {"film": squares(shards)})
     _, rule = read_bundle(small / "b")
     called = 0
-    for row, path in enumerate(film_paths([tmp_path / "films"])):
+    for row, path in enumerate(sorted((tmp_path / "films").iterdir())):
         number = [str(each) for each in shards.column("image_id")].index(path.stem)
         p8 = np.rint(maps[number] * 255).astype(np.uint8)
         expected = apply_rule(label_map(p8, shards.grid(number)), rule)
@@ -233,7 +233,7 @@ def test_real_films_are_predicted_alike(mixed: Path, tmp_path: Path) -> None:
     folder = Path(os.environ.get("PNEUMO_REAL_DATA", ROOT / "../shared/data")).resolve() / "siim_sample"
     if not folder.is_dir():
         pytest.skip("no real films here: point PNEUMO_REAL_DATA at their folder")
-    shards = films_of(film_paths([folder]), tmp_path / "shards", 96)
+    shards = films_of([folder], tmp_path / "shards", 96)
     assert len(shards) == 10
     check_equal(mixed / "b.onnx", mixed / "b", shards, tmp_path / "predictions")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pneumo_dist.runs.status import LOST_SECONDS, STALLED_SECONDS, FoldStatus, read_status, table
+from pneumo_dist.runs.heartbeat import LOST_SECONDS
+from pneumo_dist.runs.status import STALLED_SECONDS, FoldStatus, read_status, table
 from shards.errors import InputError
 
 NOW = 1_000_000.0

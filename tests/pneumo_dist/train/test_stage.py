@@ -176,7 +176,7 @@ def test_config_result_curve_and_films_are_logged(straight: Path, board: EventAc
     assert b'"swa_epochs": 2' in text.tensor_proto.string_val[0]
     # A film whose Dice changes has several tags.
     shown = Counter(tag.split("/")[1] for tag in tags["images"] for _ in board.Images(tag))
-    assert shown == {"fixed": 4, "worst": 4}, "both in each of four epochs"
+    assert shown == {"fixed": 12, "worst": 12}, "three positive films in each of four epochs"
     assert len(board.Tensors("validation/pixels")) == 4
     summaries = board.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"encoder" in summaries
