@@ -43,7 +43,7 @@ from pneumo_dist.data.plan import EpochPlan, split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict.ensemble import resolve
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.ranks.watchdog import TRAINING
+from pneumo_dist.ranks.watchdog import PREDICTION, TRAINING
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.lineage import training_digest
 from pneumo_dist.train.fold import train_fold
@@ -167,6 +167,11 @@ def rehearsed(world: int, dataset: str, folder: str) -> Rehearsed:
             if phase == TRAINING and not start:
                 start.append(replace(opened))
 
+        def first_group_only(films: int) -> None:
+            # After the messages of the first group of films, as nobody predicts the other ranks' films.
+            if any(phase == PREDICTION for phase, _ in ranks.traffic.messages):
+                raise _EnoughError
+
         ranks.traffic.on_phase = noted
         shards = Shards(Path(dataset))
         runs = out / "runs"
@@ -181,12 +186,6 @@ def rehearsed(world: int, dataset: str, folder: str) -> Rehearsed:
 
 class _EnoughError(Exception):
     pass
-
-
-def first_group_only(films: int) -> None:
-    """End the prediction after the first group of films, as nobody predicts the other ranks' films."""
-    if films:
-        raise _EnoughError
 
 
 def not_averaged(member: object, fold: object) -> Path:

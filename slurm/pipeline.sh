@@ -58,6 +58,9 @@ shards=$(realpath -m "$shards") runs=$(realpath -m "$runs")
 read -ra everywhere <<<"$PNEUMO_SBATCH"
 read -ra with_gpus <<<"$PNEUMO_GPU_SBATCH"
 
+# Read before the folds are checked: a task that ends meanwhile is then found in the queue, not missing.
+queue=$(squeue --me --noheader --array --format='%i %j' || true)
+
 # Report bad input now rather than in the queue, if this machine can check it: each config, and once the shards exist, every
 # fold. Trained folds are skipped. Each of these has an entry for each config.
 names=() digests=() trained=()
@@ -104,7 +107,7 @@ prepare=pneumo-prepare-$(short "$shards")
 finalize=pneumo-finalize-$(short "$shards")
 
 # Print the ids of pending and running jobs with a name, with each task of an array separately.
-queued() { squeue --me --noheader --array --format=%i --name="$1" | xargs; }
+queued() { awk -v name="$1" '$2 == name { print $1 }' <<<"$queue" | xargs; }
 # Print the ids of the pending and running tasks that train an experiment, with their folds. A job that trains several
 # experiments has the digests of all in its name, and task N trains fold N % folds of experiment N / folds.
 #   training_of NAME DIGEST
@@ -118,7 +121,7 @@ training_of() {
       IFS=- read -ra each <<<"${BASH_REMATCH[2]}"
       [[ ${each[task / BASH_REMATCH[1]]:-} == "$2" ]] && echo "$id $((task % BASH_REMATCH[1]))"
     fi
-  done < <(squeue --me --noheader --array --format='%i %j')
+  done <<<"$queue"
   return 0
 }
 # Submit a job that waits for the jobs in a list, and print its id.
