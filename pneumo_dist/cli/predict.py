@@ -236,20 +236,19 @@ def average(  # noqa: PLR0913  # one parameter per option
 ) -> None:
     """Average the weights of an ensemble as its config asks, and write it as one file for predict and segment."""
     from pneumo_dist.cli.networks import NetworkOptions, find_networks, limits_of, load_ensemble
-    from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.ranks.ranks import process_group
     from pneumo_dist.thresholds.choose import choose_rule, run_thresholds
 
     if config_path is None:
         raise InputError("give --config, an experiment or an ensemble")
+    loaded = load_ensemble(NetworkOptions(config_path, overrides))
     rule, tuned = None, None
     if bundle is not None:
         if bundle.is_dir():
             raise InputError(f"--bundle {bundle}: is a folder; give the file to write")
         # Chosen first: averaging takes hours and would be wasted without a rule.
-        config = load_either(config_path, overrides)
+        config = loaded[1] or loaded[0]
         rule, tuned = choose_rule(config, rule_name, lambda: run_thresholds(runs / config.name))
-    loaded = load_ensemble(NetworkOptions(config_path, overrides))
     with process_group(cpu, limits_of(loaded[1])) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
         ensemble = find_networks(loaded, folds, runs, shards, ranks)

@@ -8,6 +8,7 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.network.fit import activation_bytes, meta_model
 from pneumo_dist.ranks.precision import resolve_amp
 from pneumo_dist.ranks.processes import available_memory
+from shards.console import counted
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -96,7 +97,7 @@ def first_config(shards: Shards, name: str, cpu: bool) -> str:
     body = "\n".join(f"{text:<36}# {comment}" if comment else text for text, comment in lines)
     needed = f"{found.bytes / 2**30:.1f} GiB at micro_batch {found.batch}"
     return (
-        f"# Written by init-config for {ranks} rank{'s' * (ranks > 1)} on {where} with {memory / 2**30:.1f} GiB free.\n"
+        f"# Written by init-config for {counted(ranks, 'rank')} on {where} with {memory / 2**30:.1f} GiB free.\n"
         f"# A step takes about {needed}. The smallest fold trains on {films} films.\n"
         f"# docs/config.md explains all keys.\n{body}\n"
     )

@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
-import jinja2
-
 from pneumo_dist.report.compare import ComparedRun
 from pneumo_dist.report.paired import Paired
+from pneumo_dist.report.templates import templates
 from pneumo_dist.thresholds.worth import Estimate
 from shards.console import printable
 from shards.spreadsheet import csv_text
@@ -89,15 +88,8 @@ def as_csv(runs: Sequence[ComparedRun]) -> str:
 
 def as_html(runs: Sequence[ComparedRun]) -> str:
     """Return the comparison as one HTML page. Every text is escaped."""
-    pages = jinja2.Environment(
-        loader=jinja2.PackageLoader("pneumo_dist.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     content = {"rows": cells(runs), "titles": TITLES, "differences": DIFFERENCES}
-    return pages.get_template("compare.html.j2").render(content)
+    return templates().get_template("compare.html.j2").render(content)
 
 
 def _paired(run: ComparedRun) -> tuple[Paired | None, Paired | None, Paired | None]:

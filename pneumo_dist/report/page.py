@@ -7,8 +7,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.rules import RuleName
@@ -28,6 +26,7 @@ from pneumo_dist.report.inputs import (
 )
 from pneumo_dist.report.splits import inline, overlay_sheet
 from pneumo_dist.report.subgroups import SMALLEST_CELL, split_by
+from pneumo_dist.report.templates import templates
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.thresholds.choose import choose_rule, own_triplet
 from pneumo_dist.thresholds.rules import THRESHOLDS
@@ -146,13 +145,7 @@ def write_report(
 
 def render(content: Mapping[str, Any]) -> str:
     """Return the page. Every text of `content` is escaped."""
-    pages = jinja2.Environment(
-        loader=jinja2.PackageLoader("pneumo_dist.report", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    pages = templates()
     pages.tests["known"] = lambda value: value is not None and not math.isnan(value)
     colours = {
         "label_colour": palette.css(palette.LABEL_TEXT),

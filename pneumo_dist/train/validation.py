@@ -188,10 +188,11 @@ def _truth(shards: Shards, row: int) -> Map | None:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A film that may be drawn: its Dice at 0.5, table row, image and mask on the device, and p8 map."""
+    """A film that may be drawn: its Dice at 0.5, table row, histograms, image and mask on the device, and p8 map."""
 
     dice: float
     index: int
+    histograms: npt.NDArray[np.int64]
     image: torch.Tensor
     mask: torch.Tensor
     p8: npt.NDArray[np.uint8]
@@ -204,6 +205,11 @@ class _Candidate:
     def planes(self) -> npt.NDArray[np.uint8]:
         """Grey image, label and p8 map, uint8 (3, size, size)."""
         return np.stack([_grey(self.image), np.asarray(self.mask.to(torch.uint8).cpu().numpy()), self.p8])
+
+    def figures(self, triplet: Triplet) -> tuple[float, float, bool]:
+        """Dice at 0.5, and Dice and call under a triplet."""
+        counts = triplet_counts(self.histograms[None], triplet)
+        return self.dice, float(counts.dice[0]), bool(counts.called[0])
 
 
 class _FilmScores:
@@ -235,7 +241,7 @@ class _FilmScores:
             if index in self._shown or is_worst:
                 # Copies, because views would keep the whole batch in memory.
                 image, mask = batch.images[position][0].clone(), batch.masks[position][0].clone()
-                self._keep(_Candidate(dice, index, image, mask, p8.copy()), is_worst)
+                self._keep(_Candidate(dice, index, histograms.copy(), image, mask, p8.copy()), is_worst)
 
     def _is_among_worst(self, order: tuple[float, int]) -> bool:
         return len(self._worst) < len(self._shown) or any(order < last.order for last in self._worst[-1:])
@@ -269,21 +275,17 @@ class _FilmScores:
         stacks = ranks.arrays_to_rank_0(
             np.stack([each.planes for each in drawn.values()]) if drawn else np.zeros((0, 3, 0, 0), np.uint8)
         )
-        dices = ranks.arrays_to_rank_0(np.array([each.dice for each in drawn.values()], np.float64))
+        figures = np.array([each.figures(triplet) for each in drawn.values()], np.float64).reshape(-1, 3)
         films = {
-            int(index): (*plane, float(dice))
-            for rows, stack, values in zip(found, stacks, dices, strict=True)
-            for index, plane, dice in zip(rows, stack, values, strict=True)
+            int(index): (*plane, float(dice), float(best_dice), bool(called))
+            for rows, stack, values in zip(found, stacks, ranks.arrays_to_rank_0(figures), strict=True)
+            for index, plane, (dice, best_dice, called) in zip(rows, stack, values, strict=True)
         }
         if not ranks.is_main:
             return ()
 
         def drawn_as(name: str, index: int) -> Overlay:
-            image, label, p8, dice = films[index]
-            histograms = film_histograms(label_map(p8, self._shards.grid(index)), _truth(self._shards, index))
-            counts = triplet_counts(histograms[None], triplet)
-            key = self._shards.text(index, "key")
-            return Overlay(name, key, image, label, p8, dice, float(counts.dice[0]), bool(counts.called[0]))
+            return Overlay(name, self._shards.text(index, "key"), *films[index])
 
         fixed = [drawn_as(f"fixed/{self._shards.text(i, 'key')}", i) for i in sorted(films.keys() & self._shown)]
         return *fixed, *(drawn_as(f"worst/{number + 1}", index) for number, index in enumerate(worst))

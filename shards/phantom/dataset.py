@@ -5,7 +5,7 @@ They replace the competition's films in demonstrations, tests and benchmarks, an
 
 import hashlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
-from shards.arrays import Image, Mask
+from shards.arrays import Image
 from shards.dataset import rle
 from shards.drawing import encode_image
 from shards.errors import InputError
@@ -83,11 +83,10 @@ def synthesize(
     size < 64, a positive_rate outside [0, 1], and a negative seed.
     """
     _check(out, images, size, positive_rate, seed)
-    positive, owners = _positives(images, positive_rate, seed), _owners(images, seed)
+    owners = _owners(images, seed)
     dicom_dir, labels_csv = out / "dicom-images", out / "train-rle.csv"
     rows: list[str] = []
-    for index in range(images):
-        film = render_film(np.random.default_rng([seed, index]), size, bool(positive[index]))
+    for index, film in enumerate(_films(images, size, positive_rate, seed)):
         study, series, instance = (_uid(kind, seed, index) for kind in ("study", "series", "instance"))
         folder = dicom_dir / study / series
         patient = _patient(seed, owners[index])
@@ -100,7 +99,7 @@ def synthesize(
         if on_film is not None:
             on_film()
     atomic_write(labels_csv, "\n".join([CSV_HEADER, *rows]) + "\n")
-    return SynthSummary(images, int(positive.sum()), len(set(owners)), len(rows), dicom_dir, labels_csv)
+    return SynthSummary(images, round(images * positive_rate), len(set(owners)), len(rows), dicom_dir, labels_csv)
 
 
 def synthesize_pictures(
@@ -118,10 +117,9 @@ def synthesize_pictures(
     `synthesize`.
     """
     _check(out, images, size, positive_rate, seed)
-    positive, owners = _positives(images, positive_rate, seed), _owners(images, seed)
+    owners = _owners(images, seed)
     rows = []
-    for index in range(images):
-        film = render_film(np.random.default_rng([seed, index]), size, bool(positive[index]))
+    for index, film in enumerate(_films(images, size, positive_rate, seed)):
         name = f"film-{index + 1:0{len(str(images))}d}"
         for folder, pixels in (("images", film.image), ("masks", film.mask * np.uint8(255))):
             (out / folder).mkdir(parents=True, exist_ok=True)
@@ -130,14 +128,15 @@ def synthesize_pictures(
         if on_film is not None:
             on_film()
     atomic_write(out / "patients.csv", "\n".join(["image_id,group", *rows]) + "\n")
-    return PictureSummary(images, int(positive.sum()), len(set(owners)))
+    return PictureSummary(images, round(images * positive_rate), len(set(owners)))
 
 
-def _positives(images: int, positive_rate: float, seed: int) -> Mask:
+def _films(images: int, size: int, positive_rate: float, seed: int) -> Iterator[Film]:
+    """Render the films one by one. Exactly round(images * positive_rate) of them are positive."""
     order = np.random.default_rng([seed, 0, 1]).permutation(images)
-    positive = np.zeros(images, np.uint8)
-    positive[order[: round(images * positive_rate)]] = 1
-    return positive
+    positive = set(order[: round(images * positive_rate)].tolist())
+    for index in range(images):
+        yield render_film(np.random.default_rng([seed, index]), size, index in positive)
 
 
 def _check(out: Path, images: int, size: int, positive_rate: float, seed: int) -> None:

@@ -1,11 +1,10 @@
 """Overlays: outlines at the edges of the masks, a legend of what is drawn, and text that fits."""
 
-from typing import Any
-
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from images import drawn_texts
 
 from shards.overlay import LABEL_LINE, PREDICTION_LINE, draw_overlay, margin, outlined
 from shards.palette import BACKGROUND, LABEL, PREDICTION, TEXT, Colour
@@ -25,19 +24,6 @@ def square(height: int, width: int, rows: tuple[int, int], columns: tuple[int, i
     mask = np.zeros((height, width), np.uint8)
     mask[slice(*rows), slice(*columns)] = 1
     return mask
-
-
-def drawn_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that gets every text that OpenCV draws from now on."""
-    texts: list[str] = []
-    draw = cv2.putText
-
-    def noted(strip: Any, text: str, *more: Any) -> Any:
-        texts.append(text)
-        return draw(strip, text, *more)
-
-    monkeypatch.setattr(cv2, "putText", noted)
-    return texts
 
 
 @pytest.mark.parametrize("grain", [1, 4])

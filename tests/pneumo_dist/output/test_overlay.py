@@ -1,11 +1,10 @@
 """Overlays: the film, its mask, and a margin of text."""
 
-from typing import Any
-
 import cv2
 import numpy as np
 import pytest
 from film_files import noise
+from images import drawn_texts
 
 from pneumo_dist.output.overlay import EMPTY, FILL, FOUND, NOTE, draw_film
 from shards.palette import PREDICTION
@@ -24,46 +23,33 @@ def test_the_overlay_shows_film_outline_fill_and_margin() -> None:
     np.testing.assert_array_equal(drawn[55:95, 35:75], np.rint(inner).astype(np.uint8))
 
 
-def list_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that gets every text that OpenCV draws from now on."""
-    texts: list[str] = []
-    draw = cv2.putText
-
-    def noted(strip: Any, text: str, *more: Any) -> Any:
-        texts.append(text)
-        return draw(strip, text, *more)
-
-    monkeypatch.setattr(cv2, "putText", noted)
-    return texts
-
-
 def test_the_margin_says_whether_there_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn_texts = list_texts(monkeypatch)
+    recorded = drawn_texts(monkeypatch)
     image, mask = noise(400, 300), np.zeros((400, 300), np.uint8)
     empty = draw_film(image, mask)
     np.testing.assert_array_equal(empty[:400], np.repeat(image[:, :, None], 3, axis=2))
     mask[9:50, 9:50] = 1
     draw_film(image, mask)
-    assert drawn_texts == ["prediction", EMPTY, NOTE, "prediction", FOUND, NOTE] and EMPTY == "no pneumothorax found"
+    assert recorded == ["prediction", EMPTY, NOTE, "prediction", FOUND, NOTE] and EMPTY == "no pneumothorax found"
     assert "research use only" in NOTE
 
 
 @pytest.mark.parametrize("width", [64, 300, 2000])
 def test_the_margin_shows_every_warning_in_full(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    drawn_texts = list_texts(monkeypatch)
+    recorded = drawn_texts(monkeypatch)
     image, mask = noise(90, width), np.zeros((90, width), np.uint8)
     texts = ["no BodyPartExamined: taken as a chest film", "its pixels are not square: " + "resampled " * 9]
     drawn = draw_film(image, mask, texts)
-    shown = "".join("".join(drawn_texts[1:]).split())
+    shown = "".join("".join(recorded[1:]).split())
     assert shown == "".join("".join([EMPTY, NOTE, *(f"warning: {text}" for text in texts)]).split())
     assert drawn.shape[0] > draw_film(image, mask).shape[0]
 
 
 @pytest.mark.parametrize("width", [64, 300, 2000])
 def test_a_caption_comes_before_the_warnings(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    drawn_texts = list_texts(monkeypatch)
+    recorded = drawn_texts(monkeypatch)
     image, mask = noise(90, width), np.zeros((90, width), np.uint8)
     caption = ["area: 12,345 px, 1,234 mm2", "model: " + "W" * 64]
     draw_film(image, mask, ["turned"], caption)
-    shown = "".join("".join(drawn_texts[1:]).split())
+    shown = "".join("".join(recorded[1:]).split())
     assert shown == "".join("".join([EMPTY, NOTE, *caption, "warning: turned"]).split())
