@@ -121,12 +121,12 @@ def test_bad_input_is_found_before_anything_is_submitted(
     assert not cluster.queue()
 
 
-def several(cluster: Cluster, folder: Path, runs: Path, *more: object) -> str:
-    """Return the output of slurm/pipeline.sh for the experiments of a folder, on finished shards."""
-    configs = [word for path in sorted(runs.parent.glob("*.yaml")) for word in ("--config", path)]
+def several(cluster: Cluster, folder: Path, runs: Path, *experiments: str) -> str:
+    """Return the output of slurm/pipeline.sh for experiments whose configs lie beside the runs, on finished shards."""
+    configs = [word for name in experiments for word in ("--config", runs.parent / f"{name}.yaml")]
     return cluster.run(
         *("bash", ROOT / "slurm/pipeline.sh", *configs, "--shards", folder / "shards", "--runs", runs),
-        *("--folds", FOLDS, "--at-a-time", 4, "--cpu", "--set", "epochs=1", *more),
+        *("--folds", FOLDS, "--at-a-time", 4, "--cpu", "--set", "epochs=1"),
     )
 
 
@@ -139,11 +139,10 @@ def two_experiments(
     runs = tmp_path_factory.mktemp("two") / "runs"
     for name in ("one", "two"):
         write_config(runs.parent / f"{name}.yaml", name=name, stages=[{"name": "only"}], micro_batch=2)
-    first = several(cluster, folder, runs)
+    first = several(cluster, folder, runs, "one", "two")
     queue = cluster.queue()
-    again = several(cluster, folder, runs)
-    (runs.parent / "two.yaml").rename(runs.parent / "two.txt")
-    alone = several(cluster, folder, runs)
+    again = several(cluster, folder, runs, "one", "two")
+    alone = several(cluster, folder, runs, "one")
     assert set(cluster.queue()) <= set(queue), "nothing is submitted twice"
     until(lambda: not cluster.queue(), 400, f"both experiments have ended (logs in {runs}/slurm)")
     return runs, jobs_of(first), [first, again, alone]
