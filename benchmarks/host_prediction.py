@@ -16,12 +16,12 @@ from benchmarks.inference import noise_film
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.maps.store import film_facts, write_block
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict.encoded import EncodedFilm, _packed, _unpacked, encode_films
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork
 from pneumo_dist.predict.forward import NetworkCache, PredictedFilms
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import film_facts, write_block
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.arrays import Map
 from shards.dataset.table import Shards

@@ -186,7 +186,7 @@ def histogram_turn(folder: Path) -> tuple[float, float, int]:
     """Return films/s from stored predictions to histograms, and the predictions' mean size in kB and their number."""
     import torch
 
-    from pneumo_dist.predict.store import Predictions
+    from pneumo_dist.maps.store import Predictions
     from pneumo_dist.ranks.ranks import Ranks
     from pneumo_dist.thresholds.tune import prediction_histograms
 
@@ -201,7 +201,7 @@ def histogram_turn(folder: Path) -> tuple[float, float, int]:
 
 def png_turn(folder: Path) -> dict[str, tuple[float, float, float]]:
     """Return mean kB, and median ms to encode and decode, of maps with the stored settings and OpenCV's defaults."""
-    from pneumo_dist.predict.store import PNG, Predictions
+    from pneumo_dist.maps.store import PNG, Predictions
 
     maps = [p8 for _, p8 in Predictions(folder)]
     figures = {}

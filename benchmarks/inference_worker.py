@@ -14,10 +14,10 @@ from benchmarks.common import memory_mib
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import process_group
 from shards.dataset.table import Shards
 

@@ -21,7 +21,7 @@ from benchmarks.common import SALT, FilmSet, label_file, link_films, write_confi
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
-from pneumo_dist.predict.store import MANIFEST, encode_map, film_facts, write_block, write_table
+from pneumo_dist.maps.store import MANIFEST, encode_map, film_facts, write_block, write_table
 from pneumo_dist.runs.heartbeat import DONE, HEARTBEAT
 from pneumo_dist.runs.logs import METRICS
 from pneumo_dist.scoring.arrays import Map

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pneumo_dist.predict.store import Predictions, encode_map, film_facts, write_block, write_table
+from pneumo_dist.maps.store import Predictions, encode_map, film_facts, write_block, write_table
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from pneumo_dist.thresholds.file import read_thresholds, write_thresholds

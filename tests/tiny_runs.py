@@ -11,11 +11,11 @@ from images import decode
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
 from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.network.build import split_outputs
 from pneumo_dist.predict.average import averaged_checkpoint
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, TrainedFold, resolve
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.train.fold import train_fold

@@ -45,7 +45,7 @@ def tune(
 ) -> None:
     """Find the exact best thresholds on the out-of-fold predictions."""
     from pneumo_dist.config.ensemble import load_either
-    from pneumo_dist.predict.store import open_predictions
+    from pneumo_dist.maps.store import open_predictions
     from pneumo_dist.report.plots import draw_curve, draw_surface
     from pneumo_dist.thresholds.file import CURVE, SURFACE, summary_lines, write_thresholds
     from pneumo_dist.thresholds.objective import Objective
@@ -121,8 +121,8 @@ def submit(  # noqa: PLR0913  # one parameter per option
     from dataclasses import replace
 
     from pneumo_dist.config.ensemble import load_either
+    from pneumo_dist.maps.store import open_predictions
     from pneumo_dist.output.submission import drift_warning, sample_order, submission_rows, write_submission
-    from pneumo_dist.predict.store import open_predictions
     from pneumo_dist.scoring.masks import Rule
     from pneumo_dist.scoring.triplet import Triplet
     from pneumo_dist.thresholds.choose import choose_rule, run_thresholds
@@ -160,8 +160,8 @@ def submit(  # noqa: PLR0913  # one parameter per option
 
 def _called_out_of_fold(run: Path, rule: "Rule") -> float | None:
     """Return the share of the run's out-of-fold films that a rule calls positive; None without such predictions."""
+    from pneumo_dist.maps.store import MANIFEST, open_predictions
     from pneumo_dist.output.submission import called_share
-    from pneumo_dist.predict.store import MANIFEST, open_predictions
 
     folder = run / "oof" / "predictions"
     if not (folder / MANIFEST).exists():

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from pneumo_dist.data.normalise import single_batch
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.output.found import FilmPrediction, Found, find
 from pneumo_dist.predict.bundle import read_bundle
 from pneumo_dist.predict.ensemble import Ensemble
@@ -19,7 +20,6 @@ from pneumo_dist.predict.forward import NetworkCache, predict_films
 from pneumo_dist.predict.memory import batch_bytes, free_bytes, held_in_memory, network_bytes
 from pneumo_dist.predict.new_films import NewFilm, NewFilmOptions, RefusedFilm, film_shards, row_films
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks, pick_device
 from pneumo_dist.scoring.masks import Rule
 from shards.build.images import film_of_array

@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pneumo_dist.predict.store import Predictions, check_gate
+from pneumo_dist.maps.store import Predictions, check_gate
 from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from pneumo_dist.scoring.threads import in_order

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pneumo_dist.maps.store import encode_map
 from pneumo_dist.predict.forward import PredictedFilms
-from pneumo_dist.predict.store import encode_map
 from pneumo_dist.ranks.ranks import Ranks
 
 _FACTS = np.dtype([("row", "<i8"), ("class_probability", "<f8"), ("size", "<i8")])

@@ -16,13 +16,13 @@ import numpy as np
 
 from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
+from pneumo_dist.maps.store import MANIFEST, film_facts, is_whole, write_block, write_table
+from pneumo_dist.maps.store_content import BlockModel
 from pneumo_dist.predict.blocks import Block, Span, join_blocks, plan_blocks
 from pneumo_dist.predict.encoded import EncodedFilm, encode_films, films_on_rank_0
 from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, distinct_inputs, shares
 from pneumo_dist.predict.forward import LaunchedFilms, NetworkCache, predict_films
 from pneumo_dist.predict.memory import Held, batch_bytes, free_bytes, held_in_memory, network_bytes
-from pneumo_dist.predict.store import MANIFEST, film_facts, is_whole, write_block, write_table
-from pneumo_dist.predict.store_content import BlockModel
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
 from pneumo_dist.ranks.watchdog import PREDICTION
 from shards.dataset.table import Shards

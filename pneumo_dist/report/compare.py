@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pneumo_dist.config.load import load_config
-from pneumo_dist.predict.store import MANIFEST, Predictions, open_predictions
+from pneumo_dist.maps.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.report.inputs import experiments_of, read_history, run_figures
 from pneumo_dist.report.paired import Paired, aligned, paired
 from pneumo_dist.runs.heartbeat import DONE

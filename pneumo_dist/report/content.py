@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pneumo_dist.config.rules import RULES
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.report import plots
 from pneumo_dist.report.columns import Columns
 from pneumo_dist.report.evaluate import EvaluatedFilms

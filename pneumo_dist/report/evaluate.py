@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pneumo_dist.predict.store import Predictions, check_gate
+from pneumo_dist.maps.store import Predictions, check_gate
 from pneumo_dist.report.boundaries import boundary_scores
 from pneumo_dist.report.measures import image_scores, touched_lesions
 from pneumo_dist.scoring.arrays import Counts, Flags, Names

@@ -13,7 +13,7 @@ import numpy as np
 
 from pneumo_dist import __version__
 from pneumo_dist.config.load import read_tree
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.runs.logs import METRICS, EpochLineModel, read_epochs
 from pneumo_dist.scoring.arrays import Flags
 from pneumo_dist.scoring.histograms import Histograms

@@ -10,7 +10,7 @@ from typing import Any
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.rules import RuleName
-from pneumo_dist.predict.store import MANIFEST, Predictions, open_predictions
+from pneumo_dist.maps.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.report import plots
 from pneumo_dist.report.columns import subgroup_columns
 from pneumo_dist.report.content import EvaluatedRun, films_content, provenance, rival_content, rules_content

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.report.evaluate import EvaluatedFilms
 from pneumo_dist.scoring.arrays import Counts, Names
 from pneumo_dist.thresholds.worth import Estimate, estimate

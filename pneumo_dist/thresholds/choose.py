@@ -7,7 +7,7 @@ from pathlib import Path
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.rules import RuleName
-from pneumo_dist.predict.store import stored_digest
+from pneumo_dist.maps.store import stored_digest
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.file import read_thresholds

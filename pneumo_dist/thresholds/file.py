@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pneumo_dist.config.rules import RULES
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.thresholds.content import FORMAT_VERSION, ScoresModel, ThresholdsModel, VersionModel
 from pneumo_dist.thresholds.objective import Objective

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pneumo_dist.config.rules import RuleName
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.scoring.arrays import Counts
 from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.dice import Score

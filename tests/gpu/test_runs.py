@@ -17,9 +17,9 @@ from gpu.learners import ROOT, child_environment
 from tools.equality import run_differences
 
 from pneumo_dist.config.experiment import Experiment, RuntimeConfig
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.network.build import split_outputs
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.precision import configure
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted

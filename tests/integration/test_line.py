@@ -13,8 +13,8 @@ import pytest
 from images import decode
 from integration.conftest import ROOT, UNET, environment, must, run_module, write_config
 
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.output.submission import submission_rows
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset import rle

@@ -22,6 +22,7 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict import ensemble as inference
@@ -35,7 +36,6 @@ from pneumo_dist.predict.ensemble import (
     resolve,
 )
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.ranks.ddp import wrap_ddp
 from pneumo_dist.ranks.ranks import Ranks, process_group
 from pneumo_dist.runs.checkpoint import load_checkpoint, weights_of

@@ -42,13 +42,13 @@ from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.model import FcnConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.data.plan import fixed_batches
+from pneumo_dist.maps.store import open_predictions
 from pneumo_dist.network.build import build_model
 from pneumo_dist.output.submission import submission_rows, write_submission
 from pneumo_dist.predict.bundle import read_bundle
 from pneumo_dist.predict.bundle_content import FORMAT_VERSION, from_version_1
 from pneumo_dist.predict.ensemble import NetworkInput, read_network
 from pneumo_dist.predict.forward import NetworkCache, predict_films
-from pneumo_dist.predict.store import open_predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import StopAgreement
 from pneumo_dist.report.inputs import read_history

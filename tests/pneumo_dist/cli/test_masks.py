@@ -11,7 +11,7 @@ from full_disk import FullDisk, moments
 from report_runs import log_epochs, store, tune_run
 
 from pneumo_dist.cli.app import app
-from pneumo_dist.predict.store import MANIFEST, Predictions, write_table
+from pneumo_dist.maps.store import MANIFEST, Predictions, write_table
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 from shards.dataset.table import Shards
 

@@ -11,7 +11,7 @@ from film_files import noise, write_film
 from tiny_runs import PLAIN, Trained
 
 from pneumo_dist.cli.app import app
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from shards.build.build import build
 from shards.build.films import FilmFolders
 from shards.build.options import BuildOptions

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from report_runs import store
 
+from pneumo_dist.maps.store import Predictions, encode_map, film_facts, write_block, write_table
 from pneumo_dist.output.submission import (
     called_share,
     drift_warning,
@@ -13,7 +14,6 @@ from pneumo_dist.output.submission import (
     submission_rows,
     write_submission,
 )
-from pneumo_dist.predict.store import Predictions, encode_map, film_facts, write_block, write_table
 from pneumo_dist.scoring.masks import Rule, apply_triplet, label_map, remove_small
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset import rle

@@ -21,9 +21,9 @@ from pneumo_dist.cli.app import app
 from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import Indices
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.predict import predict as predict_module
 from pneumo_dist.predict.bundle import read_bundle, write_bundle
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from pneumo_dist.scoring.triplet import Triplet
 from shards.console import EXIT_DONE, run

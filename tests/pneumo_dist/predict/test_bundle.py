@@ -16,10 +16,10 @@ from damage import truncate
 from tiny_runs import ALONE, Trained, stored
 
 from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.predict.bundle import read_bundle, write_bundle
 from pneumo_dist.predict.ensemble import shares
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError

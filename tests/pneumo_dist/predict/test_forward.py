@@ -13,11 +13,11 @@ from tiny_runs import ALONE, Trained
 from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
 from pneumo_dist.data.plan import fixed_batches
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.predict import predict as prediction
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput
 from pneumo_dist.predict.forward import NetworkCache, PredictedFilms, predict_films
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import Predictions
 from shards.errors import InputError
 
 BOTH = [{"experiment": "plain", "weight": 3, "top_k": 1}, {"experiment": "head", "weight": 1}]

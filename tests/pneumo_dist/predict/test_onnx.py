@@ -27,6 +27,7 @@ from pneumo_dist.cli.app import app
 from pneumo_dist.config.ensemble import TtaConfig
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict import onnx_file
 from pneumo_dist.predict.bundle import read_bundle, write_bundle
@@ -36,7 +37,6 @@ from pneumo_dist.predict.onnx_file import export_bundle
 from pneumo_dist.predict.onnx_graph import EnsembleGraph
 from pneumo_dist.predict.onnx_trace import onnx_model
 from pneumo_dist.predict.predict import PredictOptions, predict
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from pneumo_dist.scoring.triplet import Triplet
 from shards.console import EXIT_DONE, EXIT_USAGE, run

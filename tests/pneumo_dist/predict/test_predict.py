@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from damage import flip_bit
 from tiny_runs import ALONE, MIXED, Trained, direct, image, row_of, stored
 
+from pneumo_dist.maps.store import Predictions, write_block
 from pneumo_dist.predict import predict as prediction
 from pneumo_dist.predict.ensemble import shares
 from pneumo_dist.predict.predict import PredictOptions
-from pneumo_dist.predict.store import Predictions, write_block
 from shards.errors import InputError
 
 BOTH = [{"experiment": "plain", "weight": 3, "top_k": 1}, {"experiment": "head", "weight": 1}]

@@ -17,6 +17,7 @@ from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest
 from pneumo_dist.data.plan import Indices
 from pneumo_dist.data.torch_loader import Films
+from pneumo_dist.maps.store import Predictions, write_block
 from pneumo_dist.network.build import build_model
 from pneumo_dist.predict import forward
 from pneumo_dist.predict import predict as prediction
@@ -24,7 +25,6 @@ from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput
 from pneumo_dist.predict.forward import NetworkCache
 from pneumo_dist.predict.memory import batch_bytes, network_bytes
 from pneumo_dist.predict.predict import PARTS, PredictOptions, predict
-from pneumo_dist.predict.store import Predictions, write_block
 from pneumo_dist.ranks.ranks import Ranks
 from shards.dataset.table import Shards
 

@@ -13,7 +13,7 @@ from builders import experiment_of
 from report_runs import Page, log_epochs, naive_dices, store, tune_run
 
 from pneumo_dist.cli.app import app
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.report.compare import ComparedRun, compare, run_folders
 from pneumo_dist.report.compare_page import as_csv, as_html, lines
 from pneumo_dist.runs.heartbeat import HEARTBEAT

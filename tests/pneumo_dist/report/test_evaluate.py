@@ -8,7 +8,7 @@ import pytest
 from edited_dataset import edit_rows
 from report_runs import ALONE, naive_dices, store
 
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.report.boundaries import boundary_scores
 from pneumo_dist.report.evaluate import evaluate, label_spacing, shard_rows
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map

@@ -18,7 +18,7 @@ from report_runs import Page, log_epochs, naive_dices, store, tune_run
 
 from pneumo_dist.cli.masks import report
 from pneumo_dist.config.rules import RuleName
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.report.boundaries import boundary_scores
 from pneumo_dist.report.page import ReportOptions, write_report
 from pneumo_dist.report.words import rule_sentences

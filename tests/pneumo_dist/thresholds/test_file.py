@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_runs import ALONE, store, tune_run, worth_of
 
-from pneumo_dist.predict.store import Predictions, encode_map, film_facts, write_block, write_table
+from pneumo_dist.maps.store import Predictions, encode_map, film_facts, write_block, write_table
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.thresholds.file import read_thresholds, summary_lines, write_thresholds
 from pneumo_dist.thresholds.objective import Objective

@@ -14,7 +14,7 @@ from pneumo_dist.config.ensemble import EnsembleConfig, load_either
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
 from pneumo_dist.config.shipped import shipped_configs
-from pneumo_dist.predict.store import Predictions
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.runs.checkpoint import load_checkpoint
 from pneumo_dist.runs.fold_run import FoldRun

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pydantic
 
 from pneumo_dist.config.schema import LARGEST_SIDE
-from pneumo_dist.predict.store_content import ROWS, ManifestModel
+from pneumo_dist.maps.store_content import ROWS, ManifestModel
 from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.masks import Rule
 from shards.dataset import rle

@@ -5,7 +5,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from pneumo_dist.predict.store_content import ROWS, BlockModel, ManifestModel
+from pneumo_dist.maps.store_content import ROWS, BlockModel, ManifestModel
 
 ROW: dict[str, Any] = {
     "key": "film-1",

@@ -14,7 +14,7 @@ import pytest
 from damage import flip_bit
 from edited_dataset import resign
 
-from pneumo_dist.predict.store import (
+from pneumo_dist.maps.store import (
     MANIFEST,
     PNG,
     TABLE,
