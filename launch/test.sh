@@ -14,5 +14,6 @@ mypy
 lint-imports
 shellcheck launch/*.sh slurm/*.sh slurm/*.sbatch .ci/run
 export OMP_NUM_THREADS=1
-# --dist loadfile: each file runs in one worker, so that its fixtures are made once.
-python -m pytest -q -m "not slow and not slurm" -n 2 --dist loadfile "$@"
+# Many tests wait for processes, so three files run at once on two cores. --dist loadfile: each file runs in one worker,
+# so that its fixtures are made once.
+python -m pytest -q -m "not slow and not slurm" -n 3 --dist loadfile "$@"

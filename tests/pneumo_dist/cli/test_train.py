@@ -83,6 +83,7 @@ def test_other_lists_of_folds_are_refused(films: Shards, listed: str) -> None:
         chosen_folds((), "all", None)
 
 
+@pytest.mark.slow
 def test_several_folds_are_trained_one_after_the_other(
     films: Shards, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_several_folds_are_trained_one_after_the_other(
     assert {path.name for path in runs.glob("*/fold*/*/checkpoints/step-*.pt")} == together and len(together) == 4
 
 
+@pytest.mark.slow
 def test_a_run_with_such_a_fold_can_be_reported(
     one_sided: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
