@@ -93,6 +93,9 @@ class StageConfig(Schema):
     """Also train on the films marked always_train."""
     freeze_encoder_epochs: Annotated[Whole, Unit("epochs")] = 0
     """Number of first epochs in which the encoder, including its batch norms, is frozen."""
+    freeze_batch_norm: bool = False
+    """Keep the statistics and the weights of all batch norms as they are when the stage starts, for micro-batches that
+    are too small to estimate statistics."""
     init_from: Literal["previous", "best_so_far"] = "previous"
     """Checkpoint that the stage starts from: the best of the previous stage, or the best of all earlier stages, which
     leaves out a stage without gain. The checkpoint that `init` names counts as that of an earlier stage."""

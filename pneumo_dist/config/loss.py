@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pneumo_dist.config.schema import LARGEST, NotNegative, Schema
+from pneumo_dist.config.schema import LARGEST, NotNegative, Positive, Schema
 
 TERMS = ("bce", "dice", "focal", "lovasz", "classification")
 """The weights of LossConfig."""
@@ -23,10 +23,15 @@ class LossConfig(Schema):
     """Weight of the symmetric Lovász hinge loss, averaged over films; a surrogate of IoU."""
     classification: NotNegative = 0.0
     """Weight of the classification head's binary cross-entropy; a film is positive if its mask has a pixel."""
+    bce_positive_weight: Positive = 1.0
+    """Weight of the pixels of pneumothoraces in binary cross-entropy, relative to all other pixels."""
     focal_gamma: NotNegative = 2.0
     """Exponent gamma of the focal loss; a larger one reduces the loss of pixels that are already right."""
     dice_over: Literal["batch", "image"] = "batch"
     """batch: compute Dice over the whole micro-batch; image: compute it per film and average."""
+    dice_films: Literal["all", "positive"] = "all"
+    """Films that enter Dice: all, or only those whose mask has a pixel. A micro-batch without such a film has a Dice
+    loss of 0."""
     dice_form: Literal["linear", "log"] = "linear"
     """Form of the Dice loss. linear: 1 − Dice; log: −log Dice."""
     dice_epsilon: Annotated[float, Field(ge=1e-12, le=LARGEST)] = 1e-6

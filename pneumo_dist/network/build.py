@@ -7,6 +7,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pneumo_dist.config.model import FcnConfig, ModelConfig
 from pneumo_dist.network.fcn import Fcn, SkipFcn
@@ -52,6 +53,14 @@ def freeze_encoder(model: torch.nn.Module, frozen: bool) -> None:
     encoder.requires_grad_(not frozen)
     # Sets the mode of its batch norms and dropout too: statistics must not change either.
     encoder.train(not frozen)
+
+
+def freeze_batch_norm(model: torch.nn.Module) -> None:
+    """Exclude statistics and weights of all batch norms from training; `train()` includes the statistics again."""
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()
+            layer.requires_grad_(False)
 
 
 def encoder_state(config: ModelConfig) -> bytes:

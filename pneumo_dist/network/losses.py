@@ -67,7 +67,7 @@ def _classification(outputs: Outputs, config: LossConfig) -> torch.Tensor:
 
 
 _TERMS: Mapping[str, Callable[[Outputs, LossConfig], torch.Tensor]] = {
-    "bce": lambda outputs, _: F.binary_cross_entropy_with_logits(outputs.logits, outputs.masks),
+    "bce": lambda outputs, config: bce_loss(outputs.logits, outputs.masks, config.bce_positive_weight),
     "dice": lambda outputs, config: dice_loss(outputs.logits, outputs.masks, config, outputs.world),
     "focal": lambda outputs, config: focal_loss(outputs.logits, outputs.masks, config.focal_gamma),
     "lovasz": lambda outputs, _: symmetric_lovasz(outputs.logits, outputs.masks),
@@ -76,20 +76,33 @@ _TERMS: Mapping[str, Callable[[Outputs, LossConfig], torch.Tensor]] = {
 assert tuple(_TERMS) == TERMS
 
 
+def bce_loss(logits: torch.Tensor, masks: torch.Tensor, positive_weight: float) -> torch.Tensor:
+    """Return the mean binary cross-entropy of pixels; those of the mask count `positive_weight` times."""
+    weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
+    return F.binary_cross_entropy_with_logits(logits, masks, pos_weight=weight)
+
+
 def dice_loss(logits: torch.Tensor, masks: torch.Tensor, config: LossConfig, world: int = 1) -> torch.Tensor:
     """Return 1 − D or −log D, where D = (2I + ε) / (P + T + ε) on sigmoids (Milletari et al., arXiv:1606.04797).
 
-    I, P and T are sums over one vector of all pixels (of all ranks for a global scope), or over each film.
+    I, P and T are sums over one vector of all pixels (of all ranks for a global scope), or over each film. With
+    `dice_films: positive` the pixels of films with an empty mask do not count; without any other film, D is 1.
     """
     rows = len(logits) if config.dice_over == "image" else 1
-    probability, truth = torch.sigmoid(logits).reshape(rows, -1), masks.reshape(rows, -1)
+    probability, counted = torch.sigmoid(logits), None
+    if config.dice_films == "positive":
+        counted = (masks.flatten(1).amax(1) > 0).to(masks)
+        probability = probability * counted[:, None, None, None]
+    probability, truth = probability.reshape(rows, -1), masks.reshape(rows, -1)
     sums = torch.stack([(probability * truth).sum(1), probability.sum(1) + truth.sum(1)])
     if config.dice_scope == "global" and world > 1:
         sums = _sum_over_ranks(sums, world)
     numerator, denominator = 2 * sums[0] + config.dice_epsilon, sums[1] + config.dice_epsilon
-    if config.dice_form == "log":
-        return (denominator.log() - numerator.log()).mean()
-    return (1 - numerator / denominator).mean()
+    losses = denominator.log() - numerator.log() if config.dice_form == "log" else 1 - numerator / denominator
+    if counted is None or config.dice_over == "batch":
+        return losses.mean()
+    # The loss of a film that does not count is 0.
+    return losses.sum() / counted.sum().clamp(min=1)
 
 
 def _sum_over_ranks(part: torch.Tensor, world: int) -> torch.Tensor:

@@ -53,8 +53,8 @@ def averaged_checkpoint(
     """Return the checkpoint of a fold's averaged weights in `folder`; create it if it does not exist yet.
 
     Its batch-norm statistics are those of all films that the stage trained on, without augmentation, in fixed batches
-    in table order. Its `parts` are the names of the averaged checkpoints. All ranks take part and get the same path.
-    Raises InputError if `shards` are missing, or are not those of the training.
+    in table order, unless the stage froze them. Its `parts` are the names of the averaged checkpoints. All ranks take
+    part and get the same path. Raises InputError if `shards` are missing, or are not those of the training.
     """
     files = agreed_files(trained_fold, member, ranks)
     parts = [path.name for path in files]
@@ -82,7 +82,8 @@ def averaged_checkpoint(
     )
     films = split_fold(shards, trained_fold.number, stage.always_train).train
     loader = eval_loader(shards, films, stage, input_spec, ranks.rank, ranks.world, with_mask=False)
-    recompute_statistics(model, loader, ranks, state["amp"])
+    if not stage.freeze_batch_norm:  # frozen, the statistics of all checkpoints are equal
+        recompute_statistics(model, loader, ranks, state["amp"])
     copied = ("experiment", "stage", "fold", "lineage", "amp")
     content = {
         "version": __version__,

@@ -75,7 +75,7 @@ class StageRun:
         run.ranks.beat(START)
         self.learner = self._learner(start)
         norms = norm_statistics(self.learner.model, stage.micro_batch, run.ranks.world)
-        if norms is not None and run.ranks.is_main:
+        if norms is not None and not stage.freeze_batch_norm and run.ranks.is_main:
             console.say(f"{stage.name}: batch norm takes its statistics over {norms}")
         self.log = EpochLog(self.learner.terms, stage.global_batch, run.ranks)
         state = start.map_state()
@@ -195,7 +195,7 @@ class StageRun:
 
     def _average_weights(self, films: EvalLoader) -> None:
         """Update the mean of the weights in the epochs that are averaged, and recompute its batch-norm statistics."""
-        if self.learner.average_epoch(self.position.epoch):
+        if self.learner.average_epoch(self.position.epoch) and not self.stage.freeze_batch_norm:
             model, amp = self.learner.evaluated, self.learner.amp
             recompute_statistics(model, films, self.run.ranks, amp, self.services.stop.check)
 

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.films import Batch
-from pneumo_dist.network.build import freeze_encoder, split_outputs
+from pneumo_dist.network.build import freeze_batch_norm, freeze_encoder, split_outputs
 from pneumo_dist.network.losses import combo_loss, loss_terms
 from pneumo_dist.network.sync_batch_norm import synchronised
 from pneumo_dist.network.tensors import load_weights
@@ -112,6 +112,8 @@ class Learner:
         is_frozen = epoch < self._stage.freeze_encoder_epochs
         if is_frozen or self._is_frozen:
             freeze_encoder(self.model, is_frozen)
+        if self._stage.freeze_batch_norm:
+            freeze_batch_norm(self.model)
         if self._network is None or is_frozen != self._is_frozen:
             # DDP only reduces gradients of parameters that required them when it was created.
             self._network = None

@@ -65,7 +65,7 @@ def reference(logits: Any, masks: Any, config: LossConfig, classes: Any = None) 
     films = [film.ravel().tolist() for film in np.asarray(logits, np.float64)]
     labels = [film.ravel().tolist() for film in np.asarray(masks, np.float64)]
     flat = [pair for film in zip(films, labels, strict=True) for pair in zip(*film, strict=True)]
-    entropies = [cross_entropy(x, y) for x, y in flat]
+    entropies = [cross_entropy(x, y) * (config.bce_positive_weight if y else 1.0) for x, y in flat]
     gamma, epsilon = config.focal_gamma, config.dice_epsilon
     focal = [(sigmoid(-x) if y else sigmoid(x)) ** gamma * cross_entropy(x, y) for x, y in flat]
 
@@ -75,6 +75,8 @@ def reference(logits: Any, masks: Any, config: LossConfig, classes: Any = None) 
         return 1 - value if config.dice_form == "linear" else -math.log(value)
 
     parts = [list(zip(x, y, strict=True)) for x, y in zip(films, labels, strict=True)]
+    counted = [part for part in parts if config.dice_films == "all" or any(y for _, y in part)]
+    vectors = counted if config.dice_over == "image" else [[pair for part in counted for pair in part]]
     hinges = []
     for x, y in zip(films, labels, strict=True):
         white, black = {i for i, one in enumerate(y) if one}, {i for i, one in enumerate(y) if not one}
@@ -84,7 +86,7 @@ def reference(logits: Any, masks: Any, config: LossConfig, classes: Any = None) 
     scores = [0.0] * len(films) if classes is None else np.asarray(classes, np.float64).ravel().tolist()
     terms = {
         "bce": sum(entropies) / len(entropies),
-        "dice": dice(flat) if config.dice_over == "batch" else sum(map(dice, parts)) / len(parts),
+        "dice": sum(map(dice, vectors)) / max(len(vectors), 1),
         "focal": sum(focal) / len(focal),
         "lovasz": sum(hinges) / len(hinges),
         "classification": sum(cross_entropy(s, max(y)) for s, y in zip(scores, labels, strict=True)) / len(scores),
@@ -124,6 +126,8 @@ configs = st.builds(
     focal=weights,
     lovasz=weights,
     classification=st.just(1.0) | weights.filter(bool),
+    bce_positive_weight=st.sampled_from((1.0, 0.3, 5.0)),
+    dice_films=st.sampled_from(("all", "positive")),
     focal_gamma=st.sampled_from((0.0, 0.5, 1.0, 2.0, 5.0)),
     dice_over=st.sampled_from(("batch", "image")),
     dice_form=st.sampled_from(("linear", "log")),
@@ -144,6 +148,21 @@ def test_terms_equal_a_float64_reference(
         for name, term in terms.items():
             assert float(term) == pytest.approx(expected[name], rel=tolerance, abs=tolerance), name
             assert term.dtype == dtype and term.shape == ()
+
+
+@pytest.mark.parametrize("over", ["batch", "image"])
+@pytest.mark.parametrize("form", ["linear", "log"])
+def test_dice_of_positive_films_leaves_out_the_others(over: str, form: str) -> None:
+    logits, masks, _ = random_batch()
+    logits.requires_grad_()
+    config = only("dice", dice_films="positive", dice_over=over, dice_form=form)
+    found = combo_loss(logits, masks, config)["loss"]
+    found.backward()
+    assert logits.grad is not None and not logits.grad[0].any() and logits.grad[1:].any()
+    rest = combo_loss(logits[1:], masks[1:], only("dice", dice_over=over, dice_form=form))["loss"]
+    assert torch.allclose(found, rest, rtol=1e-6, atol=0)
+    empty = combo_loss(logits[:1], masks[:1], config)["loss"]
+    assert empty.item() == 0 and empty.requires_grad
 
 
 def test_terms_without_a_weight_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,6 +346,26 @@ def test_encoder_is_unchanged_in_its_frozen_epochs_and_trains_after_them(model: 
         learner.model.train()  # as after a validation
 
 
+@pytest.mark.parametrize("frozen_epochs", [0, 1])
+@pytest.mark.parametrize("model", [FCN_NORM, UNET])
+def test_frozen_batch_norm_keeps_statistics_and_weights(model: dict[str, Any], frozen_epochs: int) -> None:
+    """Also in an encoder that trains from a later epoch on, and after a validation."""
+    optim = {"name": "adamw", "lr": 0.01, "weight_decay": 0.1, "ema_decay": 0.5}
+    learner = learner_of(model, optim=optim, freeze_batch_norm=True, freeze_encoder_epochs=frozen_epochs)
+    norms = {name for name, layer in learner.model.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+    for epoch in range(2):
+        learner.start_epoch(epoch)
+        before = copied(learner.model.state_dict())
+        take(learner, parts_of(batch_of(4, seed=epoch), 2))
+        after = learner.model.state_dict()
+        kept = {name for name in after if torch.equal(after[name], before[name])}
+        assert {name for name in after if name.rpartition(".")[0] in norms} <= kept
+        if epoch >= frozen_epochs:
+            assert {name for name in after if name.rpartition(".")[0] not in norms}.isdisjoint(kept)
+        learner.model.eval()
+        learner.model.train()
+
+
 # Resuming from a state
 
 
