@@ -1,1 +1,1 @@
-"""Stored probability maps: what prediction writes, and what training, tuning, masks and the report read."""
+"""Stored probability maps: what prediction writes, and tuning, masks and the report read."""

@@ -91,8 +91,8 @@ def dice_loss(logits: torch.Tensor, masks: torch.Tensor, config: LossConfig, wor
     rows = len(logits) if config.dice_over == "image" else 1
     probability, counted = torch.sigmoid(logits), None
     if config.dice_films == "positive":
-        counted = (masks.flatten(1).amax(1) > 0).to(masks)
-        probability = probability * counted[:, None, None, None]
+        counted = _is_positive(masks)
+        probability = probability * counted[..., None, None]
     probability, truth = probability.reshape(rows, -1), masks.reshape(rows, -1)
     sums = torch.stack([(probability * truth).sum(1), probability.sum(1) + truth.sum(1)])
     if config.dice_scope == "global" and world > 1:
@@ -152,4 +152,9 @@ def _jaccard_steps(truth: torch.Tensor) -> torch.Tensor:
 
 def classification_bce(class_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return binary cross-entropy of class logits (n, 1) against "the film's mask is not empty"."""
-    return F.binary_cross_entropy_with_logits(class_logits, (masks.flatten(1).amax(1, keepdim=True) > 0).to(masks))
+    return F.binary_cross_entropy_with_logits(class_logits, _is_positive(masks))
+
+
+def _is_positive(masks: torch.Tensor) -> torch.Tensor:
+    """Return 1 for each film whose mask has a pixel, else 0, as (n, 1) in the type of the masks."""
+    return (masks.flatten(1).amax(1, keepdim=True) > 0).to(masks)
