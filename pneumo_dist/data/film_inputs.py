@@ -9,7 +9,7 @@ import mmap
 import os
 import traceback
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
 
@@ -155,30 +155,38 @@ def _prepare(
     become_worker()
     cv2.setNumThreads(0)
     try:
-        descriptor = reduction.recv_handle(connection)
+        with _exit_with_the_rank():
+            descriptor = reduction.recv_handle(connection)
         memory = mmap.mmap(descriptor, _SLOTS * slot_bytes)
         os.close(descriptor)
         table, writer = input_table(reader), _Writer(memory)
         for films in requests:
-            start = slot_bytes * connection.recv_bytes()[0]
+            with _exit_with_the_rank():
+                start = slot_bytes * connection.recv_bytes()[0]
             inputs = [graph_inputs(table, reader, film) for film in films]
             places = writer.write(table, list(zip(*inputs, strict=True)), start)
-            connection.send(([(film.index, film.epoch, film.step) for film in films], places))
+            with _exit_with_the_rank():
+                connection.send(([(film.index, film.epoch, film.step) for film in films], places))
         last: Exception = StopIteration()
-    except EOFError:
-        return
     except InputError as error:
         last = error
     except Exception as error:
         error.add_note(traceback.format_exc())
         last = error
-    connection.send(last)
-    # The rank closes its end. If this process ended first, the rank could not send to it.
-    while connection.poll(None):
-        try:
+    with _exit_with_the_rank():
+        connection.send(last)
+        # The rank closes its end. If this process ended first, the rank could not send to it.
+        while connection.poll(None):
             connection.recv_bytes()
-        except (EOFError, ConnectionResetError):
-            return
+
+
+@contextlib.contextmanager
+def _exit_with_the_rank() -> Iterator[None]:
+    """End this process without a report if the rank is gone. The kernel's signal may arrive after the closed pipe."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise SystemExit(0) from None
 
 
 class _Writer:

@@ -4,7 +4,9 @@ import itertools
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -123,6 +125,27 @@ def test_process_that_is_killed_is_one_line(films: Shards, begin: Callable[..., 
             inputs()
             inputs.release()
     assert len(str(caught.value).splitlines()) == 1
+
+
+@dataclass(frozen=True)
+class SlowRequests:
+    """Requests of which the second batch takes a while."""
+
+    batches: list[list[FilmRequest]]
+
+    def __iter__(self) -> Iterator[list[FilmRequest]]:
+        yield self.batches[0]
+        time.sleep(1)
+        yield from self.batches[1:]
+
+
+def test_process_whose_rank_is_gone_ends_without_a_report(films: Shards, begin: Callable[..., FilmInputs]) -> None:
+    """The kernel closes the pipes of a killed rank before it signals the rank's children."""
+    inputs = begin(reader_of(films), SlowRequests(batches_of(films, 1, 2)), 2)
+    inputs()
+    inputs._connection.close()
+    inputs._process.join(30)
+    assert inputs._process.exitcode == 0
 
 
 def test_memory_has_no_name(films: Shards, begin: Callable[..., FilmInputs]) -> None:
