@@ -39,7 +39,7 @@ on_ranks() {
   local head address port
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n1)
   address=$(scontrol show node "$head" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
-  port=$((20000 + SLURM_JOB_ID % 20000))
+  port=$((20000 + SLURM_JOB_ID % 12000))  # below the ports that hosts give to their own connections
   while (exec 3<>"/dev/tcp/$address/$port") 2>/dev/null; do port=$((port + 1)); done
   # shellcheck disable=SC2016  # text in single quotes is expanded on each node
   srun "${srun_options[@]}" --kill-on-bad-exit=1 "${inside[@]}" bash -c 'ranks=$1 id=$2 endpoint=$3 restarts=$4

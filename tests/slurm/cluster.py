@@ -48,6 +48,7 @@ KillWait=20
 SlurmdTimeout=10
 ReturnToService=1
 MinJobAge=3600
+FirstJobId={first_job}
 GresTypes=gpu
 NodeName=n[0-1] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[1]}-{ports[2]}] CPUs=2 RealMemory=1000 Gres=gpu:4
 PartitionName=normal Nodes=ALL Default=YES State=UP PriorityTier=1 GraceTime=60
@@ -108,6 +109,17 @@ class Cluster:
     def ended(self, *jobs: str) -> bool:
         return not set(jobs) & set(self.queue())
 
+    def until(self, is_so: Callable[[], object], seconds: float, what: str, log: Path | None = None) -> None:
+        """Wait as `until` does. The error shows the queue, the nodes, and the ends of a log or of a folder's logs."""
+        try:
+            until(is_so, seconds, what)
+        except AssertionError as error:
+            texts = [self.run("squeue", "--long"), self.run("sinfo", "--long", "--Node")]
+            for path in sorted(log.glob("*.out")) if log is not None and log.is_dir() else [log]:
+                if path is not None and path.exists():
+                    texts.append(f"{path}:\n{path.read_text()[-3000:]}")
+            raise AssertionError("\n".join([str(error), *texts])) from None
+
     def start(self) -> None:
         """Start munge, the controller and both nodes, and wait until both are idle."""
         munge = self.folder / "munge"
@@ -124,7 +136,11 @@ class Cluster:
         files = ",".join(map(str, _device_files(self.folder, 4)))
         (self.folder / "gres.conf").write_text(GRES.format(files=files))
         host = socket.gethostname().split(".")[0]
-        (self.folder / "slurm.conf").write_text(CONFIG.format(folder=self.folder, host=host, ports=_free_ports()))
+        ports = _free_ports()
+        # A job's port is made of its id, and other tests may have their cluster on this host.
+        first_job = 1 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        config = CONFIG.format(folder=self.folder, host=host, ports=ports, first_job=first_job)
+        (self.folder / "slurm.conf").write_text(config)
         self._daemon("slurmctld", "-D", "-c")
         for node in NODES:
             self._daemon("slurmd", "-D", "-N", node)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from integration.conftest import ROOT, last_state, must, run_module, write_config
-from slurm.cluster import Cluster, until
+from slurm.cluster import Cluster
 from tools.equality import run_differences
 
 from pneumo_dist.runs.status import read_status
@@ -73,9 +73,12 @@ class Fold:
         (found,) = read_status(self.runs, time.time())
         return found.state
 
+    def until(self, is_so: Callable[[], object], seconds: float, what: str) -> None:
+        self.cluster.until(is_so, seconds, what, self.log)
+
     def reach(self, step: int) -> None:
         """Wait for a checkpoint of this step or a later one."""
-        until(lambda: self.step >= step, 120, f"step {step} is saved (log {self.log})")
+        self.until(lambda: self.step >= step, 120, f"step {step} is saved")
 
     def processes(self) -> list[int]:
         """All processes of this run."""
@@ -87,13 +90,13 @@ class Fold:
         return found
 
     def no_orphans(self) -> None:
-        until(lambda: not self.processes(), 30, "no process of the run is left")
+        self.until(lambda: not self.processes(), 30, "no process of the run is left")
 
     def comes_back(self, job: str, disturb: Callable[[], object]) -> int:
         """Disturb the run and wait until it resumes. Returns the number of saved steps that it lost."""
         saved, times = self.step, len(self.resumed)
         disturb()
-        until(lambda: len(self.resumed) > times, 120, f"the run goes on (log {self.log})")
+        self.until(lambda: len(self.resumed) > times, 120, "the run goes on")
         return saved - self.resumed[-1]
 
 
@@ -101,7 +104,7 @@ class Fold:
 def undisturbed(cluster: Cluster, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Fold:
     fold = Fold(cluster, shards, tmp_path_factory.mktemp("undisturbed"))
     job = fold.submit()
-    until(lambda: cluster.ended(job), 200, f"the run has ended (log {fold.log})")
+    fold.until(lambda: cluster.ended(job), 200, "the run has ended")
     assert cluster.state(job) == "COMPLETED", fold.log.read_text()
     return fold
 
@@ -142,7 +145,7 @@ def test_run_with_every_fault_ends_with_the_same_bits(
 
     def lose_a_node() -> None:
         cluster.run("scontrol", "update", "nodename=n1", "state=DOWN", "reason=test")
-        until(lambda: cluster.facts(job)["Restarts"] == "3", 60, "SLURM requeues the job")
+        fold.until(lambda: cluster.facts(job)["Restarts"] == "3", 60, "SLURM requeues the job")
         fold.no_orphans()
         cluster.run("scontrol", "update", "nodename=n1", "state=RESUME")
 
@@ -156,7 +159,7 @@ def test_run_with_every_fault_ends_with_the_same_bits(
     # Cancelled by its owner: it saves, and is gone until it is submitted again.
     fold.reach(fold.resumed[-1] + SAVE_EVERY)
     cluster.run("scancel", job)
-    until(lambda: cluster.ended(job), 60, "the job is gone")
+    fold.until(lambda: cluster.ended(job), 60, "the job is gone")
     assert cluster.state(job) == "CANCELLED"
     fold.no_orphans()
     marker = json.loads((fold.folder / "preempted.json").read_text())
@@ -164,7 +167,7 @@ def test_run_with_every_fault_ends_with_the_same_bits(
     assert fold.state == "preempted"
 
     job = fold.submit()
-    until(lambda: cluster.ended(job), 200, f"the run has ended (log {fold.log})")
+    fold.until(lambda: cluster.ended(job), 200, "the run has ended")
     assert cluster.state(job) == "COMPLETED", fold.log.read_text()
     assert fold.resumed[-1] == marker["step"]
     fold.no_orphans()
@@ -188,7 +191,7 @@ def a_rank(fold: Fold) -> int:
 def test_trained_fold_submitted_again_ends_at_once(cluster: Cluster, undisturbed: Fold) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.folder.rglob("*.pt")}
     job = undisturbed.submit()
-    until(lambda: cluster.ended(job), 60, "the job has ended")
+    undisturbed.until(lambda: cluster.ended(job), 60, "the job has ended")
     assert cluster.state(job) == "COMPLETED"
     assert "already trained" in undisturbed.log.read_text()
     assert {path: path.stat().st_mtime_ns for path in undisturbed.folder.rglob("*.pt")} == before
@@ -203,7 +206,7 @@ def test_job_that_requeues_without_a_step_ends(cluster: Cluster, tmp_path: Path)
     )
     options = ("--parsable", "--requeue", "--open-mode=append", f"--output={tmp_path}/log", "--time=5")
     job = cluster.run("sbatch", *options, script).strip()
-    until(lambda: cluster.ended(job), 150, "the job has ended")
+    cluster.until(lambda: cluster.ended(job), 150, "the job has ended", tmp_path / "log")
     assert cluster.state(job) == "FAILED"
     text = (tmp_path / "log").read_text()
     assert "stopped 3 times at step 2 without a step" in text

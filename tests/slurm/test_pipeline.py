@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from integration.conftest import ROOT, write_config
-from slurm.cluster import Cluster, until
+from slurm.cluster import Cluster
 
 pytestmark = pytest.mark.slurm
 
@@ -44,7 +44,7 @@ def submitted(cluster: Cluster, films: Path, tmp_path_factory: pytest.TempPathFa
     # The shards may already exist.
     assert again.count("already in the queue") + again.count(" exists\n") == 3, again
     assert set(cluster.queue()) <= queue, "nothing is submitted twice"
-    until(lambda: not cluster.queue(), 400, f"the chain has ended (logs in {folder}/runs/slurm)")
+    cluster.until(lambda: not cluster.queue(), 400, "the chain has ended", folder / "runs/slurm")
     return folder, first
 
 
@@ -79,7 +79,7 @@ def test_chain_submitted_again_trains_nothing(cluster: Cluster, films: Path, sub
     printed = pipeline(cluster, films, folder)
     assert "folds 0 1 2 are trained" in printed
     (job,) = jobs_of(printed)
-    until(lambda: cluster.ended(job), 240, "the prediction has ended")
+    cluster.until(lambda: cluster.ended(job), 240, "the prediction has ended")
     assert cluster.state(job) == "COMPLETED", logs(folder)
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.pt")} == before
     assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("pred-*.tar")} == tars
@@ -92,7 +92,7 @@ def test_jobs_after_a_failed_one_are_removed(cluster: Cluster, films: Path, tmp_
     next((broken / "dicom-images").rglob("*.dcm")).write_bytes(b"no film")
     subprocess.run(["ln", "-s", films / "test", tmp_path / "test"], check=True)
     jobs = jobs_of(pipeline(cluster, tmp_path, tmp_path))
-    until(lambda: not cluster.queue(), 120, "the chain is gone")
+    cluster.until(lambda: not cluster.queue(), 120, "the chain is gone")
     assert cluster.state(jobs[1]) == "FAILED", logs(tmp_path)
     assert "--max-rejects" in logs(tmp_path)
     assert cluster.state(jobs[3]) == "CANCELLED"
@@ -144,7 +144,7 @@ def two_experiments(
     again = several(cluster, folder, runs, "one", "two")
     alone = several(cluster, folder, runs, "one")
     assert set(cluster.queue()) <= set(queue), "nothing is submitted twice"
-    until(lambda: not cluster.queue(), 400, f"both experiments have ended (logs in {runs}/slurm)")
+    cluster.until(lambda: not cluster.queue(), 400, "both experiments have ended", runs / "slurm")
     return runs, jobs_of(first), [first, again, alone]
 
 
