@@ -114,11 +114,10 @@ class Cluster:
         try:
             until(is_so, seconds, what)
         except AssertionError as error:
-            texts = [self.run("squeue", "--long"), self.run("sinfo", "--long", "--Node")]
-            for path in sorted(log.glob("*.out")) if log is not None and log.is_dir() else [log]:
-                if path is not None and path.exists():
-                    texts.append(f"{path}:\n{path.read_text()[-3000:]}")
-            raise AssertionError("\n".join([str(error), *texts])) from None
+            state = [self.run("squeue", "--long"), self.run("sinfo", "--long", "--Node")]
+            paths = [] if log is None else sorted(log.glob("*.out")) if log.is_dir() else [log]
+            tails = [f"{path}:\n{path.read_text()[-3000:]}" for path in paths if path.exists()]
+            raise AssertionError("\n".join([str(error), *state, *tails])) from None
 
     def start(self) -> None:
         """Start munge, the controller and both nodes, and wait until both are idle."""
