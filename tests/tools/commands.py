@@ -12,11 +12,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TABLE = ROOT / "docs/commands.md"
-PROGRAMS = frozenset(
-    """apptainer apt apt-get bash buildah curl debootstrap docker git mksquashfs pip pipx podman pneumo-dist pneumo-shards
-    pre-commit python python3 sbatch scancel singularity skopeo source squeue srun ssh sudo tar tensorboard torchrun
-    unshare wget (cd""".split()
+_PROGRAMS = (
+    "pneumo-dist pneumo-shards python python3 bash source torchrun tensorboard (cd",
+    "sbatch srun squeue scancel",
+    "apt apt-get pip pipx pre-commit git ssh sudo curl wget tar unzip unshare",
+    "apptainer singularity buildah docker podman skopeo debootstrap mksquashfs",
 )
+PROGRAMS = frozenset(name for names in _PROGRAMS for name in names.split())
 # Fenced blocks in these languages hold no command lines.
 OTHER_LANGUAGES = frozenset({"python", "yaml", "json", "csv", "text"})
 PROMPT = re.compile(r"^(\w*\$|#) +")
@@ -105,6 +107,8 @@ def is_command(line: str) -> bool:
 def has_options(line: str) -> bool:
     """Return whether a command in a sentence is one to run, and not the name of a command."""
     words = line.split()
+    if VARIABLES.match(line):
+        return True
     module = re.match(r"python -m (\S+)", line)
     if module:
         return module[1] not in MODULES.values() or any(word.startswith("-") for word in words[3:])

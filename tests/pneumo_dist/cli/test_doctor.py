@@ -66,7 +66,9 @@ def test_the_commands_of_the_pages_run(
     for page, folder in (("README.md", "siim"), ("docs/doctor.md", "demo-run")):
         shutil.copytree(films.folder, f"{folder}/shards")
         lines = [each.words()[1:] for each in commands_of(ROOT / page)]
-        (words,) = [words for words in lines if words[:2] == ["doctor", "--shards"] or words[:3:2] == ["doctor", "demo"]]
+        (words,) = [
+            words for words in lines if words[:2] == ["doctor", "--shards"] or words[:3:2] == ["doctor", "demo"]
+        ]
         code, printed = doctor(*words[1:], "--cpu")
         assert code == EXIT_DONE and f"{folder}/shards: 12 films" in printed
         assert ("config (--config)" in printed) == ("demo" not in words)

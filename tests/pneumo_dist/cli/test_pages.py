@@ -18,6 +18,7 @@ from tools.commands import ROOT, commands_of
 
 from pneumo_dist.cli.app import app
 from pneumo_dist.config.load import load_config
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.network import build
 from pneumo_dist.predict.store import Predictions
 from pneumo_dist.runs.checkpoint import load_checkpoint
@@ -107,7 +108,12 @@ def test_the_commands_of_reproduce_run(
 
     # Fetched weights, from a hub that has random ones.
     asked, create = list[str | None](), build._create
-    monkeypatch.setattr(build, "_create", lambda model, name, channels: (asked.append(name), create(model, None, 3))[1])
+
+    def created(config: ModelConfig, weights: str | None, in_channels: int) -> torch.nn.Module:
+        asked.append(weights)
+        return create(config, None, in_channels)
+
+    monkeypatch.setattr(build, "_create", created)
     model = {"arch": "unet", "encoder": "tu-mobilenetv3_small_050", "decoder_channels": (8, 8, 8, 8, 8)}
     seunet = tiny_experiment(name="seunet", model={**model, "encoder_weights": "imagenet"})
     Path("seunet").write_text(seunet.model_dump_json())
