@@ -2,7 +2,8 @@
 # Run TensorBoard over all experiments and folds in a folder of runs, reachable from this machine only.
 #   bash launch/monitor.sh RUNS            http://localhost:6006
 #   bash launch/monitor.sh RUNS 6007       another port
-# From another machine:  ssh -L 6006:localhost:6006 THIS_MACHINE    and the same address in a browser there.
+# From another machine, with the same address in a browser there:
+#   ssh -L 6006:localhost:6006 THIS_MACHINE
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/shell.sh

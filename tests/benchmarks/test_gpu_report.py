@@ -1,11 +1,12 @@
 """Tables of GPU rows, from invented rows and in docs/performance.md."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.gpu_report import BEGIN, END, Rates, by_card, draw, not_measured, page_tables, replaced, tables
+from benchmarks.gpu_report import BEGIN, END, Rates, by_card, draw, main, not_measured, page_tables, replaced, tables
 from benchmarks.gpu_store import LOADER, NETWORKS, SHIPPED_WAYS, WAYS, Row, read_rows, tasks
 from benchmarks.tables import idle
 
@@ -59,6 +60,14 @@ def test_page_holds_the_tables_of_the_rows_in_the_repository() -> None:
     measured = by_card(read_rows(DOCS / "gpu-rows.jsonl"))
     page = (DOCS / "performance.md").read_text()
     assert replaced(page, page_tables(measured)) == page, "run python -m benchmarks.gpu_report"
+
+
+def test_command_writes_page_and_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(DOCS / "performance.md", tmp_path)
+    monkeypatch.setattr("sys.argv", ["gpu_report", "--docs", str(tmp_path)])
+    assert main() == 0
+    assert (tmp_path / "performance.md").read_text() == (DOCS / "performance.md").read_text()
+    assert (tmp_path / "gpu-rates.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_tables_show_shares_of_peak_roofline_and_synthetic_rate(rows: list[Row]) -> None:

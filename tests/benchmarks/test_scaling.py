@@ -17,6 +17,7 @@ from benchmarks.scaling import (
     all_reduce_s,
     encoder_parameters,
     exposed_s,
+    main,
     markdown,
     published,
     sections,
@@ -124,9 +125,14 @@ def test_model_is_an_upper_bound_of_published_figures() -> None:
         assert each.speedup <= speedup(each.network, 8, A100, ASSUMED) < 8
 
 
-def test_page_contains_the_tables_that_the_script_prints() -> None:
-    page = PAGE.read_text()
-    for table in sections(BATCH, H100, markdown):
+def test_page_contains_the_tables_that_the_script_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, tables = PAGE.read_text(), sections(BATCH, H100, markdown)
+    for table in tables:
         assert table in page, "run python -m benchmarks.scaling --markdown"
+    monkeypatch.setattr("sys.argv", ["scaling", "--markdown"])
+    assert main() == 0
+    assert capsys.readouterr().out == "\n\n".join(tables) + "\n"
     assert all(encoder in page for encoder in RATES)
     assert math.isclose(H100.efficiency, 0.8)

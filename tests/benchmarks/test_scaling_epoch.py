@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.scaling import Network, markdown
-from benchmarks.scaling_epoch import CARD, STRAGGLING, TRIPLET_S, epoch, epoch_table, measured_rows
+from benchmarks.scaling_epoch import CARD, STRAGGLING, TRIPLET_S, epoch, epoch_table, main, measured_rows
 
 PAGE = Path(__file__).parents[2] / "docs" / "scaling.md"
 # A step of 2 films takes a second. The network is so small that its reduction and its save take no time.
@@ -29,7 +29,13 @@ def test_the_tail_costs_a_faster_network_a_larger_share() -> None:
     assert fast.share < slow.share < 1
 
 
-def test_page_contains_the_table_of_the_measured_rows() -> None:
+def test_page_contains_the_table_of_the_measured_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = measured_rows()
     assert {row["device"] for row in rows} == {CARD}
-    assert markdown(epoch_table(rows)) in PAGE.read_text(), "run python -m benchmarks.scaling_epoch --markdown"
+    table = markdown(epoch_table(rows))
+    assert table in PAGE.read_text(), "run python -m benchmarks.scaling_epoch --markdown"
+    monkeypatch.setattr("sys.argv", ["scaling_epoch", "--markdown"])
+    assert main() == 0
+    assert capsys.readouterr().out == table + "\n"

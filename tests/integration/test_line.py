@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,14 +28,21 @@ REAL = Path(os.environ.get("PNEUMO_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 @pytest.fixture(scope="module")
 def chain(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
-    """A run of launch/pipeline.sh on two ranks: its config, runs folder and output."""
+    """A run of launch/pipeline.sh from films to a report, on two ranks: its config, runs folder and output."""
     folder = tmp_path_factory.mktemp("trained")
     stages = [{"name": "only", "epochs": 2}]
     config = write_config(folder / "tiny.yaml", model=UNET, stages=stages, global_batch=4, micro_batch=2)
     command = ["bash", "launch/pipeline.sh", "--cpu", "2", "--folds", "2"]
-    options: list[str | Path] = ["--config", config, "--shards", dataset, "--runs", folder / "runs"]
+    options: list[str | Path] = ["--config", config, "--shards", folder / "shards", "--runs", folder / "runs", "--"]
+    films, test = (dataset.parent / name / "dicom-images" for name in ("films", "test"))
+    options += ["--dicom", films, "--rle", films.parent / "train-rle.csv", "--test-dicom", test, "--holdout", "0.1"]
     done = subprocess.run(
-        [*command, *options], env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=600
+        [*command, *options, "--image-size", "64"],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     return config, folder / "runs", must(done)
 
@@ -45,23 +53,32 @@ def trained(chain: tuple[Path, Path, str]) -> tuple[Path, Path]:
     return chain[:2]
 
 
-def predict(config: Path, dataset: Path, runs: Path, split: str, ranks: int) -> None:
+@pytest.fixture(scope="module")
+def built(chain: tuple[Path, Path, str]) -> Path:
+    """The shards of the run."""
+    return chain[1].parent / "shards"
+
+
+def predict(config: Path, shards: Path, runs: Path, split: str, ranks: int) -> None:
     must(
         run_module(
-            *("pneumo_dist", "predict", "--cpu", "--config", config, "--shards", dataset, "--runs", runs),
+            *("pneumo_dist", "predict", "--cpu", "--config", config, "--shards", shards, "--runs", runs),
             *("--split", split, "--block", 5),
             ranks=ranks,
         )
     )
 
 
-def test_from_folds_to_submission_and_report(chain: tuple[Path, Path, str], dataset: Path) -> None:
+def test_from_films_to_submission_and_report(chain: tuple[Path, Path, str], built: Path) -> None:
     config, runs, printed = chain
-    assert "always empty 0.5000" in printed
+    (share,) = re.findall(r"always empty (0\.\d{4})", printed)
+    out_of_fold = Predictions(runs / "tiny/oof/predictions")
+    assert float(share) == pytest.approx(np.mean([row["rle"] == "-1" for row in out_of_fold.rows]), abs=1e-4)
     rows = list(csv.reader((runs / "tiny/test/submission.csv").open()))
-    shards = Shards(dataset)
+    shards = Shards(built)
     assert rows[0] == ["ImageId", "EncodedPixels"]
     assert [row[0] for row in rows[1:]] == shards.column("image_id")[shards.indices("test")].tolist()
+    assert len(Predictions(runs / "tiny/holdout/predictions")) == len(shards.indices("holdout")) > 0
     for _, text in rows[1:]:
         assert rle.encode(rle.decode(text, 96, 96)) == text
     other = runs / "tiny/test/everything.csv"
@@ -73,18 +90,20 @@ def test_from_folds_to_submission_and_report(chain: tuple[Path, Path, str], data
     assert cv2.imread(str(runs / "tiny/overlays.png")) is not None
 
 
-def test_trained_folds_are_not_trained_again(chain: tuple[Path, Path, str], dataset: Path) -> None:
+def test_trained_folds_are_not_trained_again(chain: tuple[Path, Path, str], built: Path) -> None:
     config, runs, _ = chain
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.pt")}
     status = must(run_module("pneumo_dist", "status", runs))
     assert [line.split()[:3] for line in status.splitlines()[1:]] == [["tiny", "0", "done"], ["tiny", "1", "done"]]
-    arguments = ["--config", config, "--fold", "1", "--shards", dataset, "--runs", runs]
+    common = ["--config", config, "--shards", built, "--runs", runs]
+    arguments = [*common, "--fold", "1"]
     assert must(run_module("pneumo_dist", "train", "--dry-run", *arguments)).endswith("state: done\n")
     changed = run_module("pneumo_dist", "train", "--dry-run", *arguments, "--set", "optim.lr=1e-5")
     assert changed.returncode == 2 and "was trained with another optim.lr" in changed.stderr
-    command = ["bash", "launch/train.sh", "--cpu", "2", *map(str, arguments), "--folds", "all"]
-    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert must(done) == "".join(f"already trained: {runs}/tiny/fold{fold}\n" for fold in (1, 0))
+    for listed, folds in ((["--fold", "1", "--folds", "all"], (1, 0)), (["--folds", "0,1"], (0, 1))):
+        command = ["bash", "launch/train.sh", "--cpu", "2", *map(str, common), *listed]
+        done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert must(done) == "".join(f"already trained: {runs}/tiny/fold{fold}\n" for fold in folds)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -98,33 +117,35 @@ def test_run_folder_has_the_documented_files(trained: tuple[Path, Path]) -> None
 
 @pytest.mark.parametrize("split", ["oof", "test"])
 def test_predictions_have_the_same_bytes_on_one_and_two_ranks_and_after_an_interruption(
-    trained: tuple[Path, Path], dataset: Path, tmp_path: Path, split: str
+    trained: tuple[Path, Path], built: Path, tmp_path: Path, split: str
 ) -> None:
     config, runs = trained
     shutil.copytree(runs, tmp_path / "runs", symlinks=True, ignore=shutil.ignore_patterns("oof", "test"))
-    predict(config, dataset, tmp_path / "runs", split, 1)
+    predict(config, built, tmp_path / "runs", split, 1)
     folder = tmp_path / "runs/tiny" / split / "predictions"
     alone = {path.name: path.read_bytes() for path in folder.glob("pred*")}
     assert len(alone) > 1
     for name in ("pred-00000.tar", "predictions.parquet", "manifest.json"):
         (folder / name).unlink()
-    predict(config, dataset, tmp_path / "runs", split, 2)
+    predict(config, built, tmp_path / "runs", split, 2)
     assert {path.name: path.read_bytes() for path in folder.glob("pred*")} == alone
     shutil.rmtree(folder)
-    predict(config, dataset, tmp_path / "runs", split, 2)
+    predict(config, built, tmp_path / "runs", split, 2)
     assert {path.name: path.read_bytes() for path in folder.glob("pred*")} == alone
 
 
-def test_bundle_predicts_and_segments_new_films(trained: tuple[Path, Path], dataset: Path, tmp_path: Path) -> None:
+def test_bundle_predicts_and_segments_new_films(
+    trained: tuple[Path, Path], built: Path, dataset: Path, tmp_path: Path
+) -> None:
     _, runs = trained
     config, bundle = tmp_path / "blend.yaml", tmp_path / "blend.bundle"
     thresholds = "thresholds: {top: 0.3, area: 1, bottom: 0.2}"
     config.write_text(f"name: blend\nmembers: [{{experiment: tiny, average: weights}}]\n{thresholds}\n")
-    average = ("pneumo_dist", "average", "--cpu", "--config", config, "--shards", dataset, "--runs", runs)
+    average = ("pneumo_dist", "average", "--cpu", "--config", config, "--shards", built, "--runs", runs)
     assert "bundle of 2 networks" in must(run_module(*average, "--bundle", bundle, ranks=2))
     made = {path: path.stat().st_mtime_ns for path in (runs / "blend").rglob("step-*.pt")}
     assert len(made) == 2
-    predict(config, dataset, runs, "test", 2)
+    predict(config, built, runs, "test", 2)
     assert {path: path.stat().st_mtime_ns for path in (runs / "blend").rglob("step-*.pt")} == made
 
     films = dataset.parent / "test/dicom-images"
@@ -153,6 +174,12 @@ def test_bundle_predicts_and_segments_new_films(trained: tuple[Path, Path], data
         assert rle.encode((mask > 0).astype(np.uint8)) == expected[image_id]
         assert line["called"] == (expected[image_id] != "-1")
         assert (tmp_path / "masks" / line["files"]["segmentation"]).exists()
+
+
+def test_doctor_reports_once_under_torchrun() -> None:
+    """The command of docs/doctor.md."""
+    printed = must(run_module("pneumo_dist", "doctor", "--cpu", ranks=2))
+    assert printed.count("doctor on ") == 1 and "ranks per node 2, on the CPU" in printed
 
 
 def test_out_of_fold_prediction_refuses_resplit_shards(

@@ -22,7 +22,7 @@ def pipeline(cluster: Cluster, films: Path, folder: Path, *options: object) -> s
         *("bash", ROOT / "slurm/pipeline.sh", "--config", config, "--shards", folder / "shards"),
         *("--runs", folder / "runs", "--folds", FOLDS, "--at-a-time", 2, "--build-tasks", 2, "--cpu", *options),
         *("--", "--dicom", films / "films/dicom-images", "--rle", films / "films/train-rle.csv"),
-        *("--test-dicom", films / "test/dicom-images", "--image-size", 64, "--samples-per-shard", 8),
+        *("--test-dicom", films / "test/dicom-images", "--image-size", 64, "--holdout", 0.1, "--samples-per-shard", 8),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.commands import ROOT, commands_of
 
 from pneumo_dist.cli.app import app
 from pneumo_dist.doctor import probes
@@ -55,6 +56,22 @@ def test_node_that_can_train(doctor: Doctor, films: Shards, tmp_path: Path) -> N
     assert lines[0] == f"doctor on {socket.gethostname()}: nodes 1, ranks per node 1, on the CPU"
     assert lines[-1].endswith("0 errors: training would run here")
     assert "not checked" not in printed and "12 films in 3 tars" in printed and not runs.exists()
+
+
+def test_the_commands_of_the_pages_run(
+    doctor: Doctor, films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").write_text(CONFIG)
+    for page, folder in (("README.md", "siim"), ("docs/doctor.md", "demo-run")):
+        shutil.copytree(films.folder, f"{folder}/shards")
+        lines = [each.words()[1:] for each in commands_of(ROOT / page)]
+        (words,) = [
+            words for words in lines if words[:2] == ["doctor", "--shards"] or words[:3:2] == ["doctor", "demo"]
+        ]
+        code, printed = doctor(*words[1:], "--cpu")
+        assert code == EXIT_DONE and f"{folder}/shards: 12 films" in printed
+        assert ("config (--config)" in printed) == ("demo" not in words)
 
 
 def test_broken_shards_fail(doctor: Doctor, films: Shards, tmp_path: Path) -> None:

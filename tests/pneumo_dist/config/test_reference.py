@@ -9,10 +9,12 @@ import pytest
 import yaml
 from pydantic import Field
 
+from pneumo_dist.cli.app import app
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.reference import Key, json_schema, keys_of, markdown, set_by
 from pneumo_dist.config.schema import Count, Schema, Side
 from pneumo_dist.config.shipped import shipped_configs
+from shards.console import EXIT_DONE, run
 
 PAGE = Path(__file__).parents[3] / "docs" / "config.md"
 
@@ -69,6 +71,13 @@ def test_shipped_configs_that_set_a_key_are_named() -> None:
 
 def test_page_is_up_to_date() -> None:
     assert PAGE.read_text() == markdown() + "\n", "run python -m pneumo_dist config --markdown > docs/config.md"
+
+
+def test_commands_print_the_page_and_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, "pneumo-dist", ["config", "--markdown"]) == EXIT_DONE
+    assert capsys.readouterr().out == PAGE.read_text()
+    assert run(app, "pneumo-dist", ["config", "--schema"]) == EXIT_DONE
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(json_schema()))
 
 
 @pytest.fixture(scope="module")
