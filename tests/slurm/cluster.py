@@ -135,9 +135,9 @@ class Cluster:
         files = ",".join(map(str, _device_files(self.folder, 4)))
         (self.folder / "gres.conf").write_text(GRES.format(files=files))
         host = socket.gethostname().split(".")[0]
-        ports = _free_ports()
-        # A job's port is made of its id, and other tests may have their cluster on this host.
-        first_job = 1 + 1000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        # Other workers of pytest may start a cluster on this host now. The port of a job is made of its id.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        ports, first_job = _free_ports(17000 + 100 * worker), 1 + 1000 * worker
         config = CONFIG.format(folder=self.folder, host=host, ports=ports, first_job=first_job)
         (self.folder / "slurm.conf").write_text(config)
         self._daemon("slurmctld", "-D", "-c")
@@ -179,9 +179,9 @@ def _device_files(folder: Path, count: int) -> Sequence[Path]:
     return files
 
 
-def _free_ports() -> list[int]:
-    """Return three free ports in a row, for the controller and the two nodes."""
-    for first in range(17100, 18000, 10):
+def _free_ports(start: int) -> list[int]:
+    """Return three free ports in a row, from `start` on, for the controller and the two nodes."""
+    for first in range(start, start + 100, 10):
         ports = [first, first + 1, first + 2]
         if all(_is_free(port) for port in ports):
             return ports
