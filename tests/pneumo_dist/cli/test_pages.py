@@ -19,8 +19,8 @@ from tools.commands import ROOT, commands_of
 from pneumo_dist.cli.app import app
 from pneumo_dist.config.load import load_config
 from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.maps.store import Predictions
 from pneumo_dist.network import build
-from pneumo_dist.predict.store import Predictions
 from pneumo_dist.runs.checkpoint import load_checkpoint
 from shards.console import EXIT_DONE, run
 
