@@ -77,8 +77,20 @@ def synth(out: Path, images: int, size: int, positive_rate: float, seed: int, pi
     help="What a film without a file in --masks is; negative gives it an empty mask.",
 )
 @click.option("--always-train", type=FOLDER, multiple=True, help="Folder with labelled films that train in every fold.")
-@click.option("--test-dicom", type=FOLDER, multiple=True, help="Folder with unlabelled DICOM films.")
-@click.option("--test-images", type=FOLDER, multiple=True, help="Folder with unlabelled PNG or JPEG films.")
+@click.option("--test-dicom", type=FOLDER, multiple=True, help="Folder with DICOM test films.")
+@click.option("--test-images", type=FOLDER, multiple=True, help="Folder with PNG or JPEG test films.")
+@click.option(
+    "--unlabelled-dicom", type=FOLDER, multiple=True, help="Folder with DICOM films to learn from without labels."
+)
+@click.option(
+    "--unlabelled-images",
+    type=FOLDER,
+    multiple=True,
+    help="Folder with PNG or JPEG films to learn from without labels.",
+)
+@click.option(
+    "--keep-unlabelled", is_flag=True, help="Films of --dicom and --images without a label become unlabelled ones."
+)
 @click.option("--out", type=FOLDER, required=True, help="Folder of the dataset.")
 @click.option("--image-size", type=int, default=512, show_default=True, help="Side of the stored square, in pixels.")
 @click.option(
@@ -134,7 +146,7 @@ def build_command(
     if options.pseudonymise:
         sources, names = sources.pseudonymise(salt)
         save_pseudonyms(_next_to(out, ".ids.csv"), names)
-    with console.progress(len(sources.train) + len(sources.test), "film", "build") as bar:
+    with console.progress(len(sources.films), "film", "build") as bar:
         summary = build(sources, out, options, salt, execution, on_film=bar.update)
     if summary is None:
         print(f"{out}: task {task} is built; when all are, run: python -m shards finalize {out}")

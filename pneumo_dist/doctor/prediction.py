@@ -68,7 +68,7 @@ def film_counts(shards: Path) -> dict[str, int]:
         return {
             "oof" if split == "train" else split: len(opened.indices(split))
             for split in SPLITS
-            if split != "always_train"
+            if split not in ("always_train", "duplicate")
         }
 
 

@@ -20,6 +20,7 @@ from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.thresholds.file import read_thresholds
 from pneumo_dist.thresholds.rules import THRESHOLDS, ThresholdsFile
 from pneumo_dist.thresholds.tune import film_measures, tune
+from shards.dataset.check import LABELLED_SPLITS, SPLITS
 from shards.dataset.table import Shards
 
 Epochs = list[dict[str, Any]]
@@ -124,10 +125,10 @@ def split_counts(shards: Shards) -> list[SplitCount]:
     """Return the number of films in each split of the sample table."""
     splits, groups, positive = (shards.column(name) for name in ("split", "group", "has_mask"))
     counts = []
-    for split in ("train", "always_train", "holdout", "test"):
+    for split in SPLITS:
         films: Flags = np.asarray(splits == split)
         if films.any():
-            positives = None if split == "test" else int(positive[films].astype(bool).sum())
+            positives = None if split not in LABELLED_SPLITS else int(positive[films].astype(bool).sum())
             counts.append(SplitCount(split, int(films.sum()), positives, len(set(groups[films].tolist()))))
     return counts
 

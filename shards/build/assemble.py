@@ -26,7 +26,7 @@ from shards.build.progress import (
 )
 from shards.build.split import LABELLED, split_table
 from shards.dataset.check import SPLITS
-from shards.dataset.manifest import BUILD_STATE, MANIFEST, CountsModel, read_manifest, write_manifest
+from shards.dataset.manifest import BUILD_STATE, COUNT_OF, MANIFEST, CountsModel, read_manifest, write_manifest
 from shards.dataset.table import SCHEMA, TABLE, read_table, save_table
 from shards.errors import InputError
 from shards.files import sha256_file, sync_directory
@@ -52,6 +52,8 @@ class BuildSummary:
     reencoded: int
     warnings: dict[str, int]
     known_test: int
+    unlabelled_split: int
+    duplicate: int
     skipped: dict[str, int]
     doubts: list[str]
     reused_shards: int = 0
@@ -140,9 +142,11 @@ def finish(out: Path, plan: PlanRecord, options: BuildOptions, salt: bytes, max_
     table = split_table(pa.concat_tables([previous, *tables]), options, salt, previous=len(previous))
     if old:
         shards = [*old["shards"], *shards]
-    unlabelled = (
-        sorted({tuple(row) for row in (*read_list(out / UNLABELLED), *plan.unlabelled)}) if old else plan.unlabelled
-    )
+    unlabelled = plan.unlabelled
+    if old:
+        ids = set(table["image_id"].to_pylist())  # with the films that have a label now, or were kept without
+        listed_before = [row for row in read_list(out / UNLABELLED) if row[0] not in ids]
+        unlabelled = tuple(sorted({*map(tuple, listed_before), *unlabelled}))
     write_list(out / UNLABELLED, unlabelled)
     named = {Path(shard["name"]).with_suffix(suffix).name for shard in shards for suffix in (".tar", ".idx")}
     for stale in [path for path in out.iterdir() if path.suffix in {".tar", ".idx"} and path.name not in named]:
@@ -167,7 +171,7 @@ def _write(out: Path, table: pa.Table, manifest: dict[str, Any], doubts: list[st
     splits = table["split"].to_pylist()
     groups = {group for group, split in zip(table["group"].to_pylist(), splits, strict=True) if split in LABELLED}
     counts = {
-        **{split: splits.count(split) for split in SPLITS},
+        **{COUNT_OF.get(split, split): splits.count(split) for split in SPLITS},
         "positives": sum(map(bool, table["has_mask"].to_pylist())),
         "groups": len(groups),
         "unlabelled": len(read_list(out / UNLABELLED)),

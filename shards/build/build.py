@@ -28,7 +28,9 @@ from shards.build.progress import (
     save_shard_record,
 )
 from shards.build.sample import build_sample
+from shards.build.split import WITHOUT_LABEL
 from shards.dataset import rle
+from shards.dataset.check import LABELLED_SPLITS
 from shards.dataset.keys import salt_check
 from shards.dataset.manifest import FORMAT_VERSION, MANIFEST, read_manifest
 from shards.dataset.table import MEMBERS, Shards
@@ -122,7 +124,7 @@ def build(
 def _record(
     jobs: Sequence["_ShardJob"], sources: Sources, options: BuildOptions, salt: bytes, append: bool
 ) -> PlanRecord:
-    unlabelled = tuple((s.image_id, s.listed_path, sources.unlabelled_reason) for s in sources.unlabelled)
+    unlabelled = tuple((s.image_id, s.listed_path, sources.left_out_reason) for s in sources.left_out)
     duplicates = tuple((item.source.image_id, item.source.listed_path, str(item)) for item in sources.set_aside)
     named = tuple((job.name, job.digest) for job in jobs)
     arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
@@ -151,7 +153,7 @@ def _plan(sources: Sources, out: Path, options: BuildOptions, salt: bytes, appen
     names = [shard["name"] for shard in read_manifest(out)["shards"]] if append else []
     step = options.samples_per_shard
     jobs = []
-    for kind, films in (("train", sources.train), ("test", sources.test)):
+    for kind, films in (("train", sources.train), ("test", sources.test), ("unlabelled", sources.unlabelled)):
         first = 1 + max((int(name.split("-")[1].split(".")[0]) for name in names if name.startswith(kind)), default=-1)
         for number, start in enumerate(range(0, len(films), step), first):
             jobs.append(_ShardJob(f"{kind}-{number:05d}", tuple(films[start : start + step]), out, options, salt))
@@ -171,7 +173,7 @@ def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes
         option = different[0].replace("_", "-")
         raise InputError(f"{out}: was built with another --{option}; appended films need the same")
     row_of = {str(image_id): row for row, image_id in enumerate(dataset.column("image_id"))}
-    for source in (*sources.train, *sources.test):
+    for source in sources.films:
         if source.image_id in row_of:
             _check_known(source, dataset, row_of[source.image_id])
     return sources.without(row_of)
@@ -179,8 +181,12 @@ def _new_sources(sources: Sources, out: Path, options: BuildOptions, salt: bytes
 
 def _check_known(source: SourceFilm, dataset: Shards, row: int) -> None:
     split, stored = dataset.column("split")[row], dataset.column("rle")[row]
-    if (split == "test") != (source.split == "test"):
-        raise InputError(f"{source.image_id}: is a {split} film of {dataset.folder}, not to be added as {source.split}")
+    if source.split == "unlabelled":  # the dataset has the film already, perhaps with its label
+        return
+    if (split in LABELLED_SPLITS) != (source.split in LABELLED_SPLITS) or split in WITHOUT_LABEL:
+        raise InputError(
+            f"{source.image_id}: is in split {split} of {dataset.folder}, not to be added as {source.split}"
+        )
     texts = [label.rle for label in source.labels or ()]
     if texts and texts != [stored]:
         grid = dataset.grid(row)

@@ -9,6 +9,7 @@ import pyarrow as pa
 from shards.build.options import BuildOptions
 from shards.build.split import LABELLED
 from shards.console import counted
+from shards.dataset.check import LABELLED_SPLITS
 from shards.dataset.keys import patient_group
 
 _COLUMNS = (
@@ -44,7 +45,7 @@ def split_doubts(table: pa.Table, options: BuildOptions, salt: bytes, appended: 
     With an empty `salt`, no placeholder is recognized. `appended` means that the folds are those of an earlier build.
     """
     films = table.select([*_COLUMNS]).to_pylist()
-    trained = [film for film in films if film["split"] != "test"]
+    trained = [film for film in films if film["split"] in LABELLED_SPLITS]
     labelled = [film for film in films if film["split"] in LABELLED]
     words = {patient_group(word, salt): word for word in placeholders()} if salt else {}
     doubts = _nameless(trained, words, options.groups_csv is not None)

@@ -19,13 +19,18 @@ NO_MASK = "no mask of its name in --masks; pass --absent-mask negative if films 
 
 @dataclass(frozen=True)
 class FilmFolders:
-    """Folders of films. Films in `always_train` (DICOM or images) train in every fold and are never validated on."""
+    """Folders of films. Films in `always_train` (DICOM or images) train in every fold and are never validated on.
+
+    Films in the unlabelled folders become the split `unlabelled`, from which training can learn without labels.
+    """
 
     dicom: Sequence[Path] = ()
     images: Sequence[Path] = ()
     always_train: Sequence[Path] = ()
     test_dicom: Sequence[Path] = ()
     test_images: Sequence[Path] = ()
+    unlabelled_dicom: Sequence[Path] = ()
+    unlabelled_images: Sequence[Path] = ()
 
     @property
     def labelled(self) -> tuple[Path, ...]:
@@ -34,24 +39,26 @@ class FilmFolders:
 
     @property
     def all(self) -> tuple[Path, ...]:
-        return (*self.labelled, *self.test_dicom, *self.test_images)
+        return (*self.labelled, *self.test_dicom, *self.test_images, *self.unlabelled_dicom, *self.unlabelled_images)
 
 
 @dataclass(frozen=True)
 class LabelFiles:
     """The labels of a build: a CSV, or a folder of masks.
 
-    `absent_mask`, one of ABSENT_MASKS, says what a film without a file in `masks` is.
+    `absent_mask`, one of ABSENT_MASKS, says what a film without a file in `masks` is. `keep_unlabelled` builds films
+    without a label into the split `unlabelled`, instead of only listing them.
     """
 
     csv: Path | None = None
     masks: Path | None = None
     absent_mask: str = "unlabelled"
+    keep_unlabelled: bool = False
 
 
 @dataclass(frozen=True)
 class SourceFilm:
-    """One film to build. `labels` is None for test films and for films with a mask file; `root` is the given folder."""
+    """One film to build. `root` is the given folder; `labels` is None for films without a label or with a mask file."""
 
     key: str
     image_id: str
@@ -94,17 +101,23 @@ class SetAside:
 
 @dataclass(frozen=True)
 class Sources:
-    """Films in key order, films without a label (and the reason for that), and films set aside before reading.
+    """Films of a build in key order, films that are left out without a label (and why), and films set aside unread.
 
-    `skipped` are the other files in the folders.
+    `unlabelled` are films of the split of that name. `skipped` are the other files in the folders.
     """
 
     train: tuple[SourceFilm, ...]
     test: tuple[SourceFilm, ...]
-    unlabelled: tuple[SourceFilm, ...]
+    left_out: tuple[SourceFilm, ...]
     set_aside: tuple[SetAside, ...]
-    unlabelled_reason: str = NO_ROW
+    left_out_reason: str = NO_ROW
     skipped: tuple[Skipped, ...] = ()
+    unlabelled: tuple[SourceFilm, ...] = ()
+
+    @property
+    def films(self) -> tuple[SourceFilm, ...]:
+        """The films to build."""
+        return (*self.train, *self.test, *self.unlabelled)
 
     @property
     def skipped_counts(self) -> dict[str, int]:
@@ -119,7 +132,12 @@ class Sources:
 
         set_aside = tuple(item for item in self.set_aside if item.source.image_id not in image_ids)
         return replace(
-            self, train=rest(self.train), test=rest(self.test), unlabelled=rest(self.unlabelled), set_aside=set_aside
+            self,
+            train=rest(self.train),
+            test=rest(self.test),
+            unlabelled=rest(self.unlabelled),
+            left_out=rest(self.left_out),
+            set_aside=set_aside,
         )
 
     def pseudonymise(self, salt: bytes) -> tuple["Sources", dict[str, str]]:
@@ -141,6 +159,7 @@ class Sources:
             train=hidden(self.train),
             test=hidden(self.test),
             unlabelled=hidden(self.unlabelled),
+            left_out=hidden(self.left_out),
             set_aside=set_aside,
         )
         return films, names

@@ -20,6 +20,7 @@ DANGLING = "links to nothing"
 LOOP = "links back to a folder above them"
 VANISHED = "gone before they were read"
 TWICE = "links to films that are taken already"
+NAMED_TWICE = "unlabelled films with the image id of another film; pass --id sop where different films have one name"
 
 _SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "lost+found", "$recycle.bin", "system volume information"}

@@ -21,8 +21,8 @@ def skipped_lines(sources: Sources) -> Iterator[tuple[str, bool]]:
     """
     for reason, count in sources.skipped_counts.items():
         yield f"skipped: {counted(count, 'file')}: {reason}", False
-    if sources.unlabelled and sources.unlabelled_reason == NO_MASK:
-        yield f"warning: {counted(len(sources.unlabelled), 'film')}: {NO_MASK}", False
+    if sources.left_out and sources.left_out_reason == NO_MASK:
+        yield f"warning: {counted(len(sources.left_out), 'film')}: {NO_MASK}", False
     dangling = [str(item.path) for item in sources.skipped if item.reason == DANGLING]
     for path in dangling[:MOST_LISTED]:
         yield f"warning: {printable(path)}: a broken link; restore its target or remove it", True
@@ -44,6 +44,11 @@ def summary_lines(out: Path, summary: BuildSummary) -> Iterator[str]:
     )
     if summary.labelled and summary.groups == summary.labelled:
         yield "every film is a separate group: grouping had no effect"
+    if summary.unlabelled_split or summary.duplicate:
+        yield (
+            f"{counted(summary.unlabelled_split, 'film')} for training without labels; {summary.duplicate} more look "
+            "like another film, and are not used"
+        )
     if summary.reencoded:
         yield f"{counted(summary.reencoded, 'film')} had no JPEG stream that could be kept, and were encoded again"
     for text, count in summary.warnings.items():

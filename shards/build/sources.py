@@ -10,6 +10,7 @@ from shards.build.folders import (
     DICOM,
     FILMS,
     IMAGES,
+    NAMED_TWICE,
     TWICE,
     FileKind,
     Skipped,
@@ -20,6 +21,7 @@ from shards.build.labels import LabelRow, Labels, load_labels, match_labels
 from shards.build.names import name_id, objection, sop_id, spelling
 from shards.build.rows import without_suffix
 from shards.dataset import rle
+from shards.dataset.check import LABELLED_SPLITS
 from shards.dataset.keys import sample_key
 from shards.errors import InputError
 
@@ -55,7 +57,7 @@ def find_sources(
     if id_kind == "sop":
         films, nameless = _under_sop_ids(films)
     distinct, duplicates, linked_twice = _distinct(_named(films, rows or {}), id_kind)
-    train = [film for film in distinct if film.split != "test"]
+    train = [film for film in distinct if film.split in LABELLED_SPLITS]
     labelled: list[SourceFilm] = []
     if rows is not None:
         rows = match_labels(rows, [film.image_id for film in distinct], known)
@@ -66,12 +68,18 @@ def find_sources(
         skipped += other_files
         labelled = _with_masks(train, mask_of, known, labels.absent_mask)
     labelled_keys = {film.key for film in labelled}
+    left_out = [film for film in train if film.key not in labelled_keys]
+    unlabelled = [film for film in distinct if film.split == "unlabelled"]
+    if labels.keep_unlabelled:
+        unlabelled += [replace(film, split="unlabelled") for film in left_out]
+        left_out = []
     return Sources(
         train=tuple(labelled),
         test=tuple(film for film in distinct if film.split == "test"),
-        unlabelled=tuple(film for film in train if film.key not in labelled_keys),
+        unlabelled=tuple(sorted(unlabelled, key=lambda film: film.key)),
+        left_out=tuple(left_out),
         set_aside=(*duplicates, *nameless),
-        unlabelled_reason=NO_ROW if labels.masks is None else NO_MASK,
+        left_out_reason=NO_ROW if labels.masks is None else NO_MASK,
         skipped=(*skipped, *linked_twice),
     )
 
@@ -91,6 +99,8 @@ def _check_inputs(folders: FilmFolders, labels: LabelFiles) -> None:
         raise InputError("give labels for the films either with --rle CSV or with --masks DIR")
     if not folders.all:
         raise InputError("no films: give --dicom DIR, --images DIR, --test-dicom DIR or --test-images DIR")
+    if labels.keep_unlabelled and not folders.labelled:
+        raise InputError("--keep-unlabelled is for films of --dicom and --images, and there are none")
     if labels.absent_mask != "unlabelled" and labels.masks is None:
         raise InputError(
             f"--absent-mask {labels.absent_mask}: works with --masks DIR only; in a CSV for --rle, -1 means no mask"
@@ -108,6 +118,9 @@ def _list_films(folders: FilmFolders, leave_out: Sequence[Path]) -> tuple[list[S
         (folders.always_train, "always_train", FILMS, "--always-train"),
         (folders.test_dicom, "test", DICOM, "--test-dicom"),
         (folders.test_images, "test", IMAGES, "--test-images"),
+        # Last: a film that another option gives too is not an unlabelled one.
+        (folders.unlabelled_dicom, "unlabelled", DICOM, "--unlabelled-dicom"),
+        (folders.unlabelled_images, "unlabelled", IMAGES, "--unlabelled-images"),
     ):
         for listing in list_folders([_existing(path, option) for path in paths], kind, leave_out):
             if not listing.files and not listing.is_shared:
@@ -160,7 +173,7 @@ def _check_names(image_ids: Iterable[tuple[Path, str]]) -> None:
 
 
 def _distinct(films: Iterable[SourceFilm], id_kind: str) -> tuple[list[SourceFilm], list[SetAside], list[Skipped]]:
-    """Return the films in key order, films whose image id is used already, and links to films that are in the list."""
+    """Return the films in key order, films whose image id is used already, and files that need no film of their own."""
     by_key: dict[str, SourceFilm] = {}
     twins: list[SetAside] = []
     linked: list[Skipped] = []
@@ -170,6 +183,9 @@ def _distinct(films: Iterable[SourceFilm], id_kind: str) -> tuple[list[SourceFil
             continue
         if film.split == first.split and film.path.resolve() == first.path.resolve():
             linked.append(Skipped(film.path, TWICE))
+            continue
+        if film.split == "unlabelled":
+            linked.append(Skipped(film.path, NAMED_TWICE))
             continue
         fix = "remove one of the two"
         if id_kind == "name" and film.is_dicom and first.is_dicom:
@@ -221,12 +237,17 @@ def _check_labels_have_films(
     missing = [
         image_id
         for image_id in labels
-        if split_of.get(image_id, "test") == "test" and (image_id in split_of or image_id not in known)
+        if split_of.get(image_id, "test") not in LABELLED_SPLITS and (image_id in split_of or image_id not in known)
     ]
     if not missing:
         return
     line = labels[missing[0]][0].line
     more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+    if split_of.get(missing[0]) == "unlabelled":
+        raise InputError(
+            f"{path} line {line}: {missing[0]}{more} has a label but is among the unlabelled films; give its folder "
+            "with --dicom or --images, or remove the row"
+        )
     if missing[0] in split_of:
         raise InputError(f"{path} line {line}: {missing[0]}{more} has a label but is also a test film; drop one")
     if nameless:

@@ -1,5 +1,7 @@
 """Splits a whole sample table into groups, folds and a holdout. No tar is touched."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +16,22 @@ from shards.dataset.keys import patient_group
 from shards.errors import InputError
 
 LABELLED = ("train", "holdout")
+WITHOUT_LABEL = ("unlabelled", "duplicate")
 
 
 def split_table(table: pa.Table, options: BuildOptions, salt: bytes, previous: int = 0) -> pa.Table:
     """Return the table with new columns `group`, `split` and `fold`. `salt` keys the names of `--groups`.
 
     The first `previous` rows are from an earlier build and keep their split and fold. New films of a known group join
-    it. Test and always_train films get a group and no fold. Raises InputError for CSVs that do not fit the films, and
-    for groups that would be in two folds.
+    it. Films of other splits get a group and no fold; those without a label may become duplicates. Raises InputError
+    for CSVs that do not fit the films, and for groups that would be in two folds.
     """
     films = Films(frozenset(table["image_id"].to_pylist()), salt if options.pseudonymise and salt else None)
     table = _with_csv_groups(table, options, salt, films)
-    groups = np.array(_groups(table, options), object)
     split = np.array(table["split"].to_pylist(), object)
+    pairs = _near_duplicates(table, options)
+    groups = np.array(join_groups(table["film_group"].to_pylist(), pairs), object)
+    _mark_duplicates(split, pairs)
     fold = np.array(table["fold"].fill_null(HOLDOUT).to_pylist(), np.int64)
     labelled = np.flatnonzero(np.isin(split, LABELLED))
     old = labelled[labelled < previous]
@@ -82,13 +87,28 @@ def _assigned_folds(
     return assign_folds(groups[new].tolist(), strata.tolist(), options.folds, options.holdout, options.seed)
 
 
-def _groups(table: pa.Table, options: BuildOptions) -> list[str]:
-    """Return the group of each film: its patient (or the film itself if unknown), joined with near-duplicates."""
-    groups = table["film_group"].to_pylist()
-    if options.duplicate_distance is not None:
-        hashes = [bytes.fromhex(text) for text in table["perceptual_hash"].to_pylist()]
-        groups = join_groups(groups, near_duplicates(hashes, options.duplicate_distance))
-    return list(groups)
+def _near_duplicates(table: pa.Table, options: BuildOptions) -> list[tuple[int, int]]:
+    if options.duplicate_distance is None:
+        return []
+    hashes = [bytes.fromhex(text) for text in table["perceptual_hash"].to_pylist()]
+    return near_duplicates(hashes, options.duplicate_distance)
+
+
+def _mark_duplicates(split: Texts, pairs: Sequence[tuple[int, int]]) -> None:
+    """Set the split of films without a label to `unlabelled`, or to `duplicate` for those that look like another film.
+
+    The other film has another split, or comes first and is no duplicate itself.
+    """
+    without_label = np.isin(split, WITHOUT_LABEL)
+    split[without_label] = "unlabelled"
+    alike = defaultdict(list)
+    for first, second in pairs:
+        alike[first].append(second)
+        alike[second].append(first)
+    for film in np.flatnonzero(without_label).tolist():
+        others = [other for other in alike[film] if other < film or not without_label[other]]
+        if any(split[other] != "duplicate" for other in others):
+            split[film] = "duplicate"
 
 
 def _published_folds(path: Path, table: pa.Table, split: Texts, previous: int, films: Films) -> Integers:

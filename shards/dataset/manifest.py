@@ -14,6 +14,8 @@ from shards.stored import KindModel, Strict, read_json
 FORMAT = "pneumo_dist-shards"
 FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
+# The count of a split has the name of the split, but for this one.
+COUNT_OF = {"unlabelled": "unlabelled_split"}
 # Folder with the state of an unfinished build.
 BUILD_STATE = ".build"
 
@@ -26,7 +28,7 @@ Texts = Annotated[list[Annotated[str, pydantic.Field(max_length=10_000)]], pydan
 class ShardModel(Strict):
     """An entry of the manifest's list of shards. `reencoded` counts films whose JPEG stream could not be kept."""
 
-    name: Annotated[str, pydantic.Field(pattern=r"^(train|test)-[0-9]{5,}\.tar$")]
+    name: Annotated[str, pydantic.Field(pattern=r"^(train|test|unlabelled)-[0-9]{5,}\.tar$")]
     sha256: Digest
     bytes: Annotated[int, pydantic.Field(ge=512, le=LARGEST_TAR)]
     samples: Annotated[int, pydantic.Field(ge=1, le=2**31)]
@@ -36,8 +38,10 @@ class ShardModel(Strict):
 class CountsModel(Strict):
     """Numbers of films by split, and of what was left out.
 
-    `known_test` counts test films that look like a labelled film or share its patient. `skipped` counts, by reason,
-    files of the last build's folders that are not films.
+    `unlabelled` counts films without a label that are only listed, `unlabelled_split` those in the shards, and
+    `duplicate` those in the shards that look like another film. `known_test` counts test films that look like a
+    labelled film or share its patient. `skipped` counts, by reason, files of the last build's folders that are not
+    films.
     """
 
     train: _Whole
@@ -52,6 +56,8 @@ class CountsModel(Strict):
     reencoded: _Whole
     warnings: dict[str, _Whole]
     known_test: _Whole = 0
+    unlabelled_split: _Whole = 0
+    duplicate: _Whole = 0
     skipped: dict[str, _Whole] = pydantic.Field(default_factory=dict)
 
 

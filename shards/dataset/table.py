@@ -15,7 +15,7 @@ import pydantic
 
 from shards.arrays import Integers, Mask
 from shards.dataset import rle
-from shards.dataset.check import LABELS, SPLITS, table_faults
+from shards.dataset.check import LABELS, table_faults
 from shards.dataset.grid import Padding
 from shards.dataset.manifest import BUILD_STATE, MANIFEST, Texts, local_copy_name, read_manifest
 from shards.dataset.mapped import mapped
@@ -93,8 +93,7 @@ def read_table(folder: Path, manifest: Mapping[str, Any] | None = None, is_signe
     machine share the memory of a large table.
     """
     manifest = read_manifest(folder) if manifest is None else manifest
-    counts = manifest["counts"]
-    if is_signed and sum(counts[split] for split in SPLITS) >= MAPPED_FILMS:
+    if is_signed and sum(shard["samples"] for shard in manifest["shards"]) >= MAPPED_FILMS:
         return mapped(manifest["table_sha256"], partial(_decoded, folder, manifest, is_signed))
     return _decoded(folder, manifest, is_signed)
 
@@ -178,14 +177,25 @@ class Shards:
         With `always_train`, films of that split join the training films, unless their group is in the validation films
         or in the holdout.
         """
-        films, folds, groups = self.indices("train"), self.column("fold"), self.table["group"]
+        films, folds = self.indices("train"), self.column("fold")
         validation, train = films[folds[films] == fold], films[folds[films] != fold]
         if always_train:
-            excluded = np.concatenate([validation, self.indices("holdout")])
-            extra = self.indices("always_train")
-            is_excluded = pc.is_in(groups.take(extra), value_set=groups.take(excluded).combine_chunks())
-            train = np.sort(np.concatenate([train, extra[~is_excluded.to_numpy()]]))
+            train = np.sort(np.concatenate([train, self._strangers("always_train", validation)]))
         return train, validation
+
+    def unlabelled_rows(self, fold: int) -> Integers:
+        """Return the rows of films without labels that a fold may learn from, in table order.
+
+        Their groups are in neither the validation films nor the holdout.
+        """
+        return self._strangers("unlabelled", self.fold_rows(fold, always_train=False)[1])
+
+    def _strangers(self, split: str, validation: Integers) -> Integers:
+        """Return the rows of a split whose groups are in neither the given validation films nor the holdout."""
+        films, groups = self.indices(split), self.table["group"]
+        unseen = groups.take(np.concatenate([validation, self.indices("holdout")]))
+        is_seen = pc.is_in(groups.take(films), value_set=unseen.combine_chunks())
+        return np.asarray(films[~is_seen.to_numpy()], np.int64)
 
     def grid(self, index: int) -> LabelGrid:
         """Return the label grid of a sample."""

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from shards.arrays import Mask
+from shards.dataset.check import LABELLED_SPLITS, SPLITS
 from shards.dataset.grid import mask_to_size, mask_to_square
-from shards.dataset.manifest import read_manifest
+from shards.dataset.manifest import COUNT_OF, read_manifest
 from shards.dataset.table import TABLE, Shards
 from shards.dataset.tar import index_tar
 from shards.errors import InputError
@@ -61,10 +62,10 @@ def _counts(shards: Shards) -> Iterator[str]:
     for shard in manifest["shards"]:
         if int((names == shard["name"]).sum()) != shard["samples"]:
             yield f"{folder / shard['name']}: the table and the manifest list different numbers of samples"
-    for split in ("train", "holdout", "test"):
-        count = len(shards.indices(split))
-        if count != manifest["counts"][split]:
-            yield f"{folder / TABLE}: {count} {split} samples, the manifest counts {manifest['counts'][split]}"
+    for split in SPLITS:
+        count, expected = len(shards.indices(split)), manifest["counts"][COUNT_OF.get(split, split)]
+        if count != expected:
+            yield f"{folder / TABLE}: {count} {split} samples, the manifest counts {expected}"
 
 
 def _describes(index: Path, tar: Path) -> bool:
@@ -90,7 +91,7 @@ def _samples(shards: Shards, on_sample: Callable[[], None] | None) -> Iterator[s
         try:
             image = _decode(shards.read(index, "image"))
             facts = shards.about(index)
-            mask = _decode(shards.read(index, "mask")) if splits[index] != "test" else None
+            mask = _decode(shards.read(index, "mask")) if splits[index] in LABELLED_SPLITS else None
             truth = shards.label(index) if mask is not None else None
         except InputError as error:
             yield str(error)
@@ -102,7 +103,7 @@ def _samples(shards: Shards, on_sample: Callable[[], None] | None) -> Iterator[s
             yield f"{key}: the image is not {size[index]} pixels high as the table says"
         if facts["key"] != key:
             yield f"{key}: its json member belongs to {facts['key']}"
-        if splits[index] == "test":
+        if splits[index] not in LABELLED_SPLITS:
             continue
         if mask is None or truth is None or not set(np.unique(mask).tolist()) <= {0, 255}:
             yield f"{key}: the mask is not binary"

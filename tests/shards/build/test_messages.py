@@ -12,7 +12,17 @@ from shards.build.messages import MOST_LISTED, skipped_lines, summary_lines
 
 COUNTS: dict[str, Any] = {
     **{"train": 8, "always_train": 0, "positives": 3, "holdout": 2, "test": 1, "groups": 9, "unlabelled": 1},
-    **{"rejected": 0, "shards": 1, "reencoded": 0, "warnings": {}, "known_test": 0, "skipped": {}, "doubts": []},
+    **{
+        "rejected": 0,
+        "shards": 1,
+        "reencoded": 0,
+        "warnings": {},
+        "known_test": 0,
+        "unlabelled_split": 0,
+        "duplicate": 0,
+        "skipped": {},
+        "doubts": [],
+    },
 }
 FILM = SourceFilm("a", "a", Path("in/a.dcm"), Path("in"), "train")
 

@@ -139,7 +139,7 @@ def test_masks_below_the_films_are_no_films(positives_only: Path) -> None:
     (positives_only / "masks").rename(positives_only / "films/masks")
     folder = positives_only / "films"
     sources = find_sources(FilmFolders(images=[folder]), LabelFiles(masks=folder / "masks"))
-    assert (len(sources.train), len(sources.unlabelled), sources.set_aside) == (2, 4, ())
+    assert (len(sources.train), len(sources.left_out), sources.set_aside) == (2, 4, ())
 
 
 def test_films_are_not_taken_for_their_own_masks(positives_only: Path) -> None:
@@ -257,7 +257,7 @@ def test_films_of_one_name_are_refused_and_the_option_is_named(cd: Path) -> None
 def test_films_of_one_name_go_by_their_uids(cd: Path) -> None:
     sources = labelled(cd, "".join(f"1.2.{number},-1\n" for number in range(3)), id_kind="sop")
     assert [source.image_id for source in sources.train] == ["1.2.0", "1.2.1", "1.2.2"]
-    assert [source.image_id for source in sources.unlabelled] == ["1.2.3"]
+    assert [source.image_id for source in sources.left_out] == ["1.2.3"]
     assert sources.set_aside == ()
 
 
