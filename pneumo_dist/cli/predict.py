@@ -1,7 +1,8 @@
 """The commands predict and average, which run networks. Heavy modules are imported when a command runs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from shards.film_options import film_options
 
 if TYPE_CHECKING:
     from pneumo_dist.predict.ensemble import Ensemble
+    from pneumo_dist.predict.predict import PredictOptions
     from pneumo_dist.ranks.ranks import Ranks
 
 ENSEMBLE = click.option(
@@ -39,10 +41,10 @@ ENSEMBLE = click.option(
 @CPU
 @click.option(
     "--split",
-    type=click.Choice(["oof", "holdout", "test"]),
+    type=click.Choice(["oof", "holdout", "test", "unlabelled"]),
     default="test",
     show_default=True,
-    help="Split of the films to predict.",
+    help="Split of the films to predict. unlabelled writes each fold's pseudo-labels.",
 )
 @click.option("--fold", "folds", type=int, multiple=True, help="Fold to predict with; may be repeated.  [default: all]")
 @click.option("--stage", help="For an experiment: stage whose checkpoints predict.  [default: the last]")
@@ -98,8 +100,10 @@ def predict(  # noqa: PLR0913  # one parameter per option
     """Predict a split with the mean of networks and views.
 
     Out-of-fold films are predicted by the networks of their own fold only, holdout and test films by all networks.
+    Films without labels are predicted for each fold by its networks.
     """
     from pneumo_dist.cli.networks import NetworkOptions, find_networks, limits_of, load_ensemble
+    from pneumo_dist.maps.labels import labels_folder
     from pneumo_dist.predict.predict import PredictOptions, predict
     from pneumo_dist.ranks.ranks import process_group
 
@@ -138,12 +142,17 @@ def predict(  # noqa: PLR0913  # one parameter per option
         if bundle is not None:
             from pneumo_dist.predict.bundle import read_bundle
 
-            if split == "oof":
-                raise InputError(f"--bundle {bundle}: out-of-fold predictions are made with --config and --runs")
+            if split in ("oof", "unlabelled"):
+                raise InputError(f"--bundle {bundle}: predictions of single folds are made with --config and --runs")
             ensemble, _ = read_bundle(bundle)
         else:
             assert loaded is not None and runs is not None
             ensemble = find_networks(loaded, folds, runs, shards, ranks)
+        if split == "unlabelled":
+            assert shards is not None and loaded is not None and runs is not None
+            source = ensemble.name if loaded[1] is None else f"{ensemble.name}/{stage or loaded[1].stages[-1].name}"
+            _predict_unlabelled(ensemble, shards, ranks, options, out, partial(labels_folder, runs, source))
+            return
         if out is None and runs is None:
             raise InputError("give --out, the folder of the predictions, or --runs")
         name = split if new is None else new.kind
@@ -157,6 +166,30 @@ def predict(  # noqa: PLR0913  # one parameter per option
             predict(ensemble, shards, folder, ranks, options, on_films=bar.update)
         if ranks.is_main:
             print(f"{name} predictions of {len(ensemble.networks)} networks: {folder}")
+
+
+def _predict_unlabelled(
+    ensemble: "Ensemble",
+    shards: Shards,
+    ranks: "Ranks",
+    options: "PredictOptions",
+    out: Path | None,
+    folder_of: Callable[[int], Path],
+) -> None:
+    """Write the pseudo-labels of each fold of the ensemble into a folder of its own."""
+    from pneumo_dist.predict.predict import predict
+
+    folds = options.folds or tuple(sorted({network.fold for network in ensemble.networks}))
+    if out is not None and len(folds) > 1:
+        raise InputError("--out: each fold has its own pseudo-labels; give one --fold, or leave --out away")
+    for fold in folds:
+        folder = out or folder_of(fold)
+        check_folder(folder)
+        total = len(shards.unlabelled_rows(fold))
+        with console.progress(total if ranks.is_main else 0, "film", f"predict unlabelled, fold {fold}") as bar:
+            predict(ensemble, shards, folder, ranks, replace(options, folds=(fold,)), on_films=bar.update)
+        if ranks.is_main:
+            print(f"pseudo-labels of fold {fold}: {folder}")
 
 
 def _one_of(given: Mapping[str, object]) -> None:

@@ -25,6 +25,7 @@ from pneumo_dist.config.schema import (
     Unit,
     Whole,
 )
+from pneumo_dist.config.unlabelled import UnlabelledConfig
 from shards.errors import InputError
 
 # A year at most.
@@ -91,6 +92,8 @@ class StageConfig(Schema):
     draws each positive once per epoch."""
     always_train: bool = False
     """Also train on the films marked always_train."""
+    unlabelled: UnlabelledConfig | None = None
+    """What to learn from films without labels; null is nothing."""
     freeze_encoder_epochs: Annotated[Whole, Unit("epochs")] = 0
     """Number of first epochs in which the encoder, including its batch norms, is frozen."""
     freeze_batch_norm: bool = False
@@ -121,6 +124,30 @@ class StageConfig(Schema):
     def _sampling(self) -> Self:
         if self.sample_rate is None and (self.sample_rate_end is not None or self.size_classes is not None):
             raise ValueError("sample_rate_end and size_classes need a sample_rate")
+        return self
+
+    @property
+    def unlabelled_films(self) -> int:
+        """Number of films without labels in each micro-batch."""
+        return 0 if self.unlabelled is None else round(self.unlabelled.share * self.micro_batch)
+
+    @property
+    def labelled_batch(self) -> int:
+        """Number of films with labels per optimizer step, over all ranks."""
+        return self.global_batch - self.global_batch * self.unlabelled_films // self.micro_batch
+
+    @model_validator(mode="after")
+    def _without_labels(self) -> Self:
+        if self.unlabelled is None:
+            return self
+        count = self.unlabelled.share * self.micro_batch
+        if abs(count - round(count)) > 1e-9 or not 0 < round(count) < self.micro_batch:
+            raise ValueError(
+                f"unlabelled.share {self.unlabelled.share:g} of micro_batch {self.micro_batch} is not a whole number "
+                "of films that leaves some with labels; change one of them"
+            )
+        if self.unlabelled.mean_teacher is not None and self.optim.ema_decay is None:
+            raise ValueError("unlabelled.mean_teacher needs optim.ema_decay: the teacher is the moving average")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ import yaml
 
 from pneumo_dist.config.experiment import OLD_LOADER, Experiment, StageConfig
 from pneumo_dist.config.record import without_dropped
+from pneumo_dist.config.schema import Schema, keys_of_schema, nested_schema
 from pneumo_dist.config.yaml_text import MAX_CHARACTERS, BadYaml, parse_yaml
 from shards.errors import InputError, InputErrors
 from shards.stored import read_limited
@@ -265,13 +266,14 @@ def _nearest_origin(keys: Sequence[str], origins: Mapping[str, str]) -> str | No
 
 
 def _valid_names(location: Sequence[str], in_stage: bool) -> list[str]:
-    schema: Any = StageConfig if in_stage else Experiment
+    schema: type[Schema] = StageConfig if in_stage else Experiment
     for part in location[:-1]:
         field = schema.model_fields.get(part)
-        if field is None or not hasattr(field.annotation, "model_fields"):
+        nested = None if field is None else nested_schema(field)
+        if nested is None:
             return []
-        schema = field.annotation
-    return [*schema.model_fields, *(STAGE_KEYS if schema is Experiment else ())]
+        schema = nested
+    return [*keys_of_schema(schema), *(STAGE_KEYS if schema is Experiment else ())]
 
 
 def dump_resolved(config: LoadedConfig) -> str:

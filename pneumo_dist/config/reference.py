@@ -1,7 +1,6 @@
 """The keys of a config, taken from the models: as rows of docs/config.md, and as a JSON schema for editors."""
 
 import copy
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin
@@ -11,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.load import load_config
-from pneumo_dist.config.schema import LARGEST, Schema, Unit
+from pneumo_dist.config.schema import LARGEST, Schema, Unit, keys_of_schema, nested_schema
 from pneumo_dist.config.shipped import shipped_configs
 
 Json = dict[str, Any]
@@ -38,8 +37,8 @@ class Key:
 
 def keys_of(model: type[Schema], prefix: str = "") -> Iterator[Key]:
     """Yield the keys of a model and of the models in it, in the order of the file. Lists of models are not entered."""
-    for name, field in model.model_fields.items():
-        nested = _nested(field)
+    for name, field in zip(keys_of_schema(model), model.model_fields.values(), strict=True):
+        nested = nested_schema(field)
         default = "" if field.is_required() else yaml_value(field.get_default(call_default_factory=True))
         meaning = " ".join((field.description or "").split())
         if nested is None:
@@ -49,16 +48,6 @@ def keys_of(model: type[Schema], prefix: str = "") -> Iterator[Key]:
         if type(None) in get_args(field.annotation):
             yield Key(prefix + name, "mapping, or null", default, "", meaning)
         yield from keys_of(nested, f"{prefix}{name}.")
-
-
-def _nested(field: FieldInfo) -> type[Schema] | None:
-    """Return the model of a field that is one, or may be one."""
-    arguments = () if get_origin(field.annotation) is tuple else get_args(field.annotation)
-    for each in (field.annotation, *arguments):
-        if inspect.isclass(each) and issubclass(each, Schema):
-            model: type[Schema] = each
-            return model
-    return None
 
 
 def _units(annotation: Any, metadata: Sequence[Any]) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """Base class and value types of the configuration schemas."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,17 @@ class Schema(BaseModel):
         if field is not bool and bool not in get_args(field) and any(isinstance(each, bool) for each in values):
             raise ValueError("is a boolean (true, yes, on, false, no, off), but another type is expected")
         return value
+
+
+def keys_of_schema(schema: type[Schema]) -> list[str]:
+    """Return the keys of a schema as a config file names them."""
+    return [field.alias or name for name, field in schema.model_fields.items()]
+
+
+def nested_schema(field: FieldInfo) -> type[Schema] | None:
+    """Return the schema of a field that is one, or may be one."""
+    arguments = () if get_origin(field.annotation) is tuple else get_args(field.annotation)
+    for each in (field.annotation, *arguments):
+        if isinstance(each, type) and issubclass(each, Schema):
+            return each
+    return None

@@ -102,6 +102,9 @@ def _graph(reader: FilmReader, table: Sequence[GraphInput], source: Source, cpu_
     )
     if not reader.with_mask:
         return normalised
+    if reader.has_targets:
+        # Resampled on the host, as a map has another size than its film.
+        return normalised, inputs["target"].gpu() if on_gpu else fn.copy(inputs["target"])
     return normalised, fn.cast(images[1] > 127, dtype=types.UINT8)
 
 

@@ -15,6 +15,7 @@ from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.films import FilmReader, FilmRequest
 from pneumo_dist.data.geometry import Stored, coarse_map, matrix
 from pneumo_dist.data.resample import NOISE_LEVEL, noise_window
+from pneumo_dist.data.targets import target
 
 Array = npt.NDArray[Any]
 
@@ -60,6 +61,8 @@ def input_table(reader: FilmReader) -> list[GraphInput]:
         table.append(GraphInput("noise", "int8", 3, "HWC", _noise))
     if _has_coarse_map(reader):
         table.append(GraphInput("coarse_map", "float32", 3, "HWC", _coarse_map))
+    if reader.has_targets:
+        table.append(GraphInput("target", "uint8", 3, "HWC", _target))
     return table + [GraphInput(member, "uint8", 1, "", partial(_encoded, member)) for member in reader.members]
 
 
@@ -98,6 +101,10 @@ def _coarse_map(film: _Film) -> npt.NDArray[np.float32]:
     if geometry.warp is None and input_spec.device_id is None:
         return NO_COARSE_MAP
     return coarse_map(geometry, input_spec.size, film.stored)
+
+
+def _target(film: _Film) -> npt.NDArray[np.uint8]:
+    return target(film.reader, film.request, film.parameters)[..., None]
 
 
 def _encoded(member: str, film: _Film) -> npt.NDArray[np.uint8]:

@@ -143,8 +143,8 @@ def _slot_bytes(reader: FilmReader, batch: int) -> int:
     """Return more bytes than the inputs of any batch take."""
     side = reader.input_spec.size + 2
     members = sum(int(reader.shards.column(f"{member}_size").max()) for member in reader.members)
-    # A coarse map has at most a node for each pixel, of two float32; noise has a byte.
-    film = members + side * side * 9 + 16 * _ALIGNMENT + 2**12
+    # A coarse map has at most a node for each pixel, of two float32; noise and targets have a byte.
+    film = members + side * side * 10 + 16 * _ALIGNMENT + 2**12
     return -(-batch * film // mmap.PAGESIZE) * mmap.PAGESIZE
 
 

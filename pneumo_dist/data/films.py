@@ -14,6 +14,7 @@ from pneumo_dist.data.augment import IDENTITY, Parameters, draw
 from pneumo_dist.data.geometry import Stored
 from pneumo_dist.data.plan import Indices
 from pneumo_dist.data.resample import Image
+from pneumo_dist.maps.labels import MapLabels
 from pneumo_dist.ranks.cpus import allowed_cpus, loader_threads, ranks_here
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
@@ -34,8 +35,8 @@ class Batch:
     """Decoded films.
 
     `images` (n, channels, size, size) are normalised and have the type `data.image_dtype`. `masks` are uint8
-    (n, 1, size, size) of 0 and 1, or empty. `indices` are table rows; if there are fewer rows than images, the last
-    images only fill the batch.
+    (n, 1, size, size) of 0 and 1, or empty; of a reader with targets, they are levels of 0 to 255. `indices` are table
+    rows; if there are fewer rows than images, the last images only fill the batch.
     """
 
     images: "torch.Tensor"
@@ -72,13 +73,19 @@ class FilmRequest:
 
 @dataclass(frozen=True)
 class FilmReader:
-    """Reads films from shards and draws their augmentation; without `augment`, films are only resized."""
+    """Reads films from shards and draws their augmentation; without `augment`, films are only resized.
+
+    With `has_targets`, loaders yield the targets of targets.py instead of masks, also for films without labels; `maps`
+    are the pseudo-labels of those.
+    """
 
     shards: Shards
     input_spec: InputSpec
     with_mask: bool
     augment: AugmentConfig | None = None
     seed: int = 0
+    has_targets: bool = False
+    maps: MapLabels | None = None
 
     @property
     def border(self) -> str:
@@ -88,7 +95,11 @@ class FilmReader:
     @property
     def members(self) -> tuple[str, ...]:
         """Names of a film's members to read: `image`, and `mask` if requested."""
-        return ("image", "mask") if self.with_mask else ("image",)
+        return ("image", "mask") if self.with_mask and not self.has_targets else ("image",)
+
+    def is_labelled(self, index: int) -> bool:
+        """Return whether the film in a row of the table has a mask."""
+        return bool(self.shards.column("mask_size")[index] >= 0)
 
     def parameters(self, request: FilmRequest) -> Parameters:
         """Return the augmentation of a film in its epoch."""

@@ -9,17 +9,27 @@ import cv2
 from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.plan import EpochPlan, Indices, fixed_batches
+from pneumo_dist.maps.labels import MapLabels
 from shards.dataset.table import Shards
 
 
 def train_batches(
-    shards: Shards, plan: EpochPlan, input_spec: InputSpec, rank: int, epoch: int, step: int
+    shards: Shards,
+    plan: EpochPlan,
+    input_spec: InputSpec,
+    rank: int,
+    epoch: int,
+    step: int,
+    maps: MapLabels | None = None,
 ) -> Iterator[Batch]:
     """Yield one rank's augmented micro-batches from (epoch, step) to the end of the stage.
 
+    `maps` are the labels of films without any, if the stage learns from such films by pseudo-labels.
+
     Raises CorruptSample or InputError, naming shard, key, epoch and step, for a film that cannot be read or decoded.
     """
-    reader = FilmReader(shards, input_spec, with_mask=True, augment=plan.stage.augment, seed=plan.seed)
+    augment, has_targets = plan.stage.augment, plan.stage.unlabelled is not None
+    reader = FilmReader(shards, input_spec, True, augment, plan.seed, has_targets, maps)
     return make_batches(reader, _TrainRequests(plan, rank, epoch, step), plan.stage.micro_batch)
 
 

@@ -4,7 +4,7 @@ import math
 import zlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -17,7 +17,7 @@ from shards.errors import InputError
 Indices = npt.NDArray[np.int64]
 
 # Purposes separate the random streams of one seed; augment.py uses 3.
-_ORDER, _NEGATIVES, _POSITIVES = 1, 2, 4
+_ORDER, _NEGATIVES, _POSITIVES, _UNLABELLED = 1, 2, 4, 5
 
 
 def stream(seed: int, *words: int | str) -> np.random.Generator:
@@ -64,7 +64,8 @@ def size_classes(areas: Indices, count: int) -> Indices:
 class FoldSplit:
     """Row numbers of the sample table for one fold, in table order.
 
-    `areas` are the mask areas of `positives` in label-grid pixels.
+    `areas` are the mask areas of `positives` in label-grid pixels. `unlabelled` are the films without labels that the
+    fold may learn from.
     """
 
     train: Indices
@@ -72,6 +73,7 @@ class FoldSplit:
     negatives: Indices
     validation: Indices
     areas: Indices
+    unlabelled: Indices = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 def split_fold(shards: Shards, fold: int, always_train: bool) -> FoldSplit:
@@ -83,7 +85,8 @@ def split_fold(shards: Shards, fold: int, always_train: bool) -> FoldSplit:
     train, validation = shards.fold_rows(fold, always_train)
     positive = shards.column("has_mask")[train].astype(bool)
     positives = train[positive]
-    return FoldSplit(train, positives, train[~positive], validation, shards.column("mask_area")[positives])
+    areas, unlabelled = shards.column("mask_area")[positives], shards.unlabelled_rows(fold)
+    return FoldSplit(train, positives, train[~positive], validation, areas, unlabelled)
 
 
 def check_validation(shards: Shards, fold: int) -> None:
@@ -102,7 +105,11 @@ def check_validation(shards: Shards, fold: int) -> None:
 class EpochPlan:
     """The order of a stage's training films; epochs are counted from 0.
 
-    Raises InputError, naming the epoch, if an epoch has fewer films than one global batch.
+    A stage that learns from films without labels has a fixed number of them in each micro-batch, drawn from an endless
+    chain of permutations.
+
+    Raises InputError, naming the epoch, if an epoch has fewer films than one global batch, and for a stage that needs
+    films without labels where there are none.
     """
 
     split: FoldSplit
@@ -111,13 +118,18 @@ class EpochPlan:
     world: int
 
     def __post_init__(self) -> None:
+        if self.stage.unlabelled is not None and not len(self.split.unlabelled):
+            raise InputError(
+                f"stage {self.stage.name}: unlabelled needs films without labels, and the shards have none for this "
+                "fold; build them with --unlabelled-dicom or --unlabelled-images"
+            )
         # The share of positives changes in one direction only: the first or the last epoch is the shortest.
         epoch = 0 if self.steps(0) == 0 else self._first_from(0, lambda later: self.steps(later) == 0)
         if epoch < self.stage.epochs:
             # Counted from 1, as in the progress bar.
             raise InputError(
                 f"stage {self.stage.name}: epoch {epoch + 1} has {self.length(epoch)} films, fewer than "
-                f"global_batch {self.stage.global_batch}; lower it"
+                f"{self._batch_in_words}; lower it"
             )
 
     def rate(self, epoch: int) -> float | None:
@@ -140,14 +152,24 @@ class EpochPlan:
         return len(self.split.positives) / self.length(epoch)
 
     def length(self, epoch: int) -> int:
-        """Return the number of films in an epoch: P positives and round(P·(1−r)/r) negatives, or every film once."""
+        """Return the number of films with labels in an epoch.
+
+        These are P positives and round(P·(1−r)/r) negatives, or every film once.
+        """
         if not self._sampled:
             return len(self.split.train)
         return len(self.split.positives) + self._negatives(epoch)
 
     def steps(self, epoch: int) -> int:
-        """Return the number of optimizer steps in an epoch: floor(films / global batch)."""
-        return self.length(epoch) // self.stage.global_batch
+        """Return the number of optimizer steps in an epoch: floor(films with labels / those in a global batch)."""
+        return self.length(epoch) // self.stage.labelled_batch
+
+    @property
+    def _batch_in_words(self) -> str:
+        stage = self.stage
+        if stage.unlabelled is None:
+            return f"global_batch {stage.global_batch}"
+        return f"the {stage.labelled_batch} with labels in global_batch {stage.global_batch}"
 
     @property
     def total_steps(self) -> int:
@@ -183,7 +205,7 @@ class EpochPlan:
         return negatives if len(self.split.negatives) else 0
 
     def order(self, epoch: int) -> Indices:
-        """Return the table rows of an epoch in training order, the same for every world size."""
+        """Return the rows of an epoch's films with labels in training order, the same for every world size."""
         films = self.split.train
         if self._sampled:
             films = np.concatenate([self._draw_positives(epoch), self._draw_negatives(epoch)])
@@ -216,14 +238,28 @@ class EpochPlan:
         """Yield (epoch, step, table rows) of one rank for each micro-step, from a position to the end of the stage.
 
         In a global batch, micro-step m takes the m-th stretch of world x micro_batch films, and rank r its r-th part.
+        Films without labels come last in a micro-batch.
         """
-        micro, world = self.stage.micro_batch, self.world
-        for current in range(epoch, self.stage.epochs):
-            order = self.order(current)
+        stage, world = self.stage, self.world
+        without = stage.unlabelled_films
+        labelled = stage.micro_batch - without
+        for current in range(epoch, stage.epochs):
+            order, extra = self.order(current), self._unlabelled_order(current)
             for position in range(step if current == epoch else 0, self.steps(current)):
                 for micro_step in range(self.accumulation):
-                    start = position * self.stage.global_batch + (micro_step * world + rank) * micro
-                    yield current, position, order[start : start + micro]
+                    # The number of the micro-batch in its epoch, in the order of a single rank.
+                    number = (position * self.accumulation + micro_step) * world + rank
+                    start, first = number * labelled, number * without
+                    rows = order[start : start + labelled]
+                    yield current, position, np.concatenate([rows, extra[first : first + without]]) if without else rows
+
+    def _unlabelled_order(self, epoch: int) -> Indices:
+        """Return the rows of an epoch's films without labels, which follow those of the epoch before."""
+        if self.stage.unlabelled is None:
+            return self.split.unlabelled[:0]
+        batch = self.stage.global_batch - self.stage.labelled_batch
+        start = sum(map(self.steps, range(epoch))) * batch
+        return stretch(self.split.unlabelled, start, self.steps(epoch) * batch, self.seed, _UNLABELLED, self.stage.name)
 
 
 def fixed_batches(indices: Indices, batch: int) -> list[Indices]:

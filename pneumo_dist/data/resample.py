@@ -1,5 +1,6 @@
 """The single resampling of image and mask on the CPU, with OpenCV, and the noise added after it."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
@@ -11,7 +12,9 @@ from pneumo_dist.data.geometry import CoarseMap, Matrix, dense_map
 
 Image = npt.NDArray[np.uint8]
 
-_INTERPOLATIONS = (cv2.INTER_LINEAR, cv2.INTER_NEAREST)
+LINEAR, NEAREST = cv2.INTER_LINEAR, cv2.INTER_NEAREST
+# Of an image and its mask.
+_INTERPOLATIONS = (LINEAR, NEAREST)
 BORDERS = {
     "constant": cv2.BORDER_CONSTANT,
     "reflect": cv2.BORDER_REFLECT,
@@ -23,10 +26,16 @@ NOISE_LEVEL = 32
 _NOISE_SEED = 2019
 
 
-def by_matrix(images: tuple[Image, ...], corner: Matrix, size: int, border: str) -> tuple[Image, ...]:
+def by_matrix(
+    images: tuple[Image, ...],
+    corner: Matrix,
+    size: int,
+    border: str,
+    interpolations: Sequence[int] = _INTERPOLATIONS,
+) -> tuple[Image, ...]:
     """Resample an image (height, width) and, if given, its mask at the points of a 2x3 map, each to (size, size).
 
-    The image is interpolated linearly; the mask takes the nearest pixel.
+    By default the image is interpolated linearly, and the mask takes the nearest pixel.
     """
     centred = np.array(corner, np.float64)  # OpenCV counts from the first pixel's centre
     centred[:, 2] += centred[:, :2].sum(axis=1) * 0.5 - 0.5
@@ -36,16 +45,22 @@ def by_matrix(images: tuple[Image, ...], corner: Matrix, size: int, border: str)
             cv2.warpAffine(image, centred, (size, size), flags=mode | cv2.WARP_INVERSE_MAP, borderMode=border_mode),
             np.uint8,
         )
-        for image, mode in zip(images, _INTERPOLATIONS, strict=False)
+        for image, mode in zip(images, interpolations, strict=False)
     )
 
 
-def by_coarse_map(images: tuple[Image, ...], coarse_map: CoarseMap, size: int, border: str) -> tuple[Image, ...]:
+def by_coarse_map(
+    images: tuple[Image, ...],
+    coarse_map: CoarseMap,
+    size: int,
+    border: str,
+    interpolations: Sequence[int] = _INTERPOLATIONS,
+) -> tuple[Image, ...]:
     """Resample as `by_matrix`, at the points of a coarse map."""
     x, y = (np.ascontiguousarray(axis) for axis in np.moveaxis(dense_map(coarse_map, size) - np.float32(0.5), -1, 0))
     return tuple(
         np.asarray(cv2.remap(image, x, y, mode, borderMode=BORDERS[border]), np.uint8)
-        for image, mode in zip(images, _INTERPOLATIONS, strict=False)
+        for image, mode in zip(images, interpolations, strict=False)
     )
 
 

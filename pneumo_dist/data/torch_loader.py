@@ -20,6 +20,7 @@ from pneumo_dist.data.geometry import coarse_map, matrix
 from pneumo_dist.data.normalise import normalised
 from pneumo_dist.data.resample import Image, add_noise, by_coarse_map, by_matrix
 from pneumo_dist.data.servers import start_server
+from pneumo_dist.data.targets import target
 from pneumo_dist.ranks.processes import become_worker, end_between_calls, kill_workers_at_exit
 from shards.errors import InputError
 
@@ -46,7 +47,11 @@ class Films(Dataset[Sample]):
             image = shade(image, stored[0], parameters, reader.augment)
         data = reader.input_spec.data
         pixels = torch.from_numpy(normalised(image, reader.input_spec)).to(getattr(torch, data.image_dtype))
-        mask = torch.from_numpy((masks[0] > 127).astype(np.uint8))[None] if masks else torch.empty(0, dtype=torch.uint8)
+        mask = torch.empty(0, dtype=torch.uint8)
+        if reader.has_targets:
+            mask = torch.from_numpy(target(reader, request, parameters))[None]
+        elif masks:
+            mask = torch.from_numpy((masks[0] > 127).astype(np.uint8))[None]
         return pixels if data.channels_last else pixels.permute(2, 0, 1).contiguous(), mask, request.index
 
 

@@ -162,15 +162,7 @@ class Predictions:
         row = self.rows[index]
         label = f"{MEMBER} of {row['key']}"
         content = self._members.read(row["tar"], row["offset"], row["size"], row["crc32"], label)
-        size, side = picture_size(content), self.manifest.get("image_size")
-        # Checked before decoding, which takes the memory of the declared size, however few bytes the PNG has.
-        is_valid = size is not None and size[0] == size[1] <= LARGEST_SIDE and side in (None, size[0])
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if is_valid else None
-        if image is None or image.shape != size:
-            raise InputError(
-                f"{self.folder / row['tar']}: the {label} is not a map of the manifest's size; predict again"
-            )
-        return np.asarray(image, np.uint8)
+        return decode_map(content, self.manifest.get("image_size"), self.folder / row["tar"], label)
 
     def label(self, index: int) -> Map:
         """Return a film's label on its grid, uint8 of 0 and 1. Raises InputError if it is not valid RLE."""
@@ -183,6 +175,20 @@ class Predictions:
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Map]]:
         for index, row in enumerate(self.rows):
             yield row, self.p8(index)
+
+
+def decode_map(content: bytes, side: int | None, path: Path, label: str) -> Map:
+    """Decode a stored map to uint8 (size, size).
+
+    Raises InputError, naming the tar's `path` and `label`, for one that is not a square of `side` pixels.
+    """
+    size = picture_size(content)
+    # Checked before decoding, which takes the memory of the declared size, however few bytes the PNG has.
+    is_valid = size is not None and size[0] == size[1] <= LARGEST_SIDE and side in (None, size[0])
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE) if is_valid else None
+    if image is None or image.shape != size:
+        raise InputError(f"{path}: the {label} is not a map of the manifest's size; predict again")
+    return np.asarray(image, np.uint8)
 
 
 def _check_rows(rows: list[dict[str, Any]], films: int, path: Path) -> None:

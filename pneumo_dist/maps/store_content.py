@@ -1,6 +1,6 @@
 """Strict models of the manifest and the rows of stored predictions."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
 from pydantic import AfterValidator, Field, TypeAdapter
@@ -38,7 +38,10 @@ class ManifestModel(Strict):
     films: Annotated[int, Field(ge=0, le=2**31)]
     predictions_sha256: Digest
     experiment: _Text | None = None
-    split: Literal["oof", "holdout", "test"] | None = None
+    split: Literal["oof", "holdout", "test", "unlabelled"] | None = None
+    # Of unlabelled films only: the fold that may learn from the maps, and the lineages of the networks.
+    fold: Fold | None = None
+    lineage: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     image_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None
     tta: TtaConfig | None = None
     dataset: Digest | None = None
@@ -51,7 +54,7 @@ class RowModel(Strict):
     key: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_-]{{1,{LONGEST_KEY}}}$")]
     image_id: _Text
     group: _Text | None
-    split: Literal["train", "always_train", "holdout", "test"]
+    split: Literal["train", "always_train", "holdout", "test", "unlabelled"]
     rle: str | None
     fold: Fold | None
     label_height: _Length

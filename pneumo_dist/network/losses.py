@@ -1,6 +1,7 @@
 """Losses of a micro-batch and their weighted sum, in float32 even under autocast.
 
-Logits and masks have shape (n, 1, h, w); masks are 0 or 1; terms are scalars. BCE is torch's. The others differ from
+Logits and masks have shape (n, 1, h, w); masks are 0 or 1, or soft labels between them that come with a weight for each
+pixel; terms are scalars. BCE is torch's. The others differ from
 segmentation_models_pytorch 0.6.0: its Dice loss is 0 for every empty mask, its focal loss has a NaN gradient at a
 certain pixel for gamma < 1, and its Lovász hinge rejects float64 and rounds half the gradient of a 1024 px film to 0.
 """
@@ -18,12 +19,16 @@ from shards.errors import InputError
 
 @dataclass(frozen=True)
 class Outputs:
-    """A micro-batch's outputs and labels, in the type that losses are computed in, and the number of ranks."""
+    """A micro-batch's outputs and labels, in the type that losses are computed in, and the number of ranks.
+
+    `weights` (n, 1, h, w) are those of the pixels of soft labels; None for masks of 0 and 1.
+    """
 
     logits: torch.Tensor
     masks: torch.Tensor
     class_logits: torch.Tensor | None
     world: int
+    weights: torch.Tensor | None = None
 
 
 def loss_terms(config: LossConfig) -> tuple[str, ...]:
@@ -37,6 +42,7 @@ def combo_loss(
     config: LossConfig,
     class_logits: torch.Tensor | None = None,
     world: int = 1,
+    weights: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """Return the weighted sum as `loss`, and each term with a weight, unweighted, keyed as in `loss_terms`.
 
@@ -46,15 +52,16 @@ def combo_loss(
         class_logits: Output (n, 1) of the classification head.
         world: Number of ranks. Above 1, Dice follows `dice_scope`, and is a collective if that is global. The default,
             for evaluation, stays on this rank.
+        weights: Weights of the pixels (n, 1, h, w) for soft labels. BCE and focal loss are means of weighted values,
+            and Dice has weighted sums. Lovász and classification take labels above 0.5 as 1, without weights.
 
     Raises:
         InputError: The classification loss has a weight, but the network has no head for it.
     """
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     with torch.autocast(logits.device.type, enabled=False):
-        outputs = Outputs(
-            logits.to(wide), masks.to(wide), None if class_logits is None else class_logits.to(wide), world
-        )
+        classes = None if class_logits is None else class_logits.to(wide)
+        outputs = Outputs(logits.to(wide), masks.to(wide), classes, world, weights)
         terms = {name: term(outputs, config) for name, term in _TERMS.items() if getattr(config, name) > 0}
         loss = torch.stack([getattr(config, name) * term for name, term in terms.items()]).sum()
     return {"loss": loss, **terms}
@@ -67,26 +74,40 @@ def _classification(outputs: Outputs, config: LossConfig) -> torch.Tensor:
 
 
 _TERMS: Mapping[str, Callable[[Outputs, LossConfig], torch.Tensor]] = {
-    "bce": lambda outputs, config: bce_loss(outputs.logits, outputs.masks, config.bce_positive_weight),
-    "dice": lambda outputs, config: dice_loss(outputs.logits, outputs.masks, config, outputs.world),
-    "focal": lambda outputs, config: focal_loss(outputs.logits, outputs.masks, config.focal_gamma),
-    "lovasz": lambda outputs, _: symmetric_lovasz(outputs.logits, outputs.masks),
+    "bce": lambda outputs, config: bce_loss(outputs.logits, outputs.masks, config.bce_positive_weight, outputs.weights),
+    "dice": lambda outputs, config: dice_loss(outputs.logits, outputs.masks, config, outputs.world, outputs.weights),
+    "focal": lambda outputs, config: focal_loss(outputs.logits, outputs.masks, config.focal_gamma, outputs.weights),
+    "lovasz": lambda outputs, _: symmetric_lovasz(outputs.logits, _hard(outputs)),
     "classification": _classification,
 }
 assert tuple(_TERMS) == TERMS
 
 
-def bce_loss(logits: torch.Tensor, masks: torch.Tensor, positive_weight: float) -> torch.Tensor:
+def _hard(outputs: Outputs) -> torch.Tensor:
+    """Return masks of 0 and 1."""
+    return outputs.masks if outputs.weights is None else (outputs.masks > 0.5).to(outputs.masks)
+
+
+def bce_loss(
+    logits: torch.Tensor, masks: torch.Tensor, positive_weight: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return the mean binary cross-entropy of pixels; those of the mask count `positive_weight` times."""
-    weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
-    return F.binary_cross_entropy_with_logits(logits, masks, pos_weight=weight)
+    positive = None if positive_weight == 1 else logits.new_tensor(positive_weight)
+    return F.binary_cross_entropy_with_logits(logits, masks, weights, pos_weight=positive)
 
 
-def dice_loss(logits: torch.Tensor, masks: torch.Tensor, config: LossConfig, world: int = 1) -> torch.Tensor:
+def dice_loss(
+    logits: torch.Tensor,
+    masks: torch.Tensor,
+    config: LossConfig,
+    world: int = 1,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return 1 − D or −log D, where D = (2I + ε) / (P + T + ε) on sigmoids (Milletari et al., arXiv:1606.04797).
 
-    I, P and T are sums over one vector of all pixels (of all ranks for a global scope), or over each film. With
-    `dice_films: positive` the pixels of films with an empty mask do not count; without any other film, D is 1.
+    I, P and T are sums of p·q, p and the labels q, times the pixels' weights, over one vector of all pixels (of all
+    ranks for a global scope), or over each film. With `dice_films: positive` the pixels of films with an empty mask do
+    not count; without any other film, D is 1.
     """
     rows = len(logits) if config.dice_over == "image" else 1
     probability, counted = torch.sigmoid(logits), None
@@ -94,7 +115,10 @@ def dice_loss(logits: torch.Tensor, masks: torch.Tensor, config: LossConfig, wor
         counted = _is_positive(masks)
         probability = probability * counted[..., None, None]
     probability, truth = probability.reshape(rows, -1), masks.reshape(rows, -1)
-    sums = torch.stack([(probability * truth).sum(1), probability.sum(1) + truth.sum(1)])
+    weighted, labelled = probability, truth
+    if weights is not None:
+        weighted, labelled = (each * weights.reshape(rows, -1) for each in (probability, truth))
+    sums = torch.stack([(weighted * truth).sum(1), weighted.sum(1) + labelled.sum(1)])
     if config.dice_scope == "global" and world > 1:
         sums = _sum_over_ranks(sums, world)
     numerator, denominator = 2 * sums[0] + config.dice_epsilon, sums[1] + config.dice_epsilon
@@ -117,11 +141,21 @@ def _sum_over_ranks(part: torch.Tensor, world: int) -> torch.Tensor:
     return total + world * (part - part.detach())
 
 
-def focal_loss(logits: torch.Tensor, masks: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return the mean of (1 − p)^γ · −log p, p the probability of the true class (Lin et al., arXiv:1708.02002)."""
-    margin = logits * (2 * masks - 1)
+def focal_loss(
+    logits: torch.Tensor, masks: torch.Tensor, gamma: float, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the mean of (1 − p)^γ · −log p, p the probability of the true class (Lin et al., arXiv:1708.02002).
+
+    Of a soft label q it is q times the loss of the one class plus 1 − q times that of the other.
+    """
+    if weights is None:
+        return _focal(logits * (2 * masks - 1), gamma).mean()
+    return (weights * (masks * _focal(logits, gamma) + (1 - masks) * _focal(-logits, gamma))).mean()
+
+
+def _focal(margin: torch.Tensor, gamma: float) -> torch.Tensor:
     # 1 − p is a sigmoid too. Its power by the logarithm needs no clamp, and has a finite gradient for all γ.
-    return (torch.exp(gamma * F.logsigmoid(-margin)) * -F.logsigmoid(margin)).mean()
+    return torch.exp(gamma * F.logsigmoid(-margin)) * -F.logsigmoid(margin)
 
 
 def symmetric_lovasz(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -156,5 +190,5 @@ def classification_bce(class_logits: torch.Tensor, masks: torch.Tensor) -> torch
 
 
 def _is_positive(masks: torch.Tensor) -> torch.Tensor:
-    """Return 1 for each film whose mask has a pixel, else 0, as (n, 1) in the type of the masks."""
-    return (masks.flatten(1).amax(1, keepdim=True) > 0).to(masks)
+    """Return 1 for each film whose mask has a pixel above 0.5, else 0, as (n, 1) in the type of the masks."""
+    return (masks.flatten(1).amax(1, keepdim=True) > 0.5).to(masks)

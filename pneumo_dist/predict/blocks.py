@@ -47,13 +47,17 @@ def plan_blocks(
 ) -> list[Block]:
     """Return the blocks of a split, of `size` films each. `recipe` is all else that decides the maps.
 
-    Raises InputError for a split without films, and for a fold without a network of each member.
+    Films without labels are those that the only fold in `folds` may learn from, and its networks predict them. Raises
+    InputError for a split without films, and for a fold without a network of each member.
     """
     films = shards.indices("train" if split == "oof" else split)
     if not len(films):
         raise InputError(f"{shards.folder}: holds no {split} films; build the shards with some")
     chosen = [(films, ensemble.networks)]
-    if split == "oof":
+    if split == "unlabelled":
+        (fold,) = folds
+        chosen = [(shards.unlabelled_rows(fold), _unseen(ensemble, fold))]
+    elif split == "oof":
         fold_of = shards.column("fold")
         chosen = [(films[fold_of[films] == fold], _unseen(ensemble, fold)) for fold in folds or shards.folds()]
     blocks: list[Block] = []
@@ -79,8 +83,8 @@ def _unseen(ensemble: Ensemble, fold: int) -> tuple[EnsembleNetwork, ...]:
     if missing or not networks:
         name = next(iter(missing.values())).split("/")[0] if missing else ensemble.name
         raise InputError(
-            f"ensemble {ensemble.name}: {name} has no fold {fold}, so its films have no out-of-fold prediction; train "
-            "it, or choose folds with --fold"
+            f"ensemble {ensemble.name}: {name} has no fold {fold}, so nothing predicts that fold's films; train it, or "
+            "choose folds with --fold"
         )
     return networks
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from pneumo_dist.maps.store import MANIFEST, film_facts, is_whole, write_block, 
 from pneumo_dist.maps.store_content import BlockModel
 from pneumo_dist.predict.blocks import Block, Span, join_blocks, plan_blocks
 from pneumo_dist.predict.encoded import EncodedFilm, encode_films, films_on_rank_0
-from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, distinct_inputs, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, distinct_inputs, shares
 from pneumo_dist.predict.forward import LaunchedFilms, NetworkCache, predict_films
 from pneumo_dist.predict.memory import Held, batch_bytes, free_bytes, held_in_memory, network_bytes
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
@@ -41,7 +42,7 @@ ROUNDS = 8
 class PredictOptions:
     """How to predict films: `block` films are stored together.
 
-    At most `models` networks are in memory; None allows as many as fit.
+    The split `unlabelled` needs exactly one fold. At most `models` networks are in memory; None allows as many as fit.
     """
 
     split: str = "test"
@@ -69,10 +70,13 @@ def predict(
     """Predict the films of a split into the folder `out`.
 
     Films of `oof` and `holdout` are predicted only by networks that neither trained on them nor descend from a network
-    that did, as the digests of their training keys show; `test` films by all networks. Finished blocks of the same
+    that did, as the digests of their training keys show; `test` films by all networks. Films of `unlabelled` are
+    predicted by the networks of one fold, as its pseudo-labels: the networks have not seen its validation films and the
+    holdout. Finished blocks of the same
     films and networks are reused. Raises InputError for a network that has seen films of the split, and for a split
     without films.
     """
+    assert options.split != "unlabelled" or len(options.folds) == 1, "each fold has its own maps"
     if ensemble.data.loader == "synthetic":
         raise InputError("data.loader synthetic is for measuring; predict with dali or torch (--set data.loader=dali)")
     manifest = {
@@ -95,9 +99,14 @@ def predict(
         films = {each: _films(ensemble, each, shards, ranks, spans) for each in ensemble.inputs}
         _predict_spans(spans, films, cache, held.batches, _Store(out, shards), on_films)
     if ranks.is_main:
+        if options.split == "unlabelled":
+            networks = blocks[0].networks
+            manifest |= {"fold": options.folds[0], "lineage": _ancestors(networks)}
+        else:
+            networks = ensemble.networks
         parts = [
             {"name": network.name, "fold": network.fold, "weight": share}
-            for network, share in zip(ensemble.networks, shares(ensemble.networks), strict=True)
+            for network, share in zip(networks, shares(networks), strict=True)
         ]
         rows = [row for block in blocks for row in json.loads(_record(out, block).read_text())["rows"]]
         assert len(rows) == sum(len(block.films) for block in blocks), "a film is missing"
@@ -107,6 +116,14 @@ def predict(
             if f"{stale.stem}.tar" not in names:
                 stale.unlink()
     ranks.gather_bytes(b"")  # no rank returns before the table exists
+
+
+def _ancestors(networks: Sequence[EnsembleNetwork]) -> list[dict[str, Any]]:
+    """Return the lineages of some networks, each stage once."""
+    found: list[dict[str, Any]] = []
+    for network in networks:
+        found += [stage for stage in network.read().lineage if stage not in found]
+    return found
 
 
 def _held(ensemble: Ensemble, blocks: Sequence[Block], ranks: Ranks, options: PredictOptions) -> Held:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import differing_keys, with_present_defaults
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.runs.fold_run import FoldRun
+from pneumo_dist.runs.pseudo_labels import maps_folder, read_teachers
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -34,6 +35,8 @@ class Ancestor:
         keys_sha256: Digest of the training films' keys.
         films_sha256: Digest of the keys of training and validation films. Empty in checkpoints before 0.2.0.
         labels_sha256: Digest of the labels of all these films. Empty in checkpoints before 0.2.0.
+        unlabelled_sha256: Digest of the keys of films without labels and of their pseudo-labels, if it learned from
+            any. Empty for stages that did not.
     """
 
     experiment: str
@@ -43,11 +46,12 @@ class Ancestor:
     keys_sha256: str
     films_sha256: str = ""
     labels_sha256: str = ""
+    unlabelled_sha256: str = ""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """A stage and the stages it started from, oldest first."""
+    """A stage and all stages that it has its weights or its pseudo-labels from, oldest first."""
 
     stages: tuple[Ancestor, ...]
 
@@ -57,7 +61,10 @@ class Lineage:
 
 
 def stage_lineage(run: FoldRun, stage: StageConfig, previous: Lineage | None) -> Lineage:
-    """Return the lineage of a stage that starts after `previous`."""
+    """Return the lineage of a stage that starts after `previous`.
+
+    Raises InputError if its pseudo-labels are missing, or were made by networks that have seen films of this fold.
+    """
     shards = run.shards
     split = split_fold(shards, run.fold, stage.always_train)
     films = np.concatenate([split.train, split.validation])
@@ -71,7 +78,17 @@ def stage_lineage(run: FoldRun, stage: StageConfig, previous: Lineage | None) ->
         films_sha256=keys_digest(keys),
         labels_sha256=keys_digest(f"{key} {label}" for key, label in zip(keys, labels, strict=True)),
     )
-    return Lineage((*(previous.stages if previous else ()), ancestor))
+    before = previous.stages if previous else ()
+    if stage.unlabelled is None:
+        return Lineage((*before, ancestor))
+    folder, maps = maps_folder(run, stage), ""
+    teachers: list[dict[str, Any]] = []
+    if folder is not None:
+        teachers, maps = read_teachers(folder, run.fold)
+        check_unseen(teachers, str(folder), shards, run.fold, "pseudo-labels")
+    digest = keys_digest([*shards.texts(split.unlabelled, "key"), maps])
+    known = dict.fromkeys((*before, *(Ancestor(**each) for each in teachers)))
+    return Lineage((*known, replace(ancestor, unlabelled_sha256=digest)))
 
 
 def file_lineage(run: FoldRun) -> Lineage | None:
@@ -95,10 +112,16 @@ def keys_digest(keys: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
 
 
-def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards, fold: int) -> None:
+def check_unseen(
+    lineage: Sequence[Mapping[str, Any]],
+    name: str,
+    shards: Shards,
+    fold: int,
+    what: str = "out-of-fold and holdout predictions",
+) -> None:
     """Raise InputError unless a checkpoint and all its ancestors were trained on the training films of this fold.
 
-    Only then has it never seen the fold's validation films and the holdout.
+    Only then has it never seen the fold's validation films and the holdout. `what` needs that.
     """
     for ancestor in lineage:
         digest = training_digest(shards, fold, ancestor["always_train"])
@@ -106,12 +129,12 @@ def check_unseen(lineage: Sequence[Mapping[str, Any]], name: str, shards: Shards
             continue
         if ancestor["experiment"] == FILE:
             raise InputError(
-                f"{name}: started from the weights of an init.file with unknown training films; out-of-fold and "
-                "holdout predictions need init.trained_on in the config of the training"
+                f"{name}: started from the weights of an init.file with unknown training films; {what} need "
+                "init.trained_on in the config of the training"
             )
         raise InputError(
             f"{name}: its stage {ancestor['stage']} was trained on other films than fold {fold} of {shards.folder}; "
-            "out-of-fold and holdout predictions need the shards and folds of the training"
+            f"{what} need the shards and folds of the training"
         )
 
 
@@ -167,6 +190,8 @@ def _changed_data(saved: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[s
         return "films"
     if differ("experiment", "stage"):
         return "stages"
+    if differ("unlabelled_sha256"):
+        return "films without labels or pseudo-labels"
     if differ("fold", "always_train", "keys_sha256"):
         return "folds" if all(old.get("films_sha256") for old in saved) else "films or folds"
     return "labels" if differ("labels_sha256") else None

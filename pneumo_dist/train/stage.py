@@ -25,6 +25,7 @@ from pneumo_dist.ranks.stop import Preempted, StopRequested, write_marker
 from pneumo_dist.ranks.watchdog import FIRST_BATCH, START, TRAINING
 from pneumo_dist.runs.checkpoint import State
 from pneumo_dist.runs.fold_run import FoldRun
+from pneumo_dist.runs.pseudo_labels import map_labels
 from pneumo_dist.runs.repetitions import best_score
 from pneumo_dist.train.epoch_log import EpochLog
 from pneumo_dist.train.monitor import BOARD, Monitor, settings
@@ -105,7 +106,15 @@ class StageRun:
             check_weights(weights, model, self.stage.name)
             model.load_state_dict(weights)
         amp = start.state["amp"] if start.state else resolve_amp(experiment.amp, ranks.device)
-        return Learner(experiment, self.stage, ranks, amp, model)
+        return Learner(experiment, self.stage, ranks, amp, model, self._ramp_steps())
+
+    def _ramp_steps(self) -> int:
+        """Return the number of steps over which the weight of a mean teacher rises."""
+        unlabelled = self.stage.unlabelled
+        if unlabelled is None or unlabelled.mean_teacher is None:
+            return 0
+        epochs = min(unlabelled.mean_teacher.ramp_up_epochs, self.stage.epochs)
+        return sum(map(self.plan.steps, range(epochs)))
 
     def train(self) -> Sequence[State]:
         """Train to the end of the stage and return its history. Raises like `train_stage`."""
@@ -130,7 +139,8 @@ class StageRun:
             self.stage.image_size, self.run.experiment.model.in_channels, self.run.experiment.data, ranks.device_id
         )
         start = (ranks.rank, self.position.epoch, self.position.step)
-        batches = self.log.timed(train_batches(self.run.shards, self.plan, input_spec, *start))
+        maps = map_labels(self.run, self.stage, self.split.unlabelled)
+        batches = self.log.timed(train_batches(self.run.shards, self.plan, input_spec, *start, maps))
         training = self._films(self.split.train, input_spec, with_mask=False)
         validation = self._validation_films(self._films(self.split.validation, input_spec, with_mask=True))
         ranks.beat(FIRST_BATCH)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import freeze_batch_norm, freeze_encoder, split_outputs
-from pneumo_dist.network.losses import combo_loss, loss_terms
+from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.network.sync_batch_norm import synchronised
 from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.ranks.buffers import KeptBuffers
@@ -31,6 +31,7 @@ from pneumo_dist.train.optim import (
     warmed_up,
 )
 from pneumo_dist.train.restore import check_optimizer, check_settings
+from pneumo_dist.train.unlabelled import MixedLoss, terms_of
 from shards.errors import InputError
 
 # At this scale an overflow means that a gradient is wrong, not that it is too large for fp16.
@@ -42,9 +43,9 @@ class Step:
     """Result of one optimizer step on this rank.
 
     Attributes:
-        losses: Means over the micro-steps, in the order of `loss_terms`.
-        overlap: Number of pixels that are both predicted at 0.5 and labelled.
-        pixels: Number of predicted pixels plus number of labelled pixels.
+        losses: Means over the micro-steps, in the order of `Learner.terms`.
+        overlap: Number of pixels that are both predicted at 0.5 and labelled, in films with labels.
+        pixels: Number of predicted pixels plus number of labelled pixels, in films with labels.
         grad_norm: Norm of the reduced gradient before clipping.
         lr: Learning rate of the first parameter group.
         scale: Scale of the loss after this step; 1 without fp16.
@@ -65,13 +66,23 @@ class Step:
 
 
 class Learner:
-    """A model in training on one rank."""
+    """A model in training on one rank.
+
+    `ramp_steps` is the number of first steps over which the weight of a mean teacher rises.
+    """
 
     def __init__(
-        self, experiment: Experiment, stage: StageConfig, ranks: Ranks, amp: Resolved, model: torch.nn.Module
+        self,
+        experiment: Experiment,
+        stage: StageConfig,
+        ranks: Ranks,
+        amp: Resolved,
+        model: torch.nn.Module,
+        ramp_steps: int = 0,
     ) -> None:
         self._stage, self._ranks, self.amp = stage, ranks, amp
-        self.terms = loss_terms(stage.loss)
+        self.terms = terms_of(stage)
+        self._mixed = MixedLoss(stage, ranks.world, amp, ramp_steps) if stage.unlabelled else None
         data = experiment.data
         self._memory_format = torch.channels_last if data.channels_last else torch.contiguous_format
         if experiment.model.sync_batch_norm and ranks.world > 1:
@@ -109,6 +120,8 @@ class Learner:
     def start_epoch(self, epoch: int) -> None:
         """Set the training mode, and freeze or unfreeze the encoder."""
         self.model.train()
+        if self.average is not None:
+            self.average.model.eval()  # a mean teacher predicts like the validated model
         is_frozen = epoch < self._stage.freeze_encoder_epochs
         if is_frozen or self._is_frozen:
             freeze_encoder(self.model, is_frozen)
@@ -145,9 +158,16 @@ class Learner:
             with network.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with autocast(self.amp, ranks.device):
                     logits, class_logits = split_outputs(network(images))
-                terms = combo_loss(logits, masks, self._stage.loss, class_logits, ranks.world)
+                if self._mixed is None:
+                    terms = combo_loss(logits, masks, self._stage.loss, class_logits, ranks.world)
+                else:
+                    masks = masks / 255
+                    teacher = self.average.model if self.average else None
+                    terms = self._mixed(images, masks, logits, class_logits, teacher, done)
                 torch.autograd.backward(self.scaler.scale(terms["loss"] / count))
             predicted = logits.detach() > 0
+            if self._mixed is not None:
+                predicted, masks = predicted[: self._mixed.labelled], masks[: self._mixed.labelled]
             counts = [(predicted * masks).sum(), predicted.sum() + masks.sum()]
             sums += torch.stack([*(terms[name].detach() / count for name in self.terms), *counts])
         before = self.scaler.scale(self._one)

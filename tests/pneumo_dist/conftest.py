@@ -20,12 +20,29 @@ from shards.build.films import FilmFolders, LabelFiles
 from shards.build.options import BuildOptions
 from shards.build.sources import find_sources
 from shards.dataset.table import TABLE, Shards, save_table
+from shards.phantom.dataset import synthesize
 
 
 @pytest.fixture(scope="session")
 def films(tmp_path_factory: pytest.TempPathFactory) -> Shards:
     """Twelve phantom films of 96 x 96 pixels in two folds."""
     return phantom_shards(tmp_path_factory.mktemp("films"), samples_per_shard=5)
+
+
+@pytest.fixture(scope="session")
+def half_labelled(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    """Twelve phantom films of 64 x 64 pixels in two folds, and ten of other patients without labels."""
+    folder = tmp_path_factory.mktemp("half_labelled")
+    made = synthesize(folder / "synth", images=12, size=64, positive_rate=0.5, seed=3)
+    more = synthesize(folder / "more", images=10, size=64, positive_rate=0.5, seed=5)
+    folders = FilmFolders(dicom=[made.dicom_dir], unlabelled_dicom=[more.dicom_dir])
+    build(
+        find_sources(folders, LabelFiles(made.labels_csv)),
+        folder / "shards",
+        BuildOptions(image_size=64, folds=2),
+        SALT,
+    )
+    return Shards(folder / "shards")
 
 
 @pytest.fixture(scope="session")

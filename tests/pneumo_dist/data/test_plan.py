@@ -3,6 +3,7 @@
 import math
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -533,3 +534,71 @@ def test_built_folds_share_no_patient_and_cover_all_films(films: Shards) -> None
         assert split.areas.tolist() == films.column("mask_area")[split.positives].tolist()
         assert min(split.areas) > 0
     assert sorted(np.concatenate([split.validation for split in splits])) == list(range(12))
+
+
+# Films without labels
+
+
+def mixed_plan(world: int = 1, more: int = 7, films: int = 20, **stage: object) -> EpochPlan:
+    settings = {"global_batch": 8, "micro_batch": 2, "epochs": 4, "unlabelled": {"mean_teacher": {}, "share": 0.5}}
+    optim = {"optim": {"ema_decay": 0.9}}
+    config = StageConfig.model_validate({"name": "main", **settings, **optim, **stage})
+    split = split_of(films // 2, films - films // 2)
+    return EpochPlan(replace(split, unlabelled=1000 + np.arange(more)), config, 3, world)
+
+
+def all_batches(plan: EpochPlan) -> dict[tuple[int, int], list[list[int]]]:
+    """The micro-batches of each (epoch, step) of all ranks, in the order of a single rank."""
+    found: dict[tuple[int, int], dict[int, list[int]]] = {}
+    for rank in range(plan.world):
+        for number, (epoch, step, rows) in enumerate(plan.micro_batches(rank, 0, 0)):
+            position = number % plan.accumulation * plan.world + rank
+            found.setdefault((epoch, step), {})[position] = rows.tolist()
+    return {place: [parts[each] for each in sorted(parts)] for place, parts in found.items()}
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_each_micro_batch_has_its_share_of_films_without_labels_at_its_end(share: float) -> None:
+    plan = mixed_plan(unlabelled={"mean_teacher": {}, "share": share}, micro_batch=4, global_batch=16, films=40)
+    count = round(4 * share)
+    for micro_batches in all_batches(plan).values():
+        for rows in micro_batches:
+            assert [row >= 1000 for row in rows] == [False] * (4 - count) + [True] * count
+    assert plan.steps(0) == 40 // (16 - 4 * count)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("sampling", [{}, {"sample_rate": 0.6, "sample_rate_end": 0.4}])
+def test_films_without_labels_are_the_same_for_any_number_of_ranks(world: int, sampling: dict[str, Any]) -> None:
+    assert all_batches(mixed_plan(world, **sampling)) == all_batches(mixed_plan(1, **sampling))
+
+
+def test_films_with_labels_are_those_of_a_stage_without_others() -> None:
+    mixed, plain = mixed_plan(), mixed_plan(unlabelled=None, global_batch=4, micro_batch=1)
+    labelled = {
+        place: [row for rows in parts for row in rows if row < 1000] for place, parts in all_batches(mixed).items()
+    }
+    assert labelled == {place: [row for rows in parts for row in rows] for place, parts in all_batches(plain).items()}
+
+
+def test_films_without_labels_come_equally_often_over_all_epochs() -> None:
+    drawn = [row for parts in all_batches(mixed_plan()).values() for rows in parts for row in rows if row >= 1000]
+    counts = Counter(drawn)
+    assert len(counts) == 7 and max(counts.values()) - min(counts.values()) <= 1
+    # Each run of seven holds every film.
+    assert all(len(set(drawn[start : start + 7])) == 7 for start in range(0, len(drawn) - 6, 7))
+
+
+def test_stream_of_films_without_labels_continues_from_any_step() -> None:
+    plan = mixed_plan(2)
+    whole = [(epoch, step, rows.tolist()) for epoch, step, rows in plan.micro_batches(1, 0, 0)]
+    for epoch, step in ((0, 3), (1, 0), (2, 1)):
+        rest = [(at, position, rows.tolist()) for at, position, rows in plan.micro_batches(1, epoch, step)]
+        assert rest == [each for each in whole if each[:2] >= (epoch, step)]
+
+
+def test_stage_that_needs_films_without_labels_is_refused_where_there_are_none() -> None:
+    with pytest.raises(InputError, match=r"^stage main: unlabelled needs films without labels, .*--unlabelled-dicom"):
+        mixed_plan(more=0)
+    with pytest.raises(InputError, match=r"has 3 films, fewer than the 4 with labels in global_batch 8; lower it"):
+        mixed_plan(films=3)

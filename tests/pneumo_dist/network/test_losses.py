@@ -445,3 +445,75 @@ def test_gradients_of_two_ranks_equal_those_of_one(
 
 if __name__ == "__main__":
     write_gradients(Path(sys.argv[1]))
+
+
+# Soft labels
+
+
+def soft_batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, labels in 0..1 and weights of the pixels in 0..1, some of them 0."""
+    chance = torch.Generator().manual_seed(seed)
+    logits, labels, weights = (torch.rand(3, 1, 4, 5, generator=chance, dtype=torch.float64) for _ in range(3))
+    return 8 * logits - 4, labels, weights * (weights > 0.3)
+
+
+def naive_soft(
+    name: str, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, config: LossConfig
+) -> float:
+    """BCE, focal loss or Dice of soft labels, pixel by pixel."""
+    values, films = [], []
+    for film, truth, weight in zip(logits, labels, weights, strict=True):
+        overlap = size = 0.0
+        for x, q, w in zip(*(each.flatten().tolist() for each in (film, truth, weight)), strict=True):
+            p = 1 / (1 + math.exp(-x))
+            if name == "bce":
+                values.append(-w * (config.bce_positive_weight * q * math.log(p) + (1 - q) * math.log(1 - p)))
+            gamma = config.focal_gamma
+            if name == "focal":
+                values.append(-w * (q * (1 - p) ** gamma * math.log(p) + (1 - q) * p**gamma * math.log(1 - p)))
+            overlap, size = overlap + w * p * q, size + w * p + w * q
+        films.append((overlap, size))
+    if name != "dice":
+        return float(sum(values) / len(values))
+    if config.dice_over == "batch":
+        films = [(sum(film[0] for film in films), sum(film[1] for film in films))]
+    losses = [1 - (2 * o + config.dice_epsilon) / (s + config.dice_epsilon) for o, s in films]
+    return float(sum(losses) / len(losses))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("bce", {}),
+        ("bce", {"bce_positive_weight": 3.0}),
+        ("focal", {"focal_gamma": 0.0}),
+        ("focal", {"focal_gamma": 1.5}),
+        ("dice", {"dice_over": "batch"}),
+        ("dice", {"dice_over": "image", "dice_epsilon": 1.0}),
+    ],
+)
+def test_soft_labels_have_the_weighted_loss_of_their_definition(name: str, options: dict[str, Any]) -> None:
+    logits, labels, weights = soft_batch()
+    config = only(name, **options)
+    found = combo_loss(logits, labels, config, weights=weights)[name]
+    assert float(found) == pytest.approx(naive_soft(name, logits, labels, weights, config), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_soft_labels_of_0_and_1_with_weight_1_are_masks(name: str) -> None:
+    logits, masks, classes = random_batch()
+    plain = combo_loss(logits.double(), masks.double(), only(name), classes.double())["loss"]
+    soft = combo_loss(
+        logits.double(), masks.double(), only(name), classes.double(), weights=torch.ones_like(masks).double()
+    )
+    torch.testing.assert_close(soft["loss"], plain, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["lovasz", "classification"])
+def test_lovasz_and_classification_take_labels_above_half_as_1(name: str) -> None:
+    logits, labels, weights = soft_batch(1)
+    labels[0] *= 0.5
+    classes = torch.tensor([[1.0], [-2.0], [0.5]], dtype=torch.float64)
+    soft = combo_loss(logits, labels, only(name), classes, weights=weights)["loss"]
+    hard = combo_loss(logits, (labels > 0.5).double(), only(name), classes)["loss"]
+    assert torch.equal(soft, hard)

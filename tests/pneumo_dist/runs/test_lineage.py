@@ -226,7 +226,9 @@ def test_record_without_digests_of_all_films_is_read_with_empty_ones() -> None:
         "always_train": False,
         "keys_sha256": "0" * 64,
     }
-    assert Lineage((Ancestor(**old),)).to_plain() == [{**old, "films_sha256": "", "labels_sha256": ""}]
+    assert Lineage((Ancestor(**old),)).to_plain() == [
+        {**old, "films_sha256": "", "labels_sha256": "", "unlabelled_sha256": ""}
+    ]
 
 
 def test_stage_that_the_saved_config_does_not_have_is_refused(films: Shards) -> None:
