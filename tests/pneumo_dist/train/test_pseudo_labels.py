@@ -10,6 +10,7 @@ import pytest
 from builders import SALT, tiny_experiment
 from damage import flip_bit
 from tiny_runs import ALONE
+from tools.commands import ROOT, commands_of
 from tools.equality import run_differences
 
 from pneumo_dist.cli.app import app
@@ -22,11 +23,13 @@ from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.lineage import check_unseen
 from pneumo_dist.train.fold import check_resume, train_fold
 from pneumo_dist.train.step import Learner, Step
+from shards.__main__ import app as shards_app
 from shards.build.assemble import finalize
 from shards.console import EXIT_DONE, run
 from shards.dataset.table import Shards
 from shards.errors import InputError
 from shards.files import write_json
+from shards.phantom.dataset import synthesize
 
 TEACHER = tiny_experiment(
     {"name": "main", "image_size": 64, "epochs": 1, "top_k": 2}, name="plain", data={"loader": "torch", "threads": 1}
@@ -192,3 +195,24 @@ def test_resume_with_other_maps_is_refused(half_labelled: Shards, runs: Path) ->
     assert folder.exists()
     with pytest.raises(InputError, match="was trained on other films without labels or pseudo-labels; use the shards"):
         check_resume(run_of(student(), half_labelled, runs))
+
+
+def test_the_commands_of_the_page_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    films = synthesize(Path("films"), images=12, size=64, positive_rate=0.5, seed=3)
+    more = synthesize(Path("more"), images=10, size=64, positive_rate=0.5, seed=5)
+    for path, name in ((films.dicom_dir, "DIR"), (films.labels_csv, "CSV"), (more.dicom_dir, "MORE")):
+        path.rename(name)
+    build, *lines = [each.words() for each in commands_of(ROOT / "docs/unlabelled.md") if not each.is_inline]
+    small = ["--image-size", "64", "--folds", "2", "--workers", "1"]
+    assert run(shards_app, "pneumo-shards", [*build[1:], *small]) == EXIT_DONE
+    Path("C").write_text(TEACHER.model_copy(update={"name": "C"}).model_dump_json())
+    Path("student.yaml").write_text(student(**{"from": "C/main"}).model_dump_json())
+    for words in lines:
+        assert run(app, "pneumo-dist", [*words[1:], "--cpu"]) == EXIT_DONE, words
+    out = capsys.readouterr().out
+    assert "pseudo-labels of fold 1: RUNS/C/unlabelled/main/fold1/predictions" in out
+    assert "10 films for training without labels; 0 more look like another film" in out
+    assert all((tmp_path / f"RUNS/student/fold{fold}/s0/checkpoints/best").exists() for fold in (0, 1))
