@@ -40,6 +40,17 @@ CONFIG: dict[str, Any] = {
         {"name": "last", "epochs": 2, "optim": {"lr": 1e-3, "ema_decay": None, "swa_epochs": 1}},
     ],
 }
+# It learns from films without labels by the maps of the last stage above, and by a mean teacher.
+STUDENT: dict[str, Any] = {
+    **{
+        key: CONFIG[key] for key in ("model", "image_size", "global_batch", "eval_batch", "optim", "augment", "runtime")
+    },
+    "name": "student",
+    "micro_batch": 2,
+    "save_every": 2,
+    "unlabelled": {"from": "chain/last", "share": 0.5, "mean_teacher": {"ramp_up_epochs": 1}},
+    "stages": [{"name": "only", "epochs": 3}],
+}
 # Logs contain speeds and times, and the events of a resumed run are in several files.
 EVENTS = "tensorboard"
 LOCKS = ("lock", ".pneumo_dist.lock")
@@ -54,6 +65,8 @@ class Step:
     Attributes:
         ranks: Number of ranks; 0 for a command without ranks.
         inputs: Patterns of files that it reads and that have a digest.
+        is_training: Whether it trains a fold.
+        experiment: The experiment that it works on.
     """
 
     name: str
@@ -61,6 +74,7 @@ class Step:
     ranks: int = 0
     inputs: tuple[str, ...] = ()
     is_training: bool = False
+    experiment: str = "chain"
 
     @property
     def kind(self) -> str:
@@ -85,7 +99,8 @@ def chain(folder: Path) -> list[Step]:
     test = ("--test-dicom", str(folder / "test/dicom-images"))
     more = ("--dicom", str(folder / "more/dicom-images"), "--rle", str(folder / "more/train-rle.csv"))
     sizes = ("--image-size", "64", "--samples-per-shard", "4", "--workers", "2", "--out", shards)
-    build = ("shards", "build", *films, *test, *sizes, "--folds", "2")
+    without = ("--unlabelled-dicom", str(folder / "without/dicom-images"))
+    build = ("shards", "build", *films, *test, *without, *sizes, "--folds", "2")
     common = ("--config", config, "--runs", runs)
     data = ("--shards", shards)
     tars, stored = ("shards/*.tar",), ("runs/chain/oof/predictions/*.tar",)
@@ -107,14 +122,24 @@ def chain(folder: Path) -> list[Step]:
             RANKS,
             (*tars, *trained),
         )
-        for split in ("oof", "test")
+        for split in ("oof", "test", "unlabelled")
     ]
+    learn = ("pneumo_dist", "train", "--cpu", "--config", str(folder / "student.yaml"), "--runs", runs, *data)
+    maps = "runs/chain/unlabelled/last/fold0/predictions/*.tar"
     return [
         *(Step(f"build-{task}", (*build, "--task", f"{task}/3")) for task in (1, 2, 3)),
         Step("finalize", ("shards", "finalize", shards, "--folds", "2"), inputs=tars),
         Step("append", ("shards", "build", *more, *sizes, "--append"), inputs=tars),
         *train,
         *predict,
+        Step(
+            "learn-0",
+            (*learn, "--fold", "0"),
+            RANKS,
+            (*tars, maps),
+            is_training=True,
+            experiment="student",
+        ),
         Step("tune", ("pneumo_dist", "tune", *common), inputs=stored),
         Step("submit", ("pneumo_dist", "submit", *common), inputs=(*tests, "runs/chain/oof/thresholds.json")),
         Step("report", ("pneumo_dist", "report", *common, *data), inputs=(*stored, *tars)),
@@ -139,12 +164,13 @@ def chain(folder: Path) -> list[Step]:
 def prepare(folder: Path) -> list[list[str]]:
     """Write the config, and return the commands that make the films."""
     (folder / "tmp").mkdir(parents=True)
-    config = {**CONFIG, "data": {"threads": 1, "cache_dir": str(folder / "cache")}}
-    (folder / "chain.yaml").write_text(yaml.safe_dump(config))
+    for config in (CONFIG, STUDENT):
+        data = {"threads": 1, "cache_dir": str(folder / "cache")}
+        (folder / f"{config['name']}.yaml").write_text(yaml.safe_dump({**config, "data": data}))
     # All tasks of a build share the salt, so it is made before the first one starts.
     (folder / "shards.salt").write_bytes(b"a salt for the judge, 32 bytes..")
     (folder / "shards.salt").chmod(0o600)
-    sets = (("films", 24, 1), ("more", 4, 2), ("test", 5, 3))
+    sets = (("films", 24, 1), ("more", 4, 2), ("test", 5, 3), ("without", 8, 4))
     synth = [sys.executable, "-m", "shards", "synth"]
     return [
         [

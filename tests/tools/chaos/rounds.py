@@ -210,7 +210,7 @@ class Judge:
     def _one_film_more(self, step: Step, chance: random.Random, verdict: Verdict) -> None:
         """Stop a training, give its dataset one film more, and take it away again."""
         self._strike(step, next(each for each in STRIKES if each.name == "kill group"), chance, verdict)
-        stage = self.folder / f"runs/chain/fold{step.name[-1]}"
+        stage = self.folder / f"runs/{step.experiment}/fold{step.name[-1]}"
         begun = any(stage.glob("*/checkpoints/step-*.pt"))
         shards, kept = self.folder / "shards", self.work / "shards"
         shutil.rmtree(kept, ignore_errors=True)
