@@ -17,10 +17,13 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield one rank's augmented micro-batches from (epoch, step) to the end of the stage.
 
+    If the stage has an eval_image_size, they are crops of the input's size from films of that side.
+
     Raises CorruptSample or InputError, naming shard, key, epoch and step, for a film that cannot be read or decoded.
     """
-    reader = FilmReader(shards, input_spec, with_mask=True, augment=plan.stage.augment, seed=plan.seed)
-    return make_batches(reader, _TrainRequests(plan, rank, epoch, step), plan.stage.micro_batch)
+    stage = plan.stage
+    reader = FilmReader(shards, input_spec, True, stage.augment, plan.seed, stage.eval_image_size)
+    return make_batches(reader, _TrainRequests(plan, rank, epoch, step), stage.micro_batch)
 
 
 @dataclass(frozen=True)
