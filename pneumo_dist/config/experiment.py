@@ -245,6 +245,16 @@ class Experiment(Schema):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _batch_norms(self) -> Self:
+        for stage in self.stages:
+            if stage.freeze_batch_norm and self.model.norm != "batch":
+                raise ValueError(
+                    f"stage {stage.name}: freeze_batch_norm is about batch norms, which model.norm: {self.model.norm} "
+                    "replaces; set it to false"
+                )
+        return self
+
     def stage(self, name: str) -> StageConfig:
         """Return a stage by its name. Raises InputError for an unknown name."""
         by_name = {stage.name: stage for stage in self.stages}
