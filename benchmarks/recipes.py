@@ -42,7 +42,7 @@ LOADER_RATE = 669.1
 # The competition's labelled films, of which a fifth validates, and those that the second stage adds.
 FILMS, POSITIVES, FOLDS = 10_675, 2_379, 5
 MORE_FILMS, MORE_POSITIVES = 1_372, 290
-# A validated film costs a forward pass, about a third of a training step.
+# A validated film costs a forward pass, about a third of a training step, and more if training takes crops.
 FORWARD_SHARE = 1 / 3
 CONFIGS = ROOT / "configs"
 
@@ -126,7 +126,8 @@ def estimates(experiment: Experiment, card: Card) -> list[Estimate]:
         cost, plan = costs[key], EpochPlan(split_of(stage), stage, experiment.seed, 1)
         rate = min(stage.micro_batch / cost.seconds, LOADER_RATE)
         assert accumulation(stage, 1) * stage.micro_batch == stage.global_batch
-        validated = stage.epochs * len(plan.split.validation) * FORWARD_SHARE
+        larger = (stage.film_size / stage.image_size) ** 2
+        validated = stage.epochs * len(plan.split.validation) * FORWARD_SHARE * larger
         films = plan.total_steps * stage.global_batch + validated
         lines.append(Estimate(stage.name, rate, cost.bytes, films / rate / 3600))
     return lines

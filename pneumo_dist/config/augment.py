@@ -33,7 +33,8 @@ class Elastic(Schema):
 
     pixels: Literal["film", "input"] = "film"
     """Pixels that the lengths count. film: of a 1024 px film, and the noise is smoothed over at least 16 of them.
-    input: of the network's input, whatever its size, and the noise is as fine as sigma (at least 1)."""
+    input: of the film as large as the network sees it, whatever its size, and the noise is as fine as sigma (at least
+    1)."""
     alpha: Annotated[float, Field(ge=0, le=1e5)] = 120.0
     """Amplitude: factor of the smoothed noise."""
     sigma: Annotated[float, Field(ge=0.1, le=1024)] = 6.0

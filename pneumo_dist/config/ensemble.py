@@ -58,7 +58,8 @@ class MemberConfig(Schema):
     weight: Weight = 1.0
     """Weight of the member, shared equally by its networks."""
     image_size: Side | None = None
-    """Side of the input of the member's networks, in pixels; null is the image_size of its stage."""
+    """Side of the input of the member's networks, in pixels; null is the eval_image_size of its stage, or its
+    image_size."""
     average: Literal["predictions", "weights"] = "predictions"
     """predictions: average the predictions of a fold's checkpoints; weights: average their weights into one network."""
 

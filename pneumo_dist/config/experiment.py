@@ -69,7 +69,12 @@ class StageConfig(Schema):
     name: Name
     """Name of the stage and of its folder."""
     image_size: Side = 512
-    """Side of the network's square input, in pixels."""
+    """Side of the network's square input in training, in pixels. Validation and prediction use the same, unless
+    eval_image_size is set."""
+    eval_image_size: Side | None = None
+    """Side of the whole film in validation and prediction, in pixels. Training then takes crops of image_size from the
+    film at this side, each at a random position. null: training, validation and prediction use the whole film at
+    image_size."""
     epochs: Epochs = 10
     """Maximum number of epochs."""
     early_stop: Epochs | None = None
@@ -119,6 +124,20 @@ class StageConfig(Schema):
     """Number of optimizer steps between checkpoints within an epoch; null saves only by save_minutes."""
     save_minutes: Minutes = 10.0
     """Maximum minutes between checkpoints."""
+
+    @property
+    def film_size(self) -> int:
+        """Side of a whole film in validation and prediction, in pixels."""
+        return self.image_size if self.eval_image_size is None else self.eval_image_size
+
+    @model_validator(mode="after")
+    def _crop_of_film(self) -> Self:
+        if self.film_size < self.image_size:
+            raise ValueError(
+                f"eval_image_size {self.eval_image_size} is less than image_size {self.image_size}, but crops are no "
+                "larger than the film; raise it, or set it to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sampling(self) -> Self:
@@ -250,6 +269,16 @@ class Experiment(Schema):
                 raise ValueError(
                     f"stage {stage.name}: set model.classification and loss.classification above 0 together, because "
                     "a head without a loss does not train"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_norms(self) -> Self:
+        for stage in self.stages:
+            if stage.freeze_batch_norm and self.model.norm != "batch":
+                raise ValueError(
+                    f"stage {stage.name}: freeze_batch_norm is about batch norms, which model.norm: {self.model.norm} "
+                    "replaces; set it to false"
                 )
         return self
 

@@ -55,6 +55,13 @@ class ModelConfig(Schema):
     """Attention in the decoder blocks; null is none."""
     decoder_interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
     """Upsampling method of the decoder; null is the library's default."""
+    norm: Literal["batch", "group_ws"] = "batch"
+    """batch: the library's batch norms; group_ws: group norms in their place, in encoder and decoder, and weight
+    standardisation of the convolutions before them, which do not depend on the other films of a batch. Weights of an
+    encoder with batch norm load, but the network needs more training to get used to the change."""
+    norm_groups: Channels = 32
+    """Number of groups of channels with group_ws; if a layer's channels are no multiple of it, the largest divisor of
+    both."""
     sync_batch_norm: bool = False
     """Compute batch-norm statistics over the films of all ranks, on GPUs only; recommended below 4 films per rank."""
     classification: ClassificationConfig | None = None
@@ -71,13 +78,20 @@ class ModelConfig(Schema):
         return self
 
     @model_validator(mode="after")
+    def _no_batch_norm(self) -> Self:
+        if self.norm != "batch" and self.sync_batch_norm:
+            raise ValueError(f"sync_batch_norm is about batch norms, which norm: {self.norm} replaces; set it to false")
+        return self
+
+    @model_validator(mode="after")
     def _fcn(self) -> Self:
         if self.arch != "fcn":
             if self.fcn is not None:
                 raise ValueError(f"fcn is set, but arch is {self.arch}")
             return self
-        others = set(type(self).model_fields) - {"arch", "encoder", "in_channels", "sync_batch_norm", "fcn"}
-        unsupported = sorted(name for name in others if getattr(self, name) is not None)
+        fields = type(self).model_fields
+        others = set(fields) - {"arch", "encoder", "in_channels", "sync_batch_norm", "fcn"}
+        unsupported = sorted(name for name in others if getattr(self, name) != fields[name].default)
         if unsupported:
             raise ValueError(f"arch fcn does not support {', '.join(unsupported)}")
         return self

@@ -4,7 +4,7 @@ geometry.py applies them in one resampling; dali.py and torch_loader.py apply th
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Parameters:
 
     Grey values x in 0..1 become clip(gain·x + offset + mean_offset·mean)^gamma, where mean is that of the stored film.
     Then `noise_sigma` times a window of the noise field is added; the window starts at `noise_origin` (row, column).
+    `crop_origin` (x, y), from 0 to below 1, is where a stage that trains on crops takes one; `cropped` uses it.
     """
 
     geometry: Geometry = UNMOVED
@@ -39,6 +40,7 @@ class Parameters:
     gamma: float = 1.0
     noise_sigma: float = 0.0
     noise_origin: tuple[int, int] = (0, 0)
+    crop_origin: tuple[float, float] = (0.0, 0.0)
 
 
 IDENTITY = Parameters()
@@ -55,6 +57,7 @@ def draw(config: AugmentConfig, seed: int, epoch: int, key: str) -> Parameters:
     shape = random.uniform(-1.0, 1.0, 2 * _GRID_STEPS)
     field = int(random.integers(2**63))
     origin = random.integers(NOISE_OFFSETS, size=2)
+    corner = random.random(2)
 
     moves, noise = config.shift_scale_rotate, config.noise
     is_moved = chance[1] < moves.p
@@ -71,7 +74,21 @@ def draw(config: AugmentConfig, seed: int, epoch: int, key: str) -> Parameters:
         **_tone(config.tone, chance[4], chance[5], unit[4]),
         noise_sigma=_noise_sigma(noise.p, noise.sigma, unit[9]),
         noise_origin=(int(origin[0]), int(origin[1])),
+        crop_origin=(float(corner[0]), float(corner[1])),
     )
+
+
+def cropped(drawn: Parameters, size: int, film_size: int) -> Parameters:
+    """Return a film's parameters for a crop of `size` pixels from the augmented film of `film_size` pixels.
+
+    The crop starts at a whole pixel; all film_size - size + 1 positions along an axis are equally likely.
+    """
+    share, geometry = size / film_size, drawn.geometry
+    left, top, width, height = geometry.crop
+    x, y = (math.floor(origin * (film_size - size + 1)) / film_size for origin in drawn.crop_origin)
+    window = (left + width * x, top + height * y, width * share, height * share)
+    warp = geometry.warp.in_crops(share) if isinstance(geometry.warp, InputElastic) else geometry.warp
+    return replace(drawn, geometry=replace(geometry, crop=window, warp=warp))
 
 
 def _tone(config: Tone, chance: float, choice: float, unit: float) -> dict[str, float]:

@@ -64,6 +64,16 @@ class InputElastic:
     sigma: float
     corners: tuple[float, ...]
 
+    def in_crops(self, share: float) -> "InputElastic":
+        """Return the field of the same film for crops of which one covers `share` of its side.
+
+        Lengths counted pixels of the input, which then were those of the film. They still count those of the film, but
+        the map counts pixels of a film as large as the input, which are larger. White noise on larger pixels needs a
+        smaller amplitude, by the ratio of their areas, to have the same spectrum.
+        """
+        corners = tuple(length * share for length in self.corners)
+        return InputElastic(self.seed, self.alpha * share**2, self.sigma * share, corners)
+
     def largest_cell(self, steps: tuple[float, float]) -> float:
         """Return the largest cell, in pixels of the input, that keeps deviation and strain to about 2 %.
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pneumo_dist.config.augment import AugmentConfig
 from pneumo_dist.config.experiment import DataConfig
-from pneumo_dist.data.augment import IDENTITY, Parameters, draw
+from pneumo_dist.data.augment import IDENTITY, Parameters, cropped, draw
 from pneumo_dist.data.geometry import Stored
 from pneumo_dist.data.plan import Indices
 from pneumo_dist.data.resample import Image
@@ -75,8 +75,9 @@ class FilmRequest:
 class FilmReader:
     """Reads films from shards and draws their augmentation; without `augment`, films are only resized.
 
-    With `has_targets`, loaders yield the targets of targets.py instead of masks, also for films without labels; `maps`
-    are the pseudo-labels of those.
+    With `crop_of`, an augmented film is a crop of the input's size from the film at this side, in pixels. With
+    `has_targets`, loaders yield the targets of targets.py instead of masks, also for films without labels; `maps` are
+    the pseudo-labels of those.
     """
 
     shards: Shards
@@ -84,6 +85,7 @@ class FilmReader:
     with_mask: bool
     augment: AugmentConfig | None = None
     seed: int = 0
+    crop_of: int | None = None
     has_targets: bool = False
     maps: MapLabels | None = None
 
@@ -105,7 +107,8 @@ class FilmReader:
         """Return the augmentation of a film in its epoch."""
         if self.augment is None or request.epoch is None:
             return IDENTITY
-        return draw(self.augment, self.seed, request.epoch, self.shards.text(request.index, "key"))
+        drawn = draw(self.augment, self.seed, request.epoch, self.shards.text(request.index, "key"))
+        return drawn if self.crop_of is None else cropped(drawn, self.input_spec.size, self.crop_of)
 
     def stored(self, request: FilmRequest) -> Stored:
         """Return the position of a stored film in its square."""

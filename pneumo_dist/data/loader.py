@@ -24,13 +24,15 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yield one rank's augmented micro-batches from (epoch, step) to the end of the stage.
 
-    `maps` are the labels of films without any, if the stage learns from such films by pseudo-labels.
+    If the stage has an eval_image_size, they are crops of the input's size from films of that side. `maps` are the
+    labels of films without any, if the stage learns from such films by pseudo-labels.
 
     Raises CorruptSample or InputError, naming shard, key, epoch and step, for a film that cannot be read or decoded.
     """
-    augment, has_targets = plan.stage.augment, plan.stage.unlabelled is not None
-    reader = FilmReader(shards, input_spec, True, augment, plan.seed, has_targets, maps)
-    return make_batches(reader, _TrainRequests(plan, rank, epoch, step), plan.stage.micro_batch)
+    stage = plan.stage
+    has_targets = stage.unlabelled is not None
+    reader = FilmReader(shards, input_spec, True, stage.augment, plan.seed, stage.eval_image_size, has_targets, maps)
+    return make_batches(reader, _TrainRequests(plan, rank, epoch, step), stage.micro_batch)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ def show_batch(
 ) -> Picture:
     """Return an RGB picture with a row for each training film: first without augmentation, then epoch by epoch.
 
+    Without augmentation the whole film is shown. With it, a stage that trains on crops shows crops.
     Half of the films have a mask, if the fold has enough. Raises InputError for fewer than one film or epoch.
     """
     if films < 1 or epochs < 1:
@@ -29,7 +30,7 @@ def show_batch(
     split = split_fold(shards, fold, stage.always_train)
     rows = _choose(split.positives, split.negatives, films, seed)
     input_spec = InputSpec(stage.image_size, experiment.model.in_channels, experiment.data)
-    reader = FilmReader(shards, input_spec, with_mask=True, augment=stage.augment, seed=experiment.seed)
+    reader = FilmReader(shards, input_spec, True, stage.augment, experiment.seed, stage.eval_image_size)
     # A request without an epoch is not augmented.
     requests = [
         [FilmRequest(int(row), epoch, 0 if epoch is not None else None) for row in rows]

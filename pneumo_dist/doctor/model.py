@@ -35,20 +35,21 @@ def check_network(model: torch.nn.Module, experiment: Experiment, path: object, 
 def _stage_errors(
     model: torch.nn.Module, experiment: Experiment, stage: StageConfig, where: str, shared_norm: int
 ) -> Iterator[Finding]:
-    channels, size = experiment.model.in_channels, stage.image_size
-    films = {"micro_batch": stage.micro_batch * (shared_norm if experiment.model.sync_batch_norm else 1)}
-    if stage.optim.swa_epochs is not None:
-        # The batch-norm statistics of averaged weights are measured in batches of this size.
-        films["eval_batch"] = stage.eval_batch
-    for key, count in films.items():
+    micro_batch = stage.micro_batch * (shared_norm if experiment.model.sync_batch_norm else 1)
+    # Whether the batch norms take their statistics from the batch: of averaged weights, evaluation batches give them.
+    batches = [("micro_batch", micro_batch, "image_size", stage.image_size, True)]
+    if stage.optim.swa_epochs is not None or stage.eval_image_size is not None:
+        side = "image_size" if stage.eval_image_size is None else "eval_image_size"
+        batches.append(("eval_batch", stage.eval_batch, side, stage.film_size, stage.optim.swa_epochs is not None))
+    for key, count, side, size, has_statistics in batches:
         try:
-            check_input(model, count, channels, size, training=True)
+            check_input(model, count, experiment.model.in_channels, size, training=has_statistics)
         except OneValue:
-            message = f"{where}: with {key} {count} and image_size {size}, a batch norm of {_name(experiment)} has one"
+            message = f"{where}: with {key} {count} and {side} {size}, a batch norm of {_name(experiment)} has one"
             yield error(CHECK, f"{message} value per channel, but needs two", f"set {key}: 2 or more")
         except InputError as exception:
-            message = f"{where}: {_name(experiment)} does not accept image_size {size} ({exception})"
-            yield error(CHECK, message, "set another image_size, or change model.*")
+            message = f"{where}: {_name(experiment)} does not accept {side} {size} ({exception})"
+            yield error(CHECK, message, f"set another {side}, or change model.*")
             return
 
 

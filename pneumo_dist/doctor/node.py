@@ -33,9 +33,9 @@ def shared_memory_bytes(experiment: Experiment, ranks: int, allowed: float) -> i
     if data.loader != "torch":
         return 0
     channels, value = experiment.model.in_channels, 2 if data.image_dtype == "float16" else 4
-    pixels = (stage.image_size**2 for stage in experiment.stages)
-    films = (max(stage.micro_batch, stage.eval_batch) for stage in experiment.stages)
-    largest = max(side * count for side, count in zip(pixels, films, strict=True)) * (channels * value + 1)
+    training = (stage.image_size**2 * stage.micro_batch for stage in experiment.stages)
+    evaluation = (stage.film_size**2 * stage.eval_batch for stage in experiment.stages)
+    largest = max(*training, *evaluation) * (channels * value + 1)
     threads = loader_threads(data.threads, allowed, ranks)
     return ranks * 2 * (threads * data.prefetch + 1) * largest
 

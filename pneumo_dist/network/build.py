@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pneumo_dist.config.model import FcnConfig, ModelConfig
 from pneumo_dist.network.fcn import Fcn, SkipFcn
 from pneumo_dist.network.first_place import DECODER_WIDTHS, replace_decoder
+from pneumo_dist.network.group_norm import with_group_norm
 from pneumo_dist.network.weights import load_encoder_file
 from shards.errors import InputError, InputErrors
 
@@ -26,7 +27,8 @@ def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
             contacted: ranks other than 0 receive the weights, and inference loads a checkpoint.
 
     Raises:
-        InputError: The architecture, the encoder or a decoder option is unknown, or pretrained weights are unavailable.
+        InputError: The architecture, the encoder or a decoder option is unknown, pretrained weights are unavailable, or
+            the network's batch norms cannot be replaced.
     """
     if config.arch == "fcn":
         fcn = config.fcn or FcnConfig()
@@ -34,7 +36,10 @@ def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
     from_file = pretrained and config.encoder_weights_file is not None
     weights = config.encoder_weights if pretrained else None
     # A file holds weights for three channels; the library then adapts the first layer, as it does with its own weights.
-    model = _create(config, weights, 3 if from_file else config.in_channels)
+    channels = 3 if from_file else config.in_channels
+    model = _create(config, weights, channels)
+    if config.norm == "group_ws":
+        model = with_group_norm(model, config.norm_groups, channels)
     if from_file:
         _load_encoder(model, config)
     return model

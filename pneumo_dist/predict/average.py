@@ -77,9 +77,7 @@ def averaged_checkpoint(
     model.to(ranks.device)
     # The stage as it was trained: the config may have changed since.
     stage = experiment.stage(trained_fold.stage.name)
-    input_spec = InputSpec(
-        stage.image_size, experiment.model.in_channels, trained_fold.experiment.data, ranks.device_id
-    )
+    input_spec = InputSpec(stage.film_size, experiment.model.in_channels, trained_fold.experiment.data, ranks.device_id)
     films = split_fold(shards, trained_fold.number, stage.always_train).train
     loader = eval_loader(shards, films, stage, input_spec, ranks.rank, ranks.world, with_mask=False)
     if not stage.freeze_batch_norm:  # frozen, the statistics of all checkpoints are equal

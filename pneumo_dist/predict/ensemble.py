@@ -149,9 +149,9 @@ class TrainedFold:
         return checkpoints.top(1 if member.checkpoints == "best" else member.top_k or self.stage.top_k)
 
     def input(self, member: MemberConfig) -> NetworkInput:
-        """Return the input of the fold's networks: that of the training, at the member's own side if it has one."""
+        """Return the input of the fold's networks: that of the validation, at the member's own side if it has one."""
         model, data = self.experiment.model, self.experiment.data
-        return NetworkInput(member.image_size or self.stage.image_size, model.in_channels, data.mean, data.std)
+        return NetworkInput(member.image_size or self.stage.film_size, model.in_channels, data.mean, data.std)
 
 
 def find_trained_folds(

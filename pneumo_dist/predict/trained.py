@@ -70,7 +70,8 @@ def check_trained_alike(experiments: Sequence[tuple[Path, Experiment]]) -> None:
 def _input_of(experiment: Experiment, stage: StageConfig) -> dict[str, Any]:
     """Return the settings of the network and of its input."""
     data = experiment.data.model_dump(mode="json", exclude=set(_READING))
-    return {"model": experiment.model.model_dump(mode="json"), "data": data, "image_size": stage.image_size}
+    sides = {name: getattr(stage, name) for name in ("image_size", "eval_image_size")}
+    return {"model": experiment.model.model_dump(mode="json"), "data": data, **sides}
 
 
 def _learned(experiment: Experiment) -> dict[str, Any]:

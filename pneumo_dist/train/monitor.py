@@ -226,17 +226,24 @@ def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str,
         "model.arch": model.arch,
         "model.encoder": model.encoder if model.arch != "fcn" else "none",
         "model.encoder_weights": model.encoder_weights or ("file" if model.encoder_weights_file else "none"),
+        "model.norm": model.norm,
+        "model.norm_groups": model.norm_groups if model.norm == "group_ws" else 0,
         "image_size": stage.image_size,
+        "eval_image_size": stage.film_size,
         "epochs": stage.epochs,
         "global_batch": stage.global_batch,
         "sample_rate": stage.sample_rate or 0.0,
+        "freeze_batch_norm": stage.freeze_batch_norm,
+        **_unlabelled(stage),
         "optim.name": optim.name,
         "optim.lr": optim.lr,
         "optim.weight_decay": optim.weight_decay,
         "optim.ema_decay": optim.ema_decay or 0.0,
         "schedule.name": stage.schedule.name,
         **{f"loss.{name}": float(getattr(stage.loss, name)) for name in TERMS},
+        "loss.bce_positive_weight": stage.loss.bce_positive_weight,
         "loss.dice_over": stage.loss.dice_over,
+        "loss.dice_films": stage.loss.dice_films,
         "loss.dice_form": stage.loss.dice_form,
     }
 
@@ -250,3 +257,13 @@ def draw_overlay(overlay: Overlay, threshold: float) -> Picture:
     label, call = ("positive" if each else "negative" for each in (overlay.label.any(), overlay.called))
     caption = [overlay.key, f"Dice {overlay.best_dice:.2f}, label {label}, call {call}"]
     return films.draw_overlay(overlay.image, overlay.label, predicted, caption)
+
+
+def _unlabelled(stage: StageConfig) -> dict[str, str | float]:
+    learns = stage.unlabelled
+    teacher = learns.mean_teacher if learns else None
+    return {
+        "unlabelled.from": (learns.source if learns else None) or "none",
+        "unlabelled.share": learns.share if learns else 0.0,
+        "unlabelled.mean_teacher.weight": teacher.weight if teacher else 0.0,
+    }

@@ -6,6 +6,7 @@ The position of a run is (stage, epoch, step). Order, augmentation and torch's r
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -135,14 +136,14 @@ class StageRun:
 
     def _train_epochs(self) -> None:
         ranks = self.run.ranks
-        input_spec = InputSpec(
-            self.stage.image_size, self.run.experiment.model.in_channels, self.run.experiment.data, ranks.device_id
-        )
+        experiment = self.run.experiment
+        input_spec = InputSpec(self.stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
+        whole = replace(input_spec, size=self.stage.film_size)
         start = (ranks.rank, self.position.epoch, self.position.step)
         maps = map_labels(self.run, self.stage, self.split.unlabelled)
         batches = self.log.timed(train_batches(self.run.shards, self.plan, input_spec, *start, maps))
-        training = self._films(self.split.train, input_spec, with_mask=False)
-        validation = self._validation_films(self._films(self.split.validation, input_spec, with_mask=True))
+        training = self._films(self.split.train, whole, with_mask=False)
+        validation = self._validation_films(self._films(self.split.validation, whole, with_mask=True))
         ranks.beat(FIRST_BATCH)
         while not self.position.finished:
             self._train_epoch(batches)

@@ -55,4 +55,4 @@ def test_page_contains_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert recipes.main() == 0
     table = capsys.readouterr().out
     assert table in (ROOT / "docs/reproduce.md").read_text(), "run python -m benchmarks.recipes --markdown"
-    assert len(shipped_experiments()) == 10
+    assert len(shipped_experiments()) == 16

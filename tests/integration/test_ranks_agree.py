@@ -214,6 +214,18 @@ def attention_figures(ranks: Ranks) -> dict[str, Any]:
     return {"trained": len(trained), "silent": silent, "gradients": digest(gradients), "count": len(gradients)}
 
 
+def group_norm_figures(ranks: Ranks) -> list[float]:
+    """The norms of the gradients of a network with group norm, for two films that the ranks share."""
+    config = ModelConfig(encoder="resnet18", in_channels=1, norm="group_ws")
+    torch.manual_seed(0)
+    model = build_model(config, pretrained=False)
+    films = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(1))[ranks.rank :: ranks.world]
+    network = wrap_ddp(model, ranks, torch.zeros_like(films), "float32")
+    network(films).square().mean().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return [float(gradient.norm()) for gradient in gradients if gradient is not None]
+
+
 def on_rank(rank: int, world: int, port: int, shards: Path, folder: Path) -> None:
     """Join the other ranks and write this rank's figures."""
     die_with_parent()
@@ -226,6 +238,7 @@ def on_rank(rank: int, world: int, port: int, shards: Path, folder: Path) -> Non
         if world == 2:
             found["trained"] = trained_figures(Shards(shards), ranks, folder / "runs")
             found["attention"] = attention_figures(ranks)
+            found["group norm"] = group_norm_figures(ranks)
         if world >= 2:
             found["averaged"] = averaged_figures(Shards(shards), ranks, folder / "runs", folder / f"averaged-{world}")
         (folder / f"{world}-{rank}.json").write_text(json.dumps(found))
@@ -329,6 +342,13 @@ def test_mean_of_the_last_epochs_is_saved_from_the_first_of_them(folder: Path) -
         torch.testing.assert_close(states[3]["averaged"][name].double(), mean[name], rtol=1e-6, atol=1e-7)
     tracked = [value for name, value in states[3]["averaged"].items() if name.endswith("tracked")]
     assert {int(value) for value in tracked} == {BATCHES}
+
+
+def test_group_norm_gives_two_ranks_of_one_film_the_gradient_of_one_rank_of_two(folder: Path) -> None:
+    found: list[Any] = [*noted(folder, 2, "group norm")]
+    one, other = found
+    assert one == other and len(one) > 60 and min(one) > 0
+    assert one == pytest.approx(group_norm_figures(Ranks.alone()), rel=1e-3)
 
 
 def test_parameters_without_an_effect_do_not_block_the_ranks(folder: Path) -> None:

@@ -61,8 +61,22 @@ def test_members_have_their_stages_and_share_one_side(path: Path) -> None:
         experiment = load_config(CONFIGS / f"{member.experiment}.yaml").experiment
         assert experiment.name == member.experiment
         stage = experiment.stage(member.stage) if member.stage else experiment.stages[-1]
-        sides.add(stage.image_size)
+        sides.add(stage.film_size)
     assert len(sides) == 1
+
+
+def test_gold_medals_ensembles_are_as_published() -> None:
+    blend = load_either(CONFIGS / "ensembles/fourth_place_submission.yaml")
+    assert isinstance(blend, EnsembleConfig) and blend.thresholds is not None
+    (member,) = blend.members
+    assert (member.experiment, member.checkpoints, member.top_k, blend.tta.hflip) == ("fourth_place", "top-k", 4, True)
+    # 800 px of a map of 768 px, in pixels of the label grid.
+    area = round(800 * (1024 / 768) ** 2)
+    assert (blend.thresholds.top, blend.thresholds.area, blend.thresholds.bottom) == (0.8, area, 0.4)
+    mean = load_either(CONFIGS / "ensembles/second_place_weights.yaml")
+    assert isinstance(mean, EnsembleConfig) and mean.thresholds is None
+    (member,) = mean.members
+    assert (member.experiment, member.average, member.top_k) == ("second_place", "weights", 3)
 
 
 def test_heavy_networks_weight_their_scales_as_the_10th_place() -> None:

@@ -53,6 +53,8 @@ def test_indivisible_batch_names_the_nearest_valid_values(
         {"unknown": 1},
         {"save_minutes": float("nan")},
         {"image_size": 32_000},
+        {"eval_image_size": 100},
+        {"image_size": 512, "eval_image_size": 480},
         {"eval_batch": 10**6},
         {"epochs": True},
         {"sample_rate_end": 0.5},

@@ -371,6 +371,17 @@ STAGES: dict[str, list[Stage]] = {
     "heavy_se_resnext50": HEAVY,
     "heavy_se_resnext101": HEAVY,
     "heavy_senet154": HEAVY,
+    "second_place": [("main", 1024, 4, 44, None, 3, 1e-4, "constant", 1, None)],
+    "second_place_classes": [("main", 768, 16, 44, None, 3, 1e-4, "constant", None, None)],
+    "fourth_place": [("cosine", 512, 8, 60, None, 4, 7.5e-5, "cosine", 0.8, 0.22)],
+    "eighth_place": [("main", 1024, 16, 100, None, 3, 1e-2, "restarts", None, None)],
+    "eighth_place_positives": [("main", 1280, 16, 100, None, 3, 1e-2, "restarts", 1, None)],
+    "tenth_place": [
+        ("frozen512", 512, 64, 3, None, 3, 1e-3, "constant", 1, None),
+        ("at512", 512, 64, 40, None, 3, 1e-4, "plateau", 1, None),
+        ("at1024", 1024, 64, 40, None, 3, 1e-4, "plateau", 1, None),
+        ("lovasz", 1024, 64, 40, None, 3, 1e-4, "plateau", 1, None),
+    ],
 }
 FIRST_PLACE = ("recipe_a", "albunet_public", "albunet_valid", "seunet", "resnet50")
 # Encoder, decoder widths, upsampling, attention, bce : dice : focal.
@@ -500,6 +511,102 @@ def test_gold_medal_recipe_uses_the_gold_medals_ideas(name: str) -> None:
         assert stage.optim.ema_decay == 0.99 and stage.loss.classification > 0 and stage.size_classes is not None
         assert_forms_of_the_first_place(stage.augment)
         assert (stage.micro_batch, accumulation(stage, 1)) == (16, 1), "one fold per GPU"
+
+
+def moves(augment: AugmentConfig) -> tuple[float, ...]:
+    """Return the flip's probability, then that of shift, scale and rotation, and their ranges."""
+    moved = augment.shift_scale_rotate
+    return augment.hflip, moved.p, moved.shift, moved.scale, moved.rotate
+
+
+def test_second_place_is_as_published() -> None:
+    experiment = shipped("second_place").experiment
+    assert (experiment.model.arch, experiment.model.encoder) == ("unet", "se_resnext50_32x4d")
+    (stage,) = experiment.stages
+    loss, augment = stage.loss, stage.augment
+    assert (loss.bce, loss.dice, loss.focal, stage.micro_batch, stage.eval_batch) == (0, 1, 0, 4, 2)
+    assert moves(augment) == (0.5, 1, 0.2, 0.2, 20) and augment.border == "constant"
+    # One of three in half of the draws.
+    assert augment.tone.p + augment.clahe.p == 0.5 and augment.clahe.p == pytest.approx(0.5 / 3, abs=1e-4)
+    assert (augment.tone.gamma, augment.clahe.clip, augment.clahe.tiles) == ((0.6, 1.2), 4, 4)
+    others = overrides_in_comments(CONFIGS[0].parent / "second_place.yaml")
+    assert [each for each in others if "encoder" in each] == [
+        "model.encoder=se_resnext101_32x4d",
+        "model.encoder=efficientnet-b3",
+        "model.encoder=efficientnet-b5",
+    ]
+    classes = shipped("second_place_classes").experiment
+    assert classes.model.classification is not None
+    (stage,) = classes.stages
+    assert (stage.loss.bce, stage.loss.dice, stage.loss.focal, stage.loss.classification) == (1, 0, 0, 1)
+    assert (stage.micro_batch, stage.eval_batch, stage.augment) == (16, 8, augment)
+
+
+def test_fourth_place_is_as_published() -> None:
+    experiment = shipped("fourth_place").experiment
+    model = experiment.model
+    assert (model.arch, model.encoder, model.decoder_channels) == ("resnet_unet", "resnet34", None)
+    assert model.classification is not None
+    (stage,) = experiment.stages
+    assert (stage.eval_image_size, stage.freeze_batch_norm, stage.sample_rate_schedule) == (768, True, "linear")
+    assert (stage.optim.name, stage.optim.weight_decay, stage.optim.clip_norm) == ("adam", 1e-5, 0.5)
+    assert (stage.schedule.t_max, stage.schedule.min_lr) == (8, 1e-6)
+    loss, augment = stage.loss, stage.augment
+    # README: 2.7 BCE + 0.9 Dice + 0.1 BCE of the class
+    assert (loss.bce, loss.dice, loss.focal, loss.classification) == (2.7, 0.9, 0, 0.1)
+    assert (loss.dice_epsilon, loss.dice_over, loss.dice_films) == (1e-5, "batch", "all")
+    assert moves(augment) == (0.5, 0.5, 0.2, 0.2, 20) and augment.border == "constant"
+    elastic = augment.distortion.elastic
+    assert elastic is not None and augment.distortion.p == 0.3 and augment.distortion.grid_open
+    # Pixels of a film of 1024 px, seen at 768 px; the amplitude's noise is that of a pixel.
+    assert (elastic.alpha, elastic.sigma, elastic.alpha_affine) == (120 * 0.75**2, 6 * 0.75, 3.6 * 0.75)
+    assert (augment.tone.p, augment.tone.gamma, augment.tone.brightness_by) == (0.3, None, "mean")
+
+
+def test_eighth_place_is_as_published() -> None:
+    for name in ("eighth_place", "eighth_place_positives"):
+        experiment = shipped(name).experiment
+        model = experiment.model
+        assert (model.arch, model.encoder, model.norm, model.norm_groups) == (
+            "deeplabv3plus",
+            "resnet50",
+            "group_ws",
+            32,
+        )
+        (stage,) = experiment.stages
+        optim, schedule, augment = stage.optim, stage.schedule, stage.augment
+        assert (optim.name, optim.momentum, optim.weight_decay, optim.clip_norm) == ("sgd", 0.9, 1e-5, None)
+        # Five snapshots of 20 epochs.
+        assert (schedule.t_max, schedule.t_mult, schedule.min_lr, stage.epochs) == (20, 1, 1e-4, 5 * 20)
+        assert moves(augment) == (0, 0.25, 0.0625, 0.15, 10) and augment.border == "constant"
+        assert augment.tone.p == 3 * augment.clahe.p == 3 / 16
+        accumulated = accumulation(stage, 1)
+        assert (stage.micro_batch, accumulated) == ((4, 4) if name == "eighth_place" else (1, 16))
+    loss = shipped("eighth_place").experiment.stages[0].loss
+    assert (loss.bce, loss.dice, loss.focal) == (4.9, 0, 0)
+    # Of the competition's labelled films, 2,379 of 10,675 are positive, with a median area of 8,630 of 1024² pixels.
+    share = 2379 / 10_675 * 8630 / 1024**2
+    assert loss.bce_positive_weight == round(0.1 / share / (4.9 / (1 - share)))
+    loss = stage.loss
+    assert (loss.bce, loss.dice, loss.focal, loss.bce_positive_weight, loss.dice_epsilon) == (0, 1, 0, 1, 1e-12)
+
+
+def test_tenth_place_is_as_published() -> None:
+    experiment = shipped("tenth_place").experiment
+    assert (experiment.model.arch, experiment.model.encoder) == ("unet", "se_resnet101")
+    assert (experiment.data.mean, experiment.data.std) == ((0.49,) * 3, (0.235,) * 3)
+    for stage in experiment.stages:
+        is_small, loss, augment = stage.image_size == 512, stage.loss, stage.augment
+        assert (stage.micro_batch, accumulation(stage, 1)) == ((8, 8) if is_small else (2, 32))
+        assert stage.freeze_encoder_epochs == (3 if stage.name == "frozen512" else 0)
+        assert (loss.bce, loss.dice, loss.focal, loss.lovasz) == (
+            (0, 0, 0, 1) if stage.name == "lovasz" else (1, 0.5, 0, 0)
+        )
+        if stage.schedule.name == "plateau":
+            assert (stage.schedule.watch, stage.schedule.factor, stage.schedule.patience) == ("score", 0.5, 3)
+        assert moves(augment) == (0.5, 1, 0.1, 0.1, 15) and augment.border == "constant"
+        assert augment.distortion.p == pytest.approx(1 - 0.8**2) and augment.distortion.optical is None
+        assert [round((255 * sigma) ** 2) for sigma in augment.noise.sigma] == [10, 50]
 
 
 def overrides_in_comments(path: Path) -> tuple[str, ...]:

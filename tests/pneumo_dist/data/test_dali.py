@@ -1,6 +1,7 @@
 """The DALI graph on the CPU gives the films of the torch loader, in the form that the network expects."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -80,6 +81,12 @@ def test_graph_gives_the_films_of_the_torch_loader_in_the_first_places_forms(fil
     assert {type(p.geometry.warp) for p in drawn} == {InputElastic, GridSteps, Lens, type(None)}
     assert any(p.mean_offset for p in drawn) and any(p.gamma != 1 for p in drawn)
     assert_same_films(reader, requests)
+
+
+@pytest.mark.parametrize("crop_of", [96, 192])
+def test_graph_gives_the_crops_of_the_torch_loader(films: Shards, crop_of: int) -> None:
+    augment = AugmentConfig.model_validate({**FIRST_PLACE, "random_resized_crop": {"p": 0.5}})
+    assert_same_films(replace(reader_of(films, augment, 64), crop_of=crop_of), every_request(films, 6))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

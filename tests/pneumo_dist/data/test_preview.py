@@ -36,6 +36,12 @@ def test_epochs_differ_and_half_of_the_films_are_outlined(films: Shards) -> None
     assert outlined.tolist() == [True, True, False, False]
 
 
+def test_a_stage_that_trains_on_crops_shows_them_beside_the_whole_film(films: Shards) -> None:
+    experiment = experiment_of({"augment": STILL, "eval_image_size": 96})
+    shown = cells(show_batch(experiment, experiment.stages[0], films, 0, films=4, epochs=3), 4, 4)
+    assert all(len(np.unique(row.reshape(4, -1), axis=0)) == 4 for row in shown)
+
+
 @pytest.mark.parametrize(("count", "epochs"), [(0, 1), (1, 0)])
 def test_no_film_or_epoch_is_an_input_error(films: Shards, count: int, epochs: int) -> None:
     experiment = experiment_of()

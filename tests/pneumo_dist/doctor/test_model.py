@@ -46,6 +46,17 @@ def test_unsupported_size_is_reported_for_each_stage() -> None:
     only(findings[:1], Status.ERROR, "pan with encoder resnet18 does not accept image_size 64 (", "or change model.*")
 
 
+def test_whole_films_of_a_stage_that_trains_on_crops_must_fit_the_network_too() -> None:
+    odd = {"arch": "albunet", "encoder": "resnet18"}
+    stage = {"image_size": 64, "eval_image_size": 96}
+    message = "albunet with encoder resnet18 does not accept eval_image_size 96 ("
+    only(findings_of(experiment_of(stage, model=odd)), Status.ERROR, message, "set another eval_image_size")
+    only(findings_of(experiment_of({**stage, "eval_image_size": 128}, model=odd)), Status.OK, "2 x 64 px")
+    # Nothing is trained at that side, so a batch norm may have one value there.
+    single = {"image_size": 64, "eval_image_size": 96, "micro_batch": 2, "eval_batch": 1}
+    only(findings_of(experiment_of(single, model=DEEPLAB)), Status.OK)
+
+
 def test_batch_that_the_ranks_cannot_divide() -> None:
     experiment = experiment_of({"global_batch": 8, "micro_batch": 2}, {"global_batch": 12, "micro_batch": 4}, model=FCN)
     assert check_batches(experiment, "x.yaml", world=1) == []

@@ -44,6 +44,12 @@ def test_batches_in_shared_memory() -> None:
     assert shared_memory_bytes(reading(loader="dali"), ranks=8, allowed=64) == 0
 
 
+def test_evaluation_of_whole_films_needs_more_shared_memory_than_training_on_crops() -> None:
+    stage = {"micro_batch": 4, "eval_batch": 2, "eval_image_size": 256}
+    experiment = experiment_of(stage, model={"in_channels": 1}, data={"loader": "torch"})
+    assert shared_memory_bytes(experiment, ranks=1, allowed=2) == 2 * 3 * 2 * 256 * 256 * 5
+
+
 def test_shared_memory() -> None:
     only(check_shared_memory(64 * MIB, 0, gpu_ranks=0), Status.OK, "64 MiB free, the loader needs none")
     only(check_shared_memory(2 * GIB, 100 * MIB, gpu_ranks=8), Status.OK, "2.0 GiB free", "up to 100 MiB")

@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import ALONE, OTHER, PLAIN, Trained
+from builders import tiny_experiment
+from tiny_runs import ALONE, OTHER, PLAIN, Trained, stored
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.data.films import InputSpec
+from pneumo_dist.network.fcn import Fcn
 from pneumo_dist.predict.ensemble import NetworkInput, TrainedFold, find_trained_folds, resolve, shares
 from pneumo_dist.runs.checkpoint import load_checkpoint, top_steps, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
+from pneumo_dist.runs.fold_run import FoldRun
+from pneumo_dist.train.fold import train_fold
+from shards.dataset.table import Shards
 from shards.errors import InputError
 
 
@@ -45,6 +51,28 @@ def test_stage_is_that_of_the_trained_config_or_of_the_given_one(trained: Traine
     changed = PLAIN.model_copy(update={"stages": PLAIN.stages[:1]})
     (trained_fold,) = find_trained_folds(member, trained.runs, [0, 1], changed)
     assert trained_fold.stage.name == "early"
+
+
+@pytest.mark.parametrize("average", ["predictions", "weights"])
+def test_networks_trained_on_crops_predict_whole_films(
+    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: str
+) -> None:
+    seen: list[int] = []
+    forward = Fcn.forward
+
+    def spy(network: Fcn, images: torch.Tensor) -> torch.Tensor:
+        seen.append(images.shape[-1])
+        return forward(network, images)
+
+    experiment = tiny_experiment(
+        {"name": "main", "image_size": 32, "eval_image_size": 64, "top_k": 2}, data={"loader": "torch"}
+    )
+    train_fold(FoldRun(experiment, 0, films, tmp_path / "x/fold0", ALONE), Experiment.model_dump_json)
+    monkeypatch.setattr(Fcn, "forward", spy)
+    made = Trained(films, tmp_path).ensemble(members=[{"experiment": "x", "folds": [0], "average": average}])
+    assert [each.image_size for each in made.inputs] == [64] and made.image_size == made.film_size == 64
+    stored(Trained(films, tmp_path), made, tmp_path / "maps", "oof", folds=(0,))
+    assert set(seen) == {64}
 
 
 def test_folds_are_found_if_nothing_names_them(trained: Trained) -> None:

@@ -245,6 +245,7 @@ def test_real_films_are_predicted_alike(mixed: Path, tmp_path: Path) -> None:
         {"arch": "scse_unet", "encoder": "se_resnext50_32x4d"},
         {"arch": "deeplabv3plus", "encoder": "resnet18"},
         {"encoder": "resnet18", "decoder_use_norm": "instancenorm", "decoder_interpolation": "bicubic"},
+        {"encoder": "resnet18", "norm": "group_ws"},
     ],
 )
 def test_other_architectures_have_graphs_of_the_same_values(model: dict[str, Any]) -> None:

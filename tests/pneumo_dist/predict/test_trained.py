@@ -40,6 +40,7 @@ def test_without_a_config_all_settings_are_those_of_the_training(tmp_path: Path)
         ({"data": {"loader": "torch", "mean": [0.5] * 3, "std": [0.2] * 3}}, "data.mean, data.std"),
         ({"data": {"loader": "torch", "image_dtype": "float16"}}, "data.image_dtype"),
         ({"stages": [STAGES[0], {**STAGES[1], "image_size": 128}]}, "image_size"),
+        ({"stages": [STAGES[0], {**STAGES[1], "eval_image_size": 128}]}, "eval_image_size"),
     ],
 )
 def test_network_and_its_input_must_be_those_of_the_training(tmp_path: Path, values: dict[str, Any], keys: str) -> None:

@@ -264,6 +264,22 @@ def test_table_of_runs_shows_settings_and_score_while_a_run_trains(tmp_path: Pat
     assert rows == {0.1: (0.25, "STATUS_UNKNOWN"), 0.2: (0.75, "STATUS_SUCCESS")}
 
 
+def test_settings_are_those_of_the_config() -> None:
+    stage = {
+        "eval_image_size": 96,
+        "loss": {"bce_positive_weight": 3, "dice_films": "positive"},
+    }
+    experiment = experiment_of(stage, {"freeze_batch_norm": True}, model={"norm": "batch"})
+    found = [settings(experiment, each, 0) for each in experiment.stages]
+    keys = ("image_size", "eval_image_size", "loss.bce_positive_weight", "loss.dice_films", "freeze_batch_norm")
+    assert [found[0][key] for key in keys] == [64, 96, 3, "positive", False]
+    assert [found[1][key] for key in keys] == [64, 64, 1, "all", True]
+    grouped = experiment_of({}, model={"norm": "group_ws", "norm_groups": 8})
+    found.append(settings(grouped, grouped.stages[0], 0))
+    norms = [(each["model.norm"], each["model.norm_groups"]) for each in found]
+    assert norms == [("batch", 0), ("batch", 0), ("group_ws", 8)]
+
+
 def test_dice_of_all_pixels_equals_counting_them() -> None:
     chance = np.random.default_rng(1)
     levels, truth = chance.integers(0, 256, 4000), chance.random(4000) < 0.3

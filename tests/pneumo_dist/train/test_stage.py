@@ -23,6 +23,7 @@ from pneumo_dist.data.loader import eval_loader
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.batch_norm import recompute_statistics
 from pneumo_dist.network.build import build_model
+from pneumo_dist.network.fcn import Fcn
 from pneumo_dist.ranks.ranks import Ranks
 from pneumo_dist.ranks.stop import Preempted
 from pneumo_dist.runs.checkpoint import load_checkpoint
@@ -33,7 +34,7 @@ from pneumo_dist.train import stage as trainer
 from pneumo_dist.train.fold import train_fold
 from pneumo_dist.train.monitor import BEST_SCORE, PIXEL_DICE, epoch_tag
 from pneumo_dist.train.profiling import TRACE
-from pneumo_dist.train.validation import validate
+from pneumo_dist.train.validation import ValidationFilms, validate
 from shards import console
 from shards.dataset.table import Shards
 
@@ -79,6 +80,37 @@ def test_averaged_weights_have_statistics_of_the_training_films(straight: Path, 
     for name, value in model.state_dict().items():
         torch.testing.assert_close(made[3]["averaged"][name], value, rtol=1e-6, atol=1e-6)
     assert not torch.allclose(made[3]["averaged"]["encoder.1.running_var"], made[3]["model"]["encoder.1.running_var"])
+
+
+def test_a_stage_trains_on_crops_and_does_everything_else_on_whole_films(
+    films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, int]] = []
+    forward = Fcn.forward
+
+    def spy(network: Fcn, images: torch.Tensor) -> torch.Tensor:
+        seen.append((network.training, images.shape[-1]))
+        return forward(network, images)
+
+    monkeypatch.setattr(Fcn, "forward", spy)
+    experiment = one_stage(image_size=64, eval_image_size=96, epochs=2, optim={**SGD, "swa_epochs": 1})
+    stage = train(experiment, films, tmp_path / "x")
+    whole = 2 * 2 + 2  # batches of validation in both epochs, and of the statistics of the mean
+    assert Counter(seen) == {(True, 64): 2 * 3 * 2, (False, 96): whole}
+    rows = split_fold(films, 0, always_train=False).validation
+    spec = InputSpec(96, 1, experiment.data)
+    loader = eval_loader(films, rows, experiment.stages[0], spec, 0, 1, with_mask=True)
+    state = states(stage)[-1]
+    network = build_model(experiment.model, pretrained=False)
+    network.load_state_dict(state["averaged"])
+    again = validate(
+        network,
+        ValidationFilms(films, loader, len(list(loader)), frozenset()),
+        experiment.stages[0].loss,
+        ALONE,
+        "float32",
+    )
+    assert again.figures() == {name: state["history"][-1][name] for name in again.figures()}
 
 
 def stopped_in_statistics(model: torch.nn.Module, batches: Any, *arguments: Any) -> None:
