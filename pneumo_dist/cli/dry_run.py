@@ -182,6 +182,8 @@ def _fold_lines(config: LoadedConfig, shards: Shards, fold: int, world: int, rat
         plan = EpochPlan(split_fold(shards, fold, stage.always_train), stage, config.experiment.seed, world)
         last = stage.epochs - 1
         films = f"{_first_to_last(plan.length, last)} films per epoch"
+        if stage.unlabelled is not None:
+            films += f", and {stage.unlabelled_films} of {stage.micro_batch} in a micro-batch without labels"
         steps = f"{_first_to_last(plan.steps, last)} steps x {stage.epochs} epochs, accumulation {plan.accumulation}"
         hours = f", {plan.total_steps * stage.global_batch / rate / 3600:.2f} h" if rate else ""
         lines.append(f"stage {stage.name}: {films}, {steps} on {world} ranks{hours}")

@@ -31,6 +31,8 @@ LARGEST_FOLD = 999
 
 Value = TypeVar("Value", int, str)
 
+# Splits that say nothing of a film's fold where the column of folds is blank.
+_WITHOUT_FOLD = ("train", "test", "unlabelled", "duplicate")
 # Words of published files for films that train in every fold. The SIIM-ACR winner used stage_2.
 _ALWAYS = re.compile(r"(stage[0-9]+[a-z]*|always[a-z]*|extra[a-z]*|external[a-z]*|additional[a-z]*|train(only|ing)?)")
 _HOLDOUT = frozenset({"holdout", "heldout"})
@@ -85,7 +87,7 @@ def read_folds(path: Path, films: Films) -> dict[str, int]:
 def _fold(path: Path, row: ValueRow) -> int | None:
     text, word = row.value, plain(row.value)
     if not text:  # films.csv of `export` leaves it blank
-        text, word = ("", "") if plain(row.split) in ("train", "test") else (row.split, plain(row.split))
+        text, word = ("", "") if plain(row.split) in _WITHOUT_FOLD else (row.split, plain(row.split))
     if not text:
         return None
     number = _NUMBER.fullmatch(text)

@@ -1,6 +1,7 @@
 """Films without labels in the shards: which ones, their groups, and what may learn from them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from shards.build.messages import summary_lines
 from shards.build.options import BuildOptions, Execution
 from shards.build.progress import read_list
 from shards.build.sources import find_sources
-from shards.dataset.export import export_nnunet
+from shards.dataset.export import export_nnunet, export_png
 from shards.dataset.show import caption, choose
 from shards.dataset.table import Shards
 from shards.dataset.verify import verify
@@ -180,6 +181,17 @@ def test_label_of_a_film_that_is_given_as_unlabelled_is_refused(films: Path) -> 
 def test_test_film_of_an_unlabelled_patient_is_not_known_from_training(films: Path, write_film: WriteFilm) -> None:
     write_film(films / "more/more9.dcm", noise(99), PatientID="T0")
     assert built(films)[1].known_test == 0
+
+
+def test_films_csv_of_an_export_gives_the_folds_back(films: Path) -> None:
+    shards, _ = built(films)
+    export_png(shards, films / "png")
+    options = replace(OPTIONS, folds_csv=films / "png/films.csv")
+    folders = FilmFolders([films / "films"], test_dicom=[films / "test"], unlabelled_dicom=[films / "more"])
+    build(find_sources(folders, LabelFiles(films / "labels.csv")), films / "again", options, SALT)
+    again = Shards(films / "again")
+    for name in ("image_id", "split", "fold"):
+        assert again.table[name].equals(shards.table[name])
 
 
 def test_other_tools_get_them_without_a_mask(films: Path) -> None:
