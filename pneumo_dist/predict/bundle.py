@@ -226,7 +226,9 @@ def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:
         return ["None: the rule, or a part of it, was set by hand."]
     score, unseen, name = scores["score"], scores["dice_tuned_on_other_folds"], scores.get("rule", "triplet")
     if name != "triplet":  # the other figures are known only for the triplet
-        score, unseen = {**score, "dice": scores["rules"][name]["dice"], "positive_dice": None}, None
+        tuned = scores["rules"][name]
+        score = {**score, "dice": tuned["dice"], "positive_dice": None}
+        unseen = tuned.get("dice_tuned_on_other_folds")
     lines = [
         f"Out-of-fold mean Dice {score['dice']:.4f} over {score['films']} films, {score['positives']} of them with a "
         f"pneumothorax (always empty: {score['always_empty']:.4f}). Epochs and thresholds were chosen on these films: "
