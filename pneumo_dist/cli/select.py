@@ -37,7 +37,7 @@ def select(runs: tuple[Path, ...], name: str, steps: int, out: Path | None) -> N
 
     if out is not None and out.is_dir():
         raise InputError(f"--out {out}: is a folder; give the file to write")
-    candidates = open_candidates(_folders(runs))
+    candidates = open_candidates(_folders(runs, name))
     with console.progress(0, "film", "select") as bar:
         selection = select([each.predictions for each in candidates], steps, lambda: bar.update(1))
     lines = _lines(candidates, selection)
@@ -51,16 +51,24 @@ def select(runs: tuple[Path, ...], name: str, steps: int, out: Path | None) -> N
     print(f"ensemble: {out}")
 
 
-def _folders(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return the folders of runs by their names; of a folder of all runs, those with out-of-fold predictions."""
+def _folders(paths: Sequence[Path], selected: str) -> dict[str, Path]:
+    """Return the folders of runs by their names; of a folder of all runs, those with out-of-fold predictions.
+
+    The weights of an earlier selection have seen all films, so it is no candidate.
+    """
     from pneumo_dist.maps.store import MANIFEST
     from pneumo_dist.report.compare import run_folders
 
     chosen = {
         name: folder
         for name, folder in run_folders(paths).items()
-        if folder in paths or (folder / "oof" / "predictions" / MANIFEST).exists()
+        if folder in paths or (folder.name != selected and (folder / "oof" / "predictions" / MANIFEST).exists())
     }
+    again = next((folder for folder in chosen.values() if folder.name == selected), None)
+    if again is not None:
+        raise InputError(
+            f"{again}: was selected on all films, so it cannot be a candidate; leave it out, or give a --name"
+        )
     if not chosen:
         raise InputError(f"{paths[0]}: no run has out-of-fold predictions; run 'python -m pneumo_dist predict' first")
     return chosen

@@ -137,9 +137,9 @@ class JointSearch:
         result = np.full(pairs.shape, np.iinfo(np.int64).min)
 
         def of_top(top: int) -> Gains:
-            own = pairs[top, bottoms]
+            own = np.flatnonzero(pairs[top, bottoms])
             order, ends = self._prefixes(top)
-            return np.concatenate([np.maximum(sums.max(0), 0) for sums in _running(gains[:, own], order, ends)])
+            return np.concatenate([np.maximum(sums.max(0), 0) for sums in _running(gains, own, order, ends)])
 
         tops = np.flatnonzero(pairs.any(1)).tolist()
         is_long = int(pairs.sum()) * len(gains) > _WORTH_THREADS
@@ -171,7 +171,8 @@ class JointSearch:
         return _Found(value, size, top, int(self._steps.above[top, order[ends[kept]]]), bottom)
 
 
-def _running(gains: Gains, order: Counts, ends: Counts) -> Iterator[Gains]:
+def _running(gains: Gains, bottoms: Counts, order: Counts, ends: Counts) -> Iterator[Gains]:
     """Yield the sums of prefixes of films for strips of bottoms."""
-    for start in range(0, gains.shape[1], _STRIP):
-        yield gains[:, start : start + _STRIP][order].cumsum(0)[ends]
+    for start in range(0, len(bottoms), _STRIP):
+        strip = gains[:, bottoms[start : start + _STRIP]].take(order, axis=0)
+        yield np.cumsum(strip, axis=0, out=strip)[ends]

@@ -57,6 +57,9 @@ def test_selected_ensemble_predicts_the_blend_that_was_scored(
         expected = blend([each.p8(index) for each in candidates], picks).astype(int)
         assert np.abs(mixed.p8(index) - expected).max() <= 1, "each stored map was rounded"
     must("tune", "--config", tmp_path / "mine.yaml", "--runs", runs)
+    written = (tmp_path / "mine.yaml").read_bytes()
+    must("select", runs, "--steps", 6, "--name", "mine", "--out", tmp_path / "mine.yaml")
+    assert (tmp_path / "mine.yaml").read_bytes() == written, "an earlier selection is no candidate"
 
 
 def test_without_a_file_the_config_is_printed(
@@ -79,6 +82,7 @@ def test_bad_places_are_named(films: Shards, tmp_path: Path, capsys: pytest.Capt
         ([tmp_path / "nowhere"], "nowhere: no such folder"),
         ([tmp_path], "one: one candidate leaves nothing to select; give more runs"),
         ([tmp_path / "one", tmp_path / "untrained"], "untrained/oof/predictions: no finished predictions; run"),
+        ([tmp_path / "one", "--name", "one"], "one: was selected on all films, so it cannot be a candidate; leave it"),
         ([tmp_path, "--out", tmp_path], "is a folder; give the file to write"),
         ([tmp_path, "--steps", 0], "0 is not in the range"),
     ):
