@@ -52,6 +52,7 @@ COMMANDS = _Commands(
         "average": "predict.average",
         "tune": "masks.tune",
         "submit": "masks.submit",
+        "select": "select.select",
         "report": "masks.report",
         "compare": "compare.compare",
         "segment": "segment.segment",

@@ -40,14 +40,26 @@ if TYPE_CHECKING:
     show_default=True,
     help="Threshold at which the size of the smallest component is tuned.",
 )
-def tune(
-    config_path: Path, overrides: tuple[str, ...], runs: Path, objective_text: str, component_threshold: float
+@click.option(
+    "--joint",
+    is_flag=True,
+    help="Also search the smallest component together with the threshold, and with the triplet: the rules "
+    "threshold-components and triplet-components.",
+)
+def tune(  # one parameter per option
+    config_path: Path,
+    overrides: tuple[str, ...],
+    runs: Path,
+    objective_text: str,
+    component_threshold: float,
+    joint: bool,
 ) -> None:
     """Find the exact best thresholds on the out-of-fold predictions."""
     from pneumo_dist.config.ensemble import load_either
     from pneumo_dist.maps.store import open_predictions
     from pneumo_dist.report.plots import draw_curve, draw_surface
     from pneumo_dist.thresholds.file import CURVE, SURFACE, summary_lines, write_thresholds
+    from pneumo_dist.thresholds.levels import level_measures
     from pneumo_dist.thresholds.objective import Objective
     from pneumo_dist.thresholds.rules import THRESHOLDS
     from pneumo_dist.thresholds.tune import film_measures, tune
@@ -64,9 +76,13 @@ def tune(
         is_main = ranks is None or ranks.is_main
         with console.progress(share if is_main else 0, "film", "tune") as bar:
             histograms, components = film_measures(predictions, ranks, component_threshold, lambda: bar.update(1))
+        levels = []
+        if joint:
+            with console.progress(share if is_main else 0, "film", "tune --joint") as bar:
+                levels = level_measures(predictions, ranks, lambda: bar.update(1))
         if not is_main:
             return
-        result = tune(predictions, histograms, objective, components, component_threshold)
+        result = tune(predictions, histograms, objective, components, component_threshold, levels)
         thresholds = result.thresholds
         weights = objective.film_weights(histograms[:, 1].sum(-1) > 0)
         heat_map = draw_surface(surface(histograms, thresholds.triplet, weights), thresholds.triplet)

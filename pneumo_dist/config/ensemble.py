@@ -51,10 +51,12 @@ class MemberConfig(Schema):
     """Folds whose networks predict; null is all folds."""
     stage: Name | None = None
     """Stage whose checkpoints predict; null is the last stage."""
-    checkpoints: Literal["best", "top-k", "last"] = "top-k"
-    """Checkpoints of each fold that predict: the best, the top_k best, or that of the last epoch."""
+    checkpoints: Literal["best", "top-k", "nth", "last"] = "top-k"
+    """Checkpoints of each fold that predict: the best, the top_k best, only the top_k-th best, or that of the last
+    epoch."""
     top_k: Count | None = None
-    """Maximum number of checkpoints per fold with top-k; null is the stage's top_k."""
+    """Maximum number of checkpoints per fold with top-k, the rank of the only one with nth; null is the stage's
+    top_k."""
     weight: Weight = 1.0
     """Weight of the member, shared equally by its networks."""
     image_size: Side | None = None
@@ -62,6 +64,8 @@ class MemberConfig(Schema):
     image_size."""
     average: Literal["predictions", "weights"] = "predictions"
     """predictions: average the predictions of a fold's checkpoints; weights: average their weights into one network."""
+    tta: TtaConfig | None = None
+    """Test-time augmentation of the member's networks; null is that of the ensemble."""
 
     @model_validator(mode="after")
     def _each_fold_once(self) -> Self:
@@ -133,7 +137,7 @@ def load_either(path: Path, overrides: tuple[str, ...] = ()) -> Experiment | Ens
             key = ".".join(map(str, each["loc"])) or "config"
             message = each["msg"]
             if each["type"] == "extra_forbidden":
-                schema = NESTED[each["loc"][0]] if len(each["loc"]) > 1 else EnsembleConfig
+                schema = next((NESTED[part] for part in each["loc"][-2::-1] if part in NESTED), EnsembleConfig)
                 message = f"unknown key; {fix_for(str(each['loc'][-1]), schema.model_fields)}"
             messages.append(f"{_origin(key, overrides, path)}: {key}: {message}")
         raise InputErrors(messages) from None

@@ -115,7 +115,7 @@ def check_sizes(
     The other arguments are those that the ensemble was resolved from.
     """
     pairs = [
-        (fold.experiment.model, fold.input(member))
+        (fold.experiment.model, fold.input(member), (member.tta or config.tta).scales)
         for member in config.members
         for fold in find_trained_folds(member, runs, folds, experiment)
     ]
@@ -129,10 +129,12 @@ def _check_loader(data: DataConfig) -> None:
         )
 
 
-def _size_errors(ensemble: Ensemble, pairs: Sequence[tuple[ModelConfig, NetworkInput]]) -> Iterator[Finding]:
-    for model, network_input in pairs:
+def _size_errors(
+    ensemble: Ensemble, pairs: Sequence[tuple[ModelConfig, NetworkInput, tuple[float, ...]]]
+) -> Iterator[Finding]:
+    for model, network_input, scales in pairs:
         network = meta_model(model)
-        for scale in ensemble.tta.scales:
+        for scale in scales:
             side = scaled_side(network_input.image_size, scale)
             try:
                 check_input(network, ensemble.eval_batch, network_input.in_channels, side, training=False)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 from pydantic import AfterValidator, Field, TypeAdapter
 
-from pneumo_dist.config.ensemble import TtaConfig
+from pneumo_dist.config.ensemble import MemberConfig, TtaConfig
 from pneumo_dist.config.schema import LARGEST_SIDE, Fold, Probability
 from pneumo_dist.scoring.stored import ClassProbability, Digest
 from shards.dataset.check import LARGEST_TAR, LONGEST_SIDE, LONGEST_TEXT, MOST_BYTES, MOST_PIXELS, is_plain
@@ -46,6 +46,7 @@ class ManifestModel(Strict):
     tta: TtaConfig | None = None
     dataset: Digest | None = None
     parts: Annotated[list[PartModel], Field(min_length=1)] | None = None
+    members: Annotated[list[MemberConfig], Field(min_length=1)] | None = None
 
 
 class RowModel(Strict):

@@ -71,8 +71,12 @@ def plan_blocks(
     return blocks
 
 
-def _facts(networks: Sequence[EnsembleNetwork]) -> list[tuple[str, float, dict[str, Any]]]:
-    return [(each.name, share, asdict(each.input)) for each, share in zip(networks, shares(networks), strict=True)]
+def _facts(networks: Sequence[EnsembleNetwork]) -> list[tuple[Any, ...]]:
+    """Return what decides the maps of networks. Views of their own come last, so that others keep their digest."""
+    return [
+        (each.name, share, asdict(each.input), *([] if each.tta is None else [each.tta.model_dump(mode="json")]))
+        for each, share in zip(networks, shares(networks), strict=True)
+    ]
 
 
 def _unseen(ensemble: Ensemble, fold: int) -> tuple[EnsembleNetwork, ...]:

@@ -51,10 +51,14 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
     with atomic_open(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         inputs = ensemble.inputs
         entries: list[dict[str, Any]] = []
-        for number, network in enumerate(ensemble.networks):
-            trained, file = network.read(), f"weights/{number:03d}.safetensors"
-            weights = {name: value.contiguous() for name, value in trained.weights.items()}
-            _add(archive, file, safetensors.torch.save(weights))
+        files: dict[str, str] = {}
+        for network in ensemble.networks:
+            trained = network.read()
+            if network.name not in files:  # members with the same checkpoint share its weights
+                files[network.name] = f"weights/{len(files):03d}.safetensors"
+                weights = {name: value.contiguous() for name, value in trained.weights.items()}
+                _add(archive, files[network.name], safetensors.torch.save(weights))
+            own = {} if network.tta is None else {"tta": network.tta.model_dump(mode="json")}
             entries.append(
                 {
                     "name": network.name,
@@ -62,10 +66,11 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
                     "fold": network.fold,
                     "weight": network.weight,
                     "input": inputs.index(network.input),
-                    "file": file,
+                    "file": files[network.name],
                     "model": trained.model.model_dump(mode="json"),
                     "amp": trained.amp,
                     "lineage": list(trained.lineage),
+                    **own,
                 }
             )
         content = {
@@ -116,6 +121,7 @@ def read_bundle(path: Path) -> tuple[Ensemble, Rule]:
                 inputs[part.input],
                 part.model,
                 partial(_network, path, part),
+                part.tta,
             )
             for part in content.parts
         ),
@@ -200,7 +206,7 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         "| checkpoint | share of the mean | input | training films (SHA-256 of their keys) |",
         "| --- | --- | --- | --- |",
         *(
-            f"| {network.name} | {share:.4f} | {ensemble.inputs.index(network.input)} | {keys} |"
+            f"| {network.name}{_own_views(network)} | {share:.4f} | {ensemble.inputs.index(network.input)} | {keys} |"
             for network, share, keys in zip(ensemble.networks, shares(ensemble.networks), trained, strict=True)
         ),
     ]
@@ -210,6 +216,10 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
 def _input_row(number: int, each: NetworkInput) -> str:
     mean, std = (", ".join(f"{value:g}" for value in values[: each.in_channels]) for values in (each.mean, each.std))
     return f"| {number} | {each.image_size} px | {each.in_channels} | {mean} | {std} |"
+
+
+def _own_views(network: EnsembleNetwork) -> str:
+    return "" if network.tta is None else f" (views {_view_text(network.tta)})"
 
 
 def _view_text(tta: TtaConfig) -> str:
@@ -226,7 +236,9 @@ def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:
         return ["None: the rule, or a part of it, was set by hand."]
     score, unseen, name = scores["score"], scores["dice_tuned_on_other_folds"], scores.get("rule", "triplet")
     if name != "triplet":  # the other figures are known only for the triplet
-        score, unseen = {**score, "dice": scores["rules"][name]["dice"], "positive_dice": None}, None
+        tuned = scores["rules"][name]
+        score = {**score, "dice": tuned["dice"], "positive_dice": None}
+        unseen = tuned.get("dice_tuned_on_other_folds")
     lines = [
         f"Out-of-fold mean Dice {score['dice']:.4f} over {score['films']} films, {score['positives']} of them with a "
         f"pneumothorax (always empty: {score['always_empty']:.4f}). Epochs and thresholds were chosen on these films: "

@@ -33,9 +33,10 @@ class FirstPartModel(Strict):
 
 
 class PartModel(FirstPartModel):
-    """A network of the bundle; `input` is the position of its input in `inputs`."""
+    """A network of the bundle; `input` is the position of its input in `inputs`, `tta` its member's own views."""
 
     input: Annotated[int, Field(ge=0, lt=_MOST_PARTS)]
+    tta: TtaConfig | None = None
 
 
 class InputModel(Strict):
@@ -73,9 +74,14 @@ class BundleModel(_Settings):
 
     @pydantic.model_validator(mode="after")
     def _agrees(self) -> Self:
-        for field in ("name", "file"):
-            if len({getattr(part, field) for part in self.parts}) != len(self.parts):
-                raise ValueError(f"two parts have the same {field}")
+        if len({(part.name, part.member) for part in self.parts}) != len(self.parts):
+            raise ValueError("two parts of a member have the same name")
+        # Members with the same checkpoint share its file.
+        files = {(part.name, part.file) for part in self.parts}
+        if len({file for _, file in files}) != len(files):
+            raise ValueError("two parts of different names have the same file")
+        if len({name for name, _ in files}) != len(files):
+            raise ValueError("two parts of the same name have different files")
         weights = {part.member: part.weight for part in self.parts}
         if any(part.weight != weights[part.member] for part in self.parts):
             raise ValueError("the parts of a member have different weights")

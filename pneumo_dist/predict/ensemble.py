@@ -58,7 +58,8 @@ class EnsembleNetwork:
     """A network of an ensemble; its name says where it comes from and contains a digest of its content.
 
     `weight` is that of its member, which the member's networks share. `model` says how large the network is before
-    `read` loads it.
+    `read` loads it. Members with the same checkpoint have networks of the same name. `tta` is the member's own; None is
+    that of the ensemble.
     """
 
     name: str
@@ -68,6 +69,7 @@ class EnsembleNetwork:
     input: NetworkInput
     model: ModelConfig
     read: Callable[[], TrainedNetwork]
+    tta: TtaConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Ensemble:
         eval_batch: Films per forward pass.
         tta: Test-time augmentation.
         amp: Autocast type; None is the type that each network was trained with.
+        members: The members with all defaults resolved, which stored out-of-fold predictions name; empty for a bundle.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Ensemble:
     eval_batch: int
     tta: TtaConfig
     amp: str | None = None
+    members: tuple[MemberConfig, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.networks:  # the mean of no maps would leave every film empty
@@ -146,7 +150,15 @@ class TrainedFold:
             if newest is None:
                 raise InputError(f"{checkpoints}: no checkpoints; train that fold first")
             return [newest]
-        return checkpoints.top(1 if member.checkpoints == "best" else member.top_k or self.stage.top_k)
+        count = 1 if member.checkpoints == "best" else member.top_k or self.stage.top_k
+        found = checkpoints.top(count)
+        if member.checkpoints != "nth":
+            return found
+        if len(found) < count:
+            raise InputError(
+                f"{checkpoints}: has {len(found)} validated checkpoints, and the {count}-th best is asked for"
+            )
+        return found[-1:]
 
     def input(self, member: MemberConfig) -> NetworkInput:
         """Return the input of the fold's networks: that of the validation, at the member's own side if it has one."""
@@ -235,6 +247,7 @@ def resolve(
                         trained_fold.input(member),
                         trained_fold.experiment.model,
                         partial(read_network, path),
+                        member.tta,
                     )
                 )
     data = members[0][0].experiment.data
@@ -246,4 +259,19 @@ def resolve(
         eval_batch=config.eval_batch or min(fold.stage.eval_batch for folds in members for fold in folds),
         tta=config.tta,
         amp=config.amp,
+        members=tuple(
+            _resolved(member, folds[0], config) for member, folds in zip(config.members, members, strict=True)
+        ),
+    )
+
+
+def _resolved(member: MemberConfig, trained_fold: TrainedFold, config: EnsembleConfig) -> MemberConfig:
+    """Return a member with the stage, number of checkpoints and views that it has by default."""
+    counts = member.checkpoints in ("top-k", "nth")
+    return member.model_copy(
+        update={
+            "stage": trained_fold.stage.name,
+            "top_k": (member.top_k or trained_fold.stage.top_k) if counts else None,
+            "tta": member.tta or config.tta,
+        }
     )

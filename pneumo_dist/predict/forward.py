@@ -133,9 +133,10 @@ def _add(
 
     Images that only fill a batch do not count.
     """
-    size, tta = cache.ensemble.image_size, cache.ensemble.tta
+    size = cache.ensemble.image_size
     for network, share in networks:
         model, amp = cache(network)
+        tta = network.tta or cache.ensemble.tta
         for number, each in enumerate(images):
             cache.ranks.beat(PREDICTION)
             maps, head = mean_view(model, each, tta, amp, size)

@@ -58,7 +58,9 @@ def export_bundle(bundle: Path, path: Path, most_inline: int = MOST_INLINE) -> t
     from pneumo_dist.predict.onnx_trace import onnx_model
 
     ensemble, rule = read_bundle(bundle)
-    networks = [network.read().build(network.name).float() for network in ensemble.networks]
+    distinct = {network.name: network for network in ensemble.networks}
+    built = {name: network.read().build(name).float() for name, network in distinct.items()}
+    networks = [built[network.name] for network in ensemble.networks]
     graph = EnsembleGraph(ensemble, networks).eval()
     film = _test_film(ensemble.film_size)
     with torch.inference_mode():

@@ -26,7 +26,8 @@ class EnsembleGraph(torch.nn.Module):
 
     def __init__(self, ensemble: Ensemble, networks: Iterable[torch.nn.Module]) -> None:
         super().__init__()
-        self._tta, self._side, self._shares = ensemble.tta, ensemble.image_size, shares(ensemble.networks)
+        self._views = [network.tta or ensemble.tta for network in ensemble.networks]
+        self._side, self._shares = ensemble.image_size, shares(ensemble.networks)
         self._input_of = [ensemble.inputs.index(network.input) for network in ensemble.networks]
         self.inputs = torch.nn.ModuleList([_Input(each, ensemble.film_size) for each in ensemble.inputs])
         self.networks = torch.nn.ModuleList(networks)
@@ -45,7 +46,7 @@ class EnsembleGraph(torch.nn.Module):
         for number in sorted(range(len(self.networks)), key=self._input_of.__getitem__):
             share = self._shares[number]
             own = images[self._input_of[number]]
-            views, head = mean_of_views(self.networks[number], own, self._tta, "float32", self._side)
+            views, head = mean_of_views(self.networks[number], own, self._views[number], "float32", self._side)
             maps = maps + share * views
             if head is not None:
                 classes, heads = classes + share * head, heads + share

@@ -55,6 +55,7 @@ def onnx_model(ensemble: Ensemble, networks: Sequence[torch.nn.Module]) -> onnx_
     model = _exported(graph, films, FILM, graph.outputs)
     functions: dict[Any, tuple[onnx_ir.Function, list[str]]] = {}
     weights: dict[str, onnx_ir.Value] = {}
+    sources = [network.name for network in ensemble.networks]
     for node in [each for each in model.graph if each.domain == _DOMAIN]:
         number, side = (node.attributes[name].as_int() for name in ("number", "side"))
         config, network = ensemble.networks[number].model, networks[number]
@@ -63,14 +64,15 @@ def onnx_model(ensemble: Ensemble, networks: Sequence[torch.nn.Module]) -> onnx_
             functions[key] = _function(network, config.in_channels, side, f"network{len(functions)}")
         function, names = functions[key]
         state = network.state_dict()
+        first = sources.index(sources[number])  # members with the same checkpoint share its weights
         for name in names:
-            if f"{number}.{name}" not in weights:
-                weights[f"{number}.{name}"] = _initializer(f"{number}.{name}", state[name])
+            if f"{first}.{name}" not in weights:
+                weights[f"{first}.{name}"] = _initializer(f"{first}.{name}", state[name])
         images = node.inputs[0]
         node.op_type = function.name
         node.attributes.clear()
         node.resize_inputs(1 + len(names))
-        for place, value in enumerate([images, *(weights[f"{number}.{name}"] for name in names)]):
+        for place, value in enumerate([images, *(weights[f"{first}.{name}"] for name in names)]):
             node.replace_input_with(place, value)
     for value in weights.values():
         model.graph.register_initializer(value)

@@ -110,7 +110,9 @@ def predict(
         ]
         rows = [row for block in blocks for row in json.loads(_record(out, block).read_text())["rows"]]
         assert len(rows) == sum(len(block.films) for block in blocks), "a film is missing"
-        write_table(out, rows, {**manifest, "parts": parts})
+        members = [member.model_dump(mode="json") for member in ensemble.members]
+        known = {"members": members} if members and options.split == "oof" else {}
+        write_table(out, rows, {**manifest, "parts": parts, **known})
         names = {row["tar"] for row in rows}
         for stale in [*out.glob("pred-*.tar"), *(out / PARTS).glob("pred-*.json")]:
             if f"{stale.stem}.tar" not in names:

@@ -55,7 +55,9 @@ class EvaluatedRun:
 
 def films_content(shards: Shards, run: EvaluatedRun, by: Columns) -> dict[str, Any]:
     films = run.out_of_fold
-    unseen = run.thresholds.unseen if run.tuned is not None and run.tuned.name == "triplet" else None
+    unseen = None
+    if run.tuned is not None:
+        unseen = run.thresholds.unseen if run.tuned.name == "triplet" else run.tuned.unseen
     splits = [out_of_fold_section(shards, films, by, unseen)]
     if run.held_out is not None:
         splits.insert(0, holdout_section(shards, run.held_out, by, films))
@@ -82,8 +84,8 @@ def rules_content(run: EvaluatedRun) -> dict[str, Any]:
     if run.tuned is None:
         dice, called = float(films.counts.dice.mean()), float(films.counts.called.mean())
         rows.insert(0, RuleRow("from the config", in_words(films.rule), dice, called, True))
-    # The components rule has no triplet to mark on a map of triplets, so the tuned triplet is marked.
-    is_triplet = run.tuned is None or run.tuned.name != "components"
+    # Rules of one threshold have no triplet to mark on a map of triplets, so the tuned triplet is marked.
+    is_triplet = run.tuned is None or run.tuned.name not in ("components", "threshold-components")
     triplet = films.rule.triplet if is_triplet else thresholds.triplet
     weights = thresholds.objective.film_weights(films.counts.positive)
     curve, components = thresholds.curve, thresholds.rules.get("components")

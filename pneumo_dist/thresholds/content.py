@@ -22,20 +22,21 @@ class VersionModel(Strict):
     format_version: object = FORMAT_VERSION
 
 
-class TunedRuleModel(Strict):
-    """A rule and its worth."""
-
-    rule: RuleModel
-    dice: Mean
-    called: Mean
-
-
 class EstimateModel(Strict):
     """A mean with its interval. JSON has no nan, so null is used."""
 
     mean: Mean | None
     low: Mean | None
     high: Mean | None
+
+
+class TunedRuleModel(Strict):
+    """A rule and its worth."""
+
+    rule: RuleModel
+    dice: Mean
+    called: Mean
+    dice_tuned_on_other_folds: EstimateModel | None = None
 
 
 class ScoreModel(Strict):

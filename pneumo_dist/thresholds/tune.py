@@ -16,6 +16,8 @@ from pneumo_dist.scoring.histograms import Histograms, film_histograms, gather_h
 from pneumo_dist.scoring.masks import Rule, label_map
 from pneumo_dist.scoring.threads import in_order
 from pneumo_dist.scoring.triplet import Triplet
+from pneumo_dist.thresholds.joint_rules import joint_rules
+from pneumo_dist.thresholds.levels import FilmLevels
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.refine import (
     FilmComponents,
@@ -158,12 +160,14 @@ def tune(
     objective: Objective | None = None,
     components: Sequence[FilmComponents] = (),
     threshold: float = 0.5,
+    levels: Sequence[FilmLevels] = (),
 ) -> TuningResult:
     """Find the best rules for an objective, mean Dice by default, and estimate their worth.
 
     The triplet is the exact best over all top levels, bottom levels and areas. With `components`, those of the films
     above `threshold`, the best size of the smallest component is tuned too. With class probabilities in the
-    predictions, so is the best gate for the triplet.
+    predictions, so is the best gate for the triplet. With `levels`, those of `level_measures`, the best size is also
+    searched together with the threshold, and with the triplet.
     """
     chosen = objective or Objective()
     folds, groups = predictions.folds, predictions.groups
@@ -178,6 +182,7 @@ def tune(
         rule = Rule(Triplet(threshold, 0, threshold), smallest_part=size)
         rules.append(_tuned_rule("components", rule, component_counts(components, size)))
         thinned = curve.thinned(CURVE_POINTS, size)
+    rules += joint_rules(levels, chosen, folds, groups) if levels else []
     rules += _gate_rules(predictions, counts, triplet, chosen)
     thresholds = ThresholdsFile(
         objective=chosen,

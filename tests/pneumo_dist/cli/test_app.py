@@ -24,6 +24,7 @@ COMMANDS = [
     "prune",
     "report",
     "segment",
+    "select",
     "show-batch",
     "status",
     "submit",

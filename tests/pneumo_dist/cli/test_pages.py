@@ -53,8 +53,11 @@ def test_the_commands_of_inference_run(place: Path, trained: Trained) -> None:
     ids = trained.shards.column("image_id")[trained.shards.indices("test")]
     Path("sample.csv").write_text("ImageId,EncodedPixels\n" + "".join(f"{each},-1\n" for each in reversed(ids)))
     page = "docs/inference.md"
-    predict, of_bundle = lines_of(page, "predict")
+    predict, of_candidate, of_bundle = lines_of(page, "predict")
     must(predict, "--cpu")
+    must(of_candidate, "--cpu")
+    (select,) = lines_of(page, "select")
+    must(select, "--steps", "2")
     for words in lines_of(page, "tune"):
         must(words)
     must([*predict[:-1], "test"], "--cpu")

@@ -35,6 +35,7 @@ FULL: dict[str, Any] = {
     "tta": {"hflip": True, "scales": [1.0, 1.5]},
     "dataset": "1" * 64,
     "parts": [{"name": "exp/fold0/step-1.pt", "fold": 0, "weight": 1.0}, {"name": "exp/fold1/step-1.pt"}],
+    "members": [{"experiment": "exp", "stage": "main", "tta": {"hflip": False}}],
 }
 
 
@@ -90,6 +91,8 @@ def test_row_without_pixels_or_with_too_many_is_refused(values: dict[str, int], 
         ("predictions_sha256", "x"),
         ("parts", []),
         ("parts", [{"name": 5}]),
+        ("members", []),
+        ("members", [{"stage": "main"}]),
         ("tta", 3),
         ("split", "train"),
         ("image_size", 0),

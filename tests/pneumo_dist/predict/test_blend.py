@@ -113,6 +113,51 @@ def test_bundle_of_a_mixed_blend_predicts_what_its_runs_predict(trained: Trained
     assert "views 1x (0.75), 2x (0.25) and flipped, is computed at 128 px" in card
 
 
+# The same checkpoints twice, with views of their own; the third member has those of the ensemble.
+VIEWS: list[dict[str, Any]] = [
+    {"experiment": "plain", "weight": 3, "top_k": 1, "tta": {"hflip": False}},
+    {"experiment": "plain", "weight": 2, "top_k": 1, "tta": {"hflip": False, "scales": [1.5]}},
+    {"experiment": "other", "weight": 1, "top_k": 1},
+]
+
+
+def test_members_with_views_of_their_own_add_up_to_their_mean(trained: Trained, tmp_path: Path) -> None:
+    whole = stored(trained, trained.ensemble(members=VIEWS, image_size=64), tmp_path / "whole")
+    alone = []
+    for number, member in enumerate(VIEWS):
+        views = {"tta": member["tta"]} if "tta" in member else {}
+        plain = {key: value for key, value in member.items() if key != "tta"}
+        ensemble = trained.ensemble(members=[plain], image_size=64, **views)
+        alone.append(stored(trained, ensemble, tmp_path / str(number)))
+    for index in range(len(whole)):
+        maps = [predictions.p8(index).astype(np.float64) for predictions in alone]
+        mean = sum(weight * each for weight, each in zip((3, 2, 1), maps, strict=True)) / 6
+        # Each stored map was rounded, and so was the mean.
+        assert np.abs(whole.p8(index) - mean).max() <= 1.0
+        assert np.abs(maps[0] - maps[1]).max() > 1, "the views differ"
+
+
+def test_a_member_with_the_views_of_the_ensemble_changes_no_bit(trained: Trained, tmp_path: Path) -> None:
+    tta = {"hflip": False, "scales": [1.0, 1.5]}
+    one = stored(trained, trained.ensemble(tta=tta), tmp_path / "one")
+    other = stored(trained, trained.ensemble(members=[{"experiment": "plain", "tta": tta}]), tmp_path / "other")
+    assert one.digest == other.digest
+
+
+def test_bundle_keeps_the_views_of_members_and_each_checkpoint_once(trained: Trained, tmp_path: Path) -> None:
+    ensemble = trained.ensemble(members=VIEWS, image_size=64)
+    write_bundle(tmp_path / "bundle", ensemble, Rule(Triplet(0.7, 8, 0.3)), None)
+    again, _ = read_bundle(tmp_path / "bundle")
+    assert [network.tta for network in again.networks] == [network.tta for network in ensemble.networks]
+    again = replace(again, data=again.data.model_copy(update={"loader": "torch"}))
+    one, other = stored(trained, ensemble, tmp_path / "runs"), stored(trained, again, tmp_path / "again")
+    assert one.digest == other.digest
+    with zipfile.ZipFile(tmp_path / "bundle") as archive:
+        card = archive.read("MODEL_CARD.md").decode()
+        assert sum(name.endswith(".safetensors") for name in archive.namelist()) == 4
+    assert f"| {ensemble.networks[2].name} (views 1.5x) | 0.1667 |" in card
+
+
 def test_new_films_are_segmented_with_a_mixed_blend(trained: Trained, tmp_path: Path) -> None:
     config, bundle, films = tmp_path / "blend.json", tmp_path / "bundle", tmp_path / "films"
     films.mkdir()

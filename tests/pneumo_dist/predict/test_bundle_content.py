@@ -61,7 +61,7 @@ def put(tree: Any, key: str, value: Any) -> None:
         ("parts.0.weight", math.nan, "parts.0.weight"),
         ("parts.0.weight", -1, "parts.0.weight"),
         ("parts.0.weight", 2, "parts of a member have different weights"),
-        ("parts.0.file", "weights/001.safetensors", "two parts have the same file"),
+        ("parts.0.file", "weights/001.safetensors", "two parts of different names have the same file"),
         ("parts.0.file", "../weights", "parts.0.file"),
         ("parts.0.fold", -1, "parts.0.fold"),
         ("parts.0.amp", "int8", "parts.0.amp"),

@@ -36,6 +36,10 @@ def test_best_top_k_and_last_follow_the_history(trained: Trained) -> None:
     assert steps(trained) == steps(trained, top_k=5) == ranked
     assert steps(trained, checkpoints="best") == steps(trained, top_k=1) == ranked[:1]
     assert steps(trained, checkpoints="last") == [max(ranked)]
+    assert steps(trained, checkpoints="nth", top_k=1) == ranked[:1]
+    assert steps(trained, checkpoints="nth") == steps(trained, checkpoints="nth", top_k=2) == ranked[1:]
+    with pytest.raises(InputError, match=r"main/checkpoints: has 2 validated checkpoints, and the 3-th best is asked"):
+        steps(trained, checkpoints="nth", top_k=3)
     member = MemberConfig(experiment="plain", folds=(0,))
     (trained_fold,) = find_trained_folds(member, trained.runs, [])
     one = replace(trained_fold, stage=trained_fold.stage.model_copy(update={"top_k": 1}))

@@ -229,6 +229,23 @@ def test_heads_and_scales_are_in_the_graph(mixed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_members_have_their_own_views_and_share_weights_in_the_graph(trained: Trained, tmp_path: Path) -> None:
+    members = [
+        {"experiment": "plain", "top_k": 1, "tta": {"hflip": False, "scales": [1.5]}},
+        {"experiment": "plain", "top_k": 1, "weight": 2},
+    ]
+    sizes = []
+    for name, chosen in (("both", members), ("one", members[1:])):
+        write_bundle(tmp_path / name, trained.ensemble(members=chosen), Rule(Triplet(0.5, 30, 0.5)), None)
+        export_bundle(tmp_path / name, tmp_path / f"{name}.onnx")
+        graph = onnx.load(tmp_path / f"{name}.onnx").graph
+        sizes.append(sum(onnx.numpy_helper.to_array(each).nbytes for each in graph.initializer if len(each.dims) == 4))
+    assert sizes[0] == sizes[1] > 0, "kernels of the convolutions"
+    shards = films_of(phantoms(tmp_path / "films"), tmp_path / "shards", 64)
+    check_equal(tmp_path / "both.onnx", tmp_path / "both", shards, tmp_path / "predictions")
+
+
+@pytest.mark.slow
 def test_real_films_are_predicted_alike(mixed: Path, tmp_path: Path) -> None:
     folder = Path(os.environ.get("PNEUMO_REAL_DATA", ROOT / "../shared/data")).resolve() / "siim_sample"
     if not folder.is_dir():

@@ -53,6 +53,12 @@ def test_out_of_fold_films_are_predicted_by_their_own_folds_networks_alone(train
         assert len(own) == 2
         assert np.abs(p8 / 255 - np.mean(own, axis=0)).max() <= 1 / 255
         assert row["class_probability"] is None
+    (member,) = predictions.manifest["members"]
+    assert (member["experiment"], member["stage"], member["top_k"]) == ("plain", "main", 2)
+    assert member["tta"] == {"hflip": False, "scales": [1.0], "scale_weights": None}
+    # Such a member alone predicts the same.
+    alone = trained.ensemble(members=[member], tta={"hflip": True})
+    assert stored(trained, alone, tmp_path / "alone", "oof").digest == predictions.digest
 
 
 def test_flip_and_scales_are_averaged(trained: Trained, tmp_path: Path) -> None:
