@@ -173,7 +173,6 @@ def test_a_layer_with_two_names_stays_one_layer() -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"encoder": "vgg11", "decoder_use_norm": False}, "has no batch norm to replace; set it to batch"),
         ({"encoder": "timm-efficientnet-b0"}, "of the kind BatchNormAct2d cannot be replaced; set it to batch, or"),
         ({"encoder": "efficientnet-b0"}, "of the kind Conv2dStaticSamePadding cannot be replaced"),
     ],
@@ -181,6 +180,11 @@ def test_a_layer_with_two_names_stays_one_layer() -> None:
 def test_networks_that_cannot_have_group_norm_are_refused(model: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_model(config_of(**model), pretrained=False)
+
+
+def test_a_network_without_batch_norm_is_refused() -> None:
+    with pytest.raises(InputError, match="has no batch norm to replace; set it to batch"):
+        with_group_norm(nn.Sequential(nn.Conv2d(3, 4, 3)), 32, 3)
 
 
 # -- weights of other networks
@@ -202,8 +206,7 @@ def file_of(state: dict[str, torch.Tensor], folder: Path) -> dict[str, str]:
     return {"encoder_weights_file": str(path), "encoder_weights_sha256": digest}
 
 
-@pytest.mark.parametrize("has_statistics", [True, False])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("channels", "has_statistics"), [(1, True), (3, False)])
 def test_encoders_that_were_trained_with_either_norm_load(
     original: dict[str, torch.Tensor], tmp_path: Path, channels: int, has_statistics: bool
 ) -> None:

@@ -57,6 +57,7 @@ def test_stage_is_that_of_the_trained_config_or_of_the_given_one(trained: Traine
     assert trained_fold.stage.name == "early"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", ["predictions", "weights"])
 def test_networks_trained_on_crops_predict_whole_films(
     films: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: str
