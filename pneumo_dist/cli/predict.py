@@ -249,6 +249,11 @@ def average(  # noqa: PLR0913  # one parameter per option
         # Chosen first: averaging takes hours and would be wasted without a rule.
         config = loaded[1] or loaded[0]
         rule, tuned = choose_rule(config, rule_name, lambda: run_thresholds(runs / config.name))
+        if rule.outside:
+            raise InputError(
+                f"--bundle {bundle}: the rule was tuned with class probabilities from outside, which a bundle does not "
+                "have; tune without --class-probabilities, or choose another --rule"
+            )
     with process_group(cpu, limits_of(loaded[1])) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
         ensemble = find_networks(loaded, folds, runs, shards, ranks)

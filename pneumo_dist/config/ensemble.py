@@ -17,6 +17,7 @@ from pneumo_dist.config.load import (
     read_tree,
     warn_of_old_loader,
 )
+from pneumo_dist.config.rules import RuleName
 from pneumo_dist.config.schema import Area, Batch, Count, Fold, Name, Probability, Schema, Side, Weight
 from shards.errors import InputErrors
 
@@ -101,8 +102,16 @@ class EnsembleConfig(Schema):
     """Loader of the films; null is that of the first member."""
     thresholds: TripletConfig | None = None
     """Thresholds of `submit`; null uses those that `tune` found."""
+    rule: RuleName | None = None
+    """Tuned rule for masks that `submit`, `report` and `average --bundle` use without --rule; null is the triplet."""
     smallest_part: Area = 0
     """Minimum size of a connected component, in label-grid pixels; `submit` removes smaller ones."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.rule is not None and self.thresholds is not None:
+            raise ValueError("set thresholds or rule, not both: thresholds are a rule of their own")
+        return self
 
 
 # Schemas of the keys that contain other keys.

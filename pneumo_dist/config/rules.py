@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Literal
 
-RuleName = Literal["triplet", "components", "gate"]
+RuleName = Literal["triplet", "components", "gate", "stacking"]
 
 RULES: Mapping[RuleName, str] = {
     "triplet": "triplet",
     "components": "fixed threshold without small components",
     "gate": "triplet with the classification gate",
+    "stacking": "fixed threshold with the stacked gate",
 }
 """What each rule does, in the report's words."""

@@ -1,5 +1,6 @@
 """Stored predictions: tars of p8 PNGs with a table. They are small, viewable, and exact for the threshold search."""
 
+import copy
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -123,7 +124,8 @@ class Predictions:
     """Random access to stored predictions, in key order.
 
     The table holds the CRC32 of every map, so its digest covers the maps too. Raises InputError if manifest or table
-    are damaged, or hold values that no prediction writes.
+    are damaged, or hold values that no prediction writes. `outside` says that the class probabilities of `rows` are not
+    those of the networks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,7 +134,15 @@ class Predictions:
         table = read_parquet(folder / TABLE, SCHEMA, self.digest, "predict again")
         self.rows: list[dict[str, Any]] = table.to_pylist()
         _check_rows(self.rows, int(self.manifest["films"]), folder / TABLE)
+        self.outside = False
         self._members = MemberReader(folder)
+
+    def with_class_probabilities(self, values: Sequence[float]) -> "Predictions":
+        """Return the same predictions with class probabilities (n,) from outside."""
+        other = copy.copy(self)
+        other.rows = [{**row, "class_probability": value} for row, value in zip(self.rows, values, strict=True)]
+        other.outside = True
+        return other
 
     @property
     def digest(self) -> str:
@@ -206,8 +216,20 @@ def open_predictions(folder: Path) -> Predictions:
 
 
 def check_gate(predictions: Predictions, rule: Rule) -> None:
-    """Raise InputError if a rule has a gate and a film has no class probability."""
-    if rule.gate > 0 and any(row["class_probability"] is None for row in predictions.rows):
+    """Raise InputError if a rule needs class probabilities that the predictions do not have."""
+    if not rule.needs_class:
+        return
+    if rule.outside and not predictions.outside:
+        raise InputError(
+            f"{predictions.folder}: the rule was tuned with class probabilities from outside; give those of these "
+            "films with --class-probabilities"
+        )
+    if predictions.outside and not rule.outside:
+        raise InputError(
+            f"{predictions.folder}: the rule was tuned with the networks' own class probabilities; tune it with "
+            "--class-probabilities, too, or leave them out here"
+        )
+    if any(row["class_probability"] is None for row in predictions.rows):
         raise InputError(
             f"{predictions.folder}: no class probability for the gate; its networks have no classification head"
         )

@@ -31,6 +31,7 @@ from pneumo_dist.predict.bundle_content import (
 )
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork, shares
 from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.stored import rule_content
 from shards.errors import InputError
 from shards.files import atomic_open
 from shards.stored import KindModel, open_regular, parse_json, stored_plainly
@@ -78,7 +79,7 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
             "eval_batch": ensemble.eval_batch,
             "tta": ensemble.tta.model_dump(mode="json"),
             "amp": ensemble.amp,
-            "rule": asdict(rule),
+            "rule": rule_content(rule),
             "scores": scores,
             "parts": entries,
         }
@@ -186,8 +187,8 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         f"The mean of the networks' probabilities, with the views {_view_text(ensemble.tta)}, is computed at "
         f"{ensemble.image_size} px and goes back to the film's own grid.",
         "",
-        f"Fewer than {triplet.area} pixels above {triplet.top:.4f} make a film empty; else its mask is everything "
-        f"above {triplet.bottom:.4f}"
+        _empty_text(rule)
+        + f"; else its mask is everything above {triplet.bottom:.4f}"
         + (f", without parts of fewer than {rule.smallest_part} pixels." if rule.smallest_part > 1 else ".")
         + (f" A class probability of {rule.gate:.4f} or less makes it empty." if rule.gate else ""),
         "",
@@ -205,6 +206,12 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _empty_text(rule: Rule) -> str:
+    if rule.stacking is not None:
+        return f"A probability of {rule.stacking.threshold:.4f} or less by the stacked gate makes a film empty"
+    return f"Fewer than {rule.triplet.area} pixels above {rule.triplet.top:.4f} make a film empty"
 
 
 def _input_row(number: int, each: NetworkInput) -> str:
@@ -226,7 +233,9 @@ def _score_lines(scores: Mapping[str, Any] | None) -> list[str]:
         return ["None: the rule, or a part of it, was set by hand."]
     score, unseen, name = scores["score"], scores["dice_tuned_on_other_folds"], scores.get("rule", "triplet")
     if name != "triplet":  # the other figures are known only for the triplet
-        score, unseen = {**score, "dice": scores["rules"][name]["dice"], "positive_dice": None}, None
+        tuned = scores["rules"][name]
+        score = {**score, "dice": tuned["dice"], "positive_dice": None}
+        unseen = tuned.get("dice_tuned_on_other_folds")
     lines = [
         f"Out-of-fold mean Dice {score['dice']:.4f} over {score['films']} films, {score['positives']} of them with a "
         f"pneumothorax (always empty: {score['always_empty']:.4f}). Epochs and thresholds were chosen on these films: "

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from pneumo_dist import __version__
 from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, shares
 from pneumo_dist.predict.tta import mean_of_views
 from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.stored import rule_content
 
 FILM, PROBABILITY, CLASS_PROBABILITY = "film", "probability", "class_probability"
 FORMAT, FORMAT_VERSION = "pneumo_dist-onnx", 1
@@ -106,7 +106,7 @@ def metadata(ensemble: Ensemble, rule: Rule, card: str) -> Mapping[str, str]:
         "version": __version__,
         "name": ensemble.name,
         "preprocessing": json.dumps(preprocessing),
-        "rule": json.dumps(asdict(rule)),
+        "rule": json.dumps(rule_content(rule)),
         "networks": json.dumps([network.name for network in ensemble.networks]),
         "model_card": card,
     }

@@ -22,20 +22,21 @@ class VersionModel(Strict):
     format_version: object = FORMAT_VERSION
 
 
-class TunedRuleModel(Strict):
-    """A rule and its worth."""
-
-    rule: RuleModel
-    dice: Mean
-    called: Mean
-
-
 class EstimateModel(Strict):
     """A mean with its interval. JSON has no nan, so null is used."""
 
     mean: Mean | None
     low: Mean | None
     high: Mean | None
+
+
+class TunedRuleModel(Strict):
+    """A rule and its worth."""
+
+    rule: RuleModel
+    dice: Mean
+    called: Mean
+    dice_tuned_on_other_folds: EstimateModel | None = None
 
 
 class ScoreModel(Strict):
@@ -78,6 +79,8 @@ class ThresholdsModel(Strict):
             raise ValueError("rules has no triplet")
         if self.rules["triplet"].rule.triplet != self.triplet:
             raise ValueError("triplet and rules.triplet differ")
+        if "stacking" in self.rules and self.rules["stacking"].rule.stacking is None:
+            raise ValueError("rules.stacking has no stacked gate")
         return self
 
 

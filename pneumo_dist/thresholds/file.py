@@ -11,7 +11,8 @@ import numpy as np
 from pneumo_dist.config.rules import RULES
 from pneumo_dist.maps.store import Predictions
 from pneumo_dist.scoring.dice import Score
-from pneumo_dist.thresholds.content import FORMAT_VERSION, ScoresModel, ThresholdsModel, VersionModel
+from pneumo_dist.scoring.stored import rule_content
+from pneumo_dist.thresholds.content import FORMAT_VERSION, EstimateModel, ScoresModel, ThresholdsModel, VersionModel
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.refine import SizeCurve
 from pneumo_dist.thresholds.rules import ThresholdsFile, TunedRule
@@ -40,15 +41,17 @@ def write_thresholds(path: Path, result: TuningResult, predictions: Predictions)
         "plateau": result.plateau,
         "by_size": [asdict(row) for row in result.by_size],
         "patients": result.patients,
-        "rules": {
-            tuned.name: {"rule": asdict(tuned.rule), "dice": tuned.dice, "called": tuned.called}
-            for tuned in thresholds.rules.values()
-        },
+        "rules": {tuned.name: _rule_content(tuned) for tuned in thresholds.rules.values()},
         "experiment": predictions.manifest.get("experiment"),
         "predictions_sha256": thresholds.digest,
         "components_curve": None if curve is None else {"sizes": curve.sizes.tolist(), "dice": curve.dice.tolist()},
     }
     write_json(path, content)
+
+
+def _rule_content(tuned: TunedRule) -> dict[str, Any]:
+    content = {"rule": rule_content(tuned.rule), "dice": tuned.dice, "called": tuned.called}
+    return content if tuned.unseen is None else {**content, "dice_tuned_on_other_folds": _plain(tuned.unseen)}
 
 
 def _plain(values: Score | Estimate) -> dict[str, float | int | None]:
@@ -59,6 +62,10 @@ def _plain(values: Score | Estimate) -> dict[str, float | int | None]:
 def _number(value: float | None) -> float:
     """Return a number of the file, with nan for null."""
     return math.nan if value is None else float(value)
+
+
+def _estimate(stored: EstimateModel | None) -> Estimate | None:
+    return None if stored is None else Estimate(*map(_number, (stored.mean, stored.low, stored.high)))
 
 
 def summary_lines(result: TuningResult) -> list[str]:
@@ -90,6 +97,8 @@ def summary_lines(result: TuningResult) -> list[str]:
         )
     if (tuned := thresholds.rules.get("gate")) is not None:
         lines.append(f"triplet with a class probability above {tuned.rule.gate:.4f}: mean Dice {tuned.dice:.4f}")
+    if (tuned := thresholds.rules.get("stacking")) is not None:
+        lines.append(_stacking_line(tuned))
     return lines + [
         f"masks of {row.smallest} to {row.largest} px: {row.films} films, sensitivity {row.sensitivity:.2f}, "
         f"Dice {row.dice:.2f}"
@@ -97,15 +106,31 @@ def summary_lines(result: TuningResult) -> list[str]:
     ]
 
 
+def _stacking_line(tuned: TunedRule) -> str:
+    rule = tuned.rule
+    assert rule.stacking is not None
+    line = f"stacked gate above {rule.stacking.threshold:.4f}, mask above {rule.triplet.bottom:.4f}: "
+    line += f"mean Dice {tuned.dice:.4f}"
+    if tuned.unseen is None:
+        return line
+    low, high = tuned.unseen.low, tuned.unseen.high
+    return f"{line}, with gate and thresholds of the other folds {tuned.unseen.mean:.4f}, 95 % {low:.4f} to {high:.4f}"
+
+
 def read_thresholds(path: Path) -> ThresholdsFile:
     """Read the part of thresholds.json that other commands use. Raises InputError if it is missing or damaged."""
     content = ThresholdsModel.model_validate_json(json.dumps(_read(path, ThresholdsModel)))
-    unseen, curve = content.dice_tuned_on_other_folds, content.components_curve
+    curve = content.components_curve
     stored = {name: content.rules[name] for name in RULES if name in content.rules}
     return ThresholdsFile(
         objective=Objective.parse(content.objective),
-        rules={name: TunedRule(name, tuned.rule.rule(), tuned.dice, tuned.called) for name, tuned in stored.items()},
-        unseen=None if unseen is None else Estimate(*map(_number, (unseen.mean, unseen.low, unseen.high))),
+        rules={
+            name: TunedRule(
+                name, tuned.rule.rule(), tuned.dice, tuned.called, _estimate(tuned.dice_tuned_on_other_folds)
+            )
+            for name, tuned in stored.items()
+        },
+        unseen=_estimate(content.dice_tuned_on_other_folds),
         curve=None if curve is None else SizeCurve(np.array(curve.sizes, np.int64), np.array(curve.dice, np.float64)),
         digest=content.predictions_sha256,
         path=path,

@@ -13,19 +13,26 @@ from pneumo_dist.thresholds.worth import Estimate
 from shards.errors import InputError
 
 THRESHOLDS = "thresholds.json"
+_NEEDED: Mapping[RuleName, str] = {
+    "gate": "a classification head",
+    "stacking": "to be tuned on films with and without a pneumothorax",
+}
 
 
 @dataclass(frozen=True)
 class TunedRule:
     """A tuned rule and its worth: mean Dice and share of non-empty masks over the films it was tuned on.
 
-    Every film counts once in `dice`, whatever the objective of the tuning, so that rules can be compared.
+    Every film counts once in `dice`, whatever the objective of the tuning, so that rules can be compared. `unseen` is
+    the mean Dice of each fold's films under a rule of this name from the other folds, where that was computed; that of
+    the triplet is in `ThresholdsFile`.
     """
 
     name: RuleName
     rule: Rule
     dice: float
     called: float
+    unseen: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,6 @@ class ThresholdsFile:
     def rule(self, name: RuleName) -> TunedRule:
         """Return a rule by its name. Raises InputError if it was not tuned."""
         if name not in self.rules:
-            needed = "a classification head" if name == "gate" else "to be tuned"
+            needed = _NEEDED.get(name, "to be tuned")
             raise InputError(f"{self.path}: has no rule {name}, which needs {needed}; it has {', '.join(self.rules)}")
         return self.rules[name]
