@@ -51,7 +51,7 @@ def tune(
     classes: Path | None,
 ) -> None:
     """Find the exact best thresholds on the out-of-fold predictions."""
-    from pneumo_dist.config.ensemble import load_either
+    from pneumo_dist.config.ensemble import check_finds_masks, load_either
     from pneumo_dist.maps.store import open_predictions
     from pneumo_dist.report.plots import draw_curve, draw_surface
     from pneumo_dist.thresholds.file import CURVE, SURFACE, summary_lines, write_thresholds
@@ -64,7 +64,9 @@ def tune(
     objective = Objective.parse(objective_text)
     if not 0 <= component_threshold <= 1:  # click's range accepts nan
         raise InputError(f"--component-threshold {component_threshold}: give a number from 0 to 1")
-    folder = runs / load_either(config_path, overrides).name / "oof"
+    config = load_either(config_path, overrides)
+    check_finds_masks(config)
+    folder = runs / config.name / "oof"
     predictions = _with_classes(open_predictions(folder / "predictions"), classes)
     with _ranks() as ranks:
         share = len(predictions) // (ranks.world if ranks else 1)
@@ -136,7 +138,7 @@ def submit(  # noqa: PLR0913  # one parameter per option
         return
     from dataclasses import replace
 
-    from pneumo_dist.config.ensemble import load_either
+    from pneumo_dist.config.ensemble import check_finds_masks, load_either
     from pneumo_dist.maps.store import open_predictions
     from pneumo_dist.output.submission import drift_warning, sample_order, submission_rows, write_submission
     from pneumo_dist.scoring.masks import Rule
@@ -144,6 +146,7 @@ def submit(  # noqa: PLR0913  # one parameter per option
     from pneumo_dist.thresholds.choose import choose_rule, run_thresholds
 
     config = load_either(config_path, overrides)
+    check_finds_masks(config)
     run = runs / config.name
     if triplet is not None:
         if rule_name is not None:
@@ -235,10 +238,11 @@ def report(  # noqa: PLR0913  # one parameter per option
     """
     if not is_first(os.environ):
         return
-    from pneumo_dist.config.ensemble import load_either
+    from pneumo_dist.config.ensemble import check_finds_masks, load_either
     from pneumo_dist.report.page import ReportOptions, write_report
 
     config, shards = load_either(config_path, overrides), Shards(shards_path)
+    check_finds_masks(config)
     options = ReportOptions(against, by, table, rule_name, config, classes=classes)
     with console.progress(len(shards.indices("train", "holdout")), "film", "report") as bar:
         written = write_report(shards, runs, config.name, options, lambda: bar.update(1))

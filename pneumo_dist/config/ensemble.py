@@ -19,7 +19,7 @@ from pneumo_dist.config.load import (
 )
 from pneumo_dist.config.rules import RuleName
 from pneumo_dist.config.schema import Area, Batch, Count, Fold, Name, Probability, Schema, Side, Weight
-from shards.errors import InputErrors
+from shards.errors import InputError, InputErrors
 
 
 class TtaConfig(Schema):
@@ -92,7 +92,7 @@ class EnsembleConfig(Schema):
     tta: TtaConfig = TtaConfig()
     """Test-time augmentation."""
     image_size: Side | None = None
-    """Side of the stored maps, in pixels; null is the largest side of the members' inputs, which this key does not
+    """Side of the stored maps, in pixels; null is the largest side of the segmenters' inputs, which this key does not
     change."""
     eval_batch: Batch | None = None
     """Number of films per forward pass; null is the smallest eval_batch of the members' stages."""
@@ -122,6 +122,15 @@ def alone(experiment: Experiment, stage: str | None, top_k: int | None, hflip: b
     """Return an ensemble of the folds of one experiment."""
     member = MemberConfig(experiment=experiment.name, stage=stage, top_k=top_k)
     return EnsembleConfig(name=experiment.name, members=(member,), tta=TtaConfig(hflip=hflip))
+
+
+def check_finds_masks(config: Experiment | EnsembleConfig) -> None:
+    """Raise InputError for the experiment of a classifier, which finds no masks."""
+    if isinstance(config, Experiment) and config.model.is_classifier:
+        raise InputError(
+            f"experiment {config.name}: arch classifier has no map, and so no masks; make it a member of an ensemble "
+            "with a segmenter"
+        )
 
 
 def load_either(path: Path, overrides: tuple[str, ...] = ()) -> Experiment | EnsembleConfig:

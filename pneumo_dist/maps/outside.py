@@ -48,14 +48,14 @@ def read_probabilities(path: Path) -> Mapping[str, float]:
         content = read_limited(path, _MOST, _FIX)
         rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         columns = tuple(name.strip() for name in rows.fieldnames or ())
-        if columns != COLUMNS:
+        if len(set(columns)) != len(columns) or not set(COLUMNS) <= set(columns):
             raise InputError(f"{_OPTION} {path}: has other columns; {_FIX}")
         rows.fieldnames = columns
         values: dict[str, float] = {}
         for row in rows:
             name, text = (row[column] for column in COLUMNS)
             if name is None or text is None or None in row:
-                raise InputError(f"{_OPTION} {path}: line {rows.line_num} does not have two cells; {_FIX}")
+                raise InputError(f"{_OPTION} {path}: line {rows.line_num} does not have {len(columns)} cells; {_FIX}")
             if name in values:
                 raise InputError(f"{_OPTION} {path}: line {rows.line_num}: {name} is there twice; remove one row")
             values[name] = _probability(text, f"{_OPTION} {path}: line {rows.line_num}: {name}")

@@ -29,7 +29,7 @@ from pneumo_dist.predict.bundle_content import (
     PartModel,
     from_version_1,
 )
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork, map_shares
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.stored import rule_content
 from shards.errors import InputError
@@ -202,7 +202,7 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         "| --- | --- | --- | --- |",
         *(
             f"| {network.name} | {share:.4f} | {ensemble.inputs.index(network.input)} | {keys} |"
-            for network, share, keys in zip(ensemble.networks, shares(ensemble.networks), trained, strict=True)
+            for network, share, keys in zip(ensemble.networks, map_shares(ensemble.networks), trained, strict=True)
         ),
     ]
     return "\n".join(lines) + "\n"

@@ -147,7 +147,7 @@ def test_graph_is_valid_and_says_what_it_leaves_to_its_user(small: Path) -> None
     assert texts["format"] == "pneumo_dist-onnx" and "not for diagnosis" in texts["model_card"]
 
 
-@pytest.mark.parametrize("is_stacked", [False, True])
+@pytest.mark.parametrize("is_stacked", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_program_of_the_page_makes_the_masks_of_segment(small: Path, tmp_path: Path, is_stacked: bool) -> None:
     (program,) = re.findall("^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "segment.py").write_text(program)
