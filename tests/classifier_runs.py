@@ -1,4 +1,4 @@
-"""A classifier, trained on two folds beside the experiments of `tiny_runs`."""
+"""A classifier, and a segmenter of positive films alone, trained on two folds beside the experiments of `tiny_runs`."""
 
 import shutil
 from dataclasses import replace
@@ -15,6 +15,7 @@ CALLS = two_stages(
     {"arch": "classifier", "encoder": "tu-mobilenetv3_small_050", "classification": {"dropout": 0.1}},
     loss={"bce": 0, "dice": 0, "focal": 0, "classification": 1},
 )
+POSITIVES = two_stages("positives", {"arch": "fcn", "fcn": {"widths": (4, 6, 8), "norm": True}}, sample_rate=1)
 # A segmenter without a head, one with a head, and the classifier.
 MEMBERS = [
     {"experiment": "plain", "weight": 3, "top_k": 1},
@@ -28,7 +29,8 @@ def with_classifier(trained: Trained, folder: Path) -> Trained:
     runs = folder / "runs"
     for name in ("plain", "head"):
         shutil.copytree(trained.runs / name, runs / name, symlinks=True)
-    for fold in (0, 1):
-        place = runs / CALLS.name / f"fold{fold}"
-        train_fold(FoldRun(CALLS, fold, trained.shards, place, ALONE), Experiment.model_dump_json)  # JSON is YAML
+    for experiment in (CALLS, POSITIVES):
+        for fold in (0, 1):
+            place = runs / experiment.name / f"fold{fold}"
+            train_fold(FoldRun(experiment, fold, trained.shards, place, ALONE), Experiment.model_dump_json)  # is YAML
     return replace(trained, runs=runs)

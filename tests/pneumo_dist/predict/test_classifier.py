@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import torch
 from classifier_runs import CALLS, MEMBERS, with_classifier
 from film_files import noise, write_film
 from tiny_runs import ALONE, Trained, direct, image, row_of, stored
+from tools.commands import ROOT
 
 from pneumo_dist.cli.app import app
+from pneumo_dist.config.ensemble import EnsembleConfig, load_either
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.maps.store import Predictions, open_predictions
 from pneumo_dist.network.build import split_outputs
 from pneumo_dist.predict.bundle import read_bundle, read_card, write_bundle
@@ -30,6 +34,9 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 TTA = {"hflip": False}
+
+
+PAGES = re.findall("^```yaml\n(.*?)^```$", (ROOT / "docs/inference.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +98,16 @@ def test_maps_are_averaged_among_segmenters_and_classes_among_all_heads(classed:
         expected = float(np.average(np.array(heads[2:], np.float64), weights=[1, 1, 2, 2]))
         assert row["class_probability"] == pytest.approx(expected, abs=1e-6)
     assert (tmp_path / "probabilities.csv").exists()
+
+
+def test_configs_of_the_page_are_valid(tmp_path: Path) -> None:
+    loaded = []
+    for text in PAGES:
+        (tmp_path / "config.yaml").write_text(text)
+        loaded.append(load_either(tmp_path / "config.yaml"))
+    experiment, ensemble = loaded
+    assert isinstance(experiment, Experiment) and experiment.model.is_classifier
+    assert isinstance(ensemble, EnsembleConfig) and ensemble.rule == "stacking"
 
 
 def test_shares_without_a_classifier_are_those_of_the_maps(trained: Trained) -> None:
@@ -169,11 +186,9 @@ def test_segmenters_with_a_classifier_and_a_stacked_gate_are_one_config(
     classed: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, shards, name = tmp_path / "gated.yaml", classed.shards.folder, "gated"
+    (page,) = [text for text in PAGES if f"name: {name}" in text]
+    config.write_text(f"{page}loader: torch\n")
     (tmp_path / "calls.yaml").write_text(CALLS.model_dump_json())
-    config.write_text(
-        f"name: {name}\nmembers:\n  - {{experiment: plain, top_k: 1}}\n  - {{experiment: calls, top_k: 1}}\n"
-        "rule: stacking\nloader: torch\n"
-    )
     of_runs = ["--config", config, "--runs", classed.runs]
     for split in ("oof", "test"):
         must("predict", *of_runs, "--shards", shards, "--split", split, "--cpu")
