@@ -111,8 +111,9 @@ def stored(trained: Trained, ensemble: Ensemble, folder: Path, split: str = "tes
 
 @torch.no_grad()
 def direct(network: EnsembleNetwork, images: torch.Tensor) -> tuple[np.ndarray[Any, Any], float | None]:
-    """Return a network's probabilities and class probability for one film, from a plain forward pass."""
+    """Return a segmenter's probabilities and class probability for one film, from a plain forward pass."""
     logits, classes = split_outputs(network.read().build(network.name)(images))
+    assert logits is not None
     return torch.sigmoid(logits)[0, 0].numpy(), None if classes is None else float(torch.sigmoid(classes))
 
 

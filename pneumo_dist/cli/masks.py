@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pneumo_dist.cli.options import CONFIG, FOLDER, OVERRIDES, RULE, RUNS, SHARDS, check_folder
+from pneumo_dist.cli.options import CLASS_PROBABILITIES, CONFIG, FOLDER, OVERRIDES, RULE, RUNS, SHARDS, check_folder
 from pneumo_dist.config.rules import RuleName
 from pneumo_dist.ranks.environment import is_first, launched_rank
 from shards import console
@@ -18,6 +18,7 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 if TYPE_CHECKING:
+    from pneumo_dist.maps.store import Predictions
     from pneumo_dist.ranks.ranks import Ranks
     from pneumo_dist.scoring.masks import Rule
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     help="Also search the smallest component together with the threshold, and with the triplet: the rules "
     "threshold-components and triplet-components.",
 )
+@CLASS_PROBABILITIES
 def tune(  # one parameter per option
     config_path: Path,
     overrides: tuple[str, ...],
@@ -53,9 +55,10 @@ def tune(  # one parameter per option
     objective_text: str,
     component_threshold: float,
     joint: bool,
+    classes: Path | None,
 ) -> None:
     """Find the exact best thresholds on the out-of-fold predictions."""
-    from pneumo_dist.config.ensemble import load_either
+    from pneumo_dist.config.ensemble import check_finds_masks, load_either
     from pneumo_dist.maps.store import open_predictions
     from pneumo_dist.report.plots import draw_curve, draw_surface
     from pneumo_dist.thresholds.file import CURVE, SURFACE, summary_lines, write_thresholds
@@ -69,8 +72,10 @@ def tune(  # one parameter per option
     objective = Objective.parse(objective_text)
     if not 0 <= component_threshold <= 1:  # click's range accepts nan
         raise InputError(f"--component-threshold {component_threshold}: give a number from 0 to 1")
-    folder = runs / load_either(config_path, overrides).name / "oof"
-    predictions = open_predictions(folder / "predictions")
+    config = load_either(config_path, overrides)
+    check_finds_masks(config)
+    folder = runs / config.name / "oof"
+    predictions = _with_classes(open_predictions(folder / "predictions"), classes)
     with _ranks() as ranks:
         share = len(predictions) // (ranks.world if ranks else 1)
         is_main = ranks is None or ranks.is_main
@@ -95,6 +100,13 @@ def tune(  # one parameter per option
         print(f"thresholds: {folder / THRESHOLDS}, plotted in {folder / SURFACE} and {folder / CURVE}")
 
 
+def _with_classes(predictions: "Predictions", classes: Path | None) -> "Predictions":
+    """Return predictions with the class probabilities of a file, if there is one."""
+    from pneumo_dist.maps.outside import with_outside
+
+    return predictions if classes is None else with_outside(classes, [predictions])[0]
+
+
 def _ranks() -> "AbstractContextManager[Ranks | None]":
     """Join the process group that a launcher asks for; without one, work alone and without torch."""
     if launched_rank(os.environ) is None:
@@ -113,6 +125,7 @@ def _ranks() -> "AbstractContextManager[Ranks | None]":
 @click.option(
     "--smallest-part", type=click.IntRange(0), help="Minimum size of a connected component, in label-grid pixels."
 )
+@CLASS_PROBABILITIES
 @click.option("--sample-submission", type=FOLDER, help="CSV file whose ids are submitted, in its order.")
 @click.option("--keep-repeats", is_flag=True, help="Write an id as often as the sample submission has it.")
 @click.option(
@@ -126,6 +139,7 @@ def submit(  # noqa: PLR0913  # one parameter per option
     rule_name: RuleName | None,
     triplet: tuple[float, int, float] | None,
     smallest_part: int | None,
+    classes: Path | None,
     sample_submission: Path | None,
     keep_repeats: bool,
     folder: Path | None,
@@ -136,7 +150,7 @@ def submit(  # noqa: PLR0913  # one parameter per option
         return
     from dataclasses import replace
 
-    from pneumo_dist.config.ensemble import load_either
+    from pneumo_dist.config.ensemble import check_finds_masks, load_either
     from pneumo_dist.maps.store import open_predictions
     from pneumo_dist.output.submission import drift_warning, sample_order, submission_rows, write_submission
     from pneumo_dist.scoring.masks import Rule
@@ -144,6 +158,7 @@ def submit(  # noqa: PLR0913  # one parameter per option
     from pneumo_dist.thresholds.choose import choose_rule, run_thresholds
 
     config = load_either(config_path, overrides)
+    check_finds_masks(config)
     run = runs / config.name
     if triplet is not None:
         if rule_name is not None:
@@ -158,12 +173,17 @@ def submit(  # noqa: PLR0913  # one parameter per option
         rule, tuned = choose_rule(config, rule_name, lambda: run_thresholds(run))
     if smallest_part is not None and smallest_part != rule.smallest_part:
         rule, tuned = replace(rule, smallest_part=smallest_part), None
+    if classes is not None and not rule.needs_class:
+        raise InputError(
+            f"--class-probabilities {classes}: the rule for masks uses no class probability; leave it out, or name a "
+            "rule with --rule that was tuned with them"
+        )
     path = out or run / "test" / "submission.csv"
     check_folder(path.parent)
     if path.is_dir():
         raise InputError(f"--out {path}: is a folder; give the file to write")
     order = sample_order(sample_submission, keep_repeats) if sample_submission else None
-    predictions = open_predictions(folder or run / "test" / "predictions")
+    predictions = _with_classes(open_predictions(folder or run / "test" / "predictions"), classes)
     with console.progress(len(predictions), "film", "submit") as bar:
         rows = submission_rows(predictions, rule, lambda: bar.update(1))
     write_submission(path, rows, order)
@@ -206,6 +226,7 @@ def _called_out_of_fold(run: Path, rule: "Rule") -> float | None:
     metavar="COLUMN",
     help="Column of the sample table to score subgroups by; may be repeated.",
 )
+@CLASS_PROBABILITIES
 @click.option(
     "--table",
     type=FOLDER,
@@ -220,6 +241,7 @@ def report(  # noqa: PLR0913  # one parameter per option
     rule_name: RuleName | None,
     against: str | None,
     by: tuple[str, ...],
+    classes: Path | None,
     table: Path | None,
 ) -> None:
     """Write a report of the out-of-fold and holdout predictions and print the main figures.
@@ -228,11 +250,12 @@ def report(  # noqa: PLR0913  # one parameter per option
     """
     if not is_first(os.environ):
         return
-    from pneumo_dist.config.ensemble import load_either
+    from pneumo_dist.config.ensemble import check_finds_masks, load_either
     from pneumo_dist.report.page import ReportOptions, write_report
 
     config, shards = load_either(config_path, overrides), Shards(shards_path)
-    options = ReportOptions(against, by, table, rule_name, config)
+    check_finds_masks(config)
+    options = ReportOptions(against, by, table, rule_name, config, classes=classes)
     with console.progress(len(shards.indices("train", "holdout")), "film", "report") as bar:
         written = write_report(shards, runs, config.name, options, lambda: bar.update(1))
     if written.retuned is not None:

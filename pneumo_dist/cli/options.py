@@ -52,6 +52,13 @@ OVERRIDES = click.option(
 SHARDS = click.option("--shards", "shards_path", type=FOLDER, required=True, help="Folder written by 'shards build'.")
 RUNS = click.option("--runs", type=FOLDER, required=True, help="Folder of all runs.")
 CPU = click.option("--cpu", is_flag=True, help="Use the CPU even if there is a GPU.")
+CLASS_PROBABILITIES = click.option(
+    "--class-probabilities",
+    "classes",
+    type=FOLDER,
+    metavar="CSV",
+    help="CSV file (image_id, probability) with class probabilities to use instead of the networks'.",
+)
 RULE = click.option(
     "--rule",
     "rule_name",

@@ -269,6 +269,7 @@ def average(  # noqa: PLR0913  # one parameter per option
 ) -> None:
     """Average the weights of an ensemble as its config asks, and write it as one file for predict and segment."""
     from pneumo_dist.cli.networks import NetworkOptions, find_networks, limits_of, load_ensemble
+    from pneumo_dist.config.ensemble import check_finds_masks
     from pneumo_dist.ranks.ranks import process_group
     from pneumo_dist.thresholds.choose import choose_rule, run_thresholds
 
@@ -281,10 +282,18 @@ def average(  # noqa: PLR0913  # one parameter per option
             raise InputError(f"--bundle {bundle}: is a folder; give the file to write")
         # Chosen first: averaging takes hours and would be wasted without a rule.
         config = loaded[1] or loaded[0]
+        check_finds_masks(config)
         rule, tuned = choose_rule(config, rule_name, lambda: run_thresholds(runs / config.name))
+        if rule.outside:
+            raise InputError(
+                f"--bundle {bundle}: the rule was tuned with class probabilities from outside, which a bundle does not "
+                "have; tune without --class-probabilities, or choose another --rule"
+            )
     with process_group(cpu, limits_of(loaded[1])) as ranks:
         shards = Shards(shards_path) if shards_path is not None else None
         ensemble = find_networks(loaded, folds, runs, shards, ranks)
+        if bundle is not None and not ensemble.has_maps:
+            raise InputError(f"--bundle {bundle}: all networks are classifiers, which find no masks; add a segmenter")
         if not ranks.is_main:
             return
         for network in ensemble.networks:

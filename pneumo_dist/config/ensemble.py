@@ -17,8 +17,9 @@ from pneumo_dist.config.load import (
     read_tree,
     warn_of_old_loader,
 )
+from pneumo_dist.config.rules import RuleName
 from pneumo_dist.config.schema import Area, Batch, Count, Fold, Name, Probability, Schema, Side, Weight
-from shards.errors import InputErrors
+from shards.errors import InputError, InputErrors
 
 
 class TtaConfig(Schema):
@@ -96,7 +97,7 @@ class EnsembleConfig(Schema):
     tta: TtaConfig = TtaConfig()
     """Test-time augmentation."""
     image_size: Side | None = None
-    """Side of the stored maps, in pixels; null is the largest side of the members' inputs, which this key does not
+    """Side of the stored maps, in pixels; null is the largest side of the segmenters' inputs, which this key does not
     change."""
     eval_batch: Batch | None = None
     """Number of films per forward pass; null is the smallest eval_batch of the members' stages."""
@@ -106,8 +107,16 @@ class EnsembleConfig(Schema):
     """Loader of the films; null is that of the first member."""
     thresholds: TripletConfig | None = None
     """Thresholds of `submit`; null uses those that `tune` found."""
+    rule: RuleName | None = None
+    """Tuned rule for masks that `submit`, `report` and `average --bundle` use without --rule; null is the triplet."""
     smallest_part: Area = 0
     """Minimum size of a connected component, in label-grid pixels; `submit` removes smaller ones."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Self:
+        if self.rule is not None and self.thresholds is not None:
+            raise ValueError("set thresholds or rule, not both: thresholds are a rule of their own")
+        return self
 
 
 # Schemas of the keys that contain other keys.
@@ -118,6 +127,15 @@ def alone(experiment: Experiment, stage: str | None, top_k: int | None, hflip: b
     """Return an ensemble of the folds of one experiment."""
     member = MemberConfig(experiment=experiment.name, stage=stage, top_k=top_k)
     return EnsembleConfig(name=experiment.name, members=(member,), tta=TtaConfig(hflip=hflip))
+
+
+def check_finds_masks(config: Experiment | EnsembleConfig) -> None:
+    """Raise InputError for the experiment of a classifier, which finds no masks."""
+    if isinstance(config, Experiment) and config.model.is_classifier:
+        raise InputError(
+            f"experiment {config.name}: arch classifier has no map, and so no masks; make it a member of an ensemble "
+            "with a segmenter"
+        )
 
 
 def load_either(path: Path, overrides: tuple[str, ...] = ()) -> Experiment | EnsembleConfig:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from pneumo_dist.config.augment import AugmentConfig
-from pneumo_dist.config.loss import LossConfig
+from pneumo_dist.config.loss import TERMS, LossConfig
 from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.config.optim import OptimConfig, ScheduleConfig
 from pneumo_dist.config.schema import (
@@ -270,6 +270,24 @@ class Experiment(Schema):
                     f"stage {stage.name}: set model.classification and loss.classification above 0 together, because "
                     "a head without a loss does not train"
                 )
+            of_maps = [name for name in TERMS if name != "classification" and getattr(stage.loss, name) > 0]
+            if self.model.is_classifier and of_maps:
+                raise ValueError(
+                    f"stage {stage.name}: arch classifier has no map for loss.{' and loss.'.join(of_maps)}; set "
+                    f"{', '.join(f'{name}: 0' for name in of_maps)}"
+                )
+            if not self.model.is_classifier and not of_maps:
+                raise ValueError(
+                    f"stage {stage.name}: loss.classification alone does not train the map of arch {self.model.arch}; "
+                    "set another loss above 0, or arch: classifier"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _labels(self) -> Self:
+        for stage in self.stages:
+            if stage.unlabelled is not None and self.model.is_classifier:
+                raise ValueError(f"stage {stage.name}: unlabelled is for networks with a map; set it to null")
         return self
 
     @model_validator(mode="after")

@@ -30,11 +30,11 @@ class ClassificationConfig(Schema):
 
 
 class ModelConfig(Schema):
-    """A segmentation network with one output map."""
+    """A segmentation network with one output map, or a classifier without one."""
 
     arch: LibraryName = "unet"
     """Architecture: a name of segmentation_models_pytorch (unet, fpn, deeplabv3plus, …), one of the first place's
-    (albunet, scse_unet, resnet_unet), or the small fcn."""
+    (albunet, scse_unet, resnet_unet), the small fcn, or classifier: an encoder with a pooled head, and no map."""
     encoder: LibraryName = "resnet34"
     """Encoder, by the library's name: resnet34, se_resnext50_32x4d, senet154, efficientnet-b4, or tu-… for timm's."""
     encoder_weights: LibraryName | None = None
@@ -68,6 +68,22 @@ class ModelConfig(Schema):
     """Classification head on the encoder; null is none."""
     fcn: FcnConfig | None = None
     """Layers of arch fcn; null is the default. Only allowed with arch fcn."""
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the network has a class probability and no map."""
+        return self.arch == "classifier"
+
+    @model_validator(mode="after")
+    def _classifier(self) -> Self:
+        if not self.is_classifier:
+            return self
+        unsupported = [name for name in type(self).model_fields if name.startswith("decoder") and getattr(self, name)]
+        if unsupported:
+            raise ValueError(f"arch classifier has no decoder; remove {', '.join(unsupported)}")
+        if self.classification is None:
+            raise ValueError("arch classifier is an encoder with a classification head; set classification: {}")
+        return self
 
     @model_validator(mode="after")
     def _weights(self) -> Self:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal
 
-RuleName = Literal["triplet", "components", "threshold-components", "triplet-components", "gate"]
+RuleName = Literal["triplet", "components", "threshold-components", "triplet-components", "gate", "stacking"]
 
 RULES: Mapping[RuleName, str] = {
     "triplet": "triplet",
@@ -11,5 +11,6 @@ RULES: Mapping[RuleName, str] = {
     "threshold-components": "best threshold without small components",
     "triplet-components": "triplet without small components",
     "gate": "triplet with the classification gate",
+    "stacking": "fixed threshold with the stacked gate",
 }
 """What each rule does, in the report's words."""

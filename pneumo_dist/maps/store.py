@@ -1,5 +1,6 @@
 """Stored predictions: tars of p8 PNGs with a table. They are small, viewable, and exact for the threshold search."""
 
+import copy
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -77,7 +78,12 @@ def encode_map(p8: Map) -> bytes:
 
 
 def write_block(path: Path, films: Sequence[tuple[Mapping[str, Any], bytes]]) -> list[dict[str, Any]]:
-    """Write one tar of encoded maps atomically, and return its table rows."""
+    """Write one tar of encoded maps atomically, and return its table rows.
+
+    Films without maps, whose content is b"", have rows and no tar.
+    """
+    if not any(content for _, content in films):
+        return [{**facts, "tar": None, "size": None, "crc32": None, "offset": None} for facts, _ in films]
     rows = []
     with write_tar(path) as writer:
         for facts, content in films:
@@ -123,7 +129,8 @@ class Predictions:
     """Random access to stored predictions, in key order.
 
     The table holds the CRC32 of every map, so its digest covers the maps too. Raises InputError if manifest or table
-    are damaged, or hold values that no prediction writes.
+    are damaged, or hold values that no prediction writes. `outside` says that the class probabilities of `rows` are not
+    those of the networks.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -131,8 +138,21 @@ class Predictions:
         self.manifest = read_manifest(folder)
         table = read_parquet(folder / TABLE, SCHEMA, self.digest, "predict again")
         self.rows: list[dict[str, Any]] = table.to_pylist()
-        _check_rows(self.rows, int(self.manifest["films"]), folder / TABLE)
+        _check_rows(self.rows, int(self.manifest["films"]), self.has_maps, folder / TABLE)
+        self.outside = False
         self._members = MemberReader(folder)
+
+    def with_class_probabilities(self, values: Sequence[float]) -> "Predictions":
+        """Return the same predictions with class probabilities (n,) from outside."""
+        other = copy.copy(self)
+        other.rows = [{**row, "class_probability": value} for row, value in zip(self.rows, values, strict=True)]
+        other.outside = True
+        return other
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the films have maps; those that classifiers predicted have class probabilities alone."""
+        return bool(self.manifest.get("maps", True))
 
     @property
     def digest(self) -> str:
@@ -160,6 +180,7 @@ class Predictions:
     def p8(self, index: int) -> Map:
         """Return a film's stored map, uint8 (size, size). Raises CorruptSample if its CRC32 does not match."""
         row = self.rows[index]
+        assert self.has_maps, "predictions of classifiers"
         label = f"{MEMBER} of {row['key']}"
         content = self._members.read(row["tar"], row["offset"], row["size"], row["crc32"], label)
         return decode_map(content, self.manifest.get("image_size"), self.folder / row["tar"], label)
@@ -191,12 +212,14 @@ def decode_map(content: bytes, side: int | None, path: Path, label: str) -> Map:
     return np.asarray(image, np.uint8)
 
 
-def _check_rows(rows: list[dict[str, Any]], films: int, path: Path) -> None:
+def _check_rows(rows: list[dict[str, Any]], films: int, has_maps: bool, path: Path) -> None:
     """Raise InputError if a table holds values that no prediction writes, or does not match its manifest."""
     try:
         ROWS.validate_python(rows)
     except pydantic.ValidationError as error:
         raise InputError(f"{path}: {first_fault(error)}; predict again") from None
+    if any((row["tar"] is not None) != has_maps for row in rows):
+        raise InputError(f"{path}: a film {'lacks the' if has_maps else 'has a'} map; predict again")
     if len(rows) != films or len({row["key"] for row in rows}) != films:
         raise InputError(
             f"{path}: holds {len(rows)} rows, but the manifest has {films} films with one row each; predict again"
@@ -204,27 +227,45 @@ def _check_rows(rows: list[dict[str, Any]], films: int, path: Path) -> None:
 
 
 def open_predictions(folder: Path) -> Predictions:
-    """Open predictions. Raises InputError if they hold no films."""
+    """Open predictions of maps. Raises InputError if they hold no films, or class probabilities alone."""
     predictions = Predictions(folder)
+    if not predictions.has_maps:
+        raise InputError(
+            f"{folder}: has class probabilities and no maps, because its networks are classifiers; make them members "
+            "of an ensemble with a segmenter"
+        )
     if not len(predictions):
         raise InputError(f"{folder}: holds no films; predict again with shards that have some")
     return predictions
 
 
 def check_gate(predictions: Predictions, rule: Rule) -> None:
-    """Raise InputError if a rule has a gate and a film has no class probability."""
-    if rule.gate > 0 and any(row["class_probability"] is None for row in predictions.rows):
+    """Raise InputError if a rule needs class probabilities that the predictions do not have."""
+    if not rule.needs_class:
+        return
+    if rule.outside and not predictions.outside:
+        raise InputError(
+            f"{predictions.folder}: the rule was tuned with class probabilities from outside; give those of these "
+            "films with --class-probabilities"
+        )
+    if predictions.outside and not rule.outside:
+        raise InputError(
+            f"{predictions.folder}: the rule was tuned with the networks' own class probabilities; tune it with "
+            "--class-probabilities, too, or leave them out here"
+        )
+    if any(row["class_probability"] is None for row in predictions.rows):
         raise InputError(
             f"{predictions.folder}: no class probability for the gate; its networks have no classification head"
         )
 
 
 def is_whole(folder: Path, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether the maps of these rows are stored in the folder's tars, undamaged."""
+    """Return whether the maps of these rows, if they have any, are stored in the folder's tars, undamaged."""
     reader = MemberReader(folder)
     try:
         for row in rows:
-            reader.read(row["tar"], row["offset"], row["size"], row["crc32"], MEMBER)
+            if row["tar"] is not None:
+                reader.read(row["tar"], row["offset"], row["size"], row["crc32"], MEMBER)
     except InputError:
         return False
     finally:

@@ -33,7 +33,7 @@ class PartModel(Strict):
 
 
 class ManifestModel(Strict):
-    """The manifest of stored predictions."""
+    """The manifest of stored predictions. Those of classifiers have no maps."""
 
     films: Annotated[int, Field(ge=0, le=2**31)]
     predictions_sha256: Digest
@@ -47,10 +47,11 @@ class ManifestModel(Strict):
     dataset: Digest | None = None
     parts: Annotated[list[PartModel], Field(min_length=1)] | None = None
     members: Annotated[list[MemberConfig], Field(min_length=1)] | None = None
+    maps: bool = True
 
 
 class RowModel(Strict):
-    """A film and the position of its map."""
+    """A film and the position of its map; a film without a map has no position."""
 
     key: Annotated[str, Field(pattern=rf"^[A-Za-z0-9_-]{{1,{LONGEST_KEY}}}$")]
     image_id: _Text
@@ -66,15 +67,19 @@ class RowModel(Strict):
     pad_right: _Padding
     stored: _Length
     class_probability: ClassProbability | None
-    tar: Annotated[str, Field(pattern=r"^pred-[0-9]{5,}\.tar$")]
-    offset: Annotated[int, Field(ge=0, le=LARGEST_TAR)]
-    size: Annotated[int, Field(ge=1, le=MOST_BYTES)]
-    crc32: Annotated[int, Field(ge=0, lt=2**32)]
+    tar: Annotated[str, Field(pattern=r"^pred-[0-9]{5,}\.tar$")] | None
+    offset: Annotated[int, Field(ge=0, le=LARGEST_TAR)] | None
+    size: Annotated[int, Field(ge=1, le=MOST_BYTES)] | None
+    crc32: Annotated[int, Field(ge=0, lt=2**32)] | None
 
     @pydantic.model_validator(mode="after")
     def _has_pixels(self) -> Self:
         if self.pad_top + self.pad_bottom >= self.stored or self.pad_left + self.pad_right >= self.stored:
             raise ValueError("its paddings leave no pixels")
+        if len({value is None for value in (self.tar, self.offset, self.size, self.crc32)}) > 1:
+            raise ValueError("its map has a part of a position")
+        if self.tar is None and self.class_probability is None:
+            raise ValueError("it has neither a map nor a class probability")
         if self.label_height * self.label_width > MOST_PIXELS:
             raise ValueError(f"its label grid has more than {MOST_PIXELS} pixels")
         return self

@@ -16,11 +16,14 @@ from pneumo_dist.network.group_norm import with_group_norm
 from pneumo_dist.network.weights import load_encoder_file
 from shards.errors import InputError, InputErrors
 
+CLASSIFIER = "classifier"
+
 
 def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
     """Build a network that maps float32 (n, in_channels, h, w) to logits (n, 1, h, w); h, w multiples of 32.
 
-    With a classification head the network returns (logits, class logits (n, 1)); `split_outputs` accepts both forms.
+    With a classification head the network returns (logits, class logits (n, 1)), a classifier (None, class logits);
+    `split_outputs` accepts all forms.
 
     Args:
         pretrained: Load the configured encoder weights, from the library's hub or from a file. If False, no hub is
@@ -46,9 +49,9 @@ def build_model(config: ModelConfig, pretrained: bool) -> torch.nn.Module:
 
 
 def split_outputs(
-    outputs: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return logits and, if the network has a classification head, class logits."""
+    outputs: torch.Tensor | tuple[torch.Tensor | None, torch.Tensor],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Return logits, None for a classifier, and class logits, None without a classification head."""
     return outputs if isinstance(outputs, tuple) else (outputs, None)
 
 
@@ -93,8 +96,14 @@ def _create(config: ModelConfig, weights: str | None, in_channels: int) -> torch
     _check_options(config.arch, options, smp.MODEL_ARCHITECTURES_MAPPING)
     is_first_place = config.arch in DECODER_WIDTHS
     widths = options.pop("decoder_channels", None) if is_first_place else None
+    model: torch.nn.Module
     try:
-        model: torch.nn.Module = smp.create_model(
+        if config.is_classifier:
+            from pneumo_dist.network.classifier import Classifier
+
+            assert config.classification is not None
+            return Classifier(config.encoder, weights, in_channels, config.classification.dropout)
+        model = smp.create_model(
             "unet" if is_first_place else config.arch,
             encoder_name=config.encoder,
             encoder_weights=weights,
@@ -133,12 +142,14 @@ def _load_encoder(model: torch.nn.Module, config: ModelConfig) -> None:
 
 def _check_options(arch: str, options: dict[str, Any], architectures: Mapping[str, type]) -> None:
     """Raise InputError for options that the architecture lacks; the library would ignore them."""
+    if arch == CLASSIFIER:
+        return
     if arch in DECODER_WIDTHS:
         supported: Container[str] = ("decoder_channels", "aux_params")
     elif arch.lower() in architectures:
         supported = inspect.signature(architectures[arch.lower()]).parameters
     else:
-        names = ", ".join([*architectures, *DECODER_WIDTHS, "fcn"])
+        names = ", ".join([*architectures, *DECODER_WIDTHS, "fcn", CLASSIFIER])
         raise InputError(f"model.arch {arch}: unknown; choose from {names}")
     unknown = [name for name in options if name not in supported]
     if unknown:

@@ -31,7 +31,7 @@ def check_input(model: torch.nn.Module, films: int, channels: int, size: int, tr
     model.train(training)
     try:
         with torch.no_grad():
-            logits, _ = split_outputs(model(torch.empty(films, channels, size, size, device="meta")))
+            logits, classes = split_outputs(model(torch.empty(films, channels, size, size, device="meta")))
     except NotImplementedError:
         return  # the meta device lacks an operation
     except Exception as error:  # libraries raise many types for a wrong size
@@ -40,7 +40,9 @@ def check_input(model: torch.nn.Module, films: int, channels: int, size: int, tr
             return  # the operation needs values
         kind = OneValue if "more than 1 value per channel" in reason else InputError
         raise kind(reason) from None
-    if logits.shape != (films, 1, size, size):
+    if logits is None:
+        assert classes is not None and classes.shape == (films, 1), "a classifier has one output per film"
+    elif logits.shape != (films, 1, size, size):
         raise InputError(f"its output is {tuple(logits.shape[1:])}")
 
 

@@ -37,7 +37,7 @@ def loss_terms(config: LossConfig) -> tuple[str, ...]:
 
 
 def combo_loss(
-    logits: torch.Tensor,
+    logits: torch.Tensor | None,
     masks: torch.Tensor,
     config: LossConfig,
     class_logits: torch.Tensor | None = None,
@@ -49,6 +49,9 @@ def combo_loss(
     Results are float32, or float64 if the logits are.
 
     Args:
+        logits: Output of the network; None for a classifier, whose only loss is `classification`.
+        masks: Masks of the films.
+        config: Weights and forms of the terms.
         class_logits: Output (n, 1) of the classification head.
         world: Number of ranks. Above 1, Dice follows `dice_scope`, and is a collective if that is global. The default,
             for evaluation, stays on this rank.
@@ -58,6 +61,11 @@ def combo_loss(
     Raises:
         InputError: The classification loss has a weight, but the network has no head for it.
     """
+    if logits is None:
+        assert class_logits is not None, "a network without outputs"
+        with torch.autocast(class_logits.device.type, enabled=False):
+            term = classification_bce(class_logits.float(), masks.float())
+        return {"loss": config.classification * term, "classification": term}
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     with torch.autocast(logits.device.type, enabled=False):
         classes = None if class_logits is None else class_logits.to(wide)
@@ -112,7 +120,7 @@ def dice_loss(
     rows = len(logits) if config.dice_over == "image" else 1
     probability, counted = torch.sigmoid(logits), None
     if config.dice_films == "positive":
-        counted = _is_positive(masks)
+        counted = is_positive(masks)
         probability = probability * counted[..., None, None]
     probability, truth = probability.reshape(rows, -1), masks.reshape(rows, -1)
     weighted, labelled = probability, truth
@@ -186,9 +194,9 @@ def _jaccard_steps(truth: torch.Tensor) -> torch.Tensor:
 
 def classification_bce(class_logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """Return binary cross-entropy of class logits (n, 1) against "the film's mask is not empty"."""
-    return F.binary_cross_entropy_with_logits(class_logits, _is_positive(masks))
+    return F.binary_cross_entropy_with_logits(class_logits, is_positive(masks))
 
 
-def _is_positive(masks: torch.Tensor) -> torch.Tensor:
+def is_positive(masks: torch.Tensor) -> torch.Tensor:
     """Return 1 for each film whose mask has a pixel above 0.5, else 0, as (n, 1) in the type of the masks."""
     return (masks.flatten(1).amax(1, keepdim=True) > 0.5).to(masks)

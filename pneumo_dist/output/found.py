@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pneumo_dist.scoring.arrays import Map
-from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
+from pneumo_dist.scoring.masks import Rule, apply_rule, label_map, rule_score
 from pneumo_dist.scoring.spacing import NARROWEST_MM, WIDEST_MM, is_plausible
 from shards.build.sample import NOT_SQUARE
 from shards.dataset.table import LabelGrid
@@ -47,7 +47,8 @@ class Found:
     Attributes:
         mask: uint8 of 0 and 1, (height, width) of the film as it is stored in its file or array.
         score: The area-th largest pixel probability, with the area of the bundle's triplet rule, in 0..1. It is above
-            the rule's top threshold exactly when the rule calls the film positive.
+            the rule's top threshold exactly when the rule calls the film positive. With a stacked gate, its
+            probability, which is above the gate's threshold exactly when the gate leaves the mask.
         class_probability: Output of the classification head in 0..1, None without one.
         area: The area of the mask.
         warnings: What the film's file leaves open and what was corrected, one line each.
@@ -83,7 +84,7 @@ def find(film: Film, prediction: FilmPrediction, rule: Rule) -> Found:
     mask = apply_rule(probabilities, rule, prediction.class_probability)
     return Found(
         mask=mask,
-        score=image_score(probabilities, rule.triplet.area),
+        score=rule_score(probabilities, rule, prediction.class_probability),
         class_probability=prediction.class_probability,
         area=measured_area(mask, film.info),
         warnings=film.warnings if film.aspect == 1 else (*film.warnings, NOT_SQUARE),

@@ -29,8 +29,9 @@ from pneumo_dist.predict.bundle_content import (
     PartModel,
     from_version_1,
 )
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, TrainedNetwork, map_shares
 from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.stored import rule_content
 from shards.errors import InputError
 from shards.files import atomic_open
 from shards.stored import KindModel, open_regular, parse_json, stored_plainly
@@ -83,7 +84,7 @@ def write_bundle(path: Path, ensemble: Ensemble, rule: Rule, scores: Mapping[str
             "eval_batch": ensemble.eval_batch,
             "tta": ensemble.tta.model_dump(mode="json"),
             "amp": ensemble.amp,
-            "rule": asdict(rule),
+            "rule": rule_content(rule),
             "scores": scores,
             "parts": entries,
         }
@@ -192,8 +193,8 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         f"The mean of the networks' probabilities, with the views {_view_text(ensemble.tta)}, is computed at "
         f"{ensemble.image_size} px and goes back to the film's own grid.",
         "",
-        f"Fewer than {triplet.area} pixels above {triplet.top:.4f} make a film empty; else its mask is everything "
-        f"above {triplet.bottom:.4f}"
+        _empty_text(rule)
+        + f"; else its mask is everything above {triplet.bottom:.4f}"
         + (f", without parts of fewer than {rule.smallest_part} pixels." if rule.smallest_part > 1 else ".")
         + (f" A class probability of {rule.gate:.4f} or less makes it empty." if rule.gate else ""),
         "",
@@ -207,10 +208,16 @@ def model_card(ensemble: Ensemble, rule: Rule, scores: Mapping[str, Any] | None,
         "| --- | --- | --- | --- |",
         *(
             f"| {network.name}{_own_views(network)} | {share:.4f} | {ensemble.inputs.index(network.input)} | {keys} |"
-            for network, share, keys in zip(ensemble.networks, shares(ensemble.networks), trained, strict=True)
+            for network, share, keys in zip(ensemble.networks, map_shares(ensemble.networks), trained, strict=True)
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _empty_text(rule: Rule) -> str:
+    if rule.stacking is not None:
+        return f"A probability of {rule.stacking.threshold:.4f} or less by the stacked gate makes a film empty"
+    return f"Fewer than {rule.triplet.area} pixels above {rule.triplet.top:.4f} make a film empty"
 
 
 def _input_row(number: int, each: NetworkInput) -> str:

@@ -85,8 +85,12 @@ class BundleModel(_Settings):
         weights = {part.member: part.weight for part in self.parts}
         if any(part.weight != weights[part.member] for part in self.parts):
             raise ValueError("the parts of a member have different weights")
-        if self.rule.gate > 0 and not any(part.model.classification for part in self.parts):
+        if self.rule.rule().needs_class and not any(part.model.classification for part in self.parts):
             raise ValueError("rule.gate asks for a class probability, and no part has a classification head")
+        if all(part.model.is_classifier for part in self.parts):
+            raise ValueError("no part has a map")
+        if self.rule.outside:
+            raise ValueError("rule.outside asks for class probabilities from outside, which a bundle does not have")
         return self
 
     @pydantic.model_validator(mode="after")

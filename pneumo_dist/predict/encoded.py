@@ -14,7 +14,7 @@ _FACTS = np.dtype([("row", "<i8"), ("class_probability", "<f8"), ("size", "<i8")
 
 @dataclass(frozen=True)
 class EncodedFilm:
-    """A predicted film: table row, class probability (nan for none) and the bytes of its stored map."""
+    """A predicted film: table row, class probability (nan for none) and the bytes of its stored map, b"" for none."""
 
     row: int
     class_probability: float
@@ -24,7 +24,7 @@ class EncodedFilm:
 def encode_films(films: PredictedFilms) -> list[EncodedFilm]:
     """Return the films with their maps encoded."""
     return [
-        EncodedFilm(int(row), float(value), encode_map(p8))
+        EncodedFilm(int(row), float(value), encode_map(p8) if p8.size else b"")
         for row, value, p8 in zip(films.rows, films.classes, films.maps, strict=True)
     ]
 

@@ -79,7 +79,7 @@ class Ensemble:
     Attributes:
         name: Name of the ensemble.
         networks: The networks; their inputs may differ.
-        image_size: Side of the stored maps.
+        image_size: Side of the stored maps, if a network is a segmenter.
         data: How films are read. The normalisation is that of each network's input.
         eval_batch: Films per forward pass.
         tta: Test-time augmentation.
@@ -99,6 +99,11 @@ class Ensemble:
     def __post_init__(self) -> None:
         if not self.networks:  # the mean of no maps would leave every film empty
             raise InputError(f"ensemble {self.name}: has no network")
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether a network is a segmenter."""
+        return not all(network.model.is_classifier for network in self.networks)
 
     @property
     def inputs(self) -> list[NetworkInput]:
@@ -126,6 +131,18 @@ def shares(networks: Sequence[EnsembleNetwork]) -> list[float]:
     count = Counter(network.member for network in networks)
     total = sum({network.member: network.weight for network in networks}.values())
     return [network.weight / count[network.member] / total for network in networks]
+
+
+def map_shares(networks: Sequence[EnsembleNetwork]) -> list[float]:
+    """Return each network's share of the mean map: that of `shares` among the segmenters, and 0 for a classifier.
+
+    Networks that are all classifiers have the shares of the mean class probability.
+    """
+    segmenters = [network for network in networks if not network.model.is_classifier]
+    if len(segmenters) in (0, len(networks)):
+        return shares(networks)
+    found = iter(shares(segmenters))
+    return [0.0 if network.model.is_classifier else next(found) for network in networks]
 
 
 @dataclass(frozen=True)
@@ -201,6 +218,11 @@ def agreed_files(trained_fold: TrainedFold, member: MemberConfig, ranks: Ranks) 
     return [Path(path) for path in on_rank_0(ranks, lambda: [str(file.path) for file in trained_fold.files(member)])]
 
 
+def _segmenters(networks: Sequence[EnsembleNetwork]) -> Sequence[EnsembleNetwork]:
+    """Return the networks with maps; all networks if none has one."""
+    return [network for network in networks if not network.model.is_classifier] or networks
+
+
 def fold_numbers(run: Path) -> list[int]:
     """Return the numbers of the folds in a run's folder."""
     names = [path.parent.name.removeprefix("fold") for path in run.glob("fold*/config.yaml")]
@@ -254,7 +276,7 @@ def resolve(
     return Ensemble(
         name=config.name,
         networks=tuple(networks),
-        image_size=config.image_size or max(network.input.image_size for network in networks),
+        image_size=config.image_size or max(network.input.image_size for network in _segmenters(networks)),
         data=data.model_copy(update={"loader": config.loader}) if config.loader else data,
         eval_batch=config.eval_batch or min(fold.stage.eval_batch for folds in members for fold in folds),
         tta=config.tta,

@@ -10,7 +10,7 @@ import torch
 
 from pneumo_dist.data.films import Batch
 from pneumo_dist.data.plan import Indices
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, distinct_inputs, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, distinct_inputs, map_shares, shares
 from pneumo_dist.predict.tta import mean_view
 from pneumo_dist.ranks.precision import Resolved, resolve_amp
 from pneumo_dist.ranks.ranks import Ranks
@@ -23,7 +23,10 @@ from shards.errors import InputError
 
 @dataclass(frozen=True)
 class PredictedFilms:
-    """Predicted films: table rows int64 (n,), maps uint8 (n, size, size), class probabilities float64 (n,) or nan."""
+    """Predicted films: table rows int64 (n,), maps uint8 (n, size, size), class probabilities float64 (n,) or nan.
+
+    Without a segmenter, the size of the maps is 0.
+    """
 
     rows: Indices
     maps: npt.NDArray[np.uint8]
@@ -90,15 +93,15 @@ def predict_films(
         networks: The networks that predict.
         cache: The networks in memory.
     """
-    device, size = cache.ranks.device, cache.ensemble.image_size
+    device, size = cache.ranks.device, cache.ensemble.image_size if cache.ensemble.has_maps else 0
     sums = _Sums(
         [torch.zeros(len(rows), 1, size, size, device=device) for rows in batches],
         [torch.zeros(len(rows), device=device) for rows in batches],
     )
     for network_input in distinct_inputs(networks) if batches else ():
         chosen = [
-            (network, share)
-            for network, share in zip(networks, shares(networks), strict=True)
+            (network, map_share, share)
+            for network, map_share, share in zip(networks, map_shares(networks), shares(networks), strict=True)
             if network.input == network_input
         ]
         _add(sums, _next_images(films[network_input], batches, device), chosen, cache)
@@ -126,22 +129,23 @@ def _next_images(films: Iterator[Batch], batches: Sequence[Indices], device: tor
 def _add(
     sums: _Sums,
     images: Sequence[torch.Tensor],
-    networks: Sequence[tuple[EnsembleNetwork, float]],
+    networks: Sequence[tuple[EnsembleNetwork, float, float]],
     cache: "NetworkCache",
 ) -> None:
-    """Add the predictions of networks that take these images, each times its share.
+    """Add the predictions of networks that take these images, each times its shares of maps and class probabilities.
 
     Images that only fill a batch do not count.
     """
     size = cache.ensemble.image_size
-    for network, share in networks:
+    for network, map_share, share in networks:
         model, amp = cache(network)
         tta = network.tta or cache.ensemble.tta
         for number, each in enumerate(images):
             cache.ranks.beat(PREDICTION)
             maps, head = mean_view(model, each, tta, amp, size)
             count = len(sums.maps[number])
-            sums.maps[number] += share * maps[:count]
+            if maps is not None:
+                sums.maps[number] += map_share * maps[:count]
             if head is not None:
                 sums.classes[number] += share * head[:count]
         sums.heads += share if head is not None else 0.0

@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
 from pneumo_dist import __version__
-from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, shares
+from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, map_shares, shares
 from pneumo_dist.predict.tta import mean_of_views
 from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.stored import rule_content
 
 FILM, PROBABILITY, CLASS_PROBABILITY = "film", "probability", "class_probability"
 FORMAT, FORMAT_VERSION = "pneumo_dist-onnx", 1
@@ -27,7 +27,8 @@ class EnsembleGraph(torch.nn.Module):
     def __init__(self, ensemble: Ensemble, networks: Iterable[torch.nn.Module]) -> None:
         super().__init__()
         self._views = [network.tta or ensemble.tta for network in ensemble.networks]
-        self._side, self._shares = ensemble.image_size, shares(ensemble.networks)
+        self._side = ensemble.image_size
+        self._shares = [*zip(map_shares(ensemble.networks), shares(ensemble.networks), strict=True)]
         self._input_of = [ensemble.inputs.index(network.input) for network in ensemble.networks]
         self.inputs = torch.nn.ModuleList([_Input(each, ensemble.film_size) for each in ensemble.inputs])
         self.networks = torch.nn.ModuleList(networks)
@@ -44,10 +45,11 @@ class EnsembleGraph(torch.nn.Module):
         maps = torch.zeros(films.shape[0], 1, self._side, self._side)
         classes, heads = torch.zeros(films.shape[0]), 0.0
         for number in sorted(range(len(self.networks)), key=self._input_of.__getitem__):
-            share = self._shares[number]
+            map_share, share = self._shares[number]
             own = images[self._input_of[number]]
             views, head = mean_of_views(self.networks[number], own, self._views[number], "float32", self._side)
-            maps = maps + share * views
+            if views is not None:
+                maps = maps + map_share * views
             if head is not None:
                 classes, heads = classes + share * head, heads + share
         return (maps.squeeze(1), classes / heads) if heads else (maps.squeeze(1),)
@@ -107,7 +109,7 @@ def metadata(ensemble: Ensemble, rule: Rule, card: str) -> Mapping[str, str]:
         "version": __version__,
         "name": ensemble.name,
         "preprocessing": json.dumps(preprocessing),
-        "rule": json.dumps(asdict(rule)),
+        "rule": json.dumps(rule_content(rule)),
         "networks": json.dumps([network.name for network in ensemble.networks]),
         "model_card": card,
     }

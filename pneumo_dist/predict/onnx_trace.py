@@ -14,6 +14,7 @@ import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
+from pneumo_dist.config.model import ModelConfig
 from pneumo_dist.predict.ensemble import Ensemble
 from pneumo_dist.predict.onnx_graph import FILM, EnsembleGraph
 
@@ -25,19 +26,22 @@ _DOMAIN = "pneumo_dist"
 class _Placeholder(torch.nn.Module):
     """Stands for a network in the trace of the ensemble."""
 
-    def __init__(self, number: int, has_head: bool) -> None:
+    def __init__(self, number: int, model: ModelConfig) -> None:
         super().__init__()
-        self._number, self._has_head = number, has_head
+        self._number, self._model = number, model
 
     def forward(self, images: torch.Tensor) -> Any:
-        """Return nodes for logits and, with a head, class logits."""
+        """Return nodes for logits and, with a head, class logits; for a classifier, for class logits alone."""
         count, side = images.shape[0], images.shape[-1]
         attributes: dict[str, Any] = {"number": self._number, "side": side}
-        shapes = [(count, 1, side, side), (count, 1)][: 1 + self._has_head]
+        has_map, has_head = not self._model.is_classifier, self._model.classification is not None
+        shapes = [shape for shape, has in (((count, 1, side, side), has_map), ((count, 1), has_head)) if has]
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{_DOMAIN}::network", (images,), attributes, dtypes=[torch.float32] * len(shapes), shapes=shapes, version=1
         )
-        return tuple(outputs) if self._has_head else outputs[0]
+        if not has_map:
+            return None, outputs[0]
+        return tuple(outputs) if has_head else outputs[0]
 
 
 def onnx_model(ensemble: Ensemble, networks: Sequence[torch.nn.Module]) -> onnx_ir.Model:
@@ -49,8 +53,8 @@ def onnx_model(ensemble: Ensemble, networks: Sequence[torch.nn.Module]) -> onnx_
         ensemble: The ensemble.
         networks: Its networks, in float32 and in evaluation mode. The model shares their memory.
     """
-    heads = [network.model.classification is not None for network in ensemble.networks]
-    graph = EnsembleGraph(ensemble, [_Placeholder(*each) for each in enumerate(heads)]).eval()
+    models = [network.model for network in ensemble.networks]
+    graph = EnsembleGraph(ensemble, [_Placeholder(*each) for each in enumerate(models)]).eval()
     films = torch.zeros(2, ensemble.film_size, ensemble.film_size, dtype=torch.uint8)
     model = _exported(graph, films, FILM, graph.outputs)
     functions: dict[Any, tuple[onnx_ir.Function, list[str]]] = {}

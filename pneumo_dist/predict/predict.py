@@ -21,7 +21,7 @@ from pneumo_dist.maps.store import MANIFEST, film_facts, is_whole, write_block, 
 from pneumo_dist.maps.store_content import BlockModel
 from pneumo_dist.predict.blocks import Block, Span, join_blocks, plan_blocks
 from pneumo_dist.predict.encoded import EncodedFilm, encode_films, films_on_rank_0
-from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, distinct_inputs, shares
+from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, NetworkInput, distinct_inputs, map_shares
 from pneumo_dist.predict.forward import LaunchedFilms, NetworkCache, predict_films
 from pneumo_dist.predict.memory import Held, batch_bytes, free_bytes, held_in_memory, network_bytes
 from pneumo_dist.ranks.ranks import Ranks, on_rank_0
@@ -30,9 +30,10 @@ from shards.dataset.table import Shards
 from shards.dataset.verify import dataset_digest
 from shards.errors import InputError
 from shards.files import atomic_write
+from shards.spreadsheet import csv_text
 from shards.stored import read_json
 
-PARTS = ".parts"
+PARTS, PROBABILITIES = ".parts", "probabilities.csv"
 # Batches of each rank between two messages to rank 0. The ranks wait for each other there, and the last batches of a
 # span may leave some of them idle, so a few batches would cost more. A killed run predicts its last span again.
 ROUNDS = 8
@@ -82,7 +83,7 @@ def predict(
     manifest = {
         "experiment": ensemble.name,
         "split": options.split,
-        "image_size": ensemble.image_size,
+        **({"image_size": ensemble.image_size} if ensemble.has_maps else {"maps": False}),
         "tta": ensemble.tta.model_dump(mode="json"),
         "dataset": dataset_digest(shards),
     }
@@ -106,14 +107,15 @@ def predict(
             networks = ensemble.networks
         parts = [
             {"name": network.name, "fold": network.fold, "weight": share}
-            for network, share in zip(networks, shares(networks), strict=True)
+            for network, share in zip(networks, map_shares(networks), strict=True)
         ]
         rows = [row for block in blocks for row in json.loads(_record(out, block).read_text())["rows"]]
         assert len(rows) == sum(len(block.films) for block in blocks), "a film is missing"
         members = [member.model_dump(mode="json") for member in ensemble.members]
         known = {"members": members} if members and options.split == "oof" else {}
         write_table(out, rows, {**manifest, "parts": parts, **known})
-        names = {row["tar"] for row in rows}
+        _write_probabilities(out, rows, any(network.model.is_classifier for network in networks))
+        names = {f"{block.name}.tar" for block in blocks}
         for stale in [*out.glob("pred-*.tar"), *(out / PARTS).glob("pred-*.json")]:
             if f"{stale.stem}.tar" not in names:
                 stale.unlink()
@@ -126,6 +128,16 @@ def _ancestors(networks: Sequence[EnsembleNetwork]) -> list[dict[str, Any]]:
     for network in networks:
         found += [stage for stage in network.read().lineage if stage not in found]
     return found
+
+
+def _write_probabilities(out: Path, rows: Sequence[Mapping[str, object]], has_classifier: bool) -> None:
+    """Write the class probabilities of films as a table, if a classifier took part, in the order of the keys."""
+    if not has_classifier:
+        (out / PROBABILITIES).unlink(missing_ok=True)
+        return
+    ordered = sorted(rows, key=lambda row: str(row["key"]))
+    cells = [(row["image_id"], "" if row["fold"] is None else row["fold"], row["class_probability"]) for row in ordered]
+    atomic_write(out / PROBABILITIES, csv_text([("image_id", "fold", "probability"), *cells]))
 
 
 def _held(ensemble: Ensemble, blocks: Sequence[Block], ranks: Ranks, options: PredictOptions) -> Held:

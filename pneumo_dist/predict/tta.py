@@ -20,19 +20,20 @@ def scaled_side(side: int, scale: float) -> int:
 @torch.inference_mode()
 def mean_view(
     model: torch.nn.Module, images: torch.Tensor, tta: TtaConfig, amp: Resolved, side: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Return the result of `mean_of_views`, without a graph for gradients."""
     return mean_of_views(model, images, tta, amp, side)
 
 
 def mean_of_views(
     model: torch.nn.Module, images: torch.Tensor, tta: TtaConfig, amp: Resolved, side: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Return the probabilities averaged over views: float32 (n, 1, side, side), and class probabilities (n,) if any.
 
+    A classifier has class probabilities and no map.
     `images` are float32 (n, channels, h, w) with h = w. The map of each view is resized linearly to `side`, once.
     """
-    total = images.new_zeros(images.shape[0], 1, side, side)
+    total: torch.Tensor | None = None
     classes: list[torch.Tensor] = []
     flips = (False, True) if tta.hflip else (False,)
     views = [(*view, is_flipped) for view in zip(tta.scales, _factors(tta), strict=True) for is_flipped in flips]
@@ -40,11 +41,14 @@ def mean_of_views(
         view = _resized(images, scaled_side(images.shape[-1], scale))
         with autocast(amp, images.device):
             logits, class_logits = split_outputs(model(view.flip(-1) if is_flipped else view))
-        probabilities = torch.sigmoid(logits.float())
-        total.add_(_resized(probabilities.flip(-1) if is_flipped else probabilities, side), alpha=factor)
+        if logits is not None:
+            total = images.new_zeros(images.shape[0], 1, side, side) if total is None else total
+            probabilities = torch.sigmoid(logits.float())
+            total.add_(_resized(probabilities.flip(-1) if is_flipped else probabilities, side), alpha=factor)
         if class_logits is not None:
             classes.append(factor * torch.sigmoid(class_logits.float()).squeeze(1))
-    return total / len(views), torch.stack(classes).mean(0) if classes else None
+    mean = None if total is None else total / len(views)
+    return mean, torch.stack(classes).mean(0) if classes else None
 
 
 def _factors(tta: TtaConfig) -> list[float]:

@@ -18,7 +18,7 @@ from pneumo_dist.report.splits import holdout_section, inline, out_of_fold_secti
 from pneumo_dist.report.words import rule_sentences
 from pneumo_dist.thresholds.choose import in_words
 from pneumo_dist.thresholds.rules import ThresholdsFile, TunedRule
-from pneumo_dist.thresholds.worth import surface
+from pneumo_dist.thresholds.worth import Estimate, surface
 from shards.dataset.table import Shards
 
 
@@ -33,13 +33,17 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class RuleRow:
-    """A rule for masks in words, with its mean Dice and share of films called positive over the out-of-fold films."""
+    """A rule for masks in words, with its mean Dice and share of films called positive over the out-of-fold films.
+
+    `unseen` is the mean Dice under rules of this name that were tuned on the other folds, nan if it is not known.
+    """
 
     title: str
     words: str
     dice: float
     called: float
     is_used: bool
+    unseen: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,7 @@ class EvaluatedRun:
 
 def films_content(shards: Shards, run: EvaluatedRun, by: Columns) -> dict[str, Any]:
     films = run.out_of_fold
-    unseen = None
-    if run.tuned is not None:
-        unseen = run.thresholds.unseen if run.tuned.name == "triplet" else run.tuned.unseen
+    unseen = None if run.tuned is None else _unseen(run.thresholds, run.tuned)
     splits = [out_of_fold_section(shards, films, by, unseen)]
     if run.held_out is not None:
         splits.insert(0, holdout_section(shards, run.held_out, by, films))
@@ -78,14 +80,21 @@ def films_content(shards: Shards, run: EvaluatedRun, by: Columns) -> dict[str, A
 def rules_content(run: EvaluatedRun) -> dict[str, Any]:
     thresholds, films = run.thresholds, run.out_of_fold
     rows = [
-        RuleRow(RULES[tuned.name], in_words(tuned.rule), tuned.dice, tuned.called, tuned == run.tuned)
+        RuleRow(
+            RULES[tuned.name],
+            in_words(tuned.rule),
+            tuned.dice,
+            tuned.called,
+            tuned == run.tuned,
+            math.nan if (unseen := _unseen(thresholds, tuned)) is None else unseen.mean,
+        )
         for tuned in thresholds.rules.values()
     ]
     if run.tuned is None:
         dice, called = float(films.counts.dice.mean()), float(films.counts.called.mean())
         rows.insert(0, RuleRow("from the config", in_words(films.rule), dice, called, True))
     # Rules of one threshold have no triplet to mark on a map of triplets, so the tuned triplet is marked.
-    is_triplet = run.tuned is None or run.tuned.name not in ("components", "threshold-components")
+    is_triplet = run.tuned is None or run.tuned.name not in ("components", "threshold-components", "stacking")
     triplet = films.rule.triplet if is_triplet else thresholds.triplet
     weights = thresholds.objective.film_weights(films.counts.positive)
     curve, components = thresholds.curve, thresholds.rules.get("components")
@@ -96,6 +105,11 @@ def rules_content(run: EvaluatedRun) -> dict[str, Any]:
         "surface": inline(plots.draw_surface(surface(films.histograms, triplet, weights), triplet)),
         "components_plot": inline(plots.draw_curve(curve, components.rule)) if curve and components else None,
     }
+
+
+def _unseen(thresholds: ThresholdsFile, tuned: TunedRule) -> Estimate | None:
+    """Return the mean Dice under rules of this name from the other folds."""
+    return thresholds.unseen if tuned.name == "triplet" else tuned.unseen
 
 
 def rival_content(run: EvaluatedRun, rival: EvaluatedRun | None) -> dict[str, Any]:

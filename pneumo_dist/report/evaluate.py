@@ -11,7 +11,7 @@ from pneumo_dist.report.measures import image_scores, touched_lesions
 from pneumo_dist.scoring.arrays import Counts, Flags, Names
 from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.histograms import Histograms, film_histograms
-from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
+from pneumo_dist.scoring.masks import Rule, apply_rule, label_map, rule_score
 from pneumo_dist.scoring.spacing import is_plausible
 from pneumo_dist.scoring.threads import in_order
 from pneumo_dist.thresholds.worth import Estimate, estimate
@@ -30,7 +30,7 @@ class EvaluatedFilms:
         histograms: Their histograms, int64 (n, 2, 256).
         rule: The rule for masks.
         counts: Pixel counts under the rule.
-        scores: Image scores, float64 (n,).
+        scores: Image scores, float64 (n,); the probabilities of the rule's stacked gate if it has one.
         spacing: Distances of rows and of columns on the label grid in mm, float64 (n, 2); nan where not known.
         hd95: HD95 in mm, float64 (n,); nan unless the film is positive, called, and of known spacing.
         nsd: The normalised surface distance at 2 mm of the same films, float64 (n,).
@@ -68,11 +68,16 @@ class EvaluatedFilms:
 
 @dataclass(frozen=True)
 class _Film:
-    """What one film's map and label give. `lesions` are flags of the touched ones; nan for distances not measured."""
+    """What one film's map and label give.
+
+    `score` is that of the rule's stacked gate, nan without one. `lesions` are flags of the touched ones. Distances that
+    are not measured are nan.
+    """
 
     histogram: Histograms
     predicted: int
     hits: int
+    score: float
     lesions: Flags
     hd95: float
     nsd: float
@@ -112,8 +117,8 @@ def evaluate(
 ) -> EvaluatedFilms:
     """Evaluate labelled predictions under a rule.
 
-    Masks are only made for films with lesions to count, and for films that may lose small components. The result does
-    not depend on `threads`, by default one for each CPU.
+    Masks are only made for films with lesions to count, and for films that may lose small components. A stacked gate
+    reads every film. The result does not depend on `threads`, by default one for each CPU.
 
     Args:
         predictions: The predictions.
@@ -124,7 +129,7 @@ def evaluate(
         threads: Number of threads.
 
     Raises:
-        InputError: A film has no label, or the rule has a gate and the predictions have no class probabilities.
+        InputError: A film has no label, or the rule needs class probabilities that the predictions do not have.
     """
     check_gate(predictions, rule)
     mm = np.full((len(predictions), 2), np.nan) if spacing is None else spacing
@@ -142,7 +147,11 @@ def evaluate(
             np.array([film.hits for film in films], np.int64),
             histograms[:, 1].sum(-1),
         ),
-        scores=image_scores(histograms, rule.triplet.area),
+        scores=(
+            image_scores(histograms, rule.triplet.area)
+            if rule.stacking is None
+            else np.array([film.score for film in films])
+        ),
         spacing=mm,
         hd95=np.array([film.hd95 for film in films]),
         nsd=np.array([film.nsd for film in films]),
@@ -181,6 +190,11 @@ def _measured(predictions: Predictions, index: int, rule: Rule, histogram: Histo
         histogram = film_histograms(film, truth).astype(np.int32)
     counts = triplet_counts(histogram[None], rule.triplet)
     is_closed = rule.gate > 0 and row["class_probability"] <= rule.gate
+    score = np.nan
+    if rule.stacking is not None:
+        film = label_map(predictions.p8(index), predictions.grid(index)) if film is None else film
+        score = rule_score(film, rule, row["class_probability"])
+        is_closed = is_closed or score <= rule.stacking.threshold
     predicted, hits = (0, 0) if is_closed else (int(counts.predicted[0]), int(counts.hits[0]))
     is_positive = bool(counts.positive[0])
     lesions, hd95, nsd = np.zeros(0, np.bool_), np.nan, np.nan
@@ -193,4 +207,4 @@ def _measured(predictions: Predictions, index: int, rule: Rule, histogram: Histo
             hits, lesions = int(np.count_nonzero(mask & truth)), touched_lesions(truth, mask)
             if predicted and np.isfinite(spacing).all():
                 hd95, nsd = boundary_scores(truth, mask, spacing)
-    return _Film(histogram, predicted, hits, lesions, hd95, nsd)
+    return _Film(histogram, predicted, hits, score, lesions, hd95, nsd)

@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from pneumo_dist.scoring.arrays import Flags, Map, Names
 from pneumo_dist.scoring.counts import PixelCounts
 from pneumo_dist.scoring.crop import occupied
-from pneumo_dist.scoring.histograms import LEVELS, Histograms
+from pneumo_dist.scoring.histograms import Histograms
 from pneumo_dist.thresholds.worth import Estimate, estimate
 from shards.arrays import Floats
 
@@ -118,18 +118,20 @@ def auprc(positive: Flags, scores: Floats) -> float:
 def ranked_estimates(positive: Flags, scores: Floats, groups: Names, draws: int = 2000) -> tuple[Estimate, Estimate]:
     """Return AUROC and average precision with 95 % percentile intervals, which draw groups with replacement.
 
-    `scores` (n,) are levels / 255. Draws with films of one class only are ignored. The ends are nan for a single group.
+    Draws with films of one class only are ignored. The ends are nan for a single group.
     """
     values = auroc(positive, scores), auprc(positive, scores)
     names, member = np.unique(groups, return_inverse=True)
     if len(names) < 2 or math.isnan(values[0]):
         return Estimate(values[0], math.nan, math.nan), Estimate(values[1], math.nan, math.nan)
     random, shares = np.random.default_rng(0), np.full(len(names), 1 / len(names))
-    at_level = np.eye(LEVELS)[np.rint(scores * 255).astype(np.int64)]
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) > 0)
     drawn = []
     for _ in range(0, draws, 100):
-        often = random.multinomial(len(names), shares, 100)[:, member].astype(np.float64)
-        drawn.append(drawn_areas(often[:, positive] @ at_level[positive], often[:, ~positive] @ at_level[~positive]))
+        often = random.multinomial(len(names), shares, 100)[:, member[order]].astype(np.float64)
+        counts = (np.add.reduceat(often * kind[order], starts, axis=1) for kind in (positive, ~positive))
+        drawn.append(drawn_areas(*counts))
     areas = np.concatenate(drawn, axis=1)
     low, high = np.nanquantile(areas, [0.025, 0.975], axis=1)
     first, second = (Estimate(value, float(low[i]), float(high[i])) for i, value in enumerate(values))
@@ -139,8 +141,8 @@ def ranked_estimates(positive: Flags, scores: Floats, groups: Names, draws: int 
 def drawn_areas(positives: Floats, negatives: Floats) -> Floats:
     """Return AUROC and average precision of k draws, float64 (2, k); nan for draws that lack a class.
 
-    The inputs (k, 256) count the films of each draw by the level of their score. scikit-learn takes one draw at a time
-    and spends more time on checking its input than on computing.
+    The inputs (k, m) count the films of each draw by their score, in rising order of the distinct scores. scikit-learn
+    takes one draw at a time and spends more time on checking its input than on computing.
     """
     true, false = (counts[:, ::-1].cumsum(1)[:, ::-1] for counts in (positives, negatives))
     total, others = true[:, :1], false[:, :1]

@@ -10,6 +10,7 @@ from typing import Any
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.rules import RuleName
+from pneumo_dist.maps.outside import with_outside
 from pneumo_dist.maps.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.report import plots
 from pneumo_dist.report.columns import subgroup_columns
@@ -50,6 +51,7 @@ class ReportOptions:
         rule: Name of the tuned rule for masks. None uses the config's own rule.
         config: The config of the run. Without one, its own rule is the tuned triplet.
         day: The date on the page.
+        classes: CSV file with class probabilities of the out-of-fold and holdout films, instead of the networks' own.
     """
 
     against: str | None = None
@@ -58,6 +60,12 @@ class ReportOptions:
     rule: RuleName | None = None
     config: Experiment | EnsembleConfig | None = None
     day: date = field(default_factory=date.today)
+    classes: Path | None = None
+
+    @property
+    def tuned_rule(self) -> RuleName | None:
+        """Name of the tuned rule, if the user or the config names one."""
+        return self.rule or (self.config.rule if isinstance(self.config, EnsembleConfig) else None)
 
     @property
     def is_fixed(self) -> bool:
@@ -108,7 +116,7 @@ def write_report(
     run = _evaluate_run(predictions, chosen, on_film, shards)
     rival = None
     if rival_predictions is not None:
-        rival = _evaluate_run(rival_predictions, ReportOptions(rule=chosen.rule), on_film)
+        rival = _evaluate_run(rival_predictions, ReportOptions(rule=chosen.tuned_rule), on_film)
     histories = {each: read_history(runs / each) for each in experiments_of(predictions, runs, name)}
     content = {
         **rival_content(run, rival),
@@ -166,6 +174,9 @@ def _evaluate_run(
     """
     folder = predictions.folder.parents[1] / "holdout" / "predictions"
     holdout = open_predictions(folder) if (folder / MANIFEST).exists() else None
+    if options.classes is not None:
+        read = with_outside(options.classes, [predictions, *([] if holdout is None else [holdout])])
+        predictions, holdout = read[0], None if holdout is None else read[1]
     spacing, held_spacing = (
         None if shards is None or each is None else label_spacing(shards, each) for each in (predictions, holdout)
     )

@@ -36,18 +36,27 @@ _MARKED: dict[str, Any] = {
 
 
 def draw_curves(folds: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """Draw the loss and Dice of one stage over optimizer steps. `folds` holds the validated epochs of each fold."""
+    """Draw the loss and Dice of one stage over optimizer steps. `folds` holds the validated epochs of each fold.
+
+    A classifier has the area under the ROC curve instead of Dice, and the F1 of films.
+    """
+    is_classifier = any("training_f1" in line for lines in folds.values() for line in lines)
+    training = "training_f1" if is_classifier else "training_dice"
     figure, (left, right) = _panels()
     for number, (name, lines) in enumerate(folds.items()):
         steps, colour = [line["step"] for line in lines], _colour(number)
         left.plot(steps, [line["loss"] for line in lines], ":", color=colour)
         left.plot(steps, [line["validation_loss"] for line in lines], color=colour, marker=".")
         # Older versions did not log the training Dice.
-        right.plot(steps, [line.get("training_dice", np.nan) for line in lines], ":", color=colour)
+        right.plot(steps, [line.get(training, np.nan) for line in lines], ":", color=colour)
         right.plot(steps, [line["score"] for line in lines], color=colour, marker=".", label=name)
     left.set(xlabel="optimizer step", ylabel="loss", title="Loss: validation solid, training dotted")
-    right.set(xlabel="optimizer step", ylabel="Dice", ylim=(0, 1))
-    right.set_title("Dice: validation mean over films solid,\ntraining over all pixels dotted")
+    right.set(xlabel="optimizer step", ylabel="ROC AUC, F1" if is_classifier else "Dice", ylim=(0, 1))
+    right.set_title(
+        "ROC AUC of the validation films solid,\nF1 of the training films dotted"
+        if is_classifier
+        else "Dice: validation mean over films solid,\ntraining over all pixels dotted"
+    )
     left.set_ylim(bottom=0)
     _legend_below(figure, right)
     return _png(figure)

@@ -24,6 +24,12 @@ def rule_sentences(rule: Rule, pixel_cm2: float = math.nan) -> str:
     else:
         text = f"The network gives each pixel a probability of pneumothorax. A film's mask is {shown}, and a film with "
         text += "such a pixel is called positive."
+    if rule.stacking is not None:
+        text = (
+            f"The network gives each pixel a probability of pneumothorax. A film's mask is {shown}, unless the stacked "
+            f"gate gives the film a probability of {_percent(rule.stacking.threshold)} or less. The gate weighs the "
+            f"film's map{' and its class probability' if rule.stacking.needs_class else ''}."
+        )
     if rule.smallest_part > 1:
         text += f" Connected parts of the mask with fewer than {region(rule.smallest_part)} are removed."
     if rule.gate > 0:

@@ -8,6 +8,7 @@ import numpy as np
 from pneumo_dist.scoring.arrays import Map
 from pneumo_dist.scoring.crop import occupied
 from pneumo_dist.scoring.histograms import level
+from pneumo_dist.scoring.stacking import Stacking
 from pneumo_dist.scoring.triplet import Triplet
 from shards.dataset.grid import content_box
 from shards.dataset.table import LabelGrid
@@ -17,12 +18,21 @@ from shards.dataset.table import LabelGrid
 class Rule:
     """Turns a map into a mask: applies the triplet, then removes components below `smallest_part` label-grid pixels.
 
-    A film gets an empty mask if its class probability is not above `gate`. A gate of 0 needs no class probability.
+    A film gets an empty mask if its class probability is not above `gate`, or if the probability that `stacking` gives
+    it is not above its threshold. A gate of 0 needs no class probability. `outside` says that the class probabilities
+    are not those of the networks that predicted the maps.
     """
 
     triplet: Triplet
     smallest_part: int = 0
     gate: float = 0.0
+    stacking: Stacking | None = None
+    outside: bool = False
+
+    @property
+    def needs_class(self) -> bool:
+        """Whether the rule needs a class probability."""
+        return self.gate > 0 or (self.stacking is not None and self.stacking.needs_class)
 
 
 def label_map(p8: Map, grid: LabelGrid) -> Map:
@@ -55,13 +65,23 @@ def remove_small(mask: Map, smallest: int) -> Map:
 
 
 def apply_rule(film: Map, rule: Rule, class_probability: float | None = None) -> Map:
-    """Return the 0/1 mask of a label-grid map under a rule. A rule with a gate needs `class_probability` in 0..1."""
+    """Return the 0/1 mask of a label-grid map under a rule. `class_probability` is in 0..1, and None if not needed."""
     if rule.gate > 0:
         assert class_probability is not None, "a gate needs a class probability"
         if class_probability <= rule.gate:
             return np.zeros_like(film)
+    stacking = rule.stacking
+    if stacking is not None and stacking.film_probability(film, class_probability) <= stacking.threshold:
+        return np.zeros_like(film)
     mask = apply_triplet(film, rule.triplet)
     return remove_small(mask, rule.smallest_part) if rule.smallest_part > 1 else mask
+
+
+def rule_score(film: Map, rule: Rule, class_probability: float | None = None) -> float:
+    """Return the score by which a rule calls a label-grid map positive: that of its stacked gate or of its triplet."""
+    if rule.stacking is not None:
+        return rule.stacking.film_probability(film, class_probability)
+    return image_score(film, rule.triplet.area)
 
 
 def image_score(film: Map, area: int) -> float:

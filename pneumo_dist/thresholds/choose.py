@@ -20,8 +20,9 @@ def choose_rule(
 ) -> tuple[Rule, TunedRule | None]:
     """Choose the rule for masks: the tuned rule of this name or, without a name, the config's own rule.
 
-    The config's own rule has the config's thresholds, or else the tuned triplet, and removes components below the
-    config's `smallest_part`. `thresholds` is only called if a tuned rule is needed.
+    The config's own rule has the config's thresholds, or else is the tuned rule that the config names, by default the
+    triplet. It removes components below the config's `smallest_part`. `thresholds` is only called if a tuned rule is
+    needed.
 
     Returns:
         The rule, and the tuned rule it is equal to: None if the config changed its thresholds or size.
@@ -33,10 +34,15 @@ def choose_rule(
     triplet = own_triplet(config, name)
     if triplet is not None:
         return Rule(triplet, smallest), None
-    tuned = thresholds().rule(name or "triplet")
+    tuned = thresholds().rule(name or own_name(config))
     if name is None and smallest:
         return replace(tuned.rule, smallest_part=smallest), None
     return tuned.rule, tuned
+
+
+def own_name(config: Experiment | EnsembleConfig | None) -> RuleName:
+    """Return the name of the tuned rule that a config uses by default."""
+    return (config.rule if isinstance(config, EnsembleConfig) else None) or "triplet"
 
 
 def own_triplet(config: Experiment | EnsembleConfig | None, name: RuleName | None) -> Triplet | None:
@@ -69,6 +75,8 @@ def in_words(rule: Rule) -> str:
         text = f"empty below {triplet.area:,} px above {triplet.top:.3f}, else {text}"
     if rule.smallest_part > 1:
         text += f"; without components below {rule.smallest_part:,} px"
+    if rule.stacking is not None:
+        text += f"; empty if the stacked gate gives it no more than {rule.stacking.threshold:.3f}"
     if rule.gate > 0:
         text += f"; empty if the class probability is not above {rule.gate:.3f}"
     return text

@@ -79,6 +79,8 @@ class ThresholdsModel(Strict):
             raise ValueError("rules has no triplet")
         if self.rules["triplet"].rule.triplet != self.triplet:
             raise ValueError("triplet and rules.triplet differ")
+        if "stacking" in self.rules and self.rules["stacking"].rule.stacking is None:
+            raise ValueError("rules.stacking has no stacked gate")
         return self
 
 

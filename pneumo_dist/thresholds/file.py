@@ -11,6 +11,7 @@ import numpy as np
 from pneumo_dist.config.rules import RULES, RuleName
 from pneumo_dist.maps.store import Predictions
 from pneumo_dist.scoring.dice import Score
+from pneumo_dist.scoring.stored import rule_content
 from pneumo_dist.thresholds.content import FORMAT_VERSION, EstimateModel, ScoresModel, ThresholdsModel, VersionModel
 from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.refine import SizeCurve
@@ -50,7 +51,7 @@ def write_thresholds(path: Path, result: TuningResult, predictions: Predictions)
 
 
 def _rule_content(tuned: TunedRule) -> dict[str, Any]:
-    content = {"rule": asdict(tuned.rule), "dice": tuned.dice, "called": tuned.called}
+    content = {"rule": rule_content(tuned.rule), "dice": tuned.dice, "called": tuned.called}
     return content if tuned.unseen is None else {**content, "dice_tuned_on_other_folds": _plain(tuned.unseen)}
 
 
@@ -98,6 +99,8 @@ def summary_lines(result: TuningResult) -> list[str]:
     lines += [_joint_line(tuned) for name, tuned in thresholds.rules.items() if name in _JOINT]
     if (tuned := thresholds.rules.get("gate")) is not None:
         lines.append(f"triplet with a class probability above {tuned.rule.gate:.4f}: mean Dice {tuned.dice:.4f}")
+    if (tuned := thresholds.rules.get("stacking")) is not None:
+        lines.append(_stacking_line(tuned))
     return lines + [
         f"masks of {row.smallest} to {row.largest} px: {row.films} films, sensitivity {row.sensitivity:.2f}, "
         f"Dice {row.dice:.2f}"
@@ -113,6 +116,17 @@ def _joint_line(tuned: TunedRule) -> str:
         return line
     low, high = tuned.unseen.low, tuned.unseen.high
     return f"{line}, with thresholds of the other folds {tuned.unseen.mean:.4f}, 95 % {low:.4f} to {high:.4f}"
+
+
+def _stacking_line(tuned: TunedRule) -> str:
+    rule = tuned.rule
+    assert rule.stacking is not None
+    line = f"stacked gate above {rule.stacking.threshold:.4f}, mask above {rule.triplet.bottom:.4f}: "
+    line += f"mean Dice {tuned.dice:.4f}"
+    if tuned.unseen is None:
+        return line
+    low, high = tuned.unseen.low, tuned.unseen.high
+    return f"{line}, with gate and thresholds of the other folds {tuned.unseen.mean:.4f}, 95 % {low:.4f} to {high:.4f}"
 
 
 def read_thresholds(path: Path) -> ThresholdsFile:

@@ -17,6 +17,7 @@ _NEEDED: Mapping[RuleName, str] = {
     "gate": "a classification head",
     "threshold-components": "to be tuned with --joint",
     "triplet-components": "to be tuned with --joint, for mean Dice",
+    "stacking": "to be tuned on films with and without a pneumothorax",
 }
 
 

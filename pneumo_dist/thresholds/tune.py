@@ -1,7 +1,7 @@
 """Tunes thresholds on out-of-fold predictions: finds the exact best rules and estimates their worth."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pneumo_dist.config.rules import RuleName
 from pneumo_dist.maps.store import Predictions
-from pneumo_dist.scoring.arrays import Counts
+from pneumo_dist.scoring.arrays import Counts, Names
 from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
 from pneumo_dist.scoring.dice import Score
 from pneumo_dist.scoring.histograms import Histograms, film_histograms, gather_histograms
@@ -29,6 +29,13 @@ from pneumo_dist.thresholds.refine import (
     size_curve,
 )
 from pneumo_dist.thresholds.rules import THRESHOLDS, ThresholdsFile, TunedRule
+from pneumo_dist.thresholds.stacking import (
+    GateFilms,
+    best_stacking,
+    cross_stacked,
+    gate_films,
+    stacking_counts,
+)
 from pneumo_dist.thresholds.worth import (
     Estimate,
     SizeRow,
@@ -165,9 +172,10 @@ def tune(
     """Find the best rules for an objective, mean Dice by default, and estimate their worth.
 
     The triplet is the exact best over all top levels, bottom levels and areas. With `components`, those of the films
-    above `threshold`, the best size of the smallest component is tuned too. With class probabilities in the
-    predictions, so is the best gate for the triplet. With `levels`, those of `level_measures`, the best size is also
-    searched together with the threshold, and with the triplet.
+    above `threshold`, the best size of the smallest component is tuned too, and a stacked gate is fitted if there are
+    films with and without a pneumothorax. With class probabilities in the predictions, so is the best gate for the
+    triplet. With `levels`, those of `level_measures`, the best size is also searched together with the threshold, and
+    with the triplet.
     """
     chosen = objective or Objective()
     folds, groups = predictions.folds, predictions.groups
@@ -184,6 +192,8 @@ def tune(
         thinned = curve.thinned(CURVE_POINTS, size)
     rules += joint_rules(levels, chosen, folds, groups) if levels else []
     rules += _gate_rules(predictions, counts, triplet, chosen)
+    if components:
+        rules += _stacking_rules(gate_films(predictions, histograms, components, threshold), groups, chosen)
     thresholds = ThresholdsFile(
         objective=chosen,
         rules={tuned.name: tuned for tuned in rules},
@@ -220,7 +230,17 @@ def _gate_rules(
         below = float(probabilities[counts.positive & counts.called].min(initial=np.inf))
     gate, _ = best_gate(probabilities, counts.dice, hidden, weights, below)
     gated = counts.emptied((probabilities <= gate) & (gate > 0))
-    return [_tuned_rule("gate", Rule(triplet, gate=gate), gated)]
+    return [_tuned_rule("gate", Rule(triplet, gate=gate, outside=gate > 0 and predictions.outside), gated)]
+
+
+def _stacking_rules(films: GateFilms, groups: Names, objective: Objective) -> list[TunedRule]:
+    """Return the rule with the stacked gate; no rule if the films lack a class."""
+    rule = best_stacking(films, objective)
+    if rule is None:
+        return []
+    unseen = cross_stacked(films, objective)
+    tuned = _tuned_rule("stacking", rule, stacking_counts(films, rule))
+    return [tuned if unseen is None else replace(tuned, unseen=estimate(unseen, groups))]
 
 
 def _tuned_rule(name: RuleName, rule: Rule, counts: PixelCounts) -> TunedRule:

@@ -21,10 +21,12 @@ class EpochLog:
     """Sums of an epoch on one rank, and its clock.
 
     Each rank adds its values divided by the number of ranks. The total over all ranks is then right even if a part of
-    the epoch was trained by a different number of ranks. `terms` names the losses of a step.
+    the epoch was trained by a different number of ranks. `terms` names the losses of a step, and `agreement` the Dice
+    of the predictions at 0.5: that of all pixels, or of all films, which is their F1.
     """
 
-    def __init__(self, terms: Sequence[str], global_batch: int, ranks: Ranks) -> None:
+    def __init__(self, terms: Sequence[str], global_batch: int, ranks: Ranks, agreement: str = "training_dice") -> None:
+        self._agreement = agreement
         self._names = (*terms, *COUNTED)
         self._terms, self._global_batch, self._ranks = terms, global_batch, ranks
         self._sums = np.zeros(len(self._names))
@@ -71,7 +73,7 @@ class EpochLog:
         steps, pixels = max(totals["steps"], 1.0), totals["pixels"]
         return {
             **{name: totals[name] / steps for name in self._terms},
-            "training_dice": 2 * totals["overlap"] / pixels if pixels else 1.0,
+            self._agreement: 2 * totals["overlap"] / pixels if pixels else 1.0,
             "grad_norm": totals["grad_norm"] / steps,
             "overflowed_steps": totals["overflowed_steps"],
             "bad_steps": totals["bad_steps"],

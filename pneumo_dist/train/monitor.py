@@ -16,6 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.loss import TERMS
 from pneumo_dist.runs.logs import METRICS, logged_bytes
+from pneumo_dist.train.class_validation import ClassValidation
 from pneumo_dist.train.validation import Overlay, Validation
 from shards import console
 from shards import overlay as films
@@ -35,6 +36,14 @@ TAGS = {
     "dice_at_half": "film_dice/at_half",
     "always_empty": "film_dice/always_empty",
 }
+# Those of a classifier.
+CLASS_TAGS = {
+    "loss": "loss/training",
+    "validation_loss": "loss/validation",
+    "training_f1": "film_f1/training",
+    "score": "film_roc_auc/score",
+    "accuracy_at_half": "film_accuracy/at_half",
+}
 PIXEL_DICE = "pixel_dice/validation"
 # TensorBoard's tab Custom Scalars draws each chart's tags into one picture.
 CHARTS = {
@@ -44,6 +53,8 @@ CHARTS = {
         "mean Dice over validation films": ["Multiline", list(TAGS.values())[3:]],
     }
 }
+_LOSSES = CHARTS["training and validation"]["loss"]
+CLASS_CHARTS = {"training and validation": {"loss": _LOSSES, "ROC AUC": ["Multiline", [CLASS_TAGS["score"]]]}}
 # Keys that identify a record's epoch.
 EPOCH_KEYS = ("stage", "epoch", "step")
 
@@ -79,14 +90,16 @@ class Monitor:
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
 
-    def describe(self, config: str, settings: Mapping[str, str | float | bool]) -> None:
+    def describe(
+        self, config: str, settings: Mapping[str, str | float | bool], charts: Mapping[str, Any] = CHARTS
+    ) -> None:
         """Log the resolved config as text, the charts, and the settings for TensorBoard's table of runs (HPARAMS).
 
         The table shows the scalar `best_score` of every run, also while it trains.
         """
         if self._active:
             self._board.add_text("config", f"```\n{config}\n```", 0)
-            self._board.add_custom_scalars(CHARTS)
+            self._board.add_custom_scalars(charts)
             experiment, start, _ = hparams(dict(settings), {BEST_SCORE: 0.0})
             self._add(experiment)
             self._add(start)
@@ -124,7 +137,7 @@ class Monitor:
         self._board.add_scalar("train_step/bad", 1.0, step)
         self._bar.write(f"step {step} of {stage} is skipped: its gradient is not finite; films {', '.join(films)}")
 
-    def epoch(self, step: int, record: Mapping[str, Any], result: Validation, best: float) -> None:
+    def epoch(self, step: int, record: Mapping[str, Any], result: Validation | ClassValidation, best: float) -> None:
         """Log a validated epoch: a line in metrics.jsonl and on stdout, scalars and pictures in TensorBoard.
 
         `best` is the best score of the stage so far.
@@ -133,21 +146,30 @@ class Monitor:
             return
         self._bar.close()
         self._metrics.write(json.dumps(record).encode() + b"\n")
+        is_classifier = isinstance(result, ClassValidation)
         for name, value in record.items():
             if name not in EPOCH_KEYS:
-                self._board.add_scalar(epoch_tag(name), value, step)
-        self._board.add_scalar(PIXEL_DICE, pixel_dice(result.pixels), step)
+                self._board.add_scalar(epoch_tag(name, is_classifier), value, step)
         self._board.add_scalar(BEST_SCORE, best, step)
+        if isinstance(result, ClassValidation):
+            score = f"ROC AUC {result.score:.4f}, accuracy {result.accuracy:.4f}"
+        else:
+            score = f"score {record['score']:.4f}, positive Dice {record['positive_dice']:.4f}"
+            self._maps(result, step)
+        self._board.flush()
+        console.say(
+            f"{record['stage']} epoch {record['epoch'] + 1}: loss {record['loss']:.4f}, {score}, "
+            f"{record['images_per_s']:.1f} images/s"
+        )
+
+    def _maps(self, result: Validation, step: int) -> None:
+        """Log what only a segmenter has: the Dice of all pixels, pictures, and the precision-recall curve of pixels."""
+        self._board.add_scalar(PIXEL_DICE, pixel_dice(result.pixels), step)
         self._finish_pictures()
         self._pictures = self._painter.submit(self._draw, result, step)
         true, false, rest, miss, precision, recall = (values[::2][:127] for values in pr_curve(result.pixels))
         # TensorBoard draws at most 127 thresholds.
         self._board.add_pr_curve_raw("validation/pixels", true, false, rest, miss, precision, recall, step, 127)
-        self._board.flush()
-        console.say(
-            f"{record['stage']} epoch {record['epoch'] + 1}: loss {record['loss']:.4f}, score {record['score']:.4f}, "
-            f"positive Dice {record['positive_dice']:.4f}, {record['images_per_s']:.1f} images/s"
-        )
 
     def _draw(self, result: Validation, step: int) -> None:
         """Log the overlays of an epoch. OpenCV encodes them without Python's lock, which SummaryWriter would hold."""
@@ -204,9 +226,14 @@ def overlay_tag(overlay: Overlay) -> str:
     return f"validation/{overlay.name} Dice {overlay.dice:.1f}"
 
 
-def epoch_tag(name: str) -> str:
+def epoch_tag(name: str, is_classifier: bool = False) -> str:
     """Return the tag of an epoch's figure of metrics.jsonl."""
-    return TAGS.get(name, f"epoch/{_loss_name(name)}")
+    return (CLASS_TAGS if is_classifier else TAGS).get(name, f"epoch/{_loss_name(name)}")
+
+
+def charts(is_classifier: bool) -> Mapping[str, Any]:
+    """Return the charts of the tab Custom Scalars."""
+    return CLASS_CHARTS if is_classifier else CHARTS
 
 
 def _loss_name(name: str) -> str:

@@ -28,8 +28,9 @@ from pneumo_dist.runs.checkpoint import State
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.pseudo_labels import map_labels
 from pneumo_dist.runs.repetitions import best_score
+from pneumo_dist.train.class_validation import ClassValidation, validate_classes
 from pneumo_dist.train.epoch_log import EpochLog
-from pneumo_dist.train.monitor import BOARD, Monitor, settings
+from pneumo_dist.train.monitor import BOARD, Monitor, charts, settings
 from pneumo_dist.train.profiling import TRACE, StepTrace
 from pneumo_dist.train.restore import check_position
 from pneumo_dist.train.saver import Saver, tidy
@@ -79,7 +80,9 @@ class StageRun:
         norms = norm_statistics(self.learner.model, stage.micro_batch, run.ranks.world)
         if norms is not None and not stage.freeze_batch_norm and run.ranks.is_main:
             console.say(f"{stage.name}: batch norm takes its statistics over {norms}")
-        self.log = EpochLog(self.learner.terms, stage.global_batch, run.ranks)
+        self.is_classifier = run.experiment.model.is_classifier
+        agreement = "training_f1" if self.is_classifier else "training_dice"
+        self.log = EpochLog(self.learner.terms, stage.global_batch, run.ranks, agreement)
         state = start.map_state()
         if state is not None:
             check_position(state, self.plan, stage, run.checkpoints(stage.name))
@@ -88,7 +91,11 @@ class StageRun:
         folder, is_new = run.folder / stage.name, start.state is None
         self.monitor = Monitor(folder, run.ranks.is_main, self.position.total, len(self.history), is_new)
         if is_new:
-            self.monitor.describe(run.experiment.model_dump_json(indent=1), settings(run.experiment, stage, run.fold))
+            self.monitor.describe(
+                run.experiment.model_dump_json(indent=1),
+                settings(run.experiment, stage, run.fold),
+                charts(self.is_classifier),
+            )
         self.saver = Saver(run, stage, start.lineage)
         self.trace = StepTrace(folder / BOARD / TRACE if services.profile and run.ranks.is_main else None)
 
@@ -210,12 +217,13 @@ class StageRun:
             model, amp = self.learner.evaluated, self.learner.amp
             recompute_statistics(model, films, self.run.ranks, amp, self.services.stop.check)
 
-    def _validate(self, films: ValidationFilms) -> Validation:
+    def _validate(self, films: ValidationFilms) -> Validation | ClassValidation:
         self.learner.share_buffers()
         model, amp = self.learner.evaluated, self.learner.amp
-        return validate(model, films, self.stage.loss, self.run.ranks, amp, self.services.stop.check)
+        score = validate_classes if self.is_classifier else validate
+        return score(model, films, self.stage.loss, self.run.ranks, amp, self.services.stop.check)
 
-    def _end_epoch(self, result: Validation) -> None:
+    def _end_epoch(self, result: Validation | ClassValidation) -> None:
         record = {
             "stage": self.stage.name,
             "epoch": self.position.epoch,
@@ -228,7 +236,7 @@ class StageRun:
         }
         self.history.append(record)
         self.monitor.epoch(self.position.total, {**record, **self.log.speed()}, result, best_score(self.history))
-        self.learner.end_epoch(result.best.dice, result.loss)
+        self.learner.end_epoch(result.score, result.loss)
         self.log.clear()
         self.position.epoch, self.position.step = self.position.epoch + 1, 0
         self.position.finished = is_finished(self.stage, self.position.epoch, self.history, self.to_beat)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import freeze_batch_norm, freeze_encoder, split_outputs
-from pneumo_dist.network.losses import combo_loss
+from pneumo_dist.network.losses import combo_loss, is_positive
 from pneumo_dist.network.sync_batch_norm import synchronised
 from pneumo_dist.network.tensors import load_weights
 from pneumo_dist.ranks.buffers import KeptBuffers
@@ -44,8 +44,10 @@ class Step:
 
     Attributes:
         losses: Means over the micro-steps, in the order of `Learner.terms`.
-        overlap: Number of pixels that are both predicted at 0.5 and labelled, in films with labels.
-        pixels: Number of predicted pixels plus number of labelled pixels, in films with labels.
+        overlap: Number of pixels that are both predicted at 0.5 and labelled, in films with labels; of films for a
+            classifier.
+        pixels: Number of predicted pixels plus number of labelled pixels, in films with labels; of films for a
+            classifier.
         grad_norm: Norm of the reduced gradient before clipping.
         lr: Learning rate of the first parameter group.
         scale: Scale of the loss after this step; 1 without fp16.
@@ -63,6 +65,12 @@ class Step:
     films: tuple[int, ...]
     is_bad: bool = False
     overflowed: bool = False
+
+
+def _outputs(logits: torch.Tensor | None, class_logits: torch.Tensor | None) -> torch.Tensor:
+    outputs = class_logits if logits is None else logits
+    assert outputs is not None, "a network without outputs"
+    return outputs
 
 
 class Learner:
@@ -161,14 +169,17 @@ class Learner:
                 if self._mixed is None:
                     terms = combo_loss(logits, masks, self._stage.loss, class_logits, ranks.world)
                 else:
+                    assert logits is not None, "a network without a map"
                     masks = masks / 255
                     teacher = self.average.model if self.average else None
                     terms = self._mixed(images, masks, logits, class_logits, teacher, done)
                 torch.autograd.backward(self.scaler.scale(terms["loss"] / count))
-            predicted = logits.detach() > 0
+            # Of pixels; of films if the network is a classifier.
+            truth = masks if logits is not None else is_positive(masks)
+            predicted = _outputs(logits, class_logits).detach() > 0
             if self._mixed is not None:
-                predicted, masks = predicted[: self._mixed.labelled], masks[: self._mixed.labelled]
-            counts = [(predicted * masks).sum(), predicted.sum() + masks.sum()]
+                predicted, truth = predicted[: self._mixed.labelled], truth[: self._mixed.labelled]
+            counts = [(predicted * truth).sum(), predicted.sum() + truth.sum()]
             sums += torch.stack([*(terms[name].detach() / count for name in self.terms), *counts])
         before = self.scaler.scale(self._one)
         with warmed_up(self.optimizer, self._stage.schedule, done):

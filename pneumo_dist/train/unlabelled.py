@@ -97,6 +97,7 @@ class MixedLoss:
         view = second_view(torch.where(flips, images.flip(-1), images))
         with autocast(self.amp, images.device):
             logits, _ = split_outputs(teacher(view))
+        assert logits is not None, "a network without a map"
         probabilities = torch.sigmoid(logits.float())
         return torch.where(flips, probabilities.flip(-1), probabilities)
 

@@ -66,6 +66,11 @@ class Validation:
     overlays: tuple[Overlay, ...]
     pixels: npt.NDArray[np.int64]
 
+    @property
+    def score(self) -> float:
+        """The mean Dice by which epochs are compared."""
+        return self.best.dice
+
     def figures(self) -> dict[str, float]:
         """Return the scores by the names that the logs use. The area is in label-grid pixels."""
         return {
@@ -157,6 +162,7 @@ def _predict(
     count = len(batch.indices)
     with torch.no_grad(), autocast(amp, ranks.device):
         logits, class_logits = split_outputs(model(batch.images.to(ranks.device, torch.float32, non_blocking=True)))
+    assert logits is not None, "a network without a map"
     masks = batch.masks.to(ranks.device, non_blocking=True)
     classes = None if class_logits is None else class_logits[:count]
     loss = combo_loss(logits[:count], masks[:count], loss_config, classes)["loss"]

@@ -41,6 +41,7 @@ def test_network_gives_the_maps_of_the_cpu(ranks: Ranks, name: str) -> None:
     with torch.no_grad():
         expected, _ = split_outputs(model(images))
         found, _ = split_outputs(model.to(ranks.device)(images.to(ranks.device)))
+    assert expected is not None and found is not None
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 

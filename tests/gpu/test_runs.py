@@ -128,6 +128,7 @@ def test_prediction_equals_plain_forward_passes_on_the_cpu(
         for network in ensemble.networks:
             with torch.no_grad():
                 logits, _ = split_outputs(network.read().build(network.name)(film))
+            assert logits is not None
             found.append(torch.sigmoid(logits)[0, 0].numpy() * 255)
         assert np.abs(p8 - np.mean(found, axis=0)).max() <= 2
         levels |= set(np.unique(p8).tolist())

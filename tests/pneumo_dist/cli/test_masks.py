@@ -137,6 +137,13 @@ def test_invalid_config_is_named(
         ("submit", ["--smallest-part", "-1"], "-1 is not in the range"),
         ("submit", ["--predictions", "nowhere"], "nowhere: no finished predictions"),
         ("submit", ["--sample-submission", "nowhere.csv"], "nowhere.csv: unreadable sample submission"),
+        ("tune", ["--class-probabilities", "nowhere.csv"], "--class-probabilities nowhere.csv: unreadable"),
+        (
+            "submit",
+            ["--class-probabilities", "nowhere.csv"],
+            "nowhere.csv: the rule for masks uses no class probability",
+        ),
+        ("report", ["--class-probabilities", "nowhere.csv"], "--class-probabilities nowhere.csv: unreadable"),
         ("report", ["--rule", "best"], "'best' is not one of"),
         ("report", ["--rule", "gate"], "has no rule gate, which needs a classification head; it has triplet"),
         ("report", ["--by", "weight"], "--by weight: the sample table"),
@@ -229,6 +236,53 @@ def test_share_of_positive_films_is_also_compared_for_rules_set_by_hand(
     assert run(app, "pneumo_dist", command_line("submit", films, tmp_path, *options)) == EXIT_DONE
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: not compared with the out-of-fold films: ") and "pred-00000.tar" in line
+
+
+def write_probabilities(path: Path, *predictions: Predictions) -> None:
+    """Write a file with probabilities that fit the labels."""
+    rows = [row for each in predictions for row in each.rows]
+    texts = (f"{row['image_id']},{0.1 if row['rle'] == '-1' else 0.8}\n" for row in rows)
+    path.write_text("image_id,probability\n" + "".join(texts))
+
+
+def test_class_probabilities_from_outside_are_tuned_submitted_and_reported(
+    films: Shards, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config_of(tmp_path, "rule: stacking\n")
+    stored = [
+        store(films, tmp_path / "exp", split=split, wrong=25, with_classes=True, rows=range(start, 12))
+        for split, start in (("oof", 0), ("test", 4), ("holdout", 6))
+    ]
+    write_probabilities(tmp_path / "oof.csv", stored[0])
+    write_probabilities(tmp_path / "test.csv", stored[1])
+    assert run(app, "pneumo_dist", command_line("tune", films, tmp_path)) == EXIT_DONE
+    own = json.loads((tmp_path / "exp/oof/thresholds.json").read_text())["rules"]
+    line = refused(
+        capsys, tmp_path, command_line("submit", films, tmp_path, "--class-probabilities", tmp_path / "test.csv")
+    )
+    assert "test/predictions: the rule was tuned with the networks' own class probabilities" in line
+
+    words = command_line("tune", films, tmp_path, "--class-probabilities", tmp_path / "oof.csv")
+    assert run(app, "pneumo_dist", words) == EXIT_DONE
+    assert "stacked gate above" in capsys.readouterr().out
+    rules = json.loads((tmp_path / "exp/oof/thresholds.json").read_text())["rules"]
+    assert [rules[name]["rule"].get("outside", False) for name in rules] == [False, False, True, True]
+    assert rules["stacking"]["rule"] != own["stacking"]["rule"] and rules["triplet"] == own["triplet"]
+    assert rules["stacking"]["dice_tuned_on_other_folds"]["mean"] > own["triplet"]["dice"]
+    for command in ("submit", "report"):
+        line = refused(capsys, tmp_path, command_line(command, films, tmp_path))
+        assert "the rule was tuned with class probabilities from outside; give those of these films" in line
+    line = refused(capsys, tmp_path, command_line("average", films, tmp_path, "--bundle", tmp_path / "b"))
+    assert "the rule was tuned with class probabilities from outside, which a bundle does not have" in line
+
+    words = command_line("submit", films, tmp_path, "--class-probabilities", tmp_path / "test.csv")
+    assert run(app, "pneumo_dist", words) == EXIT_DONE
+    texts = [line.split(",")[1] for line in (tmp_path / "exp/test/submission.csv").read_text().splitlines()[1:]]
+    assert [text != "-1" for text in texts] == [row["rle"] != "-1" for row in stored[1].rows]
+    write_probabilities(tmp_path / "both.csv", stored[0])
+    words = command_line("report", films, tmp_path, "--class-probabilities", tmp_path / "both.csv")
+    assert run(app, "pneumo_dist", words) == EXIT_USAGE
+    assert "two films have the image id" in capsys.readouterr().err, "the same films are in both sets"
 
 
 @pytest.mark.parametrize("command", [pytest.param("tune", marks=SLOW), "submit", pytest.param("report", marks=SLOW)])

@@ -58,12 +58,19 @@ def test_the_commands_of_inference_run(place: Path, trained: Trained) -> None:
     must(of_candidate, "--cpu")
     (select,) = lines_of(page, "select")
     must(select, "--steps", "2")
-    for words in lines_of(page, "tune"):
-        must(words)
+    for split, name in (("train", "oof.csv"), ("test", "test.csv")):
+        known = trained.shards.column("image_id")[trained.shards.indices(split)]
+        cells = (f"{each},0.{number}\n" for number, each in enumerate(known, 1))
+        Path(name).write_text("image_id,probability\n" + "".join(cells))
+    (tune, joint, tune_outside), (submit_outside, submit) = lines_of(page, "tune"), lines_of(page, "submit")
     must([*predict[:-1], "test"], "--cpu")
-    for command in ("submit", "average"):
-        (words,) = lines_of(page, command)
-        must(words, *(["--cpu"] if command == "average" else []))
+    must(tune_outside)
+    must(submit_outside)
+    must(joint)
+    must(tune)
+    must(submit)
+    (average,) = lines_of(page, "average")
+    must(average, "--cpu")
     must(of_bundle, "--cpu")
     (segment,) = lines_of(page, "segment")
     must(segment, "--cpu")
@@ -84,7 +91,7 @@ def test_the_commands_of_inference_run(place: Path, trained: Trained) -> None:
 def test_the_commands_of_the_report_run(place: Path, trained: Trained) -> None:
     ids = [str(each) for each in trained.shards.column("image_id")]
     Path("sites.csv").write_text("image_id,site\n" + "".join(f"{each},{each[-1]}\n" for each in ids))
-    (predict, _), (tune,) = lines_of("docs/inference.md", "predict"), lines_of("docs/inference.md", "tune")
+    (predict, *_), (tune, *_) = lines_of("docs/inference.md", "predict"), lines_of("docs/inference.md", "tune")
     must(predict, "--cpu")
     must(tune)
     shutil.copytree("RUNS/plain", "RUNS/resnet50", symlinks=True)

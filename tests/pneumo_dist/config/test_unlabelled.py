@@ -48,6 +48,18 @@ def test_values_that_cannot_work_are_refused(unlabelled: dict[str, Any], more: d
         stage_of(unlabelled, **more)
 
 
+def test_classifier_has_no_map_to_learn(tmp_path: Path) -> None:
+    path = tmp_path / "classes.yaml"
+    lines = [
+        "name: x",
+        "model: {arch: classifier, classification: {}}",
+        "loss: {bce: 0, dice: 0, focal: 0, classification: 1}",
+    ]
+    path.write_text("\n".join([*lines, "stages: [{name: main, unlabelled: {from: a}}]"]))
+    with pytest.raises(InputError, match="stage main: unlabelled is for networks with a map; set it to null"):
+        load_config(path)
+
+
 def test_key_from_is_written_set_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "student.yaml"
     path.write_text("name: student\nstages: [{name: main, micro_batch: 4, unlabelled: {from: teacher/main}}]\n")

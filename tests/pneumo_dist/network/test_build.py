@@ -153,14 +153,14 @@ def test_head_gives_one_class_logit_per_film(dropout: float) -> None:
     assert [m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)] == ([dropout] if dropout else [])
     outputs = model(torch.randn(3, 1, 64, 64))
     logits, class_logits = split_outputs(outputs)
-    assert logits.shape == (3, 1, 64, 64)
+    assert logits is not None and logits.shape == (3, 1, 64, 64)
     assert class_logits is not None and class_logits.shape == (3, 1)
     assert logits is outputs[0] and class_logits is outputs[1]
 
 
 def test_network_without_a_head_has_no_class_logits() -> None:
     logits, class_logits = split_outputs(model_of()(torch.randn(2, 1, 64, 64)))
-    assert logits.shape == (2, 1, 64, 64) and class_logits is None
+    assert logits is not None and logits.shape == (2, 1, 64, 64) and class_logits is None
 
 
 # Freezing

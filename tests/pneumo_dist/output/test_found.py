@@ -7,6 +7,7 @@ from film_files import noise
 
 from pneumo_dist.output.found import FilmPrediction, find, measured_area
 from pneumo_dist.scoring.masks import Rule, apply_rule, image_score, label_map
+from pneumo_dist.scoring.stacking import Stacking
 from pneumo_dist.scoring.triplet import Triplet
 from shards.build.sample import NOT_SQUARE
 from shards.dataset.grid import fit_square
@@ -28,6 +29,17 @@ def test_the_mask_is_that_of_the_rule_on_the_films_own_grid(aspect: float) -> No
     assert found.warnings == (("odd",) if aspect == 1 else ("odd", NOT_SQUARE))
     shut = find(Film(noise(90, 70), FilmInfo()), FilmPrediction(p8, grid, 0.5), rule)
     assert not shut.called and not shut.mask.any() and shut.score == found.score
+
+
+def test_the_score_of_a_stacked_gate_is_its_probability() -> None:
+    p8 = np.zeros((64, 64), np.uint8)
+    p8[20:40, 20:40] = 200
+    grid, film = LabelGrid(64, 64, fit_square(64, 64, 64), 64), Film(noise(64, 64), FilmInfo())
+    gate = Stacking(("class_probability", "mass"), (0, 9), (1, 2), (1, 0.5), -0.2, 0.6)
+    rule = Rule(Triplet(0, 0, 0.4), stacking=gate)
+    for likely, called in ((0.2, False), (0.9, True)):
+        found = find(film, FilmPrediction(p8, grid, likely), rule)
+        assert found.score == gate.film_probability(p8, likely) and (found.score > 0.6) == called == found.called
 
 
 @pytest.mark.parametrize(

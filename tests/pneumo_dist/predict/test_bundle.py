@@ -17,10 +17,11 @@ from tiny_runs import ALONE, Trained, stored
 
 from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.maps.store import Predictions
-from pneumo_dist.predict.bundle import read_bundle, write_bundle
+from pneumo_dist.predict.bundle import read_bundle, read_card, write_bundle
 from pneumo_dist.predict.ensemble import shares
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.stacking import Stacking
 from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError
 
@@ -63,6 +64,18 @@ def test_members_are_stored_plainly_and_the_same_bytes_again(trained: Trained, t
     write_bundle(tmp_path / "one", ensemble, RULE, None)
     with zipfile.ZipFile(tmp_path / "one") as archive:
         assert "set by hand" in archive.read("MODEL_CARD.md").decode()
+
+
+def test_a_stacked_gate_is_stored_with_its_scores(trained: Trained, tmp_path: Path) -> None:
+    gate = Stacking(("class_probability", "mass"), (0.1, 5), (1, 2), (0.5, 1 / 3), -0.2, 0.375)
+    rule, ensemble = Rule(Triplet(0, 0, 0.3), stacking=gate), trained.ensemble(members=MEMBERS)
+    unseen = {"mean": 0.8222, "low": 0.7, "high": 0.9}
+    tuned = {"stacking": {"dice": 0.8333, "called": 0.5, "dice_tuned_on_other_folds": unseen}}
+    write_bundle(tmp_path / "b", ensemble, rule, {**SCORES, "rules": tuned, "rule": "stacking"})
+    assert read_bundle(tmp_path / "b")[1] == rule
+    card = read_card(tmp_path / "b")
+    for text in ("A probability of 0.3750 or less by the stacked gate makes a film empty", "0.8333 over", "0.8222"):
+        assert text in card
 
 
 def test_flipped_bits_are_noticed_wherever_they_are(trained: Trained, tmp_path: Path) -> None:

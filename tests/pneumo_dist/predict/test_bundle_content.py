@@ -16,6 +16,11 @@ from pneumo_dist.scoring.triplet import Triplet
 from shards.errors import InputError
 from shards.stored import parse_json
 
+STACKING = {
+    **{"features": ["class_probability"], "means": [0.0], "scales": [1.0], "coefficients": [1.0]},
+    **{"intercept": 0.0, "threshold": 0.5},
+}
+
 
 @pytest.fixture(scope="module")
 def content(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -73,6 +78,10 @@ def put(tree: Any, key: str, value: Any) -> None:
         ("rule.triplet.area", -5, "rule.triplet.area"),
         ("rule.triplet.area", "5", "rule.triplet.area"),
         ("rule.gate", 0.5, "no part has a classification head"),
+        ("rule.stacking", STACKING, "no part has a classification head"),
+        ("rule.stacking", {**STACKING, "features": ["perimeter"]}, "'perimeter' is no feature"),
+        ("rule.stacking", {**STACKING, "scales": [0]}, "rule.stacking.scales.0"),
+        ("rule.outside", True, "class probabilities from outside, which a bundle does not have"),
         ("tta.scales", [], "tta.scales"),
         ("tta.scales", [1, 1], "scales must be unique"),
         ("tta.scale_weights", [1, 1], "2 weights for 1 scales"),

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from pneumo_dist.predict.onnx_graph import EnsembleGraph
 from pneumo_dist.predict.onnx_trace import onnx_model
 from pneumo_dist.predict.predict import PredictOptions, predict
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
+from pneumo_dist.scoring.stacking import Stacking, feature_names
+from pneumo_dist.scoring.stored import rule_content
 from pneumo_dist.scoring.triplet import Triplet
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 from shards.dataset.table import Shards
@@ -139,31 +141,42 @@ def test_graph_is_valid_and_says_what_it_leaves_to_its_user(small: Path) -> None
     assert str(ROOT).encode() not in content and b".py" not in content
     texts = session_of(small / "b.onnx").get_modelmeta().custom_metadata_map
     ensemble, rule = read_bundle(small / "b")
-    assert json.loads(texts["rule"]) == asdict(rule)
+    assert json.loads(texts["rule"]) == rule_content(rule)
     assert json.loads(texts["preprocessing"])["side"] == 64
     assert json.loads(texts["networks"]) == [network.name for network in ensemble.networks]
     assert texts["format"] == "pneumo_dist-onnx" and "not for diagnosis" in texts["model_card"]
 
 
-def test_program_of_the_page_makes_the_masks_of_segment(small: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_stacked", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_program_of_the_page_makes_the_masks_of_segment(small: Path, tmp_path: Path, is_stacked: bool) -> None:
     (program,) = re.findall("^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "segment.py").write_text(program)
     paths = phantoms(tmp_path / "films")
     shards = films_of(paths, tmp_path / "shards", 64)
     (maps,) = session_of(small / "b.onnx").run(None, {"film": squares(shards)})
     _, rule = read_bundle(small / "b")
+    model = onnx.load(str(small / "b.onnx"))
+    if is_stacked:  # the same graph with another rule; the gate opens for one film or two
+        names = feature_names((0.1, 0.5), rule.triplet.bottom, with_class=False)
+        gate = Stacking(names, (1.0,) * 5, (2.0,) * 5, (0.3, 0.2, 0.1, -0.1, 0.2), 0.1, 0.5)
+        films = [label_map(np.rint(maps[each] * 255).astype(np.uint8), shards.grid(each)) for each in range(3)]
+        middle = float(np.mean(sorted(gate.film_probability(film, None) for film in films)[1:]))
+        rule = Rule(Triplet(0, 0, rule.triplet.bottom), 20, stacking=replace(gate, threshold=middle))
+        (prop,) = [each for each in model.metadata_props if each.key == "rule"]
+        prop.value = json.dumps(rule_content(rule))
+    onnx.save(model, str(tmp_path / "b.onnx"))
     called = 0
     for row, path in enumerate(sorted((tmp_path / "films").iterdir())):
         number = [str(each) for each in shards.column("image_id")].index(path.stem)
         p8 = np.rint(maps[number] * 255).astype(np.uint8)
         expected = apply_rule(label_map(p8, shards.grid(number)), rule)
         out = tmp_path / f"{row}.png"
-        command = [sys.executable, *map(str, [tmp_path / "segment.py", small / "b.onnx", path, out])]
+        command = [sys.executable, *map(str, [tmp_path / "segment.py", tmp_path / "b.onnx", path, out])]
         subprocess.run(command, check=True, env={"PATH": os.environ["PATH"]}, cwd=tmp_path)
         found = cv2.imread(str(out), cv2.IMREAD_GRAYSCALE)
         np.testing.assert_array_equal(found, expected * 255)
         called += int(expected.any() and not expected.all())
-    assert called
+    assert called == 1 if is_stacked else called
 
 
 def test_graph_that_predicts_something_else_is_not_written(

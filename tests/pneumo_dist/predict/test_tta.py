@@ -55,7 +55,7 @@ def test_mean_is_that_of_all_views(scales: tuple[float, ...], hflip: bool, has_h
 def views(model: Ramp, images: torch.Tensor, scale: float, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean map at `side` and the mean class probability of a scale, with and without a flip."""
     maps, classes = mean_view(model, images, TtaConfig(scales=(scale,)), "float32", side)
-    assert classes is not None
+    assert maps is not None and classes is not None
     return maps, classes
 
 
@@ -64,14 +64,14 @@ def test_scales_count_by_their_weights_and_maps_have_the_stored_side(side: int) 
     images, model = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0)), Ramp(True)
     tta = TtaConfig(scales=(1.0, 1.5, 2.0), scale_weights=(2, 5, 3))
     maps, classes = mean_view(model, images, tta, "float32", side)
-    assert maps.shape == (2, 1, side, side) and classes is not None
+    assert maps is not None and maps.shape == (2, 1, side, side) and classes is not None
     alone = [views(model, images, scale, side) for scale in tta.scales]
     weighted = zip((0.2, 0.5, 0.3), alone, strict=True)
     expected = [(weight * map_, weight * class_) for weight, (map_, class_) in weighted]
     torch.testing.assert_close(maps, sum(map_ for map_, _ in expected))
     torch.testing.assert_close(classes, sum(class_ for _, class_ in expected))
     other = mean_view(model, images, tta.model_copy(update={"scale_weights": (5, 2, 3)}), "float32", side)
-    assert (maps - other[0]).abs().max() > 1e-3, "the order counts"
+    assert other[0] is not None and (maps - other[0]).abs().max() > 1e-3, "the order counts"
 
 
 @pytest.mark.parametrize("weight", [1, 0.1, 7.3])
@@ -81,5 +81,5 @@ def test_equal_weights_are_no_weights(weight: float) -> None:
     plain, classes = mean_view(model, images, TtaConfig(scales=scales), "float32", 64)
     tta = TtaConfig(scales=scales, scale_weights=(weight,) * 3)
     equal, equal_classes = mean_view(model, images, tta, "float32", 64)
-    assert classes is not None and equal_classes is not None
+    assert classes is not None and equal_classes is not None and plain is not None and equal is not None
     assert torch.equal(plain, equal) and torch.equal(classes, equal_classes)

@@ -63,7 +63,7 @@ def test_thresholds_are_tuned_only_if_they_are_missing_or_out_of_date(films: Sha
     predictions = store(films, tmp_path / "exp")
     histograms, tuned, reason = current_thresholds(predictions)
     np.testing.assert_array_equal(histograms, prediction_histograms(predictions, ALONE))
-    assert reason == "thresholds.json is missing" and list(tuned.rules) == ["triplet", "components"]
+    assert reason == "thresholds.json is missing" and list(tuned.rules) == ["triplet", "components", "stacking"]
     assert tune_run(predictions).rules == tuned.rules
     again, stored, reason = current_thresholds(predictions)
     assert (again, reason) == (None, None) and stored.rules == tuned.rules, "no film is read"

@@ -266,7 +266,7 @@ def test_holdout_of_other_shards_is_an_input_error(films: Shards, shapes: Shards
 
 @pytest.fixture(scope="module")
 def classed(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Predictions]:
-    """A tuned run whose specks and class probabilities make all three rules differ."""
+    """A tuned run whose specks and class probabilities make all rules differ."""
     runs = tmp_path_factory.mktemp("classed")
     predictions = store(films, runs / "exp", specks=0.001, wrong=25, with_classes=True)
     store(films, runs / "exp", split="holdout", rows=range(8), specks=0.001, wrong=25, with_classes=True)
@@ -274,7 +274,7 @@ def classed(films: Shards, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return runs, predictions
 
 
-@pytest.mark.parametrize("name", [None, "triplet", "components", "gate"])
+@pytest.mark.parametrize("name", [None, "triplet", "components", "gate", "stacking"])
 def test_figures_are_those_of_the_masks_under_the_rule(
     films: Shards, classed: tuple[Path, Predictions], name: RuleName | None
 ) -> None:
@@ -303,16 +303,21 @@ def test_figures_are_those_of_the_masks_under_the_rule(
 def test_all_tuned_rules_are_shown_with_the_curve(films: Shards, classed: tuple[Path, Predictions]) -> None:
     runs, predictions = classed
     rules = tune_run(predictions).rules
-    assert len({round(found.dice, 4) for found in rules.values()}) == 3, "the rules differ"
+    assert len({round(found.dice, 4) for found in rules.values()}) == 4, "the rules differ"
     assert rules["components"].rule.smallest_part > 1 and rules["gate"].rule.gate > 0
     text = write_report(films, runs, "exp", ReportOptions(rule="components")).page.read_text()
     part = section_of(text, "thresholds")
-    titles = ("triplet", "fixed threshold without small components", "triplet with the classification gate")
+    titles = (
+        *("triplet", "fixed threshold without small components", "triplet with the classification gate"),
+        "fixed threshold with the stacked gate",
+    )
     for title, found in zip(titles, rules.values(), strict=True):
         row = next(row for row in Page(part).rows if row and row[0] == title)
         assert row[1] == in_words(found.rule)
         mean = np.mean(list(naive_dices(predictions, found.rule).values()))
         assert row[2] == f"{mean:.4f}"
+        unseen = tune_run(predictions).unseen if title == "triplet" else found.unseen
+        assert row[4] == ("–" if unseen is None else f"{unseen.mean:.4f}")
         assert (f'<tr class="whole"><th scope="row">{title}</th>' in part) == (title == titles[1])
     assert part.count("<img") == 2 and 'alt="Mean Dice by the size of the smallest component kept"' in part
 

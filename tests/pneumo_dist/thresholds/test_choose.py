@@ -1,6 +1,7 @@
 """Choice of the rule for masks between the config's thresholds, a named rule and the tuned triplet."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from report_runs import store, tune_run
 from pneumo_dist.config.ensemble import EnsembleConfig
 from pneumo_dist.config.rules import RuleName
 from pneumo_dist.scoring.masks import Rule
+from pneumo_dist.scoring.stacking import Stacking
 from pneumo_dist.scoring.triplet import Triplet
 from pneumo_dist.thresholds.choose import choose_rule, in_words, own_triplet, run_thresholds
 from pneumo_dist.thresholds.rules import TunedRule
@@ -29,7 +31,7 @@ def choose(config: EnsembleConfig | None, name: RuleName | None, run: Path) -> t
 def test_config_comes_before_the_tuned_triplet_and_a_named_rule_before_both(films: Shards, tmp_path: Path) -> None:
     run = tmp_path / "exp"
     rules = tune_run(store(films, run, class_probability=0.5)).rules
-    assert list(rules) == ["triplet", "components", "gate"]
+    assert list(rules) == ["triplet", "components", "gate", "stacking"]
     fixed = ensemble(thresholds=vars(FIXED), smallest_part=101)
     assert choose(fixed, None, run) == (Rule(FIXED, smallest_part=101), None)
     for config in (ensemble(), None):
@@ -38,6 +40,10 @@ def test_config_comes_before_the_tuned_triplet_and_a_named_rule_before_both(film
     assert choose(ensemble(smallest_part=7), None, run) == (without_small, None)
     for name, tuned in rules.items():
         assert tuned.name == name and choose(fixed, name, run) == (tuned.rule, tuned)
+    assert choose(ensemble(rule="gate"), None, run) == (rules["gate"].rule, rules["gate"])
+    assert choose(ensemble(rule="gate"), "triplet", run) == (rules["triplet"].rule, rules["triplet"])
+    small = replace(rules["stacking"].rule, smallest_part=7)
+    assert choose(ensemble(rule="stacking", smallest_part=7), None, run) == (small, None)
 
 
 def test_thresholds_of_the_config_need_no_tuning(tmp_path: Path) -> None:
@@ -75,6 +81,10 @@ def test_rule_that_was_not_tuned_is_an_input_error(films: Shards, tmp_path: Path
             Rule(Triplet(0.7, 9, 0.3), smallest_part=1, gate=0.25),
             "empty below 9 px above 0.700, else everything above 0.300; empty if the class probability is not above "
             "0.250",
+        ),
+        (
+            Rule(Triplet(0, 0, 0.4), stacking=Stacking(("mass",), (1,), (1,), (1,), 0, 0.125)),
+            "everything above 0.400; empty if the stacked gate gives it no more than 0.125",
         ),
     ],
 )

@@ -77,7 +77,7 @@ def test_worth_of_every_rule_in_the_file_is_that_of_its_masks(films: Shards, tmp
     tuned = tune(predictions, histograms, None, parts, 0.1)
     write_thresholds(tmp_path / "thresholds.json", tuned, predictions)
     written = json.loads((tmp_path / "thresholds.json").read_text())["rules"]
-    assert list(written) == ["triplet", "components", "gate"]
+    assert list(written) == ["triplet", "components", "gate", "stacking"]
     for name in written:
         tuned_rule = read_thresholds(tmp_path / "thresholds.json").rule(name)
         worth = written[name]["dice"], tuned_rule.called
