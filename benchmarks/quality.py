@@ -11,10 +11,6 @@ interval of a gain is by patient, over the means of the seeds.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,122 +19,78 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import ROOT
 from benchmarks.quality_films import DATASETS
-from benchmarks.quality_rows import ROWS, SIDES, Row, Side
-from pneumo_dist.config.rules import RuleName
-from pneumo_dist.maps.store import Predictions
-from pneumo_dist.report.evaluate import evaluate
-from pneumo_dist.thresholds.choose import run_thresholds
+from benchmarks.quality_jobs import Job, in_waves
+from benchmarks.quality_rows import ROWS, Row, Side
 from pneumo_dist.thresholds.worth import Estimate, estimate
 from shards.arrays import Floats
-from shards.files import write_json
 
 SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
-class Job:
-    """A side with one seed."""
+class Gain:
+    """What an option adds to the mean Dice of the holdout: over all films, and over its positive films.
 
-    side: Side
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.side.name}-{self.seed}"
-
-    def result(self, work: Path) -> Path:
-        return work / "results" / f"{self.name}.json"
-
-
-def run_job(job: Job, work: Path) -> None:
-    """Train both folds, tune on their out-of-fold films, and write the Dice of each film of the holdout."""
-    side, runs, shards = job.side, work / "runs", DATASETS[job.side.dataset](work)
-    common = ["--shards", str(shards), "--runs", str(runs)]
-    config = ["--config", side.config, *_sets(job)]
-    seconds = _command(work, job, "train", *config, *common, "--folds", "all", "--cpu")
-    chosen = [*config, *common, "--cpu"]
-    if any(other.teacher == side.name for other in SIDES.values()):
-        _command(work, job, "predict", *chosen, "--split", "unlabelled")
-    for split in ("oof", "holdout"):
-        _command(work, job, "predict", *chosen, "--split", split)
-    _command(work, job, "tune", *config, "--runs", str(runs), *side.tune)
-    write_json(job.result(work), {"seconds": seconds, **holdout_dice(runs / job.name, side.rule)})
-
-
-def holdout_dice(run: Path, rule: RuleName) -> dict[str, Any]:
-    """Return the Dice of each film of a run's holdout under a rule that was tuned on its out-of-fold films."""
-    predictions = Predictions(run / "holdout/predictions")
-    found = evaluate(predictions, run_thresholds(run).rule(rule).rule)
-    return {
-        "keys": [row["key"] for row in predictions.rows],
-        "groups": [str(row["group"]) for row in predictions.rows],
-        "positive": found.counts.positive.tolist(),
-        "dice": found.counts.dice.tolist(),
-    }
-
-
-def _sets(job: Job) -> list[str]:
-    settings = [f"name={job.name}", f"seed={job.seed}", *job.side.settings]
-    if job.side.teacher is not None:
-        settings.append(f"unlabelled.from={job.side.teacher}-{job.seed}/main")
-    return [word for setting in settings for word in ("--set", setting)]
-
-
-def _command(work: Path, job: Job, *words: str) -> float:
-    """Run a command of pneumo_dist on one core and return its seconds. Raises CalledProcessError, with its log."""
-    log = work / "logs" / f"{job.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    start = time.perf_counter()
-    with log.open("ab") as stream:
-        done = subprocess.run(
-            [sys.executable, "-m", "pneumo_dist", *words], cwd=ROOT, env=environment, stdout=stream, stderr=stream
-        )
-    if done.returncode:
-        raise RuntimeError(f"{job.name}: {words[0]} ended with {done.returncode}; see {log}")
-    return time.perf_counter() - start
-
-
-def pending(rows: Iterable[Row], work: Path) -> list[list[Job]]:
-    """Return the missing jobs of some rows: first those that others learn from, then the rest."""
-    sides = [side for row in rows for side in (row.without, row.option)]
-    teachers = [SIDES[side.teacher] for side in sides if side.teacher is not None]
-    groups = [dict.fromkeys(teachers), dict.fromkeys(side for side in sides if side not in teachers)]
-    jobs = [[Job(side, seed) for seed in SEEDS for side in group] for group in groups]
-    return [[job for job in group if not job.result(work).exists()] for group in jobs]
-
-
-def gains(row: Row, work: Path) -> tuple[Estimate, Estimate, float] | None:
-    """Return the gain in mean Dice over all films and over positive films, and the ratio of the training times.
-
-    None if a result is missing. The gain of a film is the mean over the seeds.
+    `without` is the mean Dice without the option, of both. `time` is the ratio of the training times, nan if there was
+    no training.
     """
-    paths = [(Job(row.without, seed).result(work), Job(row.option, seed).result(work)) for seed in SEEDS]
-    if not all(path.exists() for pair in paths for path in pair):
+
+    films: Estimate
+    positives: Estimate
+    without: tuple[float, float]
+    time: float
+
+
+def pending(rows: Iterable[Row], work: Path, seeds: Sequence[int] = SEEDS) -> list[list[Job]]:
+    """Return the missing jobs of some rows in waves, each after those that it needs."""
+    sides = [side for row in rows for side in (row.without, row.option)]
+    jobs = [Job(each, seed, work) for seed in seeds for side in sides for each in _with_needs(side)]
+    return [[job for job in wave if not job.result.exists()] for wave in in_waves(jobs)]
+
+
+def _with_needs(side: Side) -> list[Side]:
+    return [*(other for need in side.needs for other in _with_needs(need)), side]
+
+
+def gain_of(row: Row, work: Path, seeds: Sequence[int] = SEEDS) -> Gain | None:
+    """Return the gain of a row, None if a result is missing. The Dice of a film is the mean over the seeds."""
+    pairs = [(Job(row.without, seed, work).result, Job(row.option, seed, work).result) for seed in seeds]
+    if not all(path.exists() for pair in pairs for path in pair):
         return None
-    results = [tuple(json.loads(path.read_text()) for path in pair) for pair in paths]
-    keys = results[0][0]["keys"]
-    assert all(each["keys"] == keys for pair in results for each in pair), "other films"
-    gain: Floats = np.mean([np.subtract(with_["dice"], without["dice"]) for without, with_ in results], axis=0)
-    first = results[0][0]
+    before, after = ([json.loads(path.read_text()) for path in side] for side in zip(*pairs, strict=True))
+    first = before[0]
+    assert all(each["keys"] == first["keys"] for each in (*before, *after)), "other films"
+    without, with_option = _mean_dice(before, row.rule), _mean_dice(after, row.option_rule)
     groups, positive = np.array(first["groups"]), np.array(first["positive"], bool)
-    seconds = [sum(each["seconds"] for each in side) for side in zip(*results, strict=True)]
-    return estimate(gain, groups), estimate(gain[positive], groups[positive]), seconds[1] / seconds[0]
+    difference = with_option - without
+    seconds = [sum(each["seconds"] for each in side) for side in (after, before)]
+    is_trained = row.without is not row.option and all(seconds)
+    return Gain(
+        estimate(difference, groups),
+        estimate(difference[positive], groups[positive]),
+        (float(without.mean()), float(without[positive].mean())),
+        seconds[0] / seconds[1] if is_trained else float("nan"),
+    )
+
+
+def _mean_dice(results: Sequence[dict[str, Any]], rule: str) -> Floats:
+    return np.asarray(np.mean([each["dice"][rule] for each in results], axis=0), np.float64)
 
 
 def table(work: Path) -> str:
     """Return docs/quality.md's table: a row for each option."""
     lines = [
-        "| option | gain in mean Dice | gain on positive films | training time | default |",
-        "| --- | --- | --- | --- | --- |",
+        "| option | mean Dice without | gain | positive Dice without | gain | training time | default |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in ROWS:
-        found = gains(row, work)
-        cells = ["not measured"] * 3
-        if found is not None:
-            cells = [*map(_interval, found[:2]), f"{found[2]:.2f} x"]
+        gain = gain_of(row, work)
+        cells = ["not measured"] * 5
+        if gain is not None:
+            time = "the same" if np.isnan(gain.time) else f"{gain.time:.2f} x"
+            (films, positives), found = gain.without, (gain.films, gain.positives)
+            cells = [f"{films:.3f}", _interval(found[0]), f"{positives:.3f}", _interval(found[1]), time]
         lines.append(f"| {row.text} | {' | '.join(cells)} | {row.default} |")
     return "\n".join(lines)
 
@@ -155,14 +107,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="print the table, and run nothing")
     options = parser.parse_args(arguments)
     if not options.table:
-        rows = [row for row in ROWS if row.name.startswith(tuple(options.only))]
-        for jobs in pending(rows, options.work):
-            for dataset in {job.side.dataset for job in jobs}:
-                DATASETS[dataset](options.work)
-            with ThreadPoolExecutor(2) as pool:
-                for job, _ in zip(jobs, pool.map(lambda job: run_job(job, options.work), jobs), strict=True):
-                    print(f"{job.name}: done", flush=True)
+        _run([row for row in ROWS if row.name.startswith(tuple(options.only))], options.work.resolve())
     print(table(options.work))
+
+
+def _run(rows: Sequence[Row], work: Path) -> None:
+    teachers = {row.option.teacher for row in ROWS}
+    for jobs in pending(rows, work):
+        for dataset in {job.side.dataset for job in jobs}:
+            DATASETS[dataset](work)
+        with ThreadPoolExecutor(2) as pool:
+            done = pool.map(lambda job: job.run(teaches=job.side in teachers), jobs)
+            for job, _ in zip(jobs, done, strict=True):
+                print(f"{job.name}: done", flush=True)
 
 
 if __name__ == "__main__":

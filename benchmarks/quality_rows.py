@@ -1,6 +1,5 @@
 """The rows of benchmarks.quality: each compares two sides that differ in one option."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pneumo_dist.config.rules import RuleName
@@ -8,35 +7,43 @@ from pneumo_dist.config.rules import RuleName
 
 @dataclass(frozen=True)
 class Side:
-    """A config, and what is changed in it.
+    """An experiment or an ensemble, which is made once for each seed.
 
     Attributes:
-        name: Name of the experiment, before its seed.
+        name: Its name, before the seed.
         dataset: Name of the films in quality_films.
-        config: A shipped config.
+        config: A shipped config to train.
         settings: Values of `--set`.
-        teacher: Name of the side from whose maps it learns.
-        tune: Options of `tune`.
-        rule: The rule for the masks of the holdout.
+        teacher: The side from whose maps it learns.
+        members: The sides of an ensemble, which is not trained itself.
+        selects: The candidates of `select`, which makes an ensemble of them: name, side, and options of `predict`.
     """
 
     name: str
     dataset: str
     config: str = "demo"
     settings: tuple[str, ...] = ()
-    teacher: str | None = None
-    tune: tuple[str, ...] = ()
-    rule: RuleName = "triplet"
+    teacher: "Side | None" = None
+    members: "tuple[Side, ...]" = ()
+    selects: "tuple[tuple[str, Side, tuple[str, ...]], ...]" = ()
+
+    @property
+    def needs(self) -> "tuple[Side, ...]":
+        """The sides that are made before it."""
+        chosen = tuple(side for _, side, _ in self.selects)
+        return (*((self.teacher,) if self.teacher else ()), *self.members, *chosen)
 
 
 @dataclass(frozen=True)
 class Row:
-    """An option: its name, its text for the table, the sides without and with it, and its default."""
+    """An option: its name, its text for the table, the sides without and with it, their rules, and its default."""
 
     name: str
     text: str
     without: Side
     option: Side
+    rule: RuleName = "triplet"
+    option_rule: RuleName = "triplet"
     default: str = "off"
 
 
@@ -45,21 +52,51 @@ class Row:
 _FEW = ("global_batch=8", "micro_batch=8", "sample_rate=null", "epochs=100", "optim.ema_decay=0.98", "top_k=1")
 # Eight films without labels more in each step.
 _MIXED = (*_FEW, "global_batch=16", "micro_batch=16", "unlabelled.share=0.5")
+_MEAN_TEACHER = "unlabelled.mean_teacher.weight=10"
+_CLASSES = ("model.arch=classifier", "model.decoder_channels=null", "model.classification.dropout=0")
+_CLASS_LOSS = ("loss.bce=0", "loss.dice=0", "loss.focal=0", "loss.classification=1")
 
-SUPERVISED = Side("few", "few", settings=_FEW)
-PSEUDO = Side("pseudo", "few", settings=_MIXED, teacher="few")
-TEACHER = Side("mean-teacher", "few", settings=(*_MIXED, "unlabelled.mean_teacher.weight=10"))
-BOTH = Side("both", "few", settings=(*_MIXED, "unlabelled.mean_teacher.weight=10"), teacher="few")
+FEW = Side("few", "few", settings=_FEW)
+PSEUDO = Side("pseudo", "few", settings=_MIXED, teacher=FEW)
+TEACHER = Side("mean-teacher", "few", settings=(*_MIXED, _MEAN_TEACHER))
+BOTH = Side("both", "few", settings=(*_MIXED, _MEAN_TEACHER), teacher=FEW)
 
 DEMO = Side("demo", "demo")
-POSITIVES = Side("dice-positive", "demo", settings=("loss.dice_films=positive",))
+CLASSIFIER = Side("classifier", "demo", settings=(*_CLASSES, *_CLASS_LOSS))
+SECOND_OPINION = Side("second-opinion", "demo", members=(DEMO, CLASSIFIER))
+SELECTED = Side(
+    "selected",
+    "demo",
+    selects=(
+        ("first", DEMO, ("--top-k", "1")),
+        ("first-unflipped", DEMO, ("--top-k", "1", "--no-hflip")),
+        ("all", DEMO, ()),
+        ("all-unflipped", DEMO, ("--no-hflip",)),
+    ),
+)
+POSITIVE_DICE = Side("dice-positive", "demo", settings=("loss.dice_films=positive",))
 WEIGHTED = Side("bce-weight", "demo", settings=("loss.bce_positive_weight=3",))
+GROUP_NORM = Side("group-norm", "demo", settings=("model.norm=group_ws",))
+CROPS = Side("crops", "demo", settings=("image_size=96", "eval_image_size=128"))
 
-SIDES: Mapping[str, Side] = {side.name: side for side in (SUPERVISED, PSEUDO, TEACHER, BOTH, DEMO, POSITIVES, WEIGHTED)}
 ROWS = (
-    Row("pseudo", "`unlabelled.from`: pseudo-labels of 600 films beside 60 with labels", SUPERVISED, PSEUDO),
-    Row("mean-teacher", "`unlabelled.mean_teacher` on the same 600 films", SUPERVISED, TEACHER),
-    Row("both", "both together", SUPERVISED, BOTH),
-    Row("dice-positive", "`loss.dice_films: positive`", DEMO, POSITIVES),
+    Row("pseudo", "`unlabelled.from`: pseudo-labels of 600 films beside 60 with labels", FEW, PSEUDO),
+    Row("mean-teacher", "`unlabelled.mean_teacher` on the same 600 films", FEW, TEACHER),
+    Row("both", "both together", FEW, BOTH),
+    Row("stacking", "`--rule stacking`: the stacked gate on the maps alone", DEMO, DEMO, option_rule="stacking"),
+    Row(
+        *("classifier", "a classifier as a member, and the stacked gate", DEMO, SECOND_OPINION),
+        option_rule="stacking",
+    ),
+    Row(
+        *("joint-threshold", "`tune --joint`: threshold and smallest component", DEMO, DEMO),
+        rule="components",
+        option_rule="threshold-components",
+    ),
+    Row("joint-triplet", "`tune --joint` with the triplet", DEMO, DEMO, option_rule="triplet-components"),
+    Row("select", "`select` among checkpoints and views", DEMO, SELECTED),
+    Row("dice-positive", "`loss.dice_films: positive`", DEMO, POSITIVE_DICE),
     Row("bce-weight", "`loss.bce_positive_weight: 3`", DEMO, WEIGHTED),
+    Row("crops", "`eval_image_size: 128` with `image_size: 96`", DEMO, CROPS),
+    Row("group-norm", "`model.norm: group_ws`, from random weights", DEMO, GROUP_NORM),
 )

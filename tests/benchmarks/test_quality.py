@@ -1,0 +1,85 @@
+"""The gain of an option is that of its definition, and every side runs on a few films."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import phantom_shards
+
+from benchmarks import quality, quality_jobs
+from benchmarks.quality import SEEDS, gain_of, pending, table
+from benchmarks.quality_jobs import Job
+from benchmarks.quality_rows import BOTH, DEMO, FEW, ROWS, SECOND_OPINION, SELECTED, Row, Side
+
+ROW = next(row for row in ROWS if row.name == "stacking")
+
+
+def store(side: Side, seed: int, work: Path, seconds: float, **dice: list[float]) -> None:
+    path = Job(side, seed, work).result
+    path.parent.mkdir(exist_ok=True)
+    films: dict[str, Any] = {
+        "keys": list("abcd"),
+        "groups": ["p", "p", "q", "r"],
+        "positive": [True, True, False, True],
+    }
+    path.write_text(json.dumps({"seconds": seconds, **films, "dice": dice}))
+
+
+def test_gain_is_the_mean_over_films_of_the_mean_over_seeds(tmp_path: Path) -> None:
+    row = Row("x", "an option", DEMO, FEW, "triplet", "stacking")
+    for seed in SEEDS:
+        store(DEMO, seed, tmp_path, 10.0, triplet=[0.1 * seed, 0.2, 1.0, 0.0])
+        assert gain_of(row, tmp_path) is None
+        store(FEW, seed, tmp_path, 15.0, triplet=[0, 0, 0, 0], stacking=[0.3, 0.2, 1.0, 0.5])
+    gain = gain_of(row, tmp_path)
+    assert gain is not None
+    assert gain.films.mean == pytest.approx(np.mean([0.2, 0, 0, 0.5]))
+    assert gain.positives.mean == pytest.approx(np.mean([0.2, 0, 0.5]))
+    assert gain.films.low <= gain.films.mean <= gain.films.high
+    assert gain.without == (pytest.approx(np.mean([0.1, 0.2, 1.0, 0.0])), pytest.approx(0.1))
+    assert gain.time == pytest.approx(1.5)
+
+
+def test_rule_of_the_same_run_takes_no_other_training(tmp_path: Path) -> None:
+    for seed in SEEDS:
+        store(DEMO, seed, tmp_path, 10.0, triplet=[0.5] * 4, stacking=[0.75] * 4)
+    text = table(tmp_path)
+    line = next(line for line in text.splitlines() if ROW.text in line)
+    assert "| 0.500 | +0.250 (+0.250 to +0.250) | 0.500 | +0.250" in line and "| the same | off |" in line
+    assert text.count("not measured") == 5 * (len(ROWS) - 1)
+
+
+def test_jobs_come_after_those_that_they_need(tmp_path: Path) -> None:
+    waves = pending(ROWS, tmp_path, (0,))
+    place = {job.side.name: number for number, wave in enumerate(waves) for job in wave}
+    assert place[BOTH.name] > place[FEW.name] and place[SECOND_OPINION.name] > place["classifier"]
+    assert len(place) == sum(map(len, waves)) == len({row.option.name for row in ROWS} | {"demo", "few", "classifier"})
+    store(DEMO, 0, tmp_path, 1.0)
+    assert "demo" not in {job.side.name for wave in pending(ROWS, tmp_path, (0,)) for job in wave}
+
+
+def test_names_of_rows_and_sides_are_distinct() -> None:
+    assert len({row.name for row in ROWS}) == len({row.text for row in ROWS}) == len(ROWS)
+    sides = {side for row in ROWS for side in (row.without, row.option)}
+    assert len({side.name for side in sides}) == len(sides)
+
+
+@pytest.mark.slow
+def test_sides_of_every_kind_run_and_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = phantom_shards(tmp_path / "demo", films=24, size=64, holdout=0.25).folder
+    for module in (quality, quality_jobs):
+        monkeypatch.setattr(module, "DATASETS", {"demo": lambda _: shards})
+    short = ("epochs=1", "image_size=64", "global_batch=4", "micro_batch=4")
+    rows = [row for row in ROWS if row.name in ("stacking", "classifier", "joint-triplet", "select")]
+    for wave in pending(rows, tmp_path, (0,)):
+        for job in wave:
+            replace(job, extra=short).run(teaches=False)
+    for row in rows:
+        gain = gain_of(row, tmp_path, (0,))
+        assert gain is not None and np.isfinite(gain.films.mean)
+    assert (tmp_path / f"configs/{SELECTED.name}-0.yaml").exists()
+    monkeypatch.setattr(quality, "SEEDS", (0,))
+    quality.main(["--work", str(tmp_path), "--only", "select"])
