@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pneumo_dist.thresholds.select import Selection
 
 
-@click.command(short_help="Select an ensemble and its weights from out-of-fold predictions.")
+@click.command(short_help="Select an ensemble from out-of-fold predictions.")
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--name", default="selected", show_default=True, help="Name of the ensemble.")
 @click.option("--steps", type=click.IntRange(1, 500), default=20, show_default=True, help="Number of picks.")
