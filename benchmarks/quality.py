@@ -85,7 +85,7 @@ def table(work: Path) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in ROWS:
-        gain = gain_of(row, work)
+        gain = gain_of(row, work, SEEDS)
         cells = ["not measured"] * 5
         if gain is not None:
             time = "the same" if np.isnan(gain.time) else f"{gain.time:.2f} x"
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(rows: Sequence[Row], work: Path) -> None:
     teachers = {row.option.teacher for row in ROWS}
-    for jobs in pending(rows, work):
+    for jobs in pending(rows, work, SEEDS):
         for dataset in {job.side.dataset for job in jobs}:
             DATASETS[dataset](work)
         with ThreadPoolExecutor(2) as pool:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from pneumo_dist.thresholds.select import Selection
 
 
-@click.command(short_help="Select an ensemble and its weights from out-of-fold predictions.")
+@click.command(short_help="Select an ensemble from out-of-fold predictions.")
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--name", default="selected", show_default=True, help="Name of the ensemble.")
-@click.option("--steps", type=click.IntRange(1, 1000), default=20, show_default=True, help="Number of picks.")
+@click.option("--steps", type=click.IntRange(1, 500), default=20, show_default=True, help="Number of picks.")
 @click.option("--out", type=FOLDER, help="YAML file to write the ensemble to.  [default: print it]")
 def select(runs: tuple[Path, ...], name: str, steps: int, out: Path | None) -> None:
     """Select an ensemble from runs with out-of-fold predictions, each given by its folder in RUNS.

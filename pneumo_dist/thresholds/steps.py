@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.scoring.arrays import Counts
+from pneumo_dist.scoring.arrays import Counts, Map
 from pneumo_dist.scoring.dice import dice
 from pneumo_dist.scoring.histograms import LEVELS
 from pneumo_dist.thresholds.levels import FilmLevels, Pixels
@@ -40,10 +40,12 @@ class PartSteps:
         self._lost = _rounded(weights[self.negative])
         self.floor, self.total = float(weights[self.negative].sum()), float(weights.sum())
         rows = [_film_steps(films[index], float(weights[index])) for index in self.positive.tolist()]
-        empty = np.zeros((0,), np.int64)
-        levels, low, high, gain = (np.concatenate([empty, *(row[part] for row in rows)]) for part in range(4))
+        levels = np.concatenate([np.zeros(0, np.uint8), *(row[0] for row in rows)])
         order = np.argsort(levels, kind="stable")
-        self._low, self._high, self._gain = low[order].astype(np.int32), high[order].astype(np.int32), gain[order]
+        self._low, self._high, self._gain = (
+            np.concatenate([np.zeros(0, kind), *(row[part] for row in rows)])[order]
+            for part, kind in ((1, np.int32), (2, np.int32), (3, np.int64))
+        )
         levels = levels[order]
         # The first step of each film at each level begins at size 0.
         first = np.flatnonzero(self._low == 0)
@@ -89,23 +91,24 @@ def _rounded(gains: Floats) -> Gains:
     return np.rint(gains / UNIT).astype(np.int64)
 
 
-def _film_steps(film: FilmLevels, weight: float) -> tuple[Counts, Counts, Counts, Gains]:
-    """Return the steps of a positive film: level, first size, last size and gain of each."""
+def _film_steps(film: FilmLevels, weight: float) -> tuple[Map, Pixels, Pixels, Gains]:
+    """Return the steps of a positive film by level and size: level, first size, last size and gain of each."""
     count = np.diff(film.starts)
-    level_of = np.repeat(np.arange(LEVELS), count)
+    level_of = np.repeat(np.arange(LEVELS, dtype=np.uint8), count)
     ends = film.starts[1:][level_of]
     predicted, hits = (np.append(0, each.cumsum(dtype=np.int64)) for each in (film.sizes, film.hits))
     # A component is kept with all larger ones.
     gain = _rounded(weight * dice(hits[ends] - hits[:-1], predicted[ends] - predicted[:-1], np.array(film.truth)))
-    high = film.sizes.astype(np.int64)
+    high = film.sizes
     is_first = np.zeros(len(high), np.bool_)
     is_first[film.starts[:-1][count > 0]] = True
-    low = np.where(is_first, 0, np.append(0, high[:-1] + 1) if len(high) else high)
+    low = np.where(is_first, 0, np.append(high[:1], high[:-1] + 1))
     is_step = low <= high  # of components of equal size, the first one decides
     # Beyond its largest component, a film is empty.
-    last = np.where(film.largest > 0, film.largest.astype(np.int64) + 1, 0)
-    levels = np.concatenate([level_of[is_step], np.arange(LEVELS)])
-    lows, highs = np.concatenate([low[is_step], last]), np.concatenate([high[is_step], np.full(LEVELS, _ENDLESS)])
+    last = np.where(film.largest > 0, film.largest + 1, 0)
+    levels = np.concatenate([level_of[is_step], np.arange(LEVELS, dtype=np.uint8)])
+    lows = np.concatenate([low[is_step], last]).astype(np.int32)
+    highs = np.concatenate([high[is_step], np.full(LEVELS, _ENDLESS, np.int32)])
     gains = np.concatenate([gain[is_step], np.zeros(LEVELS, np.int64)])
     order = np.lexsort((lows, levels))
     return levels[order], lows[order], highs[order], gains[order]

@@ -39,7 +39,8 @@ def test_gain_is_the_mean_over_films_of_the_mean_over_seeds(tmp_path: Path) -> N
     assert gain.films.mean == pytest.approx(np.mean([0.2, 0, 0, 0.5]))
     assert gain.positives.mean == pytest.approx(np.mean([0.2, 0, 0.5]))
     assert gain.films.low <= gain.films.mean <= gain.films.high
-    assert gain.without == (pytest.approx(np.mean([0.1, 0.2, 1.0, 0.0])), pytest.approx(0.1))
+    assert gain.without[0] == pytest.approx(np.mean([0.1, 0.2, 1.0, 0.0]))
+    assert gain.without[1] == pytest.approx(0.1)
     assert gain.time == pytest.approx(1.5)
 
 

@@ -11,7 +11,7 @@ from tiny_runs import HEAD, PLAIN, Trained
 from pneumo_dist.cli.app import app
 from pneumo_dist.config.ensemble import EnsembleConfig, load_either
 from pneumo_dist.maps.store import Predictions
-from pneumo_dist.thresholds.blends import blend
+from pneumo_dist.thresholds.blends import mixed
 from shards.console import EXIT_DONE, EXIT_USAGE, run
 from shards.dataset.table import Shards
 
@@ -51,11 +51,11 @@ def test_selected_ensemble_predicts_the_blend_that_was_scored(
     config = load_either(tmp_path / "mine.yaml")
     assert isinstance(config, EnsembleConfig) and len(config.members) == sum(count > 0 for count in picks)
     must("predict", "--config", tmp_path / "mine.yaml", *places)
-    mixed = Predictions(runs / "mine/oof/predictions")
+    predicted = Predictions(runs / "mine/oof/predictions")
     candidates = [Predictions(runs / name / "oof/predictions") for name in names]
-    for index in range(len(mixed)):
-        expected = blend([each.p8(index) for each in candidates], picks).astype(int)
-        assert np.abs(mixed.p8(index) - expected).max() <= 1, "each stored map was rounded"
+    for index in range(len(predicted)):
+        (expected,) = mixed([each.p8(index) for each in candidates], [picks]).astype(int)
+        assert np.abs(predicted.p8(index) - expected).max() <= 1, "each stored map was rounded"
     must("tune", "--config", tmp_path / "mine.yaml", "--runs", runs)
     written = (tmp_path / "mine.yaml").read_bytes()
     must("select", runs, "--steps", 6, "--name", "mine", "--out", tmp_path / "mine.yaml")

@@ -1,5 +1,7 @@
 """The greedy selection, compared with a plain one that keeps nothing, and with picks that must win."""
 
+import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from pneumo_dist.scoring.histograms import film_histograms
 from pneumo_dist.scoring.masks import Rule, apply_rule, label_map
 from pneumo_dist.scoring.triplet import Triplet, best_triplet
 from pneumo_dist.thresholds import blends
-from pneumo_dist.thresholds.blends import blend, blend_histograms, reduced
+from pneumo_dist.thresholds.blends import blend_histograms, mixed, reduced
 from pneumo_dist.thresholds.select import Selection, select
 from shards.dataset.table import Shards
 
@@ -142,16 +144,35 @@ def test_memory_and_threads_do_not_change_the_selection(
     assert np.array_equal(found.unseen, selection.unseen) and found.alone == selection.alone
 
 
-@given(st.lists(st.tuples(hnp.arrays(np.uint8, (3, 3)), st.integers(0, 5)), min_size=1, max_size=4))
-def test_blend_is_the_mean_of_repeated_maps(drawn: list[tuple[Map, int]]) -> None:
-    maps, picks = [each for each, _ in drawn], [count for _, count in drawn]
-    picks[0] += not any(picks)
-    repeated = np.stack([each for each, count in zip(maps, picks, strict=True) for _ in range(count)]).astype(int)
-    expected = [
-        [int(np.floor(column.sum() / len(column) + 0.5)) for column in row] for row in repeated.transpose(1, 2, 0)
-    ]
-    np.testing.assert_array_equal(blend(maps, picks), expected)
-    np.testing.assert_array_equal(blend(maps, reduced(tuple(picks))), expected)
+@given(
+    st.lists(hnp.arrays(np.uint8, (3, 3)), min_size=1, max_size=4),
+    st.lists(st.lists(st.sampled_from([0, 1, 2, 3, 7, 125, 250]), min_size=4, max_size=4), min_size=1, max_size=3),
+)
+def test_mean_is_that_of_repeated_maps(maps: list[Map], drawn: list[list[int]]) -> None:
+    chosen = [[max(picks[0], 1), *picks[1 : len(maps)]] for picks in drawn]
+    found = mixed(maps, chosen)
+    for picks, each in zip(chosen, found, strict=True):
+        sums = np.tensordot(picks, np.stack(maps).astype(np.int64), axes=1)
+        expected = [[math.floor(Fraction(int(value), sum(picks)) + Fraction(1, 2)) for value in row] for row in sums]
+        np.testing.assert_array_equal(each, expected)
+        np.testing.assert_array_equal(mixed(maps, [reduced(tuple(picks))])[0], expected)
+
+
+def test_no_mean_of_the_most_picks_is_a_level_off() -> None:
+    """Every sum that a thousand picks can have: the rounded division never crosses a level."""
+    picks = [1, 2, 4, 8, 16, 32, 64, 128, 256, 489]
+    chance = np.random.default_rng(0)
+    maps = [chance.integers(0, 256, (400, 400)).astype(np.uint8) for _ in picks]
+    for each, count in zip(maps[:3], (0, 255, 128), strict=True):
+        each[:3] = count
+    whole = sum(picks)
+    assert whole == blends.MOST_PICKS
+    sums = sum(count * each.astype(np.int64) for count, each in zip(picks, maps, strict=True))
+    np.testing.assert_array_equal(mixed(maps, [picks])[0], (2 * sums + whole) // (2 * whole))
+    # Sums around each half: the closest that a mean comes to the next level.
+    halves = np.array([level * whole + whole // 2 + off for level in range(255) for off in (-1, 0, 1)], np.float32)
+    values = ((halves + np.float32(whole / 2)) / np.float32(whole)).astype(np.uint8)
+    assert values.tolist() == [level + (off >= 0) for level in range(255) for off in (-1, 0, 1)]
 
 
 def test_films_are_read_once_for_many_blends(library: list[Predictions]) -> None:
