@@ -150,6 +150,10 @@ def predict(  # noqa: PLR0913  # one parameter per option
             ensemble = find_networks(loaded, folds, runs, shards, ranks)
         if split == "unlabelled":
             assert shards is not None and loaded is not None and runs is not None
+            if not ensemble.has_maps:
+                raise InputError(
+                    f"--split unlabelled: {ensemble.name} has classifiers alone, and no maps to learn from"
+                )
             source = ensemble.name if loaded[1] is None else f"{ensemble.name}/{stage or loaded[1].stages[-1].name}"
             _predict_unlabelled(ensemble, shards, ranks, options, out, partial(labels_folder, runs, source))
             return

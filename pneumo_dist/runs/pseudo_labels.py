@@ -51,4 +51,9 @@ def map_labels(run: FoldRun, stage: StageConfig, rows: Indices) -> MapLabels | N
     Raises InputError if the maps are of other films, or damaged.
     """
     folder = maps_folder(run, stage)
-    return None if folder is None else MapLabels.of(Predictions(folder), run.shards, rows)
+    if folder is None:
+        return None
+    predictions = Predictions(folder)
+    if not predictions.has_maps:
+        raise InputError(f"{folder}: are of classifiers, which have no maps; give another unlabelled.from")
+    return MapLabels.of(predictions, run.shards, rows)

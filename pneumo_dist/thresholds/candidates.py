@@ -50,6 +50,8 @@ def open_candidates(folders: Mapping[str, Path]) -> list[Candidate]:
 def _open(name: str, folder: Path) -> Candidate:
     predictions = open_predictions(folder / "oof" / "predictions")
     manifest, where = predictions.manifest, predictions.folder
+    if not predictions.has_maps:
+        raise InputError(f"{where}: are of classifiers, which have no maps to blend; leave this run out")
     if manifest.get("split") != "oof":
         raise InputError(f"{where}: are not out-of-fold predictions; predict with --split oof")
     if not manifest.get("members") or not manifest.get("parts") or not manifest.get("dataset"):
@@ -100,10 +102,13 @@ def _check_alike(first: Predictions, other: Predictions) -> None:
 
 
 def ensemble_of(candidates: Sequence[Candidate], picks: Sequence[int], name: str) -> EnsembleConfig:
-    """Return the ensemble of candidates that were picked so many times; a member's weight is its share of the picks."""
+    """Return the ensemble of candidates that were picked so many times; a member's weight is its share of the picks.
+
+    Of a candidate with a classifier, the segmenters have these shares: maps were selected.
+    """
     members: list[MemberConfig] = []
     for candidate, count in zip(candidates, picks, strict=True):
-        whole = sum(member.weight for member in candidate.members)
+        whole = sum(member.weight for member in candidate.members if _makes_maps(candidate, member))
         if count:
             members += [
                 member.model_copy(update={"weight": count * (member.weight / whole)}) for member in candidate.members
@@ -114,6 +119,13 @@ def ensemble_of(candidates: Sequence[Candidate], picks: Sequence[int], name: str
         members = [member.model_copy(update={"tta": None}) for member in members]
         return EnsembleConfig(name=name, members=tuple(members), tta=views[0], image_size=size)
     return EnsembleConfig(name=name, members=tuple(members), image_size=size)
+
+
+def _makes_maps(candidate: Candidate, member: MemberConfig) -> bool:
+    """Return whether a member's networks have a share of the maps, which classifiers have not."""
+    parts = candidate.predictions.manifest["parts"]
+    shares = [part.get("weight") for part in parts if str(part["name"]).startswith(f"{member.experiment}/")]
+    return not shares or any(share != 0 for share in shares)
 
 
 def as_yaml(ensemble: EnsembleConfig, comments: Sequence[str]) -> str:

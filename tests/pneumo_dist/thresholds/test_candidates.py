@@ -147,3 +147,35 @@ def test_written_config_loads_as_the_same_ensemble(films: Shards, tmp_path: Path
     loaded = load_either(path)
     assert isinstance(loaded, EnsembleConfig) and loaded == ensemble
     assert path.read_text().startswith("# scores\nname: mine\nmembers:\n- ")
+
+
+def test_classifier_has_no_share_of_the_selected_maps(films: Shards, tmp_path: Path) -> None:
+    """The manifest's weight of a classifier's network is 0: the maps are those of the segmenters alone."""
+    for name in ("a", "b"):
+        candidate(films, tmp_path / name)
+    parts = [
+        {"name": f"{experiment}/fold{fold}/{CHECKPOINT}", "fold": fold, "weight": weight}
+        for experiment, weight in (("b", 0.5), ("calls", 0.0))
+        for fold in (0, 1)
+    ]
+    for fold in (0, 1):
+        path = tmp_path / f"calls/fold{fold}/main/checkpoints/{CHECKPOINT}"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    members = [{"experiment": "b", "weight": 2.0}, {"experiment": "calls", "weight": 5.0}]
+    change(tmp_path / "b", parts=parts, members=members)
+    found = open_candidates({"a": tmp_path / "a", "b": tmp_path / "b"})
+    weights = {member.experiment: member.weight for member in ensemble_of(found, [1, 3], "x").members}
+    assert weights == {"a": 1.0, "b": 3.0, "calls": 7.5}
+
+
+def test_classifiers_alone_are_refused(films: Shards, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        candidate(films, tmp_path / name)
+    rows = [
+        {**row, "tar": None, "offset": None, "size": None, "crc32": None, "class_probability": 0.5}
+        for row in Predictions(tmp_path / "b/oof/predictions").rows
+    ]
+    write_table(tmp_path / "b/oof/predictions", rows, {"split": "oof", "maps": False})
+    with pytest.raises(InputError, match="b/oof/predictions: are of classifiers, which have no maps to blend"):
+        open_candidates({"a": tmp_path / "a", "b": tmp_path / "b"})
