@@ -45,6 +45,7 @@ def _discarded_pass(
     buffers.keep()
     with autocast(amp, ranks.device):
         outputs = network(example)
-    parts = outputs if isinstance(outputs, tuple) else (outputs,)
+    # A classifier has None in the place of the map.
+    parts = [part for part in (outputs if isinstance(outputs, tuple) else (outputs,)) if part is not None]
     torch.autograd.backward(torch.stack([part.float().sum() for part in parts]).sum())
     buffers.restore()

@@ -11,17 +11,16 @@ import numpy as np
 
 from pneumo_dist.config.load import load_config
 from pneumo_dist.maps.store import MANIFEST, Predictions, open_predictions
+from pneumo_dist.report.compare_rules import ComparedRule, rule_counts, score_films
 from pneumo_dist.report.inputs import experiments_of, read_history, run_figures
 from pneumo_dist.report.paired import Paired, aligned, paired
 from pneumo_dist.runs.heartbeat import DONE
 from pneumo_dist.runs.status import UNKNOWN, FoldStatus, read_status
 from pneumo_dist.scoring.arrays import Flags, Names
-from pneumo_dist.scoring.counts import PixelCounts, triplet_counts
+from pneumo_dist.scoring.counts import PixelCounts
 from pneumo_dist.thresholds.file import read_thresholds
-from pneumo_dist.thresholds.objective import Objective
 from pneumo_dist.thresholds.rules import THRESHOLDS
-from pneumo_dist.thresholds.tune import prediction_histograms
-from pneumo_dist.thresholds.worth import Estimate, cross_tuned, estimate
+from pneumo_dist.thresholds.worth import Estimate, estimate
 from shards.arrays import Floats
 from shards.console import counted
 from shards.errors import InputError
@@ -47,10 +46,10 @@ class ComparedRun:
         name: Name of the run.
         films: Number of out-of-fold films.
         positives: Number of them with a pneumothorax.
-        score: Their mean Dice under the tuned triplet, which was tuned on them.
-        unseen: Their mean Dice under triplets of the other folds.
-        positive_dice: Mean Dice of the positives under the tuned triplet.
-        holdout: Mean Dice of the holdout films under the tuned triplet.
+        score: Their mean Dice under the tuned rule, which was tuned on them.
+        unseen: Their mean Dice under rules of the other folds.
+        positive_dice: Mean Dice of the positives under the tuned rule.
+        holdout: Mean Dice of the holdout films under the tuned rule.
         hours: Hours of training steps, summed over stages, folds and experiments, without validation.
         images_per_s: Median training speed over the epochs, in films/s.
         differences: Differences from the first run that has predictions.
@@ -72,7 +71,7 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Labelled predictions with their counts under the tuned triplet, and the Dice under triplets of other folds."""
+    """Labelled predictions with their counts under the tuned rule, and the Dice under rules of other folds."""
 
     predictions: Predictions
     counts: PixelCounts
@@ -115,16 +114,19 @@ def _is_run(path: Path) -> bool:
     )
 
 
-def compare(folders: Mapping[str, Path], on_film: Callable[[], None] | None = None) -> list[ComparedRun]:
-    """Return a row for each run folder, in their order. `on_film` is called for each film that was read.
+def compare(
+    folders: Mapping[str, Path], on_film: Callable[[], None] | None = None, rule: ComparedRule = "triplet"
+) -> list[ComparedRun]:
+    """Return a row for each run folder, in their order, under the tuned rule of a name.
 
-    A run that cannot be scored has a row with the reason. Differences are from the first run that can be.
+    `on_film` is called for each film that was read. A run that cannot be scored has a row with the reason. Differences
+    are from the first run that can be.
     """
     first: _Run | None = None
     rows = []
     for name, folder in folders.items():
         try:
-            run = _read(name, folder, on_film)
+            run = _read(name, folder, on_film, rule)
         except InputError as error:
             run = _Run(ComparedRun(name, notes=(str(error),)))
         if run.films is None or first is None:
@@ -135,7 +137,7 @@ def compare(folders: Mapping[str, Path], on_film: Callable[[], None] | None = No
     return rows
 
 
-def _read(name: str, folder: Path, on_film: Callable[[], None] | None) -> _Run:
+def _read(name: str, folder: Path, on_film: Callable[[], None] | None, rule: ComparedRule) -> _Run:
     runs, notes = folder.resolve().parent, _unfinished(folder)
     if not (folder / "oof" / "predictions" / MANIFEST).exists():
         missing = "no out-of-fold predictions; run 'python -m pneumo_dist predict --split oof'"
@@ -144,18 +146,15 @@ def _read(name: str, folder: Path, on_film: Callable[[], None] | None) -> _Run:
     predictions = open_predictions(folder / "oof" / "predictions")
     path = folder / "oof" / THRESHOLDS
     thresholds = read_thresholds(path) if path.exists() else None
-    histograms = prediction_histograms(predictions, None, on_film)
     if thresholds is None or thresholds.digest != predictions.digest:
         notes.append(f"{THRESHOLDS} is {'missing' if thresholds is None else 'out of date'}: tuned for this comparison")
         thresholds = None
-    objective = Objective() if thresholds is None else thresholds.objective
-    triplet = objective.search(histograms) if thresholds is None else thresholds.triplet
-    counts, groups = triplet_counts(histograms, triplet), predictions.groups
-    dices = cross_tuned(histograms, predictions.folds, objective)
+    scored = score_films(predictions, thresholds, rule, on_film)
+    counts, dices, groups = scored.counts, scored.unseen, predictions.groups
     held, place = None, folder / "holdout" / "predictions"
     if (place / MANIFEST).exists():
         holdout = open_predictions(place)
-        held = _Scored(holdout, triplet_counts(prediction_histograms(holdout, None, on_film), triplet))
+        held = _Scored(holdout, rule_counts(holdout, scored.rule, on_film))
     hours, speed = _cost([runs / each for each in experiments_of(predictions, runs, folder.resolve().name)])
     row = ComparedRun(
         name,

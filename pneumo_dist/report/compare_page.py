@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from pneumo_dist.report.compare import ComparedRun
+from pneumo_dist.report.compare_rules import ComparedRule
 from pneumo_dist.report.paired import Paired
 from pneumo_dist.report.templates import templates
 from pneumo_dist.thresholds.worth import Estimate
@@ -86,9 +87,10 @@ def as_csv(runs: Sequence[ComparedRun]) -> str:
     return csv_text([CSV_COLUMNS, *([_cell(value) for value in row] for row in rows)])
 
 
-def as_html(runs: Sequence[ComparedRun]) -> str:
-    """Return the comparison as one HTML page. Every text is escaped."""
-    content = {"rows": cells(runs), "titles": TITLES, "differences": DIFFERENCES}
+def as_html(runs: Sequence[ComparedRun], rule: ComparedRule = "triplet") -> str:
+    """Return the comparison under a rule as one HTML page. Every text is escaped."""
+    words = "triplet" if rule == "triplet" else "rule with a stacked gate"
+    content = {"rows": cells(runs), "titles": TITLES, "differences": DIFFERENCES, "rule": words}
     return templates().get_template("compare.html.j2").render(content)
 
 

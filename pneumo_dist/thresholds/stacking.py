@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.linear_model import LogisticRegression
 
 from pneumo_dist.maps.store import Predictions
 from pneumo_dist.scoring.arrays import Counts, Flags
@@ -97,6 +96,8 @@ def best_stacking(films: GateFilms, objective: Objective) -> Rule | None:
 
 def fit_gate(features: Floats, positive: Flags, names: tuple[str, ...]) -> Stacking:
     """Fit a gate, whose threshold is 1/2, on features (n, k) of films with flags (n,) of both kinds."""
+    from sklearn.linear_model import LogisticRegression  # takes a second, and submit does not need it
+
     # Sums that are rounded once are the same on every machine, in every order.
     means = [math.fsum(column) / len(features) for column in features.T.tolist()]
     spreads = [

@@ -137,6 +137,25 @@ def test_killed_on_four_ranks_ends_with_the_same_bits(undisturbed: Straight, dat
     assert run_differences(straight / FOLD, runs / FOLD) == []
 
 
+def test_classifier_killed_on_two_ranks_ends_with_the_same_bits_and_predicts_the_same_bytes(
+    dataset: Path, tmp_path: Path
+) -> None:
+    network = {"arch": "classifier", "encoder": "tu-mobilenetv3_small_050", "in_channels": 1, "classification": {}}
+    loss = {"bce": 0, "dice": 0, "focal": 0, "classification": 1}
+    config, runs = write_config(tmp_path / "tiny.yaml", model=network, loss=loss, micro_batch=2), tmp_path / "runs"
+    must(run_module(*train_arguments(config, dataset, tmp_path / "straight"), ranks=2))
+    kill_at("in_mid_epoch", 2, config, dataset, runs)
+    must(run_module(*train_arguments(config, dataset, runs), ranks=2))
+    assert run_differences(tmp_path / "straight" / FOLD, runs / FOLD) == []
+    found = []
+    for ranks in (1, 2):
+        out = tmp_path / f"predicted{ranks}"
+        words = ("pneumo_dist", "predict", "--cpu", "--config", config, "--shards", dataset, "--runs", runs)
+        must(run_module(*words, "--split", "oof", "--fold", 0, "--out", out, ranks=ranks))
+        found.append({path.name: path.read_bytes() for path in out.iterdir() if path.is_file()})
+    assert found[0] == found[1] and set(found[0]) == {"manifest.json", "predictions.parquet", "probabilities.csv"}
+
+
 def test_signal_saves_and_exits_75_and_the_same_command_resumes(
     straight: tuple[int, Path, Path], dataset: Path, tmp_path: Path
 ) -> None:

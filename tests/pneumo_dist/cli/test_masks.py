@@ -250,8 +250,8 @@ def test_class_probabilities_from_outside_are_tuned_submitted_and_reported(
 ) -> None:
     config_of(tmp_path, "rule: stacking\n")
     stored = [
-        store(films, tmp_path / "exp", split=split, wrong=25, with_classes=True, rows=range(start, 12))
-        for split, start in (("oof", 0), ("test", 4), ("holdout", 6))
+        store(films, tmp_path / "exp", split=split, wrong=25, with_classes=True, rows=rows)
+        for split, rows in (("oof", range(9)), ("test", range(4, 12)), ("holdout", range(9, 12)))
     ]
     write_probabilities(tmp_path / "oof.csv", stored[0])
     write_probabilities(tmp_path / "test.csv", stored[1])
@@ -279,10 +279,14 @@ def test_class_probabilities_from_outside_are_tuned_submitted_and_reported(
     assert run(app, "pneumo_dist", words) == EXIT_DONE
     texts = [line.split(",")[1] for line in (tmp_path / "exp/test/submission.csv").read_text().splitlines()[1:]]
     assert [text != "-1" for text in texts] == [row["rle"] != "-1" for row in stored[1].rows]
-    write_probabilities(tmp_path / "both.csv", stored[0])
-    words = command_line("report", films, tmp_path, "--class-probabilities", tmp_path / "both.csv")
-    assert run(app, "pneumo_dist", words) == EXIT_USAGE
-    assert "two films have the image id" in capsys.readouterr().err, "the same films are in both sets"
+    capsys.readouterr()
+    words = command_line("report", films, tmp_path, "--class-probabilities", tmp_path / "oof.csv")
+    assert "(3 films missing in all)" in refused(capsys, tmp_path, words)
+    write_probabilities(tmp_path / "oof.csv", stored[0], stored[2])
+    log_epochs(tmp_path / "exp")
+    assert run(app, "pneumo_dist", words) == EXIT_DONE
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"out-of-fold mean Dice   {rules['stacking']['dice']:.4f}  ")
 
 
 @pytest.mark.parametrize("command", [pytest.param("tune", marks=SLOW), "submit", pytest.param("report", marks=SLOW)])

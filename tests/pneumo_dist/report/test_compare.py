@@ -19,6 +19,7 @@ from pneumo_dist.report.compare_page import as_csv, as_html, lines
 from pneumo_dist.runs.heartbeat import HEARTBEAT
 from pneumo_dist.scoring.masks import Rule
 from pneumo_dist.scoring.triplet import best_triplet
+from pneumo_dist.thresholds.file import read_thresholds
 from pneumo_dist.thresholds.tune import prediction_histograms
 from pneumo_dist.thresholds.worth import estimate
 from shards.console import EXIT_DONE, EXIT_USAGE, run
@@ -94,6 +95,20 @@ def test_figures_are_those_of_the_masks(runs: Path, rows: dict[str, ComparedRun]
     expected = estimate(pairs, groups)
     assert (found.films.difference.low, found.films.difference.high) == pytest.approx((expected.low, expected.high))
     assert found.positives.films == rows["worse"].positives and found.holdout.films == 7
+
+
+def test_stacked_gates_are_compared_too(runs: Path) -> None:
+    rows = compare({name: runs / name for name in ("good", "worse", "part")}, rule="stacking")
+    for row in rows[:2]:
+        tuned = read_thresholds(runs / row.name / "oof/thresholds.json").rule("stacking")
+        dices = naive_dices(Predictions(runs / row.name / "oof/predictions"), tuned.rule)
+        held = naive_dices(Predictions(runs / row.name / "holdout/predictions"), tuned.rule)
+        assert row.score == pytest.approx(np.mean([*dices.values()]), abs=1e-12) == tuned.dice
+        assert row.unseen == tuned.unseen is not None and row.notes == ()
+        assert row.holdout is not None and row.holdout.mean == pytest.approx(np.mean([*held.values()]), abs=1e-12)
+    assert rows[1].differences.films is not None and rows[1].differences.holdout is not None
+    assert rows[2].score is not None and "tuned for this comparison" in rows[2].notes[0]
+    assert "under the tuned rule with a stacked gate" in as_html(rows, "stacking")
 
 
 def test_hours_are_those_of_the_steps(rows: dict[str, ComparedRun]) -> None:
