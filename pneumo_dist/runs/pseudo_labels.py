@@ -8,7 +8,7 @@ import pydantic
 from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.data.plan import Indices
 from pneumo_dist.maps.labels import MapLabels, labels_folder
-from pneumo_dist.maps.store import MANIFEST, Predictions, read_manifest
+from pneumo_dist.maps.store import MANIFEST, open_predictions, read_manifest
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.state import LineageModel
 from shards.errors import InputError
@@ -51,9 +51,4 @@ def map_labels(run: FoldRun, stage: StageConfig, rows: Indices) -> MapLabels | N
     Raises InputError if the maps are of other films, or damaged.
     """
     folder = maps_folder(run, stage)
-    if folder is None:
-        return None
-    predictions = Predictions(folder)
-    if not predictions.has_maps:
-        raise InputError(f"{folder}: are of classifiers, which have no maps; give another unlabelled.from")
-    return MapLabels.of(predictions, run.shards, rows)
+    return None if folder is None else MapLabels.of(open_predictions(folder), run.shards, rows)

@@ -50,8 +50,6 @@ def open_candidates(folders: Mapping[str, Path]) -> list[Candidate]:
 def _open(name: str, folder: Path) -> Candidate:
     predictions = open_predictions(folder / "oof" / "predictions")
     manifest, where = predictions.manifest, predictions.folder
-    if not predictions.has_maps:
-        raise InputError(f"{where}: are of classifiers, which have no maps to blend; leave this run out")
     if manifest.get("split") != "oof":
         raise InputError(f"{where}: are not out-of-fold predictions; predict with --split oof")
     if not manifest.get("members") or not manifest.get("parts") or not manifest.get("dataset"):

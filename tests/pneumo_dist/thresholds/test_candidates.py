@@ -177,5 +177,5 @@ def test_classifiers_alone_are_refused(films: Shards, tmp_path: Path) -> None:
         for row in Predictions(tmp_path / "b/oof/predictions").rows
     ]
     write_table(tmp_path / "b/oof/predictions", rows, {"split": "oof", "maps": False})
-    with pytest.raises(InputError, match="b/oof/predictions: are of classifiers, which have no maps to blend"):
+    with pytest.raises(InputError, match="b/oof/predictions: has class probabilities and no maps, because"):
         open_candidates({"a": tmp_path / "a", "b": tmp_path / "b"})
