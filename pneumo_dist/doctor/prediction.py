@@ -16,7 +16,6 @@ from pneumo_dist.network.fit import check_input, checkpoint_bytes, meta_model
 from pneumo_dist.predict.ensemble import Ensemble, NetworkInput, find_trained_folds, resolve
 from pneumo_dist.predict.tta import scaled_side
 from pneumo_dist.ranks.ranks import Ranks
-from shards.dataset.check import SPLITS
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -63,13 +62,14 @@ def prediction_findings(plan: PredictionPlan, env: Mapping[str, str]) -> list[Fi
 
 
 def film_counts(shards: Path) -> dict[str, int]:
-    """Return the number of films of each split; the training split is called `oof`. Raises InputError."""
+    """Return the number of films of each split that can be predicted; the training split is called `oof`.
+
+    Films without labels are only counted if there are some. Raises InputError for shards that cannot be read.
+    """
     with closing(Shards(shards)) as opened:
-        return {
-            "oof" if split == "train" else split: len(opened.indices(split))
-            for split in SPLITS
-            if split not in ("always_train", "duplicate")
-        }
+        counts = {split: len(opened.indices(split)) for split in ("train", "holdout", "test", "unlabelled")}
+    counts = {"oof": counts.pop("train"), **counts}
+    return {split: count for split, count in counts.items() if count or split != "unlabelled"}
 
 
 def check_networks(plan: PredictionPlan) -> list[Finding]:

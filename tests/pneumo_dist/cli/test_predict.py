@@ -75,7 +75,7 @@ def test_bundle_does_not_predict_out_of_fold(
     assert run(app, "pneumo_dist", list(map(str, arguments))) == EXIT_DONE
     assert "bundle of 4 networks" in capsys.readouterr().out
     oof = ("predict", "--cpu", "--bundle", tmp_path / "b", "--shards", trained.shards.folder, "--out", tmp_path / "o")
-    assert "out-of-fold predictions are made with --config and --runs" in line_of(capsys, *oof, "--split", "oof")
+    assert "predictions of single folds are made with --config and --runs" in line_of(capsys, *oof, "--split", "oof")
     assert not (tmp_path / "o").exists()
 
 

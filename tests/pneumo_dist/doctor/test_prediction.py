@@ -11,6 +11,7 @@ from tiny_runs import PLAIN, Trained
 from pneumo_dist.config.ensemble import EnsembleConfig, alone
 from pneumo_dist.doctor.findings import Status, lines_of
 from pneumo_dist.doctor.prediction import PredictionPlan, film_counts, prediction_findings
+from shards.dataset.table import Shards
 
 
 def plan_of(trained: Trained, **changes: Any) -> PredictionPlan:
@@ -66,7 +67,8 @@ def test_a_scale_that_a_network_does_not_accept_is_named(trained: Trained, monke
     assert "does not accept 96 px" in line
 
 
-def test_films_of_each_split(trained: Trained) -> None:
+def test_films_of_each_split(trained: Trained, half_labelled: Shards) -> None:
+    assert film_counts(half_labelled.folder) == {"oof": 12, "holdout": 0, "test": 0, "unlabelled": 10}
     assert film_counts(trained.shards.folder) == {"oof": 12, "holdout": 0, "test": 5}
 
 

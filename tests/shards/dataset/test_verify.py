@@ -23,6 +23,15 @@ def test_a_good_dataset_has_no_faults_and_every_sample_is_heard(dataset: Path) -
     assert len(heard) == 33
 
 
+def test_manifest_of_a_version_with_fewer_splits_is_good(own_dataset: Path) -> None:
+    path = own_dataset / MANIFEST
+    manifest = json.loads(path.read_text())
+    for name in ("unlabelled_split", "duplicate"):
+        del manifest["counts"][name]
+    path.write_text(json.dumps(manifest))
+    assert verify(own_dataset) == []
+
+
 def test_a_flipped_byte_of_a_member_is_named_by_shard_and_key(own_dataset: Path) -> None:
     shards = Shards(own_dataset)
     index = next(i for i in range(len(shards)) if shards.column("shard")[i] == TAR)
