@@ -83,12 +83,13 @@ def _workers(context: Any, work: Callable[[Any], object], count: int) -> Iterato
     finally:
         for process in processes:
             process.terminate()
+        # A worker that misses the signal, because it is just starting, ends after at most one job.
+        for connection in connections:
+            connection.close()
         for process in processes:
             process.join(_PATIENCE_SECONDS)
             process.kill()
             process.join()
-        for connection in connections:
-            connection.close()
 
 
 def _serve(connection: Connection, work: Callable[[Any], object]) -> None:

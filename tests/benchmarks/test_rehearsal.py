@@ -36,6 +36,7 @@ def gradients(norm: bool) -> tuple[int, int]:
     return sums.sent, sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
+@pytest.mark.slow
 def test_a_step_reduces_each_gradient_once() -> None:
     found, parameters = in_fresh_process(gradients, True)
     assert found == 4 * parameters

@@ -20,6 +20,7 @@ def must(*words: object) -> None:
     assert run(app, "pneumo_dist", [str(word) for word in words]) == EXIT_DONE
 
 
+@pytest.mark.slow
 def test_selected_ensemble_predicts_the_blend_that_was_scored(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

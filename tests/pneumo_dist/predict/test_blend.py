@@ -43,7 +43,7 @@ def film_for(experiment: str, grey: np.ndarray[Any, Any]) -> torch.Tensor:
     return torch.from_numpy((grey.astype(np.float32) / 255 - 0.485) / 0.229)[None, None]
 
 
-@pytest.mark.parametrize("image_size", [64, 96])
+@pytest.mark.parametrize("image_size", [64, pytest.param(96, marks=pytest.mark.slow)])
 def test_mixed_blend_is_the_mean_of_maps_at_the_stored_size_rounded_once(
     trained: Trained, tmp_path: Path, image_size: int
 ) -> None:

@@ -23,6 +23,7 @@ from shards.errors import InputError
 BOTH = [{"experiment": "plain", "weight": 3, "top_k": 1}, {"experiment": "head", "weight": 1}]
 
 
+@pytest.mark.slow
 def test_number_of_networks_in_memory_changes_nothing(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,7 @@ def test_search_equals_the_simple_one_to_the_bit(
         assert best_triplet(histograms, weights, specificity, threads) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 3, 8, 300]))
 def test_ranks_find_what_one_rank_finds_to_the_bit(seed: int, world: int) -> None:

@@ -373,7 +373,7 @@ def test_finished_stages_are_skipped(
     assert {path: path.read_text() for path in folder.rglob("summary.csv")} == summaries
 
 
-@pytest.mark.parametrize("crash", [1, 8, 14, 20])
+@pytest.mark.parametrize("crash", [8, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 14, 20))])
 def test_run_that_crashed_in_a_repetition_ends_like_one_that_did_not(
     films: Shards, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch, crash: int
 ) -> None:
