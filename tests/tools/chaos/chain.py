@@ -124,6 +124,8 @@ def chain(folder: Path) -> list[Step]:
         )
         for split in ("oof", "test", "unlabelled")
     ]
+    first = f"{runs}/first"
+    candidate = ("--split", "oof", "--top-k", "1", "--no-hflip", "--out", f"{first}/oof/predictions", "--block", "5")
     learn = ("pneumo_dist", "train", "--cpu", "--config", str(folder / "student.yaml"), "--runs", runs, *data)
     maps = "runs/chain/unlabelled/last/fold0/predictions/*.tar"
     return [
@@ -140,7 +142,15 @@ def chain(folder: Path) -> list[Step]:
             is_training=True,
             experiment="student",
         ),
-        Step("tune", ("pneumo_dist", "tune", *common), inputs=stored),
+        Step("tune", ("pneumo_dist", "tune", *common, "--joint"), inputs=stored),
+        Step(
+            "predict-first", ("pneumo_dist", "predict", "--cpu", *common, *data, *candidate), RANKS, (*tars, *trained)
+        ),
+        Step(
+            "select",
+            ("pneumo_dist", "select", f"{runs}/chain", first, "--steps", "3", "--out", f"{out}/selected.yaml"),
+            inputs=(*stored, "runs/first/oof/predictions/*.tar"),
+        ),
         Step("submit", ("pneumo_dist", "submit", *common), inputs=(*tests, "runs/chain/oof/thresholds.json")),
         Step("report", ("pneumo_dist", "report", *common, *data), inputs=(*stored, *tars)),
         Step("average", ("pneumo_dist", "average", "--cpu", *common, *data, "--bundle", bundle), inputs=trained),
