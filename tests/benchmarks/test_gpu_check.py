@@ -47,6 +47,7 @@ def test_a_check_in_which_nothing_ran_has_failed() -> None:
     assert result_of("<testsuites/>", 1.0).failures == {"no test": "no test was found"}
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_checks_run_on_the_cpu_and_the_report_appears_whole(tmp_path: Path) -> None:
     out = tmp_path / "report.json"

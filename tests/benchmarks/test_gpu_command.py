@@ -31,6 +31,7 @@ def test_time_limit_drops_one_row_and_missing_dali_skips_rows(tmp_path: Path) ->
     assert all(row["dali"] is None for row in rows)
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_parts_of_a_shipped_step_are_timed(tmp_path: Path) -> None:
     done = run("--work", tmp_path, "--quick", "--device", "cpu", "--rows", "shipped")
@@ -42,6 +43,7 @@ def test_parts_of_a_shipped_step_are_timed(tmp_path: Path) -> None:
     assert all(0 < part["host_ms"] <= part["done_ms"] for part in parts.values())
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_interrupted_quick_run_on_the_cpu_resumes(tmp_path: Path) -> None:
     options = ("--work", tmp_path, "--quick", "--device", "cpu", "--rows", "plain,bf16,channels_last")

@@ -70,6 +70,7 @@ def test_names_of_rows_and_sides_are_distinct() -> None:
     assert len({side.name for side in sides}) == len(sides)
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_sides_of_every_kind_run_and_are_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = phantom_shards(tmp_path / "demo", films=24, size=64, holdout=0.25).folder

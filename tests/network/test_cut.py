@@ -129,6 +129,7 @@ def pairs() -> Iterator[list[Pair]]:
         pair.kill()
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_run_survives_a_short_cut_and_a_long_one_ends_both_nodes_which_resume_with_the_same_bits(
     net: Net, pairs: list[Pair], dataset: Path, tmp_path: Path
