@@ -41,10 +41,10 @@ ENSEMBLE = click.option(
 @CPU
 @click.option(
     "--split",
-    type=click.Choice(["oof", "holdout", "test", "unlabelled"]),
+    type=click.Choice(["oof", "holdout", "test", "train", "unlabelled"]),
     default="test",
     show_default=True,
-    help="Split of the films to predict. unlabelled writes each fold's pseudo-labels.",
+    help="Split of the films to predict. train and unlabelled write maps from which each fold may learn.",
 )
 @click.option("--fold", "folds", type=int, multiple=True, help="Fold to predict with; may be repeated.  [default: all]")
 @click.option("--stage", help="For an experiment: stage whose checkpoints predict.  [default: the last]")
@@ -100,7 +100,7 @@ def predict(  # noqa: PLR0913  # one parameter per option
     """Predict a split with the mean of networks and views.
 
     Out-of-fold films are predicted by the networks of their own fold only, holdout and test films by all networks.
-    Films without labels are predicted for each fold by its networks.
+    Training films, and films without labels, are predicted for each fold by its networks.
     """
     from pneumo_dist.cli.networks import NetworkOptions, find_networks, limits_of, load_ensemble
     from pneumo_dist.maps.labels import labels_folder
@@ -142,20 +142,18 @@ def predict(  # noqa: PLR0913  # one parameter per option
         if bundle is not None:
             from pneumo_dist.predict.bundle import read_bundle
 
-            if split in ("oof", "unlabelled"):
+            if split in ("oof", "train", "unlabelled"):
                 raise InputError(f"--bundle {bundle}: predictions of single folds are made with --config and --runs")
             ensemble, _ = read_bundle(bundle)
         else:
             assert loaded is not None and runs is not None
             ensemble = find_networks(loaded, folds, runs, shards, ranks)
-        if split == "unlabelled":
+        if split in ("train", "unlabelled"):
             assert shards is not None and loaded is not None and runs is not None
             if not ensemble.has_maps:
-                raise InputError(
-                    f"--split unlabelled: {ensemble.name} has classifiers alone, and no maps to learn from"
-                )
+                raise InputError(f"--split {split}: {ensemble.name} has classifiers alone, and no maps to learn from")
             source = ensemble.name if loaded[1] is None else f"{ensemble.name}/{stage or loaded[1].stages[-1].name}"
-            _predict_unlabelled(ensemble, shards, ranks, options, out, partial(labels_folder, runs, source))
+            _predict_to_learn(ensemble, shards, ranks, options, out, partial(labels_folder, runs, source, split))
             return
         if out is None and runs is None:
             raise InputError("give --out, the folder of the predictions, or --runs")
@@ -172,7 +170,7 @@ def predict(  # noqa: PLR0913  # one parameter per option
             print(f"{name} predictions of {len(ensemble.networks)} networks: {folder}")
 
 
-def _predict_unlabelled(
+def _predict_to_learn(
     ensemble: "Ensemble",
     shards: Shards,
     ranks: "Ranks",
@@ -180,20 +178,21 @@ def _predict_unlabelled(
     out: Path | None,
     folder_of: Callable[[int], Path],
 ) -> None:
-    """Write the pseudo-labels of each fold of the ensemble into a folder of its own."""
+    """Write the maps from which each fold of the ensemble may learn into a folder of its own."""
+    from pneumo_dist.predict.blocks import films_to_learn
     from pneumo_dist.predict.predict import predict
 
     folds = options.folds or tuple(sorted({network.fold for network in ensemble.networks}))
     if out is not None and len(folds) > 1:
-        raise InputError("--out: each fold has its own pseudo-labels; give one --fold, or leave --out away")
+        raise InputError("--out: each fold has its own maps; give one --fold, or leave --out away")
     for fold in folds:
         folder = out or folder_of(fold)
         check_folder(folder)
-        total = len(shards.unlabelled_rows(fold))
-        with console.progress(total if ranks.is_main else 0, "film", f"predict unlabelled, fold {fold}") as bar:
+        total = len(films_to_learn(shards, options.split, fold)) if ranks.is_main else 0
+        with console.progress(total, "film", f"predict {options.split}, fold {fold}") as bar:
             predict(ensemble, shards, folder, ranks, replace(options, folds=(fold,)), on_films=bar.update)
         if ranks.is_main:
-            print(f"pseudo-labels of fold {fold}: {folder}")
+            print(f"maps of {options.split} films for fold {fold}: {folder}")
 
 
 def _one_of(given: Mapping[str, object]) -> None:

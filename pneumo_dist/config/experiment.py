@@ -25,7 +25,7 @@ from pneumo_dist.config.schema import (
     Unit,
     Whole,
 )
-from pneumo_dist.config.unlabelled import UnlabelledConfig
+from pneumo_dist.config.unlabelled import DistillationConfig, UnlabelledConfig
 from shards.errors import InputError
 
 # A year at most.
@@ -97,6 +97,8 @@ class StageConfig(Schema):
     draws each positive once per epoch."""
     always_train: bool = False
     """Also train on the films marked always_train."""
+    distillation: DistillationConfig | None = None
+    """Maps of other networks to learn from, beside the masks; null is masks alone."""
     unlabelled: UnlabelledConfig | None = None
     """What to learn from films without labels; null is nothing."""
     freeze_encoder_epochs: Annotated[Whole, Unit("epochs")] = 0
@@ -144,6 +146,11 @@ class StageConfig(Schema):
         if self.sample_rate is None and (self.sample_rate_end is not None or self.size_classes is not None):
             raise ValueError("sample_rate_end and size_classes need a sample_rate")
         return self
+
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether films have targets between 0 and 1, or none at all."""
+        return self.distillation is not None or self.unlabelled is not None
 
     @property
     def unlabelled_films(self) -> int:
@@ -286,8 +293,9 @@ class Experiment(Schema):
     @model_validator(mode="after")
     def _labels(self) -> Self:
         for stage in self.stages:
-            if stage.unlabelled is not None and self.model.is_classifier:
-                raise ValueError(f"stage {stage.name}: unlabelled is for networks with a map; set it to null")
+            soft = [name for name in ("distillation", "unlabelled") if getattr(stage, name) is not None]
+            if soft and self.model.is_classifier:
+                raise ValueError(f"stage {stage.name}: {soft[0]} is for networks with a map; set it to null")
         return self
 
     @model_validator(mode="after")

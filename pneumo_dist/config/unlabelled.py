@@ -1,13 +1,25 @@
-"""Schema of what a stage learns from films without labels."""
+"""Schema of what a stage learns from maps of other networks, and from films without labels."""
 
 from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from pneumo_dist.config.schema import Positive, Schema, Unit, Whole
+from pneumo_dist.config.schema import Positive, Probability, Schema, Unit, Whole
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Source = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9_-]*)?$", max_length=401)]
+
+
+class DistillationConfig(Schema):
+    """Maps of other networks that are mixed into the labels of training films (Hinton et al., arXiv:1503.02531)."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    source: Annotated[Source, Field(alias="from")]
+    """EXPERIMENT/STAGE or ENSEMBLE whose maps are mixed into the labels; `predict --split train` writes them for each
+    fold, by that fold's networks."""
+    share: Probability = 0.5
+    """Share of the map in a film's label; the rest is its mask."""
 
 
 class MeanTeacherConfig(Schema):

@@ -14,7 +14,7 @@ from pneumo_dist.data.augment import IDENTITY, Parameters, cropped, draw
 from pneumo_dist.data.geometry import Stored
 from pneumo_dist.data.plan import Indices
 from pneumo_dist.data.resample import Image
-from pneumo_dist.maps.labels import MapLabels
+from pneumo_dist.maps.labels import SoftLabels
 from pneumo_dist.ranks.cpus import allowed_cpus, loader_threads, ranks_here
 from shards.dataset.table import Shards
 from shards.dataset.tar import CorruptSample
@@ -87,7 +87,7 @@ class FilmReader:
     seed: int = 0
     crop_of: int | None = None
     has_targets: bool = False
-    maps: MapLabels | None = None
+    maps: SoftLabels | None = None
 
     @property
     def border(self) -> str:

@@ -9,7 +9,7 @@ import cv2
 from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.plan import EpochPlan, Indices, fixed_batches
-from pneumo_dist.maps.labels import MapLabels
+from pneumo_dist.maps.labels import SoftLabels
 from shards.dataset.table import Shards
 
 
@@ -20,18 +20,18 @@ def train_batches(
     rank: int,
     epoch: int,
     step: int,
-    maps: MapLabels | None = None,
+    maps: SoftLabels | None = None,
 ) -> Iterator[Batch]:
     """Yield one rank's augmented micro-batches from (epoch, step) to the end of the stage.
 
-    If the stage has an eval_image_size, they are crops of the input's size from films of that side. `maps` are the
-    labels of films without any, if the stage learns from such films by pseudo-labels.
+    If the stage has an eval_image_size, they are crops of the input's size from films of that side. `maps` are those
+    that the stage learns from.
 
     Raises CorruptSample or InputError, naming shard, key, epoch and step, for a film that cannot be read or decoded.
     """
     stage = plan.stage
-    has_targets = stage.unlabelled is not None
-    reader = FilmReader(shards, input_spec, True, stage.augment, plan.seed, stage.eval_image_size, has_targets, maps)
+    crop_of, has_targets = stage.eval_image_size, stage.has_soft_labels
+    reader = FilmReader(shards, input_spec, True, stage.augment, plan.seed, crop_of, has_targets, maps)
     return make_batches(reader, _TrainRequests(plan, rank, epoch, step), stage.micro_batch)
 
 

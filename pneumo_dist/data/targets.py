@@ -1,4 +1,4 @@
-"""What a film's pixels should become, for stages that also learn from films without labels. Imports no torch."""
+"""What a film's pixels should become, for stages that learn from maps or films without labels. Imports no torch."""
 
 import numpy as np
 
@@ -6,12 +6,14 @@ from pneumo_dist.data.augment import Parameters
 from pneumo_dist.data.films import FilmReader, FilmRequest
 from pneumo_dist.data.geometry import Stored, coarse_map, matrix
 from pneumo_dist.data.resample import LINEAR, NEAREST, Image, by_coarse_map, by_matrix
+from pneumo_dist.maps.labels import MapLabels
 
 
 def target(reader: FilmReader, request: FilmRequest, parameters: Parameters) -> Image:
     """Return a film's target, uint8 (size, size) of 0 to 255, augmented like its image.
 
-    It is 0 or 255 from a label, any level from a stored map, and 0 for a film with neither.
+    It is 0 or 255 from a mask, which a teacher's map may change in part, any level from a pseudo-label, and 0 for a
+    film with neither.
 
     Raises CorruptSample or InputError, naming the film, for a label or a map that cannot be read.
     """
@@ -22,10 +24,18 @@ def target(reader: FilmReader, request: FilmRequest, parameters: Parameters) -> 
         if mask is None:
             raise reader.undecodable(request)
         resampled = _resampled(mask, reader, parameters, reader.stored(request), NEAREST)
-        return np.where(resampled > 127, 255, 0).astype(np.uint8)
-    if reader.maps is None:
+        levels = np.where(resampled > 127, 255, 0).astype(np.uint8)
+        if reader.maps is None or reader.maps.teacher is None:
+            return levels
+        share, taught = reader.maps.share, _map(reader.maps.teacher, reader, request, parameters)
+        return np.rint((1 - share) * levels + share * taught).astype(np.uint8)
+    if reader.maps is None or reader.maps.pseudo is None:
         return np.zeros((size, size), np.uint8)
-    p8 = reader.maps.p8(request.index)
+    return _map(reader.maps.pseudo, reader, request, parameters)
+
+
+def _map(labels: MapLabels, reader: FilmReader, request: FilmRequest, parameters: Parameters) -> Image:
+    p8 = labels.p8(request.index)
     # A map covers the film's square, whatever the size of the stored film.
     return _resampled(p8, reader, parameters, Stored(len(p8)), LINEAR)
 

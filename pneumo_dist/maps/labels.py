@@ -1,8 +1,8 @@
-"""Stored maps as labels of films without any."""
+"""Stored maps as labels: of films without any, and mixed into those of others."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,14 @@ from shards.errors import InputError
 Integers = npt.NDArray[np.int64]
 
 
-def labels_folder(runs: Path, source: str, fold: int) -> Path:
-    """Return the folder of the maps from which a fold learns; `source` is EXPERIMENT/STAGE or ENSEMBLE."""
+LearnSplit = Literal["train", "unlabelled"]
+"""Splits whose maps a fold learns from: its training films, and films without labels."""
+
+
+def labels_folder(runs: Path, source: str, split: str, fold: int) -> Path:
+    """Return the folder of the maps of a split from which a fold learns; `source` is EXPERIMENT/STAGE or ENSEMBLE."""
     name, _, stage = source.partition("/")
-    return runs / name / "unlabelled" / stage / f"fold{fold}" / "predictions"
+    return runs / name / split / stage / f"fold{fold}" / "predictions"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,19 +49,14 @@ class MapLabels:
 
     @classmethod
     def of(cls, predictions: Predictions, shards: Shards, rows: Integers) -> Self:
-        """Return the maps of the films in these rows.
-
-        Raises InputError unless the predictions hold exactly these films.
-        """
+        """Return the maps of the films in these rows. Raises InputError if one has no map."""
         by_key = {row["key"]: row for row in predictions.rows}
         keys = tuple(shards.texts(rows, "key"))
-        missing = [key for key in keys if key not in by_key]
-        extra = by_key.keys() - set(keys)
-        if missing or extra:
-            what = f"has no map of {missing[0]}" if missing else f"has a map of {min(extra)}, which is not one of them"
+        missing = next((key for key in keys if key not in by_key), None)
+        if missing is not None:
             raise InputError(
-                f"{predictions.folder}: its films are not the unlabelled films of {shards.folder} ({what}); predict "
-                "them again with --split unlabelled"
+                f"{predictions.folder}: has no map of {missing}, a film of {shards.folder}; predict again with --split "
+                f"{predictions.manifest['split']}"
             )
         found = [by_key[key] for key in keys]
         places = [[row["offset"], row["size"], row["crc32"]] for row in found]
@@ -82,3 +81,18 @@ class MapLabels:
         label = f"{MEMBER} of {self.keys[number]}"
         content = self._members.read(self.tars[number], offset, size, crc32, label)
         return decode_map(content, self.side, self.folder / self.tars[number], label)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """The maps that a stage learns from.
+
+    Attributes:
+        pseudo: Labels of films without any.
+        teacher: Maps that are mixed into the masks of other films.
+        share: Share of the teacher's map in a label.
+    """
+
+    pseudo: MapLabels | None = None
+    teacher: MapLabels | None = None
+    share: float = 0.0

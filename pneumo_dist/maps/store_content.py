@@ -38,8 +38,8 @@ class ManifestModel(Strict):
     films: Annotated[int, Field(ge=0, le=2**31)]
     predictions_sha256: Digest
     experiment: _Text | None = None
-    split: Literal["oof", "holdout", "test", "unlabelled"] | None = None
-    # Of unlabelled films only: the fold that may learn from the maps, and the lineages of the networks.
+    split: Literal["oof", "holdout", "test", "train", "unlabelled"] | None = None
+    # Of splits that a fold learns from: the fold that may learn from the maps, and the lineages of the networks.
     fold: Fold | None = None
     lineage: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     image_size: Annotated[int, Field(ge=1, le=LARGEST_SIDE)] | None = None

@@ -8,9 +8,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pneumo_dist.data.plan import Indices, fixed_batches
+from pneumo_dist.maps.labels import LearnSplit
 from pneumo_dist.predict.ensemble import Ensemble, EnsembleNetwork, shares
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -47,16 +48,16 @@ def plan_blocks(
 ) -> list[Block]:
     """Return the blocks of a split, of `size` films each. `recipe` is all else that decides the maps.
 
-    Films without labels are those that the only fold in `folds` may learn from, and its networks predict them. Raises
-    InputError for a split without films, and for a fold without a network of each member.
+    Films of `train` and `unlabelled` are those that the only fold in `folds` may learn from, and its networks predict
+    them. Raises InputError for a split without films, and for a fold without a network of each member.
     """
     films = shards.indices("train" if split == "oof" else split)
     if not len(films):
         raise InputError(f"{shards.folder}: holds no {split} films; build the shards with some")
     chosen = [(films, ensemble.networks)]
-    if split == "unlabelled":
+    if split in get_args(LearnSplit):
         (fold,) = folds
-        chosen = [(shards.unlabelled_rows(fold), _unseen(ensemble, fold))]
+        chosen = [(films_to_learn(shards, split, fold), _unseen(ensemble, fold))]
     elif split == "oof":
         fold_of = shards.column("fold")
         chosen = [(films[fold_of[films] == fold], _unseen(ensemble, fold)) for fold in folds or shards.folds()]
@@ -69,6 +70,11 @@ def plan_blocks(
     if not blocks:
         raise InputError(f"{shards.folder}: its folds {tuple(folds)} hold no films; choose others with --fold")
     return blocks
+
+
+def films_to_learn(shards: Shards, split: str, fold: int) -> Indices:
+    """Return the rows of the films of a split, `train` or `unlabelled`, from whose maps a fold may learn."""
+    return shards.unlabelled_rows(fold) if split == "unlabelled" else shards.fold_rows(fold, always_train=True)[0]
 
 
 def _facts(networks: Sequence[EnsembleNetwork]) -> list[tuple[Any, ...]]:

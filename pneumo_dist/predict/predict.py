@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from pneumo_dist.data.films import Batch, FilmReader
 from pneumo_dist.data.loader import eval_batches
+from pneumo_dist.maps.labels import LearnSplit
 from pneumo_dist.maps.store import MANIFEST, film_facts, is_whole, write_block, write_table
 from pneumo_dist.maps.store_content import BlockModel
 from pneumo_dist.predict.blocks import Block, Span, join_blocks, plan_blocks
@@ -43,7 +44,8 @@ ROUNDS = 8
 class PredictOptions:
     """How to predict films: `block` films are stored together.
 
-    The split `unlabelled` needs exactly one fold. At most `models` networks are in memory; None allows as many as fit.
+    The splits `train` and `unlabelled` need exactly one fold. At most `models` networks are in memory; None allows as
+    many as fit.
     """
 
     split: str = "test"
@@ -71,13 +73,13 @@ def predict(
     """Predict the films of a split into the folder `out`.
 
     Films of `oof` and `holdout` are predicted only by networks that neither trained on them nor descend from a network
-    that did, as the digests of their training keys show; `test` films by all networks. Films of `unlabelled` are
-    predicted by the networks of one fold, as its pseudo-labels: the networks have not seen its validation films and the
-    holdout. Finished blocks of the same
+    that did, as the digests of their training keys show; `test` films by all networks. Films of `train` and of
+    `unlabelled` are predicted by the networks of one fold, which may learn from the maps: the networks have not seen
+    its validation films and the holdout. Finished blocks of the same
     films and networks are reused. Raises InputError for a network that has seen films of the split, and for a split
     without films.
     """
-    assert options.split != "unlabelled" or len(options.folds) == 1, "each fold has its own maps"
+    assert options.split not in get_args(LearnSplit) or len(options.folds) == 1, "each fold has its own maps"
     if ensemble.data.loader == "synthetic":
         raise InputError("data.loader synthetic is for measuring; predict with dali or torch (--set data.loader=dali)")
     manifest = {
@@ -100,7 +102,7 @@ def predict(
         films = {each: _films(ensemble, each, shards, ranks, spans) for each in ensemble.inputs}
         _predict_spans(spans, films, cache, held.batches, _Store(out, shards), on_films)
     if ranks.is_main:
-        if options.split == "unlabelled":
+        if options.split in get_args(LearnSplit):
             networks = blocks[0].networks
             manifest |= {"fold": options.folds[0], "lineage": _ancestors(networks)}
         else:

@@ -12,7 +12,7 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import differing_keys, with_present_defaults
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.runs.fold_run import FoldRun
-from pneumo_dist.runs.pseudo_labels import maps_folder, read_teachers
+from pneumo_dist.runs.pseudo_labels import maps_folders, read_teachers
 from shards.dataset.table import Shards
 from shards.errors import InputError
 
@@ -35,8 +35,8 @@ class Ancestor:
         keys_sha256: Digest of the training films' keys.
         films_sha256: Digest of the keys of training and validation films. Empty in checkpoints before 0.2.0.
         labels_sha256: Digest of the labels of all these films. Empty in checkpoints before 0.2.0.
-        unlabelled_sha256: Digest of the keys of films without labels and of their pseudo-labels, if it learned from
-            any. Empty for stages that did not.
+        maps_sha256: Digest of the maps that it learned from, and of the keys of films without labels. Empty for stages
+            with neither.
     """
 
     experiment: str
@@ -46,12 +46,12 @@ class Ancestor:
     keys_sha256: str
     films_sha256: str = ""
     labels_sha256: str = ""
-    unlabelled_sha256: str = ""
+    maps_sha256: str = ""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """A stage and all stages that it has its weights or its pseudo-labels from, oldest first."""
+    """A stage and all stages that it has its weights or soft labels from, oldest first."""
 
     stages: tuple[Ancestor, ...]
 
@@ -63,7 +63,8 @@ class Lineage:
 def stage_lineage(run: FoldRun, stage: StageConfig, previous: Lineage | None) -> Lineage:
     """Return the lineage of a stage that starts after `previous`.
 
-    Raises InputError if its pseudo-labels are missing, or were made by networks that have seen films of this fold.
+    Raises InputError if maps that it learns from are missing, or were made by networks that have seen other films of
+    this fold than its training films.
     """
     shards = run.shards
     split = split_fold(shards, run.fold, stage.always_train)
@@ -79,16 +80,16 @@ def stage_lineage(run: FoldRun, stage: StageConfig, previous: Lineage | None) ->
         labels_sha256=keys_digest(f"{key} {label}" for key, label in zip(keys, labels, strict=True)),
     )
     before = previous.stages if previous else ()
-    if stage.unlabelled is None:
+    if not stage.has_soft_labels:
         return Lineage((*before, ancestor))
-    folder, maps = maps_folder(run, stage), ""
-    teachers: list[dict[str, Any]] = []
-    if folder is not None:
-        teachers, maps = read_teachers(folder, run.fold)
-        check_unseen(teachers, str(folder), shards, run.fold, "pseudo-labels")
-    digest = keys_digest([*shards.texts(split.unlabelled, "key"), maps])
-    known = dict.fromkeys((*before, *(Ancestor(**each) for each in teachers)))
-    return Lineage((*known, replace(ancestor, unlabelled_sha256=digest)))
+    digests, known = [], dict.fromkeys(before)
+    for source, folder in maps_folders(run, stage):
+        teachers, maps = read_teachers(folder, source, run.fold)
+        check_unseen(teachers, str(folder), shards, run.fold, "maps to learn from")
+        digests.append(maps)
+        known |= dict.fromkeys(Ancestor(**each) for each in teachers)
+    unlabelled = shards.texts(split.unlabelled, "key") if stage.unlabelled else []
+    return Lineage((*known, replace(ancestor, maps_sha256=keys_digest([*unlabelled, *digests]))))
 
 
 def file_lineage(run: FoldRun) -> Lineage | None:
@@ -190,8 +191,8 @@ def _changed_data(saved: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[s
         return "films"
     if differ("experiment", "stage"):
         return "stages"
-    if differ("unlabelled_sha256"):
-        return "films without labels or pseudo-labels"
+    if differ("maps_sha256"):
+        return "films without labels or maps to learn from"
     if differ("fold", "always_train", "keys_sha256"):
         return "folds" if all(old.get("films_sha256") for old in saved) else "films or folds"
     return "labels" if differ("labels_sha256") else None

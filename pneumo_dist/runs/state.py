@@ -40,7 +40,7 @@ class AncestorModel(_Exact):
     keys_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     films_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     labels_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
-    unlabelled_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    maps_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
 
 LineageModel = Annotated[list[AncestorModel], Field(min_length=1, max_length=10_000)]

@@ -261,7 +261,7 @@ def settings(experiment: Experiment, stage: StageConfig, fold: int) -> dict[str,
         "global_batch": stage.global_batch,
         "sample_rate": stage.sample_rate or 0.0,
         "freeze_batch_norm": stage.freeze_batch_norm,
-        **_unlabelled(stage),
+        **_soft_labels(stage),
         "optim.name": optim.name,
         "optim.lr": optim.lr,
         "optim.weight_decay": optim.weight_decay,
@@ -286,10 +286,12 @@ def draw_overlay(overlay: Overlay, threshold: float) -> Picture:
     return films.draw_overlay(overlay.image, overlay.label, predicted, caption)
 
 
-def _unlabelled(stage: StageConfig) -> dict[str, str | float]:
-    learns = stage.unlabelled
+def _soft_labels(stage: StageConfig) -> dict[str, str | float]:
+    distillation, learns = stage.distillation, stage.unlabelled
     teacher = learns.mean_teacher if learns else None
     return {
+        "distillation.from": distillation.source if distillation else "none",
+        "distillation.share": distillation.share if distillation else 0.0,
         "unlabelled.from": (learns.source if learns else None) or "none",
         "unlabelled.share": learns.share if learns else 0.0,
         "unlabelled.mean_teacher.weight": teacher.weight if teacher else 0.0,

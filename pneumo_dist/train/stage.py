@@ -26,7 +26,7 @@ from pneumo_dist.ranks.stop import Preempted, StopRequested, write_marker
 from pneumo_dist.ranks.watchdog import FIRST_BATCH, START, TRAINING
 from pneumo_dist.runs.checkpoint import State
 from pneumo_dist.runs.fold_run import FoldRun
-from pneumo_dist.runs.pseudo_labels import map_labels
+from pneumo_dist.runs.pseudo_labels import soft_labels
 from pneumo_dist.runs.repetitions import best_score
 from pneumo_dist.train.class_validation import ClassValidation, validate_classes
 from pneumo_dist.train.epoch_log import EpochLog
@@ -147,7 +147,7 @@ class StageRun:
         input_spec = InputSpec(self.stage.image_size, experiment.model.in_channels, experiment.data, ranks.device_id)
         whole = replace(input_spec, size=self.stage.film_size)
         start = (ranks.rank, self.position.epoch, self.position.step)
-        maps = map_labels(self.run, self.stage, self.split.unlabelled)
+        maps = soft_labels(self.run, self.stage, self.split)
         batches = self.log.timed(train_batches(self.run.shards, self.plan, input_spec, *start, maps))
         training = self._films(self.split.train, whole, with_mask=False)
         validation = self._validation_films(self._films(self.split.validation, whole, with_mask=True))

@@ -31,7 +31,7 @@ from pneumo_dist.train.optim import (
     warmed_up,
 )
 from pneumo_dist.train.restore import check_optimizer, check_settings
-from pneumo_dist.train.unlabelled import MixedLoss, terms_of
+from pneumo_dist.train.soft_labels import SoftLoss, terms_of
 from shards.errors import InputError
 
 # At this scale an overflow means that a gradient is wrong, not that it is too large for fp16.
@@ -90,7 +90,7 @@ class Learner:
     ) -> None:
         self._stage, self._ranks, self.amp = stage, ranks, amp
         self.terms = terms_of(stage)
-        self._mixed = MixedLoss(stage, ranks.world, amp, ramp_steps) if stage.unlabelled else None
+        self._soft = SoftLoss(stage, ranks.world, amp, ramp_steps) if stage.has_soft_labels else None
         data = experiment.data
         self._memory_format = torch.channels_last if data.channels_last else torch.contiguous_format
         if experiment.model.sync_batch_norm and ranks.world > 1:
@@ -166,19 +166,19 @@ class Learner:
             with network.no_sync() if waits else nullcontext():  # type: ignore[operator]
                 with autocast(self.amp, ranks.device):
                     logits, class_logits = split_outputs(network(images))
-                if self._mixed is None:
+                if self._soft is None:
                     terms = combo_loss(logits, masks, self._stage.loss, class_logits, ranks.world)
                 else:
                     assert logits is not None, "a network without a map"
                     masks = masks / 255
                     teacher = self.average.model if self.average else None
-                    terms = self._mixed(images, masks, logits, class_logits, teacher, done)
+                    terms = self._soft(images, masks, logits, class_logits, teacher, done)
                 torch.autograd.backward(self.scaler.scale(terms["loss"] / count))
             # Of pixels; of films if the network is a classifier.
             truth = masks if logits is not None else is_positive(masks)
             predicted = _outputs(logits, class_logits).detach() > 0
-            if self._mixed is not None:
-                predicted, truth = predicted[: self._mixed.labelled], truth[: self._mixed.labelled]
+            if self._soft is not None:
+                predicted, truth = predicted[: self._soft.labelled], truth[: self._soft.labelled] > 0.5
             counts = [(predicted * truth).sum(), predicted.sum() + truth.sum()]
             sums += torch.stack([*(terms[name].detach() / count for name in self.terms), *counts])
         before = self.scaler.scale(self._one)

@@ -14,8 +14,8 @@ from pneumo_dist.data.augment import IDENTITY, Parameters
 from pneumo_dist.data.films import FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.geometry import Geometry
 from pneumo_dist.data.loader import make_batches
-from pneumo_dist.data.targets import target
-from pneumo_dist.maps.labels import MapLabels
+from pneumo_dist.data.targets import _map, target
+from pneumo_dist.maps.labels import MapLabels, SoftLabels
 from pneumo_dist.maps.store import Predictions, encode_map, film_facts, write_block, write_table
 from shards.dataset.table import Shards
 from shards.errors import InputError
@@ -40,9 +40,10 @@ def maps(half_labelled: Shards, tmp_path: Path) -> MapLabels:
     return MapLabels.of(Predictions(tmp_path), half_labelled, rows)
 
 
-def reader_of(shards: Shards, maps: MapLabels | None, loader: str = "torch", size: int = 64) -> FilmReader:
+def reader_of(shards: Shards, maps: MapLabels | None, loader: str = "torch", size: int = 64, **soft: Any) -> FilmReader:
     data = DataConfig.model_validate({"loader": loader, "threads": 1})
-    return FilmReader(shards, InputSpec(size, 1, data), True, STRONG, seed=3, has_targets=True, maps=maps)
+    labels = SoftLabels(maps, **soft)
+    return FilmReader(shards, InputSpec(size, 1, data), True, STRONG, seed=3, has_targets=True, maps=labels)
 
 
 def test_target_of_a_label_is_the_mask_of_other_stages(half_labelled: Shards, maps: MapLabels) -> None:
@@ -65,6 +66,24 @@ def test_target_of_a_map_is_the_map_at_the_networks_size(half_labelled: Shards, 
     # Beyond the centres of the outermost pixels the border is black, as for images.
     inside = np.s_[2:-2, 2:-2]
     np.testing.assert_allclose(whole[inside].astype(int), expected[inside].astype(int), atol=2)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_teachers_map_takes_its_share_of_a_label(half_labelled: Shards, tmp_path: Path, share: float) -> None:
+    facts = [{**film_facts(half_labelled, row), "class_probability": None} for row in range(12)]
+    films = [(each, encode_map(map_of(row))) for row, each in enumerate(facts)]
+    write_table(tmp_path, write_block(tmp_path / "pred-00000.tar", films), {"split": "train", "image_size": SIDE})
+    teacher = MapLabels.of(Predictions(tmp_path), half_labelled, np.arange(12))
+    plain, pure = reader_of(half_labelled, None), reader_of(half_labelled, teacher)
+    taught = reader_of(half_labelled, None, teacher=teacher, share=share)
+    for row in (1, 5, 9):
+        request = FilmRequest(row, 2, 0)
+        parameters = plain.parameters(request)
+        mask = target(plain, request, parameters).astype(float)
+        level = _map(teacher, pure, request, parameters).astype(float)
+        expected = np.rint((1 - share) * mask + share * level)
+        np.testing.assert_array_equal(target(taught, request, parameters), expected)
+        assert share == 0.0 or not np.array_equal(expected, mask)
 
 
 def test_film_without_label_and_map_has_an_empty_target(half_labelled: Shards) -> None:

@@ -94,7 +94,7 @@ def test_row_without_pixels_or_with_too_many_is_refused(values: dict[str, int], 
         ("members", []),
         ("members", [{"stage": "main"}]),
         ("tta", 3),
-        ("split", "train"),
+        ("split", "validation"),
         ("image_size", 0),
     ],
 )

@@ -227,7 +227,7 @@ def test_record_without_digests_of_all_films_is_read_with_empty_ones() -> None:
         "keys_sha256": "0" * 64,
     }
     assert Lineage((Ancestor(**old),)).to_plain() == [
-        {**old, "films_sha256": "", "labels_sha256": "", "unlabelled_sha256": ""}
+        {**old, "films_sha256": "", "labels_sha256": "", "maps_sha256": ""}
     ]
 
 

@@ -73,7 +73,7 @@ def runs(teachers: Path, tmp_path: Path) -> Path:
 
 
 def maps_of(runs: Path, fold: int) -> Path:
-    return labels_folder(runs, "plain/main", fold)
+    return labels_folder(runs, "plain/main", "unlabelled", fold)
 
 
 def test_each_fold_has_maps_by_its_own_networks(half_labelled: Shards, teachers: Path) -> None:
@@ -96,23 +96,23 @@ def test_fold_learns_from_its_maps_and_has_its_teachers_in_its_lineage(half_labe
     state = load_checkpoint(CheckpointFolder(folder / "s0/checkpoints").top(1)[0].path)
     names = [(each["experiment"], each["stage"]) for each in state["lineage"]]
     assert names == [("plain", "main"), ("student", "s0")]
-    assert [bool(each["unlabelled_sha256"]) for each in state["lineage"]] == [False, True]
+    assert [bool(each["maps_sha256"]) for each in state["lineage"]] == [False, True]
     check_unseen(state["lineage"], "student", half_labelled, 0)
     # With other maps it would have other weights.
     train(student("other", mean_teacher={}), half_labelled, runs)
     assert predicted(half_labelled, runs, "--config", folder / "config.yaml", "--fold", 0) == EXIT_DONE
-    assert labels_folder(runs, "student/s0", 0).exists()
+    assert labels_folder(runs, "student/s0", "unlabelled", 0).exists()
 
 
 def test_maps_of_another_fold_are_refused(half_labelled: Shards, runs: Path) -> None:
     shutil.rmtree(maps_of(runs, 0))
     shutil.copytree(maps_of(runs, 1), maps_of(runs, 0))
-    with pytest.raises(InputError, match=r"manifest.json: its maps are not pseudo-labels of fold 0; predict again"):
+    with pytest.raises(InputError, match=r"json: its maps are not of split unlabelled for fold 0; predict again"):
         train(student(), half_labelled, runs)
     # Also if the manifest claims to be of this fold: the networks have seen its validation films.
     manifest = read_manifest(maps_of(runs, 0))
     write_json(maps_of(runs, 0) / "manifest.json", {**manifest, "fold": 0})
-    with pytest.raises(InputError, match=r"its stage main was trained on other films than fold 0 of .*; pseudo-labels"):
+    with pytest.raises(InputError, match=r"main was trained on other films than fold 0 of .*; maps to learn from"):
         train(student(), half_labelled, runs)
 
 
@@ -120,7 +120,7 @@ def test_maps_of_other_folds_of_the_same_films_are_refused(half_labelled: Shards
     shards = Path(shutil.copytree(half_labelled.folder, tmp_path / "shards"))
     finalize(shards, {"seed": 5}, SALT)
     with pytest.raises(
-        InputError, match=r"was trained on other films than fold 0 of .*; pseudo-labels need the shards"
+        InputError, match=r"was trained on other films than fold 0 of .*; maps to learn from need the shards"
     ):
         train(student(), Shards(shards), runs)
 
@@ -130,7 +130,7 @@ def test_maps_of_other_folds_of_the_same_films_are_refused(half_labelled: Shards
     [
         ({"lineage": None}, r"manifest.json: lineage: .*predict again with --split unlabelled --fold 0"),
         ({"lineage": [{"experiment": "plain"}]}, r"manifest.json: lineage"),
-        ({"split": "test"}, "its maps are not pseudo-labels of fold 0"),
+        ({"split": "test"}, "its maps are not of split unlabelled for fold 0"),
         ({"predictions_sha256": "0" * 64}, "predict again"),
     ],
 )
@@ -147,7 +147,7 @@ def test_missing_and_damaged_maps_are_one_line(half_labelled: Shards, runs: Path
     with pytest.raises(InputError, match=r"predictions.parquet"):
         train(student(), half_labelled, runs)
     shutil.rmtree(maps_of(runs, 0))
-    expected = r"fold0/predictions: no pseudo-labels; write them with '.* --split unlabelled --fold 0'"
+    expected = r"fold0/predictions: no maps to learn from; write them with '.* --split unlabelled --fold 0'"
     with pytest.raises(InputError, match=expected):
         check_resume(run_of(student(), half_labelled, runs))
 
@@ -193,7 +193,7 @@ def test_resume_with_other_maps_is_refused(half_labelled: Shards, runs: Path) ->
     shutil.rmtree(maps_of(runs, 0))
     assert predicted(half_labelled, runs, "--fold", 0, "--no-hflip") == EXIT_DONE
     assert folder.exists()
-    with pytest.raises(InputError, match="was trained on other films without labels or pseudo-labels; use the shards"):
+    with pytest.raises(InputError, match="trained on other films without labels or maps to learn from; use"):
         check_resume(run_of(student(), half_labelled, runs))
 
 
@@ -213,6 +213,6 @@ def test_the_commands_of_the_page_run(
     for words in lines:
         assert run(app, "pneumo-dist", [*words[1:], "--cpu"]) == EXIT_DONE, words
     out = capsys.readouterr().out
-    assert "pseudo-labels of fold 1: RUNS/C/unlabelled/main/fold1/predictions" in out
+    assert "maps of unlabelled films for fold 1: RUNS/C/unlabelled/main/fold1/predictions" in out
     assert "10 films for training without labels; 0 more look like another film" in out
     assert all((tmp_path / f"RUNS/student/fold{fold}/s0/checkpoints/best").exists() for fold in (0, 1))

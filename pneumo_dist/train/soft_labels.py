@@ -1,4 +1,4 @@
-"""The loss of a micro-batch whose last films have no labels: by pseudo-labels, a mean teacher, or both."""
+"""The loss of stages with soft labels: a teacher's maps, pseudo-labels, and a mean teacher."""
 
 import math
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ def ramp_up(done: int, steps: int) -> float:
 
 
 @dataclass(frozen=True)
-class MixedLoss:
-    """The loss of micro-batches whose last films have no labels.
+class SoftLoss:
+    """The loss of micro-batches with soft labels. Films without labels are the last of a micro-batch.
 
     Attributes:
-        stage: The stage, which has `unlabelled`.
+        stage: The stage, which has `distillation` or `unlabelled`.
         world: Number of ranks.
         amp: Autocast type.
-        ramp_steps: Number of steps over which the weight of the consistency rises.
+        ramp_steps: Number of steps over which the weight of a mean teacher rises.
     """
 
     stage: StageConfig
@@ -70,25 +70,25 @@ class MixedLoss:
             teacher: The moving average of the network.
             done: Number of optimizer steps before this one.
         """
-        config = self.stage.unlabelled
-        assert config is not None
-        count, loss = self.labelled, self.stage.loss
-        if config.source is None:
-            classes = None if class_logits is None else class_logits[:count]
-            terms = combo_loss(logits[:count], targets[:count], loss, classes, self.world)
-        else:
-            terms = combo_loss(logits, targets, loss, class_logits, self.world, self._confidence(targets))
-        if config.mean_teacher is None:
+        unlabelled = self.stage.unlabelled
+        has_pseudo_labels = unlabelled is not None and unlabelled.source is not None
+        count = len(logits) if has_pseudo_labels else self.labelled
+        weights = self._weights(targets[:count]) if has_pseudo_labels or self.stage.distillation else None
+        classes = None if class_logits is None else class_logits[:count]
+        terms = combo_loss(logits[:count], targets[:count], self.stage.loss, classes, self.world, weights)
+        if unlabelled is None or unlabelled.mean_teacher is None:
             return terms
         assert teacher is not None, "a mean teacher needs a moving average"
-        expected = self._taught(teacher, images[count:])
-        difference = (torch.sigmoid(logits[count:].float()) - expected).square().mean()
-        weight = config.mean_teacher.weight * ramp_up(done, self.ramp_steps)
+        expected = self._taught(teacher, images[self.labelled :])
+        difference = (torch.sigmoid(logits[self.labelled :].float()) - expected).square().mean()
+        weight = unlabelled.mean_teacher.weight * ramp_up(done, self.ramp_steps)
         return {**terms, "loss": terms["loss"] + weight * difference, CONSISTENCY: difference}
 
-    def _confidence(self, targets: torch.Tensor) -> torch.Tensor:
-        """Return the weights of pixels (n, 1, size, size): |2q − 1| for pseudo-labels q, 1 for labels."""
-        return (2 * targets - 1).abs()
+    def _weights(self, targets: torch.Tensor) -> torch.Tensor:
+        """Return the weights of pixels (n, 1, size, size): |2q − 1| for pseudo-labels q, else 1."""
+        weights = torch.ones_like(targets)
+        weights[self.labelled :] = (2 * targets[self.labelled :] - 1).abs()
+        return weights
 
     @torch.no_grad()
     def _taught(self, teacher: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:

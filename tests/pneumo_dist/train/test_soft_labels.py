@@ -1,4 +1,4 @@
-"""The loss of films without labels, and the steps that it makes."""
+"""The loss of soft labels and of films without labels, and the steps that it makes."""
 
 import math
 from typing import Any
@@ -12,8 +12,8 @@ from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.ranks import Ranks
+from pneumo_dist.train.soft_labels import SoftLoss, ramp_up, second_view, terms_of
 from pneumo_dist.train.step import Learner
-from pneumo_dist.train.unlabelled import MixedLoss, ramp_up, second_view, terms_of
 
 ALONE = Ranks.alone()
 FCN = {"arch": "fcn", "in_channels": 1, "fcn": {"widths": (4, 4, 8), "norm": True}}
@@ -33,6 +33,11 @@ def films(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return images, targets, (8 * logits - 4).requires_grad_()
 
 
+def distilled(**unlabelled: Any) -> StageConfig:
+    settings = {"image_size": 32, "global_batch": 4, "micro_batch": 4, "optim": EMA, "distillation": {"from": "a"}}
+    return experiment_of({**settings, "unlabelled": unlabelled or None}, model=FCN).stages[0]
+
+
 class Mirror(torch.nn.Module):
     """A network whose logits are its input."""
 
@@ -43,7 +48,7 @@ class Mirror(torch.nn.Module):
 def test_pseudo_labels_are_weighted_by_their_confidence() -> None:
     stage = stage_of(**{"from": "a/b"})
     images, targets, logits = films()
-    found = MixedLoss(stage, 1, "float32", 0)(images, targets, logits, None, None, 0)
+    found = SoftLoss(stage, 1, "float32", 0)(images, targets, logits, None, None, 0)
     weights = torch.ones_like(targets)
     weights[2:] = (2 * targets[2:] - 1).abs()
     expected = combo_loss(logits, targets, stage.loss, weights=weights)
@@ -52,19 +57,34 @@ def test_pseudo_labels_are_weighted_by_their_confidence() -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-6, atol=0)
 
 
+def test_labels_with_a_teachers_map_have_weight_1_and_pseudo_labels_their_confidence() -> None:
+    images, targets, logits = films()
+    targets[:2] = 0.3 + 0.4 * targets[:2]
+    alone, both = distilled(), distilled(**{"from": "b", "share": 0.5})
+    found = SoftLoss(alone, 1, "float32", 0)(images, targets, logits, None, None, 0)
+    expected = combo_loss(logits, targets, alone.loss, weights=torch.ones_like(targets))
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=0)
+    weights = torch.ones_like(targets)
+    weights[2:] = (2 * targets[2:] - 1).abs()
+    found = SoftLoss(both, 1, "float32", 0)(images, targets, logits, None, None, 0)
+    torch.testing.assert_close(found["loss"], combo_loss(logits, targets, both.loss, weights=weights)["loss"])
+
+
 def test_unsure_pseudo_label_has_no_gradient() -> None:
     images, targets, logits = films()
     targets[3] = 0.5
-    MixedLoss(stage_of(**{"from": "a/b"}), 1, "float32", 0)(images, targets, logits, None, None, 0)["loss"].backward()
+    SoftLoss(stage_of(**{"from": "a/b"}), 1, "float32", 0)(images, targets, logits, None, None, 0)["loss"].backward()
     assert logits.grad is not None
     assert not logits.grad[3].any() and all(logits.grad[film].any() for film in range(3))
 
 
 def test_without_pseudo_labels_only_films_with_labels_have_a_supervised_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pneumo_dist.train.unlabelled.second_view", lambda images: images)
+    monkeypatch.setattr("pneumo_dist.train.soft_labels.second_view", lambda images: images)
     stage = stage_of(mean_teacher={"weight": 3.0, "ramp_up_epochs": 0})
     images, targets, logits = films()
-    found = MixedLoss(stage, 1, "float32", 0)(images, targets, logits, None, Mirror(), 0)
+    found = SoftLoss(stage, 1, "float32", 0)(images, targets, logits, None, Mirror(), 0)
     plain = combo_loss(logits[:2], targets[:2], stage.loss)
     # The teacher predicts the flipped film flipped, which is turned back.
     difference = (torch.sigmoid(logits[2:]) - torch.sigmoid(images[2:])).square().mean()
@@ -84,7 +104,7 @@ def test_teacher_sees_another_view_and_gets_no_gradient() -> None:
     teacher = torch.nn.Conv2d(1, 1, 1)
     stage = stage_of(mean_teacher={})
     images, targets, logits = films()
-    MixedLoss(stage, 1, "float32", 0)(images, targets, logits, None, teacher, 0)["loss"].backward()
+    SoftLoss(stage, 1, "float32", 0)(images, targets, logits, None, teacher, 0)["loss"].backward()
     assert teacher.weight.grad is None
 
 
