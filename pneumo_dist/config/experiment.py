@@ -25,7 +25,7 @@ from pneumo_dist.config.schema import (
     Unit,
     Whole,
 )
-from pneumo_dist.config.unlabelled import DistillationConfig, UnlabelledConfig
+from pneumo_dist.config.soft_labels import DistillationConfig, UnlabelledConfig
 from shards.errors import InputError
 
 # A year at most.

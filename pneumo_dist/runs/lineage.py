@@ -12,7 +12,7 @@ from pneumo_dist.config.experiment import Experiment, StageConfig
 from pneumo_dist.config.record import differing_keys, with_present_defaults
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.runs.fold_run import FoldRun
-from pneumo_dist.runs.pseudo_labels import maps_folders, read_teachers
+from pneumo_dist.runs.soft_labels import maps_folders, read_teachers
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

@@ -26,8 +26,8 @@ from pneumo_dist.ranks.stop import Preempted, StopRequested, write_marker
 from pneumo_dist.ranks.watchdog import FIRST_BATCH, START, TRAINING
 from pneumo_dist.runs.checkpoint import State
 from pneumo_dist.runs.fold_run import FoldRun
-from pneumo_dist.runs.pseudo_labels import soft_labels
 from pneumo_dist.runs.repetitions import best_score
+from pneumo_dist.runs.soft_labels import soft_labels
 from pneumo_dist.train.class_validation import ClassValidation, validate_classes
 from pneumo_dist.train.epoch_log import EpochLog
 from pneumo_dist.train.monitor import BOARD, Monitor, charts, settings
