@@ -78,7 +78,7 @@ class Fold:
 
     def reach(self, step: int) -> None:
         """Wait for a checkpoint of this step or a later one."""
-        self.until(lambda: self.step >= step, 120, f"step {step} is saved")
+        self.until(lambda: self.step >= step, 240, f"step {step} is saved")
 
     def processes(self) -> list[int]:
         """All processes of this run."""
@@ -96,7 +96,7 @@ class Fold:
         """Disturb the run and wait until it resumes. Returns the number of saved steps that it lost."""
         saved, times = self.step, len(self.resumed)
         disturb()
-        self.until(lambda: len(self.resumed) > times, 120, "the run goes on")
+        self.until(lambda: len(self.resumed) > times, 240, "the run goes on")
         return saved - self.resumed[-1]
 
 
