@@ -52,14 +52,15 @@ class Row:
 _FEW = ("global_batch=8", "micro_batch=8", "sample_rate=null", "epochs=100", "optim.ema_decay=0.98", "top_k=1")
 # Eight films without labels more in each step.
 _MIXED = (*_FEW, "global_batch=16", "micro_batch=16", "unlabelled.share=0.5")
-_MEAN_TEACHER = "unlabelled.mean_teacher.weight=10"
+# A weight of 10 after 5 epochs lowered the out-of-fold score from 0.78 to 0.64.
+_MEAN_TEACHER = ("unlabelled.mean_teacher.weight=1", "unlabelled.mean_teacher.ramp_up_epochs=50")
 _CLASSES = ("model.arch=classifier", "model.decoder_channels=null", "model.classification.dropout=0")
 _CLASS_LOSS = ("loss.bce=0", "loss.dice=0", "loss.focal=0", "loss.classification=1")
 
 FEW = Side("few", "few", settings=_FEW)
 PSEUDO = Side("pseudo", "few", settings=_MIXED, teacher=FEW)
-TEACHER = Side("mean-teacher", "few", settings=(*_MIXED, _MEAN_TEACHER))
-BOTH = Side("both", "few", settings=(*_MIXED, _MEAN_TEACHER), teacher=FEW)
+TEACHER = Side("mean-teacher", "few", settings=(*_MIXED, *_MEAN_TEACHER))
+BOTH = Side("both", "few", settings=(*_MIXED, *_MEAN_TEACHER), teacher=FEW)
 
 DEMO = Side("demo", "demo")
 CLASSIFIER = Side("classifier", "demo", settings=(*_CLASSES, *_CLASS_LOSS))
