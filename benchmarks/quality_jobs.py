@@ -1,6 +1,5 @@
 """One side of benchmarks.quality with one seed: trained, tuned out of fold, and scored on the holdout."""
 
-import os
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from benchmarks import ROOT
+from benchmarks.common import cpu_environment
 from benchmarks.quality_films import DATASETS
 from benchmarks.quality_rows import Side
 from pneumo_dist.maps.store import Predictions
@@ -89,11 +89,10 @@ class Job:
         """Run a command of pneumo_dist on one core and return its seconds. Raises RuntimeError with its log."""
         log = self.work / "logs" / f"{self.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
         start = time.perf_counter()
         with log.open("ab") as stream:
             command = [sys.executable, "-m", "pneumo_dist", *words]
-            done = subprocess.run(command, cwd=ROOT, env=environment, stdout=stream, stderr=stream)
+            done = subprocess.run(command, cwd=ROOT, env=cpu_environment(), stdout=stream, stderr=stream)
         if done.returncode:
             raise RuntimeError(f"{self.name}: {words[0]} ended with {done.returncode}; see {log}")
         return time.perf_counter() - start

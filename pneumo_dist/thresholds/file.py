@@ -112,10 +112,7 @@ def _joint_line(tuned: TunedRule) -> str:
     triplet, smallest = tuned.rule.triplet, tuned.rule.smallest_part
     line = f"{RULES[tuned.name]}: top {triplet.top:.4f}, area {triplet.area} px, bottom {triplet.bottom:.4f}, "
     line += f"components from {smallest} px: mean Dice {tuned.dice:.4f}"
-    if tuned.unseen is None:
-        return line
-    low, high = tuned.unseen.low, tuned.unseen.high
-    return f"{line}, with thresholds of the other folds {tuned.unseen.mean:.4f}, 95 % {low:.4f} to {high:.4f}"
+    return line + _with_other_folds(tuned, "thresholds")
 
 
 def _stacking_line(tuned: TunedRule) -> str:
@@ -123,10 +120,15 @@ def _stacking_line(tuned: TunedRule) -> str:
     assert rule.stacking is not None
     line = f"stacked gate above {rule.stacking.threshold:.4f}, mask above {rule.triplet.bottom:.4f}: "
     line += f"mean Dice {tuned.dice:.4f}"
+    return line + _with_other_folds(tuned, "gate and thresholds")
+
+
+def _with_other_folds(tuned: TunedRule, what: str) -> str:
+    """Return the score of a rule that was tuned on the other folds, to append to a line; empty without one."""
     if tuned.unseen is None:
-        return line
-    low, high = tuned.unseen.low, tuned.unseen.high
-    return f"{line}, with gate and thresholds of the other folds {tuned.unseen.mean:.4f}, 95 % {low:.4f} to {high:.4f}"
+        return ""
+    mean, low, high = tuned.unseen.mean, tuned.unseen.low, tuned.unseen.high
+    return f", with {what} of the other folds {mean:.4f}, 95 % {low:.4f} to {high:.4f}"
 
 
 def read_thresholds(path: Path) -> ThresholdsFile:

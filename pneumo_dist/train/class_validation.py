@@ -13,9 +13,9 @@ from pneumo_dist.network.build import split_outputs
 from pneumo_dist.network.losses import combo_loss
 from pneumo_dist.ranks.precision import Resolved, autocast
 from pneumo_dist.ranks.ranks import Ranks
-from pneumo_dist.ranks.watchdog import GATHER, VALIDATION
+from pneumo_dist.ranks.watchdog import GATHER
 from pneumo_dist.scoring.arrays import Flags
-from pneumo_dist.train.validation import ValidationFilms
+from pneumo_dist.train.validation import ValidationFilms, each_round
 from shards.arrays import Floats
 
 
@@ -51,13 +51,9 @@ def validate_classes(
     `check` is called before every round, equally often on every rank; it may raise on all of them to stop.
     """
     model.eval()
-    batches = iter(films.loader)
     scored: list[npt.NDArray[np.float64]] = [np.zeros((0, 2))]
     losses: list[tuple[float, float, float]] = []
-    for _ in range(films.rounds):
-        ranks.beat(VALIDATION)
-        check()
-        batch = next(batches, None)
+    for batch in each_round(films, ranks, check):
         if batch is None:
             continue
         count = len(batch.indices)

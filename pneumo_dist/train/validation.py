@@ -1,6 +1,6 @@
 """Validation: exact Dice on the label grid, with each film counted once for any number of ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,6 +102,18 @@ class ValidationFilms:
     shown: frozenset[int]
 
 
+def each_round(films: ValidationFilms, ranks: Ranks, check: Callable[[], object]) -> Iterator[Batch | None]:
+    """Yield this rank's batch of each round, None if it has none left; all ranks have equally many rounds.
+
+    `check` is called before every round; it may raise on all ranks to stop.
+    """
+    batches = iter(films.loader)
+    for _ in range(films.rounds):
+        ranks.beat(VALIDATION)
+        check()
+        yield next(batches, None)
+
+
 def validate(
     model: torch.nn.Module,
     films: ValidationFilms,
@@ -117,12 +129,8 @@ def validate(
     """
     model.eval()
     scores = _FilmScores(films.shards, films.shown)
-    batches = iter(films.loader)
     predicted: _Predicted | None = None
-    for _ in range(films.rounds):
-        ranks.beat(VALIDATION)
-        check()
-        batch = next(batches, None)
+    for batch in each_round(films, ranks, check):
         # A GPU computes this batch while the host scores the one before.
         earlier, predicted = predicted, None
         if batch is not None:

@@ -193,6 +193,8 @@ class Shards:
     def _strangers(self, split: str, validation: Integers) -> Integers:
         """Return the rows of a split whose groups are in neither the given validation films nor the holdout."""
         films, groups = self.indices(split), self.table["group"]
+        if not len(films):
+            return films
         unseen = groups.take(np.concatenate([validation, self.indices("holdout")]))
         is_seen = pc.is_in(groups.take(films), value_set=unseen.combine_chunks())
         return np.asarray(films[~is_seen.to_numpy()], np.int64)
