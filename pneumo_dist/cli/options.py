@@ -63,9 +63,9 @@ RULE = click.option(
     "--rule",
     "rule_name",
     type=click.Choice(list(RULES)),
-    help="Rule for masks, unchanged from tune: a triplet, a threshold or the triplet without small components, or the "
-    "triplet with the classification gate.  [default: the config's thresholds or else the triplet, without components "
-    "below the config's smallest_part]",
+    help="Rule for masks, unchanged from tune: a triplet, a threshold or the triplet without small components, the "
+    "triplet with the classification gate, or a threshold with the stacked gate.  [default: the config's thresholds "
+    "or else the triplet, without components below the config's smallest_part]",
 )
 
 
