@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,7 +16,7 @@ from shards.errors import InputError
 
 if TYPE_CHECKING:
     from pneumo_dist.sweep.journal import RecordModel
-    from pneumo_dist.sweep.trials import EndsEarly, Sweep, TrainFold
+    from pneumo_dist.sweep.trials import EndsEarly, HowEnded, Sweep, TrainFold
 
 EXIT_STOPPED = 75
 
@@ -131,7 +131,7 @@ def _trainer(search: "Sweep", shards_path: Path, cpu: bool) -> "TrainFold":
     warn(check_training(training_of(base, search.folds)))
     shards = Shards(shards_path)
 
-    def train(config: LoadedConfig, fold: int, ends_early: "EndsEarly") -> Literal["trained", "stopped"]:
+    def train(config: LoadedConfig, fold: int, ends_early: "EndsEarly") -> "HowEnded":
         training = training_of(config, (fold,))
         try:
             check_training(training)

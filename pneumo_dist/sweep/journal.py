@@ -18,6 +18,7 @@ import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import Field
 
@@ -122,10 +123,11 @@ class Journal:
         self.folder = folder
         path = folder / JOURNAL
         self.storage = JournalStorage(JournalFileBackend(str(path), lock_obj=FileLock(path)))
-        self.study = optuna.create_study(
-            storage=self.storage, study_name=name, direction="maximize", load_if_exists=True
-        )
-        self._study_id = self.storage.get_study_id_from_name(name)
+        try:
+            self._study_id = self.storage.get_study_id_from_name(name)
+        except KeyError:
+            self._study_id = self.storage.create_new_study([StudyDirection.MAXIMIZE], name)
+        self.study = optuna.load_study(study_name=name, storage=self.storage)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials, in the order of their numbers."""

@@ -123,7 +123,11 @@ def _exact(number: float) -> Decimal:
 def _text(value: Any) -> str:
     """Return a YAML value on one line, as --set takes it. Raises ValueError if it cannot."""
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).splitlines()[0]
-    if parse_yaml(text) != value:
+    try:
+        is_whole = parse_yaml(text) == value
+    except BadYaml:
+        is_whole = False
+    if not is_whole:
         raise ValueError("a choice must fit on one line")
     return text
 

@@ -27,8 +27,9 @@ from shards.errors import InputError
 UNPRUNED_TRIALS = 5
 
 EndsEarly = Callable[[str, Sequence[State]], bool]
-# Trains a fold of a config, or resumes it.
-TrainFold = Callable[[LoadedConfig, int, EndsEarly], Literal["trained", "stopped"]]
+HowEnded = Literal["trained", "stopped"]
+# Trains a fold of a config, or resumes it. It is stopped by a signal, or if EndsEarly says so.
+TrainFold = Callable[[LoadedConfig, int, EndsEarly], HowEnded]
 
 
 class Failed(Exception):
@@ -145,7 +146,7 @@ def run_trials(sweep: Sweep, journal: Journal, train: TrainFold) -> bool:
                     return True
                 values = ", ".join(overrides_of(trial.parameters))
                 console.say(f"trial {trial.number} {'resumes' if trial.is_resumed else 'begins'}: {values}")
-                if not TrialRun(sweep, journal, trial).train(train):
+                if not TrialRun(sweep, journal, trial, signals).train(train):
                     return False
     return False
 
@@ -153,8 +154,8 @@ def run_trials(sweep: Sweep, journal: Journal, train: TrainFold) -> bool:
 class TrialRun:
     """A claimed trial in training."""
 
-    def __init__(self, sweep: Sweep, journal: Journal, trial: Trial) -> None:
-        self._sweep, self._journal, self._trial = sweep, journal, trial
+    def __init__(self, sweep: Sweep, journal: Journal, trial: Trial, signals: Signals) -> None:
+        self._sweep, self._journal, self._trial, self._signals = sweep, journal, trial, signals
         # Of the folds that are trained: their scores, and what was reported after each of their epochs.
         self._scores: list[float] = []
         self._reported: list[float] = []
@@ -166,6 +167,8 @@ class TrialRun:
         try:
             config = self._sweep.load(number, self._trial.parameters)
             for fold in self._sweep.folds:
+                if self._signals.stopped:
+                    return False
                 folder = self._sweep.runs / config.experiment.name / f"fold{fold}"
                 if train(config, fold, partial(self._ends_early, config.experiment, folder)) == "stopped":
                     if self._is_pruned:
@@ -190,7 +193,8 @@ class TrialRun:
         if self._sweep.prune is not None:
             pruner = MedianPruner(UNPRUNED_TRIALS, n_warmup_steps=self._sweep.prune - 1)
             self._is_pruned = pruner.prune(self._journal.study, stored)
-        return self._is_pruned
+        # A signal may have come after the last fold, and before the training of this one listened to signals.
+        return self._is_pruned or self._signals.stopped
 
     def _end_pruned(self) -> None:
         values = self._journal.report(self._trial, ()).intermediate_values

@@ -28,6 +28,7 @@ COMMANDS = [
     "show-batch",
     "status",
     "submit",
+    "sweep",
     "train",
     "tune",
 ]
