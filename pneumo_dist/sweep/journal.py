@@ -221,6 +221,11 @@ class Journal:
         self.storage.set_trial_state_values(trial.id, state, None if score is None else [score])
 
 
+def trial_name(sweep: str, number: int) -> str:
+    """Return the name of a trial's experiment, and of its folder below --runs."""
+    return f"{sweep}-{number:03d}"
+
+
 def begin(folder: Path, record: RecordModel) -> Journal:
     """Create a sweep, or open it to go on.
 

@@ -11,9 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pneumo_dist.maps.store import MANIFEST, open_predictions
 from pneumo_dist.report.compare_rules import score_films
-from pneumo_dist.sweep.journal import ERROR
+from pneumo_dist.sweep.journal import ERROR, trial_name
 from pneumo_dist.sweep.space import Value
-from pneumo_dist.sweep.trials import trial_name
 from pneumo_dist.thresholds.file import read_thresholds
 from pneumo_dist.thresholds.rules import THRESHOLDS
 from pneumo_dist.thresholds.worth import Estimate, estimate

@@ -18,7 +18,7 @@ from pneumo_dist.ranks.stop import SIGNALS
 from pneumo_dist.runs.checkpoint import State
 from pneumo_dist.runs.fold_run import checkpoints_of
 from pneumo_dist.runs.repetitions import best_repetition, best_score, repetitions
-from pneumo_dist.sweep.journal import Journal, Trial
+from pneumo_dist.sweep.journal import Journal, Trial, trial_name
 from pneumo_dist.sweep.space import Space, Value, overrides_of
 from shards import console
 from shards.errors import InputError
@@ -101,11 +101,6 @@ class Sweep:
             raise Failed(str(error)) from None
 
 
-def trial_name(sweep: str, number: int) -> str:
-    """Return the name of a trial's experiment, and of its folder below --runs."""
-    return f"{sweep}-{number:03d}"
-
-
 class Signals:
     """Notes a signal between two trials. During training the fold's own handlers are in their place."""
 
@@ -135,6 +130,10 @@ def run_trials(sweep: Sweep, journal: Journal, train: TrainFold) -> bool:
     combinations = sweep.space.combinations() if sweep.grid else []
 
     def suggest(number: int) -> Mapping[str, Value] | None:
+        folder = sweep.runs / trial_name(sweep.name, number)
+        if folder.exists():
+            # Training would resume there, with other parameters than the trial's.
+            raise InputError(f"{folder}: is not of this sweep; remove it, or begin another sweep with --name")
         if sweep.grid:
             return combinations[number] if number < len(combinations) else None
         return journal.sample(number, sweep.space, seed)

@@ -179,6 +179,15 @@ def test_other_errors_end_the_process_and_leave_the_trial_to_the_next(tmp_path: 
         assert trial is not None and trial.is_resumed and trial.number == 0
 
 
+def test_a_folder_of_other_runs_is_not_resumed(films: Shards, tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, GRID)
+    folder = sweep.runs / "s-000"
+    folder.mkdir(parents=True)
+    with pytest.raises(InputError, match=f"{folder}: is not of this sweep; remove it, or begin another"):
+        run_trials(sweep, journal_of(sweep), trainer(sweep, films))
+    assert journal_of(sweep).trials() == [] and list(folder.iterdir()) == []
+
+
 def test_a_config_that_changes_meanwhile_is_refused(films: Shards, tmp_path: Path) -> None:
     sweep = sweep_of(tmp_path, GRID)
     journal = journal_of(sweep)
