@@ -116,13 +116,19 @@ class Journal:
     Args:
         folder: The sweep's folder.
         name: The sweep's name.
+
+    Raises InputError if the journal is damaged.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder = folder
         path = folder / JOURNAL
-        self.storage = JournalStorage(JournalFileBackend(str(path), lock_obj=FileLock(path)))
+        try:
+            self.storage = JournalStorage(JournalFileBackend(str(path), lock_obj=FileLock(path)))
+        except (ValueError, KeyError, TypeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise InputError(f"{path}: damaged ({reason}); restore it from a copy, or begin another sweep") from None
         try:
             self._study_id = self.storage.get_study_id_from_name(name)
         except KeyError:

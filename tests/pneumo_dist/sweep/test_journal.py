@@ -201,6 +201,15 @@ def test_a_held_lock_without_a_trial_is_refused(grid: Sweep) -> None:
             pass
 
 
+def test_a_damaged_journal_is_named(grid: Sweep) -> None:
+    journal_of(grid)
+    whole = (grid.folder / JOURNAL).read_text()
+    for damage in ("{\n" + whole, "{}\n", "[]\n", '{"op_code":7,"worker_id":"0"}\n'):
+        (grid.folder / JOURNAL).write_text(damage)
+        with pytest.raises(InputError, match=rf"{JOURNAL}: damaged \(.*\); restore it from a copy"):
+            journal_of(grid)
+
+
 def test_a_journal_is_read_without_writing(grid: Sweep) -> None:
     journal_of(grid)
     content = (grid.folder / JOURNAL).read_bytes()
