@@ -1,5 +1,6 @@
 """The command sweep, which searches config keys."""
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -133,6 +134,7 @@ def _trainer(search: "Sweep", shards_path: Path, cpu: bool) -> "TrainFold":
 
     def train(config: LoadedConfig, fold: int, ends_early: "EndsEarly") -> "HowEnded":
         training = training_of(config, (fold,))
+        _forget_trials(base.experiment.runtime.compile)
         try:
             check_training(training)
         except InputError as error:
@@ -148,10 +150,22 @@ def _trainer(search: "Sweep", shards_path: Path, cpu: bool) -> "TrainFold":
         except Diverged as error:
             raise Failed(str(error)) from None
         except torch.OutOfMemoryError:
-            raise Failed("out of GPU memory; vary micro_batch or image_size within smaller values") from None
+            raise Failed("out of GPU memory") from None
         return "trained"
 
     return train
+
+
+def _forget_trials(compiles: bool) -> None:
+    """Free what the trials before have left in this process, so that the next is trained as in a new one."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()  # the log of a stage has its peak
+    if compiles:
+        torch.compiler.reset()  # after some networks torch would give up compiling
 
 
 def _show(folder: Path, shards: str) -> int:

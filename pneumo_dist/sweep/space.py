@@ -201,6 +201,8 @@ def _check_keys(path: Path, keys: Sequence[str], overridden: Sequence[str] = ())
     for key in keys:
         if key == "name":
             raise InputError(f"{path}: name: a sweep names its trials itself; remove it")
+        if key.split(".")[0] == "runtime":
+            raise InputError(f"{path}: {key}: holds for a process and all its trials; give it with --set")
         within = [other for other in keys if other.startswith(f"{key}.")]
         if within:
             raise InputError(f"{path}: {within[0]}: is a part of {key}, which the space sets too; remove one")

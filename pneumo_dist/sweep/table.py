@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from statistics import median
 from typing import Any
 
@@ -185,11 +186,11 @@ def summary(rows: Sequence[Row], sweep: Mapping[str, Any], runs: Path, shards: s
         )
         return found
     config = runs / best.name / f"fold{sweep['folds'][0]}" / "config.yaml"
-    where = f"--config {config} --shards {shards} --runs {runs}"
+    where = f"--config {quote(str(config))} --shards {quote(shards)} --runs {quote(str(runs))}"
     return [
         *found,
         f"its cross-tuned score is not known ({outside}); for it, run",
         f"  python -m pneumo_dist train {where} --folds all",
         f"  python -m pneumo_dist predict {where} --split oof",
-        f"  python -m pneumo_dist sweep --show --name {sweep['name']} --runs {runs}",
+        f"  python -m pneumo_dist sweep --show --name {sweep['name']} --runs {quote(str(runs))}",
     ]

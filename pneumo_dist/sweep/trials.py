@@ -130,13 +130,13 @@ def run_trials(sweep: Sweep, journal: Journal, train: TrainFold) -> bool:
     combinations = sweep.space.combinations() if sweep.grid else []
 
     def suggest(number: int) -> Mapping[str, Value] | None:
+        if sweep.grid and number >= len(combinations):
+            return None
         folder = sweep.runs / trial_name(sweep.name, number)
         if folder.exists():
             # Training would resume there, with other parameters than the trial's.
             raise InputError(f"{folder}: is not of this sweep; remove it, or begin another sweep with --name")
-        if sweep.grid:
-            return combinations[number] if number < len(combinations) else None
-        return journal.sample(number, sweep.space, seed)
+        return combinations[number] if sweep.grid else journal.sample(number, sweep.space, seed)
 
     with Signals() as signals:
         while not signals.stopped:
@@ -192,7 +192,7 @@ class TrialRun:
         if self._sweep.prune is not None:
             pruner = MedianPruner(UNPRUNED_TRIALS, n_warmup_steps=self._sweep.prune - 1)
             self._is_pruned = pruner.prune(self._journal.study, stored)
-        # A signal may have come after the last fold, and before the training of this one listened to signals.
+        # A signal may have come before the training of this fold listened to signals.
         return self._is_pruned or self._signals.stopped
 
     def _end_pruned(self) -> None:

@@ -80,6 +80,7 @@ def test_the_grid_varies_the_last_key_fastest(tmp_path: Path) -> None:
         ("a: {range: [0, 1], step: 0.3}", "the step must divide the distance of the ends"),
         ("a: {choices: [1, 2], step: 1}", "step goes with range or whole"),
         ("name: {choices: [x]}", "a sweep names its trials itself"),
+        ("runtime.tf32: {choices: [true]}", "runtime.tf32: holds for a process and all its trials; give it with --set"),
         ("a.b: {choices: [1]}\na: {choices: [2]}", "a.b: is a part of a, which the space sets too"),
     ],
 )
