@@ -1,5 +1,8 @@
 """The journal: claims of trials, processes that end without a word, and samples that can be repeated."""
 
+import errno
+import fcntl
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -199,6 +202,15 @@ def test_a_held_lock_without_a_trial_is_refused(grid: Sweep) -> None:
         claim = journal_of(grid).claim(9, suggest, grid.space)
         with pytest.raises(InputError, match="the lock of trial 0 is held, but the trial does not exist"), claim:
             pass
+
+
+def test_a_file_system_without_locks_is_refused(grid: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InputError, match=r"this file system has no file locks \(No locks available\).* put --runs on"):
+        journal_of(grid)
 
 
 def test_a_damaged_journal_is_named(grid: Sweep) -> None:
