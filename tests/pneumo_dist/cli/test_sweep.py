@@ -146,6 +146,39 @@ def test_the_commands_of_the_page_run(
     assert "films of fold 0 still chose the trial" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("space", "sets", "reason"),
+    [
+        ("global_batch: {choices: [64, 2]}", (), "fewer than global_batch 64; lower it"),
+        (
+            "optim.lr: {choices: [1e9, 0.001]}",
+            ("optim.max_bad_steps=1", "model.fcn.norm=false"),
+            "a non-finite gradient",
+        ),
+    ],
+    ids=["before training", "in training"],
+)
+def test_parameters_that_cannot_be_trained_make_a_failed_trial(
+    films: Shards, place: Path, capsys: pytest.CaptureFixture[str], space: str, sets: tuple[str, ...], reason: str
+) -> None:
+    Path("space.yaml").write_text(space)
+    given = words(films, "--grid", *(word for each in sets for word in ("--set", each)))
+    assert run(app, "pneumo_dist", given) == EXIT_DONE
+    printed = capsys.readouterr()
+    assert re.search(rf"warning: trial 0 failed: .*{re.escape(reason)}", printed.err)
+    assert re.search(rf"^plain-space-000: .*{re.escape(reason)}", printed.out, re.MULTILINE)
+    assert "2 trials: 1 done, 1 failed" in printed.out and "best: plain-space-001" in printed.out
+    assert run(app, "pneumo_dist", given) == EXIT_DONE, "a failed trial is not tried again"
+    assert "trial 0" not in capsys.readouterr().out
+    # The config itself cannot be trained: nobody's trial fails for that.
+    Path("other.yaml").write_text("loss: {choices: [{bce: 1}]}")
+    refused = words(films, "--grid", "--set", "global_batch=64", space="other.yaml")
+    assert run(app, "pneumo_dist", refused) == EXIT_USAGE
+    assert "fewer than global_batch 64" in capsys.readouterr().err
+    assert not Path("runs/plain-other").exists()
+
+
 def spoil_holdout(source: Shards, folder: Path) -> Shards:
     """Return a copy of shards whose holdout films have other bytes than their checksums."""
     copy = Shards(Path(shutil.copytree(source.folder, folder)))
