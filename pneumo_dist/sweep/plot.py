@@ -28,7 +28,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
 def draw_sweep(rows: Sequence[Row], parameters: dict[str, Parameter]) -> bytes:
     """Return a PNG with one panel for each key, its values against the score, and one with the best score so far.
 
-    Trials without a score, and those that still run, are left out.
+    Trials without a score, and unfinished ones, are left out.
     """
     panels = 1 + len(parameters)
     columns = min(panels, _COLUMNS)

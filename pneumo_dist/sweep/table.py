@@ -21,7 +21,7 @@ from shards.console import counted, printable
 from shards.errors import InputError
 from shards.spreadsheet import csv_text
 
-RUNNING, DONE, PRUNED, FAILED = "running", "done", "pruned", "failed"
+UNFINISHED, DONE, PRUNED, FAILED = "unfinished", "done", "pruned", "failed"
 _STATES = {TrialState.COMPLETE: DONE, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}
 NOTHING = "–"
 
@@ -33,7 +33,7 @@ class Row:
     Attributes:
         number: Number of the trial, counted from 0.
         name: Name of its experiment, which is also its folder below --runs.
-        state: running, done, pruned or failed.
+        state: done, pruned, failed or unfinished, whether its process still runs or not.
         score: Mean over folds of the best epoch's score; of a trial that is not done, as far as it came.
         epochs: Number of validated epochs over all folds.
         parameters: Values of the space's keys.
@@ -55,7 +55,7 @@ def rows_of(trials: Sequence[FrozenTrial], sweep: str, keys: Sequence[str]) -> l
         Row(
             trial.number,
             trial_name(sweep, trial.number),
-            _STATES.get(trial.state, RUNNING),
+            _STATES.get(trial.state, UNFINISHED),
             _score(trial),
             len(trial.intermediate_values),
             {key: trial.params[key] for key in keys},
@@ -164,7 +164,7 @@ def summary(rows: Sequence[Row], sweep: Mapping[str, Any], runs: Path, shards: s
         shards: Folder of the shards, for the commands that are printed.
     """
     count = Counter(row.state for row in rows)
-    states = ", ".join(f"{count[state]} {state}" for state in (DONE, PRUNED, FAILED, RUNNING) if count[state])
+    states = ", ".join(f"{count[state]} {state}" for state in (DONE, PRUNED, FAILED, UNFINISHED) if count[state])
     best = winner(rows)
     if best is None or best.score is None:
         return [f"{counted(len(rows), 'trial')}{f': {states}' if states else ''}; none is done"]

@@ -97,10 +97,10 @@ def test_the_table_of_a_sweep_is_shown_and_written(tmp_path: Path, capsys: pytes
     shown = capsys.readouterr().out.splitlines()
     assert [line.split() for line in shown[:2]] == [
         ["trial", "state", "score", "epochs", "optim.lr", "stages.s1.epochs"],
-        ["s-000", "running", "–", "0", "0.001", "1"],
+        ["s-000", "unfinished", "–", "0", "0.001", "1"],
     ]
-    assert "1 trial: 1 running; none is done" in shown
-    assert (sweep.folder / "trials.csv").read_text().splitlines()[1] == "0,s-000,running,,0,0.001,1,"
+    assert "1 trial: 1 unfinished; none is done" in shown
+    assert (sweep.folder / "trials.csv").read_text().splitlines()[1] == "0,s-000,unfinished,,0,0.001,1,"
     assert (sweep.folder / "trials.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -26,7 +26,7 @@ def row(number: int, state: str, score: float | None, lr: float, loss: str = "{b
 ROWS = [
     row(0, "done", 0.5, 1e-3),
     row(1, "pruned", 0.9, 1e-4),
-    row(2, "running", 0.95, 5e-4),
+    row(2, "unfinished", 0.95, 5e-4),
     row(3, "done", 0.75, 1e-2, "$x$"),
     row(4, "failed", None, 1e-2),
     row(5, "done", 0.25, 2e-3),

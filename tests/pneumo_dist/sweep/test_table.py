@@ -27,9 +27,9 @@ ROWS = [
     row(1, "pruned", 0.9),
     row(2, "failed", None, "out of GPU memory"),
     row(3, "done", 0.75, loss="=1+1"),
-    row(4, "running", 0.8),
+    row(4, "unfinished", 0.8),
     row(5, "done", 0.75),
-    row(6, "running", None),
+    row(6, "unfinished", None),
 ]
 RECORD: dict[str, Any] = {"name": "s", "folds": [1]}
 
@@ -58,7 +58,7 @@ def test_rows_are_those_of_the_journal(tmp_path: Path) -> None:
         ("s-000", "done", 0.5, 2, ""),
         ("s-001", "pruned", 0.25, 2, ""),
         ("s-002", "failed", 0.25, 2, "no"),
-        ("s-003", "running", 0.5, 1, ""),
+        ("s-003", "unfinished", 0.5, 1, ""),
     ]
     assert rows[3].parameters == {"optim.lr": 0.1, "loss": "{dice: 1}"}
 
@@ -82,7 +82,7 @@ def test_the_csv_has_all_digits_and_no_formula() -> None:
 
 def test_the_summary_says_how_far_the_winner_is_from_the_others(tmp_path: Path) -> None:
     found = summary(ROWS, RECORD, tmp_path, "films")
-    assert found[0] == "7 trials: 3 done, 1 pruned, 1 failed, 2 running"
+    assert found[0] == "7 trials: 3 done, 1 pruned, 1 failed, 2 unfinished"
     spread = 0.75 - median([0.5, 0.75, 0.75])
     assert found[1] == f"best: s-003, score 0.7500 on fold 1, {spread:.4f} above the median of the 3 trials done"
     assert "the best of 3 trials" in found[2] and "too high" in found[2]
@@ -94,7 +94,7 @@ def test_the_summary_says_how_far_the_winner_is_from_the_others(tmp_path: Path) 
         f"  python -m pneumo_dist sweep --show --name s --runs {tmp_path}",
     ]
     assert summary([], RECORD, tmp_path) == ["0 trials; none is done"]
-    assert summary([ROWS[4]], RECORD, tmp_path) == ["1 trial: 1 running; none is done"]
+    assert summary([ROWS[4]], RECORD, tmp_path) == ["1 trial: 1 unfinished; none is done"]
 
 
 @pytest.fixture(scope="module")
