@@ -1,4 +1,4 @@
-"""The command line `pneumo-dist`, or `python -m pneumo_dist`. Only segment does not run under torchrun."""
+"""The command line `pneumo-dist`, or `python -m pneumo_dist`. Only segment and sweep do not run under torchrun."""
 
 import os
 import warnings
@@ -46,6 +46,7 @@ class _Commands(UserDict[str, click.Command]):
 COMMANDS = _Commands(
     {
         "train": "train.train",
+        "sweep": "sweep.sweep",
         "fetch-weights": "train.fetch_weights",
         "show-batch": "train.show_batch_command",
         "predict": "predict.predict",

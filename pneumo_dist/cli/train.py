@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,10 @@ from shards.dataset.table import Shards
 from shards.errors import InputError
 
 if TYPE_CHECKING:
+    from pneumo_dist.cli.dry_run import Training
+    from pneumo_dist.config.experiment import Experiment
     from pneumo_dist.ranks.ranks import Ranks
+    from pneumo_dist.train.services import EndsEarly
 
 
 @click.command()
@@ -83,47 +87,66 @@ def train(  # noqa: PLR0913  # one parameter per option
     if launched is None:
         warn(check_training(training))
 
-    from pneumo_dist.network.weights import weights_line
     from pneumo_dist.ranks.precision import configure
     from pneumo_dist.ranks.ranks import check_agreement, on_rank_0, process_group
-    from pneumo_dist.ranks.stop import MARKER, Preempted, exit_code
+    from pneumo_dist.ranks.stop import Preempted, exit_code
     from pneumo_dist.ranks.watchdog import Limits
-    from pneumo_dist.runs.fold_run import FoldRun, checkpoints_of
-    from pneumo_dist.train.fold import train_fold
 
     shards = Shards(shards_path)
-    facts, runtime = facts_of(config, shards), config.experiment.runtime
-
-    def train_one(fold: int, ranks: "Ranks") -> None:
-        folder = training.folder(fold)
-        try:
-            with hold_run_folder(folder, ranks, facts) as heartbeat:
-                if ranks.is_main:
-                    (folder / MARKER).unlink(missing_ok=True)
-                    is_new = not checkpoints_of(folder, config.experiment.stages[0].name).files()
-                    if is_new:
-                        print(weights_line(config.experiment), flush=True)
-                run = FoldRun(config.experiment, fold, _local_shards(config, shards, fold, ranks), folder, ranks)
-                train_fold(run, lambda trained: dump_resolved(as_trained(config, trained)), heartbeat, profile)
-        except Preempted:
-            if ranks.is_main:
-                console.say(f"stopped by a signal, checkpoint written in {folder}; run the same command to resume")
-            raise
-        if ranks.is_main:
-            console.say(f"fold {fold} of {config.experiment.name} is trained: {folder}")
+    runtime = config.experiment.runtime
 
     with process_group(cpu, Limits(runtime.start_minutes, runtime.watchdog_minutes)) as ranks:
         configure(runtime)
-        check_agreement(ranks, facts)
+        check_agreement(ranks, facts_of(config, shards))
         if launched is not None:
             messages = on_rank_0(ranks, lambda: check_training(training))
             warn(messages if ranks.is_main else ())
-        try:
-            for fold in folds:
-                train_one(fold, ranks)
-        except Preempted:
-            return exit_code()
+        for fold in folds:
+            try:
+                train_one(training, shards, fold, ranks, profile)
+            except Preempted:
+                if ranks.is_main:
+                    folder = training.folder(fold)
+                    console.say(f"stopped by a signal, checkpoint written in {folder}; run the same command to resume")
+                return exit_code()
     return console.EXIT_DONE
+
+
+def train_one(
+    training: "Training",
+    shards: Shards,
+    fold: int,
+    ranks: "Ranks",
+    profile: bool = False,
+    ends_early: "EndsEarly | None" = None,
+) -> None:
+    """Train a fold in its folder, or resume it; other runs keep out meanwhile.
+
+    Raises Preempted if a signal or `ends_early` stopped it, and otherwise as `train_fold` does.
+    """
+    from pneumo_dist.cli.dry_run import facts_of
+    from pneumo_dist.network.weights import weights_line
+    from pneumo_dist.ranks.stop import MARKER
+    from pneumo_dist.runs.fold_run import FoldRun, checkpoints_of
+    from pneumo_dist.train.fold import train_fold
+    from pneumo_dist.train.services import never
+
+    config, folder = training.config, training.folder(fold)
+    with hold_run_folder(folder, ranks, facts_of(config, shards)) as heartbeat:
+        if ranks.is_main:
+            (folder / MARKER).unlink(missing_ok=True)
+            is_new = not checkpoints_of(folder, config.experiment.stages[0].name).files()
+            if is_new:
+                print(weights_line(config.experiment), flush=True)
+        run = FoldRun(config.experiment, fold, _local_shards(config, shards, fold, ranks), folder, ranks)
+        resolved = partial(_resolved, config)
+        train_fold(run, resolved, heartbeat, profile, ends_early or never)
+    if ranks.is_main:
+        console.say(f"fold {fold} of {config.experiment.name} is trained: {folder}")
+
+
+def _resolved(config: LoadedConfig, trained: "Experiment") -> str:
+    return dump_resolved(as_trained(config, trained))
 
 
 def chosen_folds(single: Sequence[int], listed: str | None, shards_path: Path | None) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.heartbeat import Heartbeat
 from pneumo_dist.runs.repetitions import repetition_name, repetitions
-from pneumo_dist.train.services import Services
+from pneumo_dist.train.services import EndsEarly, Services, never
 from pneumo_dist.train.stage import train_stage
 from pneumo_dist.train.start import Start, Trained, find_start, initial
 from shards.files import atomic_write
@@ -24,6 +24,7 @@ def train_fold(
     resolved: Callable[[Experiment], str],
     heartbeat: Heartbeat | None = None,
     profile: bool = False,
+    ends_early: EndsEarly = never,
 ) -> None:
     """Train the stages of a fold.
 
@@ -36,9 +37,10 @@ def train_fold(
             stages with the settings that they were trained with.
         heartbeat: Told of every step.
         profile: Trace a few steps of each stage.
+        ends_early: Asked between two epochs, also of a stage that resumes there, whether to stop.
 
     Raises:
-        Preempted: A signal stopped the run, and its checkpoint is written.
+        Preempted: A signal or `ends_early` stopped the run, and its checkpoint is written.
         InputError: The run cannot resume with this config or these films.
     """
     recorded: dict[str, StageConfig] = {}
@@ -51,7 +53,7 @@ def train_fold(
         return train_stage(run, services, repetition, start)
 
     with StopAgreement(run.ranks) as stop:
-        services = Services(stop, heartbeat or Heartbeat(None, {}), profile)
+        services = Services(stop, heartbeat or Heartbeat(None, {}), profile, ends_early)
         _each_stage(run, CheckpointFolder.recover, train)
 
 

@@ -44,11 +44,15 @@ from shards.errors import InputError
 OVERLAYS = 4
 
 
+class Diverged(InputError):
+    """Too many steps in a row had a non-finite gradient."""
+
+
 def train_stage(run: FoldRun, services: Services, stage: StageConfig, start: Start) -> Sequence[State]:
     """Train a stage to its end and return its history, one record per validated epoch.
 
     Raises:
-        Preempted: A signal stopped the run, and its checkpoint is written.
+        Preempted: A signal stopped the run, or it ended early, and its checkpoint is written.
         OSError: The last checkpoint could not be written.
     """
     if start.state is not None:
@@ -153,9 +157,16 @@ class StageRun:
         validation = self._validation_films(self._films(self.split.validation, whole, with_mask=True))
         ranks.beat(FIRST_BATCH)
         while not self.position.finished:
+            self._end_early()
             self._train_epoch(batches)
             self._average_weights(training)
             self._end_epoch(self._validate(validation))
+
+    def _end_early(self) -> None:
+        """Raise StopRequested between two epochs, whose checkpoint is written, if the stage shall not go on."""
+        is_between = bool(self.history) and self.position.step == 0
+        if is_between and self.services.ends_early(self.stage.name, self.history):
+            raise StopRequested
 
     def _films(self, rows: Indices, input_spec: InputSpec, with_mask: bool) -> EvalLoader:
         """Return this rank's share of films, without augmentation, each once per pass."""
@@ -206,7 +217,7 @@ class StageRun:
         keys = self.run.shards.texts(films, "key")
         self.monitor.bad_step(self.stage.name, self.position.epoch, self.position.total, keys)
         if self.position.bad_steps >= self.stage.optim.max_bad_steps:
-            raise InputError(
+            raise Diverged(
                 f"stage {self.stage.name}: {self.position.bad_steps} steps in a row had a non-finite gradient, the "
                 f"last with the films {', '.join(keys)}; train under another name with a lower optim.lr or amp: float32"
             )

@@ -312,7 +312,7 @@ def test_each_fold_gets_one_of_the_visible_gpus(dataset: Path, node: Path, tmp_p
     assert done.returncode == 2 and "more folds than the 1 GPUs" in done.stderr
 
 
-@pytest.mark.parametrize("script", ["prepare", "train_folds", "predict"])
+@pytest.mark.parametrize("script", ["prepare", "train_folds", "predict", "sweep"])
 def test_batch_script_submitted_from_another_folder_says_so(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         ["bash", ROOT / f"slurm/{script}.sbatch"],

@@ -104,6 +104,8 @@ def _of_script(script: str, words: list[str]) -> list[str]:
         known |= _cases(ROOT / "launch/predict.sh")
     if script in ("launch/train.sh", "slurm/train_folds.sbatch"):
         known |= {option for each in pneumo_dist.commands["train"].params for option in each.opts}
+    if script == "slurm/sweep.sbatch":
+        known |= {option for each in pneumo_dist.commands["sweep"].params for option in each.opts}
     found = [f"{script} has no {word}" for word in own if word.startswith("--") and word not in known]
     for option, value in pairwise(own):
         if option == "--config":

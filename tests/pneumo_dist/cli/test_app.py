@@ -28,6 +28,7 @@ COMMANDS = [
     "show-batch",
     "status",
     "submit",
+    "sweep",
     "train",
     "tune",
 ]
@@ -71,6 +72,7 @@ def test_help_does_not_import_torch() -> None:
         ("cli.app, pneumo_dist.cli.status", "cv2 torch matplotlib"),
         ("thresholds.file, pneumo_dist.output.submission, pneumo_dist.report.plots", "torch sklearn"),
         ("report.page", "torch"),
+        ("sweep.plot, pneumo_dist.sweep.table", "torch"),
     ],
 )
 def test_commands_import_only_what_they_need(modules: str, absent: str) -> None:
