@@ -1,5 +1,6 @@
 """The rows of benchmarks.quality: each compares two sides that differ in one option."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pneumo_dist.config.rules import RuleName
@@ -14,8 +15,11 @@ class Side:
         dataset: Name of the films in quality_films.
         config: A shipped config to train.
         settings: Values of `--set`.
-        teacher: The side from whose maps it learns.
+        teacher: The side from whose maps of films without labels it learns.
+        distils: The ensemble from whose maps of training films it learns.
         members: The sides of an ensemble, which is not trained itself.
+        alone: Whether the members predict with their best checkpoint and without flips.
+        is_timed: Whether to measure the core-seconds of a film.
         selects: The candidates of `select`, which makes an ensemble of them: name, side, and options of `predict`.
     """
 
@@ -24,14 +28,18 @@ class Side:
     config: str = "demo"
     settings: tuple[str, ...] = ()
     teacher: "Side | None" = None
+    distils: "Side | None" = None
     members: "tuple[Side, ...]" = ()
+    alone: bool = False
+    is_timed: bool = False
     selects: "tuple[tuple[str, Side, tuple[str, ...]], ...]" = ()
 
     @property
     def needs(self) -> "tuple[Side, ...]":
         """The sides that are made before it."""
         chosen = tuple(side for _, side, _ in self.selects)
-        return (*((self.teacher,) if self.teacher else ()), *self.members, *chosen)
+        teachers = tuple(side for side in (self.teacher, self.distils) if side is not None)
+        return (*teachers, *self.members, *chosen)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,20 @@ WEIGHTED = Side("bce-weight", "demo", settings=("loss.bce_positive_weight=3",))
 GROUP_NORM = Side("group-norm", "demo", settings=("model.norm=group_ws",))
 CROPS = Side("crops", "demo", settings=("image_size=96", "eval_image_size=128"))
 
+# Three networks, of each fold the three best checkpoints, flipped and not.
+RESNET34 = Side("resnet34", "demo", settings=("model.encoder=resnet34",))
+FPN = Side("fpn", "demo", settings=("model.arch=fpn", "model.decoder_channels=null"))
+ENSEMBLE = Side("ensemble", "demo", members=(DEMO, RESNET34, FPN), is_timed=True)
+STUDENT = Side("student", "demo", settings=("distillation.share=0.5",), distils=ENSEMBLE)
+ALONE = Side("demo-alone", "demo", members=(DEMO,), alone=True, is_timed=True)
+STUDENT_ALONE = Side("student-alone", "demo", members=(STUDENT,), alone=True, is_timed=True)
+# The ensemble comes first: the others are compared with it.
+DISTILLATION: Mapping[str, Side] = {
+    "ensemble: U-Net resnet18, U-Net resnet34, FPN resnet18; three checkpoints of each, flipped and not": ENSEMBLE,
+    "one U-Net resnet18 that learned from it": STUDENT_ALONE,
+    "one U-Net resnet18 that learned from masks alone": ALONE,
+}
+
 ROWS = (
     Row("pseudo", "`unlabelled.from`: pseudo-labels of 600 films beside 60 with labels", FEW, PSEUDO),
     Row("mean-teacher", "`unlabelled.mean_teacher` on the same 600 films", FEW, TEACHER),
@@ -100,4 +122,5 @@ ROWS = (
     Row("bce-weight", "`loss.bce_positive_weight: 3`", DEMO, WEIGHTED),
     Row("crops", "`eval_image_size: 128` with `image_size: 96`", DEMO, CROPS),
     Row("group-norm", "`model.norm: group_ws`, from random weights", DEMO, GROUP_NORM),
+    Row("distillation", "`distillation` from an ensemble of three networks", ALONE, STUDENT_ALONE),
 )
