@@ -17,8 +17,9 @@ from benchmarks import ROOT
 from benchmarks.gpu_kernels import kernel_facts
 from benchmarks.gpu_steps import Settings, rate_facts, seed_torch, synchronize, timed
 from benchmarks.gpu_store import GRAPHS, LAYOUT, SHIPPED_WAYS
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
 from pneumo_dist.ranks.buffers import KeptBuffers

@@ -18,8 +18,9 @@ from benchmarks.common import single_threaded, train_on_repeated
 from benchmarks.gpu_cards import Card, card_of
 from benchmarks.gpu_store import STORED, WAYS, Task
 from benchmarks.reference_films import RECIPE_A, ReferenceFilms, recipe_c
-from pneumo_dist.config.experiment import DataConfig, Experiment, RuntimeConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig, Experiment, RuntimeConfig
 from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan

@@ -15,7 +15,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from benchmarks.host_checkpoint import checkpoint_costs
 from benchmarks.host_cost import HostCost, least_ms
 from benchmarks.host_waits import counted_waits
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.sync_batch_norm import synchronised

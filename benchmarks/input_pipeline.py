@@ -55,7 +55,8 @@ from benchmarks.common import (
 )
 from benchmarks.input_maps import measure_maps
 from benchmarks.reference_films import RECIPE_A, ReferenceFilms, recipe_a
-from pneumo_dist.config.experiment import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import train_batches
 from pneumo_dist.data.plan import EpochPlan, FoldSplit

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from benchmarks.common import single_threaded
 from benchmarks.reference_films import ReferenceFilms, recipe_c
-from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.config.load import load_config
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss

@@ -25,8 +25,9 @@ from benchmarks import ROOT
 from benchmarks.gpu_cards import CARDS, Card
 from benchmarks.gpu_roofline import roofline_seconds, trace
 from benchmarks.tables import table
-from pneumo_dist.config.experiment import Experiment, StageConfig, accumulation
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
+from pneumo_dist.config.stage import StageConfig, accumulation
 from pneumo_dist.data.plan import EpochPlan, FoldSplit
 from pneumo_dist.network.build import build_model, split_outputs
 from pneumo_dist.network.losses import combo_loss

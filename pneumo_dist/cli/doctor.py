@@ -40,8 +40,9 @@ def doctor(
 
     Run it by itself, or on every node with srun or torchrun.
     """
-    from pneumo_dist.config.experiment import Experiment, StageConfig
+    from pneumo_dist.config.experiment import Experiment
     from pneumo_dist.config.load import load_config
+    from pneumo_dist.config.stage import StageConfig
     from pneumo_dist.doctor.checks import DoctorOptions, examine
     from pneumo_dist.doctor.findings import json_report, text_report, would_fail
 

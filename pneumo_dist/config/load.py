@@ -10,9 +10,10 @@ from typing import Any
 import pydantic
 import yaml
 
-from pneumo_dist.config.experiment import OLD_LOADER, Experiment, StageConfig
+from pneumo_dist.config.experiment import OLD_LOADER, Experiment
 from pneumo_dist.config.record import without_dropped
 from pneumo_dist.config.schema import Schema, keys_of_schema, nested_schema
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.config.yaml_text import MAX_CHARACTERS, BadYaml, parse_yaml
 from shards.errors import InputError, InputErrors
 from shards.stored import read_limited

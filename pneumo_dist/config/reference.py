@@ -8,10 +8,11 @@ from typing import Any, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
 from pneumo_dist.config.schema import LARGEST, Schema, Unit, keys_of_schema, nested_schema
 from pneumo_dist.config.shipped import shipped_configs
+from pneumo_dist.config.stage import StageConfig
 
 Json = dict[str, Any]
 

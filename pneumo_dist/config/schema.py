@@ -28,6 +28,8 @@ Count = Annotated[int, Field(ge=1, le=int(LARGEST))]
 Whole = Annotated[int, Field(ge=0, le=int(LARGEST))]
 Epochs = Annotated[Count, Unit("epochs")]
 Steps = Annotated[Count, Unit("steps")]
+# A year at most.
+Minutes = Annotated[float, Field(gt=0, le=525_600), Unit("min")]
 Side = Annotated[int, Field(ge=32, le=LARGEST_SIDE, multiple_of=32), Unit("px")]
 Batch = Annotated[int, Field(ge=1, le=LARGEST_BATCH), Unit("films")]
 Area = Annotated[int, Field(ge=0, le=LARGEST_AREA), Unit("px")]

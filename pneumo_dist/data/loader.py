@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import cv2
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.plan import EpochPlan, Indices, fixed_batches
 from pneumo_dist.maps.labels import SoftLabels

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 
-from pneumo_dist.config.experiment import StageConfig, accumulation
+from pneumo_dist.config.stage import StageConfig, accumulation
 from shards.dataset.table import Shards
 from shards.errors import InputError
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
+from pneumo_dist.config.experiment import DataConfig, Experiment
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.loader import make_batches
 from pneumo_dist.data.plan import Indices, split_fold

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
-from pneumo_dist.config.experiment import BatchError, Experiment, StageConfig, accumulation
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.stage import BatchError, StageConfig, accumulation
 from pneumo_dist.doctor.findings import Finding, error, from_message, ok, warning
 from pneumo_dist.network.fit import OneValue, check_input
 from shards.errors import InputError

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pneumo_dist.config.ensemble import EnsembleConfig
-from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
+from pneumo_dist.config.experiment import DataConfig, Experiment
 from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.doctor.findings import ROOM, Check, Finding, error, ok, run_checks
 from pneumo_dist.doctor.preflight import check_device, check_environment, check_writable, node_checks
 from pneumo_dist.doctor.room import check_prediction_room, map_bytes

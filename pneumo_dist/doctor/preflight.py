@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.doctor import inputs, node, run_folder
 from pneumo_dist.doctor.driver import driver_files, is_hidden
 from pneumo_dist.doctor.findings import (

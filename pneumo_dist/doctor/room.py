@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.doctor.findings import ROOM, Finding, error, ok, readable_size, warning
 from pneumo_dist.network.fit import checkpoint_bytes
 from pneumo_dist.runs.checkpoint_folder import NEWEST_KEPT

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from pneumo_dist.config.ensemble import EnsembleConfig, MemberConfig, TtaConfig
-from pneumo_dist.config.experiment import DataConfig, Experiment, StageConfig
+from pneumo_dist.config.experiment import DataConfig, Experiment
 from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import InputSpec
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.tensors import load_weights

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
 from pneumo_dist.config.record import differing_keys
+from pneumo_dist.config.stage import StageConfig
 from shards.errors import InputError
 
 # How films are read: free to differ from the training, with a warning for another loader.

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.record import differing_keys, with_present_defaults
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.plan import split_fold
 from pneumo_dist.runs.fold_run import FoldRun
 from pneumo_dist.runs.soft_labels import maps_folders, read_teachers

@@ -5,7 +5,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder
 from pneumo_dist.runs.fold_run import checkpoints_of
 

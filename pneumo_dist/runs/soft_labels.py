@@ -9,7 +9,7 @@ from typing import Any
 
 import pydantic
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.plan import FoldSplit
 from pneumo_dist.maps.labels import LearnSplit, MapLabels, SoftLabels, labels_folder
 from pneumo_dist.maps.store import MANIFEST, open_predictions, read_manifest

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.network.fit import check_weights, meta_model
 from pneumo_dist.ranks.ranks import on_rank_0
 from pneumo_dist.ranks.stop import StopAgreement

@@ -13,8 +13,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.loss import TERMS
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.runs.logs import METRICS, logged_bytes
 from pneumo_dist.train.class_validation import ClassValidation
 from pneumo_dist.train.validation import Overlay, Validation

@@ -11,8 +11,8 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pneumo_dist.config.experiment import StageConfig
 from pneumo_dist.config.optim import ScheduleConfig
+from pneumo_dist.config.stage import StageConfig
 
 Schedule = LRScheduler | ReduceLROnPlateau
 

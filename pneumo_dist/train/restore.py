@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.plan import EpochPlan
 from shards.errors import InputError
 

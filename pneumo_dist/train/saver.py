@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 
 from pneumo_dist import __version__
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.ranks.watchdog import SAVE
 from pneumo_dist.runs.checkpoint import State, top_steps
 from pneumo_dist.runs.checkpoint_writer import CheckpointWriter

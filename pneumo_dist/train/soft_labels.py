@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.network.build import split_outputs
 from pneumo_dist.network.losses import combo_loss, loss_terms
 from pneumo_dist.ranks.precision import Resolved, autocast

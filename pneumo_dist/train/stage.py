@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import Batch, InputSpec
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, Indices, split_fold

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pneumo_dist import __version__
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.ranks.ranks import on_rank_0
 from pneumo_dist.runs.checkpoint import State, from_training, map_checkpoint, read_header, top_steps, weights_of
 from pneumo_dist.runs.checkpoint_folder import CheckpointFolder

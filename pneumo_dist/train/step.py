@@ -11,7 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel
 
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import freeze_batch_norm, freeze_encoder, split_outputs
 from pneumo_dist.network.losses import combo_loss, is_positive

@@ -10,8 +10,9 @@ from tools.commands import MODULES, ROOT, Command
 
 from pneumo_dist.cli.app import app as pneumo_dist
 from pneumo_dist.config.ensemble import EnsembleConfig
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.reference import keys_of
+from pneumo_dist.config.stage import StageConfig
 from shards.__main__ import app as shards
 
 # A word that stands for another one.

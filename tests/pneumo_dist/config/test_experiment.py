@@ -5,7 +5,8 @@ from typing import Any
 import pydantic
 import pytest
 
-from pneumo_dist.config.experiment import BatchError, Experiment, StageConfig, accumulation
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.stage import BatchError, StageConfig, accumulation
 
 
 def stage_of(**values: Any) -> StageConfig:

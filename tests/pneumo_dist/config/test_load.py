@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pneumo_dist.config.augment import AugmentConfig
-from pneumo_dist.config.experiment import StageConfig, accumulation
 from pneumo_dist.config.load import LoadedConfig, dump_resolved, load_config, read_tree
 from pneumo_dist.config.model import FcnConfig
+from pneumo_dist.config.stage import StageConfig, accumulation
 from shards.errors import InputError, InputErrors
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))

@@ -10,10 +10,11 @@ import yaml
 from pydantic import Field
 
 from pneumo_dist.cli.app import app
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.reference import Key, json_schema, keys_of, markdown, set_by
 from pneumo_dist.config.schema import Count, Schema, Side
 from pneumo_dist.config.shipped import shipped_configs
+from pneumo_dist.config.stage import StageConfig
 from shards.console import EXIT_DONE, run
 
 PAGE = Path(__file__).parents[3] / "docs" / "config.md"

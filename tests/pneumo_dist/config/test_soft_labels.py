@@ -6,9 +6,10 @@ from typing import Any
 import pydantic
 import pytest
 
-from pneumo_dist.config.experiment import Experiment, StageConfig
+from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import dump_resolved, load_config
 from pneumo_dist.config.record import differing_keys, with_present_defaults
+from pneumo_dist.config.stage import StageConfig
 from shards.errors import InputError
 
 EMA = {"optim": {"ema_decay": 0.99}}

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumo_dist.config.augment import AugmentConfig
-from pneumo_dist.config.experiment import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.augment import Parameters, cropped, draw
 from pneumo_dist.data.elastic import InputElastic
 from pneumo_dist.data.films import FilmReader, FilmRequest, InputSpec

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pneumo_dist.config.augment import AugmentConfig
-from pneumo_dist.config.experiment import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import EMPTY_MASK, Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.loader import eval_loader, make_batches
 from pneumo_dist.data.resample import BORDERS

@@ -14,7 +14,8 @@ import torch
 from images import decode
 
 from pneumo_dist.config.augment import AugmentConfig
-from pneumo_dist.config.experiment import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data import loader
 from pneumo_dist.data.films import Batch, FilmReader, FilmRequest, InputSpec
 from pneumo_dist.data.loader import EvalLoader, eval_loader, train_batches

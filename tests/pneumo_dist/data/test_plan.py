@@ -14,7 +14,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pneumo_dist.config.experiment import BatchError, StageConfig
+from pneumo_dist.config.stage import BatchError, StageConfig
 from pneumo_dist.data.plan import (
     EpochPlan,
     FoldSplit,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pneumo_dist.config.experiment import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import eval_loader, train_batches
 from pneumo_dist.data.plan import EpochPlan, split_fold

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_state import state_of
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.runs.fold_run import checkpoints_of
 from pneumo_dist.runs.repetitions import best_repetition, repetition_name, repetitions
 

@@ -10,7 +10,7 @@ import torch
 from tools.equality import same_bits
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.train.optim import (
     MovingAverage,
     make_optimizer,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.train.optim import make_optimizer, make_schedule, step_schedule
 from pneumo_dist.train.restore import check_optimizer, check_settings
 from shards.errors import InputError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from builders import experiment_of
 
-from pneumo_dist.config.experiment import StageConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import Batch
 from pneumo_dist.network.build import build_model
 from pneumo_dist.network.losses import combo_loss

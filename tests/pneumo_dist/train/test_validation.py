@@ -9,8 +9,9 @@ import pytest
 import torch
 from threaded_ranks import on_ranks
 
-from pneumo_dist.config.experiment import DataConfig, StageConfig
+from pneumo_dist.config.experiment import DataConfig
 from pneumo_dist.config.model import ModelConfig
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.data.films import InputSpec
 from pneumo_dist.data.loader import EvalLoader, eval_loader
 from pneumo_dist.data.plan import split_fold
