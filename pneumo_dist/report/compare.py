@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from pneumo_dist.config.load import load_config
+from pneumo_dist.config.stage import StageConfig
 from pneumo_dist.maps.store import MANIFEST, Predictions, open_predictions
 from pneumo_dist.report.compare_rules import ComparedRule, rule_counts, score_films
 from pneumo_dist.report.inputs import experiments_of, read_history, run_figures
 from pneumo_dist.report.paired import Paired, aligned, paired
 from pneumo_dist.runs.heartbeat import DONE
+from pneumo_dist.runs.repetitions import best_score
 from pneumo_dist.runs.status import UNKNOWN, FoldStatus, read_status
 from pneumo_dist.scoring.arrays import Flags, Names
 from pneumo_dist.scoring.counts import PixelCounts
@@ -50,6 +52,7 @@ class ComparedRun:
         unseen: Their mean Dice under rules of the other folds.
         positive_dice: Mean Dice of the positives under the tuned rule.
         holdout: Mean Dice of the holdout films under the tuned rule.
+        best_epoch: Score of the best epoch of the last stage, mean over the folds that reached it; None for ensembles.
         hours: Hours of training steps, summed over stages, folds and experiments, without validation.
         images_per_s: Median training speed over the epochs, in films/s.
         differences: Differences from the first run that has predictions.
@@ -63,6 +66,7 @@ class ComparedRun:
     unseen: Estimate | None = None
     positive_dice: float | None = None
     holdout: Estimate | None = None
+    best_epoch: float | None = None
     hours: float | None = None
     images_per_s: float | None = None
     differences: Differences = Differences()
@@ -142,7 +146,9 @@ def _read(name: str, folder: Path, on_film: Callable[[], None] | None, rule: Com
     if not (folder / "oof" / "predictions" / MANIFEST).exists():
         missing = "no out-of-fold predictions; run 'python -m pneumo_dist predict --split oof'"
         hours, speed = _cost([folder])
-        return _Run(ComparedRun(name, hours=hours, images_per_s=speed, notes=(*notes, f"unfinished: {missing}")))
+        notes.append(f"unfinished: {missing}")
+        row = ComparedRun(name, best_epoch=_best_epoch(folder), hours=hours, images_per_s=speed, notes=tuple(notes))
+        return _Run(row)
     predictions = open_predictions(folder / "oof" / "predictions")
     path = folder / "oof" / THRESHOLDS
     thresholds = read_thresholds(path) if path.exists() else None
@@ -164,6 +170,7 @@ def _read(name: str, folder: Path, on_film: Callable[[], None] | None, rule: Com
         unseen=None if dices is None else estimate(dices, groups),
         positive_dice=float(counts.dice[counts.positive].mean()) if counts.positive.any() else None,
         holdout=None if held is None else estimate(held.counts.dice, held.predictions.groups),
+        best_epoch=_best_epoch(folder),
         hours=hours,
         images_per_s=speed,
         notes=tuple(notes),
@@ -182,6 +189,16 @@ def _unfinished(folder: Path) -> list[str]:
 def _in_words(fold: FoldStatus) -> str:
     epoch = "" if fold.epoch is None else f" in epoch {fold.epoch} of {fold.epochs} of {fold.stage}"
     return f"fold {fold.fold} {fold.state}{epoch}"
+
+
+def _best_epoch(run: Path) -> float | None:
+    """Return the score of a sweep's trial: the best epoch of the last stage, mean over the folds that reached it."""
+    best: dict[str, float] = {}
+    for stage, folds in read_history(run).items():
+        for fold, epochs in folds.items():
+            if (run / fold / "config.yaml").exists() and _stage(run / fold, stage) == _stages(run / fold)[-1]:
+                best[fold] = max(best.get(fold, 0.0), best_score(epochs))
+    return sum(best.values()) / len(best) if best else None
 
 
 def _cost(folders: Sequence[Path]) -> tuple[float | None, float | None]:
@@ -203,19 +220,21 @@ def _cost(folders: Sequence[Path]) -> tuple[float | None, float | None]:
         steps = np.diff([0, *(epoch["step"] for epoch in epochs)])
         # An epoch that was resumed after its last step has no speed of its own.
         speeds = [epoch["images_per_s"] or figures.images_per_s for epoch in epochs]
-        seconds += float((steps * _global_batch(fold, stage) / np.array(speeds)).sum())
+        seconds += float((steps * _stage(fold, stage).global_batch / np.array(speeds)).sum())
     return seconds / 3600, figures.images_per_s
 
 
-def _global_batch(fold: Path, stage: str) -> int:
-    """Return the global batch of a stage, or of the stage that it repeats."""
-    stages = {each.name: each for each in load_config(fold / "config.yaml", is_record=True).experiment.stages}
-    base = stage if stage in stages else stage.rpartition("-")[0]
+def _stage(fold: Path, name: str) -> StageConfig:
+    """Return the config of a stage, or of the stage that it repeats."""
+    stages = {each.name: each for each in _stages(fold)}
+    base = name if name in stages else name.rpartition("-")[0]
     if base not in stages:
-        raise InputError(
-            f"{fold / 'config.yaml'}: has no stage {stage}, which the fold trained; restore it from a copy"
-        )
-    return stages[base].global_batch
+        raise InputError(f"{fold / 'config.yaml'}: has no stage {name}, which the fold trained; restore it from a copy")
+    return stages[base]
+
+
+def _stages(fold: Path) -> Sequence[StageConfig]:
+    return load_config(fold / "config.yaml", is_record=True).experiment.stages
 
 
 def _against(run: _Run, first: _Run) -> ComparedRun:

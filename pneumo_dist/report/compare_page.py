@@ -13,12 +13,12 @@ from shards.console import printable
 from shards.spreadsheet import csv_text
 
 NOTHING = "–"
-TITLES = ("run", "films", "score", "cross-tuned", "positives", "holdout", "hours", "films/s")
+TITLES = ("run", "films", "score", "cross-tuned", "positives", "holdout", "best epoch", "hours", "films/s")
 DIFFERENCES = ("difference", "on positives", "on holdout")
 # One column for each figure, with its unit in docs/report.md.
 CSV_COLUMNS = (
     *("run", "films", "positive_films", "score", "cross_tuned", "cross_tuned_low", "cross_tuned_high"),
-    *("positive_dice", "holdout", "holdout_low", "holdout_high", "hours", "images_per_s"),
+    *("positive_dice", "holdout", "holdout_low", "holdout_high", "best_epoch", "hours", "images_per_s"),
     *("difference", "difference_low", "difference_high", "difference_p"),
     *("positive_difference", "positive_difference_low", "positive_difference_high", "positive_difference_p"),
     *("holdout_difference", "holdout_difference_low", "holdout_difference_high", "holdout_difference_p"),
@@ -47,6 +47,7 @@ def cells(runs: Sequence[ComparedRun]) -> list[Cells]:
                 _interval(run.unseen),
                 _number(run.positive_dice),
                 _interval(run.holdout),
+                _number(run.best_epoch),
                 _number(run.hours, 2),
                 _number(run.images_per_s, 1),
             ),
@@ -78,7 +79,7 @@ def as_csv(runs: Sequence[ComparedRun]) -> str:
     rows = [
         (
             *(run.name, run.films, run.positives, run.score, *_parts(run.unseen), run.positive_dice),
-            *(*_parts(run.holdout), run.hours, run.images_per_s),
+            *(*_parts(run.holdout), run.best_epoch, run.hours, run.images_per_s),
             *(value for each in _paired(run) for value in _paired_parts(each)),
             "; ".join(run.notes),
         )

@@ -18,6 +18,7 @@ from tools.commands import ROOT, commands_of
 
 from pneumo_dist.cli.app import app
 from pneumo_dist.config.load import load_config
+from pneumo_dist.report.compare import compare, run_folders
 from pneumo_dist.sweep.journal import Journal
 from pneumo_dist.sweep.space import Space, check_space, load_space
 from shards.__main__ import app as shards_app
@@ -203,6 +204,8 @@ def test_no_film_of_the_holdout_is_read(place: Path, tmp_path: Path) -> None:
     found = [Journal(Path(runs) / "plain-space", "plain-space").trials() for runs in ("whole", "spoilt")]
     scores = [[(trial.value, trial.intermediate_values) for trial in trials] for trials in found]
     assert scores[0] == scores[1] and len(scores[0]) == 2
+    compared = {row.name: row.best_epoch for row in compare(run_folders([Path("whole")]))}
+    assert compared == pytest.approx({f"plain-space-{each.number:03d}": each.value for each in found[0]}, abs=0)
 
 
 def start(given: list[str], folder: Path) -> "subprocess.Popen[str]":

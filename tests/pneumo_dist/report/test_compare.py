@@ -118,6 +118,20 @@ def test_hours_are_those_of_the_steps(rows: dict[str, ComparedRun]) -> None:
     assert rows["part"].hours is None and rows["part"].images_per_s is None
 
 
+def test_best_epoch_is_the_mean_over_folds_in_the_last_stage_and_its_repetitions(
+    rows: dict[str, ComparedRun], tmp_path: Path
+) -> None:
+    assert rows["good"].best_epoch == pytest.approx(0.6) and rows["part"].best_epoch is None
+    log_epochs(tmp_path / "run", stage="early", epochs=4)
+    log_epochs(tmp_path / "run", stage="last", epochs=2)
+    log_epochs(tmp_path / "run", stage="last-2", folds=[1], epochs=3)
+    stages = [{"name": "early"}, {"name": "last", "repeat": "until_no_gain"}]
+    for fold in (0, 1):
+        (tmp_path / f"run/fold{fold}/config.yaml").write_text(experiment_of(*stages).model_dump_json())
+    (row,) = compare({"run": tmp_path / "run"})
+    assert row.best_epoch == pytest.approx((0.3 + 0.6) / 2) and f"{row.best_epoch:.4f}" in lines([row])[1]
+
+
 def test_runs_that_cannot_be_compared_have_a_line(rows: dict[str, ComparedRun]) -> None:
     assert rows["young"].score is None
     assert rows["young"].notes == (
@@ -170,8 +184,8 @@ def test_table_says_the_same_in_every_form(
     assert not written.wrong
     cells = written.row("worse")
     assert cells[:2] == ["12", f"{worse.score:.4f}"]
-    assert cells[7].startswith(f"{worse.differences.films.difference.mean:+.4f} (")
-    assert cells[7] in printed[8] and printed[8].startswith("worse")
+    assert cells[8].startswith(f"{worse.differences.films.difference.mean:+.4f} (")
+    assert cells[8] in printed[8] and printed[8].startswith("worse")
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
