@@ -48,5 +48,7 @@ CHANGES = (
     Change("dice-3", "loss with three times the Dice", ("loss.dice=3",)),
     Change("every-film", "no sampler: every film once in an epoch", ("sample_rate=null", "epochs=22")),
     Change("sampler-1", "sampler: positive films alone", ("sample_rate=1", "epochs=43")),
+    Change("fused", "`runtime.fused`: one kernel for the optimizer", ("runtime.fused=true",)),
+    Change("channels-last", "`data.channels_last`", ("data.channels_last=true",)),
     Change("flips", "augmentation: flips alone", ("augment.shift_scale_rotate.p=0", "augment.tone.p=0")),
 )
