@@ -101,13 +101,21 @@ def table(work: Path) -> str:
     ]
     for row in ROWS:
         gain = gain_of(row, work, SEEDS)
-        cells = ["not measured"] * 5
+        cells, verdict = ["not measured"] * 5, "off"
         if gain is not None:
             time = "the same" if gain.time == 1 else f"{gain.time:.2f} x"
             (films, positives), found = gain.without, (gain.films, gain.positives)
+            verdict = _verdict(found[0])
             cells = [f"{films:.3f}", _interval(found[0]), f"{positives:.3f}", _interval(found[1]), time]
-        lines.append(f"| {row.text} | {' | '.join(cells)} | {row.default} |")
+        lines.append(f"| {row.text} | {' | '.join(cells)} | {verdict} |")
     return "\n".join(lines)
+
+
+def _verdict(gain: Estimate) -> str:
+    """Return whether an option is on by default, and why not."""
+    if gain.low > 0:
+        return "off: gains, but has to be asked for"
+    return "off: lowers the score" if gain.high < 0 else "off: no clear gain"
 
 
 def distillation_table(work: Path) -> str:

@@ -44,7 +44,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Row:
-    """An option: its name, its text for the table, the sides without and with it, their rules, and its default."""
+    """An option: its name, its text for the table, the sides without and with it, and their rules."""
 
     name: str
     text: str
@@ -52,7 +52,6 @@ class Row:
     option: Side
     rule: RuleName = "triplet"
     option_rule: RuleName = "triplet"
-    default: str = "off"
 
 
 # The demo's network for as many steps, each of eight films with labels. A moving average is on both sides of all rows,

@@ -69,7 +69,7 @@ def test_rule_of_the_same_run_takes_no_other_training(tmp_path: Path) -> None:
         store(DEMO, seed, tmp_path, 10.0, **{**rules, "stacking": [0.75] * 4})
     text = table(tmp_path)
     line = next(line for line in text.splitlines() if ROW.text in line)
-    assert "| 0.500 | +0.250 (+0.250 to +0.250) | 0.500 | +0.250" in line and "| the same | off |" in line
+    assert "| 0.500 | +0.250 (+0.250 to +0.250) | 0.500 | +0.250" in line and "| the same | off: gains" in line
     others = [row for row in ROWS if row.option is not DEMO]
     assert text.count("not measured") == 5 * len(others)
 
