@@ -106,6 +106,7 @@ ROWS = (
     Row("mean-teacher", "`unlabelled.mean_teacher` on the same 600 films", FEW, TEACHER),
     Row("both", "both together", FEW, BOTH),
     Row("stacking", "`--rule stacking`: the stacked gate on the maps alone", DEMO, DEMO, option_rule="stacking"),
+    Row("few-stacking", "`--rule stacking`, tuned on 60 films", FEW, FEW, option_rule="stacking"),
     Row(
         *("classifier", "a classifier as a member, and the stacked gate", DEMO, SECOND_OPINION),
         option_rule="stacking",
@@ -116,6 +117,13 @@ ROWS = (
         option_rule="threshold-components",
     ),
     Row("joint-triplet", "`tune --joint` with the triplet", DEMO, DEMO, option_rule="triplet-components"),
+    Row(
+        "few-joint-triplet",
+        "`tune --joint` with the triplet, tuned on 60 films",
+        FEW,
+        FEW,
+        option_rule="triplet-components",
+    ),
     Row("select", "`select` among checkpoints and views", DEMO, SELECTED),
     Row("dice-positive", "`loss.dice_films: positive`", DEMO, POSITIVE_DICE),
     Row("bce-weight", "`loss.bce_positive_weight: 3`", DEMO, WEIGHTED),
