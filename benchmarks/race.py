@@ -6,8 +6,8 @@
     python -m benchmarks.race --work race --plot curves.png      the curves of what is there
 
 Each side trains on fold 0's training films for its own length, up to the cap, one side after the other. The other tools
-have environments of their own in the work folder. A finished seed of a side is kept. An interrupted nnU-Net goes on from
-its last epoch, the others start again. How time and scores are measured: race_clock and race_score.
+have environments of their own in the work folder. A finished seed of a side is kept. An interrupted nnU-Net goes on
+from its last epoch, the others start again. How time and scores are measured: race_clock and race_score.
 """
 
 import os

@@ -5,8 +5,8 @@
 Loss, optimizer, learning rate, schedule and metrics are those of the LightningModule in binary_segmentation_intro.ipynb
 (P. Iakubovskii, segmentation_models.pytorch, examples/). Network, batch and number of epochs are those of its
 binary_segmentation_buildings.py, as the notebook's batch of 64 would be two steps in an epoch. The augmentation is that
-of its camvid_segmentation_multiclass.ipynb, but for hue and saturation, which grey films do not have. Unlike theirs, the
-network has one input channel and random weights.
+of its camvid_segmentation_multiclass.ipynb, but for hue and saturation, which grey films do not have. Unlike theirs,
+the network has one input channel and random weights.
 """
 
 import argparse
@@ -152,8 +152,8 @@ def settings_of(module: Segmentation, side: int, epochs: int) -> dict[str, str]:
         "learning rate": f"{RATE:g}",
         "schedule": f"cosine to {LEAST_RATE:g} over {epochs} epochs",
         "loss": "Dice (over the batch)",
-        "augmentation": "flip, scale ±50 %, shift 10 %, noise, perspective, CLAHE or brightness or gamma, sharpening or "
-        "blur, brightness and contrast",
+        "augmentation": "flip, scale ±50 %, shift 10 %, noise, perspective, CLAHE or brightness or gamma, "
+        "sharpening or blur, brightness and contrast",
         "films drawn": "each once in an epoch",
         "length": f"{epochs} epochs",
         "precision": "float32",

@@ -18,6 +18,8 @@ from benchmarks.race_settings import experiment_settings, plain_settings
 from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
 from pneumo_dist.data.plan import split_fold
+from pneumo_dist.train.monitor import TAGS
+from shards import __version__
 from shards.dataset.table import Shards
 
 CONFIG = ROOT / "configs/demo.yaml"
@@ -56,7 +58,14 @@ def run_ours(job: Job) -> Result:
     stages = [job.folder / experiment.name / f"fold{FOLD}" / stage.name for stage in experiment.stages]
     curve, films = _trained(experiment, [stage for stage in stages if stage.exists()])
     rate = films / curve[-1].seconds
-    return Result(job.side, job.seed, curve, rate, experiment_settings(experiment), versions_of("pneumo_dist", "torch"))
+    return Result(
+        job.side,
+        job.seed,
+        curve,
+        rate,
+        experiment_settings(experiment),
+        {"pneumo_dist": __version__, **versions_of("torch")},
+    )
 
 
 def _trained(experiment: Experiment, folders: list[Path]) -> tuple[tuple[Point, ...], int]:
@@ -66,7 +75,7 @@ def _trained(experiment: Experiment, folders: list[Path]) -> tuple[tuple[Point, 
     for folder, stage in zip(folders, experiment.stages, strict=False):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         validated = [line for line in lines if "positive_dice" in line]
-        for end, line in zip(step_times(folder, "epoch/positive_dice"), validated, strict=True):
+        for end, line in zip(step_times(folder, TAGS["positive_dice"]), validated, strict=True):
             curve.append(Point(end - start, line["positive_dice"], line["score"]))
         films += len(step_times(folder)) * stage.global_batch
     return tuple(curve), films

@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import ROOT
 from benchmarks.common import FilmSet, Report, cpu_environment, step_times, torchrun, wait_for, write_config
+from pneumo_dist.train.monitor import TAGS
 
 # As in SIIM, 22 % of the films are positive, and films are stored at twice the side of the network's input.
 FILMS = FilmSet(films=480, size=192, positive_rate=0.22, seed=1)
@@ -132,7 +133,7 @@ def trainer_turn(
             process.kill()  # its ranks die with it
             process.wait()
     dices = _positive_dices(stage / "metrics.jsonl")
-    first, ends = step_times(stage)[0], step_times(stage, "epoch/positive_dice")
+    first, ends = step_times(stage)[0], step_times(stage, TAGS["positive_dice"])
     for number, (end, dice) in enumerate(zip(ends, dices, strict=False)):
         if dice >= goal and end - first <= cap:
             return Reached(end - first, number + 1)
