@@ -4,8 +4,8 @@
 
 Network, image size, batch size, Adam's learning rate and loss weights come from the experiment. Each epoch uses every
 film once (no sampler), flips and rotates films as the recipe does, and ends with a validation by the project's measure:
-exact Dice on the label grid, at the triplet with the best mean Dice. The loop stops at the cap, or once it has reached the
-goal and run --epochs epochs.
+exact Dice on the label grid, at the triplet with the best mean Dice. The loop stops at the cap, or once it has reached
+the goal and run --epochs epochs.
 """
 
 import argparse
