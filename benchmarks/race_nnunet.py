@@ -42,7 +42,7 @@ class RaceTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def begin(self, out: Path, cap: float, every: int) -> bool:
         """Set the folder, the seconds of training, the iterations between maps. Return if an earlier run goes on."""
-        self._out, self._cap, self._every = out, cap, every
+        self._out, self.cap, self._every = out, cap, every
         self._state = out / "state.json"
         state = json.loads(self._state.read_text()) if self._state.exists() else {}
         self._clock = Clock(state.get("seconds", 0.0))
@@ -60,7 +60,7 @@ class RaceTrainer(nnUNetTrainer):  # type: ignore[misc]
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         optimizer, _ = super().configure_optimizers()
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self._cap)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.cap)
 
     def run_training(self) -> None:
         with suppress(CapReached):
@@ -69,12 +69,12 @@ class RaceTrainer(nnUNetTrainer):  # type: ignore[misc]
         self.on_train_end()
 
     def train_step(self, batch: dict[str, Any]) -> Any:
-        self.lr_scheduler.step(min(self._clock.seconds, self._cap))
+        self.lr_scheduler.step(min(self._clock.seconds, self.cap))
         loss = super().train_step(batch)
         self._clock.start()
         self._iterations += 1
         self.films += len(batch["data"])
-        is_over = self._clock.seconds >= self._cap
+        is_over = self._clock.seconds >= self.cap
         if is_over or self._iterations % self._every == 0:
             # Meanwhile the workers fill their queue of six batches, which is nnU-Net's gain.
             with self._clock.paused():
@@ -143,7 +143,7 @@ def settings_of(trainer: RaceTrainer) -> dict[str, str]:
         "batch": str(trainer.batch_size),
         "optimizer": f"SGD, Nesterov momentum 0.99, weight decay {trainer.weight_decay:g}, gradient norm at most 12",
         "learning rate": f"{trainer.initial_lr:g}",
-        "schedule": "polynomial, power 0.9, to 0 at the cap",
+        "schedule": f"polynomial, power 0.9, to 0 after {trainer.cap / 3600:g} h of training",
         "loss": f"cross-entropy + Dice (over the {'batch' if plan.batch_dice else 'film'})",
         "augmentation": "rotation to 180°, scale 0.7 to 1.4, noise, blur, brightness, contrast, low resolution, gamma, "
         "mirroring in both axes",
