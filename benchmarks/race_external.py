@@ -84,6 +84,6 @@ def _run(job: Job, programs: Path, module: str, options: Sequence[object], varia
     facts, shards = load_facts(job.folder / "facts.json"), Shards(shards_of(job.work))
     curve = tuple(point_of(path, shards) for path in sorted((job.folder / "maps").glob("*.npz")))
     mirrored = job.folder / "mirrored.npz"
-    extra = {"positive Dice with mirrored views": point_of(mirrored, shards)[1]} if mirrored.exists() else {}
+    extra = {"at its end with mirrored views": point_of(mirrored, shards)[1]} if mirrored.exists() else {}
     rate = facts.films / facts.seconds
     return Result(job.side, job.seed, curve, rate, facts.settings, facts.versions, extra)

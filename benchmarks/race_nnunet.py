@@ -27,7 +27,7 @@ from benchmarks.race_clock import Clock, Facts, Maps, save_facts, save_maps, ver
 from benchmarks.race_films import DATASET, FOLD
 from pneumo_dist.scoring.rounding import to_p8
 from shards.files import atomic_write
-from shards.parent import die_with_parent
+from shards.parent import bind_forks, die_with_parent
 
 THREADS = 2
 CONFIGURATION, PLANS = "2d", "nnUNetPlans"
@@ -157,6 +157,7 @@ def settings_of(trainer: RaceTrainer) -> dict[str, str]:
 
 def main() -> None:
     die_with_parent()
+    bind_forks()  # nnU-Net's workers would outlive it
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for maps and facts")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights; the workers draw without one")

@@ -82,10 +82,14 @@ def _augmentation(stage: StageConfig) -> str:
         value = getattr(stage.augment, name)
         if isinstance(value, Schema):
             if getattr(value, "p", 0):
-                found.append(f"{name} ({_values(value.model_dump(exclude_none=True))})")
+                found.append(f"{name} ({_values(_numbers(value))})")
         elif value and not isinstance(value, str):
             found.append(f"{name} {value:g}")
     return ", ".join(found) or "none"
+
+
+def _numbers(part: Schema) -> dict[str, Any]:
+    return {name: value for name, value in part.model_dump(exclude_none=True).items() if not isinstance(value, str)}
 
 
 def _changes(part: Schema, name: str, *shown: str) -> str:
