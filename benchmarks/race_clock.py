@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from shards.files import atomic_write
 
+# The file of `Facts` in a side's folder, written last.
+FACTS = "facts.json"
 Maps = npt.NDArray[np.uint8]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks import ROOT
-from benchmarks.race_clock import load_facts
+from benchmarks.race_clock import FACTS, load_facts
 from benchmarks.race_films import DATASET, pictures_of, shards_of
 from benchmarks.race_job import CORES, Job, run_logged
 from benchmarks.race_score import Result, point_of
@@ -47,9 +47,10 @@ def _packages() -> list[Path]:
 def run_lightning(job: Job) -> Result:
     """Train with Lightning, from the beginning."""
     programs = environment(job.work, "lightning", job.log)
-    shutil.rmtree(job.folder, ignore_errors=True)
+    if not (job.folder / FACTS).exists():
+        shutil.rmtree(job.folder, ignore_errors=True)
     options = ["--pictures", pictures_of(job.work), *(["--epochs", 2] if job.trial else [])]
-    return _run(job, programs, "benchmarks.race_lightning", options, {})
+    return run_module(job, programs, "benchmarks.race_lightning", options, {})
 
 
 def run_nnunet(job: Job) -> Result:
@@ -62,7 +63,7 @@ def run_nnunet(job: Job) -> Result:
         **PROCESSES,
     }
     _preprocess(job, programs, folders)
-    return _run(job, programs, "benchmarks.race_nnunet", ["--every", 2] if job.trial else [], folders)
+    return run_module(job, programs, "benchmarks.race_nnunet", ["--every", 2] if job.trial else [], folders)
 
 
 def _preprocess(job: Job, programs: Path, folders: Mapping[str, str]) -> None:
@@ -77,11 +78,14 @@ def _preprocess(job: Job, programs: Path, folders: Mapping[str, str]) -> None:
     (folder / "done").touch()
 
 
-def _run(job: Job, programs: Path, module: str, options: Sequence[object], variables: Mapping[str, str]) -> Result:
-    """Run a training module of the race, and score the maps that it stored."""
+def run_module(
+    job: Job, programs: Path, module: str, options: Sequence[object], variables: Mapping[str, str]
+) -> Result:
+    """Run a training module of the race, unless it has run to its end, and score the maps that it stored."""
     command = [programs / "python", "-m", module, "--out", job.folder, "--seed", job.seed, "--cap", job.cap, *options]
-    run_logged(command, job.log, {"PYTHONPATH": str(ROOT), **variables}, threads=CORES)
-    facts, shards = load_facts(job.folder / "facts.json"), Shards(shards_of(job.work))
+    if not (job.folder / FACTS).exists():
+        run_logged(command, job.log, {"PYTHONPATH": str(ROOT), **variables}, threads=CORES)
+    facts, shards = load_facts(job.folder / FACTS), Shards(shards_of(job.work))
     curve = tuple(point_of(path, shards) for path in sorted((job.folder / "maps").glob("*.npz")))
     mirrored = job.folder / "mirrored.npz"
     extra = {"at its end with mirrored views": point_of(mirrored, shards)[1]} if mirrored.exists() else {}

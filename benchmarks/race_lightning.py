@@ -21,7 +21,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.race_clock import Clock, Facts, save_facts, save_maps, versions_of
+from benchmarks.race_clock import FACTS, Clock, Facts, save_facts, save_maps, versions_of
 from benchmarks.race_films import DATASET, fold_keys
 from pneumo_dist.scoring.rounding import to_p8
 from shards.parent import die_with_parent
@@ -190,7 +190,7 @@ def main() -> None:
     trainer.fit(module, loader, DataLoader(films, BATCH, num_workers=WORKERS))
     versions = versions_of("lightning", "segmentation_models_pytorch", "albumentations", "torch")
     settings = settings_of(module, side, arguments.epochs)
-    save_facts(arguments.out / "facts.json", Facts(settings, versions, scoring.clock.seconds, scoring.trained))
+    save_facts(arguments.out / FACTS, Facts(settings, versions, scoring.clock.seconds, scoring.trained))
 
 
 if __name__ == "__main__":

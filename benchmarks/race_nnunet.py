@@ -23,7 +23,7 @@ from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from benchmarks.race_clock import Clock, Facts, Maps, save_facts, save_maps, versions_of
+from benchmarks.race_clock import FACTS, Clock, Facts, Maps, save_facts, save_maps, versions_of
 from benchmarks.race_films import DATASET, FOLD
 from pneumo_dist.scoring.rounding import to_p8
 from shards.files import atomic_write
@@ -174,7 +174,7 @@ def main() -> None:
     trainer.run_training()
     versions = versions_of("nnunetv2", "batchgeneratorsv2", "dynamic-network-architectures", "torch")
     facts = Facts(settings_of(trainer), versions, trainer.seconds, trainer.films)
-    save_facts(arguments.out / "facts.json", facts)
+    save_facts(arguments.out / FACTS, facts)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def plain_settings(experiment: Experiment) -> dict[str, str]:
 
 
 def _network(experiment: Experiment) -> dict[str, str]:
-    model = build_model(experiment.model, pretrained=False)
+    with torch.device("meta"):  # no weights are drawn
+        model = build_model(experiment.model, pretrained=False)
     count = sum(weights.numel() for weights in model.parameters())
     widths = experiment.model.decoder_channels
     decoder = "the decoder's default" if widths is None else f"decoder {'-'.join(map(str, widths))}"

@@ -56,7 +56,7 @@ def run_ours(job: Job) -> Result:
     command = torchrun(CORES, "pneumo_dist", "train", "--cpu", *arguments)
     run_logged(command, job.log, limit=job.cap + START_SECONDS)
     stages = [job.folder / experiment.name / f"fold{FOLD}" / stage.name for stage in experiment.stages]
-    curve, films = _trained(experiment, [stage for stage in stages if stage.exists()])
+    curve, films = _trained(experiment, [stage for stage in stages if (stage / "metrics.jsonl").exists()])
     rate = films / curve[-1].seconds
     return Result(
         job.side,
@@ -75,7 +75,8 @@ def _trained(experiment: Experiment, folders: list[Path]) -> tuple[tuple[Point, 
     for folder, stage in zip(folders, experiment.stages, strict=False):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         validated = [line for line in lines if "positive_dice" in line]
-        for end, line in zip(step_times(folder, TAGS["positive_dice"]), validated, strict=True):
+        # A run that was ended at the cap may have written one of the two only.
+        for end, line in zip(step_times(folder, TAGS["positive_dice"]), validated, strict=False):
             curve.append(Point(end - start, line["positive_dice"], line["score"]))
         films += len(step_times(folder)) * stage.global_batch
     return tuple(curve), films

@@ -1,5 +1,6 @@
 """The race: its clock, scores, results, tables and plot, and its own sides on a few films."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -15,8 +16,9 @@ import pytest
 from builders import phantom_shards
 from naive_dice import naive_dice
 
-from benchmarks import race
-from benchmarks.race_clock import Clock, Facts, load_facts, load_maps, save_facts, save_maps
+from benchmarks import ROOT, race
+from benchmarks.race_clock import FACTS, Clock, Facts, load_facts, load_maps, save_facts, save_maps
+from benchmarks.race_external import environment, run_module
 from benchmarks.race_films import DATASET, Films, fold_keys, pictures_of, shards_of
 from benchmarks.race_job import Job, run_logged
 from benchmarks.race_score import Point, Result, load, median_to, point_of, results_of, save, seconds_to
@@ -199,16 +201,41 @@ def test_finished_seeds_are_kept_and_interrupted_ones_run_again(
 
 def test_failed_command_names_its_log_and_a_slow_one_is_ended(tmp_path: Path) -> None:
     log = tmp_path / "logs/side.log"
+    failing = "import os; print(os.environ['FILMS'], os.environ['OMP_NUM_THREADS']); raise SystemExit(3)"
     with pytest.raises(RuntimeError, match=f"ended with 3; see {log}"):
-        run_logged([sys.executable, "-c", "print('no films here'); raise SystemExit(3)"], log)
-    assert "no films here" in log.read_text()
-    run_logged(
-        [sys.executable, "-c", "import os, time; print(os.environ['A'], flush=True); time.sleep(600)"],
-        log,
-        {"A": "set"},
-        limit=3,
-    )
-    assert "set" in log.read_text()
+        run_logged([sys.executable, "-c", failing], log, {"FILMS": "no films here"}, threads=2)
+    assert log.read_text() == "no films here 2\n"
+    run_logged([sys.executable, "-c", "import time; time.sleep(600); print('end')"], log, limit=0.5)
+    assert log.read_text() == "no films here 2\n"
+
+
+def test_training_that_has_ended_is_scored_and_not_run_again(tmp_path: Path) -> None:
+    shards = phantom_shards(tmp_path, films=4, size=64)
+    keys = shards.column("key").tolist()
+    truth = np.stack([shards.label(row) for row in range(4)]) * np.uint8(255)
+    job = Job("nnunet", 2, tmp_path, 100, 0.6)
+    save_maps(job.folder / "maps/000200.npz", 20.0, keys, truth)
+    save_maps(job.folder / "maps/000100.npz", 10.0, keys, np.zeros_like(truth))
+    facts = Facts(SETTINGS, {"torch": "2.0"}, 20.0, 300)
+    with pytest.raises(FileNotFoundError, match="no-such-folder"):
+        run_module(job, tmp_path / "no-such-folder", "a.module", [], {})
+    save_facts(job.folder / FACTS, facts)
+    found = run_module(job, tmp_path / "no-such-folder", "a.module", [], {})
+    without = float(np.mean([not mask.any() for mask in truth]))
+    assert found == Result("nnunet", 2, (Point(10, 0, without), Point(20, 1, 1)), 15.0, SETTINGS, facts.versions)
+    save_maps(job.folder / "mirrored.npz", 20.0, keys, truth)
+    assert list(run_module(job, tmp_path / "no-such-folder", "a.module", [], {}).extra.values()) == [1]
+
+
+def test_environment_with_the_pins_is_used_again(tmp_path: Path) -> None:
+    for name in ("nnunet", "lightning"):
+        pins = (ROOT / f"benchmarks/race-{name}.txt").read_bytes()
+        assert all("==" in line for line in pins.decode().splitlines() if not line.startswith("#"))
+        folder = tmp_path / f"venv-{name}"
+        folder.mkdir()
+        (folder / "pins.sha256").write_text(hashlib.sha256(pins).hexdigest())
+        assert environment(tmp_path, name, tmp_path / "log") == folder / "bin"
+        assert not (tmp_path / "log").exists()
 
 
 @pytest.mark.rare
