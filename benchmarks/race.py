@@ -1,9 +1,9 @@
 """A race on the demo's films: nnU-Net, Lightning, the demo's config and a plain loop, on the same two cores. Resumable.
 
-    python -m benchmarks.race --work race                        everything that is missing, then the tables
-    python -m benchmarks.race --work race --only ours,plain      these sides
-    python -m benchmarks.race --work race --table                the tables of what is there, for docs/quality.md
-    python -m benchmarks.race --work race --plot curves.png      the curves of what is there
+    python -m benchmarks.race --work /tmp/race                        everything that is missing, then the tables
+    python -m benchmarks.race --work /tmp/race --only ours,plain      these sides
+    python -m benchmarks.race --work /tmp/race --table                the tables of what is there, for docs/quality.md
+    python -m benchmarks.race --work /tmp/race --plot curves.png      the curves of what is there
 
 Each side trains on fold 0's training films for its own length, up to the cap, one side after the other. The other tools
 have environments of their own in the work folder. A finished seed of a side is kept. An interrupted nnU-Net goes on
