@@ -13,7 +13,8 @@ from its last epoch, the others start again. How time and scores are measured: r
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.common import parser_of
@@ -36,20 +37,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     work, cap = options.work.resolve(), options.hours * 3600
     if not options.table and options.plot is None:
-        # All processes of a side share these cores.
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
         jobs = [
             Job(name, seed, work, cap, options.goal, options.trial)
             for name in options.only
             for seed in range(options.seeds or SIDES[name].seeds)
         ]
-        run(jobs)
+        with limited_to(CORES):
+            run(jobs)
     if options.plot is not None:
         plot({name: results_of(work, name) for name in SIDES}, options.goal, options.plot)
         print(options.plot)
     else:
         print(tables(work, options.goal, cap))
     return 0
+
+
+@contextmanager
+def limited_to(cores: int) -> Iterator[None]:
+    """Keep this process, and those that it starts meanwhile, to the first cores that it may use."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def run(jobs: Sequence[Job]) -> None:

@@ -40,8 +40,8 @@ class CapReached(Exception):
 class RaceTrainer(nnUNetTrainer):  # type: ignore[misc]
     """nnU-Net's trainer within a cap. `begin` must be called before training."""
 
-    def begin(self, out: Path, cap: float, every: int) -> bool:
-        """Set the folder, the seconds of training, the iterations between maps. Return if an earlier run goes on."""
+    def begin(self, out: Path, cap: float, every: int) -> None:
+        """Set the folder, the seconds of training, the iterations between maps; load what an earlier run has saved."""
         self._out, self.cap, self._every = out, cap, every
         self._state = out / "state.json"
         state = json.loads(self._state.read_text()) if self._state.exists() else {}
@@ -52,7 +52,6 @@ class RaceTrainer(nnUNetTrainer):  # type: ignore[misc]
                 path.unlink()
         if state:
             self.load_checkpoint(str(out / state["checkpoint"]))
-        return bool(state)
 
     @property
     def seconds(self) -> float:

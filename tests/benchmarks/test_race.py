@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -197,6 +198,14 @@ def test_finished_seeds_are_kept_and_interrupted_ones_run_again(
     race.run(jobs)
     assert calls == [("ours", 0), ("ours", 1), ("ours", 1), ("plain", 0), ("plain", 1)]
     assert all(job.result.exists() and not job.folder.exists() for job in jobs)
+
+
+def test_cores_are_limited_for_the_processes_of_a_side(tmp_path: Path) -> None:
+    allowed, log = os.sched_getaffinity(0), tmp_path / "log"
+    with race.limited_to(1):
+        run_logged([sys.executable, "-c", "import os; print(os.sched_getaffinity(0))"], log)
+    assert log.read_text().strip() == str({min(allowed)})
+    assert os.sched_getaffinity(0) == allowed
 
 
 def test_failed_command_names_its_log_and_a_slow_one_is_ended(tmp_path: Path) -> None:
