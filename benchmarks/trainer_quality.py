@@ -113,7 +113,7 @@ def plain_turn(folder: Path, config: Path, shards: Path, seed: int, cap: float, 
             list(map(str, command)), cwd=ROOT, env=cpu_environment(CORES), stdout=log, stderr=log, check=True
         )
     epochs = json.loads(out.read_text())
-    seconds, positive_dice = epochs[-1]
+    seconds, positive_dice, _ = epochs[-1]
     return Reached(seconds if positive_dice >= goal and seconds <= cap else math.inf, len(epochs))
 
 

@@ -1,0 +1,125 @@
+"""The sides of benchmarks.race: the demo, the plain loop, Lightning and nnU-Net."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import ROOT
+from benchmarks.common import step_times, torchrun
+from benchmarks.race_clock import versions_of
+from benchmarks.race_external import run_lightning, run_nnunet
+from benchmarks.race_films import FOLD, shards_of
+from benchmarks.race_job import CORES, Job, run_logged
+from benchmarks.race_score import Point, Result
+from benchmarks.race_settings import experiment_settings, plain_settings
+from pneumo_dist.config.experiment import Experiment
+from pneumo_dist.config.load import load_config
+from pneumo_dist.data.plan import split_fold
+from pneumo_dist.train.monitor import TAGS
+from shards import __version__
+from shards.dataset.table import Shards
+
+CONFIG = ROOT / "configs/demo.yaml"
+# From the start of a command to its first step, at most, on a loaded machine.
+START_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Side:
+    """A side of the race.
+
+    Attributes:
+        name: Its name, for files and options.
+        title: Its name for readers.
+        run: Trains it.
+        seeds: Number of seeds by default: one where a seed takes an hour or more.
+        change: What a user of it would change.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Job], Result]
+    seeds: int
+    change: str
+
+
+def run_ours(job: Job) -> Result:
+    """Train the demo's config as the demo does, to its end. Its own validation is the curve."""
+    overrides = [f"seed={job.seed}", *(["epochs=2"] if job.trial else [])]
+    experiment = load_config(CONFIG, overrides).experiment
+    shutil.rmtree(job.folder, ignore_errors=True)
+    arguments = ["--config", CONFIG, "--fold", FOLD, "--shards", shards_of(job.work), "--runs", job.folder]
+    arguments += [word for override in overrides for word in ("--set", override)]
+    command = torchrun(CORES, "pneumo_dist", "train", "--cpu", *arguments)
+    run_logged(command, job.log, limit=job.cap + START_SECONDS)
+    stages = [job.folder / experiment.name / f"fold{FOLD}" / stage.name for stage in experiment.stages]
+    curve, films = _trained(experiment, [stage for stage in stages if (stage / "metrics.jsonl").exists()])
+    rate = films / curve[-1].seconds
+    return Result(
+        job.side,
+        job.seed,
+        curve,
+        rate,
+        experiment_settings(experiment),
+        {"pneumo_dist": __version__, **versions_of("torch")},
+    )
+
+
+def _trained(experiment: Experiment, folders: list[Path]) -> tuple[tuple[Point, ...], int]:
+    """Return the validated epochs of a run's stages, and the number of films in its steps."""
+    start, films = min(step_times(folder)[0] for folder in folders), 0
+    curve: list[Point] = []
+    for folder, stage in zip(folders, experiment.stages, strict=False):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        validated = [line for line in lines if "positive_dice" in line]
+        # A run that was ended at the cap may have written one of the two only.
+        for end, line in zip(step_times(folder, TAGS["positive_dice"]), validated, strict=False):
+            curve.append(Point(end - start, line["positive_dice"], line["score"]))
+        films += len(step_times(folder)) * stage.global_batch
+    return tuple(curve), films
+
+
+def run_plain(job: Job) -> Result:
+    """Train `benchmarks.plain_loop` for as many epochs as the demo, and on to the goal or the cap."""
+    experiment = load_config(CONFIG).experiment
+    stage = experiment.stages[0]
+    epochs = 2 if job.trial else sum(each.epochs for each in experiment.stages)
+    shards = shards_of(job.work)
+    shutil.rmtree(job.folder, ignore_errors=True)
+    job.folder.mkdir(parents=True)
+    out = job.folder / "plain.json"
+    command = [sys.executable, "-m", "benchmarks.plain_loop", "--shards", shards, "--config", CONFIG, "--out", out]
+    command += ["--seed", job.seed, "--goal", job.goal, "--cap", job.cap, "--epochs", epochs]
+    run_logged(command, job.log, threads=CORES)
+    curve = tuple(Point(*each) for each in json.loads(out.read_text()))
+    batch = stage.global_batch
+    per_epoch = len(split_fold(Shards(shards), FOLD, always_train=False).train) // batch * batch
+    rate = per_epoch * len(curve) / curve[-1].seconds
+    versions = versions_of("torch", "albumentations", "segmentation_models_pytorch")
+    return Result(job.side, job.seed, curve, rate, plain_settings(experiment), versions)
+
+
+SIDES = {
+    side.name: side
+    for side in (
+        Side(
+            *("ours", "the demo's config", run_ours, 3),
+            "a recipe's config instead of the demo's: a pretrained encoder, a larger image, five folds",
+        ),
+        Side(
+            *("plain", "plain loop", run_plain, 3),
+            "a schedule, a sampler of positive films, weights of ImageNet",
+        ),
+        Side(
+            *("lightning", "Lightning + segmentation_models_pytorch + albumentations", run_lightning, 1),
+            "weights of ImageNet, as the tutorials have; cross-entropy beside Dice; a higher rate from random weights",
+        ),
+        Side(
+            *("nnunet", "nnU-Net v2 2d", run_nnunet, 1),
+            "a GPU with its 1,000 epochs of 250 iterations; a residual encoder's planner, which it now recommends",
+        ),
+    )
+}
