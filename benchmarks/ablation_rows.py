@@ -44,6 +44,8 @@ CHANGES = (
     Change("small-first", "20 epochs at 64 px, then 15 at 128 px", stages=_SMALL_FIRST),
     Change("narrow", "decoder half as wide", ("model.decoder_channels=[64, 32, 16, 8, 8]",)),
     Change("fpn", "decoder: FPN", ("model.arch=fpn", "model.decoder_channels=null")),
+    Change("group-norm", "`model.norm: group_ws`", ("model.norm=group_ws",)),
+    Change("dice-positive", "`loss.dice_films: positive`", ("loss.dice_films=positive",)),
     Change("without-focal", "loss without focal", ("loss.focal=0",)),
     Change("dice-3", "loss with three times the Dice", ("loss.dice=3",)),
     Change("every-film", "no sampler: every film once in an epoch", ("sample_rate=null", "epochs=22")),
