@@ -105,17 +105,19 @@ def table(work: Path) -> str:
         if gain is not None:
             time = "the same" if gain.time == 1 else f"{gain.time:.2f} x"
             (films, positives), found = gain.without, (gain.films, gain.positives)
-            verdict = _verdict(found[0])
+            verdict = _verdict(*found)
             cells = [f"{films:.3f}", _interval(found[0]), f"{positives:.3f}", _interval(found[1]), time]
         lines.append(f"| {row.text} | {' | '.join(cells)} | {verdict} |")
     return "\n".join(lines)
 
 
-def _verdict(gain: Estimate) -> str:
-    """Return whether an option is on by default, and why not."""
-    if gain.low > 0:
+def _verdict(films: Estimate, positives: Estimate) -> str:
+    """Return whether an option is on by default, and what its gain says."""
+    if films.low > 0:
         return "off: gains, but has to be asked for"
-    return "off: lowers the score" if gain.high < 0 else "off: no clear gain"
+    if films.high < 0:
+        return "off: lowers the score"
+    return "off: gains on positive films alone" if positives.low > 0 else "off: no clear gain"
 
 
 def distillation_table(work: Path) -> str:

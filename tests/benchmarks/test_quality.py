@@ -85,6 +85,23 @@ def test_jobs_come_after_those_that_they_need(tmp_path: Path) -> None:
     assert "demo" not in {job.side.name for wave in pending(ROWS, tmp_path, (0,)) for job in wave}
 
 
+@pytest.mark.parametrize(
+    ("dice", "verdict"),
+    [
+        ([0.6, 0.7, 0.9, 0.6], "off: gains, but"),
+        ([0.3, 0.3, 0.4, 0.4], "off: lowers"),
+        ([0.6, 0.6, 0.1, 0.6], "off: gains on positive films alone"),
+        ([0.4, 0.6, 0.5, 0.4], "off: no clear gain"),
+    ],
+)
+def test_a_row_says_what_its_gain_is_worth(tmp_path: Path, dice: list[float], verdict: str) -> None:
+    for seed in SEEDS:
+        rules = {row.rule: [0.5] * 4 for row in ROWS} | {row.option_rule: [0.5] * 4 for row in ROWS}
+        store(DEMO, seed, tmp_path, 10.0, **{**rules, "stacking": dice})
+    (line,) = (line for line in table(tmp_path).splitlines() if ROW.text in line)
+    assert line.split("|")[-2].strip().startswith(verdict)
+
+
 def test_teachers_write_the_maps_that_others_learn_from() -> None:
     assert taught_splits(FEW) == ("unlabelled",) and taught_splits(ENSEMBLE) == ("train",)
     assert taught_splits(DEMO) == taught_splits(BOTH) == ()
