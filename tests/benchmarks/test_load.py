@@ -54,6 +54,7 @@ def test_another_checkout_is_measured_too(tmp_path: Path, capsys: pytest.Capture
     assert "| status, 3 folds | before |" in printed and "| status, 3 folds | now |" in printed
 
 
+@pytest.mark.rare
 @pytest.mark.slow
 def test_commands_run_on_the_made_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert load.main(["--only", "build,submit,segment", "--films", "10", "--work", str(tmp_path)]) == 0
