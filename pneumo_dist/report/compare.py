@@ -196,7 +196,8 @@ def _best_epoch(run: Path) -> float | None:
     best: dict[str, float] = {}
     for stage, folds in read_history(run).items():
         for fold, epochs in folds.items():
-            if (run / fold / "config.yaml").exists() and _stage(run / fold, stage) == _stages(run / fold)[-1]:
+            stages = _stages(run / fold) if (run / fold / "config.yaml").exists() else ()
+            if stages and _stage(run / fold, stage, stages) == stages[-1]:
                 best[fold] = max(best.get(fold, 0.0), best_score(epochs))
     return sum(best.values()) / len(best) if best else None
 
@@ -220,17 +221,17 @@ def _cost(folders: Sequence[Path]) -> tuple[float | None, float | None]:
         steps = np.diff([0, *(epoch["step"] for epoch in epochs)])
         # An epoch that was resumed after its last step has no speed of its own.
         speeds = [epoch["images_per_s"] or figures.images_per_s for epoch in epochs]
-        seconds += float((steps * _stage(fold, stage).global_batch / np.array(speeds)).sum())
+        seconds += float((steps * _stage(fold, stage, _stages(fold)).global_batch / np.array(speeds)).sum())
     return seconds / 3600, figures.images_per_s
 
 
-def _stage(fold: Path, name: str) -> StageConfig:
-    """Return the config of a stage, or of the stage that it repeats."""
-    stages = {each.name: each for each in _stages(fold)}
-    base = name if name in stages else name.rpartition("-")[0]
-    if base not in stages:
+def _stage(fold: Path, name: str, stages: Sequence[StageConfig]) -> StageConfig:
+    """Return the config of a fold's stage, or of the stage that it repeats."""
+    by_name = {each.name: each for each in stages}
+    base = name if name in by_name else name.rpartition("-")[0]
+    if base not in by_name:
         raise InputError(f"{fold / 'config.yaml'}: has no stage {name}, which the fold trained; restore it from a copy")
-    return stages[base]
+    return by_name[base]
 
 
 def _stages(fold: Path) -> Sequence[StageConfig]:
