@@ -56,11 +56,8 @@ def _with_needs(side: Side) -> list[Side]:
 def taught_splits(side: Side) -> tuple[str, ...]:
     """Return the splits whose maps by a side other sides learn from."""
     learners = [learner for row in ROWS for learner in _with_needs(row.option)]
-    pairs = (
-        (("unlabelled", learner.teacher) for learner in learners),
-        (("train", learner.distils) for learner in learners),
-    )
-    return tuple({split: None for each in pairs for split, teacher in each if teacher is side})
+    teachers = {"unlabelled": {each.teacher for each in learners}, "train": {each.distils for each in learners}}
+    return tuple(split for split, sides in teachers.items() if side in sides)
 
 
 def gain_of(row: Row, work: Path, seeds: Sequence[int] = SEEDS) -> Gain | None:
