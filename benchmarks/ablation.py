@@ -14,7 +14,6 @@ import json
 import math
 import shutil
 import statistics
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,32 +23,32 @@ import yaml
 
 from benchmarks import ROOT
 from benchmarks.ablation_rows import CHANGES, NONE, Change
-from benchmarks.common import FilmSet, cpu_environment, step_times, torchrun, write_config
-from pneumo_dist.train.monitor import TAGS
+from benchmarks.common import torchrun, write_config
+from benchmarks.curves import Point, curve_of, seconds_to
+from benchmarks.race_films import shards_of
+from benchmarks.race_job import run_logged
 from shards.files import write_json
 
 SEEDS = (0, 1, 2)
 GOAL, RANKS = 0.6, 2
-# As launch/demo.sh makes them.
-FILMS = FilmSet(films=240, size=256, positive_rate=0.5, seed=1)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: after each epoch the seconds since the first step, the positive Dice and the mean Dice."""
+    """One training: a point for each epoch, in seconds from the end of the first step."""
 
-    curve: tuple[tuple[float, float, float], ...]
+    curve: tuple[Point, ...]
 
     @property
     def seconds_to_goal(self) -> float:
         """Seconds to the first epoch whose positive Dice reaches the goal, infinite if none does."""
-        return next((seconds for seconds, positive, _ in self.curve if positive >= GOAL), math.inf)
+        return seconds_to(self.curve, GOAL)
 
     @property
     def best(self) -> tuple[float, float]:
         """Positive and mean Dice of the epoch with the best mean Dice, whose checkpoint predicts."""
-        _, positive, mean = max(self.curve, key=lambda epoch: epoch[2])
-        return positive, mean
+        best = max(self.curve, key=lambda epoch: epoch.dice)
+        return best.positive_dice, best.dice
 
 
 def train(change: Change, seed: int, work: Path) -> Run:
@@ -57,25 +56,13 @@ def train(change: Change, seed: int, work: Path) -> Run:
     folder = work / "runs" / f"{change.name}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     config = config_of(change, seed, folder)
-    words = ["train", "--cpu", "--config", config, "--fold", "0", "--shards", _shards(work), "--runs", folder / "runs"]
+    words = ["train", "--cpu", "--config", config, "--fold", "0", "--runs", folder / "runs"]
+    words += ["--shards", shards_of(work)]
     words += [word for setting in change.settings for word in ("--set", setting)]
-    log = folder / "train.log"
-    with log.open("wb") as stream:
-        command = torchrun(RANKS, "pneumo_dist", *words)
-        done = subprocess.run(command, cwd=ROOT, env=cpu_environment(), stdout=stream, stderr=stream)
-    if done.returncode:
-        raise RuntimeError(f"{change.name} ended with {done.returncode}; see {log}")
+    run_logged(torchrun(RANKS, "pneumo_dist", *words), folder / "train.log")
     fold = folder / "runs/run/fold0"
-    stages = [stage["name"] for stage in yaml.safe_load((fold / "config.yaml").read_text())["stages"]]
-    start = step_times(fold / stages[0])[0]
-    curve = []
-    for stage in stages:
-        lines = map(json.loads, (fold / stage / "metrics.jsonl").read_text().splitlines())
-        epochs = [line for line in lines if "positive_dice" in line]
-        ends = step_times(fold / stage, TAGS["positive_dice"])
-        for end, epoch in zip(ends, epochs, strict=True):
-            curve.append((end - start, epoch["positive_dice"], epoch["score"]))
-    return Run(tuple(curve))
+    stages = yaml.safe_load((fold / "config.yaml").read_text())["stages"]
+    return Run(curve_of([fold / stage["name"] for stage in stages]))
 
 
 def config_of(change: Change, seed: int, folder: Path) -> Path:
@@ -86,12 +73,6 @@ def config_of(change: Change, seed: int, folder: Path) -> Path:
     return write_config(folder / "run.yaml", experiment)
 
 
-def _shards(work: Path) -> Path:
-    """Return shards as the demo has them; they are made once."""
-    manifest = next(work.glob("shards-*/manifest.json"), None)
-    return manifest.parent if manifest is not None else FILMS.shards(work, image_size=128, folds=2)
-
-
 def _result(change: Change, seed: int, work: Path) -> Path:
     return work / "results" / f"{change.name}-{seed}.json"
 
@@ -100,7 +81,7 @@ def runs_of(change: Change, work: Path) -> dict[int, Run]:
     """Return the stored runs of a change by seed."""
     paths = {seed: _result(change, seed, work) for seed in SEEDS}
     return {
-        seed: Run(tuple((epoch[0], epoch[1], epoch[2]) for epoch in json.loads(path.read_text())))
+        seed: Run(tuple(Point(*epoch) for epoch in json.loads(path.read_text())))
         for seed, path in paths.items()
         if path.exists()
     }
@@ -124,11 +105,11 @@ def _cells(runs: dict[int, Run], demo: dict[int, Run]) -> list[str]:
     seconds = [runs[seed].seconds_to_goal for seed in SEEDS]
     ratios = [runs[seed].seconds_to_goal / demo[seed].seconds_to_goal for seed in SEEDS]
     positive, mean = zip(*(runs[seed].best for seed in SEEDS), strict=True)
-    ends = statistics.median(runs[seed].curve[-1][0] for seed in SEEDS)
+    ends = statistics.median(runs[seed].curve[-1].seconds for seed in SEEDS)
     ratio = statistics.median(ratios)
     return [
         f"{_seconds(statistics.median(seconds))} ({', '.join(map(_seconds, seconds))})",
-        "" if math.isinf(ratio) else f"{ratio:.2f} x",
+        f"{ratio:.2f} x" if math.isfinite(ratio) else "",
         f"{statistics.mean(positive):.3f} ({', '.join(f'{each:.3f}' for each in positive)})",
         f"{statistics.mean(mean):.3f}",
         f"{ends:.0f}",

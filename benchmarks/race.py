@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.common import parser_of
+from benchmarks.curves import seconds_to
 from benchmarks.race_films import shards_of
 from benchmarks.race_job import CORES, Job
 from benchmarks.race_plot import plot
-from benchmarks.race_score import results_of, save, seconds_to
+from benchmarks.race_score import results_of, save
 from benchmarks.race_sides import SIDES
 from benchmarks.race_table import minutes, tables
 

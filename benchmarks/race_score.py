@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.curves import Point, seconds_to
 from benchmarks.race_clock import load_maps
 from pneumo_dist.scoring.counts import triplet_counts
 from pneumo_dist.scoring.histograms import Histograms, film_histograms
@@ -17,14 +17,6 @@ from pneumo_dist.scoring.masks import label_map
 from pneumo_dist.scoring.triplet import best_triplet
 from shards.dataset.table import Shards
 from shards.files import write_json
-
-
-class Point(NamedTuple):
-    """Scores after some seconds of training: the Dice of positive films, and the mean Dice of all."""
-
-    seconds: float
-    positive_dice: float
-    dice: float
 
 
 @dataclass(frozen=True)
@@ -73,11 +65,6 @@ def point_of(path: Path, shards: Shards) -> Point:
         for key, p8 in zip(keys, maps, strict=True)
     ]
     return Point(seconds, *best_score(np.stack(films)))
-
-
-def seconds_to(curve: Sequence[Point], goal: float, cap: float) -> float:
-    """Return when a curve first reaches the goal, infinity if it does not within the cap."""
-    return next((at.seconds for at in curve if at.positive_dice >= goal and at.seconds <= cap), math.inf)
 
 
 def median_to(results: Sequence[Result], goal: float, cap: float) -> float:

@@ -5,20 +5,18 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks import ROOT
 from benchmarks.common import step_times, torchrun
+from benchmarks.curves import Point, curve_of
 from benchmarks.race_clock import versions_of
 from benchmarks.race_external import run_lightning, run_nnunet
 from benchmarks.race_films import FOLD, shards_of
 from benchmarks.race_job import CORES, Job, run_logged
-from benchmarks.race_score import Point, Result
+from benchmarks.race_score import Result
 from benchmarks.race_settings import experiment_settings, plain_settings
-from pneumo_dist.config.experiment import Experiment
 from pneumo_dist.config.load import load_config
 from pneumo_dist.data.plan import split_fold
-from pneumo_dist.train.monitor import TAGS
 from shards import __version__
 from shards.dataset.table import Shards
 
@@ -56,7 +54,11 @@ def run_ours(job: Job) -> Result:
     command = torchrun(CORES, "pneumo_dist", "train", "--cpu", *arguments)
     run_logged(command, job.log, limit=job.cap + START_SECONDS)
     stages = [job.folder / experiment.name / f"fold{FOLD}" / stage.name for stage in experiment.stages]
-    curve, films = _trained(experiment, [stage for stage in stages if (stage / "metrics.jsonl").exists()])
+    stages = [stage for stage in stages if (stage / "metrics.jsonl").exists()]
+    curve = curve_of(stages)
+    films = sum(
+        len(step_times(folder)) * stage.global_batch for folder, stage in zip(stages, experiment.stages, strict=False)
+    )
     rate = films / curve[-1].seconds
     return Result(
         job.side,
@@ -66,20 +68,6 @@ def run_ours(job: Job) -> Result:
         experiment_settings(experiment),
         {"pneumo_dist": __version__, **versions_of("torch")},
     )
-
-
-def _trained(experiment: Experiment, folders: list[Path]) -> tuple[tuple[Point, ...], int]:
-    """Return the validated epochs of a run's stages, and the number of films in its steps."""
-    start, films = min(step_times(folder)[0] for folder in folders), 0
-    curve: list[Point] = []
-    for folder, stage in zip(folders, experiment.stages, strict=False):
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        validated = [line for line in lines if "positive_dice" in line]
-        # A run that was ended at the cap may have written one of the two only.
-        for end, line in zip(step_times(folder, TAGS["positive_dice"]), validated, strict=False):
-            curve.append(Point(end - start, line["positive_dice"], line["score"]))
-        films += len(step_times(folder)) * stage.global_batch
-    return tuple(curve), films
 
 
 def run_plain(job: Job) -> Result:

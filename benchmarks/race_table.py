@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.race_score import Result, median_to, results_of, seconds_to
+from benchmarks.curves import seconds_to
+from benchmarks.race_score import Result, median_to, results_of
 from benchmarks.race_settings import NAMES
 from benchmarks.race_sides import SIDES, Side
 from benchmarks.tables import table

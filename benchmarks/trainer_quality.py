@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ROOT
-from benchmarks.common import FilmSet, Report, cpu_environment, step_times, torchrun, wait_for, write_config
-from pneumo_dist.train.monitor import TAGS
+from benchmarks.common import FilmSet, Report, cpu_environment, torchrun, wait_for, write_config
+from benchmarks.curves import curve_of, seconds_to
 
 # As in SIIM, 22 % of the films are positive, and films are stored at twice the side of the network's input.
 FILMS = FilmSet(films=480, size=192, positive_rate=0.22, seed=1)
@@ -132,12 +132,9 @@ def trainer_turn(
         finally:
             process.kill()  # its ranks die with it
             process.wait()
-    dices = _positive_dices(stage / "metrics.jsonl")
-    first, ends = step_times(stage)[0], step_times(stage, TAGS["positive_dice"])
-    for number, (end, dice) in enumerate(zip(ends, dices, strict=False)):
-        if dice >= goal and end - first <= cap:
-            return Reached(end - first, number + 1)
-    return Reached(math.inf, len(dices))
+    curve = curve_of([stage])
+    seconds = seconds_to(curve, goal, cap)
+    return Reached(seconds, sum(point.seconds <= seconds for point in curve))
 
 
 def _watch(process: "subprocess.Popen[bytes]", metrics: Path, cap: float, goal: float) -> None:

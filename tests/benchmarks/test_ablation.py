@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from benchmarks import ablation
 from benchmarks.ablation import GOAL, SEEDS, Run, config_of, main, runs_of, table, train
 from benchmarks.ablation_rows import CHANGES, NONE, Change
+from benchmarks.curves import Point
 from pneumo_dist.config.load import load_config
 from shards.files import write_json
 
@@ -25,7 +26,7 @@ def store(name: str, seed: int, work: Path, *curve: tuple[float, float, float]) 
 def test_goal_is_the_first_epoch_that_reaches_it_and_the_best_that_with_the_best_mean(
     epochs: list[tuple[float, float]],
 ) -> None:
-    run = Run(tuple((10.0 * number, *epoch) for number, epoch in enumerate(epochs, 1)))
+    run = Run(tuple(Point(10.0 * number, *epoch) for number, epoch in enumerate(epochs, 1)))
     reached = math.inf
     best = epochs[0]
     for number, (positive, mean) in reversed(list(enumerate(epochs, 1))):
@@ -50,6 +51,9 @@ def test_table_has_medians_over_the_seeds_and_ratios_of_pairs(tmp_path: Path) ->
     assert "| 50 (50, 50, 300) | 0.50 x | 0.650" in batch
     assert "| never (never, never, never) |  | 0.100" in sgd
     assert sum("not measured" in line for line in lines) == len(CHANGES) - 3
+    for seed in SEEDS:
+        store("demo", seed, tmp_path, (100.0, 0.1, 0.5))
+    assert "| never (never, never, never) |  |" in table(tmp_path).splitlines()[2], "there is no ratio"
 
 
 def test_every_change_is_a_valid_config_of_its_own(tmp_path: Path) -> None:
@@ -64,7 +68,7 @@ def test_every_change_is_a_valid_config_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_training_with_two_stages_gives_one_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shards = phantom_shards(tmp_path / "films", films=24, size=64).folder
-    monkeypatch.setattr(ablation, "_shards", lambda work: shards)
+    monkeypatch.setattr(ablation, "shards_of", lambda work: shards)
     change = next(change for change in CHANGES if len(change.stages) == 2)
     short = Change("short", "short", ("epochs=2", "image_size=64", "global_batch=4", "micro_batch=2"), change.stages)
     run = train(short, 0, tmp_path)

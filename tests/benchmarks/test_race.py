@@ -18,11 +18,12 @@ from builders import phantom_shards
 from naive_dice import naive_dice
 
 from benchmarks import ROOT, race
+from benchmarks.curves import Point, seconds_to
 from benchmarks.race_clock import FACTS, Clock, Facts, load_facts, load_maps, save_facts, save_maps
 from benchmarks.race_external import environment, run_module
 from benchmarks.race_films import DATASET, Films, fold_keys, pictures_of, shards_of
 from benchmarks.race_job import Job, run_logged
-from benchmarks.race_score import Point, Result, load, median_to, point_of, results_of, save, seconds_to
+from benchmarks.race_score import Result, load, median_to, point_of, results_of, save
 from benchmarks.race_settings import NAMES, experiment_settings, plain_settings
 from benchmarks.race_sides import CONFIG, SIDES
 from benchmarks.race_table import MISSING, tables
