@@ -1,4 +1,4 @@
-"""The rows of benchmarks.ablation: the demo's config with one change, and with those that helped together."""
+"""The rows of benchmarks.ablation: benchmarks/baseline.yaml with one change, and with those that helped together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Change:
-    """A change to the demo's config.
+    """A change to the baseline.
 
     Attributes:
         name: Its name, also of its runs.
         text: What changes, for the table.
         settings: Values of `--set`.
-        stages: Stages in the place of the demo's.
+        stages: Stages in the place of the baseline's.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Change:
     stages: tuple[Mapping[str, Any], ...] = ()
 
 
-NONE = Change("demo", "none: the demo as it was before this measurement")
+NONE = Change("demo", "none: the demo until 2026-11-27")
 
 _STAGE = {"sample_rate": 0.7, "schedule": {"name": "cosine", "min_lr": 1e-5}}
 _SMALL_FIRST = (
@@ -51,6 +51,7 @@ CHANGES = (
     Change("every-film", "no sampler: every film once in an epoch", ("sample_rate=null", "epochs=22")),
     Change("sampler-1", "sampler: positive films alone", ("sample_rate=1", "epochs=43")),
     Change("fused", "`runtime.fused`: one kernel for the optimizer", ("runtime.fused=true",)),
+    Change("float32", "`amp: float32` instead of bfloat16", ("amp=float32",)),
     Change("channels-last", "`data.channels_last`", ("data.channels_last=true",)),
     Change("flips", "augmentation: flips alone", ("augment.shift_scale_rotate.p=0", "augment.tone.p=0")),
 )

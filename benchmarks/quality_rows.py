@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from benchmarks import ROOT
 from pneumo_dist.config.rules import RuleName
+
+BASELINE = str(ROOT / "benchmarks/baseline.yaml")
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Side:
     Attributes:
         name: Its name, before the seed.
         dataset: Name of the films in quality_films.
-        config: A shipped config to train.
+        config: The config to train: a path, or the name of a shipped one.
         settings: Values of `--set`.
         teacher: The side from whose maps of films without labels it learns.
         distils: The ensemble from whose maps of training films it learns.
@@ -25,7 +28,7 @@ class Side:
 
     name: str
     dataset: str
-    config: str = "demo"
+    config: str = BASELINE
     settings: tuple[str, ...] = ()
     teacher: "Side | None" = None
     distils: "Side | None" = None
