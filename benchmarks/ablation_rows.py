@@ -29,6 +29,8 @@ _SMALL_FIRST = (
     {**_STAGE, "name": "small", "image_size": 64, "epochs": 20, "schedule": {"name": "constant"}, "top_k": 1},
     {**_STAGE, "name": "main", "epochs": 15},
 )
+# What helped alone, in half of the epochs.
+_FAST = ("model.norm=group_ws", "optim.lr=0.003", "schedule.warmup_steps=10", "epochs=15")
 
 CHANGES = (
     NONE,
@@ -54,4 +56,11 @@ CHANGES = (
     Change("float32", "`amp: float32` instead of bfloat16", ("amp=float32",)),
     Change("channels-last", "`data.channels_last`", ("data.channels_last=true",)),
     Change("flips", "augmentation: flips alone", ("augment.shift_scale_rotate.p=0", "augment.tone.p=0")),
+    Change("fast", "15 epochs of group norm at rate 3e-3 after 10 steps of warm-up", _FAST),
+    Change("fast-dice-positive", "the same with `loss.dice_films: positive`", (*_FAST, "loss.dice_films=positive")),
+    Change("fast-without-focal", "the same without focal", (*_FAST, "loss.focal=0")),
+    Change(
+        *("fast-batch-8", "12 epochs of the same with a batch of 8, 20 steps of warm-up"),
+        (*_FAST, "epochs=12", "schedule.warmup_steps=20", "global_batch=8", "micro_batch=4"),
+    ),
 )
