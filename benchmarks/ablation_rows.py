@@ -60,6 +60,10 @@ CHANGES = (
     Change("fast-dice-positive", "the same with `loss.dice_films: positive`", (*_FAST, "loss.dice_films=positive")),
     Change("fast-without-focal", "the same without focal", (*_FAST, "loss.focal=0")),
     Change(
+        *("fast-both", "the same with `loss.dice_films: positive` and without focal"),
+        (*_FAST, "loss.focal=0", "loss.dice_films=positive"),
+    ),
+    Change(
         *("fast-batch-8", "12 epochs of the same with a batch of 8, 20 steps of warm-up"),
         (*_FAST, "epochs=12", "schedule.warmup_steps=20", "global_batch=8", "micro_batch=4"),
     ),

@@ -74,7 +74,7 @@ class Job:
         side = self.side
         path = self.work / "configs" / f"{self.name}.yaml"
         if side.members:
-            options: dict[str, Any] = {"checkpoints": "best", "tta": {"hflip": False}} if side.alone else {}
+            options: dict[str, Any] = {"tta": {"hflip": side.hflip}, **({"checkpoints": "best"} if side.best else {})}
             members = [{"experiment": f"{member.name}-{self.seed}", **options} for member in side.members]
             atomic_write(path, yaml.safe_dump({"name": self.name, "members": members}))
             return ("--config", str(path))

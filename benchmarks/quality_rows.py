@@ -21,7 +21,8 @@ class Side:
         teacher: The side from whose maps of films without labels it learns.
         distils: The ensemble from whose maps of training films it learns.
         members: The sides of an ensemble, which is not trained itself.
-        alone: Whether the members predict with their best checkpoint and without flips.
+        best: Whether the members predict with their best checkpoint alone.
+        hflip: Whether the members also predict mirrored films.
         is_timed: Whether to measure the core-seconds of a film.
         selects: The candidates of `select`, which makes an ensemble of them: name, side, and options of `predict`.
     """
@@ -33,7 +34,8 @@ class Side:
     teacher: "Side | None" = None
     distils: "Side | None" = None
     members: "tuple[Side, ...]" = ()
-    alone: bool = False
+    best: bool = False
+    hflip: bool = True
     is_timed: bool = False
     selects: "tuple[tuple[str, Side, tuple[str, ...]], ...]" = ()
 
@@ -90,18 +92,28 @@ WEIGHTED = Side("bce-weight", "demo", settings=("loss.bce_positive_weight=3",))
 GROUP_NORM = Side("group-norm", "demo", settings=("model.norm=group_ws",))
 CROPS = Side("crops", "demo", settings=("image_size=96", "eval_image_size=128"))
 
-# Three networks, of each fold the three best checkpoints, flipped and not.
-RESNET34 = Side("resnet34", "demo", settings=("model.encoder=resnet34",))
-FPN = Side("fpn", "demo", settings=("model.arch=fpn", "model.decoder_channels=null"))
-ENSEMBLE = Side("ensemble", "demo", members=(DEMO, RESNET34, FPN), is_timed=True)
-STUDENT = Side("student", "demo", settings=("distillation.share=0.5",), distils=ENSEMBLE)
-ALONE = Side("demo-alone", "demo", members=(DEMO,), alone=True, is_timed=True)
-STUDENT_ALONE = Side("student-alone", "demo", members=(STUDENT,), alone=True, is_timed=True)
+# Three of the shipped demo's networks, of each fold the three best checkpoints, flipped and not.
+UNET = Side("unet", "demo", "demo")
+RESNET34 = Side("unet-resnet34", "demo", "demo", ("model.encoder=resnet34",))
+FPN = Side("fpn", "demo", "demo", ("model.arch=fpn", "model.decoder_channels=null"))
+ENSEMBLE = Side("ensemble", "demo", members=(UNET, RESNET34, FPN), is_timed=True)
+STUDENT = Side("student", "demo", "demo", ("distillation.share=0.5",), distils=ENSEMBLE)
+
+
+def _best(name: str, side: Side, hflip: bool) -> Side:
+    """Return a side's best checkpoint of each fold."""
+    return Side(name, "demo", members=(side,), best=True, hflip=hflip, is_timed=True)
+
+
+STUDENT_BEST, UNET_BEST = _best("student-best", STUDENT, hflip=False), _best("unet-best", UNET, hflip=False)
+STUDENT_FLIPPED, UNET_FLIPPED = _best("student-flipped", STUDENT, hflip=True), _best("unet-flipped", UNET, hflip=True)
 # The ensemble comes first: the others are compared with it.
 DISTILLATION: Mapping[str, Side] = {
     "ensemble: U-Net resnet18, U-Net resnet34, FPN resnet18; three checkpoints of each, flipped and not": ENSEMBLE,
-    "one U-Net resnet18 that learned from it": STUDENT_ALONE,
-    "one U-Net resnet18 that learned from masks alone": ALONE,
+    "one U-Net resnet18 that learned from it": STUDENT_BEST,
+    "one U-Net resnet18 that learned from it, flipped and not": STUDENT_FLIPPED,
+    "one U-Net resnet18 that learned from masks alone": UNET_BEST,
+    "one U-Net resnet18 that learned from masks alone, flipped and not": UNET_FLIPPED,
 }
 
 ROWS = (
@@ -132,5 +144,6 @@ ROWS = (
     Row("bce-weight", "`loss.bce_positive_weight: 3`", DEMO, WEIGHTED),
     Row("crops", "`eval_image_size: 128` with `image_size: 96`", DEMO, CROPS),
     Row("group-norm", "`model.norm: group_ws`, from random weights", DEMO, GROUP_NORM),
-    Row("distillation", "`distillation` from an ensemble of three networks", ALONE, STUDENT_ALONE),
+    Row("distillation", "`distillation` from an ensemble of three networks", UNET_BEST, STUDENT_BEST),
+    Row("distillation-flipped", "the same, flipped and not", UNET_FLIPPED, STUDENT_FLIPPED),
 )

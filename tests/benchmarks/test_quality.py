@@ -15,15 +15,21 @@ from benchmarks.quality import SEEDS, distillation_table, gain_of, pending, tabl
 from benchmarks.quality_jobs import Job
 from benchmarks.quality_rows import (
     BOTH,
+    CLASSIFIER,
     DEMO,
     DISTILLATION,
     ENSEMBLE,
     FEW,
+    FPN,
     PSEUDO,
+    RESNET34,
     ROWS,
     SECOND_OPINION,
     SELECTED,
     STUDENT,
+    UNET,
+    UNET_BEST,
+    UNET_FLIPPED,
     Row,
     Side,
 )
@@ -78,8 +84,10 @@ def test_jobs_come_after_those_that_they_need(tmp_path: Path) -> None:
     waves = pending(ROWS, tmp_path, (0,))
     place = {job.side.name: number for number, wave in enumerate(waves) for job in wave}
     assert place[BOTH.name] > place[FEW.name] and place[SECOND_OPINION.name] > place["classifier"]
-    assert place[STUDENT.name] > place[ENSEMBLE.name] > place[DEMO.name]
-    others = {"demo", "demo-alone", "few", "classifier", "resnet34", "fpn", "ensemble", "student"}
+    assert place[STUDENT.name] > place[ENSEMBLE.name] > place[UNET.name]
+    others = {
+        each.name for each in (DEMO, FEW, CLASSIFIER, UNET, RESNET34, FPN, ENSEMBLE, STUDENT, UNET_BEST, UNET_FLIPPED)
+    }
     assert len(place) == sum(map(len, waves)) == len({row.option.name for row in ROWS} | others)
     store(DEMO, 0, tmp_path, 1.0)
     assert "demo" not in {job.side.name for wave in pending(ROWS, tmp_path, (0,)) for job in wave}
@@ -109,12 +117,14 @@ def test_teachers_write_the_maps_that_others_learn_from() -> None:
 
 def test_distillation_compares_pairs_on_positive_films(tmp_path: Path) -> None:
     assert distillation_table(tmp_path).count("not measured") == 5 * len(DISTILLATION)
-    for side, dice, seconds in zip(DISTILLATION.values(), (0.8, 0.6, 0.4), (0.5, 0.1, 0.05), strict=True):
+    for side, dice, seconds in zip(
+        DISTILLATION.values(), (0.8, 0.6, 0.6, 0.4, 0.4), (0.5, 0.1, 0.2, 0.05, 0.1), strict=True
+    ):
         for seed in SEEDS:
             store(side, seed, tmp_path, 1.0, triplet=[dice, dice, 0.0, dice])
             path = Job(side, seed, tmp_path).result
             path.write_text(json.dumps({**json.loads(path.read_text()), "film_seconds": seconds * (1 + seed)}))
-    teacher, student, alone = distillation_table(tmp_path).splitlines()[2:]
+    teacher, student, _, alone, _ = distillation_table(tmp_path).splitlines()[2:]
     assert "| 0.800 (0.800 to 0.800) | +0.000 (+0.000 to +0.000) | 100.0% | 1.0000 (0.5000 to 1.5000) |" in teacher
     assert "| 0.600 (0.600 to 0.600) | -0.200 (-0.200 to -0.200) | 75.0% |" in student and "| 20.0% |" in student
     assert "| 50.0% |" in alone and "| 10.0% |" in alone
