@@ -8,9 +8,9 @@ from builders import phantom_shards
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import ablation
+from benchmarks import ROOT, ablation
 from benchmarks.ablation import GOAL, SEEDS, Run, config_of, main, runs_of, table, train
-from benchmarks.ablation_rows import CHANGES, NONE, Change
+from benchmarks.ablation_rows import CHANGES, NONE, SHIPPED, Change
 from benchmarks.curves import Point
 from pneumo_dist.config.load import load_config
 from shards.files import write_json
@@ -62,6 +62,11 @@ def test_every_change_is_a_valid_config_of_its_own(tmp_path: Path) -> None:
         path = config_of(change, 1, tmp_path / change.name)
         configs[load_config(path, change.settings).experiment.model_dump_json()] = change.name
     assert len(configs) == len({change.text for change in CHANGES}) == len(CHANGES)
+
+
+def test_best_change_is_the_shipped_config(tmp_path: Path) -> None:
+    found = load_config(config_of(SHIPPED, 0, tmp_path), SHIPPED.settings).experiment
+    assert found.model_copy(update={"name": "demo"}) == load_config(ROOT / "configs/demo.yaml").experiment
 
 
 @pytest.mark.rare
