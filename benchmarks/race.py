@@ -1,4 +1,4 @@
-"""A race on the demo's films: nnU-Net, Lightning, the demo's config and a plain loop, on the same two cores. Resumable.
+"""A race on the demo's films: nnU-Net, Lightning, the demo and a plain loop, on the same two cores. Resumable.
 
     python -m benchmarks.race --work /tmp/race                        everything that is missing, then the tables
     python -m benchmarks.race --work /tmp/race --only ours,plain      these sides
@@ -29,7 +29,9 @@ from benchmarks.race_table import minutes, tables
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = parser_of(__doc__, "race", tuple(SIDES))
-    parser.add_argument("--seeds", type=int, help="seeds of each side (default: ours and plain 3, the others 1)")
+    parser.add_argument(
+        "--seeds", type=int, help="seeds of each side (default: 1 of lightning and nnunet, 3 of the others)"
+    )
     parser.add_argument("--hours", type=float, default=3.0, help="hours of training at most (default 3)")
     parser.add_argument("--goal", type=float, default=0.6, help="positive Dice to reach (default 0.6)")
     parser.add_argument("--trial", action="store_true", help="two epochs of each side, to try them in another folder")

@@ -10,10 +10,11 @@ from matplotlib.ticker import FuncFormatter
 from benchmarks.race_score import Result
 from benchmarks.race_sides import SIDES
 from shards.files import atomic_write
-from shards.palette import BLUE, GREEN, ORANGE, VERMILION, css
+from shards.palette import BLUE, GREEN, ORANGE, SKY, VERMILION, css
 
 # A colour and a mark for each side, so that they differ without colour too.
-STYLES = dict(zip(SIDES, ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (VERMILION, "D")), strict=True))
+_STYLES = ((BLUE, "o"), (SKY, "v"), (ORANGE, "s"), (GREEN, "^"), (VERMILION, "D"))
+STYLES = dict(zip(SIDES, _STYLES, strict=True))
 
 
 def plot(results: Mapping[str, Sequence[Result]], goal: float, path: Path) -> None:

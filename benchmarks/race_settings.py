@@ -61,7 +61,7 @@ def _network(experiment: Experiment) -> dict[str, str]:
     widths = experiment.model.decoder_channels
     decoder = "the decoder's default" if widths is None else f"decoder {'-'.join(map(str, widths))}"
     return {
-        "network": f"{experiment.model.arch}, {experiment.model.encoder}, {decoder}",
+        "network": f"{experiment.model.arch}, {experiment.model.encoder}, {decoder}, norm {experiment.model.norm}",
         "parameters": f"{count / 1e6:.1f} million",
         "start": experiment.model.encoder_weights or "random weights",
     }
@@ -69,7 +69,8 @@ def _network(experiment: Experiment) -> dict[str, str]:
 
 def _loss(stage: StageConfig) -> str:
     weights = {name: getattr(stage.loss, name) for name in TERMS}
-    return " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
+    terms = " + ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
+    return f"{terms}, Dice of {stage.loss.dice_films} films" if stage.loss.dice_films != "all" else terms
 
 
 def _drawn(stage: StageConfig) -> str:

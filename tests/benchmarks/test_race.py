@@ -25,7 +25,7 @@ from benchmarks.race_films import DATASET, Films, fold_keys, pictures_of, shards
 from benchmarks.race_job import Job, run_logged
 from benchmarks.race_score import Result, load, median_to, point_of, results_of, save
 from benchmarks.race_settings import NAMES, experiment_settings, plain_settings
-from benchmarks.race_sides import CONFIG, SIDES
+from benchmarks.race_sides import DEMO, SIDES
 from benchmarks.race_table import MISSING, tables
 from pneumo_dist.config.load import load_config
 from pneumo_dist.scoring.masks import label_map
@@ -138,7 +138,8 @@ def test_tables_say_what_was_seen_and_what_was_not(tmp_path: Path, capsys: pytes
     assert ours[:4] == ["2.0 min (2.5 min, 1.5 min)", "0.720 after 3.3 min (0.660, 0.720)", "0.860", "15.0"]
     assert nnunet[:2] == ["not in 120.0 min", "0.400 after 120.0 min; 0.450 with mirrored views"]
     assert lines[SIDES["plain"].title][:4] == [MISSING] * 4
-    assert [cell.removesuffix(" |") for cell in lines["batch"]] == ["ours's batch", MISSING, MISSING, "nnunet's batch"]
+    batches = {"ours": "ours's batch", "nnunet": "nnunet's batch"}
+    assert [cell.removesuffix(" |") for cell in lines["batch"]] == [batches.get(name, MISSING) for name in SIDES]
     assert set(NAMES) | {"a user would change"} <= set(lines)
 
 
@@ -156,7 +157,7 @@ def test_plot_draws_the_sides_that_have_results(tmp_path: Path) -> None:
 
 
 def test_settings_are_those_of_the_config() -> None:
-    demo = load_config(CONFIG).experiment
+    demo = load_config(DEMO).experiment
     stage = demo.stages[0]
     one = demo.model_copy(update={"stages": (stage,)})
     found, plain = experiment_settings(one), plain_settings(one)
@@ -169,7 +170,8 @@ def test_settings_are_those_of_the_config() -> None:
     two = experiment_settings(demo.model_copy(update={"stages": (first, stage)}))
     assert two["image size"] == f"64 x 64, then {stage.image_size} x {stage.image_size}"
     assert two["films drawn"].startswith("each once in an epoch, then ")
-    assert two["loss"] == found["loss"]
+    assert two["loss"] == found["loss"] == "1 bce + 1 dice, Dice of positive films"
+    assert "norm group_ws" in found["network"]
 
 
 def test_finished_seeds_are_kept_and_interrupted_ones_run_again(
