@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks import ROOT
+from benchmarks import BASELINE
 from benchmarks.ablation_rows import CHANGES, NONE, Change
 from benchmarks.common import torchrun, write_config
 from benchmarks.curves import Point, curve_of, seconds_to
@@ -29,7 +29,6 @@ from benchmarks.race_films import shards_of
 from benchmarks.race_job import run_logged
 from shards.files import write_json
 
-BASELINE = ROOT / "benchmarks/baseline.yaml"
 SEEDS = (0, 1, 2)
 GOAL, RANKS = 0.6, 2
 

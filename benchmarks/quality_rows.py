@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from benchmarks import ROOT
+from benchmarks import BASELINE
 from pneumo_dist.config.rules import RuleName
-
-BASELINE = str(ROOT / "benchmarks/baseline.yaml")
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Side:
 
     name: str
     dataset: str
-    config: str = BASELINE
+    config: str = str(BASELINE)
     settings: tuple[str, ...] = ()
     teacher: "Side | None" = None
     distils: "Side | None" = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks import ROOT
+from benchmarks import BASELINE, ROOT
 from benchmarks.common import step_times, torchrun
 from benchmarks.curves import Point, curve_of
 from benchmarks.race_clock import versions_of
@@ -23,8 +23,6 @@ from shards import __version__
 from shards.dataset.table import Shards
 
 DEMO = ROOT / "configs/demo.yaml"
-# The plain loop's network, rate and loss are those of the demo before it was tuned on these films.
-BASELINE = ROOT / "benchmarks/baseline.yaml"
 # From the start of a command to its first step, at most, on a loaded machine.
 START_SECONDS = 300.0
 
@@ -75,7 +73,10 @@ def run_config(config: Path, job: Job) -> Result:
 
 
 def run_plain(job: Job) -> Result:
-    """Train `benchmarks.plain_loop` for as many epochs as the baseline, and on to the goal or the cap."""
+    """Train `benchmarks.plain_loop` on the baseline's network, rate and loss, which were not tuned on these films.
+
+    It trains for as many epochs as the baseline has, and on to the goal or the cap.
+    """
     experiment = load_config(BASELINE).experiment
     stage = experiment.stages[0]
     epochs = 2 if job.trial else sum(each.epochs for each in experiment.stages)
